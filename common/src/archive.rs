@@ -1,0 +1,273 @@
+//! The archive: everything that an experiment measured; and what is read off it: the front, its
+//! hypervolume, and the chosen candidate.
+//!
+//! An archive is a map by candidate id, so it is the same whatever the order of arrival, and so is
+//! everything computed from it. The [`FrontDocument`] is the file that two runs are compared by.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::candidate::Candidate;
+use crate::experiment::Experiment;
+use crate::footprint::{float_bytes, footprint_bytes, saving};
+use crate::hash::ContentHash;
+use crate::measurement::Counts;
+use crate::objective::{Measured, quality_loss};
+use crate::pareto;
+
+/// One measured candidate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What was measured.
+    pub candidate: Candidate,
+    /// Its counts over the whole data.
+    pub counts: Counts,
+    /// Its bytes as the exported file stores them.
+    pub footprint_bytes: u64,
+}
+
+/// Everything measured, by candidate id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Archive {
+    entries: BTreeMap<ContentHash, Entry>,
+}
+
+impl Entry {
+    /// What objectives and constraints look at.
+    pub fn measured(&self) -> Measured<'_> {
+        Measured { counts: &self.counts, footprint_bytes: self.footprint_bytes }
+    }
+}
+
+impl Archive {
+    /// Folds a measurement in. Folding the same one again changes nothing.
+    pub fn insert(&mut self, experiment: &Experiment, candidate: Candidate, counts: Counts) {
+        let footprint_bytes = footprint_bytes(&experiment.network, &candidate);
+        self.entries.insert(candidate.id(), Entry { candidate, counts, footprint_bytes });
+    }
+
+    /// The entry of a candidate.
+    pub fn get(&self, id: &ContentHash) -> Option<&Entry> {
+        self.entries.get(id)
+    }
+
+    /// All entries in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (&ContentHash, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// Number of measured candidates.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The float model's counts, once measured.
+    pub fn float(&self, experiment: &Experiment) -> Option<&Counts> {
+        self.get(&Candidate::float(&experiment.network).id()).map(|entry| &entry.counts)
+    }
+
+    /// The front, ordered by footprint, then quality, then id.
+    pub fn front(&self, experiment: &Experiment) -> Vec<(&ContentHash, &Entry)> {
+        let entries: Vec<_> = self.entries.iter().collect();
+        let losses: Vec<Vec<f64>> = entries.iter().map(|(_, entry)| losses(experiment, entry)).collect();
+        let mut front: Vec<_> = pareto::front(&losses).into_iter().map(|index| entries[index]).collect();
+        front.sort_by_key(|(id, entry)| (entry.footprint_bytes, entry.counts.nll, **id));
+        front
+    }
+
+    /// The share of the box between zero and the reference losses that the front dominates, 0 to 1. `None`
+    /// before the float model is measured, because the reference is relative to it.
+    pub fn hypervolume(&self, experiment: &Experiment) -> Option<f64> {
+        let float = self.float(experiment)?;
+        let reference: Vec<f64> = experiment
+            .objectives
+            .iter()
+            .map(|objective| objective.reference(&experiment.network, float))
+            .collect();
+        let losses: Vec<Vec<f64>> =
+            self.entries.values().map(|entry| losses(experiment, entry)).collect();
+        Some(pareto::hypervolume(&losses, &reference) / reference.iter().product::<f64>())
+    }
+
+    /// The candidate with the best trade-off among those that meet every constraint; on equal values the
+    /// smaller one, then the one with the lower id. `None` if none meets them.
+    pub fn chosen(&self, experiment: &Experiment) -> Option<(&ContentHash, &Entry)> {
+        let float = self.float(experiment)?;
+        let network = &experiment.network;
+        let allowed = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| experiment.constraints.allow(network, float, entry.measured()));
+        let value = |entry: &Entry| {
+            experiment.trade_off.value(float, float_bytes(network), entry.measured())
+        };
+        allowed.max_by(|(a_id, a), (b_id, b)| {
+            let by_value = value(a).total_cmp(&value(b));
+            by_value.then(b.footprint_bytes.cmp(&a.footprint_bytes)).then(b_id.cmp(a_id))
+        })
+    }
+}
+
+fn losses(experiment: &Experiment, entry: &Entry) -> Vec<f64> {
+    let loss = |objective: &crate::objective::Objective| {
+        objective.loss(&experiment.network, entry.measured())
+    };
+    experiment.objectives.iter().map(loss).collect()
+}
+
+/// The result of an experiment as a document: the same bytes for the same measurements, whoever made them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FrontDocument {
+    /// Id of the experiment.
+    pub experiment: String,
+    /// Content hash of the checkpoint.
+    pub checkpoint: ContentHash,
+    /// The axes of the front.
+    pub objectives: Vec<crate::objective::Objective>,
+    /// Candidates that were measured.
+    pub measured: usize,
+    /// Share of the reference box that the front dominates, 0 to 1; absent before the float model is measured.
+    pub hypervolume: Option<f64>,
+    /// The float model under the same protocol.
+    pub float: Option<Row>,
+    /// The candidate that the trade-off picked, if any meets the constraints.
+    pub chosen: Option<Row>,
+    /// The front by rising footprint.
+    pub front: Vec<Row>,
+}
+
+/// One candidate of a [`FrontDocument`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// Candidate id.
+    pub candidate: ContentHash,
+    /// Bytes as the exported file stores them.
+    pub footprint_bytes: u64,
+    /// Share of the float bytes that is saved.
+    pub saving: f64,
+    /// Perplexity, for a language model.
+    pub perplexity: Option<f64>,
+    /// Hits per sentence, for a classifier.
+    pub accuracy: Option<f64>,
+    /// Loss of quality against the float model; see [`quality_loss`].
+    pub quality_loss: Option<f64>,
+    /// Value of the trade-off.
+    pub trade_off: Option<f64>,
+    /// Spikes per neuron and token over all LIF populations.
+    pub firing_rate: f64,
+    /// The raw counts.
+    pub counts: Counts,
+    /// The scheme of every unit.
+    pub schemes: BTreeMap<String, String>,
+}
+
+impl FrontDocument {
+    /// Reads the document off an archive.
+    pub fn new(experiment: &Experiment, archive: &Archive) -> Self {
+        let float = archive.float(experiment);
+        let row = |(id, entry): (&ContentHash, &Entry)| Row::new(experiment, float, *id, entry);
+        let float_id = Candidate::float(&experiment.network).id();
+        Self {
+            experiment: experiment.id(),
+            checkpoint: experiment.checkpoint,
+            objectives: experiment.objectives.clone(),
+            measured: archive.len(),
+            hypervolume: archive.hypervolume(experiment),
+            float: archive.get(&float_id).map(|entry| row((&float_id, entry))),
+            chosen: archive.chosen(experiment).map(row),
+            front: archive.front(experiment).into_iter().map(row).collect(),
+        }
+    }
+
+    /// The document as indented JSON with a final newline.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+}
+
+impl Row {
+    fn new(experiment: &Experiment, float: Option<&Counts>, id: ContentHash, entry: &Entry) -> Self {
+        let network = &experiment.network;
+        let trade_off =
+            |float| experiment.trade_off.value(float, float_bytes(network), entry.measured());
+        Self {
+            candidate: id,
+            footprint_bytes: entry.footprint_bytes,
+            saving: saving(network, entry.footprint_bytes),
+            perplexity: entry.counts.perplexity(),
+            accuracy: entry.counts.accuracy(),
+            quality_loss: float.map(|float| quality_loss(float, &entry.counts)),
+            trade_off: float.map(trade_off),
+            firing_rate: entry.counts.mean_firing_rate(network.channels),
+            counts: entry.counts.clone(),
+            schemes: entry.candidate.schemes().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::tests::experiment;
+    use crate::measurement::Nll;
+
+    fn counts(nats: f64) -> Counts {
+        Counts { nll: Nll::from_nats(nats).unwrap(), tokens: 100, positions: 100, ..Counts::zero(4) }
+    }
+
+    /// Float at 300 nats, then uniform rungs of 8, 4 and 2 bits.
+    fn archive(experiment: &Experiment, nats: [f64; 3]) -> Archive {
+        let mut archive = Archive::default();
+        archive.insert(experiment, Candidate::float(&experiment.network), counts(300.0));
+        for (rung, nats) in nats.into_iter().enumerate() {
+            archive.insert(experiment, experiment.space.uniform(&experiment.network, rung), counts(nats));
+        }
+        archive
+    }
+
+    #[test]
+    fn the_chosen_candidate_meets_the_constraints() {
+        let experiment = experiment();
+        let good = archive(&experiment, [300.1, 301.0, 400.0]);
+        let (id, _) = good.chosen(&experiment).unwrap();
+        assert_eq!(*id, experiment.space.uniform(&experiment.network, 1).id());
+        // Only the float model is left within 3 %.
+        let bad = archive(&experiment, [310.0, 320.0, 400.0]);
+        assert_eq!(*bad.chosen(&experiment).unwrap().0, Candidate::float(&experiment.network).id());
+    }
+
+    #[test]
+    fn a_dominated_candidate_is_not_on_the_front() {
+        let experiment = experiment();
+        let archive = archive(&experiment, [302.0, 301.0, 400.0]);
+        let ids: Vec<_> = archive.front(&experiment).into_iter().map(|(id, _)| *id).collect();
+        let rung = |rung| experiment.space.uniform(&experiment.network, rung).id();
+        assert_eq!(ids, [rung(2), rung(1), Candidate::float(&experiment.network).id()]);
+    }
+
+    #[test]
+    fn the_order_of_arrival_leaves_no_trace() {
+        let experiment = experiment();
+        let forward = archive(&experiment, [300.1, 301.0, 400.0]);
+        let mut backward = Archive::default();
+        for (_, entry) in forward.iter().collect::<Vec<_>>().into_iter().rev() {
+            for _ in 0..2 {
+                backward.insert(&experiment, entry.candidate.clone(), entry.counts.clone());
+            }
+        }
+        let document = |archive| FrontDocument::new(&experiment, archive).to_json();
+        assert_eq!(document(&forward), document(&backward));
+    }
+
+    #[test]
+    fn nothing_measured_is_an_empty_document() {
+        let document = FrontDocument::new(&experiment(), &Archive::default());
+        assert_eq!((document.front.len(), document.chosen, document.hypervolume), (0, None, None));
+    }
+}

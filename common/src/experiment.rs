@@ -1,0 +1,346 @@
+//! An experiment: everything that decides its result, and nothing else.
+//!
+//! Two specs that resolve to the same [`Experiment`] are the same experiment, so its id is the hash of its
+//! canonical text. How many workers, shards or hosts take part is not in here: the result does not depend
+//! on them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ENGINE_VERSION;
+use crate::candidate::Candidate;
+use crate::hash::ContentHash;
+use crate::network::Network;
+use crate::objective::{Constraints, Objective, validate_objectives};
+use crate::scheme::Bits;
+use crate::space::{Space, Tier, groups};
+use crate::task::{Data, Task};
+use crate::trade_off::TradeOff;
+
+/// A resolved experiment. Files are named by content, so it means the same on every machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// What a person calls it: 1 to 64 of `a-z 0-9 - _ .`.
+    pub name: String,
+    /// [`ENGINE_VERSION`] of the program that resolved it.
+    pub engine_version: u32,
+    /// What computes the matrix products; the last bits depend on it.
+    pub backend: Backend,
+    /// The checkpoint file.
+    pub checkpoint: ContentHash,
+    /// The shape that the checkpoint has.
+    pub network: Network,
+    /// The data files.
+    pub data: Data,
+    /// The protocol.
+    pub task: Task,
+    /// What may be chosen.
+    pub space: Space,
+    /// What has to hold.
+    pub constraints: Constraints,
+    /// The axes of the front.
+    pub objectives: Vec<Objective>,
+    /// What picks one candidate of the front.
+    pub trade_off: TradeOff,
+    /// How candidates are proposed.
+    pub strategy: Strategy,
+}
+
+/// A library that computes matrix products.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// burn-flex, the default.
+    #[default]
+    Flex,
+    /// burn-ndarray, the second opinion.
+    Ndarray,
+}
+
+/// How candidates are proposed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Strategy {
+    /// The tiered search of QSLM: sensitivity, then global, block and module tier.
+    Qslm {
+        /// The width at which sensitivity is measured; the middle of the space's widths if absent.
+        sensitivity_bits: Option<Bits>,
+    },
+    /// Every combination of the space's widths over the groups of a tier.
+    Grid {
+        /// Which units move together.
+        tier: Tier,
+    },
+    /// Combinations drawn with equal chances, without repetition.
+    Random {
+        /// Which units move together.
+        tier: Tier,
+        /// How many candidates.
+        trials: u32,
+        /// The draw is the same for the same seed, everywhere.
+        seed: u64,
+    },
+}
+
+/// The most candidates that a grid or a random search may propose.
+pub const MAX_CANDIDATES: u64 = 1_000_000;
+
+/// Why an experiment cannot be run.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum InvalidExperiment {
+    /// Not the canonical text of an experiment.
+    #[error("not an experiment: {0}")]
+    Text(String),
+    /// A name that cannot be part of an id.
+    #[error("name = {0:?}: expected 1 to 64 of a-z, 0-9, '-', '_' and '.'")]
+    Name(String),
+    /// Made for another engine.
+    #[error("engine version {given}: this is version {ENGINE_VERSION}, whose numbers may differ")]
+    Engine {
+        /// The version it was resolved for.
+        given: u32,
+    },
+    /// Too many candidates, or none.
+    #[error("strategy: {count} candidates: expected 1 to {MAX_CANDIDATES}")]
+    Candidates {
+        /// How many there would be, `u64::MAX` if more than that.
+        count: u64,
+    },
+    /// Sensitivity at a width that the space does not have.
+    #[error("strategy.sensitivity_bits = {0}: not one of space.bits")]
+    SensitivityBits(u8),
+    /// See [`crate::network::InvalidNetwork`].
+    #[error("network: {0}")]
+    Network(#[from] crate::network::InvalidNetwork),
+    /// See [`crate::task::InvalidTask`].
+    #[error("task.{0}")]
+    Task(#[from] crate::task::InvalidTask),
+    /// The checkpoint does not do this task.
+    #[error("task: {0}")]
+    WrongModel(&'static str),
+    /// See [`crate::space::InvalidSpace`].
+    #[error("space.{0}")]
+    Space(#[from] crate::space::InvalidSpace),
+    /// See [`crate::objective::InvalidObjective`].
+    #[error("constraints: {0}")]
+    Constraints(crate::objective::InvalidObjective),
+    /// See [`crate::objective::InvalidObjective`].
+    #[error("objectives: {0}")]
+    Objectives(crate::objective::InvalidObjective),
+    /// See [`crate::trade_off::InvalidTradeOff`].
+    #[error("trade_off: {0}")]
+    TradeOff(#[from] crate::trade_off::InvalidTradeOff),
+}
+
+impl Experiment {
+    /// The canonical text: JSON with the fields in the order of the struct.
+    pub fn encode(&self) -> String {
+        // Only maps with non-text keys make this fail, and there are none.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads a canonical text back and checks it.
+    ///
+    /// # Errors
+    /// [`InvalidExperiment`] names what does not fit.
+    pub fn decode(text: &str) -> Result<Self, InvalidExperiment> {
+        let experiment: Self =
+            serde_json::from_str(text).map_err(|error| InvalidExperiment::Text(error.to_string()))?;
+        experiment.validate()?;
+        Ok(experiment)
+    }
+
+    /// `NAME-` and 12 digits of the hash of the canonical text.
+    pub fn id(&self) -> String {
+        format!("{}-{}", self.name, ContentHash::of(self.encode().as_bytes()).short())
+    }
+
+    /// The content address of the trial that measures `candidate`: the hash of everything that its counts
+    /// depend on. Constraints, strategy and name are not among it, so experiments share measurements.
+    pub fn trial_key(&self, candidate: &Candidate) -> ContentHash {
+        let parts = (
+            "qslm trial 1",
+            self.engine_version,
+            self.backend,
+            self.checkpoint,
+            self.network.binary_embedding,
+            &self.data,
+            &self.task,
+            candidate.id(),
+        );
+        ContentHash::of(serde_json::to_string(&parts).unwrap_or_default().as_bytes())
+    }
+
+    /// Checks that all parts fit each other.
+    ///
+    /// # Errors
+    /// The first part that does not.
+    pub fn validate(&self) -> Result<(), InvalidExperiment> {
+        let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_.".contains(&c);
+        if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
+            return Err(InvalidExperiment::Name(self.name.chars().take(80).collect()));
+        }
+        if self.engine_version != ENGINE_VERSION {
+            return Err(InvalidExperiment::Engine { given: self.engine_version });
+        }
+        self.network.validate()?;
+        self.task.validate()?;
+        check_model(&self.network, &self.task)?;
+        self.space.validate(&self.network)?;
+        self.constraints
+            .validate(&self.task, &self.space, &self.network)
+            .map_err(InvalidExperiment::Constraints)?;
+        validate_objectives(&self.objectives, &self.task).map_err(InvalidExperiment::Objectives)?;
+        self.trade_off.validate(self.constraints.bounds_quality())?;
+        self.validate_strategy()
+    }
+
+    fn validate_strategy(&self) -> Result<(), InvalidExperiment> {
+        let count = match self.strategy {
+            Strategy::Qslm { sensitivity_bits: Some(bits) } if !self.space.bits.contains(&bits) => {
+                return Err(InvalidExperiment::SensitivityBits(bits.get()));
+            }
+            Strategy::Qslm { .. } => return Ok(()),
+            Strategy::Grid { tier } => self.combinations(tier),
+            Strategy::Random { tier, trials, .. } => u64::from(trials).min(self.combinations(tier)),
+        };
+        if count == 0 || count > MAX_CANDIDATES {
+            return Err(InvalidExperiment::Candidates { count });
+        }
+        Ok(())
+    }
+
+    /// How many candidates the groups of `tier` allow, `u64::MAX` if more than that.
+    pub fn combinations(&self, tier: Tier) -> u64 {
+        let groups = groups(&self.network, tier);
+        let moving = groups.iter().filter(|group| self.space.can_move(&self.network, group)).count();
+        (self.space.rungs() as u64).saturating_pow(moving as u32)
+    }
+}
+
+/// Checks that a checkpoint of this shape can do the task.
+///
+/// # Errors
+/// [`InvalidExperiment::WrongModel`] says what it is instead.
+pub fn check_model(network: &Network, task: &Task) -> Result<(), InvalidExperiment> {
+    match (task, network.is_classifier()) {
+        (Task::Perplexity { .. }, true) => {
+            Err(InvalidExperiment::WrongModel("perplexity needs a language model, this checkpoint classifies"))
+        }
+        (Task::Accuracy { .. }, false) => {
+            Err(InvalidExperiment::WrongModel("accuracy needs a classifier, this checkpoint models language"))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flex => "flex",
+            Self::Ndarray => "ndarray",
+        })
+    }
+}
+
+/// A text that names no backend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("backend {0:?}: expected flex or ndarray")]
+pub struct UnknownBackend(String);
+
+impl FromStr for Backend {
+    type Err = UnknownBackend;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "flex" => Ok(Self::Flex),
+            "ndarray" => Ok(Self::Ndarray),
+            _ => Err(UnknownBackend(text.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::scheme::{Granularity, Symmetry};
+    use crate::space::Embedding;
+
+    pub(crate) fn experiment() -> Experiment {
+        Experiment {
+            name: "tiny".to_owned(),
+            engine_version: ENGINE_VERSION,
+            backend: Backend::Flex,
+            checkpoint: ContentHash::of(b"checkpoint"),
+            network: Network {
+                vocabulary: 96,
+                channels: 48,
+                hidden: 192,
+                blocks: 2,
+                outputs: 96,
+                binary_embedding: true,
+            },
+            data: Data { text: ContentHash::of(b"text"), tokenizer: ContentHash::of(b"tokenizer") },
+            task: Task::Perplexity { window: 128, stride: 128, windows: None },
+            space: Space {
+                bits: [8, 4, 2].map(|bits| Bits::new(bits).unwrap()).to_vec(),
+                symmetry: Symmetry::Symmetric,
+                granularity: Granularity::Channel,
+                embedding: Embedding::Sign,
+            },
+            constraints: Constraints { max_perplexity_increase: Some(0.03), ..Default::default() },
+            objectives: vec![Objective::Perplexity, Objective::Footprint],
+            trade_off: TradeOff::default(),
+            strategy: Strategy::Qslm { sensitivity_bits: None },
+        }
+    }
+
+    #[test]
+    fn an_experiment_survives_its_text() {
+        let experiment = experiment();
+        assert_eq!(Experiment::decode(&experiment.encode()), Ok(experiment));
+    }
+
+    #[test]
+    fn a_trial_is_shared_by_experiments_that_measure_the_same() {
+        let one = experiment();
+        let other = Experiment { name: "other".to_owned(), constraints: Constraints::default(), ..one.clone() };
+        let float = Candidate::float(&one.network);
+        assert_ne!(one.id(), other.id());
+        assert_eq!(one.trial_key(&float), other.trial_key(&float));
+        let windows = Task::Perplexity { window: 128, stride: 64, windows: None };
+        assert_ne!(one.trial_key(&float), Experiment { task: windows, ..one.clone() }.trial_key(&float));
+        let backend = Experiment { backend: Backend::Ndarray, ..one.clone() };
+        assert_ne!(one.trial_key(&float), backend.trial_key(&float));
+        assert_ne!(one.trial_key(&float), one.trial_key(&one.space.uniform(&one.network, 0)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let refused = |change: fn(&mut Experiment)| {
+            let mut experiment = experiment();
+            change(&mut experiment);
+            experiment.validate().unwrap_err().to_string()
+        };
+        assert!(refused(|e| e.name = "a/../b".to_owned()).starts_with("name = \"a/../b\""));
+        assert!(refused(|e| e.engine_version = 99).starts_with("engine version 99"));
+        assert!(refused(|e| e.task = Task::Accuracy { sentences: None }).contains("models language"));
+        assert!(refused(|e| e.network.outputs = 2).contains("classifies"));
+        let bits = Bits::new(5).unwrap();
+        assert_eq!(bits.get(), 5);
+        assert!(
+            refused(|e| e.strategy = Strategy::Qslm { sensitivity_bits: Bits::new(5).ok() })
+                .contains("sensitivity_bits = 5: not one of space.bits")
+        );
+        assert!(refused(|e| e.strategy = Strategy::Grid { tier: Tier::Matrix }).contains("candidates"));
+    }
+
+    #[test]
+    fn unknown_fields_are_refused() {
+        let text = experiment().encode().replacen("{\"name\"", "{\"nmae\":1,\"name\"", 1);
+        assert!(Experiment::decode(&text).unwrap_err().to_string().contains("nmae"));
+    }
+}

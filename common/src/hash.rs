@@ -1,0 +1,102 @@
+//! Content hashes: the names of checkpoints, data sets, candidates and trials.
+//!
+//! One idea: a thing is named by the BLAKE3 hash of its bytes, or of a canonical text of it. Who
+//! computes the bytes is left to the owner of the thing.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A BLAKE3 hash: 32 bytes, written as 64 lowercase hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContentHash([u8; 32]);
+
+/// A text that is not a [`ContentHash`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not a content hash: expected 64 hexadecimal digits")]
+pub struct InvalidHash {
+    /// What was given, cut to 80 characters.
+    pub given: String,
+}
+
+impl ContentHash {
+    /// The hash of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The hash with these 32 bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes of the hash.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first 12 hexadecimal digits: enough to tell the candidates of one experiment apart.
+    pub fn short(&self) -> String {
+        self.to_string()[..12].to_owned()
+    }
+}
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ContentHash({self})")
+    }
+}
+
+impl FromStr for ContentHash {
+    type Err = InvalidHash;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidHash { given: text.chars().take(80).collect() };
+        let hash = blake3::Hash::from_hex(text).map_err(|_| invalid())?;
+        // Uppercase digits parse too; one spelling only, so that a hash can be a file's name.
+        let hash = Self(*hash.as_bytes());
+        if hash.to_string() == text { Ok(hash) } else { Err(invalid()) }
+    }
+}
+
+impl TryFrom<String> for ContentHash {
+    type Error = InvalidHash;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<ContentHash> for String {
+    fn from(hash: ContentHash) -> Self {
+        hash.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_survives_its_text() {
+        let hash = ContentHash::of(b"spike");
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        assert_eq!(hash.short().len(), 12);
+    }
+
+    #[test]
+    fn anything_but_64_lowercase_digits_is_refused() {
+        let upper = ContentHash::of(b"spike").to_string().to_uppercase();
+        for text in ["", "00", "../../etc/passwd", upper.as_str(), &"g".repeat(64), &"é".repeat(32)] {
+            assert!(text.parse::<ContentHash>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What an evaluation counts, and the numbers that follow from the counts.
+//!
+//! Every count is an integer, the summed loss included, so that partial sums add up to the same bits
+//! however the data was cut, whoever counted, and in whatever order the parts arrive.
+
+use serde::{Deserialize, Serialize};
+
+/// A summed negative log-likelihood in fixed point: units of 2^-24 nat, about 6e-8.
+///
+/// Each sequence rounds its own sum once, so a total is off by at most 3e-8 nat per sequence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Nll(pub u64);
+
+impl Nll {
+    const UNITS_PER_NAT: f64 = (1u64 << 24) as f64;
+    /// The largest loss one sequence may have, in nats: far above any finite logits, far below overflow.
+    pub const LARGEST: f64 = (1u64 << 36) as f64;
+
+    /// Rounds `nats` to fixed point. `None` for NaN, a negative number or one above [`Nll::LARGEST`].
+    pub fn from_nats(nats: f64) -> Option<Self> {
+        (0.0..=Self::LARGEST).contains(&nats).then(|| Self((nats * Self::UNITS_PER_NAT).round() as u64))
+    }
+
+    /// The sum in nats.
+    pub fn nats(self) -> f64 {
+        self.0 as f64 / Self::UNITS_PER_NAT
+    }
+}
+
+/// The counts of a part of the data, or of all of it. Adding parts is exact.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Summed negative log-likelihood of the scored tokens (perplexity) or true labels (accuracy).
+    pub nll: Nll,
+    /// Scored tokens: each predicted token once. Zero for classification.
+    pub tokens: u64,
+    /// Sentences whose largest logit is the label's. Zero for perplexity.
+    pub hits: u64,
+    /// Classified sentences. Zero for perplexity.
+    pub sentences: u64,
+    /// Tokens that went through the network, scored or not.
+    pub positions: u64,
+    /// Spikes of each LIF population, in the order of [`crate::network::Network::populations`].
+    pub spikes: Vec<u64>,
+}
+
+/// A sum of counts that does not fit 64 bits, or of networks with different populations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("counts of different networks, or too large to add")]
+pub struct CannotAdd;
+
+impl Counts {
+    /// No data yet, for a network of `populations` LIF populations.
+    pub fn zero(populations: usize) -> Self {
+        Self { spikes: vec![0; populations], ..Self::default() }
+    }
+
+    /// Adds `other` to this. Exact, commutative and associative.
+    ///
+    /// # Errors
+    /// [`CannotAdd`] if a sum overflows or the populations differ; `self` is then unspecified.
+    pub fn add(&mut self, other: &Self) -> Result<(), CannotAdd> {
+        if self.spikes.len() != other.spikes.len() {
+            return Err(CannotAdd);
+        }
+        let pairs = [
+            (&mut self.nll.0, other.nll.0),
+            (&mut self.tokens, other.tokens),
+            (&mut self.hits, other.hits),
+            (&mut self.sentences, other.sentences),
+            (&mut self.positions, other.positions),
+        ];
+        let spikes = self.spikes.iter_mut().zip(other.spikes.iter().copied());
+        for (sum, more) in pairs.into_iter().chain(spikes) {
+            *sum = sum.checked_add(more).ok_or(CannotAdd)?;
+        }
+        Ok(())
+    }
+
+    /// `exp` of the mean loss per scored token, capped at the largest finite number. `None` without tokens.
+    pub fn perplexity(&self) -> Option<f64> {
+        (self.tokens > 0).then(|| (self.nll.nats() / self.tokens as f64).exp().min(f64::MAX))
+    }
+
+    /// Hits per sentence, 0 to 1. `None` without sentences.
+    pub fn accuracy(&self) -> Option<f64> {
+        (self.sentences > 0).then(|| self.hits as f64 / self.sentences as f64)
+    }
+
+    /// Spikes per neuron and token of each population of `channels` neurons, 0 to 1.
+    pub fn firing_rates(&self, channels: u32) -> Vec<f64> {
+        let chances = (self.positions * u64::from(channels)).max(1);
+        self.spikes.iter().map(|spikes| *spikes as f64 / chances as f64).collect()
+    }
+
+    /// Spikes per neuron and token over all populations, 0 to 1.
+    pub fn mean_firing_rate(&self, channels: u32) -> f64 {
+        let rates = self.firing_rates(channels);
+        rates.iter().sum::<f64>() / rates.len().max(1) as f64
+    }
+
+    /// Whether the counts could come from a network of this shape: a hit per sentence at most, a spike
+    /// per neuron and position at most, no more scored tokens than positions.
+    pub fn is_plausible(&self, populations: usize, channels: u32) -> bool {
+        let chances = self.positions.checked_mul(u64::from(channels));
+        self.spikes.len() == populations
+            && self.hits <= self.sentences
+            && self.tokens <= self.positions
+            && chances.is_some_and(|chances| self.spikes.iter().all(|spikes| *spikes <= chances))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn counts() -> impl Strategy<Value = Counts> {
+        let small = 0..1u64 << 40;
+        (small.clone(), small.clone(), small.clone(), small.clone(), prop::collection::vec(small, 3)).prop_map(
+            |(nll, tokens, hits, positions, spikes)| Counts {
+                nll: Nll(nll),
+                tokens,
+                hits,
+                sentences: hits + 1,
+                positions,
+                spikes,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn parts_add_up_to_the_same_bits_in_any_order(parts in prop::collection::vec(counts(), 0..6), cut in 0usize..6) {
+            let sum = |parts: &mut dyn Iterator<Item = &Counts>| {
+                let mut total = Counts::zero(3);
+                parts.for_each(|part| total.add(part).unwrap());
+                total
+            };
+            let forward = sum(&mut parts.iter());
+            let (head, tail) = parts.split_at(cut.min(parts.len()));
+            let mut grouped = sum(&mut tail.iter().rev());
+            grouped.add(&sum(&mut head.iter())).unwrap();
+            prop_assert_eq!(forward, grouped);
+        }
+    }
+
+    #[test]
+    fn perplexity_is_exp_of_the_mean_loss() {
+        let counts = Counts { nll: Nll::from_nats(30.0).unwrap(), tokens: 10, ..Counts::zero(0) };
+        assert!((counts.perplexity().unwrap() - 3f64.exp()).abs() < 1e-6);
+        assert_eq!(Counts::zero(0).perplexity(), None);
+        let broken = Counts { nll: Nll(u64::MAX), tokens: 1, ..Counts::zero(0) };
+        assert_eq!(broken.perplexity(), Some(f64::MAX));
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_is_refused() {
+        for nats in [f64::NAN, f64::INFINITY, -1.0, Nll::LARGEST * 2.0] {
+            assert_eq!(Nll::from_nats(nats), None, "{nats}");
+        }
+    }
+
+    #[test]
+    fn impossible_counts_are_noticed() {
+        let good = Counts { positions: 10, tokens: 9, spikes: vec![30], ..Counts::zero(1) };
+        assert!(good.is_plausible(1, 3));
+        assert!(!Counts { spikes: vec![31], ..good.clone() }.is_plausible(1, 3));
+        assert!(!Counts { tokens: 11, ..good.clone() }.is_plausible(1, 3));
+        assert!(!Counts { hits: 1, ..good.clone() }.is_plausible(1, 3));
+        assert!(!good.is_plausible(2, 3));
+        let mut sum = Counts { tokens: u64::MAX, ..Counts::zero(1) };
+        assert_eq!(sum.add(&good), Err(CannotAdd));
+    }
+}

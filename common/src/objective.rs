@@ -1,0 +1,271 @@
+//! What counts as better, and what counts as good enough.
+//!
+//! An objective turns counts and bytes into one number to minimise; a front lives in the space of these.
+//! Constraints compare a candidate with the float model measured under the same protocol.
+
+use serde::{Deserialize, Serialize};
+
+use crate::footprint;
+use crate::measurement::Counts;
+use crate::network::Network;
+use crate::space::Space;
+use crate::task::Task;
+
+/// A measured candidate as objectives, constraints and trade-offs see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured<'a> {
+    /// Its counts over the whole data.
+    pub counts: &'a Counts,
+    /// Its bytes as the exported file stores them.
+    pub footprint_bytes: u64,
+}
+
+/// One number to minimise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Perplexity of a language model, 1 to infinity.
+    Perplexity,
+    /// Share of sentences classified wrongly, 0 to 1: `1 - accuracy`.
+    Error,
+    /// Bytes as the exported file stores them.
+    Footprint,
+    /// Spikes per neuron and token, 0 to 1: what event-driven hardware pays for.
+    FiringRate,
+}
+
+/// Bounds that the chosen setting has to meet. All absent: the trade-off alone decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Constraints {
+    /// Largest `perplexity / float perplexity - 1`; 0.03 allows 3 %.
+    pub max_perplexity_increase: Option<f64>,
+    /// Largest `float accuracy - accuracy`, as a fraction of all sentences; 0.01 is one point.
+    pub max_accuracy_drop: Option<f64>,
+    /// Largest footprint in bytes.
+    pub max_footprint_bytes: Option<u64>,
+    /// Smallest `1 - footprint / float bytes`, below 1.
+    pub min_saving: Option<f64>,
+}
+
+/// A constraint or objective that cannot be used with the rest of the experiment.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum InvalidObjective {
+    /// A bound that is no number, or outside its range.
+    #[error("{name} = {value}: expected {bound}")]
+    Bound {
+        /// The key.
+        name: &'static str,
+        /// What it was.
+        value: f64,
+        /// What it may be.
+        bound: &'static str,
+    },
+    /// No candidate of the space is that small.
+    #[error(
+        "{name} = {value} cannot be met: the smallest candidate of this space takes {smallest} bytes \
+         (a saving of {saving:.4})"
+    )]
+    Impossible {
+        /// The key.
+        name: &'static str,
+        /// What it was.
+        value: f64,
+        /// Bytes of the smallest candidate.
+        smallest: u64,
+        /// Its saving.
+        saving: f64,
+    },
+    /// A perplexity bound on a classifier or the reverse.
+    #[error("{0} does not go with this task")]
+    OtherTask(&'static str),
+    /// The front has two or three axes.
+    #[error("{0} objectives: a front has 2 or 3 different ones")]
+    Count(usize),
+}
+
+impl Objective {
+    /// The loss of a measured candidate: finite, smaller is better. 0 if it was not measured by this task.
+    pub fn loss(self, network: &Network, measured: Measured<'_>) -> f64 {
+        match self {
+            Self::Perplexity => measured.counts.perplexity().unwrap_or(0.0),
+            Self::Error => 1.0 - measured.counts.accuracy().unwrap_or(1.0),
+            Self::Footprint => measured.footprint_bytes as f64,
+            Self::FiringRate => measured.counts.mean_firing_rate(network.channels),
+        }
+    }
+
+    /// The loss beyond which a candidate adds nothing to the hypervolume: twice the float perplexity, every
+    /// sentence wrong, the float bytes, every neuron firing at every token.
+    pub fn reference(self, network: &Network, float: &Counts) -> f64 {
+        match self {
+            Self::Perplexity => 2.0 * float.perplexity().unwrap_or(1.0),
+            Self::Error | Self::FiringRate => 1.0,
+            Self::Footprint => footprint::float_bytes(network) as f64,
+        }
+    }
+
+    /// The quality objective of a task.
+    pub fn quality_of(task: &Task) -> Self {
+        match task {
+            Task::Perplexity { .. } => Self::Perplexity,
+            Task::Accuracy { .. } => Self::Error,
+        }
+    }
+}
+
+/// Checks a list of objectives: two or three, different, and measured by `task`.
+///
+/// # Errors
+/// [`InvalidObjective`] says which does not fit.
+pub fn validate_objectives(objectives: &[Objective], task: &Task) -> Result<(), InvalidObjective> {
+    let mut distinct = objectives.to_vec();
+    distinct.sort();
+    distinct.dedup();
+    if distinct.len() != objectives.len() || !(2..=3).contains(&objectives.len()) {
+        return Err(InvalidObjective::Count(distinct.len()));
+    }
+    match (task, &distinct[..]) {
+        (Task::Accuracy { .. }, d) if d.contains(&Objective::Perplexity) => {
+            Err(InvalidObjective::OtherTask("objective perplexity"))
+        }
+        (Task::Perplexity { .. }, d) if d.contains(&Objective::Error) => {
+            Err(InvalidObjective::OtherTask("objective error"))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Constraints {
+    /// Checks every bound against its range, the task, and what the space can reach.
+    ///
+    /// # Errors
+    /// The first bound that cannot be used.
+    pub fn validate(&self, task: &Task, space: &Space, network: &Network) -> Result<(), InvalidObjective> {
+        let within = |name, value: Option<f64>, ok: fn(f64) -> bool, bound| match value {
+            Some(value) if !ok(value) => Err(InvalidObjective::Bound { name, value, bound }),
+            _ => Ok(()),
+        };
+        let increase = self.max_perplexity_increase;
+        let finite_positive = |x: f64| x.is_finite() && x >= 0.0;
+        within("max_perplexity_increase", increase, finite_positive, "a number of at least 0")?;
+        within("max_accuracy_drop", self.max_accuracy_drop, |x| (0.0..=1.0).contains(&x), "0 to 1")?;
+        within("min_saving", self.min_saving, |x| x.is_finite() && x < 1.0, "a number below 1")?;
+        match task {
+            Task::Perplexity { .. } if self.max_accuracy_drop.is_some() => {
+                return Err(InvalidObjective::OtherTask("max_accuracy_drop"));
+            }
+            Task::Accuracy { .. } if increase.is_some() => {
+                return Err(InvalidObjective::OtherTask("max_perplexity_increase"));
+            }
+            _ => {}
+        }
+        let smallest = space.smallest_footprint(network);
+        let saving = footprint::saving(network, smallest);
+        let impossible = |name, value| Err(InvalidObjective::Impossible { name, value, smallest, saving });
+        match (self.max_footprint_bytes, self.min_saving) {
+            (Some(most), _) if most < smallest => impossible("max_footprint_bytes", most as f64),
+            (_, Some(least)) if least > saving => impossible("min_saving", least),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a loss of quality is bounded at all.
+    pub fn bounds_quality(&self) -> bool {
+        self.max_perplexity_increase.is_some() || self.max_accuracy_drop.is_some()
+    }
+
+    /// Whether `counts` lose no more quality against `float` than allowed.
+    pub fn allow_quality(&self, float: &Counts, counts: &Counts) -> bool {
+        let within = |most: Option<f64>| most.is_none_or(|most| quality_loss(float, counts) <= most);
+        within(self.max_perplexity_increase) && within(self.max_accuracy_drop)
+    }
+
+    /// Whether `bytes` is small enough.
+    pub fn allow_footprint(&self, network: &Network, bytes: u64) -> bool {
+        self.max_footprint_bytes.is_none_or(|most| bytes <= most)
+            && self.min_saving.is_none_or(|least| footprint::saving(network, bytes) >= least)
+    }
+
+    /// Whether a measured candidate meets every bound.
+    pub fn allow(&self, network: &Network, float: &Counts, measured: Measured<'_>) -> bool {
+        self.allow_quality(float, measured.counts) && self.allow_footprint(network, measured.footprint_bytes)
+    }
+}
+
+/// The loss of quality against the float model: `PPL / PPL0 - 1`, or the drop in accuracy `A0 - A`.
+/// Negative for a gain.
+pub fn quality_loss(float: &Counts, counts: &Counts) -> f64 {
+    match (float.perplexity(), counts.perplexity()) {
+        (Some(before), Some(after)) => after / before - 1.0,
+        _ => float.accuracy().unwrap_or(0.0) - counts.accuracy().unwrap_or(0.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measurement::Nll;
+    use crate::network::tests::PUBLISHED;
+    use crate::scheme::{Bits, Granularity, Symmetry};
+    use crate::space::Embedding;
+
+    const PERPLEXITY: Task = Task::Perplexity { window: 8, stride: 8, windows: None };
+    const ACCURACY: Task = Task::Accuracy { sentences: None };
+
+    fn space() -> Space {
+        Space {
+            bits: vec![Bits::new(8).unwrap(), Bits::new(4).unwrap()],
+            symmetry: Symmetry::Symmetric,
+            granularity: Granularity::Tensor,
+            embedding: Embedding::Sign,
+        }
+    }
+
+    fn refused(constraints: Constraints, task: &Task) -> String {
+        constraints.validate(task, &space(), &PUBLISHED).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_impossible_bound_is_refused_with_what_is_possible() {
+        let tight = Constraints { max_footprint_bytes: Some(10), ..Default::default() };
+        let error = refused(tight, &PERPLEXITY);
+        assert!(error.contains("max_footprint_bytes = 10 cannot be met: the smallest"), "{error}");
+        let tight = Constraints { min_saving: Some(0.99), ..Default::default() };
+        assert!(refused(tight, &PERPLEXITY).contains("min_saving = 0.99 cannot be met"));
+        let fits = Constraints { min_saving: Some(0.88), ..Default::default() };
+        assert_eq!(fits.validate(&PERPLEXITY, &space(), &PUBLISHED), Ok(()));
+    }
+
+    #[test]
+    fn an_absurd_bound_is_refused() {
+        let nan = Constraints { max_perplexity_increase: Some(f64::NAN), ..Default::default() };
+        assert_eq!(refused(nan, &PERPLEXITY), "max_perplexity_increase = NaN: expected a number of at least 0");
+        let other = Constraints { max_accuracy_drop: Some(0.1), ..Default::default() };
+        assert_eq!(refused(other, &PERPLEXITY), "max_accuracy_drop does not go with this task");
+        let over = Constraints { max_accuracy_drop: Some(1.5), ..Default::default() };
+        assert!(refused(over, &ACCURACY).contains("expected 0 to 1"));
+    }
+
+    #[test]
+    fn quality_is_lost_relative_to_the_float_model() {
+        let at = |nats: f64| Counts { nll: Nll::from_nats(nats).unwrap(), tokens: 10, ..Default::default() };
+        let (float, worse) = (at(30.0), at(30.2));
+        assert!((quality_loss(&float, &worse) - (0.02f64.exp() - 1.0)).abs() < 1e-6);
+        let allow = Constraints { max_perplexity_increase: Some(0.021), ..Default::default() };
+        assert!(allow.allow_quality(&float, &worse));
+        assert!(!Constraints { max_perplexity_increase: Some(0.02), ..allow }.allow_quality(&float, &worse));
+        let hits = |hits| Counts { hits, sentences: 100, ..Default::default() };
+        assert!((quality_loss(&hits(80), &hits(78)) - 0.02).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_front_has_two_or_three_different_axes_of_the_task() {
+        use Objective::*;
+        assert_eq!(validate_objectives(&[Perplexity, Footprint], &PERPLEXITY), Ok(()));
+        assert_eq!(validate_objectives(&[Error, Footprint, FiringRate], &ACCURACY), Ok(()));
+        assert!(validate_objectives(&[Footprint], &PERPLEXITY).is_err());
+        assert!(validate_objectives(&[Footprint, Footprint], &PERPLEXITY).is_err());
+        assert!(validate_objectives(&[Error, Footprint], &PERPLEXITY).is_err());
+    }
+}

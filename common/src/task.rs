@@ -1,0 +1,129 @@
+//! Tasks: what a trial measures on which data, and how that data is cut into shards.
+//!
+//! The data is a list of independent sequences (windows of a text, or sentences). A shard is the i-th of
+//! n nearly equal runs of that list, so that nobody needs to know its length to plan a trial.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash::ContentHash;
+
+/// The protocol of a measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Task {
+    /// Language modelling: mean loss per predicted token of a text.
+    Perplexity {
+        /// Tokens that enter the network per window; the state starts afresh in each.
+        window: u32,
+        /// Tokens from one window's start to the next, at most `window`. Only tokens that no earlier
+        /// window scored are scored: all of the first window, then the last `stride` of each.
+        stride: u32,
+        /// Stop after so many windows; all if absent.
+        windows: Option<u32>,
+    },
+    /// Classification: the share of sentences whose largest logit is the label's.
+    Accuracy {
+        /// Stop after so many sentences; all if absent.
+        sentences: Option<u32>,
+    },
+}
+
+/// The files a measurement reads, by content.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Data {
+    /// The text (one paragraph a line) or labelled sentences (`sentence TAB label`).
+    pub text: ContentHash,
+    /// The `tokenizer.json` that turns it into tokens.
+    pub tokenizer: ContentHash,
+}
+
+/// One of the runs into which a trial's sequences are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shard {
+    /// Which run, from 0.
+    pub index: u32,
+    /// Of how many.
+    pub of: u32,
+}
+
+/// The most shards that a trial may be cut into.
+pub const MAX_SHARDS: u32 = 4096;
+/// The longest window in tokens.
+pub const MAX_WINDOW: u32 = 1 << 16;
+
+/// A protocol that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} = {value}: expected {bound}")]
+pub struct InvalidTask {
+    what: &'static str,
+    value: u32,
+    bound: String,
+}
+
+impl Task {
+    /// Checks the numbers of the protocol.
+    ///
+    /// # Errors
+    /// The first number outside its bound.
+    pub fn validate(&self) -> Result<(), InvalidTask> {
+        let check = |what, value, most: u32| {
+            let bound = format!("1 to {most}");
+            if (1..=most).contains(&value) { Ok(()) } else { Err(InvalidTask { what, value, bound }) }
+        };
+        match *self {
+            Self::Perplexity { window, stride, windows } => {
+                check("window", window, MAX_WINDOW)?;
+                check("stride", stride, window)?;
+                windows.map_or(Ok(()), |windows| check("windows", windows, u32::MAX))
+            }
+            Self::Accuracy { sentences } => {
+                sentences.map_or(Ok(()), |sentences| check("sentences", sentences, u32::MAX))
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Checks `index < of <= MAX_SHARDS`.
+    pub fn is_valid(self) -> bool {
+        self.index < self.of && self.of <= MAX_SHARDS
+    }
+
+    /// The sequences of this shard out of `sequences`. The shards of a trial tile the list.
+    pub fn range(self, sequences: usize) -> Range<usize> {
+        let cut = |index: u32| (sequences as u64 * u64::from(index) / u64::from(self.of.max(1))) as usize;
+        cut(self.index)..cut(self.index + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shards_tile_the_sequences(sequences in 0usize..10_000, of in 1..=MAX_SHARDS) {
+            let mut next = 0;
+            for index in 0..of {
+                let range = Shard { index, of }.range(sequences);
+                prop_assert_eq!(range.start, next);
+                prop_assert!(range.len() <= sequences / of as usize + 1);
+                next = range.end;
+            }
+            prop_assert_eq!(next, sequences);
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_is_named_with_its_bound() {
+        let task = Task::Perplexity { window: 128, stride: 129, windows: None };
+        assert_eq!(task.validate().unwrap_err().to_string(), "stride = 129: expected 1 to 128");
+        assert!(Task::Perplexity { window: 0, stride: 1, windows: None }.validate().is_err());
+        assert!(Task::Accuracy { sentences: Some(0) }.validate().is_err());
+        assert!(Task::Accuracy { sentences: None }.validate().is_ok());
+    }
+}
