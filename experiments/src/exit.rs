@@ -1,0 +1,65 @@
+//! How the program ends: a code and, unless it is 0, one line that says why.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The documented exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Anything without a code of its own: a broken file, a failed evaluation.
+    Failure = 1,
+    /// The command line or a spec asks for something that makes no sense.
+    Usage = 2,
+    /// A file, experiment or candidate that is not there.
+    NotFound = 3,
+    /// Something else holds what is needed, such as a store that is in use.
+    Conflict = 4,
+    /// The coordinator cannot be reached; trying again may help.
+    Unavailable = 5,
+    /// The experiment finished, but with failed trials or without a candidate that meets the constraints.
+    Unmet = 6,
+    /// Interrupted by Ctrl-C.
+    Interrupted = 130,
+}
+
+/// A failure on its way to the user.
+#[derive(Debug)]
+pub struct Failure {
+    code: Exit,
+    message: String,
+}
+
+impl Failure {
+    /// A failure with its code and line.
+    pub fn new(code: Exit, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+
+    /// An input file that cannot be used: not found if it is not there.
+    pub fn file(path: &std::path::Path, error: &dyn std::error::Error) -> Self {
+        let code = if path.exists() { Exit::Failure } else { Exit::NotFound };
+        let message = match code {
+            Exit::NotFound => format!("{}: no such file", path.display()),
+            _ => format!("{}: {error}", path.display()),
+        };
+        Self { code, message }
+    }
+
+    /// Prints the line and turns into the code.
+    pub fn report(self) -> ExitCode {
+        if !self.message.is_empty() {
+            eprintln!("error: {}", self.message);
+        }
+        ExitCode::from(self.code as u8)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        // `{:#}` joins the causes with colons, on one line.
+        Self::new(Exit::Failure, format!("{error:#}"))
+    }
+}
+
+/// What every command returns.
+pub type Outcome<T = ()> = Result<T, Failure>;

@@ -1,0 +1,122 @@
+//! Checkpoints: files of named tensors, checked before anything computes with them.
+//!
+//! The shape of the network is read off the tensors themselves. A file is taken only if it holds exactly
+//! the tensors of such a network, in those shapes, with finite numbers.
+
+mod file;
+mod shape;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use qslm_common::network::Network;
+
+/// The parameters of a network as 32-bit floats, whatever the file stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    network: Network,
+    tensors: BTreeMap<String, Vec<f32>>,
+}
+
+/// Why a file is not a checkpoint of a SpikeGPT network.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file cannot be read.
+    #[error("cannot read: {0}")]
+    Io(#[from] std::io::Error),
+    /// Neither container format could be read.
+    #[error("not a {format} checkpoint: {reason}")]
+    Format {
+        /// What the file looks like.
+        format: &'static str,
+        /// The reader's words, on one line.
+        reason: String,
+    },
+    /// A tensor of the network is not there.
+    #[error("missing tensor {0}")]
+    Missing(String),
+    /// A tensor that no such network has.
+    #[error("extra tensor {name}, which is not part of a SpikeGPT of {blocks} blocks")]
+    Extra {
+        /// Its name in the file.
+        name: String,
+        /// The number of blocks found in the file.
+        blocks: u32,
+    },
+    /// A tensor in a shape that contradicts the others.
+    #[error("tensor {name} has shape {given:?}, expected {expected}")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// Its shape in the file.
+        given: Vec<usize>,
+        /// What it should be, given the other tensors.
+        expected: String,
+    },
+    /// A tensor of integers or of an unknown type.
+    #[error("tensor {name} has type {given}, expected f16, bf16, f32 or f64")]
+    Type {
+        /// Its name.
+        name: String,
+        /// Its type in the file.
+        given: String,
+    },
+    /// NaN or infinity among the weights.
+    #[error("tensor {name} holds {value} at index {index}: weights must be finite")]
+    NotFinite {
+        /// Its name.
+        name: String,
+        /// The first such number.
+        value: f32,
+        /// Its row-major index.
+        index: usize,
+    },
+    /// Sizes beyond any network.
+    #[error(transparent)]
+    Network(#[from] qslm_common::network::InvalidNetwork),
+}
+
+impl Checkpoint {
+    /// Reads a PyTorch (`.pth`) or safetensors file; which of them is seen from the bytes.
+    ///
+    /// `binary_embedding` says whether the model was trained to see only the sign of its embedding, which
+    /// the tensors do not tell.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] names the tensor, what it is and what it should be. Nothing that a PyTorch file
+    /// may carry besides tensors is ever executed.
+    pub fn load(path: &Path, binary_embedding: bool) -> Result<Self, CheckpointError> {
+        let mut file = file::open(path)?;
+        let network = shape::network(&file.shapes(), binary_embedding)?;
+        let mut tensors = BTreeMap::new();
+        for name in file.names() {
+            let values = file.read(&name)?;
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                return Err(CheckpointError::NotFinite { name, value: values[index], index });
+            }
+            tensors.insert(name, values);
+        }
+        Ok(Self { network, tensors })
+    }
+
+    /// Reads only the shape of the network, without the weights.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`], except for what only the weights can show.
+    pub fn inspect(path: &Path, binary_embedding: bool) -> Result<Network, CheckpointError> {
+        shape::network(&file::open(path)?.shapes(), binary_embedding)
+    }
+
+    /// The shape of the network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The row-major values of a tensor by its checkpoint name.
+    ///
+    /// # Panics
+    /// If the network has no tensor of that name: loading made sure of all that it has.
+    pub fn tensor(&self, name: &str) -> &[f32] {
+        self.tensors.get(name).unwrap_or_else(|| panic!("the network has no tensor {name}"))
+    }
+}

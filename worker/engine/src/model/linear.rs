@@ -1,0 +1,35 @@
+//! A bias-free linear layer: the one place where Burn computes.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// `y = W x`, for rows of inputs.
+#[derive(Debug)]
+pub(super) struct Linear {
+    /// W transposed as a view: `[inputs, outputs]`.
+    transposed: Tensor<2>,
+    inputs: usize,
+}
+
+impl Linear {
+    /// From `[outputs, inputs]` row-major weights.
+    pub(super) fn new(weights: Vec<f32>, inputs: usize, device: &Device) -> Self {
+        let shape = [weights.len() / inputs, inputs];
+        let weight = Tensor::<2>::from_data(TensorData::new(weights, shape), device);
+        Self { transposed: weight.transpose(), inputs }
+    }
+
+    /// `[rows, inputs]` to `[rows, outputs]`.
+    ///
+    /// # Panics
+    /// If the buffer is not a whole number of rows, or the backend fails: both are faults of this program,
+    /// and the worker turns a panic into a failed trial.
+    pub(super) fn forward(&self, x: Vec<f32>) -> Vec<f32> {
+        if x.is_empty() {
+            return x;
+        }
+        let shape = [x.len() / self.inputs, self.inputs];
+        let x = Tensor::<2>::from_data(TensorData::new(x, shape), &self.transposed.device());
+        let y = x.matmul(self.transposed.clone()).into_data();
+        y.try_into_vec::<f32>().unwrap_or_else(|error| panic!("a product of f32 is not f32: {error:?}"))
+    }
+}

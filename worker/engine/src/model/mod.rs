@@ -1,0 +1,146 @@
+//! SpikeGPT, exactly as MODEL.md section 1 states it; float and quantized are the same code.
+//!
+//! A quantized weight is dequantized once when the model is built, so a product costs the same at every
+//! width. Buffers are `[time, channel]` for one sequence at a time; the batch is the caller's loop,
+//! which keeps every result independent of what it was batched with.
+
+mod block;
+mod linear;
+mod state;
+
+use burn::tensor::Device;
+use qslm_common::candidate::{Candidate, InvalidCandidate};
+use qslm_common::experiment::Backend;
+use qslm_common::network::Network;
+
+use crate::backend::device;
+use crate::checkpoint::Checkpoint;
+use crate::kernels::norm::layer_norm;
+use crate::quant::fake_quantize;
+use block::Block;
+use linear::Linear;
+
+pub use state::State;
+
+/// A network ready to run.
+#[derive(Debug)]
+pub struct SpikeGpt {
+    network: Network,
+    /// `[vocabulary, channel]`; 0 and 1 only if the embedding is binary.
+    embedding: Vec<f32>,
+    ln0: Norm,
+    blocks: Vec<Block>,
+    ln_out: Norm,
+    head: Linear,
+}
+
+/// Scale and shift of a layer norm, `[channel]` each.
+#[derive(Debug)]
+struct Norm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+/// Builds the parts of a model from a checkpoint under a candidate's schemes.
+struct Builder<'a> {
+    checkpoint: &'a Checkpoint,
+    candidate: &'a Candidate,
+    device: Device,
+}
+
+impl SpikeGpt {
+    /// Builds the network of `checkpoint` with every unit stored as `candidate` says.
+    ///
+    /// # Errors
+    /// [`InvalidCandidate`] if the candidate is not one of this network.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        candidate: &Candidate,
+        backend: Backend,
+    ) -> Result<Self, InvalidCandidate> {
+        let network = *checkpoint.network();
+        candidate.validate(&network)?;
+        let builder = Builder { checkpoint, candidate, device: device(backend) };
+        let mut embedding = builder.weights("emb.weight", network.channels as usize);
+        if network.binary_embedding {
+            embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });
+        }
+        Ok(Self {
+            network,
+            embedding,
+            ln0: builder.norm("blocks.0.ln0"),
+            blocks: (0..network.blocks).map(|index| Block::new(&builder, index)).collect(),
+            ln_out: builder.norm("ln_out"),
+            head: builder.linear("head.weight"),
+        })
+    }
+
+    /// The shape of the network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Feeds the next tokens of a sequence and returns `LN_out(x)`, `[time, channel]`.
+    ///
+    /// `state` carries the sequence on, so it may be fed in pieces cut anywhere. Spikes are added to
+    /// `spikes`, one sum per population in the order of [`Network::populations`].
+    ///
+    /// # Panics
+    /// If a token is not below the vocabulary: [`crate::task::Dataset`] holds no such token.
+    pub fn features(&self, tokens: &[u32], state: &mut State, spikes: &mut [u64]) -> Vec<f32> {
+        let channels = self.network.channels as usize;
+        let mut x = Vec::with_capacity(tokens.len() * channels);
+        for token in tokens {
+            let start = *token as usize * channels;
+            x.extend_from_slice(&self.embedding[start..start + channels]);
+        }
+        let mut x = self.ln0.apply(&x);
+        for (index, (block, state)) in self.blocks.iter().zip(&mut state.blocks).enumerate() {
+            let [lif1, lif2] = block.forward(&mut x, state);
+            spikes[2 * index] += lif1;
+            spikes[2 * index + 1] += lif2;
+        }
+        self.ln_out.apply(&x)
+    }
+
+    /// `Wh features`: `[rows, channel]` to `[rows, outputs]`.
+    pub fn logits(&self, features: Vec<f32>) -> Vec<f32> {
+        self.head.forward(features)
+    }
+
+    /// The state at the start of a sequence.
+    pub fn start(&self) -> State {
+        State::start(&self.network)
+    }
+}
+
+impl Norm {
+    fn apply(&self, x: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; x.len()];
+        layer_norm(x, &self.weight, &self.bias, &mut out);
+        out
+    }
+}
+
+impl Builder<'_> {
+    /// The values of a one-dimensional parameter, which no scheme touches.
+    fn vector(&self, name: &str) -> Vec<f32> {
+        self.checkpoint.tensor(name).to_vec()
+    }
+
+    fn norm(&self, name: &str) -> Norm {
+        Norm { weight: self.vector(&format!("{name}.weight")), bias: self.vector(&format!("{name}.bias")) }
+    }
+
+    /// The values of a unit as its scheme stores them.
+    fn weights(&self, unit: &str, columns: usize) -> Vec<f32> {
+        fake_quantize(self.checkpoint.tensor(unit), columns, self.candidate.scheme(unit))
+    }
+
+    fn linear(&self, unit: &str) -> Linear {
+        let network = self.checkpoint.network();
+        // Only `ffn.value` reads the hidden channels; every other linear reads the residual stream.
+        let columns = if unit.ends_with("ffn.value.weight") { network.hidden } else { network.channels };
+        Linear::new(self.weights(unit, columns as usize), columns as usize, &self.device)
+    }
+}

@@ -1,0 +1,293 @@
+//! Data sets: independent sequences of tokens, with what is scored in each.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
+use std::path::Path;
+
+use qslm_common::network::Network;
+use qslm_common::task::Task;
+
+use super::tokenizer::{TokenizerError, TokenizerFile};
+
+/// The sequences of a task, in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    tokens: Vec<u32>,
+    sequences: Vec<Sequence>,
+}
+
+/// One sequence: a run of tokens that enters the network from a fresh state.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Sequence {
+    /// Which tokens enter.
+    pub(super) input: Range<usize>,
+    /// What is scored.
+    pub(super) target: Target,
+}
+
+/// What is scored in a sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Target {
+    /// The next token, at these positions of the data.
+    NextToken(Range<usize>),
+    /// The class of the whole sequence.
+    Label(usize),
+}
+
+/// Why a file is no data for a task.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The file cannot be read.
+    #[error("cannot read: {0}")]
+    Io(#[from] std::io::Error),
+    /// A line that is not text.
+    #[error("line {0} is not UTF-8")]
+    Encoding(usize),
+    /// Too little text to predict anything.
+    #[error("{0} tokens: at least 2 are needed to predict one")]
+    Short(usize),
+    /// No sentence at all.
+    #[error("no sentences: expected lines of `sentence TAB label`")]
+    NoSentences,
+    /// A line without a tab.
+    #[error("line {0} has no TAB: expected `sentence TAB label`")]
+    NoLabel(usize),
+    /// A label that the head has no row for.
+    #[error("line {line} has label {label:?}: expected 0 to {}", classes - 1)]
+    Label {
+        /// Line number, from 1.
+        line: usize,
+        /// What stands there.
+        label: String,
+        /// Rows of the head.
+        classes: u32,
+    },
+    /// A sentence that becomes no tokens.
+    #[error("line {0} has no words before its label")]
+    EmptySentence(usize),
+    /// A token id that the embedding has no row for.
+    #[error("token {token} in sequence {sequence}: the embedding has {vocabulary} rows")]
+    Token {
+        /// The id.
+        token: i64,
+        /// Row of the tensor, from 0.
+        sequence: usize,
+        /// Rows of the embedding.
+        vocabulary: u32,
+    },
+    /// The tokenizer failed on a line.
+    #[error("line {line}: {error}")]
+    Tokenizer {
+        /// Line number, from 1.
+        line: usize,
+        /// What it said.
+        error: TokenizerError,
+    },
+}
+
+impl Dataset {
+    /// Reads the data of a task.
+    ///
+    /// # Errors
+    /// [`DataError`] names the line.
+    pub fn load(
+        path: &Path,
+        tokenizer: &TokenizerFile,
+        task: &Task,
+        network: &Network,
+    ) -> Result<Self, DataError> {
+        match *task {
+            Task::Perplexity { window, stride, windows } => {
+                let tokens = read_text(path, tokenizer)?;
+                Self::windows(tokens, window as usize, stride as usize, windows)
+            }
+            Task::Accuracy { sentences } => read_sentences(path, tokenizer, network.outputs, sentences),
+        }
+    }
+
+    /// Cuts a text into windows. Every token but the first is predicted once: by all positions of the
+    /// first window, then by the last `stride` positions of each (fewer in the last one).
+    ///
+    /// # Errors
+    /// [`DataError::Short`] for fewer than two tokens.
+    pub fn windows(
+        tokens: Vec<u32>,
+        window: usize,
+        stride: usize,
+        most: Option<u32>,
+    ) -> Result<Self, DataError> {
+        let predicted = tokens.len().saturating_sub(1);
+        if predicted == 0 {
+            return Err(DataError::Short(tokens.len()));
+        }
+        let mut sequences = Vec::new();
+        let (mut start, mut scored) = (0, 0);
+        while scored < predicted && most.is_none_or(|most| sequences.len() < most as usize) {
+            let end = (start + window).min(predicted);
+            sequences.push(Sequence { input: start..end, target: Target::NextToken(scored..end) });
+            scored = end;
+            start += stride;
+        }
+        Ok(Self { tokens, sequences })
+    }
+
+    /// Sequences given as rows of token ids; each row predicts its own tokens but the first.
+    ///
+    /// # Errors
+    /// [`DataError::Token`] for an id outside `0..vocabulary`, [`DataError::Short`] for rows of one token.
+    pub fn rows(rows: &[Vec<i64>], vocabulary: u32) -> Result<Self, DataError> {
+        let mut tokens = Vec::new();
+        let mut sequences = Vec::new();
+        for (sequence, row) in rows.iter().enumerate() {
+            if row.len() < 2 {
+                return Err(DataError::Short(row.len()));
+            }
+            let start = tokens.len();
+            for token in row {
+                let valid = u32::try_from(*token).ok().filter(|token| *token < vocabulary);
+                tokens.push(valid.ok_or(DataError::Token { token: *token, sequence, vocabulary })?);
+            }
+            let input = start..tokens.len();
+            let target = Target::NextToken(start..input.end - 1);
+            sequences.push(Sequence { input, target });
+        }
+        if sequences.is_empty() {
+            return Err(DataError::Short(0));
+        }
+        Ok(Self { tokens, sequences })
+    }
+
+    /// Number of sequences.
+    pub fn len(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Whether there are none; never true of a loaded data set.
+    pub fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    /// Tokens that enter the network over all sequences.
+    pub fn positions(&self) -> u64 {
+        self.sequences.iter().map(|sequence| sequence.input.len() as u64).sum()
+    }
+
+    /// Keeps the first `most` sequences.
+    pub fn truncate(&mut self, most: usize) {
+        self.sequences.truncate(most);
+    }
+
+    pub(super) fn sequence(&self, index: usize) -> &Sequence {
+        &self.sequences[index]
+    }
+
+    pub(super) fn tokens(&self, range: Range<usize>) -> &[u32] {
+        &self.tokens[range]
+    }
+}
+
+/// Calls `each` with every line and its number from 1, the newline kept.
+fn for_each_line(
+    path: &Path,
+    mut each: impl FnMut(usize, &str) -> Result<bool, DataError>,
+) -> Result<(), DataError> {
+    let mut reader = BufReader::new(File::open(path)?);
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let text = std::str::from_utf8(&line).map_err(|_| DataError::Encoding(number))?;
+        if !each(number, text)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Encodes each line with its newline on its own and joins the ids.
+fn read_text(path: &Path, tokenizer: &TokenizerFile) -> Result<Vec<u32>, DataError> {
+    let mut tokens = Vec::new();
+    for_each_line(path, |line, text| {
+        tokens.extend(tokenizer.encode(text).map_err(|error| DataError::Tokenizer { line, error })?);
+        Ok(true)
+    })?;
+    Ok(tokens)
+}
+
+/// Reads `sentence TAB label` lines; empty lines are skipped.
+fn read_sentences(
+    path: &Path,
+    tokenizer: &TokenizerFile,
+    classes: u32,
+    most: Option<u32>,
+) -> Result<Dataset, DataError> {
+    let mut data = Dataset { tokens: Vec::new(), sequences: Vec::new() };
+    for_each_line(path, |line, text| {
+        let text = text.trim_end_matches(['\n', '\r']);
+        if text.is_empty() {
+            return Ok(true);
+        }
+        let (sentence, label) = text.rsplit_once('\t').ok_or(DataError::NoLabel(line))?;
+        let class = label.parse::<u32>().ok().filter(|class| *class < classes);
+        let class = class.ok_or_else(|| DataError::Label { line, label: label.to_owned(), classes })?;
+        let start = data.tokens.len();
+        data.tokens.extend(tokenizer.encode(sentence).map_err(|error| DataError::Tokenizer { line, error })?);
+        let input = start..data.tokens.len();
+        if input.is_empty() {
+            return Err(DataError::EmptySentence(line));
+        }
+        data.sequences.push(Sequence { input, target: Target::Label(class as usize) });
+        Ok(most.is_none_or(|most| data.sequences.len() < most as usize))
+    })?;
+    if data.sequences.is_empty() { Err(DataError::NoSentences) } else { Ok(data) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_token_but_the_first_is_predicted_once(len in 2usize..200, window in 1usize..40, stride in 1usize..40) {
+            let stride = stride.min(window);
+            let data = Dataset::windows((0..len as u32).collect(), window, stride, None).unwrap();
+            let mut next = 0;
+            for (index, sequence) in data.sequences.iter().enumerate() {
+                let Target::NextToken(scored) = &sequence.target else { unreachable!() };
+                prop_assert_eq!(scored.start, next);
+                prop_assert!(!scored.is_empty() && scored.start >= sequence.input.start);
+                prop_assert_eq!(scored.end, sequence.input.end);
+                prop_assert!(sequence.input.len() <= window);
+                prop_assert!(index == 0 || scored.len() <= stride);
+                next = scored.end;
+            }
+            prop_assert_eq!(next, len - 1);
+        }
+    }
+
+    #[test]
+    fn a_number_of_windows_stops_early() {
+        let data = Dataset::windows((0..1000).collect(), 128, 128, Some(3)).unwrap();
+        assert_eq!((data.len(), data.positions()), (3, 384));
+    }
+
+    #[test]
+    fn rows_predict_their_own_tokens() {
+        let data = Dataset::rows(&[vec![1, 2, 3], vec![4, 5, 6]], 7).unwrap();
+        assert_eq!(data.sequences[1], Sequence { input: 3..6, target: Target::NextToken(3..5) });
+        assert!(Dataset::rows(&[vec![1, 7]], 7).unwrap_err().to_string().contains("token 7 in sequence 0"));
+        assert!(Dataset::rows(&[vec![1, -1]], 7).is_err());
+        assert!(Dataset::rows(&[], 7).is_err());
+    }
+
+    #[test]
+    fn too_little_text_is_refused() {
+        let error = Dataset::windows(vec![5], 8, 8, None).unwrap_err().to_string();
+        assert_eq!(error, "1 tokens: at least 2 are needed to predict one");
+    }
+}

@@ -1,0 +1,122 @@
+//! Runs sequences through a model and counts.
+//!
+//! Each sequence is computed on its own and adds integers to the counts, so any split of the sequences
+//! over threads, shards and machines gives the same sum.
+
+use std::ops::Range;
+
+use qslm_common::measurement::{Counts, Nll};
+
+use super::dataset::{Dataset, Sequence, Target};
+use crate::kernels::loss;
+use crate::model::SpikeGpt;
+
+/// Rows of logits are formed in blocks of about this many numbers, so that a large vocabulary does not
+/// need a `[time, vocabulary]` buffer.
+const LOGITS_AT_ONCE: usize = 1 << 22;
+
+/// Asked before every sequence; `true` ends the evaluation with [`EvaluateError::Interrupted`].
+pub type Interrupt<'a> = &'a (dyn Fn() -> bool + Sync);
+
+/// Why an evaluation gave no counts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EvaluateError {
+    /// A loss that is no number, or beyond any sane one: the quantized network broke down.
+    #[error("the loss of sequence {sequence} is not finite")]
+    NotFinite {
+        /// Index of the sequence in the data.
+        sequence: usize,
+    },
+    /// Sums that do not fit 64 bits.
+    #[error("the counts are too large to add")]
+    Overflow,
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Counts `sequences` of `data` under `model`.
+///
+/// # Errors
+/// [`EvaluateError`]; nothing is counted then.
+///
+/// # Panics
+/// If `sequences` reaches beyond the data.
+pub fn evaluate(
+    model: &SpikeGpt,
+    data: &Dataset,
+    sequences: Range<usize>,
+    interrupt: Interrupt<'_>,
+) -> Result<Counts, EvaluateError> {
+    let populations = model.network().populations().len();
+    let mut counts = Counts::zero(populations);
+    for index in sequences {
+        if interrupt() {
+            return Err(EvaluateError::Interrupted);
+        }
+        let one = evaluate_sequence(model, data, data.sequence(index))
+            .ok_or(EvaluateError::NotFinite { sequence: index })?;
+        counts.add(&one).map_err(|_| EvaluateError::Overflow)?;
+    }
+    Ok(counts)
+}
+
+/// Counts of one sequence; `None` if its loss is not finite.
+fn evaluate_sequence(model: &SpikeGpt, data: &Dataset, sequence: &Sequence) -> Option<Counts> {
+    let mut counts = Counts::zero(model.network().populations().len());
+    let tokens = data.tokens(sequence.input.clone());
+    let features = model.features(tokens, &mut model.start(), &mut counts.spikes);
+    counts.positions = tokens.len() as u64;
+    match &sequence.target {
+        Target::NextToken(scored) => {
+            let rows = scored.start - sequence.input.start..scored.end - sequence.input.start;
+            let targets = data.tokens(scored.start + 1..scored.end + 1);
+            counts.nll = Nll::from_nats(next_token_nll(model, &features, rows, targets))?;
+            counts.tokens = targets.len() as u64;
+        }
+        Target::Label(label) => {
+            let logits = model.logits(mean_row(&features, tokens.len()));
+            counts.nll = Nll::from_nats(loss::nll(&logits, *label))?;
+            counts.hits = u64::from(loss::argmax(&logits) == *label);
+            counts.sentences = 1;
+        }
+    }
+    Some(counts)
+}
+
+/// Summed loss of `targets` under the logits of `rows` of `features`.
+fn next_token_nll(model: &SpikeGpt, features: &[f32], rows: Range<usize>, targets: &[u32]) -> f64 {
+    let channels = model.network().channels as usize;
+    let outputs = model.network().outputs as usize;
+    let block = (LOGITS_AT_ONCE / outputs).max(1);
+    let features = &features[rows.start * channels..rows.end * channels];
+    let mut sum = 0.0;
+    for (features, targets) in features.chunks(block * channels).zip(targets.chunks(block)) {
+        let logits = model.logits(features.to_vec());
+        for (logits, target) in logits.chunks_exact(outputs).zip(targets) {
+            sum += loss::nll(logits, *target as usize);
+        }
+    }
+    sum
+}
+
+/// Mean over the rows of `[rows, channel]`.
+fn mean_row(features: &[f32], rows: usize) -> Vec<f32> {
+    let channels = features.len() / rows;
+    let mut mean = vec![0.0f32; channels];
+    for row in features.chunks_exact(channels) {
+        mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += x);
+    }
+    mean.iter_mut().for_each(|mean| *mean /= rows as f32);
+    mean
+}
+
+/// All logits of one sequence, `[time, outputs]`; for looking at a model, not for measuring it.
+///
+/// # Panics
+/// If the data has no such sequence.
+pub fn sequence_logits(model: &SpikeGpt, data: &Dataset, sequence: usize) -> Vec<f32> {
+    let tokens = data.tokens(data.sequence(sequence).input.clone());
+    let mut spikes = vec![0; model.network().populations().len()];
+    model.logits(model.features(tokens, &mut model.start(), &mut spikes))
+}

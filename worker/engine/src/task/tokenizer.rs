@@ -1,0 +1,100 @@
+//! The tokenizer of a checkpoint: a `tokenizer.json` of the `tokenizers` crate.
+
+use std::path::Path;
+
+use tokenizers::Tokenizer;
+
+/// A loaded `tokenizer.json`.
+pub struct TokenizerFile {
+    inner: Tokenizer,
+    /// One more than the largest id that it may give.
+    ids: u32,
+}
+
+/// Why a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file cannot be read.
+    #[error("cannot read: {0}")]
+    Io(#[from] std::io::Error),
+    /// Not a `tokenizer.json`.
+    #[error("not a tokenizer: {0}")]
+    Format(String),
+    /// It may give ids that the embedding has no row for.
+    #[error("gives ids up to {largest}, but the embedding has only {vocabulary} rows")]
+    Vocabulary {
+        /// Its largest id.
+        largest: u32,
+        /// Rows of the embedding.
+        vocabulary: u32,
+    },
+}
+
+impl TokenizerFile {
+    /// Reads a `tokenizer.json` for an embedding of `vocabulary` rows.
+    ///
+    /// # Errors
+    /// [`TokenizerError`] says why it cannot be used.
+    pub fn load(path: &Path, vocabulary: u32) -> Result<Self, TokenizerError> {
+        let one_line = |error: tokenizers::Error| {
+            let words = error.to_string();
+            TokenizerError::Format(words.split_whitespace().collect::<Vec<_>>().join(" "))
+        };
+        let inner = Tokenizer::from_bytes(std::fs::read(path)?).map_err(one_line)?;
+        let largest = inner.get_vocab(true).into_values().max();
+        match largest {
+            None => Err(TokenizerError::Format("it has no tokens".to_owned())),
+            Some(largest) if largest >= vocabulary => Err(TokenizerError::Vocabulary { largest, vocabulary }),
+            Some(largest) => Ok(Self { inner, ids: largest + 1 }),
+        }
+    }
+
+    /// The ids of a piece of text, without any special tokens added around it. All are below the
+    /// vocabulary that the tokenizer was loaded for.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Format`] if the tokenizer's own rules fail on the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding =
+            self.inner.encode_fast(text, false).map_err(|error| TokenizerError::Format(error.to_string()))?;
+        let ids = encoding.get_ids();
+        match ids.iter().find(|id| **id >= self.ids) {
+            Some(id) => Err(TokenizerError::Vocabulary { largest: *id, vocabulary: self.ids }),
+            None => Ok(ids.to_vec()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(json: &str, vocabulary: u32) -> Result<TokenizerFile, TokenizerError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), json).unwrap();
+        TokenizerFile::load(file.path(), vocabulary)
+    }
+
+    const WORDS: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],
+        "normalizer":null,"pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
+        "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"?":7},"unk_token":"?"}}"#;
+
+    #[test]
+    fn words_become_ids() {
+        assert_eq!(load(WORDS, 8).unwrap().encode("a b c").unwrap(), [0, 1, 7]);
+    }
+
+    #[test]
+    fn a_tokenizer_larger_than_the_embedding_is_refused() {
+        let error = load(WORDS, 7).err().unwrap().to_string();
+        assert_eq!(error, "gives ids up to 7, but the embedding has only 7 rows");
+    }
+
+    #[test]
+    fn what_is_no_tokenizer_is_refused_on_one_line() {
+        for text in ["", "{}", "[1, 2]", "not json\nat all"] {
+            let error = load(text, 8).err().unwrap().to_string();
+            assert!(error.starts_with("not a tokenizer: ") && !error.contains('\n'), "{error}");
+        }
+    }
+}
