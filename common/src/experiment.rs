@@ -18,6 +18,7 @@ use crate::scheme::Bits;
 use crate::space::{Space, Tier, groups};
 use crate::task::{Data, Task};
 use crate::trade_off::TradeOff;
+use crate::trial::Trial;
 
 /// A resolved experiment. Files are named by content, so it means the same on every machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -158,20 +159,18 @@ impl Experiment {
         format!("{}-{}", self.name, ContentHash::of(self.encode().as_bytes()).short())
     }
 
-    /// The content address of the trial that measures `candidate`: the hash of everything that its counts
-    /// depend on. Constraints, strategy and name are not among it, so experiments share measurements.
-    pub fn trial_key(&self, candidate: &Candidate) -> ContentHash {
-        let parts = (
-            "qslm trial 1",
-            self.engine_version,
-            self.backend,
-            self.checkpoint,
-            self.network.binary_embedding,
-            &self.data,
-            &self.task,
-            candidate.id(),
-        );
-        ContentHash::of(serde_json::to_string(&parts).unwrap_or_default().as_bytes())
+    /// The trial that measures `candidate`. Constraints, strategy and name are not in it, so experiments
+    /// share measurements.
+    pub fn trial(&self, candidate: Candidate) -> Trial {
+        Trial {
+            engine_version: self.engine_version,
+            backend: self.backend,
+            checkpoint: self.checkpoint,
+            network: self.network,
+            data: self.data.clone(),
+            task: self.task.clone(),
+            candidate,
+        }
     }
 
     /// Checks that all parts fit each other.
@@ -310,12 +309,13 @@ pub(crate) mod tests {
         let other = Experiment { name: "other".to_owned(), constraints: Constraints::default(), ..one.clone() };
         let float = Candidate::float(&one.network);
         assert_ne!(one.id(), other.id());
-        assert_eq!(one.trial_key(&float), other.trial_key(&float));
+        let key = |experiment: &Experiment, candidate: &Candidate| experiment.trial(candidate.clone()).key();
+        assert_eq!(key(&one, &float), key(&other, &float));
         let windows = Task::Perplexity { window: 128, stride: 64, windows: None };
-        assert_ne!(one.trial_key(&float), Experiment { task: windows, ..one.clone() }.trial_key(&float));
+        assert_ne!(key(&one, &float), key(&Experiment { task: windows, ..one.clone() }, &float));
         let backend = Experiment { backend: Backend::Ndarray, ..one.clone() };
-        assert_ne!(one.trial_key(&float), backend.trial_key(&float));
-        assert_ne!(one.trial_key(&float), one.trial_key(&one.space.uniform(&one.network, 0)));
+        assert_ne!(key(&one, &float), key(&backend, &float));
+        assert_ne!(key(&one, &float), key(&one, &one.space.uniform(&one.network, 0)));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod scheme;
 pub mod space;
 pub mod task;
 pub mod trade_off;
+pub mod trial;
 
 /// Changes whenever an evaluation could give other numbers for the same candidate, checkpoint, data
 /// and protocol. Part of every trial's content address, so old results are never taken for new ones.

@@ -1,1 +1,12 @@
-//! x
+//! The wire format, and its conversions to and from the domain.
+//!
+//! Generated code is in [`v1`]. Whatever arrives from a peer becomes a domain value in [`convert`] or is
+//! refused there, with the field's name; nothing behind it has to doubt its input again.
+
+pub mod convert;
+
+/// Messages and services of `qslm.v1`; see `qslm/v1/qslm.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("qslm.v1");
+}

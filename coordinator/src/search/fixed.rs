@@ -1,0 +1,132 @@
+//! The baselines: every combination of widths over the groups of a tier, or some of them drawn at random.
+//!
+//! Both know all their candidates at the start and measure them in one generation.
+
+use std::collections::BTreeSet;
+
+use qslm_common::archive::Archive;
+use qslm_common::candidate::Candidate;
+use qslm_common::experiment::Experiment;
+use qslm_common::space::{Group, Tier, groups};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Generation, Search, Step};
+
+/// A list of candidates, proposed once.
+pub(super) struct Fixed {
+    generation: Option<Generation>,
+}
+
+impl Fixed {
+    /// Every combination, counting up with the first group as the lowest digit.
+    pub(super) fn grid(experiment: &Experiment, tier: Tier) -> Self {
+        let combinations = 0..experiment.combinations(tier);
+        Self::of(experiment, tier, "grid", combinations)
+    }
+
+    /// `trials` different combinations, all equally likely, in the order drawn.
+    pub(super) fn random(experiment: &Experiment, tier: Tier, trials: u32, seed: u64) -> Self {
+        let all = experiment.combinations(tier);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut seen = BTreeSet::new();
+        let mut drawn = Vec::new();
+        // Drawing again what was seen slows down only when nearly all are wanted: then list and shuffle.
+        if u64::from(trials).saturating_mul(2) >= all {
+            drawn = (0..all).collect();
+            for last in (1..drawn.len()).rev() {
+                drawn.swap(last, rng.random_range(0..=last));
+            }
+            drawn.truncate(trials as usize);
+        }
+        while drawn.len() < (trials as usize).min(usize::try_from(all).unwrap_or(usize::MAX)) {
+            let combination = rng.random_range(0..all);
+            if seen.insert(combination) {
+                drawn.push(combination);
+            }
+        }
+        Self::of(experiment, tier, "random", drawn)
+    }
+
+    fn of(
+        experiment: &Experiment,
+        tier: Tier,
+        stage: &'static str,
+        combinations: impl IntoIterator<Item = u64>,
+    ) -> Self {
+        let network = &experiment.network;
+        let moving: Vec<Group> = groups(network, tier)
+            .into_iter()
+            .filter(|group| experiment.space.can_move(network, group))
+            .collect();
+        // Everything is measured against the float model.
+        let mut candidates = vec![Candidate::float(network)];
+        candidates.extend(combinations.into_iter().map(|number| decode(experiment, &moving, number)));
+        Self { generation: Some(Generation { stage, candidates }) }
+    }
+}
+
+/// The candidate whose groups take the digits of `number` in base |bits| as rungs.
+fn decode(experiment: &Experiment, moving: &[Group], mut number: u64) -> Candidate {
+    let (space, network) = (&experiment.space, &experiment.network);
+    let rungs = space.rungs() as u64;
+    let units = network.units();
+    let mut candidate = space.uniform(network, 0);
+    for group in moving {
+        let rung = (number % rungs) as usize;
+        number /= rungs;
+        for unit in units.iter().filter(|unit| group.units.contains(&unit.name)) {
+            candidate = candidate.with([unit.name.as_str()], space.scheme(unit, rung));
+        }
+    }
+    candidate
+}
+
+impl Search for Fixed {
+    fn next(&mut self, _archive: &Archive) -> Step {
+        self.generation.take().map_or(Step::Finished, Step::Measure)
+    }
+
+    fn remaining_at_most(&self) -> Option<u64> {
+        Some(self.generation.as_ref().map_or(0, |generation| generation.candidates.len() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qslm_common::experiment::Strategy;
+
+    use super::super::testing::{experiment, run};
+    use super::*;
+
+    fn ids(archive: &Archive) -> BTreeSet<String> {
+        archive.iter().map(|(id, _)| id.to_string()).collect()
+    }
+
+    #[test]
+    fn a_grid_measures_every_combination_once() {
+        let experiment = experiment(Strategy::Grid { tier: Tier::Block });
+        let (archive, stages) = run(&experiment, |_| false);
+        // Two blocks and the head move over five rungs; the sign embedding does not. Plus the float model.
+        assert_eq!(stages, [("grid", 126)]);
+        assert_eq!(archive.len(), 126);
+    }
+
+    #[test]
+    fn a_random_search_is_its_seeds() {
+        let draw = |seed, trials| {
+            let strategy = Strategy::Random { tier: Tier::Matrix, trials, seed };
+            ids(&run(&experiment(strategy), |_| false).0)
+        };
+        assert_eq!(draw(1, 40), draw(1, 40));
+        assert_ne!(draw(1, 40), draw(2, 40));
+        assert_eq!(draw(1, 40).len(), 41);
+    }
+
+    #[test]
+    fn a_random_search_for_everything_is_the_grid() {
+        let strategy = Strategy::Random { tier: Tier::Block, trials: 125, seed: 7 };
+        let all = ids(&run(&experiment(strategy), |_| false).0);
+        assert_eq!(all, ids(&run(&experiment(Strategy::Grid { tier: Tier::Block }), |_| false).0));
+    }
+}

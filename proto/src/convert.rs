@@ -1,0 +1,219 @@
+//! Wire messages to domain values and back.
+//!
+//! Outwards a conversion cannot fail. Inwards it is the border: sizes, hashes, texts and enums are checked
+//! here, and [`Invalid`] names the field.
+
+use qslm_common::candidate::Candidate;
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::{Counts, Nll};
+use qslm_common::network::Network;
+use qslm_common::task::{Data, Shard, Task};
+use qslm_common::trial::Trial;
+
+use crate::v1;
+
+/// A message that means nothing in the domain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct Invalid {
+    field: &'static str,
+    reason: String,
+}
+
+impl Invalid {
+    /// A field and what is wrong with it.
+    pub fn new(field: &'static str, reason: impl ToString) -> Self {
+        Self { field, reason: reason.to_string() }
+    }
+}
+
+impl From<Invalid> for tonic::Status {
+    fn from(invalid: Invalid) -> Self {
+        Self::invalid_argument(invalid.to_string())
+    }
+}
+
+/// A hash from its 32 bytes.
+///
+/// # Errors
+/// [`Invalid`] for any other number of bytes.
+pub fn hash(field: &'static str, bytes: &[u8]) -> Result<ContentHash, Invalid> {
+    let bytes = <[u8; 32]>::try_from(bytes);
+    bytes
+        .map(ContentHash::from_bytes)
+        .map_err(|_| Invalid::new(field, "a content hash has 32 bytes"))
+}
+
+/// A shard from its index and count.
+///
+/// # Errors
+/// [`Invalid`] unless `index < of <= 4096`.
+pub fn shard(index: u32, of: u32) -> Result<Shard, Invalid> {
+    let shard = Shard { index, of };
+    if shard.is_valid() { Ok(shard) } else { Err(Invalid::new("shard", format!("{index} of {of}"))) }
+}
+
+impl From<&Counts> for v1::Counts {
+    fn from(counts: &Counts) -> Self {
+        Self {
+            nll: counts.nll.0,
+            tokens: counts.tokens,
+            hits: counts.hits,
+            sentences: counts.sentences,
+            positions: counts.positions,
+            spikes: counts.spikes.clone(),
+        }
+    }
+}
+
+impl From<v1::Counts> for Counts {
+    fn from(counts: v1::Counts) -> Self {
+        Self {
+            nll: Nll(counts.nll),
+            tokens: counts.tokens,
+            hits: counts.hits,
+            sentences: counts.sentences,
+            positions: counts.positions,
+            spikes: counts.spikes,
+        }
+    }
+}
+
+impl From<&Task> for v1::Task {
+    fn from(task: &Task) -> Self {
+        let kind = match *task {
+            Task::Perplexity { window, stride, windows } => {
+                v1::task::Kind::Perplexity(v1::Perplexity { window, stride, windows })
+            }
+            Task::Accuracy { sentences } => v1::task::Kind::Accuracy(v1::Accuracy { sentences }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::Task> for Task {
+    type Error = Invalid;
+
+    fn try_from(task: v1::Task) -> Result<Self, Invalid> {
+        let task = match task.kind.ok_or_else(|| Invalid::new("task", "neither perplexity nor accuracy"))? {
+            v1::task::Kind::Perplexity(v1::Perplexity { window, stride, windows }) => {
+                Self::Perplexity { window, stride, windows }
+            }
+            v1::task::Kind::Accuracy(v1::Accuracy { sentences }) => Self::Accuracy { sentences },
+        };
+        task.validate().map_err(|error| Invalid::new("task", error))?;
+        Ok(task)
+    }
+}
+
+impl From<&Network> for v1::Network {
+    fn from(network: &Network) -> Self {
+        let Network { vocabulary, channels, hidden, blocks, outputs, binary_embedding } = *network;
+        Self { vocabulary, channels, hidden, blocks, outputs, binary_embedding }
+    }
+}
+
+impl TryFrom<v1::Network> for Network {
+    type Error = Invalid;
+
+    fn try_from(network: v1::Network) -> Result<Self, Invalid> {
+        let v1::Network { vocabulary, channels, hidden, blocks, outputs, binary_embedding } = network;
+        let network = Self { vocabulary, channels, hidden, blocks, outputs, binary_embedding };
+        network.validate().map_err(|error| Invalid::new("network", error))?;
+        Ok(network)
+    }
+}
+
+impl From<&Trial> for v1::Trial {
+    fn from(trial: &Trial) -> Self {
+        Self {
+            engine_version: trial.engine_version,
+            backend: trial.backend.to_string(),
+            checkpoint: trial.checkpoint.as_bytes().to_vec(),
+            network: Some((&trial.network).into()),
+            text: trial.data.text.as_bytes().to_vec(),
+            tokenizer: trial.data.tokenizer.as_bytes().to_vec(),
+            task: Some((&trial.task).into()),
+            candidate: trial.candidate.encode(),
+        }
+    }
+}
+
+impl TryFrom<v1::Trial> for Trial {
+    type Error = Invalid;
+
+    fn try_from(trial: v1::Trial) -> Result<Self, Invalid> {
+        let missing = |field| move || Invalid::new(field, "missing");
+        let network: Network = trial.network.ok_or_else(missing("network"))?.try_into()?;
+        let candidate =
+            Candidate::decode(&trial.candidate).map_err(|error| Invalid::new("candidate", error))?;
+        candidate.validate(&network).map_err(|error| Invalid::new("candidate", error))?;
+        Ok(Self {
+            engine_version: trial.engine_version,
+            backend: trial.backend.parse().map_err(|error| Invalid::new("backend", error))?,
+            checkpoint: hash("checkpoint", &trial.checkpoint)?,
+            network,
+            data: Data {
+                text: hash("text", &trial.text)?,
+                tokenizer: hash("tokenizer", &trial.tokenizer)?,
+            },
+            task: trial.task.ok_or_else(missing("task"))?.try_into()?,
+            candidate,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qslm_common::experiment::Backend;
+
+    use super::*;
+
+    fn trial() -> Trial {
+        let network = Network {
+            vocabulary: 9,
+            channels: 4,
+            hidden: 16,
+            blocks: 1,
+            outputs: 9,
+            binary_embedding: true,
+        };
+        Trial {
+            engine_version: 1,
+            backend: Backend::Ndarray,
+            checkpoint: ContentHash::of(b"c"),
+            network,
+            data: Data { text: ContentHash::of(b"t"), tokenizer: ContentHash::of(b"k") },
+            task: Task::Perplexity { window: 8, stride: 4, windows: Some(2) },
+            candidate: Candidate::float(&network),
+        }
+    }
+
+    #[test]
+    fn a_trial_survives_the_wire() {
+        let trial = trial();
+        assert_eq!(Trial::try_from(v1::Trial::from(&trial)), Ok(trial));
+    }
+
+    #[test]
+    fn what_means_nothing_is_refused_by_field() {
+        let refused = |change: fn(&mut v1::Trial)| {
+            let mut message = v1::Trial::from(&trial());
+            change(&mut message);
+            Trial::try_from(message).unwrap_err().to_string()
+        };
+        assert_eq!(refused(|t| t.checkpoint.truncate(3)), "checkpoint: a content hash has 32 bytes");
+        assert_eq!(refused(|t| t.network = None), "network: missing");
+        assert!(refused(|t| t.backend = "gpu".to_owned()).starts_with("backend: "));
+        assert!(refused(|t| t.candidate = "qslm candidate 1\n".to_owned()).contains("has no scheme"));
+        assert!(refused(|t| t.task = Some(v1::Task { kind: None })).starts_with("task: "));
+        assert!(refused(|t| t.network.as_mut().unwrap().blocks = 1 << 30).starts_with("network: blocks"));
+        assert!(shard(3, 3).is_err() && shard(0, 1 << 20).is_err() && shard(2, 3).is_ok());
+    }
+
+    #[test]
+    fn counts_survive_the_wire() {
+        let counts = Counts { nll: Nll(7), tokens: 3, positions: 4, spikes: vec![1, 2], ..Counts::zero(0) };
+        assert_eq!(Counts::from(v1::Counts::from(&counts)), counts);
+    }
+}
