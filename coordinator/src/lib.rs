@@ -1,3 +1,8 @@
 //! The coordinator: splits a search into shards, leases them to workers, and keeps every result.
+//!
+//! Inwards from the network: [`rpc`] turns calls into requests to the [`driver`], the single owner of all
+//! state; it drives a [`search`] and a [`ledger`] per experiment, both pure, and writes to the [`store`]
+//! before it answers.
 
+pub mod ledger;
 pub mod search;

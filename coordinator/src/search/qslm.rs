@@ -1,14 +1,16 @@
 //! The tiered search of QSLM (arXiv 2601.00679), as MODEL.md section 3 reads it.
 //!
-//!     sensitivity   one unit at a time, the rest float: how much loss each adds
-//!         |
-//!     global        the same width everywhere; keep the smallest that is good enough
-//!         |
-//!     block         per group, least sensitive first: try every narrower width, keep what is good enough
-//!         |
-//!     module        the same for att and ffn of the blocks that did not reach the narrowest width
-//!         |
-//!     matrix        the same for the matrices of the modules that did not
+//! ```text
+//! sensitivity   one unit at a time, the rest float: how much loss each adds
+//!     |
+//! global        the same width everywhere; keep the smallest that is good enough
+//!     |
+//! block         per group, least sensitive first: try every narrower width, keep what is good enough
+//!     |
+//! module        the same for att and ffn of the blocks that did not reach the narrowest width
+//!     |
+//! matrix        the same for the matrices of the modules that did not
+//! ```
 //!
 //! "Good enough" is the bound on quality. Without one, a change is kept if it improves the trade-off.
 //! The selection over everything measured (S4) is [`Archive::chosen`].

@@ -1,0 +1,215 @@
+//! The ledger by examples, and against chance: random events with every invariant checked at every step.
+
+use qslm_common::candidate::Candidate;
+use qslm_common::experiment::Strategy;
+use qslm_common::measurement::Nll;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::search::testing::experiment;
+
+fn trial(rung: usize) -> Trial {
+    let experiment = experiment(Strategy::Qslm { sensitivity_bits: None });
+    experiment.trial(experiment.space.uniform(&experiment.network, rung))
+}
+
+fn counts(nll: u64) -> Counts {
+    Counts { nll: Nll(nll), tokens: 1, positions: 1, ..Counts::zero(4) }
+}
+
+fn ledger(shards: u32) -> Ledger {
+    let mut ledger = Ledger::new(Limits::default());
+    assert_eq!(ledger.open(trial(0), shards, &BTreeMap::new()), Settled::Recorded);
+    ledger
+}
+
+#[test]
+fn an_expired_lease_returns_its_shard() {
+    let mut ledger = ledger(1);
+    let first = ledger.grant(1, "a", 10).unwrap();
+    assert_eq!(ledger.grant(2, "b", 10), None);
+    assert!(ledger.expire(9).is_empty() && !ledger.has_pending());
+    assert!(ledger.expire(10).is_empty() && ledger.has_pending());
+    let second = ledger.grant(2, "b", 20).unwrap();
+    assert_eq!((first.shard, first.trial), (second.shard, second.trial));
+}
+
+#[test]
+fn a_result_under_an_expired_lease_is_taken_while_the_shard_is_open() {
+    let mut ledger = ledger(2);
+    let late = ledger.grant(1, "a", 10).unwrap();
+    ledger.expire(10);
+    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(5)), Settled::Recorded);
+    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(5)), Settled::Known);
+    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(6)), Settled::Conflict);
+    // The other shard is the only one left.
+    assert_eq!(ledger.grant(2, "b", 20).unwrap().shard.index, 1);
+    assert_eq!(ledger.grant(3, "b", 20), None);
+}
+
+#[test]
+fn the_last_shard_closes_the_trial_with_the_sum() {
+    let mut ledger = ledger(2);
+    let key = trial(0).key();
+    ledger.settle(key, Shard { index: 1, of: 2 }, counts(7));
+    let Settled::Complete(closed, Outcome::Measured(_, sum)) =
+        ledger.settle(key, Shard { index: 0, of: 2 }, counts(5))
+    else {
+        panic!("not complete")
+    };
+    assert_eq!((closed, sum.nll, sum.tokens), (key, Nll(12), 2));
+    assert!(ledger.is_empty());
+    assert_eq!(ledger.settle(key, Shard { index: 0, of: 2 }, counts(5)), Settled::Unknown);
+}
+
+#[test]
+fn shards_that_were_settled_before_are_not_granted_again() {
+    let mut ledger = Ledger::new(Limits::default());
+    let settled = BTreeMap::from([(Shard { index: 0, of: 2 }, counts(3))]);
+    ledger.open(trial(0), 2, &settled);
+    assert_eq!(ledger.grant(1, "a", 10).unwrap().shard.index, 1);
+    assert_eq!(ledger.grant(2, "a", 10), None);
+    let all = BTreeMap::from([0, 1].map(|index| (Shard { index, of: 2 }, counts(3))));
+    assert!(matches!(ledger.open(trial(1), 2, &all), Settled::Complete(_, Outcome::Measured(..))));
+}
+
+#[test]
+fn a_lease_that_its_worker_does_not_list_is_taken_back() {
+    let mut ledger = ledger(2);
+    ledger.grant(1, "a", 10);
+    ledger.grant(2, "a", 10);
+    let mut held = BTreeSet::from([2, 99]);
+    ledger.extend("a", &mut held, 50);
+    assert_eq!(held, BTreeSet::from([99]), "nobody knows lease 99");
+    assert_eq!(ledger.shard_counts(), ShardCounts { pending: 1, leased: 1, settled: 0 });
+    assert_eq!(ledger.next_expiry(), Some(50));
+}
+
+#[test]
+fn a_retryable_failure_is_tried_again_up_to_the_limit() {
+    let mut ledger = ledger(2);
+    for attempt in 1..=2 {
+        let grant = ledger.grant(attempt, "a", 10).unwrap();
+        assert_eq!(grant.shard.index, 0);
+        assert_eq!(ledger.fail(attempt, true, "out of memory"), Settled::Recorded);
+    }
+    ledger.grant(3, "a", 10);
+    let Settled::Complete(_, Outcome::Failed(_, reason)) = ledger.fail(3, true, "out of memory") else {
+        panic!("not given up")
+    };
+    assert_eq!(reason, "out of memory (3 times)");
+    assert!(ledger.is_empty() && !ledger.has_pending());
+}
+
+#[test]
+fn a_final_failure_closes_the_trial_at_once() {
+    let mut ledger = ledger(3);
+    ledger.grant(1, "a", 10);
+    ledger.grant(2, "b", 10);
+    assert!(matches!(ledger.fail(1, false, "broken"), Settled::Complete(_, Outcome::Failed(..))));
+    assert_eq!(ledger.fail(2, false, "broken"), Settled::Unknown);
+    assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn a_trial_that_silences_every_worker_is_given_up() {
+    let mut ledger = ledger(1);
+    for lease in 1..=10 {
+        ledger.grant(lease, "a", lease).unwrap();
+        let given_up = ledger.expire(lease);
+        assert_eq!(given_up.len(), usize::from(lease == 10));
+    }
+    assert!(ledger.is_empty());
+}
+
+#[test]
+fn counts_that_no_such_network_gives_are_refused() {
+    let mut ledger = ledger(1);
+    let grant = ledger.grant(1, "a", 10).unwrap();
+    let settle = |ledger: &mut Ledger, counts| ledger.settle(grant.trial.key(), grant.shard, counts);
+    assert_eq!(settle(&mut ledger, Counts::zero(3)), Settled::Implausible);
+    let spikes = Counts { spikes: vec![17, 0, 0, 0], ..counts(1) };
+    assert_eq!(settle(&mut ledger, spikes), Settled::Implausible);
+}
+
+#[test]
+fn nothing_scored_is_a_failure() {
+    let mut ledger = ledger(1);
+    let settled = ledger.settle(trial(0).key(), Shard { index: 0, of: 1 }, Counts::zero(4));
+    assert!(matches!(settled, Settled::Complete(_, Outcome::Failed(..))));
+}
+
+/// One random run: opens trials, grants, loses, repeats, fails and delays; every shard has one true result.
+fn simulate(seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut ledger = Ledger::new(Limits { failures: 3, expiries: 1000 });
+    let truth = |key: ContentHash, shard: Shard| counts(u64::from(key.as_bytes()[0]) + u64::from(shard.index));
+    let (mut now, mut next_lease, mut grants) = (0, 0, Vec::<Grant>::new());
+    let mut results = BTreeMap::new();
+    let shards = rng.random_range(1..6);
+    let trials: Vec<Trial> = (0..5).map(trial).collect();
+    for trial in &trials {
+        assert_eq!(ledger.open(trial.clone(), shards, &BTreeMap::new()), Settled::Recorded);
+    }
+    for step in 0.. {
+        assert!(step < 100_000, "seed {seed} does not end");
+        if ledger.is_empty() {
+            break;
+        }
+        let worker = ["a", "b", "c"][rng.random_range(0..3)];
+        let pick: Option<Grant> = match grants.len() {
+            0 => None,
+            some => grants.get(rng.random_range(0..some)).cloned(),
+        };
+        match (rng.random_range(0..10), pick) {
+            (0..=3, _) => {
+                next_lease += 1;
+                grants.extend(ledger.grant(next_lease, worker, now + rng.random_range(1..20)));
+            }
+            (4..=6, Some(grant)) => {
+                // Sometimes a second time, sometimes long after the lease has ended.
+                let key = grant.trial.key();
+                let settled = ledger.settle(key, grant.shard, truth(key, grant.shard));
+                assert_ne!(settled, Settled::Conflict, "seed {seed}");
+                if let Settled::Complete(key, Outcome::Measured(_, sum)) = settled {
+                    assert_eq!(results.insert(key, sum), None, "seed {seed}: recorded twice");
+                }
+            }
+            (7, Some(grant)) => {
+                ledger.fail(grant.lease, true, "chance");
+            }
+            (8, _) => {
+                let own = grants.iter().map(|grant: &Grant| grant.lease);
+                let mut held = own.filter(|_| rng.random_range(0..2) == 0).collect();
+                ledger.extend(worker, &mut held, now + 10);
+            }
+            _ => {
+                now += rng.random_range(0..8);
+                ledger.expire(now);
+            }
+        }
+        assert_eq!(ledger.check(), Ok(()), "seed {seed} step {step}");
+    }
+    for (key, sum) in results {
+        let mut expected = Counts::zero(4);
+        for index in 0..shards {
+            expected.add(&truth(key, Shard { index, of: shards })).unwrap();
+        }
+        assert_eq!(sum, expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_thousand_random_runs_keep_every_invariant() {
+    (0..1000).for_each(simulate);
+}
+
+#[test]
+fn granting_follows_the_order_of_opening() {
+    let mut ledger = ledger(2);
+    ledger.open(trial(1), 2, &BTreeMap::new());
+    let order: Vec<_> = (1..=4).map(|id| ledger.grant(id, "a", 9).unwrap()).map(|g| (g.trial, g.shard.index)).collect();
+    assert_eq!(order, [(trial(0), 0), (trial(0), 1), (trial(1), 0), (trial(1), 1)]);
+    assert_eq!(Candidate::decode(&order[0].0.candidate.encode()), Ok(trial(0).candidate));
+}

@@ -1,0 +1,134 @@
+//! One open trial and the states of its shards.
+
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::{CannotAdd, Counts};
+use qslm_common::trial::Trial;
+
+use super::LeaseId;
+
+/// A trial with shards to settle.
+#[derive(Debug)]
+pub(super) struct OpenTrial {
+    /// Trials are worked on in the order in which they were opened.
+    pub(super) order: u64,
+    pub(super) trial: Trial,
+    /// By shard index.
+    pub(super) shards: Vec<ShardState>,
+}
+
+/// Where a shard stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum ShardState {
+    /// Waiting, or with a worker under `lease`.
+    Open { lease: Option<LeaseId>, failures: u32, expiries: u32 },
+    /// Done.
+    Settled(Counts),
+}
+
+/// How a trial ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All shards are settled; the sum of their counts.
+    Measured(Trial, Counts),
+    /// It cannot be measured, and why.
+    Failed(Trial, String),
+}
+
+/// What a report about a shard led to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Settled {
+    /// News about a trial that is still open.
+    Recorded,
+    /// The trial is closed.
+    Complete(ContentHash, Outcome),
+    /// Nothing new: the same was reported before.
+    Known,
+    /// Other counts were recorded for the same shard: something is not deterministic.
+    Conflict,
+    /// No such trial, shard or lease is open.
+    Unknown,
+    /// Counts that no network of this shape can give.
+    Implausible,
+}
+
+impl Default for ShardState {
+    fn default() -> Self {
+        Self::Open { lease: None, failures: 0, expiries: 0 }
+    }
+}
+
+impl ShardState {
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self, Self::Settled(_))
+    }
+
+    /// The lease it is out under.
+    pub(super) fn lease(&self) -> Option<LeaseId> {
+        match self {
+            Self::Open { lease, .. } => *lease,
+            Self::Settled(_) => None,
+        }
+    }
+
+    pub(super) fn grant(&mut self, to: LeaseId) {
+        if let Self::Open { lease, .. } = self {
+            *lease = Some(to);
+        }
+    }
+
+    /// Back from a worker that could not do it. Returns how often that happened.
+    pub(super) fn return_failed(&mut self) -> u32 {
+        self.give_back(|failures, _| {
+            *failures += 1;
+            *failures
+        })
+    }
+
+    /// Back from a worker that went silent. Returns how often that happened.
+    pub(super) fn return_expired(&mut self) -> u32 {
+        self.give_back(|_, expiries| {
+            *expiries += 1;
+            *expiries
+        })
+    }
+
+    /// Back from a worker that did not touch it.
+    pub(super) fn return_unharmed(&mut self) {
+        self.give_back(|_, _| 0);
+    }
+
+    fn give_back(&mut self, count: impl FnOnce(&mut u32, &mut u32) -> u32) -> u32 {
+        match self {
+            Self::Open { lease, failures, expiries } => {
+                *lease = None;
+                count(failures, expiries)
+            }
+            Self::Settled(_) => 0,
+        }
+    }
+}
+
+impl OpenTrial {
+    /// The sum over all shards; `None` while one is open.
+    pub(super) fn sum(&self) -> Option<Result<Counts, CannotAdd>> {
+        let mut total = Counts::zero(self.trial.network.populations().len());
+        for shard in &self.shards {
+            let ShardState::Settled(counts) = shard else { return None };
+            if let Err(error) = total.add(counts) {
+                return Some(Err(error));
+            }
+        }
+        Some(Ok(total))
+    }
+
+    /// How the trial ended, given the sum of its shards.
+    pub(super) fn outcome(self, counts: Result<Counts, CannotAdd>) -> Outcome {
+        match counts {
+            Ok(counts) if counts.perplexity().is_none() && counts.accuracy().is_none() => {
+                Outcome::Failed(self.trial, "nothing was scored".to_owned())
+            }
+            Ok(counts) => Outcome::Measured(self.trial, counts),
+            Err(error) => Outcome::Failed(self.trial, error.to_string()),
+        }
+    }
+}
