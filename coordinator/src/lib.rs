@@ -4,5 +4,7 @@
 //! state; it drives a [`search`] and a [`ledger`] per experiment, both pure, and writes to the [`store`]
 //! before it answers.
 
+pub mod driver;
 pub mod ledger;
 pub mod search;
+pub mod store;

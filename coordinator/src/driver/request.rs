@@ -1,0 +1,179 @@
+//! What may be asked of the driver, and the handle to ask it.
+
+use super::{Duration, Experiment, ExperimentStatus, LeaseId, SyncSender, TrySendError, oneshot, watch};
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::Counts;
+use qslm_common::task::Shard;
+
+use crate::ledger::Grant;
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// One request.
+pub(super) enum Request {
+    Report(Report, Reply<ReportAnswer>),
+    Submit(Box<Experiment>, u32, Reply<ExperimentStatus>),
+    List(Reply<Vec<ExperimentStatus>>),
+    Get(String, Reply<ExperimentStatus>),
+    Watch(String, Reply<watch::Receiver<ExperimentStatus>>),
+    Front(String, Reply<String>),
+    Cancel(String, Reply<ExperimentStatus>),
+    Stop,
+}
+
+/// Why a request was not met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such experiment.
+    #[error("{0}")]
+    NotFound(String),
+    /// The beginning of an id fits several experiments.
+    #[error("{0}")]
+    Ambiguous(String),
+    /// Too many requests wait already.
+    #[error("the coordinator is busy")]
+    Busy,
+    /// The coordinator is stopping, or its store failed.
+    #[error("the coordinator is stopping")]
+    Stopping,
+    /// The store cannot be read.
+    #[error("{0}")]
+    Store(String),
+}
+
+/// What a worker says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// The worker's name.
+    pub worker: String,
+    /// What it finished since it was last answered.
+    pub finished: Vec<Finished>,
+    /// What it is working on.
+    pub held: Vec<LeaseId>,
+    /// How many more leases it wants.
+    pub slots: u32,
+    /// How long it would wait for them.
+    pub wait_ms: u32,
+}
+
+/// A shard that a worker is done with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    /// The lease under which it was done.
+    pub lease: LeaseId,
+    /// The trial's content address.
+    pub trial: ContentHash,
+    /// Which shard.
+    pub shard: Shard,
+    /// What came of it.
+    pub outcome: ShardOutcome,
+}
+
+/// What came of a shard.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ShardOutcome {
+    /// It was measured.
+    Counts(Counts),
+    /// It was not.
+    Failure {
+        /// Why, on one line.
+        reason: String,
+        /// Whether another attempt may succeed.
+        retryable: bool,
+    },
+}
+
+/// What a worker is told. By then all that it reported is on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReportAnswer {
+    /// New work.
+    pub leases: Vec<Grant>,
+    /// Leases it listed that are not its own any more.
+    pub dropped: Vec<LeaseId>,
+    /// How long a lease lasts after the last report that lists it.
+    pub ttl: Duration,
+}
+
+/// A way to ask the driver. Clones ask the same driver.
+#[derive(Clone)]
+pub struct Handle {
+    sender: SyncSender<Request>,
+}
+
+impl Handle {
+    pub(super) fn new(sender: SyncSender<Request>) -> Self {
+        Self { sender }
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.sender.try_send(request(reply)).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::Busy,
+            TrySendError::Disconnected(_) => Refusal::Stopping,
+        })?;
+        answer.await.unwrap_or(Err(Refusal::Stopping))
+    }
+
+    /// Hands in a report and waits for the answer.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the driver is busy or gone.
+    pub async fn report(&self, report: Report) -> Result<ReportAnswer, Refusal> {
+        self.ask(|reply| Request::Report(report, reply)).await
+    }
+
+    /// Adds an experiment cut into `shards` per trial, or finds it.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the driver is busy or gone, or the store cannot be read.
+    pub async fn submit(&self, experiment: Experiment, shards: u32) -> Result<ExperimentStatus, Refusal> {
+        self.ask(|reply| Request::Submit(Box::new(experiment), shards, reply)).await
+    }
+
+    /// All experiments in the order of submission.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the driver is busy or gone.
+    pub async fn list(&self) -> Result<Vec<ExperimentStatus>, Refusal> {
+        self.ask(Request::List).await
+    }
+
+    /// One experiment by its id or the beginning of it.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
+    pub async fn get(&self, id: String) -> Result<ExperimentStatus, Refusal> {
+        self.ask(|reply| Request::Get(id, reply)).await
+    }
+
+    /// The status of an experiment as it changes.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
+    pub async fn watch(&self, id: String) -> Result<watch::Receiver<ExperimentStatus>, Refusal> {
+        self.ask(|reply| Request::Watch(id, reply)).await
+    }
+
+    /// The front document of an experiment.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
+    pub async fn front(&self, id: String) -> Result<String, Refusal> {
+        self.ask(|reply| Request::Front(id, reply)).await
+    }
+
+    /// Ends an experiment.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
+    pub async fn cancel(&self, id: String) -> Result<ExperimentStatus, Refusal> {
+        self.ask(|reply| Request::Cancel(id, reply)).await
+    }
+
+    /// Asks the driver to end after the requests before this one. Blocks while the queue is full.
+    pub fn stop(&self) {
+        // A driver that is gone already has stopped.
+        drop(self.sender.send(Request::Stop));
+    }
+}

@@ -1,0 +1,170 @@
+//! The driver with a real store: what is acknowledged stays, and the answer does not depend on the workers.
+
+use std::path::Path;
+
+use qslm_common::experiment::Strategy;
+use qslm_common::measurement::Counts;
+use qslm_proto::v1::experiment_status::State;
+
+use super::*;
+use crate::ledger::Grant;
+use crate::search::testing::{experiment, measure};
+
+fn open(path: &Path) -> (Handle, std::thread::JoinHandle<Result<(), StoreError>>) {
+    start(Store::open(path).unwrap(), Duration::from_millis(50)).unwrap()
+}
+
+fn qslm() -> Experiment {
+    experiment(Strategy::Qslm { sensitivity_bits: None })
+}
+
+/// The part of a candidate's counts that falls into a shard.
+fn part(grant: &Grant) -> Counts {
+    let whole = measure(&grant.trial.candidate);
+    let share = |n: u64| {
+        let cut = |i: u32| n * u64::from(i) / u64::from(grant.shard.of);
+        cut(grant.shard.index + 1) - cut(grant.shard.index)
+    };
+    let nll = qslm_common::measurement::Nll(share(whole.nll.0));
+    Counts { nll, tokens: share(whole.tokens), positions: share(whole.positions), ..whole }
+}
+
+fn report(worker: &str, slots: u32) -> Report {
+    Report { worker: worker.to_owned(), finished: vec![], held: vec![], slots, wait_ms: 0 }
+}
+
+fn finished(grant: &Grant) -> Finished {
+    let outcome = ShardOutcome::Counts(part(grant));
+    Finished { lease: grant.lease, trial: grant.trial.key(), shard: grant.shard, outcome }
+}
+
+/// Works for the driver until the experiment has ended or `steps` reports were made.
+async fn work(handle: &Handle, workers: usize, steps: usize) -> bool {
+    let mut held: Vec<Vec<Grant>> = vec![vec![]; workers];
+    for step in 0..steps {
+        let mut reports = report(&format!("w{}", step % workers), 2);
+        reports.finished = held[step % workers].drain(..).map(|grant| finished(&grant)).collect();
+        let answer = handle.report(reports).await.unwrap();
+        let idle = answer.leases.is_empty();
+        held[step % workers] = answer.leases;
+        if idle && handle.list().await.unwrap()[0].state() == State::Finished {
+            return true;
+        }
+    }
+    false
+}
+
+async fn front(workers: usize, shards: u32) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    handle.submit(qslm(), shards).await.unwrap();
+    assert!(work(&handle, workers, 10_000).await);
+    handle.front(qslm().id()).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_front_does_not_depend_on_workers_or_shards() {
+    let one = front(1, 1).await;
+    assert!(one.contains("\"chosen\": {"));
+    assert_eq!(one, front(4, 1).await);
+    assert_eq!(one, front(1, 7).await);
+    assert_eq!(one, front(3, 5).await);
+}
+
+#[tokio::test]
+async fn an_interrupted_experiment_goes_on_and_repeats_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.redb");
+    let mut evaluated = 0;
+    for steps in [7, 40, 10_000] {
+        let (handle, thread) = open(&path);
+        handle.submit(qslm(), 3).await.unwrap();
+        work(&handle, 2, steps).await;
+        evaluated += handle.list().await.unwrap()[0].evaluated;
+        handle.stop();
+        thread.join().unwrap().unwrap();
+    }
+    let (handle, _thread) = open(&path);
+    let status = handle.submit(qslm(), 3).await.unwrap();
+    assert_eq!(status.state(), State::Finished);
+    assert_eq!((status.evaluated, status.measured), (0, evaluated));
+    assert_eq!(handle.front(qslm().id()).await.unwrap(), front(1, 1).await);
+}
+
+#[tokio::test]
+async fn a_finished_experiments_results_serve_another_experiment() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    handle.submit(qslm(), 1).await.unwrap();
+    assert!(work(&handle, 1, 10_000).await);
+    let other = Experiment { name: "other".to_owned(), ..qslm() };
+    let status = handle.submit(other, 1).await.unwrap();
+    assert_eq!((status.state(), status.evaluated), (State::Finished, 0));
+}
+
+#[tokio::test]
+async fn a_silent_workers_lease_goes_to_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    handle.submit(qslm(), 1).await.unwrap();
+    let lost = handle.report(report("silent", 1000)).await.unwrap().leases;
+    assert!(handle.report(report("other", 1)).await.unwrap().leases.is_empty());
+    // Waits at the coordinator until the silent worker's leases have run out.
+    let patient = Report { wait_ms: 10_000, ..report("other", 1000) };
+    let regranted = handle.report(patient).await.unwrap().leases;
+    assert_eq!(regranted.len(), lost.len());
+    assert_eq!(regranted[0].trial, lost[0].trial);
+    assert!(regranted[0].lease > lost.last().unwrap().lease);
+    // The silent worker is told that its leases are gone.
+    let late = Report { held: vec![lost[0].lease], ..report("silent", 0) };
+    assert_eq!(handle.report(late).await.unwrap().dropped, [lost[0].lease]);
+}
+
+#[tokio::test]
+async fn cancelling_takes_the_work_back_and_resubmitting_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    let id = handle.submit(qslm(), 1).await.unwrap().id;
+    let leases = handle.report(report("a", 2)).await.unwrap().leases;
+    assert_eq!(handle.cancel(id.clone()).await.unwrap().state(), State::Cancelled);
+    let held: Vec<LeaseId> = leases.iter().map(|grant| grant.lease).collect();
+    let answer = handle.report(Report { held: held.clone(), ..report("a", 5) }).await.unwrap();
+    assert_eq!((answer.leases.len(), answer.dropped), (0, held));
+    assert_eq!(handle.submit(qslm(), 1).await.unwrap().state(), State::Running);
+    assert!(work(&handle, 1, 10_000).await);
+}
+
+#[tokio::test]
+async fn a_failed_trial_is_shown_and_the_search_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.redb");
+    let (handle, thread) = open(&path);
+    handle.submit(qslm(), 1).await.unwrap();
+    // The float model is granted first; the second trial fails.
+    let leases = handle.report(report("a", 2)).await.unwrap().leases;
+    let failure = ShardOutcome::Failure { reason: "loss is not finite".to_owned(), retryable: false };
+    let broken = Finished { outcome: failure, ..finished(&leases[1]) };
+    let both = Report { finished: vec![finished(&leases[0]), broken], ..report("a", 0) };
+    handle.report(both).await.unwrap();
+    assert!(work(&handle, 1, 10_000).await);
+    let status = handle.list().await.unwrap().remove(0);
+    assert_eq!((status.failed, status.failures), (1, vec!["loss is not finite".to_owned()]));
+    handle.stop();
+    thread.join().unwrap().unwrap();
+    // It stays failed, and finished, after a restart.
+    let (handle, _thread) = open(&path);
+    let status = handle.submit(qslm(), 1).await.unwrap();
+    assert_eq!((status.state(), status.failed), (State::Finished, 1));
+}
+
+#[tokio::test]
+async fn ids_may_be_cut_short_while_they_are_unique() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    handle.submit(qslm(), 1).await.unwrap();
+    handle.submit(Experiment { name: "formal".to_owned(), ..qslm() }, 1).await.unwrap();
+    assert!(handle.get("formu".to_owned()).await.is_ok());
+    assert!(matches!(handle.get("form".to_owned()).await, Err(Refusal::Ambiguous(_))));
+    assert!(matches!(handle.get("x".to_owned()).await, Err(Refusal::NotFound(_))));
+    assert!(matches!(handle.get(String::new()).await, Err(Refusal::Ambiguous(_))));
+}

@@ -1,0 +1,358 @@
+//! The redb file: tables, one write transaction per batch, and what is read back at the start.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::Counts;
+use qslm_common::task::Shard;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::record::{
+    ExperimentRecord, UnreadableRecord, decode_counts, decode_experiment, encode_counts, encode_experiment,
+};
+
+type Key = [u8; 32];
+
+/// `format`: version of the tables. `epoch`: how often a coordinator has opened the file.
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// Experiment id to its record.
+const EXPERIMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("experiments");
+/// Trial key to the counts of the whole data.
+const MEASUREMENTS: TableDefinition<&Key, &[u8]> = TableDefinition::new("measurements");
+/// Trial key, number of shards and index to the shard's counts; only while the trial is open.
+const SHARDS: TableDefinition<(&Key, u32, u32), &[u8]> = TableDefinition::new("shards");
+/// Experiment id and trial key to why the trial failed.
+const FAILURES: TableDefinition<(&str, &Key), &str> = TableDefinition::new("failures");
+
+/// Version of the tables above.
+const FORMAT: u64 = 1;
+
+/// An open store. Only one process can have it open.
+pub struct Store {
+    database: Database,
+    path: PathBuf,
+    epoch: u64,
+}
+
+/// One change; a batch of them is all or nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// An experiment was submitted or changed.
+    Experiment(ExperimentRecord),
+    /// A shard of an open trial was settled.
+    Shard(ContentHash, Shard, Counts),
+    /// A trial was measured; its shards are not needed any more.
+    Measurement(ContentHash, Counts),
+    /// A trial of an experiment failed for good.
+    Failure(String, ContentHash, String),
+}
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the file open.
+    #[error("{0}: in use by another process")]
+    InUse(PathBuf),
+    /// Tables of another version of this program.
+    #[error("{path}: format {found}, this version reads format {FORMAT}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The version it has.
+        found: u64,
+    },
+    /// A value that cannot be read.
+    #[error("{path}: {error}")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Which and why.
+        error: UnreadableRecord,
+    },
+    /// The file or disk fails.
+    #[error("{path}: {error}")]
+    Redb {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        error: Box<redb::Error>,
+    },
+    /// The folder of the file cannot be made.
+    #[error("{path}: {error}")]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+}
+
+impl Store {
+    /// Opens a store, making it if it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError`] names the file and what is wrong with it.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)
+                .map_err(|error| StoreError::Io { path: folder.to_owned(), error })?;
+        }
+        let database = Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+            other => redb_error(path, other),
+        })?;
+        let mut store = Self { database, path: path.to_owned(), epoch: 0 };
+        store.begin_epoch()?;
+        Ok(store)
+    }
+
+    /// Checks the format, makes missing tables, and counts the opening.
+    fn begin_epoch(&mut self) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        let mut found = FORMAT;
+        let epoch = self.write(|transaction| {
+            let mut meta = transaction.open_table(META)?;
+            found = meta.get("format")?.map_or(FORMAT, |value| value.value());
+            if found != FORMAT {
+                return Ok(0);
+            }
+            let epoch = meta.get("epoch")?.map_or(0, |value| value.value()) + 1;
+            meta.insert("format", found)?;
+            meta.insert("epoch", epoch)?;
+            transaction.open_table(EXPERIMENTS)?;
+            transaction.open_table(MEASUREMENTS)?;
+            transaction.open_table(SHARDS)?;
+            transaction.open_table(FAILURES)?;
+            Ok(epoch)
+        })?;
+        if found != FORMAT {
+            return Err(StoreError::Format { path, found });
+        }
+        self.epoch = epoch;
+        Ok(())
+    }
+
+    /// How often the store has been opened, this time included. Two coordinators never share it.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Where the store is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a batch. On return it is on disk.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing of the batch is written then.
+    pub fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.write(|transaction| {
+            let mut experiments = transaction.open_table(EXPERIMENTS)?;
+            let mut measurements = transaction.open_table(MEASUREMENTS)?;
+            let mut shards = transaction.open_table(SHARDS)?;
+            let mut failures = transaction.open_table(FAILURES)?;
+            for write in writes {
+                match write {
+                    Write::Experiment(record) => {
+                        let id = record.experiment.id();
+                        experiments.insert(id.as_str(), encode_experiment(record).as_slice())?;
+                    }
+                    Write::Shard(key, shard, counts) => {
+                        let at = (key.as_bytes(), shard.of, shard.index);
+                        shards.insert(at, encode_counts(counts).as_slice())?;
+                    }
+                    Write::Measurement(key, counts) => {
+                        measurements.insert(key.as_bytes(), encode_counts(counts).as_slice())?;
+                        let key = key.as_bytes();
+                        shards.retain_in((key, 0, 0)..=(key, u32::MAX, u32::MAX), |_, _| false)?;
+                    }
+                    Write::Failure(experiment, key, reason) => {
+                        failures.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// All experiments in the order of their submission.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn experiments(&self) -> Result<Vec<ExperimentRecord>, StoreError> {
+        let mut records = Vec::new();
+        self.read(|transaction| {
+            for row in transaction.open_table(EXPERIMENTS)?.iter()? {
+                records.push(decode_experiment(row?.1.value()));
+            }
+            Ok(())
+        })?;
+        let mut records = records.into_iter().collect::<Result<Vec<_>, _>>().map_err(|e| self.record(e))?;
+        records.sort_by_key(|record| record.order);
+        Ok(records)
+    }
+
+    /// The counts of a trial, if it was measured.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or the record cannot be read.
+    pub fn measurement(&self, key: &ContentHash) -> Result<Option<Counts>, StoreError> {
+        let bytes = self.read(|transaction| {
+            let row = transaction.open_table(MEASUREMENTS)?.get(key.as_bytes())?;
+            Ok(row.map(|value| value.value().to_vec()))
+        })?;
+        bytes.map(|bytes| decode_counts(&bytes)).transpose().map_err(|error| self.record(error))
+    }
+
+    /// The shards of a trial that were settled when it was cut into `of`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn shards(&self, key: &ContentHash, of: u32) -> Result<BTreeMap<Shard, Counts>, StoreError> {
+        let mut rows = Vec::new();
+        self.read(|transaction| {
+            let table = transaction.open_table(SHARDS)?;
+            for row in table.range((key.as_bytes(), of, 0)..=(key.as_bytes(), of, u32::MAX))? {
+                let (at, value) = row?;
+                rows.push((Shard { index: at.value().2, of }, decode_counts(value.value())));
+            }
+            Ok(())
+        })?;
+        let decoded = rows.into_iter().map(|(shard, counts)| Ok((shard, counts?)));
+        decoded.collect::<Result<_, _>>().map_err(|error| self.record(error))
+    }
+
+    /// The trials of an experiment that failed for good, with the reasons.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read.
+    pub fn failures(&self, experiment: &str) -> Result<BTreeMap<ContentHash, String>, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(FAILURES)?;
+            let mut failures = BTreeMap::new();
+            for row in table.range((experiment, &[0; 32])..=(experiment, &[255; 32]))? {
+                let (at, reason) = row?;
+                failures.insert(ContentHash::from_bytes(*at.value().1), reason.value().to_owned());
+            }
+            Ok(failures)
+        })
+    }
+
+    fn read<T>(
+        &self,
+        body: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let transaction = self.database.begin_read().map_err(|error| redb_error(&self.path, error))?;
+        body(&transaction).map_err(|error| redb_error(&self.path, error))
+    }
+
+    fn write<T>(
+        &self,
+        body: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let refuse = |error: redb::Error| redb_error(&self.path, error);
+        let transaction = self.database.begin_write().map_err(|error| refuse(error.into()))?;
+        let value = body(&transaction).map_err(refuse)?;
+        transaction.commit().map_err(|error| refuse(error.into()))?;
+        Ok(value)
+    }
+
+    fn record(&self, error: UnreadableRecord) -> StoreError {
+        StoreError::Record { path: self.path.clone(), error }
+    }
+}
+
+fn redb_error(path: &Path, error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Redb { path: path.to_owned(), error: Box::new(error.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use qslm_common::experiment::Strategy;
+    use qslm_common::measurement::Nll;
+
+    use super::*;
+    use crate::search::testing::experiment;
+
+    fn counts(nll: u64) -> Counts {
+        Counts { nll: Nll(nll), tokens: 1, ..Counts::zero(2) }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/folder/store.redb");
+        let (a, b) = (ContentHash::of(b"a"), ContentHash::of(b"b"));
+        let record = ExperimentRecord {
+            order: 0,
+            shards: 2,
+            cancelled: false,
+            experiment: experiment(Strategy::Qslm { sensitivity_bits: None }),
+        };
+        let shard = |index, of| Shard { index, of };
+        {
+            let store = Store::open(&path).unwrap();
+            store
+                .commit(&[
+                    Write::Experiment(record.clone()),
+                    Write::Shard(a, shard(1, 2), counts(1)),
+                    Write::Shard(a, shard(0, 3), counts(2)),
+                    Write::Shard(b, shard(0, 2), counts(3)),
+                    Write::Failure("x".to_owned(), b, "broke".to_owned()),
+                ])
+                .unwrap();
+            assert_eq!(store.epoch(), 1);
+        }
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.epoch(), 2);
+        assert_eq!(store.experiments().unwrap(), [record]);
+        assert_eq!(store.shards(&a, 2).unwrap(), BTreeMap::from([(shard(1, 2), counts(1))]));
+        assert_eq!(store.failures("x").unwrap(), BTreeMap::from([(b, "broke".to_owned())]));
+        assert!(store.failures("xy").unwrap().is_empty());
+        // A measured trial needs no shards.
+        store.commit(&[Write::Measurement(a, counts(9))]).unwrap();
+        assert_eq!(store.measurement(&a).unwrap(), Some(counts(9)));
+        assert_eq!(store.measurement(&b).unwrap(), None);
+        assert!(store.shards(&a, 2).unwrap().is_empty() && store.shards(&a, 3).unwrap().is_empty());
+        assert_eq!(store.shards(&b, 2).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_store_in_use_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let _first = Store::open(&path).unwrap();
+        let error = Store::open(&path).err().unwrap().to_string();
+        assert!(error.ends_with("store.redb: in use by another process"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_store_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        std::fs::write(&path, "not a database".repeat(1000)).unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::Redb { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), "not a database".repeat(1000).as_bytes());
+    }
+
+    #[test]
+    fn tables_of_another_format_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let store = Store::open(&path).unwrap();
+        store
+            .write(|transaction| {
+                transaction.open_table(META)?.insert("format", 7)?;
+                Ok(())
+            })
+            .unwrap();
+        drop(store);
+        let error = Store::open(&path).err().unwrap().to_string();
+        assert!(error.ends_with("format 7, this version reads format 1"), "{error}");
+    }
+}

@@ -1,0 +1,12 @@
+//! Everything that has to outlive the coordinator: results in one redb file, input files beside it.
+//!
+//! `FILE` holds experiments, measurements, settled shards of open trials, and failures. `FILE.artifacts/`
+//! holds checkpoints and data by content hash. Results are content-addressed, so experiments share them.
+
+mod artifacts;
+mod database;
+mod record;
+
+pub use artifacts::{ArtifactError, ArtifactWriter, Artifacts};
+pub use database::{Store, StoreError, Write};
+pub use record::ExperimentRecord;

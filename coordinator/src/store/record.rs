@@ -1,0 +1,104 @@
+//! How values are written: one version byte, then the value. A new version keeps the old readers.
+
+use prost::Message;
+use qslm_common::experiment::Experiment;
+use qslm_common::measurement::Counts;
+use qslm_proto::v1;
+use serde::{Deserialize, Serialize};
+
+const COUNTS_V1: u8 = 1;
+const EXPERIMENT_V1: u8 = 1;
+
+/// An experiment as it was submitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExperimentRecord {
+    /// Position in the order of submission, from 0.
+    pub order: u64,
+    /// Shards per trial.
+    pub shards: u32,
+    /// Whether a person ended it.
+    pub cancelled: bool,
+    /// What it is.
+    pub experiment: Experiment,
+}
+
+/// Bytes of a record that mean nothing to this version.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} record of version {version:?} cannot be read: {reason}")]
+pub struct UnreadableRecord {
+    what: &'static str,
+    version: Option<u8>,
+    reason: String,
+}
+
+fn unreadable(what: &'static str, bytes: &[u8], reason: impl ToString) -> UnreadableRecord {
+    UnreadableRecord { what, version: bytes.first().copied(), reason: reason.to_string() }
+}
+
+pub(super) fn encode_counts(counts: &Counts) -> Vec<u8> {
+    let mut bytes = vec![COUNTS_V1];
+    bytes.extend(v1::Counts::from(counts).encode_to_vec());
+    bytes
+}
+
+pub(super) fn decode_counts(bytes: &[u8]) -> Result<Counts, UnreadableRecord> {
+    let Some((&COUNTS_V1, body)) = bytes.split_first() else {
+        return Err(unreadable("counts", bytes, "unknown version"));
+    };
+    v1::Counts::decode(body).map(Counts::from).map_err(|error| unreadable("counts", bytes, error))
+}
+
+pub(super) fn encode_experiment(record: &ExperimentRecord) -> Vec<u8> {
+    let mut bytes = vec![EXPERIMENT_V1];
+    // Only maps with non-text keys make this fail, and there are none.
+    bytes.extend(serde_json::to_vec(record).unwrap_or_default());
+    bytes
+}
+
+pub(super) fn decode_experiment(bytes: &[u8]) -> Result<ExperimentRecord, UnreadableRecord> {
+    let Some((&EXPERIMENT_V1, body)) = bytes.split_first() else {
+        return Err(unreadable("experiment", bytes, "unknown version"));
+    };
+    serde_json::from_slice(body).map_err(|error| unreadable("experiment", bytes, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use qslm_common::experiment::Strategy;
+    use qslm_common::measurement::Nll;
+
+    use super::*;
+    use crate::search::testing::experiment;
+
+    #[test]
+    fn records_of_version_1_stay_readable() {
+        let counts = Counts { nll: Nll(300), tokens: 2, positions: 3, spikes: vec![4, 5], ..Counts::zero(0) };
+        // These bytes are in people's stores. A change of format adds a version; it never edits this line.
+        let fixture = [1, 8, 172, 2, 16, 2, 40, 3, 50, 2, 4, 5];
+        assert_eq!(encode_counts(&counts), fixture);
+        assert_eq!(decode_counts(&fixture).unwrap(), counts);
+    }
+
+    #[test]
+    fn an_experiment_survives_its_record() {
+        let experiment = experiment(Strategy::Qslm { sensitivity_bits: None });
+        let record = ExperimentRecord { order: 3, shards: 4, cancelled: true, experiment };
+        assert_eq!(decode_experiment(&encode_experiment(&record)).unwrap(), record);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode_counts(&bytes);
+            let _ = decode_experiment(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_refused_by_name() {
+        let error = decode_counts(&[9, 1, 2]).unwrap_err().to_string();
+        assert_eq!(error, "counts record of version Some(9) cannot be read: unknown version");
+    }
+}
