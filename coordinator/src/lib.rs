@@ -2,9 +2,14 @@
 //!
 //! Inwards from the network: [`rpc`] turns calls into requests to the [`driver`], the single owner of all
 //! state; it drives a [`search`] and a [`ledger`] per experiment, both pure, and writes to the [`store`]
-//! before it answers.
+//! before it answers. [`server`] puts them together.
 
 pub mod driver;
 pub mod ledger;
+pub mod rpc;
 pub mod search;
+pub mod server;
+pub mod settings;
 pub mod store;
+
+pub use server::Coordinator;

@@ -1,0 +1,45 @@
+//! What the programs share: layered settings, log lines, and a graceful end on signals.
+
+pub mod settings;
+
+use std::io::IsTerminal;
+
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Writes log lines to standard error, coloured on a terminal. `filter` is a level or the directives of
+/// `tracing-subscriber`, such as `info,qslm_coordinator=debug`.
+///
+/// # Errors
+/// If the filter does not parse.
+pub fn init_log(filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| anyhow::anyhow!("log = {filter:?}: {error}"))?;
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call, as tests make, keeps the first one's settings.
+    let _ = format.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init();
+    Ok(())
+}
+
+/// A token that is cancelled by the first SIGINT or SIGTERM; later ones change nothing. Whoever holds it ends
+/// within a bounded time.
+///
+/// # Errors
+/// If the signals cannot be watched.
+pub fn cancelled_by_signals() -> anyhow::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let cancel = token.clone();
+    #[cfg(unix)]
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::spawn(async move {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+        cancel.cancel();
+    });
+    Ok(token)
+}

@@ -1,0 +1,77 @@
+//! `qslm-coordinator`: serves experiments to workers and people.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use qslm_coordinator::Coordinator;
+use qslm_coordinator::settings::Settings;
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+/// Lease quantization trials to workers and keep every result.
+///
+/// Settings: defaults < --config FILE < QSLM_COORDINATOR_* variables < flags.
+#[derive(Debug, Parser, Serialize)]
+#[command(name = "qslm-coordinator", version, after_help = "\
+Examples:
+  qslm-coordinator --store sweep.redb
+  qslm-coordinator --listen 0.0.0.0:7477 --lease-ttl-s 30
+  QSLM_COORDINATOR_STORE=/data/qslm.redb qslm-coordinator")]
+struct Flags {
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Address and port to listen on [default: 127.0.0.1:7477]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    /// The file that keeps everything; inputs are kept beside it [default: qslm.redb]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<PathBuf>,
+    /// Seconds until a silent worker's leases go to others, 1 to 3600 [default: 15]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_ttl_s: Option<f64>,
+    /// What is logged: a level or directives [default: info]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let settings = qslm_program::settings::load(flags.config.as_deref(), "QSLM_COORDINATOR", &flags);
+    let settings: Settings = match settings {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error, 2),
+    };
+    match run(&settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(code)
+}
+
+#[tokio::main]
+async fn run(settings: &Settings) -> anyhow::Result<()> {
+    qslm_program::init_log(&settings.log)?;
+    let stop = qslm_program::cancelled_by_signals()?;
+    let coordinator = Coordinator::open(&settings.store, settings.lease_ttl()?)?;
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let address = listener.local_addr()?;
+    tracing::info!(%address, store = %settings.store.display(), "listening");
+    coordinator.serve(listener, stop).await?;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! The service that people call, through the `qslm` program.
+
+use qslm_common::experiment::Experiment;
+use qslm_common::hash::ContentHash;
+use qslm_common::task::MAX_SHARDS;
+use qslm_proto::convert::{self, Invalid};
+use qslm_proto::v1::experiment_status::State;
+use qslm_proto::v1::experiments_server::Experiments;
+use qslm_proto::v1::{
+    ExperimentStatus, FrontResponse, GetRequest, ListRequest, ListResponse, MissingArtifactsRequest,
+    MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse, SubmitRequest,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::driver::Handle;
+use crate::store::{ArtifactError, Artifacts};
+
+/// Submitting, watching and reading experiments.
+pub struct ExperimentsService {
+    driver: Handle,
+    artifacts: Artifacts,
+}
+
+impl ExperimentsService {
+    /// Serves what `driver` decides and stores into `artifacts`.
+    pub fn new(driver: Handle, artifacts: Artifacts) -> Self {
+        Self { driver, artifacts }
+    }
+
+    fn missing(&self, hashes: impl IntoIterator<Item = ContentHash>) -> Vec<ContentHash> {
+        hashes.into_iter().filter(|hash| !self.artifacts.has(hash)).collect()
+    }
+}
+
+#[tonic::async_trait]
+impl Experiments for ExperimentsService {
+    async fn missing_artifacts(
+        &self,
+        request: Request<MissingArtifactsRequest>,
+    ) -> Result<Response<MissingArtifactsResponse>, Status> {
+        let hashes = request.into_inner().hashes;
+        let hashes: Vec<_> = hashes.iter().map(|h| convert::hash("hashes", h)).collect::<Result<_, _>>()?;
+        let missing = self.missing(hashes).iter().map(|hash| hash.as_bytes().to_vec()).collect();
+        Ok(Response::new(MissingArtifactsResponse { hashes: missing }))
+    }
+
+    async fn put_artifact(
+        &self,
+        request: Request<Streaming<PutArtifactRequest>>,
+    ) -> Result<Response<PutArtifactResponse>, Status> {
+        let mut stream = request.into_inner();
+        let first = stream.message().await?.ok_or_else(|| Invalid::new("hash", "missing"))?;
+        let hash = convert::hash("hash", &first.hash)?;
+        let mut writer = self.artifacts.create(hash).map_err(refuse)?;
+        let mut message = Some(first);
+        while let Some(PutArtifactRequest { data, .. }) = message {
+            tokio::task::block_in_place(|| writer.write(&data)).map_err(refuse)?;
+            message = stream.message().await?;
+        }
+        tokio::task::block_in_place(|| writer.finish()).map_err(refuse)?;
+        Ok(Response::new(PutArtifactResponse {}))
+    }
+
+    async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<ExperimentStatus>, Status> {
+        let SubmitRequest { experiment, shards } = request.into_inner();
+        let experiment =
+            Experiment::decode(&experiment).map_err(|error| Invalid::new("experiment", error))?;
+        if !(1..=MAX_SHARDS).contains(&shards) {
+            return Err(Invalid::new("shards", format!("{shards}: expected 1 to {MAX_SHARDS}")).into());
+        }
+        let needed = [experiment.checkpoint, experiment.data.text, experiment.data.tokenizer];
+        if let Some(hash) = self.missing(needed).first() {
+            return Err(Status::failed_precondition(format!("artifact {hash} has to be uploaded first")));
+        }
+        Ok(Response::new(self.driver.submit(experiment, shards).await?))
+    }
+
+    async fn list(&self, _request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        Ok(Response::new(ListResponse { experiments: self.driver.list().await? }))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<ExperimentStatus>, Status> {
+        Ok(Response::new(self.driver.get(request.into_inner().experiment).await?))
+    }
+
+    type WatchStream = ReceiverStream<Result<ExperimentStatus, Status>>;
+
+    async fn watch(&self, request: Request<GetRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let status = self.driver.watch(request.into_inner().experiment).await?;
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(follow(status, sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn front(&self, request: Request<GetRequest>) -> Result<Response<FrontResponse>, Status> {
+        let json = self.driver.front(request.into_inner().experiment).await?;
+        Ok(Response::new(FrontResponse { json }))
+    }
+
+    async fn cancel(&self, request: Request<GetRequest>) -> Result<Response<ExperimentStatus>, Status> {
+        Ok(Response::new(self.driver.cancel(request.into_inner().experiment).await?))
+    }
+}
+
+/// Passes on every change until the experiment has ended or nobody listens. A slow listener misses
+/// intermediate states, never the last one.
+async fn follow(
+    mut status: watch::Receiver<ExperimentStatus>,
+    sender: mpsc::Sender<Result<ExperimentStatus, Status>>,
+) {
+    loop {
+        let now = status.borrow_and_update().clone();
+        let ended = now.state() != State::Running;
+        if sender.send(Ok(now)).await.is_err() || ended {
+            return;
+        }
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() {
+                let _ = sender.send(Err(Status::unavailable("the coordinator is stopping"))).await;
+                return;
+            },
+            () = sender.closed() => return,
+        }
+    }
+}
+
+fn refuse(error: ArtifactError) -> Status {
+    let words = error.to_string();
+    match error {
+        ArtifactError::OtherContent { .. } | ArtifactError::TooLarge => Status::invalid_argument(words),
+        ArtifactError::Io(_) => Status::internal(words),
+    }
+}

@@ -1,0 +1,137 @@
+//! The service that workers call.
+
+use std::fs::File;
+use std::io::Read;
+
+use qslm_common::ENGINE_VERSION;
+use qslm_proto::convert::{self, Invalid};
+use qslm_proto::v1::work_server::Work;
+use qslm_proto::v1::{
+    ArtifactChunk, FetchArtifactRequest, Lease, ReportRequest, ReportResponse, ShardReport, shard_report,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::CHUNK;
+use crate::driver::{Finished, Handle, Report, ShardOutcome};
+use crate::ledger::Grant;
+use crate::store::Artifacts;
+
+/// Leases that one report may ask for.
+const MAX_SLOTS: u32 = 1024;
+/// The longest that a report may wait for work.
+const MAX_WAIT_MS: u32 = 30_000;
+/// Characters of a worker's name.
+const MAX_NAME: usize = 128;
+/// Characters of a failure's reason that are kept.
+const MAX_REASON: usize = 500;
+
+/// Leases, results and artifacts for workers.
+pub struct WorkService {
+    driver: Handle,
+    artifacts: Artifacts,
+}
+
+impl WorkService {
+    /// Serves what `driver` decides and `artifacts` holds.
+    pub fn new(driver: Handle, artifacts: Artifacts) -> Self {
+        Self { driver, artifacts }
+    }
+}
+
+#[tonic::async_trait]
+impl Work for WorkService {
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        let report = read_report(request.into_inner())?;
+        let answer = self.driver.report(report).await?;
+        Ok(Response::new(ReportResponse {
+            leases: answer.leases.iter().map(write_lease).collect(),
+            dropped: answer.dropped,
+            ttl_ms: u32::try_from(answer.ttl.as_millis()).unwrap_or(u32::MAX),
+        }))
+    }
+
+    type FetchArtifactStream = ReceiverStream<Result<ArtifactChunk, Status>>;
+
+    async fn fetch_artifact(
+        &self,
+        request: Request<FetchArtifactRequest>,
+    ) -> Result<Response<Self::FetchArtifactStream>, Status> {
+        let hash = convert::hash("hash", &request.into_inner().hash)?;
+        let file = self.artifacts.open(&hash).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Status::not_found(format!("no artifact {hash}")),
+            _ => Status::internal(format!("artifact {hash}: {error}")),
+        })?;
+        // A slow reader holds up its own stream only.
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || send_chunks(file, &sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// Sends a file in pieces until its end or until nobody listens.
+fn send_chunks(mut file: File, sender: &mpsc::Sender<Result<ArtifactChunk, Status>>) {
+    loop {
+        let mut data = Vec::with_capacity(CHUNK);
+        let piece = match file.by_ref().take(CHUNK as u64).read_to_end(&mut data) {
+            Ok(0) => return,
+            Ok(_) => Ok(ArtifactChunk { data }),
+            Err(error) => Err(Status::internal(format!("cannot read the artifact: {error}"))),
+        };
+        let last = piece.is_err();
+        if sender.blocking_send(piece).is_err() || last {
+            return;
+        }
+    }
+}
+
+fn read_report(request: ReportRequest) -> Result<Report, Status> {
+    if request.engine_version != ENGINE_VERSION {
+        let given = request.engine_version;
+        return Err(Status::failed_precondition(format!(
+            "the worker's engine is version {given}, the coordinator's is {ENGINE_VERSION}: their numbers may differ"
+        )));
+    }
+    if !(1..=MAX_NAME).contains(&request.worker.chars().count()) {
+        return Err(Invalid::new("worker", format!("a name has 1 to {MAX_NAME} characters")).into());
+    }
+    if request.free_slots > MAX_SLOTS {
+        let slots = request.free_slots;
+        return Err(Invalid::new("free_slots", format!("{slots}: expected 0 to {MAX_SLOTS}")).into());
+    }
+    let finished = request.finished.into_iter().map(read_finished).collect::<Result<_, _>>()?;
+    Ok(Report {
+        worker: request.worker,
+        finished,
+        held: request.holding,
+        slots: request.free_slots,
+        wait_ms: request.wait_ms.min(MAX_WAIT_MS),
+    })
+}
+
+fn read_finished(report: ShardReport) -> Result<Finished, Invalid> {
+    let outcome = match report.outcome {
+        Some(shard_report::Outcome::Counts(counts)) => ShardOutcome::Counts(counts.into()),
+        Some(shard_report::Outcome::Failure(failure)) => ShardOutcome::Failure {
+            reason: failure.reason.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect(),
+            retryable: failure.retryable,
+        },
+        None => return Err(Invalid::new("finished.outcome", "neither counts nor failure")),
+    };
+    Ok(Finished {
+        lease: report.lease,
+        trial: convert::hash("finished.trial", &report.trial)?,
+        shard: convert::shard(report.index, report.of)?,
+        outcome,
+    })
+}
+
+fn write_lease(grant: &Grant) -> Lease {
+    Lease {
+        id: grant.lease,
+        trial: Some((&grant.trial).into()),
+        index: grant.shard.index,
+        of: grant.shard.of,
+    }
+}

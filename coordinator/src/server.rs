@@ -1,0 +1,83 @@
+//! A coordinator as a whole: store, driver and services on one socket.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use qslm_proto::v1::experiments_server::ExperimentsServer;
+use qslm_proto::v1::work_server::WorkServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::driver::{self, Handle};
+use crate::rpc::{ExperimentsService, WorkService};
+use crate::store::{Artifacts, Store, StoreError};
+
+/// How long open calls may take to end once the coordinator stops. hyper may wait for ever on a stuck
+/// connection (hyper#4170), so the end does not depend on it.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// A coordinator on an open store.
+pub struct Coordinator {
+    driver: Handle,
+    thread: std::thread::JoinHandle<Result<(), StoreError>>,
+    artifacts: Artifacts,
+}
+
+impl Coordinator {
+    /// Opens the store, making it if it is not there, and goes on with its experiments.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store is in use, broken, or of another version.
+    pub fn open(store: &Path, lease_ttl: Duration) -> Result<Self, StoreError> {
+        let store = Store::open(store)?;
+        let artifacts = Artifacts::beside(store.path())
+            .map_err(|error| StoreError::Io { path: store.path().to_owned(), error })?;
+        let (driver, thread) = driver::start(store, lease_ttl)?;
+        Ok(Self { driver, thread, artifacts })
+    }
+
+    /// Where the artifacts are.
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
+    }
+
+    /// Serves on `listener` until `stop` is cancelled or the store fails, then closes the store.
+    ///
+    /// # Errors
+    /// If the socket or the store fails.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self { driver, thread, artifacts } = self;
+        let work = WorkService::new(driver.clone(), artifacts.clone());
+        let experiments = ExperimentsService::new(driver.clone(), artifacts);
+        let serving = Server::builder()
+            .add_service(WorkServer::new(work))
+            .add_service(ExperimentsServer::new(experiments))
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                stop.clone().cancelled_owned(),
+            );
+        let mut serving = tokio::spawn(serving);
+        let ended = tokio::task::spawn_blocking(move || thread.join());
+        tokio::pin!(ended);
+        let store = tokio::select! {
+            () = stop.cancelled() => {
+                // Waiting reports and watchers end with the driver, so the server can drain.
+                tokio::task::spawn_blocking(move || driver.stop()).await?;
+                ended.await?
+            }
+            store = &mut ended => store?,
+            served = &mut serving => return served?.context("serving"),
+        };
+        stop.cancel();
+        if tokio::time::timeout(DRAIN, &mut serving).await.is_err() {
+            serving.abort();
+        }
+        match store {
+            Ok(result) => Ok(result?),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}

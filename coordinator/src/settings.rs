@@ -1,0 +1,45 @@
+//! Settings of a coordinator. Each may stand in the file, in `QSLM_COORDINATOR_NAME`, or be a flag.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::ensure;
+use serde::{Deserialize, Serialize};
+
+/// What a coordinator can be told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Address and port to listen on.
+    pub listen: SocketAddr,
+    /// The redb file that keeps everything; input files are kept beside it.
+    pub store: PathBuf,
+    /// Seconds after which a silent worker's leases are given to others, 1 to 3600.
+    pub lease_ttl_s: f64,
+    /// What is logged: a level, or directives such as `info,qslm_coordinator=debug`.
+    pub log: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7477)),
+            store: PathBuf::from("qslm.redb"),
+            lease_ttl_s: 15.0,
+            log: "info".to_owned(),
+        }
+    }
+}
+
+impl Settings {
+    /// The lease time as a duration.
+    ///
+    /// # Errors
+    /// If it is outside 1 to 3600 seconds.
+    pub fn lease_ttl(&self) -> anyhow::Result<Duration> {
+        let seconds = self.lease_ttl_s;
+        ensure!((1.0..=3600.0).contains(&seconds), "lease_ttl_s = {seconds}: expected 1 to 3600 seconds");
+        Ok(Duration::from_secs_f64(seconds))
+    }
+}
