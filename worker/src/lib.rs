@@ -1,1 +1,13 @@
-//! x
+//! A worker: leases shards of trials from a coordinator, measures them, and reports.
+//!
+//! The [`agent`] talks to the coordinator, the [`cache`] holds files, and the [`evaluator`] runs the engine.
+
+pub mod agent;
+pub mod cache;
+pub mod evaluator;
+pub mod memo;
+pub mod settings;
+
+pub use agent::Agent;
+pub use cache::ArtifactCache;
+pub use evaluator::Evaluator;

@@ -1,0 +1,302 @@
+//! The lease loop: reports to the coordinator, runs what it is given, and lives through its absence.
+//!
+//! One report is under way at a time. With free slots it waits at the coordinator for work; when an
+//! evaluation finishes meanwhile, the wait is given up and the result reported. A result stays in hand until
+//! a report that carries it was answered, because only then is it on disk.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use qslm_common::ENGINE_VERSION;
+use qslm_common::measurement::Counts;
+use qslm_common::task::Shard;
+use qslm_common::trial::Trial;
+use qslm_proto::convert;
+use qslm_proto::v1::work_client::WorkClient;
+use qslm_proto::v1::{Lease, ReportRequest, ReportResponse, ShardFailure, ShardReport, shard_report};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::cache::ArtifactCache;
+use crate::evaluator::{Evaluator, Failure, Files};
+
+/// Waiting times after a failed call: doubled from the first to the last, with jitter.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long handing leases back may take when the worker stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// A call that is not answered in this time beyond what it asked to wait has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A worker: `slots` evaluations at a time for one coordinator.
+pub struct Agent {
+    /// Unique among the coordinator's workers.
+    pub name: String,
+    /// Evaluations at a time.
+    pub slots: u32,
+    /// Shared with the other agents of the process.
+    pub evaluator: Arc<Evaluator>,
+    /// Shared with the other agents of the process.
+    pub cache: Arc<ArtifactCache>,
+}
+
+/// What the loop keeps track of.
+struct Loop {
+    agent: Agent,
+    client: WorkClient<Channel>,
+    /// Shards being evaluated, with the flag that ends them.
+    running: BTreeMap<u64, Arc<AtomicBool>>,
+    /// Results that no answered report has carried yet.
+    unreported: Vec<ShardReport>,
+    sender: mpsc::UnboundedSender<ShardReport>,
+    /// A third of the lease time: how often to be heard of.
+    heartbeat: Duration,
+}
+
+/// What ended a wait.
+enum Event {
+    Answer(Box<Result<ReportResponse, tonic::Status>>),
+    Finished(ShardReport),
+    HeartbeatDue,
+    Stop,
+}
+
+impl Agent {
+    /// Works for the coordinator at `url` until `stop` is cancelled, then hands its leases back.
+    ///
+    /// # Errors
+    /// If the address makes no sense, or the coordinator refuses this worker for good. A coordinator that is
+    /// away is waited for.
+    pub async fn run(self, url: &str, stop: CancellationToken) -> anyhow::Result<()> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .with_context(|| format!("coordinator = {url:?}: expected http://HOST:PORT"))?
+            .connect_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true);
+        let (sender, mut finished) = mpsc::unbounded_channel();
+        let mut state = Loop {
+            agent: self,
+            client: WorkClient::new(endpoint.connect_lazy()),
+            running: BTreeMap::new(),
+            unreported: Vec::new(),
+            sender,
+            heartbeat: Duration::from_secs(1),
+        };
+        let mut failures = 0;
+        loop {
+            match state.wait(&mut finished, &stop).await {
+                Event::Stop => return state.farewell().await,
+                Event::Finished(report) => state.keep(report),
+                Event::HeartbeatDue => {}
+                Event::Answer(answer) => match *answer {
+                    Ok(answer) => {
+                        failures = 0;
+                        state.take(answer);
+                    }
+                    Err(status) => {
+                        refuse_for_good(&status)?;
+                        failures += 1;
+                        let pause = backoff(failures);
+                        let said = status.message();
+                        tracing::warn!(worker = state.agent.name, code = %status.code(), said, ?pause, "no answer");
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => {}
+                            () = stop.cancelled() => {}
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl Loop {
+    /// Reports when there is something to say or a slot to fill; otherwise waits for a reason to.
+    async fn wait(
+        &mut self,
+        finished: &mut mpsc::UnboundedReceiver<ShardReport>,
+        stop: &CancellationToken,
+    ) -> Event {
+        // What has finished already goes into the same report.
+        while let Ok(report) = finished.try_recv() {
+            self.keep(report);
+        }
+        let request = self.request();
+        let busy = request.free_slots == 0 && self.unreported.is_empty();
+        let mut client = self.client.clone();
+        let deadline = Duration::from_millis(request.wait_ms.into()) + PATIENCE;
+        let heartbeat = self.heartbeat;
+        let report = async move {
+            if busy {
+                tokio::time::sleep(heartbeat).await;
+                return Event::HeartbeatDue;
+            }
+            let call = tokio::time::timeout(deadline, client.report(request)).await;
+            let late = |_| Err(tonic::Status::deadline_exceeded("the coordinator does not answer"));
+            Event::Answer(Box::new(call.unwrap_or_else(late).map(tonic::Response::into_inner)))
+        };
+        let event = tokio::select! {
+            event = report => event,
+            Some(report) = finished.recv() => Event::Finished(report),
+            () = stop.cancelled() => Event::Stop,
+        };
+        match event {
+            // Full hands: say that they are, and wait on.
+            Event::HeartbeatDue => {
+                let call = tokio::time::timeout(PATIENCE, self.client.clone().report(self.request())).await;
+                let late = |_| Err(tonic::Status::deadline_exceeded("the coordinator does not answer"));
+                Event::Answer(Box::new(call.unwrap_or_else(late).map(tonic::Response::into_inner)))
+            }
+            other => other,
+        }
+    }
+
+    fn request(&self) -> ReportRequest {
+        ReportRequest {
+            worker: self.agent.name.clone(),
+            engine_version: ENGINE_VERSION,
+            finished: self.unreported.clone(),
+            holding: self.running.keys().copied().collect(),
+            free_slots: self.agent.slots.saturating_sub(self.running.len() as u32),
+            wait_ms: self.heartbeat.as_millis() as u32,
+        }
+    }
+
+    /// Keeps a result, unless its lease was taken away meanwhile.
+    fn keep(&mut self, report: ShardReport) {
+        if self.running.remove(&report.lease).is_some() {
+            self.unreported.push(report);
+        }
+    }
+
+    /// Follows an answer: what was reported is safe, dropped leases end, new ones start.
+    fn take(&mut self, answer: ReportResponse) {
+        self.unreported.clear();
+        self.heartbeat = Duration::from_millis(u64::from(answer.ttl_ms).max(300) / 3);
+        for lease in &answer.dropped {
+            if let Some(interrupt) = self.running.remove(lease) {
+                tracing::info!(worker = self.agent.name, lease, "dropped");
+                interrupt.store(true, Ordering::Relaxed);
+            }
+        }
+        for lease in answer.leases {
+            let interrupt = Arc::new(AtomicBool::new(false));
+            self.running.insert(lease.id, interrupt.clone());
+            let (evaluator, cache) = (self.agent.evaluator.clone(), self.agent.cache.clone());
+            let (client, sender) = (self.client.clone(), self.sender.clone());
+            tokio::spawn(async move {
+                let report = work(lease, &evaluator, &cache, client, &interrupt).await;
+                // The loop is gone if the worker has stopped.
+                let _ = sender.send(report);
+            });
+        }
+    }
+
+    /// Ends all evaluations and reports once more, holding nothing, so that others get the leases at once.
+    async fn farewell(mut self) -> anyhow::Result<()> {
+        for interrupt in std::mem::take(&mut self.running).into_values() {
+            interrupt.store(true, Ordering::Relaxed);
+        }
+        let request = ReportRequest { free_slots: 0, wait_ms: 0, ..self.request() };
+        match tokio::time::timeout(FAREWELL, self.client.report(request)).await {
+            Ok(Ok(_)) => tracing::debug!(worker = self.agent.name, "handed its leases back"),
+            _ => tracing::debug!(worker = self.agent.name, "left without a farewell"),
+        }
+        Ok(())
+    }
+}
+
+/// Evaluates one lease. Whatever happens becomes a report.
+async fn work(
+    lease: Lease,
+    evaluator: &Arc<Evaluator>,
+    cache: &ArtifactCache,
+    client: WorkClient<Channel>,
+    interrupt: &Arc<AtomicBool>,
+) -> ShardReport {
+    let started = Instant::now();
+    let (id, index, of) = (lease.id, lease.index, lease.of);
+    // Named from the trial itself, so that a result can never be filed under another trial.
+    let trial = lease.trial.ok_or_else(|| convert::Invalid::new("trial", "missing"));
+    let (key, outcome) = match trial.and_then(Trial::try_from) {
+        Err(error) => (Vec::new(), Err(Failure::Final(format!("the coordinator sent {error}")))),
+        Ok(trial) => {
+            let key = trial.key().as_bytes().to_vec();
+            (key, measure(trial, Shard { index, of }, evaluator, cache, client, interrupt.clone()).await)
+        }
+    };
+    let outcome = match outcome {
+        Ok(counts) => shard_report::Outcome::Counts((&counts).into()),
+        Err(failure) => {
+            let (reason, retryable) = match failure {
+                Failure::Final(reason) => (reason, false),
+                Failure::Retryable(reason) => (reason, true),
+                Failure::Interrupted => ("interrupted".to_owned(), true),
+            };
+            shard_report::Outcome::Failure(ShardFailure { reason, retryable })
+        }
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    ShardReport { lease: id, trial: key, index, of, outcome: Some(outcome), seconds }
+}
+
+async fn measure(
+    trial: Trial,
+    shard: Shard,
+    evaluator: &Arc<Evaluator>,
+    cache: &ArtifactCache,
+    mut client: WorkClient<Channel>,
+    interrupt: Arc<AtomicBool>,
+) -> Result<Counts, Failure> {
+    if !shard.is_valid() {
+        return Err(Failure::Final(format!("the coordinator sent shard {} of {}", shard.index, shard.of)));
+    }
+    let retryable = |error: crate::cache::CacheError| Failure::Retryable(error.to_string());
+    let files = Files {
+        checkpoint: cache.ensure(trial.checkpoint, &mut client).await.map_err(retryable)?,
+        text: cache.ensure(trial.data.text, &mut client).await.map_err(retryable)?,
+        tokenizer: cache.ensure(trial.data.tokenizer, &mut client).await.map_err(retryable)?,
+    };
+    let evaluator = evaluator.clone();
+    let evaluation = tokio::task::spawn_blocking(move || {
+        evaluator.evaluate(&trial, &files, shard, &|| interrupt.load(Ordering::Relaxed))
+    });
+    evaluation.await.unwrap_or_else(|error| Err(Failure::Final(error.to_string())))
+}
+
+/// Fails if the coordinator will never take this worker.
+fn refuse_for_good(status: &tonic::Status) -> anyhow::Result<()> {
+    match status.code() {
+        Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::PermissionDenied => {
+            bail!("the coordinator refuses this worker: {}", status.message())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The pause after so many failures in a row: between half and all of the doubled time.
+fn backoff(failures: u32) -> Duration {
+    let (first, last) = BACKOFF;
+    let full = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(last);
+    // The hasher's keys are the random numbers of the standard library.
+    let chance = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+    full.mul_f64(0.5 + chance / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        for failures in 1..100 {
+            let pause = backoff(failures);
+            assert!(pause >= BACKOFF.0 / 2 && pause <= BACKOFF.1, "{failures}: {pause:?}");
+        }
+        assert!(backoff(50) >= BACKOFF.1 / 2);
+    }
+}
