@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
 use crate::experiment::Experiment;
@@ -122,7 +122,7 @@ fn losses(experiment: &Experiment, entry: &Entry) -> Vec<f64> {
 }
 
 /// The result of an experiment as a document: the same bytes for the same measurements, whoever made them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FrontDocument {
     /// Id of the experiment.
     pub experiment: String,
@@ -143,7 +143,7 @@ pub struct FrontDocument {
 }
 
 /// One candidate of a [`FrontDocument`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Candidate id.
     pub candidate: ContentHash,

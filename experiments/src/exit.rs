@@ -54,6 +54,27 @@ impl Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    /// A coordinator's refusal, or its absence.
+    fn from(status: tonic::Status) -> Self {
+        use tonic::Code;
+        let code = match status.code() {
+            Code::NotFound => Exit::NotFound,
+            Code::InvalidArgument => Exit::Usage,
+            Code::FailedPrecondition | Code::AlreadyExists => Exit::Conflict,
+            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => Exit::Unavailable,
+            _ => Exit::Failure,
+        };
+        Self::new(code, format!("coordinator: {}", status.message()))
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         // `{:#}` joins the causes with colons, on one line.

@@ -1,30 +1,65 @@
 //! `qslm`: search, submit, watch and read quantization experiments.
 
+mod client;
 mod commands;
+mod data;
 mod exit;
 mod output;
+mod progress;
+mod results;
+mod spec;
 mod tensors;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::exit::Outcome;
+
 /// Find how many bits each weight matrix of a spike-driven language model may lose.
 #[derive(Debug, Parser)]
-#[command(name = "qslm", version, arg_required_else_help = true)]
+#[command(name = "qslm", version, arg_required_else_help = true, after_help = "\
+Start here:
+  qslm run experiments/specs/quickstart.toml
+
+Exit codes: 0 ok, 1 failure, 2 usage or bad spec, 3 not found, 4 conflict, 5 coordinator unavailable,
+6 finished with failed trials or an unmet constraint, 130 interrupted.")]
 struct Cli {
+    /// What is logged to standard error: a level, or directives such as warn,qslm_worker=debug
+    #[arg(long, global = true, default_value = "warn")]
+    log: String,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(commands::run::Run),
     Eval(commands::eval::Eval),
+    Submit(commands::manage::Submit),
+    List(commands::manage::List),
+    Get(commands::manage::Get),
+    Watch(commands::watch::Watch),
+    Front(commands::manage::Front),
+    Cancel(commands::manage::Cancel),
 }
 
-fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    run(cli).await.map_or_else(exit::Failure::report, |()| ExitCode::SUCCESS)
+}
+
+async fn run(cli: Cli) -> Outcome {
+    qslm_program::init_log(&cli.log)?;
+    match cli.command {
+        Command::Run(run) => run.run().await,
         Command::Eval(eval) => eval.run(),
-    };
-    outcome.map_or_else(exit::Failure::report, |()| ExitCode::SUCCESS)
+        Command::Submit(submit) => submit.run().await,
+        Command::List(list) => list.run().await,
+        Command::Get(get) => get.run().await,
+        Command::Watch(watch) => watch.run().await,
+        Command::Front(front) => front.run().await,
+        Command::Cancel(cancel) => cancel.run().await,
+    }
 }

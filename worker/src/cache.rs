@@ -150,7 +150,11 @@ impl ArtifactCache {
     }
 }
 
-fn hash_file(path: &Path) -> io::Result<ContentHash> {
+/// The content hash of a file.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn hash_file(path: &Path) -> io::Result<ContentHash> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path)?)?;
     Ok(ContentHash::from_bytes(*hasher.finalize().as_bytes()))

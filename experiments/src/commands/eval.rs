@@ -1,6 +1,6 @@
 //! `qslm eval`: one measurement of one checkpoint, without a coordinator.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -14,9 +14,10 @@ use qslm_common::space::{Embedding, Space};
 use qslm_common::task::{Shard, Task};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
-use qslm_engine::task::{Dataset, EvaluateError, TokenizerFile, evaluate};
+use qslm_engine::task::{Dataset, EvaluateError, evaluate};
 use serde::Serialize;
 
+use crate::data::load_data;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, print_json};
 use crate::tensors;
@@ -185,13 +186,6 @@ impl Eval {
         space.validate(network).map_err(|error| usage(&error))?;
         Ok(space.uniform(network, 0))
     }
-}
-
-/// Loads a tokenizer and the data that it reads.
-pub fn load_data(path: &Path, tokenizer: &Path, task: &Task, network: &Network) -> Outcome<Dataset> {
-    let reader = TokenizerFile::load(tokenizer, network.vocabulary)
-        .map_err(|error| Failure::file(tokenizer, &error))?;
-    Dataset::load(path, &reader, task, network).map_err(|error| Failure::file(path, &error))
 }
 
 /// Cuts the sequences over threads; the sum does not depend on how many.

@@ -1,0 +1,111 @@
+//! Talking to a coordinator: one that runs elsewhere, or one started here on a store.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use qslm_common::hash::ContentHash;
+use qslm_coordinator::Coordinator;
+use qslm_coordinator::store::StoreError;
+use qslm_proto::v1::experiments_client::ExperimentsClient;
+use qslm_proto::v1::{ExperimentStatus, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::spec::Resolved;
+
+/// A connection for people's calls.
+pub type Client = ExperimentsClient<Channel>;
+
+/// Lease time of a coordinator that shares its process with the workers.
+const EMBEDDED_TTL: Duration = Duration::from_secs(15);
+/// Bytes per message of an upload.
+const CHUNK: usize = 256 * 1024;
+
+/// A coordinator in this process, on a real socket of the loopback interface.
+pub struct Embedded {
+    /// Its address, for workers and clients.
+    pub url: String,
+    /// Its artifacts; workers of this process use them in place.
+    pub artifacts: PathBuf,
+    stop: CancellationToken,
+    serving: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Embedded {
+    /// Opens `store`, making it if it is not there, and serves it.
+    pub async fn start(store: &Path) -> Outcome<Self> {
+        let coordinator = Coordinator::open(store, EMBEDDED_TTL).map_err(|error| match error {
+            StoreError::InUse(_) => Failure::new(Exit::Conflict, error),
+            other => Failure::new(Exit::Failure, other),
+        })?;
+        let failed = |error: std::io::Error| Failure::new(Exit::Failure, format!("cannot listen: {error}"));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(failed)?;
+        let url = format!("http://{}", listener.local_addr().map_err(failed)?);
+        let artifacts = coordinator.artifacts().folder().to_owned();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(coordinator.serve(listener, stop.clone()));
+        Ok(Self { url, artifacts, stop, serving })
+    }
+
+    /// Closes the store.
+    pub async fn stop(self) -> Outcome {
+        self.stop.cancel();
+        match self.serving.await {
+            Ok(result) => Ok(result?),
+            Err(error) => Err(Failure::new(Exit::Failure, error)),
+        }
+    }
+}
+
+/// Connects to a coordinator.
+pub async fn connect(url: &str) -> Outcome<Client> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .map_err(|_| Failure::new(Exit::Usage, format!("coordinator {url:?}: expected http://HOST:PORT")))?;
+    let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await;
+    let away = |_| Failure::new(Exit::Unavailable, format!("no coordinator answers at {url}"));
+    Ok(Client::new(channel.map_err(away)?))
+}
+
+/// Uploads what the coordinator does not have, then submits.
+pub async fn submit(client: &mut Client, resolved: &Resolved) -> Outcome<ExperimentStatus> {
+    let hashes = resolved.files.iter().map(|(hash, _)| hash.as_bytes().to_vec()).collect();
+    let missing = client.missing_artifacts(MissingArtifactsRequest { hashes }).await?.into_inner().hashes;
+    for (hash, path) in &resolved.files {
+        if missing.iter().any(|missing| missing == hash.as_bytes()) {
+            upload(client, hash, path).await?;
+        }
+    }
+    let request = SubmitRequest { experiment: resolved.experiment.encode(), shards: resolved.shards };
+    Ok(client.submit(request).await?.into_inner())
+}
+
+async fn upload(client: &mut Client, hash: &ContentHash, path: &Path) -> Outcome {
+    let mut file = tokio::fs::File::open(path).await.map_err(|error| Failure::file(path, &error))?;
+    let (sender, receiver) = mpsc::channel(4);
+    let mut name = hash.as_bytes().to_vec();
+    let reading = tokio::spawn(async move {
+        loop {
+            let mut data = Vec::with_capacity(CHUNK);
+            let read = (&mut file).take(CHUNK as u64).read_to_end(&mut data).await?;
+            let first = !name.is_empty();
+            if read == 0 && !first {
+                return Ok(());
+            }
+            let message = PutArtifactRequest { hash: std::mem::take(&mut name), data };
+            if sender.send(message).await.is_err() {
+                return Ok::<_, std::io::Error>(());
+            }
+        }
+    });
+    let sent = client.put_artifact(ReceiverStream::new(receiver)).await;
+    match reading.await {
+        Ok(Err(error)) => Err(Failure::file(path, &error)),
+        _ => Ok(sent.map(drop)?),
+    }
+}

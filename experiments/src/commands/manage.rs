@@ -1,0 +1,226 @@
+//! `qslm submit | list | get | front | cancel`: experiments of a coordinator.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use comfy_table::CellAlignment;
+use qslm_common::hash::ContentHash;
+use qslm_proto::v1::{ExperimentStatus, GetRequest, ListRequest};
+use serde::Serialize;
+
+use super::run::Finished;
+use super::target::{Source, Target};
+use crate::client::submit;
+use crate::exit::Outcome;
+use crate::output::{Output, plain_table, print, print_json};
+use crate::spec::resolve;
+
+/// Submit an experiment to a coordinator; its id is printed.
+///
+/// The checkpoint and data are uploaded unless the coordinator has them. Submitting the same experiment twice
+/// is submitting it once; a cancelled one goes on.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm submit experiments/specs/quickstart.toml
+  qslm submit spec.toml --coordinator http://10.0.0.5:7477 --output json")]
+pub struct Submit {
+    /// The experiment's spec
+    #[arg(value_name = "SPEC.toml")]
+    spec: PathBuf,
+    /// Change a value of the spec, such as task.windows=64
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    #[command(flatten)]
+    target: Target,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// List the experiments of a coordinator or store.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qslm list\n  qslm list --store runs/quickstart.redb")]
+pub struct List {
+    #[command(flatten)]
+    source: Source,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// Show one experiment.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  qslm get quickstart --output json")]
+pub struct Get {
+    #[command(flatten)]
+    one: One,
+}
+
+/// Print the front of an experiment, finished or not.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm front quickstart
+  qslm front quickstart --store runs/quickstart.redb --output json > front.json")]
+pub struct Front {
+    #[command(flatten)]
+    one: One,
+}
+
+/// End an experiment; what was measured stays.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  qslm cancel quickstart-1a2b3c4d5e6f")]
+pub struct Cancel {
+    /// The experiment's id, or the beginning of it
+    experiment: String,
+    #[command(flatten)]
+    target: Target,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct One {
+    /// The experiment's id, or the beginning of it
+    experiment: String,
+    #[command(flatten)]
+    source: Source,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+impl Submit {
+    /// Submits and prints the id.
+    pub async fn run(self) -> Outcome {
+        let resolved = resolve(&self.spec, &self.settings)?;
+        let status = submit(&mut self.target.connect().await?, &resolved).await?;
+        match self.output {
+            Output::Json => print_json(&Shown::from(&status)),
+            Output::Table => print(&format!("{}\n", status.id)),
+        }
+    }
+}
+
+impl List {
+    /// Prints a line per experiment.
+    pub async fn run(self) -> Outcome {
+        let list = async |client: &mut crate::client::Client| Ok(client.list(ListRequest {}).await?.into_inner());
+        let all = self.source.with(list).await?.experiments;
+        match self.output {
+            Output::Json => print_json(&all.iter().map(Shown::from).collect::<Vec<_>>()),
+            Output::Table => print_statuses(&all),
+        }
+    }
+}
+
+impl Get {
+    /// Prints its status.
+    pub async fn run(self) -> Outcome {
+        let request = GetRequest { experiment: self.one.experiment };
+        let get = async |client: &mut crate::client::Client| Ok(client.get(request).await?.into_inner());
+        let status = self.one.source.with(get).await?;
+        show(&status, self.one.output)
+    }
+}
+
+impl Front {
+    /// Prints the front so far.
+    pub async fn run(self) -> Outcome {
+        let id = self.one.experiment;
+        let read = async |client: &mut crate::client::Client| Finished::read(client, &id).await;
+        self.one.source.with(read).await?.show(self.one.output)
+    }
+}
+
+impl Cancel {
+    /// Cancels and prints the status.
+    pub async fn run(self) -> Outcome {
+        let request = GetRequest { experiment: self.experiment };
+        let status = self.target.connect().await?.cancel(request).await?.into_inner();
+        show(&status, self.output)
+    }
+}
+
+fn show(status: &ExperimentStatus, output: Output) -> Outcome {
+    match output {
+        Output::Json => print_json(&Shown::from(status)),
+        Output::Table => print_statuses(std::slice::from_ref(status)),
+    }
+}
+
+/// A status as printed; keys are part of the interface.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    state: String,
+    stage: &'a str,
+    measured: u64,
+    failed: u64,
+    evaluated: u64,
+    front: u32,
+    hypervolume: Option<f64>,
+    best_candidate: Option<String>,
+    best_saving: Option<f64>,
+    best_quality: Option<f64>,
+    best_quality_loss: Option<f64>,
+    shards_leased: u32,
+    shards_pending: u32,
+    workers: u32,
+    tokens_per_second: f64,
+    failures: &'a [String],
+}
+
+impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
+    fn from(status: &'a ExperimentStatus) -> Self {
+        let best = status.best.as_ref();
+        let candidate = best.and_then(|best| <[u8; 32]>::try_from(&best.candidate[..]).ok());
+        Self {
+            id: &status.id,
+            state: status.state().as_str_name().to_lowercase(),
+            stage: &status.stage,
+            measured: status.measured,
+            failed: status.failed,
+            evaluated: status.evaluated,
+            front: status.front,
+            hypervolume: status.hypervolume,
+            best_candidate: candidate.map(|bytes| ContentHash::from_bytes(bytes).to_string()),
+            best_saving: best.map(|best| best.saving),
+            best_quality: best.map(|best| best.quality),
+            best_quality_loss: best.map(|best| best.quality_loss),
+            shards_leased: status.shards_leased,
+            shards_pending: status.shards_pending,
+            workers: status.workers,
+            tokens_per_second: status.tokens_per_second,
+            failures: &status.failures,
+        }
+    }
+}
+
+fn print_statuses(all: &[ExperimentStatus]) -> Outcome {
+    let mut table = plain_table();
+    table.set_header(["experiment", "state", "tier", "measured", "failed", "front", "saved %", "loss %", "workers"]);
+    for column in 3..9 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for status in all {
+        let percent = |value: f64| format!("{:.2}", value * 100.0);
+        let best = |f: fn(&qslm_proto::v1::Best) -> f64| status.best.as_ref().map(f).map_or(String::new(), percent);
+        table.add_row([
+            status.id.clone(),
+            status.state().as_str_name().to_lowercase(),
+            status.stage.clone(),
+            status.measured.to_string(),
+            status.failed.to_string(),
+            status.front.to_string(),
+            best(|best| best.saving),
+            best(|best| best.quality_loss),
+            status.workers.to_string(),
+        ]);
+    }
+    print(&format!("{table}\n"))
+}

@@ -1,0 +1,165 @@
+//! `qslm run`: a whole experiment in one process, the same code as the distributed form.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use qslm_common::archive::FrontDocument;
+use qslm_proto::v1::GetRequest;
+use qslm_proto::v1::experiment_status::State;
+use qslm_worker::{Agent, ArtifactCache, Evaluator};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::watch;
+use crate::client::{Client, Embedded, connect, submit};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Output, print};
+use crate::results;
+use crate::spec::{Resolved, resolve};
+
+/// Run an experiment here: coordinator and workers in one process.
+///
+/// Every result is kept in the store. Run the same command again after an interruption and it goes on;
+/// run it on a finished experiment and it answers at once.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm run experiments/specs/quickstart.toml
+  qslm run spec.toml --store sweep.redb --workers 8
+  qslm run experiments/specs/wikitext2.toml --set task.text=wiki.valid.tokens --set task.windows=64
+  qslm run spec.toml --output json > front.json
+
+Exit codes: 0 done, 1 failure, 2 bad spec, 3 missing file, 4 store in use,
+6 finished with failed trials or no candidate within the constraints, 130 interrupted.")]
+pub struct Run {
+    /// The experiment's spec
+    #[arg(value_name = "SPEC.toml")]
+    spec: PathBuf,
+    /// Keep results in this file; inputs and the front are kept beside it [default: runs/NAME.redb]
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+    /// Evaluations at a time, one thread each [default: one per core]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    workers: Option<u32>,
+    /// Change a value of the spec, such as task.windows=64
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+impl Run {
+    /// Runs, shows progress, and prints the front.
+    pub async fn run(self) -> Outcome {
+        let resolved = resolve(&self.spec, &self.settings)?;
+        let name = &resolved.experiment.name;
+        let store = self.store.unwrap_or_else(|| Path::new("runs").join(format!("{name}.redb")));
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from) as u32;
+        let workers = self.workers.unwrap_or_else(cores);
+
+        let interrupted = qslm_program::cancelled_by_signals()?;
+        let embedded = Embedded::start(&store).await?;
+        let outcome = search(&embedded, &resolved, workers, &interrupted).await;
+        let front = match outcome {
+            Ok(Some(finished)) => {
+                let path = store.with_file_name(format!("{}.front.json", resolved.experiment.id()));
+                std::fs::write(&path, &finished.json).map_err(|error| Failure::file(&path, &error))?;
+                Ok((finished, path))
+            }
+            Ok(None) => Err(Failure::new(Exit::Interrupted, "interrupted; run the same command again to go on")),
+            Err(failure) => Err(failure),
+        };
+        let stopped = embedded.stop().await;
+        let (finished, path) = front?;
+        stopped?;
+        finished.show(self.output)?;
+        if self.output == Output::Table {
+            print(&format!("\nResults: {}\nFront:   {}\n", store.display(), path.display()))?;
+        }
+        finished.verdict()
+    }
+}
+
+/// A finished experiment.
+pub(super) struct Finished {
+    /// The front document as the coordinator wrote it.
+    pub json: String,
+    failed: u64,
+    failures: Vec<String>,
+}
+
+/// Submits and waits. `None` if interrupted.
+async fn search(
+    embedded: &Embedded,
+    resolved: &Resolved,
+    workers: u32,
+    interrupted: &CancellationToken,
+) -> Outcome<Option<Finished>> {
+    let mut client = connect(&embedded.url).await?;
+    let status = submit(&mut client, resolved).await?;
+    let stop = CancellationToken::new();
+    let mut agents = JoinSet::new();
+    if status.state() == State::Running {
+        let cache = ArtifactCache::new(embedded.artifacts.clone(), u64::MAX).map_err(anyhow::Error::from)?;
+        let (cache, evaluator) = (Arc::new(cache), Arc::new(Evaluator::new(workers as usize)));
+        for index in 0..workers {
+            let name = format!("local-{index}");
+            let agent = Agent { name, slots: 1, evaluator: evaluator.clone(), cache: cache.clone() };
+            let (url, stop) = (embedded.url.clone(), stop.clone());
+            agents.spawn(async move { agent.run(&url, stop).await });
+        }
+        tracing::debug!(tokens = resolved.positions, "tokens per trial");
+    }
+    let watched = tokio::select! {
+        watched = watch::until_ended(&mut client, &status.id) => Some(watched),
+        () = interrupted.cancelled() => None,
+        // An agent ends by itself only with an error that no retry mends.
+        Some(agent) = agents.join_next() => Some(Err(match agent {
+            Ok(Err(error)) => error.into(),
+            _ => Failure::new(Exit::Failure, "a worker ended unexpectedly"),
+        })),
+    };
+    stop.cancel();
+    while agents.join_next().await.is_some() {}
+    match watched {
+        None => Ok(None),
+        Some(status) => Ok(Some(Finished::read(&mut client, &status?.id).await?)),
+    }
+}
+
+impl Finished {
+    /// Reads the result of an experiment that has ended.
+    pub(super) async fn read(client: &mut Client, id: &str) -> Outcome<Self> {
+        let get = || GetRequest { experiment: id.to_owned() };
+        let json = client.front(get()).await?.into_inner().json;
+        let status = client.get(get()).await?.into_inner();
+        Ok(Self { json, failed: status.failed, failures: status.failures })
+    }
+
+    /// Prints it.
+    pub(super) fn show(&self, output: Output) -> Outcome {
+        match output {
+            Output::Json => print(&self.json),
+            Output::Table => print(&results::tables(&self.document()?)),
+        }
+    }
+
+    fn document(&self) -> Outcome<FrontDocument> {
+        let parsed = serde_json::from_str(&self.json);
+        parsed.map_err(|error| Failure::new(Exit::Failure, format!("the front cannot be read: {error}")))
+    }
+
+    /// Fails if trials failed or nothing meets the constraints.
+    pub(super) fn verdict(&self) -> Outcome {
+        if self.failed > 0 {
+            let reasons = self.failures.join("; ");
+            return Err(Failure::new(Exit::Unmet, format!("{} trials failed: {reasons}", self.failed)));
+        }
+        match self.document()?.chosen {
+            Some(_) => Ok(()),
+            None => Err(Failure::new(Exit::Unmet, "no candidate meets the constraints")),
+        }
+    }
+}

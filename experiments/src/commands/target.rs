@@ -1,0 +1,70 @@
+//! Which coordinator a command talks to.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::client::{Client, Embedded, connect};
+use crate::exit::{Exit, Failure, Outcome};
+
+/// Settings: defaults < --config FILE < QSLM_CLIENT_* variables < flags.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Target {
+    /// The coordinator's address [default: http://127.0.0.1:7477]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coordinator: Option<String>,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    coordinator: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { coordinator: "http://127.0.0.1:7477".to_owned() }
+    }
+}
+
+impl Target {
+    /// Connects to the coordinator that the settings name.
+    pub async fn connect(&self) -> Outcome<Client> {
+        let settings = qslm_program::settings::load(self.config.as_deref(), "QSLM_CLIENT", self);
+        let settings: Settings = settings.map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
+        connect(&settings.coordinator).await
+    }
+}
+
+/// A coordinator, or a store that no coordinator has open.
+#[derive(Debug, Clone, Args)]
+pub struct Source {
+    /// Read this store instead of asking a coordinator
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["coordinator", "config"])]
+    store: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Source {
+    /// Calls `f` with a connection.
+    pub async fn with<T>(&self, f: impl AsyncFnOnce(&mut Client) -> Outcome<T>) -> Outcome<T> {
+        let Some(store) = &self.store else { return f(&mut self.target.connect().await?).await };
+        if !store.is_file() {
+            return Err(Failure::new(Exit::NotFound, format!("{}: no such file", store.display())));
+        }
+        let embedded = Embedded::start(store).await?;
+        let value = match connect(&embedded.url).await {
+            Ok(mut client) => f(&mut client).await,
+            Err(failure) => Err(failure),
+        };
+        embedded.stop().await?;
+        value
+    }
+}

@@ -1,0 +1,90 @@
+//! The result of an experiment as tables.
+
+use std::collections::BTreeMap;
+
+use comfy_table::CellAlignment;
+use qslm_common::archive::{FrontDocument, Row};
+
+use crate::output::plain_table;
+
+/// The front, the chosen candidate and its schemes.
+pub fn tables(document: &FrontDocument) -> String {
+    let mut text = front_table(document);
+    if let Some(hypervolume) = document.hypervolume {
+        let measured = document.measured;
+        text.push_str(&format!("\n{measured} candidates measured, hypervolume {hypervolume:.4}\n"));
+    }
+    match &document.chosen {
+        Some(chosen) => text.push_str(&chosen_tables(chosen)),
+        None => text.push_str("\nNo candidate meets the constraints.\n"),
+    }
+    text
+}
+
+fn front_table(document: &FrontDocument) -> String {
+    let mut table = plain_table();
+    table.set_header(["", "candidate", "bytes", "saved %", quality_name(document), "loss %", "spikes", "trade-off"]);
+    for column in 2..8 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let chosen = document.chosen.as_ref().map(|row| row.candidate);
+    for row in &document.front {
+        let mark = if Some(row.candidate) == chosen { "*" } else { "" };
+        table.add_row([
+            mark.to_owned(),
+            row.candidate.short(),
+            row.footprint_bytes.to_string(),
+            format!("{:.2}", row.saving * 100.0),
+            quality(row),
+            row.quality_loss.map_or(String::new(), |loss| format!("{:+.2}", loss * 100.0)),
+            format!("{:.4}", row.firing_rate),
+            row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
+        ]);
+    }
+    format!("Front of {} (* chosen)\n\n{table}\n", document.experiment)
+}
+
+fn chosen_tables(row: &Row) -> String {
+    let loss = row.quality_loss.unwrap_or(0.0) * 100.0;
+    let mut text = format!(
+        "\nChosen: {}\n  {} bytes, {:.2} % saved, {} {} ({loss:+.2} %)\n\n",
+        row.candidate.short(),
+        row.footprint_bytes,
+        row.saving * 100.0,
+        if row.perplexity.is_some() { "perplexity" } else { "accuracy" },
+        quality(row),
+    );
+    text.push_str(&scheme_table(&row.schemes));
+    text
+}
+
+/// Embedding and head on a line each, then a line per block with a column per matrix.
+fn scheme_table(schemes: &BTreeMap<String, String>) -> String {
+    const MATRICES: [&str; 7] =
+        ["att.key", "att.value", "att.receptance", "att.output", "ffn.key", "ffn.value", "ffn.receptance"];
+    let of = |unit: &str| schemes.get(unit).map_or("", String::as_str);
+    // Symmetry and granularity are the same everywhere; the width is what differs.
+    let width = |scheme: &str| scheme.split(':').next().unwrap_or(scheme).to_owned();
+    let mut table = plain_table();
+    table.set_header(std::iter::once("").chain(MATRICES));
+    for block in 0.. {
+        let cells = MATRICES.map(|matrix| width(of(&format!("blocks.{block}.{matrix}.weight"))));
+        if cells[0].is_empty() {
+            break;
+        }
+        table.add_row(std::iter::once(format!("blocks.{block}")).chain(cells));
+    }
+    format!("  emb {}, head {}\n\n{table}\n", of("emb.weight"), of("head.weight"))
+}
+
+fn quality_name(document: &FrontDocument) -> &'static str {
+    let is_perplexity = document.float.as_ref().is_none_or(|row| row.perplexity.is_some());
+    if is_perplexity { "perplexity" } else { "accuracy" }
+}
+
+fn quality(row: &Row) -> String {
+    let accuracy = row.accuracy.map(|accuracy| format!("{:.2} %", accuracy * 100.0));
+    row.perplexity.map(|p| format!("{p:.3}")).or(accuracy).unwrap_or_default()
+}
