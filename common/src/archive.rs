@@ -90,8 +90,7 @@ impl Archive {
             .iter()
             .map(|objective| objective.reference(&experiment.network, float))
             .collect();
-        let losses: Vec<Vec<f64>> =
-            self.entries.values().map(|entry| losses(experiment, entry)).collect();
+        let losses: Vec<Vec<f64>> = self.entries.values().map(|entry| losses(experiment, entry)).collect();
         Some(pareto::hypervolume(&losses, &reference) / reference.iter().product::<f64>())
     }
 
@@ -104,9 +103,7 @@ impl Archive {
             .entries
             .iter()
             .filter(|(_, entry)| experiment.constraints.allow(network, float, entry.measured()));
-        let value = |entry: &Entry| {
-            experiment.trade_off.value(float, float_bytes(network), entry.measured())
-        };
+        let value = |entry: &Entry| experiment.trade_off.value(float, float_bytes(network), entry.measured());
         allowed.max_by(|(a_id, a), (b_id, b)| {
             let by_value = value(a).total_cmp(&value(b));
             by_value.then(b.footprint_bytes.cmp(&a.footprint_bytes)).then(b_id.cmp(a_id))
@@ -115,9 +112,8 @@ impl Archive {
 }
 
 fn losses(experiment: &Experiment, entry: &Entry) -> Vec<f64> {
-    let loss = |objective: &crate::objective::Objective| {
-        objective.loss(&experiment.network, entry.measured())
-    };
+    let loss =
+        |objective: &crate::objective::Objective| objective.loss(&experiment.network, entry.measured());
     experiment.objectives.iter().map(loss).collect()
 }
 
@@ -194,8 +190,7 @@ impl FrontDocument {
 impl Row {
     fn new(experiment: &Experiment, float: Option<&Counts>, id: ContentHash, entry: &Entry) -> Self {
         let network = &experiment.network;
-        let trade_off =
-            |float| experiment.trade_off.value(float, float_bytes(network), entry.measured());
+        let trade_off = |float| experiment.trade_off.value(float, float_bytes(network), entry.measured());
         Self {
             candidate: id,
             footprint_bytes: entry.footprint_bytes,

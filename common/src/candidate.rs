@@ -115,9 +115,8 @@ impl Candidate {
             if unit.is_empty() || !in_order {
                 return Err(refuse);
             }
-            let scheme: Scheme = text
-                .parse()
-                .map_err(|error| InvalidCandidate::Scheme { unit: unit.to_owned(), error })?;
+            let scheme: Scheme =
+                text.parse().map_err(|error| InvalidCandidate::Scheme { unit: unit.to_owned(), error })?;
             // `int04` and `group:64` parse, but are not what `encode` writes.
             if scheme.to_string() != text {
                 return Err(refuse);
@@ -155,14 +154,8 @@ mod tests {
 
     use super::*;
 
-    const TINY: Network = Network {
-        vocabulary: 96,
-        channels: 48,
-        hidden: 192,
-        blocks: 4,
-        outputs: 96,
-        binary_embedding: true,
-    };
+    const TINY: Network =
+        Network { vocabulary: 96, channels: 48, hidden: 192, blocks: 4, outputs: 96, binary_embedding: true };
 
     fn uniform(scheme: &str) -> Candidate {
         let scheme = scheme.parse().unwrap();
@@ -175,7 +168,10 @@ mod tests {
         assert!(text.starts_with("qslm candidate 1\nblocks.0.att.key.weight int4:symmetric:channel\n"));
         assert_eq!(text.lines().count(), 1 + 30);
         // A changed hash orphans every stored result: change HEADER and the store's version with it.
-        assert_eq!(Candidate::decode("qslm candidate 1\n").unwrap().id(), ContentHash::of(b"qslm candidate 1\n"));
+        assert_eq!(
+            Candidate::decode("qslm candidate 1\n").unwrap().id(),
+            ContentHash::of(b"qslm candidate 1\n")
+        );
     }
 
     #[test]
@@ -188,7 +184,10 @@ mod tests {
         assert_eq!(decode("qslm candidate 1\nb f32\na f32\n"), InvalidCandidate::Line(3));
         assert_eq!(decode("qslm candidate 1\na f32\na f32\n"), InvalidCandidate::Line(3));
         assert_eq!(decode("qslm candidate 1\na int4:affine:group:64\n"), InvalidCandidate::Line(2));
-        assert!(matches!(decode("qslm candidate 1\na int9:affine:tensor\n"), InvalidCandidate::Scheme { .. }));
+        assert!(matches!(
+            decode("qslm candidate 1\na int9:affine:tensor\n"),
+            InvalidCandidate::Scheme { .. }
+        ));
     }
 
     #[test]

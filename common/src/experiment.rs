@@ -226,9 +226,9 @@ impl Experiment {
 /// [`InvalidExperiment::WrongModel`] says what it is instead.
 pub fn check_model(network: &Network, task: &Task) -> Result<(), InvalidExperiment> {
     match (task, network.is_classifier()) {
-        (Task::Perplexity { .. }, true) => {
-            Err(InvalidExperiment::WrongModel("perplexity needs a language model, this checkpoint classifies"))
-        }
+        (Task::Perplexity { .. }, true) => Err(InvalidExperiment::WrongModel(
+            "perplexity needs a language model, this checkpoint classifies",
+        )),
         (Task::Accuracy { .. }, false) => {
             Err(InvalidExperiment::WrongModel("accuracy needs a classifier, this checkpoint models language"))
         }
@@ -306,7 +306,8 @@ pub(crate) mod tests {
     #[test]
     fn a_trial_is_shared_by_experiments_that_measure_the_same() {
         let one = experiment();
-        let other = Experiment { name: "other".to_owned(), constraints: Constraints::default(), ..one.clone() };
+        let other =
+            Experiment { name: "other".to_owned(), constraints: Constraints::default(), ..one.clone() };
         let float = Candidate::float(&one.network);
         assert_ne!(one.id(), other.id());
         let key = |experiment: &Experiment, candidate: &Candidate| experiment.trial(candidate.clone()).key();

@@ -119,16 +119,15 @@ mod tests {
 
     fn counts() -> impl Strategy<Value = Counts> {
         let small = 0..1u64 << 40;
-        (small.clone(), small.clone(), small.clone(), small.clone(), prop::collection::vec(small, 3)).prop_map(
-            |(nll, tokens, hits, positions, spikes)| Counts {
+        (small.clone(), small.clone(), small.clone(), small.clone(), prop::collection::vec(small, 3))
+            .prop_map(|(nll, tokens, hits, positions, spikes)| Counts {
                 nll: Nll(nll),
                 tokens,
                 hits,
                 sentences: hits + 1,
                 positions,
                 spikes,
-            },
-        )
+            })
     }
 
     proptest! {

@@ -127,9 +127,8 @@ impl Network {
         let d = self.channels as usize;
         let flat = |name: String| Vector { name, shape: vec![d] };
         let mix = |name: String| Vector { name, shape: vec![1, 1, d] };
-        let norm = |prefix: String| {
-            [flat(format!("{prefix}.weight")), flat(format!("{prefix}.bias"))].into_iter()
-        };
+        let norm =
+            |prefix: String| [flat(format!("{prefix}.weight")), flat(format!("{prefix}.bias"))].into_iter();
         let mut vectors = Vec::new();
         for block in 0..self.blocks {
             if block == 0 {
@@ -137,7 +136,8 @@ impl Network {
             }
             vectors.extend(norm(format!("blocks.{block}.ln1")));
             vectors.extend(norm(format!("blocks.{block}.ln2")));
-            vectors.extend(["time_decay", "time_first"].map(|name| flat(format!("blocks.{block}.att.{name}"))));
+            vectors
+                .extend(["time_decay", "time_first"].map(|name| flat(format!("blocks.{block}.att.{name}"))));
             vectors.extend(["k", "v", "r"].map(|name| mix(format!("blocks.{block}.att.time_mix_{name}"))));
             vectors.extend(["k", "r"].map(|name| mix(format!("blocks.{block}.ffn.time_mix_{name}"))));
         }

@@ -240,7 +240,10 @@ mod tests {
     #[test]
     fn an_absurd_bound_is_refused() {
         let nan = Constraints { max_perplexity_increase: Some(f64::NAN), ..Default::default() };
-        assert_eq!(refused(nan, &PERPLEXITY), "max_perplexity_increase = NaN: expected a number of at least 0");
+        assert_eq!(
+            refused(nan, &PERPLEXITY),
+            "max_perplexity_increase = NaN: expected a number of at least 0"
+        );
         let other = Constraints { max_accuracy_drop: Some(0.1), ..Default::default() };
         assert_eq!(refused(other, &PERPLEXITY), "max_accuracy_drop does not go with this task");
         let over = Constraints { max_accuracy_drop: Some(1.5), ..Default::default() };

@@ -207,7 +207,8 @@ impl FromStr for Scheme {
             _ => {}
         }
         let mut parts = text.strip_prefix("int").ok_or_else(form)?.splitn(3, ':');
-        let (Some(bits), Some(symmetry), Some(granularity)) = (parts.next(), parts.next(), parts.next()) else {
+        let (Some(bits), Some(symmetry), Some(granularity)) = (parts.next(), parts.next(), parts.next())
+        else {
             return Err(form());
         };
         let bits = Bits::new(bits.parse().map_err(|_| form())?)?;

@@ -15,11 +15,15 @@ use tokio::net::TcpListener;
 ///
 /// Settings: defaults < --config FILE < QSLM_COORDINATOR_* variables < flags.
 #[derive(Debug, Parser, Serialize)]
-#[command(name = "qslm-coordinator", version, after_help = "\
+#[command(
+    name = "qslm-coordinator",
+    version,
+    after_help = "\
 Examples:
   qslm-coordinator --store sweep.redb
   qslm-coordinator --listen 0.0.0.0:7477 --lease-ttl-s 30
-  QSLM_COORDINATOR_STORE=/data/qslm.redb qslm-coordinator")]
+  QSLM_COORDINATOR_STORE=/data/qslm.redb qslm-coordinator"
+)]
 struct Flags {
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]

@@ -64,7 +64,10 @@ impl From<tonic::Status> for Failure {
     /// A coordinator's refusal, or its absence.
     fn from(status: tonic::Status) -> Self {
         use tonic::Code;
+        // What a coordinator says has no source; a connection that broke has.
+        let broken = std::error::Error::source(&status).is_some();
         let code = match status.code() {
+            _ if broken => Exit::Unavailable,
             Code::NotFound => Exit::NotFound,
             Code::InvalidArgument => Exit::Usage,
             Code::FailedPrecondition | Code::AlreadyExists => Exit::Conflict,

@@ -18,12 +18,17 @@ use crate::exit::Outcome;
 
 /// Find how many bits each weight matrix of a spike-driven language model may lose.
 #[derive(Debug, Parser)]
-#[command(name = "qslm", version, arg_required_else_help = true, after_help = "\
+#[command(
+    name = "qslm",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
 Start here:
   qslm run experiments/specs/quickstart.toml
 
 Exit codes: 0 ok, 1 failure, 2 usage or bad spec, 3 not found, 4 conflict, 5 coordinator unavailable,
-6 finished with failed trials or an unmet constraint, 130 interrupted.")]
+6 finished with failed trials or an unmet constraint, 130 interrupted."
+)]
 struct Cli {
     /// What is logged to standard error: a level, or directives such as warn,qslm_worker=debug
     #[arg(long, global = true, default_value = "warn")]

@@ -22,7 +22,8 @@ impl Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let template = "{spinner} {prefix:11} [{bar:24}] {pos}/{len}  {wide_msg}";
             // A template that does not parse would be this program's mistake; the default one serves too.
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::new(0).with_style(style.progress_chars("=> "));
             bar.enable_steady_tick(Duration::from_millis(200));
             bar

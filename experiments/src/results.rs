@@ -23,7 +23,16 @@ pub fn tables(document: &FrontDocument) -> String {
 
 fn front_table(document: &FrontDocument) -> String {
     let mut table = plain_table();
-    table.set_header(["", "candidate", "bytes", "saved %", quality_name(document), "loss %", "spikes", "trade-off"]);
+    table.set_header([
+        "",
+        "candidate",
+        "bytes",
+        "saved %",
+        quality_name(document),
+        "loss %",
+        "spikes",
+        "trade-off",
+    ]);
     for column in 2..8 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -105,7 +105,9 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let at = |key: &str, file: Option<PathBuf>| match file {
         Some(file) => Ok(folder.join(file)),
-        None => Err(refuse(path, &format!("{key} is missing: write it in the spec or give --set {key}=FILE"))),
+        None => {
+            Err(refuse(path, &format!("{key} is missing: write it in the spec or give --set {key}=FILE")))
+        }
     };
     let checkpoint = at("checkpoint.path", spec.checkpoint.path)?;
     let tokenizer = at("checkpoint.tokenizer", spec.checkpoint.tokenizer)?;
@@ -251,7 +253,8 @@ mod tests {
 
     #[test]
     fn settings_replace_and_add() {
-        let spec = parse(SPEC, &["task.window=64", "space.bits=[4, 2]", "name=y", "task.text=a b.txt"]).unwrap();
+        let spec =
+            parse(SPEC, &["task.window=64", "space.bits=[4, 2]", "name=y", "task.text=a b.txt"]).unwrap();
         assert_eq!(spec.name, "y");
         assert_eq!(spec.space.resolve(true).bits.len(), 2);
         let TaskSpec::Perplexity { text: Some(text), window: 64, .. } = spec.task else {

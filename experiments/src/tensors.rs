@@ -17,7 +17,9 @@ pub fn read_tokens(path: &Path) -> Outcome<Vec<Vec<i64>>> {
     let tensor = file.tensor("tokens").map_err(|_| refuse("has no tensor `tokens`".to_owned()))?;
     let (Dtype::I32, &[_, length]) = (tensor.dtype(), tensor.shape()) else {
         let (dtype, shape) = (tensor.dtype(), tensor.shape());
-        return Err(refuse(format!("tensor tokens is {dtype:?} {shape:?}, expected I32 [sequences, length]")));
+        return Err(refuse(format!(
+            "tensor tokens is {dtype:?} {shape:?}, expected I32 [sequences, length]"
+        )));
     };
     let ids: Vec<i64> = tensor.data().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect();
     Ok(ids.chunks(length.max(1)).map(<[i64]>::to_vec).collect())

@@ -39,9 +39,7 @@ impl From<Invalid> for tonic::Status {
 /// [`Invalid`] for any other number of bytes.
 pub fn hash(field: &'static str, bytes: &[u8]) -> Result<ContentHash, Invalid> {
     let bytes = <[u8; 32]>::try_from(bytes);
-    bytes
-        .map(ContentHash::from_bytes)
-        .map_err(|_| Invalid::new(field, "a content hash has 32 bytes"))
+    bytes.map(ContentHash::from_bytes).map_err(|_| Invalid::new(field, "a content hash has 32 bytes"))
 }
 
 /// A shard from its index and count.
@@ -153,10 +151,7 @@ impl TryFrom<v1::Trial> for Trial {
             backend: trial.backend.parse().map_err(|error| Invalid::new("backend", error))?,
             checkpoint: hash("checkpoint", &trial.checkpoint)?,
             network,
-            data: Data {
-                text: hash("text", &trial.text)?,
-                tokenizer: hash("tokenizer", &trial.tokenizer)?,
-            },
+            data: Data { text: hash("text", &trial.text)?, tokenizer: hash("tokenizer", &trial.tokenizer)? },
             task: trial.task.ok_or_else(missing("task"))?.try_into()?,
             candidate,
         })
@@ -170,14 +165,8 @@ mod tests {
     use super::*;
 
     fn trial() -> Trial {
-        let network = Network {
-            vocabulary: 9,
-            channels: 4,
-            hidden: 16,
-            blocks: 1,
-            outputs: 9,
-            binary_embedding: true,
-        };
+        let network =
+            Network { vocabulary: 9, channels: 4, hidden: 16, blocks: 1, outputs: 9, binary_embedding: true };
         Trial {
             engine_version: 1,
             backend: Backend::Ndarray,

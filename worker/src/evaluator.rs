@@ -12,7 +12,9 @@ use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::Trial;
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
 use qslm_engine::model::SpikeGpt;
-use qslm_engine::task::{DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate};
+use qslm_engine::task::{
+    DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate,
+};
 
 use crate::memo::Memo;
 
@@ -102,7 +104,9 @@ impl Evaluator {
             })
         })?;
         if *checkpoint.network() != trial.network {
-            return Err(Failure::Final("the checkpoint has another shape than the experiment says".to_owned()));
+            return Err(Failure::Final(
+                "the checkpoint has another shape than the experiment says".to_owned(),
+            ));
         }
         let model = SpikeGpt::new(&checkpoint, &trial.candidate, trial.backend);
         model.map(Arc::new).map_err(|error| Failure::Final(error.to_string()))

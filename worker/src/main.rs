@@ -13,11 +13,15 @@ use serde::Serialize;
 ///
 /// Settings: defaults < --config FILE < QSLM_WORKER_* variables < flags.
 #[derive(Debug, Parser, Serialize)]
-#[command(name = "qslm-worker", version, after_help = "\
+#[command(
+    name = "qslm-worker",
+    version,
+    after_help = "\
 Examples:
   qslm-worker --coordinator http://10.0.0.5:7477
   qslm-worker --slots 4 --cache-dir /var/cache/qslm
-  QSLM_WORKER_COORDINATOR=http://coordinator:7477 qslm-worker")]
+  QSLM_WORKER_COORDINATOR=http://coordinator:7477 qslm-worker"
+)]
 struct Flags {
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]

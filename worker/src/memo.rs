@@ -39,7 +39,8 @@ impl<K: PartialEq + Clone, V: Clone> Memo<K, V> {
     fn slot(&self, key: &K) -> Arc<Mutex<Option<V>>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let known = entries.iter().position(|(known, _)| known == key);
-        let entry = known.and_then(|index| entries.remove(index)).unwrap_or_else(|| (key.clone(), Arc::default()));
+        let entry =
+            known.and_then(|index| entries.remove(index)).unwrap_or_else(|| (key.clone(), Arc::default()));
         let slot = entry.1.clone();
         entries.push_back(entry);
         while entries.len() > self.capacity {
@@ -85,7 +86,9 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    memo.get_or_make(&1, || Ok::<_, Infallible>(made.fetch_add(1, std::sync::atomic::Ordering::SeqCst)))
+                    memo.get_or_make(&1, || {
+                        Ok::<_, Infallible>(made.fetch_add(1, std::sync::atomic::Ordering::SeqCst))
+                    })
                 });
             }
         });

@@ -13,8 +13,7 @@ use tracing_subscriber::EnvFilter;
 /// # Errors
 /// If the filter does not parse.
 pub fn init_log(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| anyhow::anyhow!("log = {filter:?}: {error}"))?;
+    let filter = EnvFilter::try_new(filter).map_err(|error| anyhow::anyhow!("log = {filter:?}: {error}"))?;
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, as tests make, keeps the first one's settings.
     let _ = format.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init();

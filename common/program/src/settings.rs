@@ -100,7 +100,10 @@ mod tests {
         assert_eq!(of("slots = 2", &[], None).slots, 2);
         assert_eq!(of("slots = 2", &[("QSLM_TEST_SLOTS", "3")], None).slots, 3);
         assert_eq!(of("slots = 2", &[("QSLM_TEST_SLOTS", "3")], Some(4)).slots, 4);
-        assert_eq!(of("", &[("QSLM_TEST_CACHE_DIR", "x"), ("QSLM_OTHER", "y")], None).cache_dir.unwrap(), "x");
+        assert_eq!(
+            of("", &[("QSLM_TEST_CACHE_DIR", "x"), ("QSLM_OTHER", "y")], None).cache_dir.unwrap(),
+            "x"
+        );
     }
 
     #[test]

@@ -74,8 +74,12 @@ impl Staircase {
 
     /// Adds a pair that is not covered and drops those that it covers.
     fn enter(&mut self, y: f64, z: f64) {
-        let covered: Vec<_> =
-            self.steps.range(OrderedLoss(y)..).take_while(|(_, other)| **other >= z).map(|(y, _)| *y).collect();
+        let covered: Vec<_> = self
+            .steps
+            .range(OrderedLoss(y)..)
+            .take_while(|(_, other)| **other >= z)
+            .map(|(y, _)| *y)
+            .collect();
         for y in covered {
             self.steps.remove(&y);
         }

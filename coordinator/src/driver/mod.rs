@@ -155,7 +155,7 @@ impl Driver {
                 let all = self.experiments.iter_mut().map(|running| running.status(now, workers)).collect();
                 self.answer(reply, Ok(all));
             }
-            Request::Get(id, reply) => self.with(&id, reply, |driver, index| driver.status(index)),
+            Request::Get(id, reply) => self.with(&id, reply, Self::status),
             Request::Watch(id, reply) => self.with(&id, reply, |driver, index| {
                 let (now, workers) = (driver.now(), driver.workers.len() as u32);
                 driver.experiments[index].publish(now, workers);

@@ -19,7 +19,7 @@ use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
 /// Throughput is an average over this time.
 const SPEED_WINDOW: Millis = 10_000;
-/// Reasons of failed trials that a status carries.
+/// Different reasons of failed trials that a status carries.
 const SHOWN_FAILURES: usize = 5;
 
 /// An experiment and everything that goes with it.
@@ -146,7 +146,9 @@ impl Running {
                 }
                 settled
             }
-            ShardOutcome::Failure { reason, retryable } => self.ledger.fail(finished.lease, *retryable, reason),
+            ShardOutcome::Failure { reason, retryable } => {
+                self.ledger.fail(finished.lease, *retryable, reason)
+            }
         };
         match &settled {
             Settled::Conflict => {
@@ -225,6 +227,7 @@ impl Running {
         let since = self.speed.front().map_or(0, |(at, _)| now - at).max(1000);
         let tokens: u64 = self.speed.iter().map(|(_, tokens)| tokens).sum();
         let summary = self.summary();
+        let reasons: BTreeSet<&String> = self.failures.values().collect();
         let shards = self.ledger.shard_counts();
         let state = match (self.finished, self.record.cancelled) {
             (true, _) => State::Finished,
@@ -249,7 +252,7 @@ impl Running {
             hypervolume: summary.hypervolume,
             best: summary.best,
             remaining_at_most: self.search.remaining_at_most(),
-            failures: self.failures.values().take(SHOWN_FAILURES).cloned().collect(),
+            failures: reasons.into_iter().take(SHOWN_FAILURES).cloned().collect(),
         }
     }
 

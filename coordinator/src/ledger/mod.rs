@@ -26,8 +26,8 @@ use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
 
-pub use trial::{Outcome, Settled};
 use trial::{OpenTrial, ShardState};
+pub use trial::{Outcome, Settled};
 
 /// Milliseconds since the coordinator started.
 pub type Millis = u64;

@@ -144,7 +144,8 @@ fn nothing_scored_is_a_failure() {
 fn simulate(seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut ledger = Ledger::new(Limits { failures: 3, expiries: 1000 });
-    let truth = |key: ContentHash, shard: Shard| counts(u64::from(key.as_bytes()[0]) + u64::from(shard.index));
+    let truth =
+        |key: ContentHash, shard: Shard| counts(u64::from(key.as_bytes()[0]) + u64::from(shard.index));
     let (mut now, mut next_lease, mut grants) = (0, 0, Vec::<Grant>::new());
     let mut results = BTreeMap::new();
     let shards = rng.random_range(1..6);
@@ -209,7 +210,8 @@ fn a_thousand_random_runs_keep_every_invariant() {
 fn granting_follows_the_order_of_opening() {
     let mut ledger = ledger(2);
     ledger.open(trial(1), 2, &BTreeMap::new());
-    let order: Vec<_> = (1..=4).map(|id| ledger.grant(id, "a", 9).unwrap()).map(|g| (g.trial, g.shard.index)).collect();
+    let order: Vec<_> =
+        (1..=4).map(|id| ledger.grant(id, "a", 9).unwrap()).map(|g| (g.trial, g.shard.index)).collect();
     assert_eq!(order, [(trial(0), 0), (trial(0), 1), (trial(1), 0), (trial(1), 1)]);
     assert_eq!(Candidate::decode(&order[0].0.candidate.encode()), Ok(trial(0).candidate));
 }

@@ -43,7 +43,9 @@ pub trait Search: Send {
 /// The strategy of an experiment, at its start.
 pub fn start(experiment: &Experiment) -> Box<dyn Search> {
     match experiment.strategy {
-        Strategy::Qslm { sensitivity_bits } => Box::new(qslm::Qslm::new(experiment.clone(), sensitivity_bits)),
+        Strategy::Qslm { sensitivity_bits } => {
+            Box::new(qslm::Qslm::new(experiment.clone(), sensitivity_bits))
+        }
         Strategy::Grid { tier } => Box::new(fixed::Fixed::grid(experiment, tier)),
         Strategy::Random { tier, trials, seed } => {
             Box::new(fixed::Fixed::random(experiment, tier, trials, seed))
@@ -106,7 +108,12 @@ pub(crate) mod testing {
         };
         let nats: f64 = 400.0 + candidate.schemes().enumerate().map(harm).sum::<f64>() * 10.0;
         let populations = 4;
-        Counts { nll: Nll::from_nats(nats).unwrap(), tokens: 100, positions: 100, ..Counts::zero(populations) }
+        Counts {
+            nll: Nll::from_nats(nats).unwrap(),
+            tokens: 100,
+            positions: 100,
+            ..Counts::zero(populations)
+        }
     }
 
     /// Runs a strategy to its end. `fails` marks candidates that cannot be measured. Returns the archive and

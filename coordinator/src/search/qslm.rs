@@ -216,10 +216,12 @@ impl Qslm {
         let first = group.units.iter().map(rung_of).min().unwrap_or(0);
         let units = network.units();
         let at = |rung| {
-            units.iter().filter(|unit| group.units.contains(&unit.name)).fold(
-                lowering.current.clone(),
-                |candidate, unit| candidate.with([unit.name.as_str()], space.scheme(unit, rung)),
-            )
+            units
+                .iter()
+                .filter(|unit| group.units.contains(&unit.name))
+                .fold(lowering.current.clone(), |candidate, unit| {
+                    candidate.with([unit.name.as_str()], space.scheme(unit, rung))
+                })
         };
         (first..space.rungs()).map(|rung| (rung, at(rung))).collect()
     }
@@ -249,7 +251,9 @@ impl Search for Qslm {
         let (state, step) = match std::mem::replace(&mut self.state, State::Finished) {
             State::Start => (State::Sensitivity, Step::Measure(self.sensitivity_generation())),
             // Without the float model there is nothing to compare with.
-            State::Sensitivity if archive.float(&self.experiment).is_none() => (State::Finished, Step::Finished),
+            State::Sensitivity if archive.float(&self.experiment).is_none() => {
+                (State::Finished, Step::Finished)
+            }
             State::Sensitivity => {
                 (State::Global(self.sensitivity(archive)), Step::Measure(self.global_generation()))
             }
@@ -350,7 +354,8 @@ mod tests {
         let bytes = float_bytes(&experiment.network);
         let value = |entry: &Entry| experiment.trade_off.value(float, bytes, entry.measured());
         let chosen = value(archive.chosen(&experiment).unwrap().1);
-        let uniform = |rung| value(archive.get(&experiment.space.uniform(&experiment.network, rung).id()).unwrap());
+        let uniform =
+            |rung| value(archive.get(&experiment.space.uniform(&experiment.network, rung).id()).unwrap());
         assert!((0..5).all(|rung| chosen >= uniform(rung)));
     }
 

@@ -213,7 +213,13 @@ fn evaluate_in_threads(
 }
 
 impl Report {
-    fn new(network: &Network, candidate: &Candidate, counts: &Counts, seconds: f64, backend: Backend) -> Self {
+    fn new(
+        network: &Network,
+        candidate: &Candidate,
+        counts: &Counts,
+        seconds: f64,
+        backend: Backend,
+    ) -> Self {
         let rates = counts.firing_rates(network.channels);
         let bytes = footprint_bytes(network, candidate);
         Self {
@@ -244,12 +250,18 @@ impl Report {
             let of = format!("{} of {} sentences", self.hits, self.sentences);
             rows.push(("accuracy".to_owned(), format!("{:.2} % ({of})", accuracy * 100.0)));
         }
-        let saved = format!("{} of {} bytes ({:.2} % saved)", self.footprint_bytes, self.float_bytes, self.saving * 100.0);
+        let saved = format!(
+            "{} of {} bytes ({:.2} % saved)",
+            self.footprint_bytes,
+            self.float_bytes,
+            self.saving * 100.0
+        );
         rows.push(("footprint".to_owned(), saved));
         for (name, rate) in &self.firing_rates {
             rows.push((format!("firing rate {name}"), format!("{:.4}", rate.as_f64().unwrap_or(0.0))));
         }
-        let speed = format!("{:.2} s, {:.0} tokens/s on {}", self.seconds, self.tokens_per_second, self.backend);
+        let speed =
+            format!("{:.2} s, {:.0} tokens/s on {}", self.seconds, self.tokens_per_second, self.backend);
         rows.push(("time".to_owned(), speed));
         crate::output::print_pairs(&rows)
     }

@@ -107,7 +107,8 @@ impl Submit {
 impl List {
     /// Prints a line per experiment.
     pub async fn run(self) -> Outcome {
-        let list = async |client: &mut crate::client::Client| Ok(client.list(ListRequest {}).await?.into_inner());
+        let list =
+            async |client: &mut crate::client::Client| Ok(client.list(ListRequest {}).await?.into_inner());
         let all = self.source.with(list).await?.experiments;
         match self.output {
             Output::Json => print_json(&all.iter().map(Shown::from).collect::<Vec<_>>()),
@@ -201,7 +202,17 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
 
 fn print_statuses(all: &[ExperimentStatus]) -> Outcome {
     let mut table = plain_table();
-    table.set_header(["experiment", "state", "tier", "measured", "failed", "front", "saved %", "loss %", "workers"]);
+    table.set_header([
+        "experiment",
+        "state",
+        "tier",
+        "measured",
+        "failed",
+        "front",
+        "saved %",
+        "loss %",
+        "workers",
+    ]);
     for column in 3..9 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -209,7 +220,8 @@ fn print_statuses(all: &[ExperimentStatus]) -> Outcome {
     }
     for status in all {
         let percent = |value: f64| format!("{:.2}", value * 100.0);
-        let best = |f: fn(&qslm_proto::v1::Best) -> f64| status.best.as_ref().map(f).map_or(String::new(), percent);
+        let best =
+            |f: fn(&qslm_proto::v1::Best) -> f64| status.best.as_ref().map(f).map_or(String::new(), percent);
         table.add_row([
             status.id.clone(),
             status.state().as_str_name().to_lowercase(),

@@ -68,7 +68,9 @@ impl Run {
                 std::fs::write(&path, &finished.json).map_err(|error| Failure::file(&path, &error))?;
                 Ok((finished, path))
             }
-            Ok(None) => Err(Failure::new(Exit::Interrupted, "interrupted; run the same command again to go on")),
+            Ok(None) => {
+                Err(Failure::new(Exit::Interrupted, "interrupted; run the same command again to go on"))
+            }
             Err(failure) => Err(failure),
         };
         let stopped = embedded.stop().await;
@@ -76,7 +78,9 @@ impl Run {
         stopped?;
         finished.show(self.output)?;
         if self.output == Output::Table {
-            print(&format!("\nResults: {}\nFront:   {}\n", store.display(), path.display()))?;
+            let evaluated = finished.evaluated;
+            let (store, front) = (store.display(), path.display());
+            print(&format!("\nEvaluated in this run: {evaluated}\nResults: {store}\nFront:   {front}\n"))?;
         }
         finished.verdict()
     }
@@ -86,6 +90,8 @@ impl Run {
 pub(super) struct Finished {
     /// The front document as the coordinator wrote it.
     pub json: String,
+    /// Candidates measured since the coordinator started, as opposed to found in its store.
+    evaluated: u64,
     failed: u64,
     failures: Vec<String>,
 }
@@ -135,7 +141,7 @@ impl Finished {
         let get = || GetRequest { experiment: id.to_owned() };
         let json = client.front(get()).await?.into_inner().json;
         let status = client.get(get()).await?.into_inner();
-        Ok(Self { json, failed: status.failed, failures: status.failures })
+        Ok(Self { json, evaluated: status.evaluated, failed: status.failed, failures: status.failures })
     }
 
     /// Prints it.

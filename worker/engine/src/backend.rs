@@ -4,6 +4,9 @@ use burn::tensor::Device;
 use qslm_common::experiment::Backend;
 
 /// The device that computes matrix products for `backend`.
+// Upstream has deprecated burn-ndarray in favour of flex. It stays here as the second opinion: two
+// implementations that agree are worth more than one.
+#[expect(deprecated)]
 pub fn device(backend: Backend) -> Device {
     match backend {
         Backend::Flex => Device::flex(),

@@ -1,4 +1,5 @@
 //! The engine against logits, losses and firing rates of the published training code.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 

@@ -80,7 +80,8 @@ impl TensorFile {
                 Ok(float.decode(&bytes))
             }
             Self::SafeTensors(bytes, _) => {
-                let parsed = SafeTensors::deserialize(bytes).map_err(|error| refuse("safetensors", &error))?;
+                let parsed =
+                    SafeTensors::deserialize(bytes).map_err(|error| refuse("safetensors", &error))?;
                 let view = parsed.tensor(name).map_err(|_| missing())?;
                 let float = match view.dtype() {
                     Dtype::F16 => Float::F16,

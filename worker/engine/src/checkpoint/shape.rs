@@ -17,7 +17,8 @@ pub(super) fn network(
     let [vocabulary, channels] = matrix(shapes, "emb.weight")?;
     let [hidden, _] = matrix(shapes, "blocks.0.ffn.key.weight")?;
     let [outputs, _] = matrix(shapes, "head.weight")?;
-    let blocks = shapes.keys().filter_map(|name| block_of(name)).max().map_or(0, |last| last.saturating_add(1));
+    let blocks =
+        shapes.keys().filter_map(|name| block_of(name)).max().map_or(0, |last| last.saturating_add(1));
     let network = Network { vocabulary, channels, hidden, blocks, outputs, binary_embedding };
     network.validate()?;
 
@@ -90,7 +91,9 @@ mod tests {
     fn whatever_does_not_fit_is_named() {
         assert_eq!(refused(|s| drop(s.remove("emb.weight"))), "missing tensor emb.weight");
         assert_eq!(refused(|s| drop(s.remove("blocks.1.ln2.bias"))), "missing tensor blocks.1.ln2.bias");
-        assert!(refused(|s| drop(s.insert("blocks.0.att.bias".to_owned(), vec![8]))).starts_with("extra tensor"));
+        assert!(
+            refused(|s| drop(s.insert("blocks.0.att.bias".to_owned(), vec![8]))).starts_with("extra tensor")
+        );
         assert_eq!(
             refused(|s| drop(s.insert("blocks.1.att.key.weight".to_owned(), vec![8, 9]))),
             "tensor blocks.1.att.key.weight has shape [8, 9], expected [8, 8]"

@@ -9,7 +9,7 @@ const LIMIT: f32 = 87.3;
 /// `e^x` with a relative error below 1e-7 for `|x| <= 87`; 0 further down; capped at `e^87.3` further up.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     /// Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;

@@ -118,9 +118,16 @@ mod tests {
 
     /// Up to 6 rows of up to 7 columns, with zeros, ties and wide ranges among the weights.
     fn matrix() -> impl Strategy<Value = (Vec<f32>, usize)> {
-        let weight = prop_oneof![Just(0.0f32), -1.0f32..1.0, -1e-3f32..1e-3, (-8i8..8).prop_map(f32::from), -1e6f32..1e6];
-        (1usize..=6, 1usize..=7)
-            .prop_flat_map(move |(rows, columns)| (prop::collection::vec(weight.clone(), rows * columns), Just(columns)))
+        let weight = prop_oneof![
+            Just(0.0f32),
+            -1.0f32..1.0,
+            -1e-3f32..1e-3,
+            (-8i8..8).prop_map(f32::from),
+            -1e6f32..1e6
+        ];
+        (1usize..=6, 1usize..=7).prop_flat_map(move |(rows, columns)| {
+            (prop::collection::vec(weight.clone(), rows * columns), Just(columns))
+        })
     }
 
     proptest! {

@@ -1,0 +1,140 @@
+//! Coordinator and workers as programs of their own, over real sockets, with real kills.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use support::{Running, json, program, qslm, refused, succeed};
+
+const SPEC: &str = "experiments/specs/quickstart.toml";
+const SMALL: [&str; 2] = ["--set", "task.windows=5"];
+
+/// A coordinator on a port of its own, and its address.
+fn coordinator(store: &Path) -> (Running, String) {
+    let mut command = Command::new(program("qslm-coordinator"));
+    command.args(["--listen", "127.0.0.1:0", "--lease-ttl-s", "1", "--store", store.to_str().unwrap()]);
+    let mut coordinator = Running::start(&mut command);
+    let line = coordinator.wait_for("listening");
+    let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    (coordinator, format!("http://{}", address.trim_matches(|c: char| !c.is_ascii_digit())))
+}
+
+fn worker(url: &str, cache: &Path, slots: &str) -> Running {
+    let mut command = Command::new(program("qslm-worker"));
+    command.args(["--coordinator", url, "--slots", slots, "--cache-dir", cache.to_str().unwrap()]);
+    let mut worker = Running::start(&mut command);
+    worker.wait_for("working");
+    worker
+}
+
+/// The front of the same experiment in one process.
+fn embedded_front(folder: &Path) -> String {
+    let store = folder.join("embedded.redb");
+    let mut arguments = vec!["run", SPEC, "--store", store.to_str().unwrap(), "--output", "json"];
+    arguments.extend(SMALL);
+    succeed(&arguments)
+}
+
+#[test]
+fn a_cluster_with_a_killed_worker_and_a_restarted_coordinator_gives_the_same_front() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let (mut first, url) = coordinator(&store);
+    let mut submit = vec!["submit", SPEC, "--coordinator", &url];
+    submit.extend(SMALL);
+    let id = succeed(&submit).trim().to_owned();
+    assert_eq!(succeed(&submit).trim(), id, "submitting twice is submitting once");
+
+    // A worker fetches the artifacts, takes leases, and dies.
+    let mut doomed = worker(&url, &folder.path().join("cache-a"), "2");
+    doomed.wait_for("fetched");
+    doomed.kill();
+    let mut steady = worker(&url, &folder.path().join("cache-b"), "1");
+    steady.wait_for("fetched");
+
+    // The coordinator dies in the middle and comes back on another port, with another worker.
+    let mut watch = Running::start(Command::new(support::QSLM).args(["watch", &id, "--coordinator", &url]));
+    watch.wait_for("global");
+    first.kill();
+    let (code, _, errors) = watch.finish();
+    assert_eq!(code, Some(5), "{errors}");
+    assert_eq!(steady.terminate(), Some(0), "a worker whose coordinator is gone still ends on request");
+    let (mut second, url) = coordinator(&store);
+    let mut other = worker(&url, &folder.path().join("cache-b"), "2");
+
+    let watched = succeed(&["watch", &id, "--coordinator", &url, "--output", "json"]);
+    assert_eq!(watched, embedded_front(folder.path()));
+    assert_eq!(watched, succeed(&["front", &id, "--coordinator", &url, "--output", "json"]));
+    let status = json(&["get", &id[..12], "--coordinator", &url, "--output", "json"]);
+    assert_eq!(status["state"], "finished");
+    assert!(status["evaluated"].as_u64() < status["measured"].as_u64(), "nothing of the first half is repeated");
+
+    assert_eq!(other.terminate(), Some(0));
+    assert_eq!(second.terminate(), Some(0));
+}
+
+#[test]
+fn an_experiment_can_be_cancelled_and_submitted_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_coordinator, url) = coordinator(&folder.path().join("s.redb"));
+    let mut submit = vec!["submit", SPEC, "--coordinator", &url, "--output", "json"];
+    submit.extend(SMALL);
+    let submitted = json(&submit);
+    assert_eq!(submitted["state"], "running");
+    let id = submitted["id"].as_str().unwrap();
+    let cancelled = json(&["cancel", id, "--coordinator", &url, "--output", "json"]);
+    assert_eq!(cancelled["state"], "cancelled");
+    let watched = qslm(&["watch", id, "--coordinator", &url]);
+    assert_eq!(watched.status.code(), Some(6));
+    assert_eq!(json(&submit)["state"], "running");
+    let all = json(&["list", "--coordinator", &url, "--output", "json"]);
+    assert_eq!(all.as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn what_is_not_there_is_said_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_coordinator, url) = coordinator(&folder.path().join("s.redb"));
+    let error = refused(3, &["get", "nothing", "--coordinator", &url]);
+    assert_eq!(error.trim_end(), "error: coordinator: no experiment \"nothing\"");
+    // Nobody listens on the port that was just given back.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = refused(5, &["list", "--coordinator", &format!("http://{free}")]);
+    assert!(error.contains("no coordinator answers at"), "{error}");
+    refused(2, &["list", "--coordinator", "not an address"]);
+    let error = refused(3, &["list", "--store", "no/such/store.redb"]);
+    assert!(error.contains("no/such/store.redb: no such file"), "{error}");
+}
+
+#[test]
+fn a_network_that_breaks_down_fails_its_trials_with_the_reason() {
+    // The largest 16-bit floats as final norm and head, with mixed signs: every loss is beyond all bounds.
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken.safetensors");
+    let mut bytes = std::fs::read(support::root().join("experiments/models/wikitext2-xs.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    for tensor in ["ln_out.weight", "head.weight"] {
+        let offsets = &header[tensor]["data_offsets"];
+        let at = |index: usize| 8 + length + offsets[index].as_u64().unwrap() as usize;
+        for (index, weight) in bytes[at(0)..at(1)].as_chunks_mut().0.iter_mut().enumerate() {
+            let negative = index.wrapping_mul(0x9e37_79b9) & 0x8000 != 0;
+            *weight = if negative { half::f16::MIN } else { half::f16::MAX }.to_le_bytes();
+        }
+    }
+    std::fs::write(&broken, bytes).unwrap();
+    let path = format!("checkpoint.path={}", broken.display());
+    let store = folder.path().join("s.redb");
+    let mut arguments = vec!["run", SPEC, "--store", store.to_str().unwrap(), "--set", &path];
+    arguments.extend(SMALL);
+    for _ in 0..2 {
+        // The second time from the store.
+        let output = qslm(&arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(6), "{errors}");
+        assert!(errors.contains("error: 30 trials failed: the loss of sequence "), "{errors}");
+    }
+}

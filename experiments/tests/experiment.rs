@@ -1,0 +1,164 @@
+//! Whole experiments in one process: the same answer however it is reached, and nothing done twice.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use support::{QSLM, Running, qslm, refused, shared, succeed};
+
+const QUICKSTART: &str = "experiments/specs/quickstart.toml";
+/// A tenth of the text: enough to search, quick enough to do often.
+const SMALL: [&str; 2] = ["--set", "task.windows=5"];
+
+fn run_arguments<'a>(store: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["run", QUICKSTART, "--store", store.to_str().unwrap()];
+    arguments.extend(SMALL);
+    arguments.extend(more);
+    arguments
+}
+
+/// Runs the small experiment; what it printed.
+fn run(store: &Path, more: &[&str]) -> String {
+    succeed(&run_arguments(store, more))
+}
+
+fn front_file(store: &Path) -> PathBuf {
+    let files = std::fs::read_dir(store.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let mut fronts: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with(".front.json")).collect();
+    assert_eq!(fronts.len(), 1);
+    fronts.remove(0)
+}
+
+fn evaluated(table: &str) -> u64 {
+    let line = table.lines().find(|line| line.starts_with("Evaluated in this run:")).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_front_is_the_same_bytes_for_any_number_of_workers_and_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    let front = |name: &str, more: &[&str]| {
+        let store = folder.path().join(name).join("s.redb");
+        let printed = run(&store, &[&["--output", "json"], more].concat());
+        let written = std::fs::read_to_string(front_file(&store)).unwrap();
+        assert_eq!(printed, written, "what is printed is what is written");
+        written
+    };
+    let one = front("a", &["--workers", "1", "--set", "run.shards=1"]);
+    assert!(one.contains("\"chosen\": {"));
+    assert_eq!(one, front("b", &["--workers", "4", "--set", "run.shards=1"]));
+    assert_eq!(one, front("c", &["--workers", "1", "--set", "run.shards=3"]));
+    // More shards than windows: some are empty.
+    assert_eq!(one, front("d", &["--workers", "4", "--set", "run.shards=8"]));
+}
+
+#[test]
+fn a_second_run_evaluates_nothing_and_prints_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let first = run(&store, &[]);
+    let second = run(&store, &[]);
+    assert!(evaluated(&first) > 50);
+    assert_eq!(evaluated(&second), 0);
+    let body = |table: &str| table.split("Evaluated in this run").next().unwrap().to_owned();
+    assert_eq!(body(&first), body(&second));
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole/s.redb");
+    let total = evaluated(&run(&whole, &[]));
+
+    let store = folder.path().join("killed/s.redb");
+    let mut left = total;
+    // Killed at the start, after the first tier, and in a later one.
+    for words in ["sensitivity", "global", "block"] {
+        let mut program = Running::start(Command::new(QSLM).args(run_arguments(&store, &[])));
+        program.wait_for(words);
+        program.kill();
+        let again = qslm(&["list", "--store", store.to_str().unwrap(), "--output", "json"]);
+        let listed: Value = serde_json::from_slice(&again.stdout).unwrap();
+        let stored = listed[0]["measured"].as_u64().unwrap();
+        assert!(total - stored <= left, "finished work was lost");
+        left = total - stored;
+    }
+    assert!(left < total, "nothing was kept");
+    let finished = run(&store, &[]);
+    assert_eq!(evaluated(&finished), left);
+    let bytes = |store: &Path| std::fs::read(front_file(store)).unwrap();
+    assert_eq!(bytes(&whole), bytes(&store));
+}
+
+#[test]
+fn an_interrupt_ends_with_its_own_code_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let mut program = Running::start(Command::new(QSLM).args(run_arguments(&store, &[])));
+    program.wait_for("global");
+    let pid = program.child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let (code, _, errors) = program.finish();
+    assert_eq!(code, Some(130), "{errors}");
+    assert!(errors.contains("run the same command again"), "{errors}");
+    assert!(evaluated(&run(&store, &[])) > 0);
+}
+
+#[test]
+fn a_store_in_use_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let mut program = Running::start(Command::new(QSLM).args(run_arguments(&store, &[])));
+    program.wait_for("sensitivity");
+    let error = refused(4, &run_arguments(&store, &[]));
+    assert!(error.contains("s.redb: in use by another process"), "{error}");
+}
+
+#[test]
+fn the_baselines_and_the_classifier_run_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let store = store.to_str().unwrap();
+    let mut grid = vec!["run", "experiments/specs/baselines.toml", "--store", store, "--set", "task.windows=2"];
+    grid.extend(["--set", "space.bits=[6, 3]"]);
+    // Four blocks and the head over two widths, and the float model.
+    assert!(succeed(&grid).contains("Evaluated in this run: 33"));
+    let random = "strategy={ kind = \"random\", tier = \"block\", trials = 7, seed = 1 }";
+    grid.extend(["--set", random]);
+    // All seven are points of the grid that was measured into the same store.
+    assert!(succeed(&grid).contains("Evaluated in this run: 0"));
+    let mut sentiment = vec!["run", "experiments/specs/sentiment.toml", "--store", store];
+    sentiment.extend(["--set", "task.sentences=40", "--set", "space.bits=[4, 2]"]);
+    assert!(succeed(&sentiment).contains("accuracy"));
+    let all = succeed(&["list", "--store", store]);
+    assert_eq!(all.lines().filter(|line| line.contains("finished")).count(), 3, "{all}");
+}
+
+#[test]
+fn an_unmet_constraint_has_its_own_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    // A saving that only 2 bits reach, at a loss that 2 bits cannot keep.
+    let more = ["--set", "constraints.min_saving=0.93", "--set", "space.bits=[8, 2]"];
+    let output = qslm(&run_arguments(&store, &more));
+    assert_eq!(output.status.code(), Some(6));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("No candidate meets the constraints"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("error: no candidate meets the constraints"));
+}
+
+#[test]
+fn wikitext_2_is_cut_by_more_than_the_papers_figure_within_three_percent() {
+    let Some(shared) = shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let text = format!("task.text={}", shared.join("data/wikitext-2/valid.txt").display());
+    let mut arguments = vec!["run", "experiments/specs/wikitext2.toml", "--set", &text];
+    arguments.extend(["--set", "task.windows=64", "--store", store.to_str().unwrap(), "--output", "json"]);
+    let front: Value = serde_json::from_str(&succeed(&arguments)).unwrap();
+    let chosen = &front["chosen"];
+    assert!(chosen["saving"].as_f64().unwrap() > 0.865, "{chosen}");
+    assert!(chosen["quality_loss"].as_f64().unwrap() <= 0.03, "{chosen}");
+}

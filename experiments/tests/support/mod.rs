@@ -1,0 +1,121 @@
+//! Running the real programs, and finding the data they run on.
+#![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+pub const QSLM: &str = env!("CARGO_BIN_EXE_qslm");
+
+/// The top of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// A program of another package, built beside `qslm`.
+pub fn program(name: &str) -> PathBuf {
+    let path = Path::new(QSLM).with_file_name(name);
+    assert!(path.is_file(), "{} is not built: test the whole workspace", path.display());
+    path
+}
+
+/// The folder of reference data. `None` where it was not promised; promised and absent is a failure.
+pub fn shared() -> Option<PathBuf> {
+    let Some(given) = std::env::var_os("QSLM_SHARED") else {
+        eprintln!("QSLM_SHARED is not set: the comparison with the reference data was not made");
+        return None;
+    };
+    let folder = root().join(given);
+    assert!(folder.is_dir(), "QSLM_SHARED = {} is no folder", folder.display());
+    Some(folder)
+}
+
+/// Runs `qslm` at the top of the repository until it ends.
+pub fn qslm(arguments: &[&str]) -> Output {
+    Command::new(QSLM).args(arguments).current_dir(root()).output().unwrap()
+}
+
+/// Runs `qslm`, expects success, and gives its standard output.
+pub fn succeed(arguments: &[&str]) -> String {
+    let output = qslm(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {} {errors}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs `qslm`, expects JSON.
+pub fn json(arguments: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&succeed(arguments)).unwrap()
+}
+
+/// Runs `qslm`, expects failure with `code`, nothing on standard output, and one line on standard error,
+/// which is returned.
+pub fn refused(code: i32, arguments: &[&str]) -> String {
+    let output = qslm(arguments);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+    assert!(output.stdout.is_empty(), "{arguments:?} printed to standard output");
+    assert!(errors.starts_with("error: ") && errors.trim_end().lines().count() == 1, "{errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    errors
+}
+
+/// A program under way whose log is read. Killed when dropped.
+pub struct Running {
+    pub child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .current_dir(root())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stderr }
+    }
+
+    /// Reads the log up to a line that contains `words`, which is returned.
+    pub fn wait_for(&mut self, words: &str) -> String {
+        let mut seen = String::new();
+        loop {
+            let start = seen.len();
+            assert!(self.stderr.read_line(&mut seen).unwrap() > 0, "ended without {words:?}:\n{seen}");
+            if seen[start..].contains(words) {
+                return seen[start..].trim_end().to_owned();
+            }
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, then the exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.child.wait().unwrap().code()
+    }
+
+    /// Waits for the end; exit code, standard output and the rest of standard error.
+    pub fn finish(&mut self) -> (Option<i32>, String, String) {
+        let (mut out, mut errors) = (String::new(), String::new());
+        let mut stdout = self.child.stdout.take().unwrap();
+        // What is printed at the end fits into the pipe, so reading one after the other cannot block.
+        self.stderr.read_to_string(&mut errors).unwrap();
+        stdout.read_to_string(&mut out).unwrap();
+        (self.child.wait().unwrap().code(), out, errors)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
