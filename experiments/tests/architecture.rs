@@ -1,0 +1,124 @@
+//! The edges between packages, as ARCHITECTURE.md draws them.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::root;
+
+/// What each package may build on among our own, and which foreign packages are its alone to name.
+const EDGES: [(&str, &[&str]); 7] = [
+    ("qslm-common", &[]),
+    ("qslm-program", &[]),
+    ("qslm-proto", &["qslm-common"]),
+    ("qslm-engine", &["qslm-common"]),
+    ("qslm-coordinator", &["qslm-common", "qslm-program", "qslm-proto"]),
+    ("qslm-worker", &["qslm-common", "qslm-engine", "qslm-program", "qslm-proto"]),
+    (
+        "qslm",
+        &["qslm-common", "qslm-coordinator", "qslm-engine", "qslm-program", "qslm-proto", "qslm-worker"],
+    ),
+];
+
+/// Direct dependencies of every package of the workspace, without those of tests.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    packages
+        .map(|package| {
+            let all = package["dependencies"].as_array().unwrap().iter();
+            let names = all.filter(|d| d["kind"] != "dev").map(|d| d["name"].as_str().unwrap().to_owned());
+            (package["name"].as_str().unwrap().to_owned(), names.collect())
+        })
+        .collect()
+}
+
+/// The Rust files below a folder of the repository.
+fn sources(folder: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join(folder), &mut found);
+    assert!(!found.is_empty(), "{folder} has no sources");
+    found
+}
+
+/// Fails if a file below `folder`, tests apart, uses one of the `words`.
+fn nowhere(folder: &str, words: &[&str]) {
+    for path in sources(folder) {
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for (number, line) in code.lines().enumerate() {
+            let line = line.split("//").next().unwrap();
+            for word in words {
+                assert!(!line.contains(word), "{}:{}: {word}", path.display(), number + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn packages_build_only_on_those_below_them() {
+    let dependencies = dependencies();
+    assert_eq!(dependencies.len(), EDGES.len(), "a package is missing in the table of edges");
+    for (package, allowed) in EDGES {
+        for dependency in dependencies[package].iter().filter(|name| name.starts_with("qslm")) {
+            assert!(allowed.contains(&dependency.as_str()), "{package} must not build on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn only_the_engine_names_burn_and_only_the_store_names_redb() {
+    for (package, dependencies) in dependencies() {
+        let names = |name: &str| dependencies.contains(name);
+        assert!(!names("burn") || package == "qslm-engine", "{package} names burn");
+        assert!(!names("redb") || package == "qslm-coordinator", "{package} names redb");
+        let plain = ["qslm-common", "qslm-engine"].contains(&package.as_str());
+        assert!(!plain || !["tokio", "tonic", "prost"].into_iter().any(names), "{package} names the network");
+    }
+    for folder in ["driver", "ledger", "rpc", "search"] {
+        nowhere(&format!("coordinator/src/{folder}"), &["redb::"]);
+    }
+}
+
+#[test]
+fn ledger_and_search_see_no_clock_runtime_network_or_disk() {
+    let words = ["tokio", "tonic", "redb", "Instant", "SystemTime", "std::fs", "std::io", "std::net"];
+    nowhere("coordinator/src/ledger", &words);
+    nowhere("coordinator/src/search", &words);
+    nowhere("common/src", &words);
+}
+
+#[test]
+fn unsafe_code_is_in_the_engines_kernels_only() {
+    for folder in ["common", "coordinator", "experiments", "proto", "worker"] {
+        for path in sources(folder) {
+            let kernels = path.starts_with(root().join("worker/engine/src/kernels"));
+            let this = path.ends_with("architecture.rs");
+            let text = std::fs::read_to_string(&path).unwrap();
+            let opens = text.lines().any(|line| line.contains("unsafe {") || line.contains("unsafe fn"));
+            assert!(kernels || this || !opens, "{} opens unsafe code", path.display());
+        }
+    }
+}
