@@ -115,14 +115,21 @@ fn a_checkpoint_that_is_a_script_is_refused_and_never_executed() {
     let broken = Broken::new();
     let witness = broken.0.path().join("executed");
     let script = format!("#!/bin/sh\ntouch {}\n", witness.display());
-    // What `pickle.load` would run: os.system("touch ...").
-    let pickle = format!("cposix\nsystem\n(S'touch {}'\ntR.", witness.display());
+    // What `pickle.load` would run: os.system("touch ..."), in the opcodes that torch.save uses.
+    let command = format!("touch {}", witness.display());
+    let mut pickle = b"\x80\x02cposix\nsystem\nX".to_vec();
+    pickle.extend((command.len() as u32).to_le_bytes());
+    pickle.extend([command.as_bytes(), b"\x85R."].concat());
+    // The same as the value of a state dict's key.
+    let mut dict = b"\x80\x02}X\x0a\x00\x00\x00emb.weight".to_vec();
+    dict.extend(&pickle[2..pickle.len() - 1]);
+    dict.extend(b"s.");
     let files = [
         broken.file("script.pth", script),
         broken.file("pickle.pth", &pickle),
-        broken.file("protocol2.pth", [b"\x80\x02", pickle.as_bytes()].concat()),
-        broken.file("zip.pth", zip("model/data.pkl", pickle.as_bytes())),
-        broken.file("zip2.pth", zip("model/data.pkl", &[b"\x80\x02", pickle.as_bytes()].concat())),
+        broken.file("dict.pth", &dict),
+        broken.file("zip.pth", zip("model/data.pkl", &pickle)),
+        broken.file("zip-dict.pth", zip("model/data.pkl", &dict)),
     ];
     for file in files {
         let error = eval(1, &file, &[]);
@@ -156,7 +163,10 @@ fn tensors_that_do_not_fit_are_named() {
             let head = tensors.iter_mut().find(|(name, ..)| name == "head.weight").unwrap();
             head.3[20..22].copy_from_slice(&bad.to_le_bytes());
         });
-        assert_says(&eval(1, &not_finite, &[]), &["tensor head.weight holds", "at index 10", "must be finite"]);
+        assert_says(
+            &eval(1, &not_finite, &[]),
+            &["tensor head.weight holds", "at index 10", "must be finite"],
+        );
     }
 }
 
@@ -194,14 +204,20 @@ fn a_tokenizer_that_does_not_fit_is_refused() {
     let error = eval(1, Path::new(MODEL), &["--tokenizer", file.to_str().unwrap()]);
     assert_says(&error, &["t.json: gives ids up to 2048, but the embedding has only 2048 rows"]);
     let file = broken.file("t.json", "[]");
-    assert_says(&eval(1, Path::new(MODEL), &["--tokenizer", file.to_str().unwrap()]), &["t.json: not a tokenizer"]);
+    assert_says(
+        &eval(1, Path::new(MODEL), &["--tokenizer", file.to_str().unwrap()]),
+        &["t.json: not a tokenizer"],
+    );
 }
 
 #[test]
 fn a_task_that_the_checkpoint_cannot_do_is_refused() {
     assert_says(&eval(2, Path::new(CLASSIFIER), &[]), &["this checkpoint classifies"]);
     assert_says(&eval(2, Path::new(MODEL), &["--labelled", SENTENCES]), &["this checkpoint models language"]);
-    assert_says(&eval(2, Path::new(MODEL), &["--bits", "9"]), &["9 bits: a quantized weight has 2 to 8 bits"]);
+    assert_says(
+        &eval(2, Path::new(MODEL), &["--bits", "9"]),
+        &["9 bits: a quantized weight has 2 to 8 bits"],
+    );
     assert_says(&eval(2, Path::new(MODEL), &["--stride", "33"]), &["--stride = 33: expected 1 to 32"]);
     let more = ["--bits", "4", "--embedding", "sign", "--real-embedding"];
     assert_says(&eval(2, Path::new(MODEL), &more), &["binary-embedding model"]);
@@ -218,11 +234,17 @@ fn a_spec_that_makes_no_sense_is_refused_before_anything_runs() {
     };
     assert_says(&run(&["task.windw=3"]), &["quickstart.toml", "unknown field `windw`", "`windows`"]);
     assert_says(&run(&["colour=1"]), &["unknown field `colour`"]);
-    assert_says(&run(&["constraints.max_footprint_bytes=1000"]), &["max_footprint_bytes = 1000 cannot be met"]);
+    assert_says(
+        &run(&["constraints.max_footprint_bytes=1000"]),
+        &["max_footprint_bytes = 1000 cannot be met"],
+    );
     assert_says(&run(&["constraints.min_saving=0.99"]), &["min_saving = 0.99 cannot be met", "364544 bytes"]);
     assert_says(&run(&["constraints.max_perplexity_increase=-1"]), &["max_perplexity_increase = -1"]);
     assert_says(&run(&["constraints.max_perplexity_increase=nan"]), &["max_perplexity_increase = NaN"]);
-    assert_says(&run(&["constraints.max_accuracy_drop=0.1"]), &["max_accuracy_drop does not go with this task"]);
+    assert_says(
+        &run(&["constraints.max_accuracy_drop=0.1"]),
+        &["max_accuracy_drop does not go with this task"],
+    );
     assert_says(&run(&["space.bits=[]"]), &["bits = []"]);
     assert_says(&run(&["space.bits=[4, 4]"]), &["each once"]);
     assert_says(&run(&["space.bits=[1]"]), &["1 bits: a quantized weight has 2 to 8 bits"]);

@@ -70,7 +70,10 @@ fn a_cluster_with_a_killed_worker_and_a_restarted_coordinator_gives_the_same_fro
     assert_eq!(watched, succeed(&["front", &id, "--coordinator", &url, "--output", "json"]));
     let status = json(&["get", &id[..12], "--coordinator", &url, "--output", "json"]);
     assert_eq!(status["state"], "finished");
-    assert!(status["evaluated"].as_u64() < status["measured"].as_u64(), "nothing of the first half is repeated");
+    assert!(
+        status["evaluated"].as_u64() < status["measured"].as_u64(),
+        "nothing of the first half is repeated"
+    );
 
     assert_eq!(other.terminate(), Some(0));
     assert_eq!(second.terminate(), Some(0));
@@ -114,7 +117,8 @@ fn a_network_that_breaks_down_fails_its_trials_with_the_reason() {
     // The largest 16-bit floats as final norm and head, with mixed signs: every loss is beyond all bounds.
     let folder = tempfile::tempdir().unwrap();
     let broken = folder.path().join("broken.safetensors");
-    let mut bytes = std::fs::read(support::root().join("experiments/models/wikitext2-xs.safetensors")).unwrap();
+    let mut bytes =
+        std::fs::read(support::root().join("experiments/models/wikitext2-xs.safetensors")).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     for tensor in ["ln_out.weight", "head.weight"] {

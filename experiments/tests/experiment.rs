@@ -122,7 +122,8 @@ fn the_baselines_and_the_classifier_run_too() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");
     let store = store.to_str().unwrap();
-    let mut grid = vec!["run", "experiments/specs/baselines.toml", "--store", store, "--set", "task.windows=2"];
+    let mut grid =
+        vec!["run", "experiments/specs/baselines.toml", "--store", store, "--set", "task.windows=2"];
     grid.extend(["--set", "space.bits=[6, 3]"]);
     // Four blocks and the head over two widths, and the float model.
     assert!(succeed(&grid).contains("Evaluated in this run: 33"));

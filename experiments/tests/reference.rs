@@ -81,7 +81,12 @@ fn the_bundled_models_are_the_reference_models_in_16_bits() {
         let bundled = json(&all);
         let float = eval(&shared.join("models").join(name), &arguments, &Value::Null, "flex");
         let nll = |value: &Value| value["nll_sum"].as_f64().unwrap();
-        assert!((nll(&bundled) / nll(&float) - 1.0).abs() < 1e-3, "{name}: {} {}", nll(&bundled), nll(&float));
+        assert!(
+            (nll(&bundled) / nll(&float) - 1.0).abs() < 1e-3,
+            "{name}: {} {}",
+            nll(&bundled),
+            nll(&float)
+        );
     }
 }
 
@@ -116,7 +121,14 @@ fn threads_do_not_change_a_measurement() {
     let measure = |threads: &str| {
         let mut arguments = vec!["eval", "--checkpoint", "experiments/models/wikitext2-xs.safetensors"];
         arguments.extend(["--tokenizer", "experiments/models/tokenizer.json", "--window", "128"]);
-        arguments.extend(["--text", "experiments/data/encyclopaedia.txt", "--windows", "9", "--output", "json"]);
+        arguments.extend([
+            "--text",
+            "experiments/data/encyclopaedia.txt",
+            "--windows",
+            "9",
+            "--output",
+            "json",
+        ]);
         arguments.extend(["--threads", threads]);
         let mut measured = json(&arguments);
         let object = measured.as_object_mut().unwrap();
@@ -131,7 +143,14 @@ fn a_stride_scores_every_token_once_with_more_context() {
     let measure = |stride: &str| {
         let mut arguments = vec!["eval", "--checkpoint", "experiments/models/wikitext2-xs.safetensors"];
         arguments.extend(["--tokenizer", "experiments/models/tokenizer.json", "--window", "128"]);
-        arguments.extend(["--text", "experiments/data/encyclopaedia.txt", "--stride", stride, "--output", "json"]);
+        arguments.extend([
+            "--text",
+            "experiments/data/encyclopaedia.txt",
+            "--stride",
+            stride,
+            "--output",
+            "json",
+        ]);
         json(&arguments)
     };
     let (apart, overlapping) = (measure("128"), measure("64"));
