@@ -52,10 +52,11 @@ impl Broken {
 fn eval(code: i32, checkpoint: &Path, more: &[&str]) -> String {
     let mut arguments = vec!["eval", "--checkpoint", checkpoint.to_str().unwrap(), "--window", "32"];
     arguments.extend(["--windows", "1"]);
-    for (flag, default) in [("--tokenizer", TOKENIZER), ("--text", TEXT)] {
-        if !more.contains(&flag) && !(flag == "--text" && more.contains(&"--labelled")) {
-            arguments.extend([flag, default]);
-        }
+    if !more.contains(&"--tokenizer") {
+        arguments.extend(["--tokenizer", TOKENIZER]);
+    }
+    if !more.contains(&"--text") && !more.contains(&"--labelled") {
+        arguments.extend(["--text", TEXT]);
     }
     arguments.extend(more);
     refused(code, &arguments)
