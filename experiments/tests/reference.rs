@@ -23,7 +23,7 @@ fn eval(model: &Path, data: &[&str], quantized: &Value, backend: &str) -> Value 
 
 /// Calls `compare` with every expected value, float and quantized, and what each backend measured.
 fn each(model: &str, data: &[&str], compare: impl Fn(&Value, &Value, &Value)) {
-    let Some(model) = shared().map(|shared| shared.join("models").join(model)) else { return };
+    let model = shared().join("models").join(model);
     let text = std::fs::read_to_string(model.join("expected.json")).unwrap();
     let expected: Value = serde_json::from_str(&text).unwrap();
     let quantized = expected["quantized"].as_array().unwrap();
@@ -36,10 +36,11 @@ fn each(model: &str, data: &[&str], compare: impl Fn(&Value, &Value, &Value)) {
 }
 
 fn data(name: &str) -> String {
-    shared().map_or(String::new(), |shared| shared.join("data").join(name).to_str().unwrap().to_owned())
+    shared().join("data").join(name).to_str().unwrap().to_owned()
 }
 
 #[test]
+#[cfg_attr(not(qslm_shared), ignore = "needs the reference data: set QSLM_SHARED")]
 fn the_language_model_gives_the_recorded_losses_float_and_quantized() {
     let text = data("wikitext-2/valid.txt");
     let arguments = ["--text", &text, "--window", "128", "--windows", "64"];
@@ -56,6 +57,7 @@ fn the_language_model_gives_the_recorded_losses_float_and_quantized() {
 }
 
 #[test]
+#[cfg_attr(not(qslm_shared), ignore = "needs the reference data: set QSLM_SHARED")]
 fn the_classifier_gives_the_recorded_hits_float_and_quantized() {
     let sentences = data("sst2/dev.tsv");
     each("sst2-xs", &["--labelled", &sentences], |expected, measured, tolerance| {
@@ -67,8 +69,9 @@ fn the_classifier_gives_the_recorded_hits_float_and_quantized() {
 }
 
 #[test]
+#[cfg_attr(not(qslm_shared), ignore = "needs the reference data: set QSLM_SHARED")]
 fn the_bundled_models_are_the_reference_models_in_16_bits() {
-    let Some(shared) = shared() else { return };
+    let shared = shared();
     for (name, arguments) in [
         ("wikitext2-xs", ["--text", &data("wikitext-2/valid.txt"), "--window", "128", "--windows", "64"]),
         ("sst2-xs", ["--labelled", &data("sst2/dev.tsv"), "--window", "128", "--windows", "872"]),

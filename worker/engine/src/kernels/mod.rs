@@ -2,12 +2,12 @@
 //!
 //! Buffers are row-major `[time, channel]`. Loops run over channels inside and time outside, so the
 //! compiler vectorises over channels; every function is compiled once per instruction set and chosen at
-//! run time (see [`simd`]). No operation is fused or reordered by that choice, so all give the same bits.
+//! run time. No operation is fused or reordered by that choice, so all give the same bits.
 
 pub mod exp;
 pub mod lif;
 pub mod loss;
 pub mod norm;
 pub mod shift;
-pub mod simd;
+mod simd;
 pub mod wkv;

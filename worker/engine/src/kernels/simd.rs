@@ -1,6 +1,6 @@
 //! One body, several instruction sets.
 //!
-//! [`per_instruction_set!`](crate::kernels::simd::per_instruction_set) compiles a function for the
+//! `per_instruction_set!` compiles a function for the
 //! baseline, AVX2 and AVX-512, and calls the best one that the processor has. Rust never contracts
 //! `a * b + c` into one rounding, and the loops keep their order of sums, so the results are the same bits.
 
