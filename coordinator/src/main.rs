@@ -49,24 +49,11 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let settings = qslm_program::settings::load(flags.config.as_deref(), "QSLM_COORDINATOR", &flags);
-    let settings: Settings = match settings {
-        Ok(settings) => settings,
-        Err(error) => return fail(&error, 2),
-    };
-    match run(&settings) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, 1),
-    }
-}
-
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("error: {error:#}");
-    ExitCode::from(code)
+    qslm_program::run(flags.config.as_deref(), "QSLM_COORDINATOR", &flags, run)
 }
 
 #[tokio::main]
-async fn run(settings: &Settings) -> anyhow::Result<()> {
+async fn run(settings: Settings) -> anyhow::Result<()> {
     qslm_program::init_log(&settings.log)?;
     let stop = qslm_program::cancelled_by_signals()?;
     let coordinator = Coordinator::open(&settings.store, settings.lease_ttl()?)?;

@@ -55,20 +55,7 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let settings = qslm_program::settings::load(flags.config.as_deref(), "QSLM_WORKER", &flags);
-    let settings: Settings = match settings {
-        Ok(settings) => settings,
-        Err(error) => return fail(&error, 2),
-    };
-    match run(settings) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, 1),
-    }
-}
-
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("error: {error:#}");
-    ExitCode::from(code)
+    qslm_program::run(flags.config.as_deref(), "QSLM_WORKER", &flags, run)
 }
 
 #[tokio::main]

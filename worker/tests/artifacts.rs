@@ -11,7 +11,7 @@ use qslm_proto::v1::work_server::{Work, WorkServer};
 use qslm_proto::v1::{ArtifactChunk, FetchArtifactRequest, ReportRequest, ReportResponse};
 use qslm_worker::ArtifactCache;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 /// Sends the same chunks for every hash.
@@ -53,7 +53,7 @@ async fn serve(chunks: &[&[u8]]) -> (WorkClient<Channel>, Arc<AtomicU32>) {
             .add_service(WorkServer::new(sender))
             .serve_with_incoming(incoming),
     );
-    (WorkClient::connect(url).await.unwrap(), fetched)
+    (WorkClient::new(Endpoint::from_shared(url).unwrap().connect().await.unwrap()), fetched)
 }
 
 fn cache(folder: &Path, max_bytes: u64) -> ArtifactCache {

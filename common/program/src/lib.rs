@@ -3,9 +3,33 @@
 pub mod settings;
 
 use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+/// Runs a program: reads its settings as [`settings::load`] does and calls `body` with them. A failure is
+/// printed on one line; the exit code is 2 for settings that make no sense and 1 for anything else.
+pub fn run<T>(
+    file: Option<&Path>,
+    prefix: &str,
+    flags: &impl Serialize,
+    body: impl FnOnce(T) -> anyhow::Result<()>,
+) -> ExitCode
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    let (error, code) = match settings::load(file, prefix, flags).map(body) {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => (error, 1),
+        Err(error) => (error, 2),
+    };
+    eprintln!("error: {error:#}");
+    ExitCode::from(code)
+}
 
 /// Writes log lines to standard error, coloured on a terminal. `filter` is a level or the directives of
 /// `tracing-subscriber`, such as `info,qslm_coordinator=debug`.
