@@ -31,7 +31,7 @@ where
     ExitCode::from(code)
 }
 
-/// Writes log lines to standard error, coloured on a terminal. `filter` is a level or the directives of
+/// Writes log lines to standard error, coloured on a terminal; a panic becomes one of them. `filter` is a level or the directives of
 /// `tracing-subscriber`, such as `info,qslm_coordinator=debug`.
 ///
 /// # Errors
@@ -41,6 +41,10 @@ pub fn init_log(filter: &str) -> anyhow::Result<()> {
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, as tests make, keeps the first one's settings.
     let _ = format.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init();
+    std::panic::set_hook(Box::new(|panic| {
+        let words = panic.to_string();
+        tracing::error!("{}", words.split_whitespace().collect::<Vec<_>>().join(" "));
+    }));
     Ok(())
 }
 
