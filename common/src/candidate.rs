@@ -117,7 +117,7 @@ impl Candidate {
             }
             let scheme: Scheme =
                 text.parse().map_err(|error| InvalidCandidate::Scheme { unit: unit.to_owned(), error })?;
-            // `int04` and `group:64` parse, but are not what `encode` writes.
+            // `int04` and `:nearest` parse, but are not what `encode` writes.
             if scheme.to_string() != text {
                 return Err(refuse);
             }
@@ -183,7 +183,8 @@ mod tests {
         assert_eq!(decode("qslm candidate 1\na f32"), InvalidCandidate::Line(2));
         assert_eq!(decode("qslm candidate 1\nb f32\na f32\n"), InvalidCandidate::Line(3));
         assert_eq!(decode("qslm candidate 1\na f32\na f32\n"), InvalidCandidate::Line(3));
-        assert_eq!(decode("qslm candidate 1\na int4:affine:group:64\n"), InvalidCandidate::Line(2));
+        assert_eq!(decode("qslm candidate 1\na int04:affine:group64\n"), InvalidCandidate::Line(2));
+        assert_eq!(decode("qslm candidate 1\na int4:affine:tensor:nearest\n"), InvalidCandidate::Line(2));
         assert!(matches!(
             decode("qslm candidate 1\na int9:affine:tensor\n"),
             InvalidCandidate::Scheme { .. }

@@ -14,7 +14,7 @@ use crate::candidate::Candidate;
 use crate::hash::ContentHash;
 use crate::network::Network;
 use crate::objective::{Constraints, Objective, validate_objectives};
-use crate::scheme::Bits;
+use crate::scheme::Width;
 use crate::space::{Space, Tier, groups};
 use crate::task::{Data, Task};
 use crate::trade_off::TradeOff;
@@ -68,7 +68,7 @@ pub enum Strategy {
     /// The tiered search of QSLM: sensitivity, then global, block and module tier.
     Qslm {
         /// The width at which sensitivity is measured; the middle of the space's widths if absent.
-        sensitivity_bits: Option<Bits>,
+        sensitivity_bits: Option<Width>,
     },
     /// Every combination of the space's widths over the groups of a tier.
     Grid {
@@ -176,40 +176,51 @@ impl Experiment {
     /// Checks that all parts fit each other.
     ///
     /// # Errors
-    /// The first part that does not.
+    /// The first of the [`Experiment::problems`].
     pub fn validate(&self) -> Result<(), InvalidExperiment> {
-        let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_.".contains(&c);
-        if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
-            return Err(InvalidExperiment::Name(self.name.chars().take(80).collect()));
-        }
-        if self.engine_version != ENGINE_VERSION {
-            return Err(InvalidExperiment::Engine { given: self.engine_version });
-        }
-        self.network.validate()?;
-        self.task.validate()?;
-        check_model(&self.network, &self.task)?;
-        self.space.validate(&self.network)?;
-        self.constraints
-            .validate(&self.task, &self.space, &self.network)
-            .map_err(InvalidExperiment::Constraints)?;
-        validate_objectives(&self.objectives, &self.task).map_err(InvalidExperiment::Objectives)?;
-        self.trade_off.validate(self.constraints.bounds_quality())?;
-        self.validate_strategy()
+        self.problems().into_iter().next().map_or(Ok(()), Err)
     }
 
-    fn validate_strategy(&self) -> Result<(), InvalidExperiment> {
+    /// Everything that does not fit, at once. What builds on a part that is wrong itself is left out.
+    pub fn problems(&self) -> Vec<InvalidExperiment> {
+        let mut problems = Vec::new();
+        let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_.".contains(&c);
+        if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
+            problems.push(InvalidExperiment::Name(self.name.chars().take(80).collect()));
+        }
+        if self.engine_version != ENGINE_VERSION {
+            problems.push(InvalidExperiment::Engine { given: self.engine_version });
+        }
+        problems.extend(self.task.validate().err().map(Into::into));
+        if let Err(error) = self.network.validate() {
+            problems.push(error.into());
+            return problems;
+        }
+        problems.extend(check_model(&self.network, &self.task).err());
+        match self.space.validate(&self.network) {
+            Err(error) => problems.push(error.into()),
+            Ok(()) => {
+                let bounds = self.constraints.problems(&self.task, &self.space, &self.network);
+                problems.extend(bounds.into_iter().map(InvalidExperiment::Constraints));
+                problems.extend(self.strategy_problem());
+            }
+        }
+        let objectives = validate_objectives(&self.objectives, &self.task);
+        problems.extend(objectives.err().map(InvalidExperiment::Objectives));
+        problems.extend(self.trade_off.validate(self.constraints.bounds_quality()).err().map(Into::into));
+        problems
+    }
+
+    fn strategy_problem(&self) -> Option<InvalidExperiment> {
         let count = match self.strategy {
             Strategy::Qslm { sensitivity_bits: Some(bits) } if !self.space.bits.contains(&bits) => {
-                return Err(InvalidExperiment::SensitivityBits(bits.get()));
+                return Some(InvalidExperiment::SensitivityBits(bits.bits()));
             }
-            Strategy::Qslm { .. } => return Ok(()),
+            Strategy::Qslm { .. } => return None,
             Strategy::Grid { tier } => self.combinations(tier),
             Strategy::Random { tier, trials, .. } => u64::from(trials).min(self.combinations(tier)),
         };
-        if count == 0 || count > MAX_CANDIDATES {
-            return Err(InvalidExperiment::Candidates { count });
-        }
-        Ok(())
+        (count == 0 || count > MAX_CANDIDATES).then_some(InvalidExperiment::Candidates { count })
     }
 
     /// How many candidates the groups of `tier` allow, `u64::MAX` if more than that.
@@ -264,8 +275,10 @@ impl FromStr for Backend {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use proptest::prelude::{prop_assert_eq, proptest};
+
     use super::*;
-    use crate::scheme::{Granularity, Symmetry};
+    use crate::scheme::{Granularity, Range, Rounding, Symmetry};
     use crate::space::Embedding;
 
     pub(crate) fn experiment() -> Experiment {
@@ -285,9 +298,11 @@ pub(crate) mod tests {
             data: Data { text: ContentHash::of(b"text"), tokenizer: ContentHash::of(b"tokenizer") },
             task: Task::Perplexity { window: 128, stride: 128, windows: None },
             space: Space {
-                bits: [8, 4, 2].map(|bits| Bits::new(bits).unwrap()).to_vec(),
+                bits: [8, 4, 2].map(|bits| Width::try_from(bits).unwrap()).to_vec(),
                 symmetry: Symmetry::Symmetric,
                 granularity: Granularity::Channel,
+                rounding: Rounding::Nearest,
+                range: Range::MinMax,
                 embedding: Embedding::Sign,
             },
             constraints: Constraints { max_perplexity_increase: Some(0.03), ..Default::default() },
@@ -301,6 +316,22 @@ pub(crate) mod tests {
     fn an_experiment_survives_its_text() {
         let experiment = experiment();
         assert_eq!(Experiment::decode(&experiment.encode()), Ok(experiment));
+    }
+
+    proptest! {
+        #[test]
+        fn every_bound_survives_the_text_to_the_bit(increase in 0.0f64..1.0, saving in -1.0f64..0.8, mu in 0.0f64..1000.0) {
+            let constraints = Constraints {
+                max_perplexity_increase: Some(increase),
+                min_saving: Some(saving),
+                ..Constraints::default()
+            };
+            let trade_off = TradeOff::WeightedSum { mu };
+            let experiment = Experiment { constraints, trade_off, ..experiment() };
+            let read = Experiment::decode(&experiment.encode()).unwrap();
+            prop_assert_eq!(read.id(), experiment.id());
+            prop_assert_eq!(read, experiment);
+        }
     }
 
     #[test]
@@ -330,13 +361,27 @@ pub(crate) mod tests {
         assert!(refused(|e| e.engine_version = 99).starts_with("engine version 99"));
         assert!(refused(|e| e.task = Task::Accuracy { sentences: None }).contains("models language"));
         assert!(refused(|e| e.network.outputs = 2).contains("classifies"));
-        let bits = Bits::new(5).unwrap();
-        assert_eq!(bits.get(), 5);
         assert!(
-            refused(|e| e.strategy = Strategy::Qslm { sensitivity_bits: Bits::new(5).ok() })
+            refused(|e| e.strategy = Strategy::Qslm { sensitivity_bits: Width::try_from(5).ok() })
                 .contains("sensitivity_bits = 5: not one of space.bits")
         );
         assert!(refused(|e| e.strategy = Strategy::Grid { tier: Tier::Matrix }).contains("candidates"));
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let mut wrong = experiment();
+        wrong.name = "A".to_owned();
+        wrong.constraints.max_accuracy_drop = Some(2.0);
+        wrong.constraints.min_saving = Some(0.99);
+        wrong.trade_off = TradeOff::Product { k: -1.0 };
+        wrong.objectives = vec![];
+        let problems: Vec<_> = wrong.problems().iter().map(ToString::to_string).collect();
+        for words in
+            ["name", "max_accuracy_drop = 2", "does not go with", "min_saving = 0.99", "objectives", "k = -1"]
+        {
+            assert!(problems.iter().any(|problem| problem.contains(words)), "{words}: {problems:?}");
+        }
     }
 
     #[test]

@@ -11,11 +11,15 @@ use crate::scheme::{Scheme, Symmetry};
 /// Bytes of one 32-bit float.
 const FLOAT: u64 = 4;
 
+/// Bytes of one 16-bit float.
+const HALF: u64 = 2;
+
 /// Bytes of `unit` stored under `scheme`: packed codes, scales and zero points.
 pub fn unit_bytes(unit: &Unit, scheme: Scheme) -> u64 {
     let weights = unit.weights();
     match scheme {
         Scheme::Float => weights * FLOAT,
+        Scheme::Half => weights * HALF,
         Scheme::Sign => weights.div_ceil(8),
         Scheme::Integer(integer) => {
             let codes = (weights * u64::from(integer.bits.get())).div_ceil(8);
@@ -65,6 +69,7 @@ mod tests {
     #[test]
     fn uniform_savings_are_those_of_the_widths() {
         let saving = |bits: u8| saving(&PUBLISHED, uniform(&format!("int{bits}:symmetric:tensor")));
+        assert!((super::saving(&PUBLISHED, uniform("f16")) - 0.5).abs() < 1e-3);
         for (bits, expected) in [(8, 0.75), (6, 0.8125), (4, 0.875)] {
             // The one-dimensional parameters (0.07 %) stay in float.
             assert!((saving(bits) - expected).abs() < 1e-3, "{bits} bits: {}", saving(bits));
@@ -84,6 +89,7 @@ mod tests {
             Unit { name: "head.weight".to_owned(), rows: 3, columns: 5, place: crate::network::Place::Head };
         let bytes = |scheme: &str| unit_bytes(&unit, scheme.parse().unwrap());
         assert_eq!(bytes("f32"), 60);
+        assert_eq!(bytes("f16"), 30);
         assert_eq!(bytes("sign"), 2);
         assert_eq!(bytes("int3:symmetric:tensor"), 6 + 4);
         assert_eq!(bytes("int3:affine:tensor"), 6 + 5);

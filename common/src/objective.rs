@@ -137,37 +137,38 @@ pub fn validate_objectives(objectives: &[Objective], task: &Task) -> Result<(), 
 }
 
 impl Constraints {
-    /// Checks every bound against its range, the task, and what the space can reach.
-    ///
-    /// # Errors
-    /// The first bound that cannot be used.
-    pub fn validate(&self, task: &Task, space: &Space, network: &Network) -> Result<(), InvalidObjective> {
-        let within = |name, value: Option<f64>, ok: fn(f64) -> bool, bound| match value {
-            Some(value) if !ok(value) => Err(InvalidObjective::Bound { name, value, bound }),
-            _ => Ok(()),
+    /// Checks every bound against its range, the task, and what the (valid) space can reach.
+    pub fn problems(&self, task: &Task, space: &Space, network: &Network) -> Vec<InvalidObjective> {
+        let mut problems = Vec::new();
+        let mut within = |name, value: Option<f64>, ok: fn(f64) -> bool, bound| match value {
+            Some(value) if !ok(value) => problems.push(InvalidObjective::Bound { name, value, bound }),
+            _ => {}
         };
         let increase = self.max_perplexity_increase;
         let finite_positive = |x: f64| x.is_finite() && x >= 0.0;
-        within("max_perplexity_increase", increase, finite_positive, "a number of at least 0")?;
-        within("max_accuracy_drop", self.max_accuracy_drop, |x| (0.0..=1.0).contains(&x), "0 to 1")?;
-        within("min_saving", self.min_saving, |x| x.is_finite() && x < 1.0, "a number below 1")?;
+        within("max_perplexity_increase", increase, finite_positive, "a number of at least 0");
+        within("max_accuracy_drop", self.max_accuracy_drop, |x| (0.0..=1.0).contains(&x), "0 to 1");
+        within("min_saving", self.min_saving, |x| x.is_finite() && x < 1.0, "a number below 1");
         match task {
             Task::Perplexity { .. } if self.max_accuracy_drop.is_some() => {
-                return Err(InvalidObjective::OtherTask("max_accuracy_drop"));
+                problems.push(InvalidObjective::OtherTask("max_accuracy_drop"));
             }
             Task::Accuracy { .. } if increase.is_some() => {
-                return Err(InvalidObjective::OtherTask("max_perplexity_increase"));
+                problems.push(InvalidObjective::OtherTask("max_perplexity_increase"));
             }
             _ => {}
         }
         let smallest = space.smallest_footprint(network);
         let saving = footprint::saving(network, smallest);
-        let impossible = |name, value| Err(InvalidObjective::Impossible { name, value, smallest, saving });
-        match (self.max_footprint_bytes, self.min_saving) {
-            (Some(most), _) if most < smallest => impossible("max_footprint_bytes", most as f64),
-            (_, Some(least)) if least > saving => impossible("min_saving", least),
-            _ => Ok(()),
+        let mut impossible =
+            |name, value| problems.push(InvalidObjective::Impossible { name, value, smallest, saving });
+        if let Some(most) = self.max_footprint_bytes.filter(|most| *most < smallest) {
+            impossible("max_footprint_bytes", most as f64);
         }
+        if let Some(least) = self.min_saving.filter(|least| *least > saving && *least < 1.0) {
+            impossible("min_saving", least);
+        }
+        problems
     }
 
     /// Whether a loss of quality is bounded at all.
@@ -207,7 +208,7 @@ mod tests {
     use super::*;
     use crate::measurement::Nll;
     use crate::network::tests::PUBLISHED;
-    use crate::scheme::{Bits, Granularity, Symmetry};
+    use crate::scheme::{Granularity, Range, Rounding, Symmetry, Width};
     use crate::space::Embedding;
 
     const PERPLEXITY: Task = Task::Perplexity { window: 8, stride: 8, windows: None };
@@ -215,15 +216,19 @@ mod tests {
 
     fn space() -> Space {
         Space {
-            bits: vec![Bits::new(8).unwrap(), Bits::new(4).unwrap()],
+            bits: [8, 4].map(|bits| Width::try_from(bits).unwrap()).to_vec(),
             symmetry: Symmetry::Symmetric,
             granularity: Granularity::Tensor,
+            rounding: Rounding::Nearest,
+            range: Range::MinMax,
             embedding: Embedding::Sign,
         }
     }
 
     fn refused(constraints: Constraints, task: &Task) -> String {
-        constraints.validate(task, &space(), &PUBLISHED).unwrap_err().to_string()
+        let problems = constraints.problems(task, &space(), &PUBLISHED);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems[0].to_string()
     }
 
     #[test]
@@ -234,7 +239,7 @@ mod tests {
         let tight = Constraints { min_saving: Some(0.99), ..Default::default() };
         assert!(refused(tight, &PERPLEXITY).contains("min_saving = 0.99 cannot be met"));
         let fits = Constraints { min_saving: Some(0.88), ..Default::default() };
-        assert_eq!(fits.validate(&PERPLEXITY, &space(), &PUBLISHED), Ok(()));
+        assert_eq!(fits.problems(&PERPLEXITY, &space(), &PUBLISHED), []);
     }
 
     #[test]

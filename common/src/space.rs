@@ -8,18 +8,22 @@ use serde::{Deserialize, Serialize};
 use crate::candidate::Candidate;
 use crate::footprint::footprint_bytes;
 use crate::network::{Module, Network, Place, Unit};
-use crate::scheme::{Bits, Granularity, Integer, Scheme, Symmetry};
+use crate::scheme::{Granularity, Integer, Range, Rounding, Scheme, Symmetry, Width};
 
 /// The schemes that a search may give to units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Space {
-    /// Bit-widths from the widest to the narrowest, each once.
-    pub bits: Vec<Bits>,
+    /// Widths from the widest to the narrowest, each once; 16 and 32 are floats.
+    pub bits: Vec<Width>,
     /// The symmetry of every integer scheme.
     pub symmetry: Symmetry,
     /// The granularity of every integer scheme.
     pub granularity: Granularity,
+    /// The rounding of every integer scheme.
+    pub rounding: Rounding,
+    /// The range of every integer scheme.
+    pub range: Range,
     /// What the embedding may take.
     pub embedding: Embedding,
 }
@@ -63,7 +67,7 @@ pub struct Group {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSpace {
     /// No bit-width.
-    #[error("bits = []: expected at least one of 2 to 8")]
+    #[error("bits = []: expected at least one of 2 to 8, 16 and 32")]
     NoBits,
     /// Widths out of order or repeated.
     #[error("bits must fall from the widest to the narrowest, each once")]
@@ -101,10 +105,14 @@ impl Space {
         match (unit.place, self.embedding) {
             (Place::Embedding, Embedding::Sign) => Scheme::Sign,
             (Place::Embedding, Embedding::Float) => Scheme::Float,
-            _ => {
-                let bits = self.bits[rung.min(self.bits.len() - 1)];
-                Scheme::Integer(Integer { bits, symmetry: self.symmetry, granularity: self.granularity })
-            }
+            _ => match self.bits[rung.min(self.bits.len() - 1)] {
+                Width::Float => Scheme::Float,
+                Width::Half => Scheme::Half,
+                Width::Integer(bits) => {
+                    let Self { symmetry, granularity, rounding, range, .. } = *self;
+                    Scheme::Integer(Integer { bits, symmetry, granularity, rounding, range })
+                }
+            },
         }
     }
 
@@ -159,9 +167,11 @@ mod tests {
 
     pub(crate) fn space(bits: &[u8], embedding: Embedding) -> Space {
         Space {
-            bits: bits.iter().map(|bits| Bits::new(*bits).unwrap()).collect(),
+            bits: bits.iter().map(|bits| Width::try_from(*bits).unwrap()).collect(),
             symmetry: Symmetry::Symmetric,
             granularity: Granularity::Channel,
+            rounding: Rounding::Nearest,
+            range: Range::MinMax,
             embedding,
         }
     }
@@ -187,6 +197,13 @@ mod tests {
         assert!(!space.can_move(&PUBLISHED, &groups[0]));
         assert!(space.can_move(&PUBLISHED, &groups[1]));
         assert!(super::tests::space(&[8], Embedding::Quantize).can_move(&PUBLISHED, &groups[0]));
+    }
+
+    #[test]
+    fn floats_are_rungs_too() {
+        let space = space(&[32, 16, 8], Embedding::Quantize);
+        let head = |rung| space.uniform(&PUBLISHED, rung).scheme("head.weight").to_string();
+        assert_eq!([head(0), head(1), head(2)], ["f32", "f16", "int8:symmetric:channel"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod exit;
 mod output;
 mod progress;
 mod results;
+mod schemes;
 mod spec;
 mod tensors;
 
@@ -41,6 +42,9 @@ struct Cli {
 enum Command {
     Run(commands::run::Run),
     Eval(commands::eval::Eval),
+    Apply(commands::apply::Apply),
+    Inspect(commands::inspect::Inspect),
+    Generate(commands::generate::Generate),
     Submit(commands::manage::Submit),
     List(commands::manage::List),
     Get(commands::manage::Get),
@@ -60,6 +64,9 @@ async fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Run(run) => run.run().await,
         Command::Eval(eval) => eval.run(),
+        Command::Apply(apply) => apply.run(),
+        Command::Inspect(inspect) => inspect.run(),
+        Command::Generate(generate) => generate.run(),
         Command::Submit(submit) => submit.run().await,
         Command::List(list) => list.run().await,
         Command::Get(get) => get.run().await,

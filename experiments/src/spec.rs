@@ -6,10 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use qslm_common::ENGINE_VERSION;
-use qslm_common::experiment::{Backend, Experiment, Strategy, check_model};
+use qslm_common::experiment::{Backend, Experiment, Strategy};
 use qslm_common::hash::ContentHash;
 use qslm_common::objective::{Constraints, Objective};
-use qslm_common::scheme::{Bits, Granularity, Symmetry};
+use qslm_common::scheme::{Granularity, Range, Rounding, Symmetry, Width};
 use qslm_common::space::{Embedding, Space};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_common::trade_off::TradeOff;
@@ -60,9 +60,11 @@ enum TaskSpec {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct SpaceSpec {
-    bits: Option<Vec<Bits>>,
+    bits: Option<Vec<Width>>,
     symmetry: Option<Symmetry>,
     granularity: Option<Granularity>,
+    rounding: Option<Rounding>,
+    range: Option<Range>,
     embedding: Option<Embedding>,
 }
 
@@ -122,7 +124,12 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
     };
     let binary_embedding = spec.checkpoint.binary_embedding;
     let loaded = Checkpoint::load(&checkpoint, binary_embedding);
-    let network = *loaded.map_err(|error| Failure::file(&checkpoint, &error))?.network();
+    let loaded = loaded.map_err(|error| Failure::file(&checkpoint, &error))?;
+    if loaded.manifest().is_some() {
+        let file = checkpoint.display();
+        return Err(refuse(path, &format!("{file} is packed already: search from the float checkpoint")));
+    }
+    let network = *loaded.network();
     let hash = |file: &PathBuf| hash_file(file).map_err(|error| Failure::file(file, &error));
     let experiment = Experiment {
         name: spec.name,
@@ -140,12 +147,14 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
         strategy: spec.strategy.unwrap_or(Strategy::Qslm { sensitivity_bits: None }),
         task,
     };
-    experiment.validate().map_err(|error| refuse(path, &error))?;
     let shards = spec.run.shards;
+    let mut problems: Vec<String> = experiment.problems().iter().map(ToString::to_string).collect();
     if !(1..=MAX_SHARDS).contains(&shards) {
-        return Err(refuse(path, &format!("run.shards = {shards}: expected 1 to {MAX_SHARDS}")));
+        problems.push(format!("run.shards = {shards}: expected 1 to {MAX_SHARDS}"));
     }
-    check_model(&network, &experiment.task).map_err(|error| refuse(path, &error))?;
+    if !problems.is_empty() {
+        return Err(refuse(path, &problems.join("; ")));
+    }
     let positions = load_data(&text, &tokenizer, &experiment.task, &network)?.positions();
     let files = vec![
         (experiment.checkpoint, checkpoint),
@@ -157,14 +166,16 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
 
 impl SpaceSpec {
     fn resolve(self, binary_embedding: bool) -> Space {
-        let all = || [8, 6, 4, 3, 2].iter().filter_map(|bits| Bits::new(*bits).ok()).collect();
-        let mut bits: Vec<Bits> = self.bits.unwrap_or_else(all);
+        let all = || [8, 6, 4, 3, 2].iter().filter_map(|bits| Width::try_from(*bits).ok()).collect();
+        let mut bits: Vec<Width> = self.bits.unwrap_or_else(all);
         bits.sort_by(|a, b| b.cmp(a));
         let embedding = if binary_embedding { Embedding::Sign } else { Embedding::Quantize };
         Space {
             bits,
             symmetry: self.symmetry.unwrap_or(Symmetry::Symmetric),
             granularity: self.granularity.unwrap_or(Granularity::Channel),
+            rounding: self.rounding.unwrap_or_default(),
+            range: self.range.unwrap_or_default(),
             embedding: self.embedding.unwrap_or(embedding),
         }
     }
@@ -239,7 +250,7 @@ mod tests {
         assert!(spec.checkpoint.binary_embedding && spec.run.shards == 4);
         let space = spec.space.resolve(true);
         assert_eq!(space.embedding, Embedding::Sign);
-        assert_eq!(space.bits.iter().map(|bits| bits.get()).collect::<Vec<_>>(), [8, 6, 4, 3, 2]);
+        assert_eq!(space.bits.iter().map(|bits| bits.bits()).collect::<Vec<_>>(), [8, 6, 4, 3, 2]);
     }
 
     #[test]
@@ -269,6 +280,6 @@ mod tests {
     #[test]
     fn a_width_outside_the_range_is_refused() {
         let error = parse(&format!("{SPEC}[space]\nbits = [4, 9]\n"), &[]).unwrap_err();
-        assert!(error.contains("9 bits: a quantized weight has 2 to 8 bits"), "{error}");
+        assert!(error.contains("9 bits: expected 2 to 8, 16 or 32"), "{error}");
     }
 }

@@ -215,10 +215,7 @@ fn a_tokenizer_that_does_not_fit_is_refused() {
 fn a_task_that_the_checkpoint_cannot_do_is_refused() {
     assert_says(&eval(2, Path::new(CLASSIFIER), &[]), &["this checkpoint classifies"]);
     assert_says(&eval(2, Path::new(MODEL), &["--labelled", SENTENCES]), &["this checkpoint models language"]);
-    assert_says(
-        &eval(2, Path::new(MODEL), &["--bits", "9"]),
-        &["9 bits: a quantized weight has 2 to 8 bits"],
-    );
+    assert_says(&eval(2, Path::new(MODEL), &["--bits", "9"]), &["9 bits: expected 2 to 8, 16 or 32"]);
     assert_says(&eval(2, Path::new(MODEL), &["--stride", "33"]), &["--stride = 33: expected 1 to 32"]);
     let more = ["--bits", "4", "--embedding", "sign", "--real-embedding"];
     assert_says(&eval(2, Path::new(MODEL), &more), &["binary-embedding model"]);
@@ -248,7 +245,7 @@ fn a_spec_that_makes_no_sense_is_refused_before_anything_runs() {
     );
     assert_says(&run(&["space.bits=[]"]), &["bits = []"]);
     assert_says(&run(&["space.bits=[4, 4]"]), &["each once"]);
-    assert_says(&run(&["space.bits=[1]"]), &["1 bits: a quantized weight has 2 to 8 bits"]);
+    assert_says(&run(&["space.bits=[1]"]), &["1 bits: expected 2 to 8, 16 or 32"]);
     assert_says(&run(&["space.granularity=\"group:0\""]), &["granularity \"group:0\""]);
     assert_says(&run(&["task.window=0"]), &["task.window = 0: expected 1 to 65536"]);
     assert_says(&run(&["run.shards=0"]), &["run.shards = 0: expected 1 to 4096"]);
@@ -258,6 +255,8 @@ fn a_spec_that_makes_no_sense_is_refused_before_anything_runs() {
     assert_says(&run(&["objectives=[\"footprint\"]"]), &["objectives: 1 objectives: a front has 2 or 3"]);
     assert_says(&run(&["name=\"No Spaces\""]), &["name = \"No Spaces\""]);
     assert_says(&run(&["backend=\"gpu\""]), &["gpu", "flex"]);
+    let all = run(&["name=\"A B\"", "run.shards=0", "trade_off.mu=-3", "constraints.min_saving=0.99"]);
+    assert_says(&all, &["name = \"A B\"", "run.shards = 0", "mu = -3", "min_saving = 0.99"]);
     assert!(!store.exists(), "nothing was made");
     let missing = refused(2, &["run", "experiments/specs/wikitext2.toml"]);
     assert_says(&missing, &["task.text is missing", "--set task.text=FILE"]);

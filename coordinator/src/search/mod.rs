@@ -60,7 +60,7 @@ pub(crate) mod testing {
     use qslm_common::measurement::{Counts, Nll};
     use qslm_common::network::Network;
     use qslm_common::objective::{Constraints, Objective};
-    use qslm_common::scheme::{Bits, Granularity, Scheme, Symmetry};
+    use qslm_common::scheme::{Granularity, Range, Rounding, Scheme, Symmetry, Width};
     use qslm_common::space::{Embedding, Space};
     use qslm_common::task::{Data, Task};
     use qslm_common::trade_off::TradeOff;
@@ -85,9 +85,11 @@ pub(crate) mod testing {
             data: Data { text: ContentHash::of(b"text"), tokenizer: ContentHash::of(b"tokenizer") },
             task: Task::Perplexity { window: 8, stride: 8, windows: None },
             space: Space {
-                bits: [8, 6, 4, 3, 2].map(|bits| Bits::new(bits).unwrap()).to_vec(),
+                bits: [8, 6, 4, 3, 2].map(|bits| Width::try_from(bits).unwrap()).to_vec(),
                 symmetry: Symmetry::Symmetric,
                 granularity: Granularity::Tensor,
+                rounding: Rounding::Nearest,
+                range: Range::MinMax,
                 embedding: Embedding::Sign,
             },
             constraints: Constraints { max_perplexity_increase: Some(0.03), ..Default::default() },
@@ -104,7 +106,7 @@ pub(crate) mod testing {
                 let weight = [0.02, 0.001, 0.5, 0.003, 0.1][index % 5];
                 weight * 0.25f64.powi(i32::from(integer.bits.get()) - 2)
             }
-            Scheme::Float | Scheme::Sign => 0.0,
+            Scheme::Float | Scheme::Half | Scheme::Sign => 0.0,
         };
         let nats: f64 = 400.0 + candidate.schemes().enumerate().map(harm).sum::<f64>() * 10.0;
         let populations = 4;

@@ -21,7 +21,7 @@ use qslm_common::archive::{Archive, Entry};
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::float_bytes;
-use qslm_common::scheme::Bits;
+use qslm_common::scheme::Width;
 use qslm_common::space::{Group, Tier, groups};
 
 use super::{Generation, Search, Step};
@@ -65,7 +65,7 @@ struct Lowering {
 
 impl Qslm {
     /// The search at its start. Sensitivity is measured at `sensitivity_bits`, or in the middle of the ladder.
-    pub(super) fn new(experiment: Experiment, sensitivity_bits: Option<Bits>) -> Self {
+    pub(super) fn new(experiment: Experiment, sensitivity_bits: Option<Width>) -> Self {
         let bits = &experiment.space.bits;
         let given = sensitivity_bits.and_then(|wanted| bits.iter().position(|bits| *bits == wanted));
         let probe = given.unwrap_or(bits.len() / 2);

@@ -3,16 +3,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::{Backend, check_model};
 use qslm_common::footprint::{float_bytes, footprint_bytes};
 use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
-use qslm_common::scheme::{Bits, Granularity, Symmetry};
-use qslm_common::space::{Embedding, Space};
 use qslm_common::task::{Shard, Task};
-use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, EvaluateError, evaluate};
 use serde::Serialize;
@@ -20,6 +17,7 @@ use serde::Serialize;
 use crate::data::load_data;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, print_json};
+use crate::schemes::SchemeArgs;
 use crate::tensors;
 
 /// Measure one checkpoint, float or quantized, without a coordinator.
@@ -55,18 +53,8 @@ pub struct Eval {
     /// Stop after so many windows or sentences
     #[arg(long, value_name = "N")]
     windows: Option<u32>,
-    /// Quantize every matrix to so many bits, 2 to 8 [default: float]
-    #[arg(long)]
-    bits: Option<u8>,
-    /// Which weights share a scale: tensor, channel or group:N
-    #[arg(long, default_value = "channel", requires = "bits")]
-    granularity: Granularity,
-    /// symmetric or affine
-    #[arg(long, default_value = "symmetric", requires = "bits")]
-    symmetry: Symmetry,
-    /// What happens to the embedding
-    #[arg(long, value_enum, default_value = "quantize", requires = "bits")]
-    embedding: EmbeddingArg,
+    #[command(flatten)]
+    scheme: SchemeArgs,
     /// The model was trained on real-valued embeddings instead of their signs
     #[arg(long)]
     real_embedding: bool,
@@ -82,16 +70,6 @@ pub struct Eval {
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum EmbeddingArg {
-    /// Like every other matrix
-    Quantize,
-    /// One lossless bit per weight
-    Sign,
-    /// Left alone
-    Float,
 }
 
 /// What is printed; keys are part of the interface.
@@ -119,14 +97,10 @@ struct Report {
 impl Eval {
     /// Measures and prints.
     pub fn run(self) -> Outcome {
-        let checkpoint = Checkpoint::load(&self.checkpoint, !self.real_embedding)
-            .map_err(|error| Failure::file(&self.checkpoint, &error))?;
-        let network = *checkpoint.network();
+        let binary_embedding = !self.real_embedding;
+        let (model, candidate) = self.scheme.load(&self.checkpoint, binary_embedding, self.backend)?;
+        let network = *model.network();
         let data = self.data(&network)?;
-        let candidate = self.candidate(&network)?;
-        let model = SpikeGpt::new(&checkpoint, &candidate, self.backend)
-            .map_err(|error| Failure::new(Exit::Usage, error))?;
-        drop(checkpoint);
         let started = Instant::now();
         let counts = evaluate_in_threads(&model, &data, self.threads).map_err(|error| {
             Failure::new(Exit::Failure, format!("{}: {error}", self.checkpoint.display()))
@@ -168,23 +142,6 @@ impl Eval {
         let path = self.text.as_ref().or(self.labelled.as_ref()).ok_or_else(needs)?;
         let tokenizer = self.tokenizer.as_deref().ok_or_else(needs)?;
         load_data(path, tokenizer, &task, network)
-    }
-
-    fn candidate(&self, network: &Network) -> Outcome<Candidate> {
-        let Some(bits) = self.bits else { return Ok(Candidate::float(network)) };
-        let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, error);
-        let space = Space {
-            bits: vec![Bits::new(bits).map_err(|error| usage(&error))?],
-            symmetry: self.symmetry,
-            granularity: self.granularity,
-            embedding: match self.embedding {
-                EmbeddingArg::Quantize => Embedding::Quantize,
-                EmbeddingArg::Sign => Embedding::Sign,
-                EmbeddingArg::Float => Embedding::Float,
-            },
-        };
-        space.validate(network).map_err(|error| usage(&error))?;
-        Ok(space.uniform(network, 0))
     }
 }
 

@@ -1,6 +1,9 @@
 //! One module per command, or per family of small ones.
 
+pub mod apply;
 pub mod eval;
+pub mod generate;
+pub mod inspect;
 pub mod manage;
 pub mod run;
 mod target;

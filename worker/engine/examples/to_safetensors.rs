@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use half::f16;
 use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::quant::to_half;
 use safetensors::tensor::{Dtype, TensorView};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = matrices
         .chain(vectors)
         .map(|(name, shape)| {
-            let bytes = checkpoint.tensor(&name).iter().flat_map(|w| to_f16(*w).to_le_bytes()).collect();
+            let bytes = checkpoint.tensor(&name).iter().flat_map(|w| to_half(*w).to_le_bytes()).collect();
             (name, shape, bytes)
         })
         .collect();
@@ -30,10 +30,4 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect::<Result<_, safetensors::SafeTensorError>>()?;
     safetensors::serialize_to_file(views, None, Path::new(output))?;
     Ok(())
-}
-
-/// Rounds to nearest, but never a negative number to zero: a binary embedding sees only the sign.
-fn to_f16(w: f32) -> f16 {
-    let rounded = f16::from_f32(w);
-    if w < 0.0 && rounded == f16::ZERO { f16::from_bits(0x8001) } else { rounded }
 }

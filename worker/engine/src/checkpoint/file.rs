@@ -10,6 +10,7 @@ use pytorch_reader::{DType, PytorchReader};
 use safetensors::{Dtype, SafeTensors};
 
 use super::CheckpointError;
+use super::packed::{self, Manifest};
 
 /// An open checkpoint file.
 pub(super) enum TensorFile {
@@ -48,6 +49,16 @@ fn refuse(format: &'static str, reason: &dyn std::fmt::Display) -> CheckpointErr
 }
 
 impl TensorFile {
+    /// The manifest and all bytes of a packed file.
+    pub(super) fn packed(&self) -> Result<Option<(Manifest, &[u8])>, CheckpointError> {
+        match self {
+            Self::PyTorch(_) => Ok(None),
+            Self::SafeTensors(bytes, _) => {
+                Ok(packed::manifest(bytes)?.map(|manifest| (manifest, &bytes[..])))
+            }
+        }
+    }
+
     pub(super) fn names(&self) -> Vec<String> {
         self.shapes().into_keys().collect()
     }

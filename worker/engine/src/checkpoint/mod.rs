@@ -4,6 +4,7 @@
 //! the tensors of such a network, in those shapes, with finite numbers.
 
 mod file;
+pub mod packed;
 mod shape;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use qslm_common::network::Network;
 pub struct Checkpoint {
     network: Network,
     tensors: BTreeMap<String, Vec<f32>>,
+    manifest: Option<packed::Manifest>,
 }
 
 /// Why a file is not a checkpoint of a SpikeGPT network.
@@ -77,34 +79,48 @@ pub enum CheckpointError {
 }
 
 impl Checkpoint {
-    /// Reads a PyTorch (`.pth`) or safetensors file; which of them is seen from the bytes.
+    /// Reads a PyTorch (`.pth`) or safetensors file, float or packed; which of them is seen from the bytes.
     ///
-    /// `binary_embedding` says whether the model was trained to see only the sign of its embedding, which
-    /// the tensors do not tell.
+    /// `binary_embedding` says whether a float model was trained to see only the sign of its embedding, which
+    /// the tensors do not tell; a packed file says so itself.
     ///
     /// # Errors
     /// [`CheckpointError`] names the tensor, what it is and what it should be. Nothing that a PyTorch file
     /// may carry besides tensors is ever executed.
     pub fn load(path: &Path, binary_embedding: bool) -> Result<Self, CheckpointError> {
         let mut file = file::open(path)?;
+        if let Some((manifest, bytes)) = file.packed()? {
+            let tensors = packed::read(bytes, &manifest)?;
+            return Ok(Self { network: manifest.network, tensors, manifest: Some(manifest) });
+        }
         let network = shape::network(&file.shapes(), binary_embedding)?;
         let mut tensors = BTreeMap::new();
         for name in file.names() {
             let values = file.read(&name)?;
-            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-                return Err(CheckpointError::NotFinite { name, value: values[index], index });
-            }
+            check_finite(&name, &values)?;
             tensors.insert(name, values);
         }
-        Ok(Self { network, tensors })
+        Ok(Self { network, tensors, manifest: None })
     }
 
-    /// Reads only the shape of the network, without the weights.
+    /// Reads only the shape of the network and the manifest of a packed file, without the weights.
     ///
     /// # Errors
     /// As [`Checkpoint::load`], except for what only the weights can show.
-    pub fn inspect(path: &Path, binary_embedding: bool) -> Result<Network, CheckpointError> {
-        shape::network(&file::open(path)?.shapes(), binary_embedding)
+    pub fn inspect(
+        path: &Path,
+        binary_embedding: bool,
+    ) -> Result<(Network, Option<packed::Manifest>), CheckpointError> {
+        let file = file::open(path)?;
+        match file.packed()? {
+            Some((manifest, _)) => Ok((manifest.network, Some(manifest))),
+            None => Ok((shape::network(&file.shapes(), binary_embedding)?, None)),
+        }
+    }
+
+    /// What a packed file says about itself; `None` for a float one.
+    pub fn manifest(&self) -> Option<&packed::Manifest> {
+        self.manifest.as_ref()
     }
 
     /// The shape of the network.
@@ -118,5 +134,12 @@ impl Checkpoint {
     /// If the network has no tensor of that name: loading made sure of all that it has.
     pub fn tensor(&self, name: &str) -> &[f32] {
         self.tensors.get(name).unwrap_or_else(|| panic!("the network has no tensor {name}"))
+    }
+}
+
+fn check_finite(name: &str, values: &[f32]) -> Result<(), CheckpointError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(CheckpointError::NotFinite { name: name.to_owned(), value: values[index], index }),
     }
 }

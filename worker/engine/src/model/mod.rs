@@ -134,7 +134,7 @@ impl Builder<'_> {
 
     /// The values of a unit as its scheme stores them.
     fn weights(&self, unit: &str, columns: usize) -> Vec<f32> {
-        fake_quantize(self.checkpoint.tensor(unit), columns, self.candidate.scheme(unit))
+        fake_quantize(self.checkpoint.tensor(unit), columns, self.candidate.scheme(unit), unit)
     }
 
     fn linear(&self, unit: &str) -> Linear {

@@ -2,8 +2,10 @@
 
 mod dataset;
 mod evaluate;
+mod sample;
 mod tokenizer;
 
 pub use dataset::{DataError, Dataset};
 pub use evaluate::{EvaluateError, Interrupt, evaluate, sequence_logits};
-pub use tokenizer::{TokenizerError, TokenizerFile};
+pub use sample::{Sampler, SamplerError};
+pub use tokenizer::{Decoder, TokenizerError, TokenizerFile};

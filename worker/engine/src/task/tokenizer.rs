@@ -65,6 +65,35 @@ impl TokenizerFile {
     }
 }
 
+/// Turns ids back into text, piece by piece: a piece comes once its characters are complete.
+pub struct Decoder<'a> {
+    stream: tokenizers::tokenizer::DecodeStream<
+        'a,
+        tokenizers::ModelWrapper,
+        tokenizers::NormalizerWrapper,
+        tokenizers::PreTokenizerWrapper,
+        tokenizers::PostProcessorWrapper,
+        tokenizers::DecoderWrapper,
+    >,
+}
+
+impl TokenizerFile {
+    /// A decoder at the start of a text.
+    pub fn decoder(&self) -> Decoder<'_> {
+        Decoder { stream: self.inner.decode_stream(false) }
+    }
+}
+
+impl Decoder<'_> {
+    /// Takes the next id; gives the text that it completes, if any.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Format`] if the tokenizer's own rules fail.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
+        self.stream.step(id).map_err(|error| TokenizerError::Format(error.to_string()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,89 @@
+//! `qslm generate`: continue a text, to hear what a quantized model still says.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use qslm_common::experiment::Backend;
+use qslm_engine::task::{Sampler, TokenizerFile};
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::print;
+use crate::schemes::SchemeArgs;
+
+/// Continue a text, token by token as it is drawn.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm generate --checkpoint model.safetensors --tokenizer tokenizer.json --prompt \"The lighthouse was\"
+  qslm generate --checkpoint packed.safetensors --tokenizer tokenizer.json --prompt \"In 1871 ,\" --seed 7
+  qslm generate --checkpoint model.pth --tokenizer tokenizer.json --prompt \"The\" --bits 3 --embedding sign")]
+pub struct Generate {
+    /// Checkpoint in PyTorch or safetensors format, float or packed
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// The checkpoint's tokenizer.json
+    #[arg(long, value_name = "FILE")]
+    tokenizer: PathBuf,
+    /// The beginning of the text
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// How many tokens to draw
+    #[arg(long, default_value_t = 100)]
+    tokens: u32,
+    /// Divides the logits; 0 always takes the likeliest token
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f64,
+    /// Draw among so many of the likeliest tokens
+    #[arg(long, default_value_t = 40)]
+    top_k: usize,
+    /// The same seed draws the same text
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    scheme: SchemeArgs,
+    /// The model was trained on real-valued embeddings instead of their signs
+    #[arg(long)]
+    real_embedding: bool,
+    /// What computes the matrix products: flex or ndarray
+    #[arg(long, default_value_t)]
+    backend: Backend,
+}
+
+impl Generate {
+    /// Prints the prompt and what follows.
+    pub fn run(self) -> Outcome {
+        let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, format!("--{error}"));
+        let mut sampler =
+            Sampler::new(self.temperature, self.top_k, self.seed).map_err(|error| usage(&error))?;
+        let (model, _) = self.scheme.load(&self.checkpoint, !self.real_embedding, self.backend)?;
+        if model.network().is_classifier() {
+            let words =
+                format!("{}: this checkpoint classifies, it has no next token", self.checkpoint.display());
+            return Err(Failure::new(Exit::Usage, words));
+        }
+        let in_tokenizer = |error: &dyn std::error::Error| Failure::file(&self.tokenizer, error);
+        let tokenizer = TokenizerFile::load(&self.tokenizer, model.network().vocabulary);
+        let tokenizer = tokenizer.map_err(|error| in_tokenizer(&error))?;
+        let mut next = tokenizer.encode(&self.prompt).map_err(|error| in_tokenizer(&error))?;
+        if next.is_empty() {
+            return Err(Failure::new(Exit::Usage, "--prompt: it has no tokens to go on from"));
+        }
+        let (mut state, mut decoder) = (model.start(), tokenizer.decoder());
+        let mut spikes = vec![0; model.network().populations().len()];
+        print(&self.prompt)?;
+        for id in &next {
+            // The decoder needs what came before; the prompt itself is printed already.
+            decoder.push(*id).map_err(|error| in_tokenizer(&error))?;
+        }
+        for _ in 0..self.tokens {
+            let features = model.features(&next, &mut state, &mut spikes);
+            let last = features.len() - model.network().channels as usize;
+            let token = sampler.draw(&model.logits(features[last..].to_vec()));
+            if let Some(text) = decoder.push(token).map_err(|error| in_tokenizer(&error))? {
+                print(&text)?;
+            }
+            next = vec![token];
+        }
+        print("\n")
+    }
+}

@@ -1,0 +1,143 @@
+//! `qslm inspect`: what a checkpoint holds, float or packed.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use comfy_table::CellAlignment;
+use qslm_common::candidate::Candidate;
+use qslm_common::footprint::{float_bytes, footprint_bytes, saving, unit_bytes};
+use qslm_common::network::Network;
+use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::checkpoint::packed::{Manifest, Provenance};
+use serde::Serialize;
+
+use crate::exit::{Failure, Outcome};
+use crate::output::{Output, plain_table, print, print_json};
+
+/// Print hierarchy, shapes, parameters, bytes and schemes of a checkpoint.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm inspect experiments/models/wikitext2-xs.safetensors
+  qslm inspect packed.safetensors --output json")]
+pub struct Inspect {
+    /// A float checkpoint (PyTorch or safetensors) or a packed file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The model was trained on real-valued embeddings instead of their signs
+    #[arg(long)]
+    real_embedding: bool,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// What is printed; keys are part of the interface.
+#[derive(Serialize)]
+struct Report {
+    network: Network,
+    parameters: u64,
+    matrices: usize,
+    matrix_parameters: u64,
+    vector_parameters: u64,
+    macs_per_token: u64,
+    float_bytes: u64,
+    footprint_bytes: u64,
+    saving: f64,
+    packed: bool,
+    candidate: String,
+    provenance: Option<Provenance>,
+    units: Vec<UnitReport>,
+}
+
+#[derive(Serialize)]
+struct UnitReport {
+    name: String,
+    rows: usize,
+    columns: usize,
+    parameters: u64,
+    scheme: String,
+    bytes: u64,
+}
+
+impl Inspect {
+    /// Reads the header and prints.
+    pub fn run(self) -> Outcome {
+        let (network, manifest) = Checkpoint::inspect(&self.file, !self.real_embedding)
+            .map_err(|error| Failure::file(&self.file, &error))?;
+        let candidate = manifest.as_ref().map_or_else(|| Candidate::float(&network), Manifest::to_candidate);
+        let bytes = footprint_bytes(&network, &candidate);
+        let unit = |unit: qslm_common::network::Unit| {
+            let scheme = candidate.scheme(&unit.name);
+            UnitReport {
+                parameters: unit.weights(),
+                bytes: unit_bytes(&unit, scheme),
+                scheme: scheme.to_string(),
+                rows: unit.rows,
+                columns: unit.columns,
+                name: unit.name,
+            }
+        };
+        let units: Vec<_> = network.units().into_iter().map(unit).collect();
+        let report = Report {
+            network,
+            parameters: network.parameters(),
+            matrices: units.len(),
+            matrix_parameters: network.matrix_parameters(),
+            vector_parameters: network.vector_parameters(),
+            macs_per_token: network.macs_per_token(),
+            float_bytes: float_bytes(&network),
+            footprint_bytes: bytes,
+            saving: saving(&network, bytes),
+            packed: manifest.is_some(),
+            candidate: candidate.id().to_string(),
+            provenance: manifest.map(|manifest| manifest.provenance),
+            units,
+        };
+        match self.output {
+            Output::Json => print_json(&report),
+            Output::Table => print(&report.table()),
+        }
+    }
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let Network { vocabulary, channels, hidden, blocks, outputs, .. } = self.network;
+        let embedding = if self.network.binary_embedding { "binary" } else { "real-valued" };
+        let mut text = format!(
+            "V {vocabulary}, D {channels}, hidden {hidden}, L {blocks}, outputs {outputs}, {embedding} embedding\n\
+             {} parameters in {} matrices and {} outside, {} MACs per token\n\
+             {} bytes of {} in float ({:.2} % saved)\n",
+            self.parameters,
+            self.matrices,
+            self.vector_parameters,
+            self.macs_per_token,
+            self.footprint_bytes,
+            self.float_bytes,
+            self.saving * 100.0,
+        );
+        if let Some(provenance) = &self.provenance {
+            let experiment = provenance.experiment.as_deref().unwrap_or("no experiment");
+            let (candidate, checkpoint) = (&self.candidate[..12], provenance.checkpoint.short());
+            text.push_str(&format!(
+                "packed: candidate {candidate} of {experiment}, from checkpoint {checkpoint}\n"
+            ));
+        }
+        let mut table = plain_table();
+        table.set_header(["unit", "rows", "columns", "parameters", "bytes", "scheme"]);
+        for column in 1..5 {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        for unit in &self.units {
+            let numbers = [unit.rows as u64, unit.columns as u64, unit.parameters, unit.bytes];
+            let mut row = vec![unit.name.clone()];
+            row.extend(numbers.map(|number| number.to_string()));
+            row.push(unit.scheme.clone());
+            table.add_row(row);
+        }
+        format!("{text}\n{table}\n")
+    }
+}

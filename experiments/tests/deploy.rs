@@ -1,0 +1,216 @@
+//! From a search to the file that is deployed: the bytes and the numbers that the search reported.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::Value;
+use support::{json, refused, root, succeed};
+
+const MODEL: &str = "experiments/models/wikitext2-xs.safetensors";
+
+/// Measures a checkpoint as the small search below does.
+fn eval(checkpoint: &str, more: &[&str]) -> Value {
+    let mut arguments = vec!["eval", "--checkpoint", checkpoint, "--output", "json"];
+    arguments.extend([
+        "--tokenizer",
+        "experiments/models/tokenizer.json",
+        "--window",
+        "128",
+        "--windows",
+        "3",
+    ]);
+    arguments.extend(["--text", "experiments/data/encyclopaedia.txt"]);
+    arguments.extend(more);
+    json(&arguments)
+}
+
+fn counts(eval: &Value) -> [Option<f64>; 3] {
+    ["nll_sum", "tokens", "perplexity"].map(|key| eval[key].as_f64())
+}
+
+/// Searches with every kind of setting in `more`, and writes the front to a file.
+fn front(folder: &Path, more: &[&str]) -> (String, Value) {
+    let store = folder.join("s.redb");
+    let mut arguments = vec!["run", "experiments/specs/quickstart.toml", "--store", store.to_str().unwrap()];
+    arguments.extend(["--set", "task.windows=3", "--set", "space.bits=[16, 4, 3]", "--output", "json"]);
+    arguments.extend(more);
+    let text = succeed(&arguments);
+    let path = folder.join("front.json");
+    std::fs::write(&path, &text).unwrap();
+    (path.to_str().unwrap().to_owned(), serde_json::from_str(&text).unwrap())
+}
+
+#[test]
+fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
+    let settings: [&[&str]; 3] = [
+        &[],
+        &[
+            "--set",
+            "space.symmetry=affine",
+            "--set",
+            "space.granularity=group:48",
+            "--set",
+            "space.embedding=quantize",
+        ],
+        &["--set", "space.rounding=stochastic:5", "--set", "space.range=percentile:99.5"],
+    ];
+    for more in settings {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, document) = front(folder.path(), more);
+        for row in [&document["chosen"], &document["front"][0]] {
+            let out = folder.path().join("packed.safetensors");
+            let (id, out) = (row["candidate"].as_str().unwrap(), out.to_str().unwrap());
+            let mut apply = vec!["apply", "--checkpoint", MODEL, "--front", &path, "--candidate", id];
+            apply.extend(["--out", out, "--output", "json"]);
+            let applied = json(&apply);
+            let size = std::fs::metadata(out).unwrap().len();
+            assert_eq!(applied["footprint_bytes"], row["footprint_bytes"], "{more:?}");
+            let header = applied["header_bytes"].as_u64().unwrap();
+            assert_eq!(size, row["footprint_bytes"].as_u64().unwrap() + header);
+
+            let measured = eval(out, &[]);
+            let nats = row["counts"]["nll"].as_u64().unwrap() as f64 / f64::from(1 << 24);
+            assert_eq!(measured["nll_sum"].as_f64(), Some(nats), "the same loss to the bit");
+            assert_eq!(measured["candidate"], row["candidate"]);
+
+            let inspected = json(&["inspect", out, "--output", "json"]);
+            assert_eq!(inspected["footprint_bytes"], row["footprint_bytes"]);
+            assert_eq!(inspected["provenance"]["measurement"], row["counts"]);
+            for unit in inspected["units"].as_array().unwrap() {
+                assert_eq!(unit["scheme"], row["schemes"][unit["name"].as_str().unwrap()]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_uniform_scheme_can_be_packed_without_a_search() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("packed.safetensors");
+    let out = out.to_str().unwrap();
+    for bits in ["2", "5", "8", "16", "32"] {
+        let scheme = ["--bits", bits, "--symmetry", "affine"];
+        let mut apply = vec!["apply", "--checkpoint", MODEL, "--out", out];
+        apply.extend(scheme);
+        succeed(&apply);
+        assert_eq!(counts(&eval(out, &[])), counts(&eval(MODEL, &scheme)), "{bits} bits");
+    }
+}
+
+#[test]
+fn the_wrong_inputs_of_apply_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _) = front(folder.path(), &[]);
+    let out = folder.path().join("packed.safetensors");
+    let out = out.to_str().unwrap();
+    let apply = |code, checkpoint: &str, more: &[&str]| {
+        let mut arguments = vec!["apply", "--checkpoint", checkpoint, "--out", out];
+        arguments.extend(more);
+        refused(code, &arguments)
+    };
+    let other = "experiments/models/sst2-xs.safetensors";
+    assert!(apply(4, other, &["--front", &path]).contains("was measured on another checkpoint"));
+    assert!(apply(3, MODEL, &["--front", &path, "--candidate", "zzz"]).contains("no candidate \"zzz\""));
+    assert!(apply(4, MODEL, &["--front", &path, "--candidate", ""]).contains("several candidates"));
+    assert!(apply(3, MODEL, &["--front", "no/front.json"]).contains("no/front.json: no such file"));
+    assert!(apply(1, MODEL, &["--front", MODEL]).contains(MODEL));
+    let words =
+        std::fs::read_to_string(&path).unwrap().replace("int4:symmetric:channel", "int3:symmetric:channel");
+    let forged = folder.path().join("forged.json");
+    std::fs::write(&forged, words).unwrap();
+    assert!(apply(1, MODEL, &["--front", forged.to_str().unwrap()]).contains("not those of its id"));
+    assert!(!Path::new(out).exists(), "nothing was written");
+
+    // What is packed is neither packed, quantized nor searched again.
+    succeed(&["apply", "--checkpoint", MODEL, "--bits", "4", "--out", out]);
+    let again = folder.path().join("again.safetensors");
+    let again = again.to_str().unwrap();
+    let twice = refused(1, &["apply", "--checkpoint", out, "--bits", "4", "--out", again]);
+    assert!(twice.contains("packed already"), "{twice}");
+    let checkpoint = format!("checkpoint.path={out}");
+    let searched = refused(2, &["run", "experiments/specs/quickstart.toml", "--set", &checkpoint]);
+    assert!(searched.contains("packed already"), "{searched}");
+}
+
+#[test]
+fn a_damaged_packed_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("packed.safetensors");
+    let out = out.to_str().unwrap();
+    succeed(&["apply", "--checkpoint", MODEL, "--bits", "4", "--symmetry", "affine", "--out", out]);
+    let good = std::fs::read(out).unwrap();
+    let refuse = |bytes: &[u8]| {
+        std::fs::write(out, bytes).unwrap();
+        refused(1, &["inspect", out]);
+        let mut eval = vec!["eval", "--checkpoint", out, "--tokenizer", "experiments/models/tokenizer.json"];
+        eval.extend(["--text", "experiments/data/encyclopaedia.txt"]);
+        refused(1, &eval)
+    };
+    refuse(&good[..good.len() - 1]);
+    let header = String::from_utf8_lossy(&good).into_owned();
+    assert!(header.contains("int4:affine:channel"));
+    // The same length, so that only the meaning changes.
+    let replaced = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let mut bytes = good.clone();
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    assert!(
+        refuse(&replaced("int4:affine:channel", "int5:affine:channel"))
+            .contains("not those of the candidate")
+    );
+    assert!(
+        refuse(&replaced("\\\"format\\\":1", "\\\"format\\\":9"))
+            .contains("format 9, this version reads format 1")
+    );
+    assert!(refuse(&replaced("\\\"provenance\\\"", "\\\"provenanse\\\"")).contains("provenanse"));
+}
+
+#[test]
+fn a_float_checkpoint_is_inspected() {
+    let report = json(&["inspect", "worker/engine/tests/data/tiny/model.pth", "--output", "json"]);
+    assert_eq!(report["network"]["vocabulary"], 96);
+    assert_eq!(report["packed"], false);
+    let units = report["units"].as_array().unwrap();
+    let sum: u64 = units.iter().map(|unit| unit["parameters"].as_u64().unwrap()).sum();
+    assert_eq!(Some(sum), report["matrix_parameters"].as_u64());
+    assert!(succeed(&["inspect", MODEL]).contains("V 2048, D 128, hidden 512, L 4"));
+    assert!(root().join(MODEL).is_file());
+}
+
+#[test]
+fn a_text_is_continued_the_same_way_for_the_same_seed() {
+    let generate = |more: &[&str]| {
+        let mut arguments = vec!["generate", "--tokenizer", "experiments/models/tokenizer.json"];
+        arguments.extend(["--prompt", "The lighthouse was built", "--tokens", "24"]);
+        arguments.extend(more);
+        succeed(&arguments)
+    };
+    let float = |seed| generate(&["--checkpoint", MODEL, "--seed", seed]);
+    let text = float("1");
+    assert!(text.starts_with("The lighthouse was built") && text.len() > 60, "{text}");
+    assert_eq!(text, float("1"));
+    assert_ne!(text, float("2"));
+    // A packed file says what its candidate says.
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("packed.safetensors");
+    let out = out.to_str().unwrap();
+    succeed(&["apply", "--checkpoint", MODEL, "--bits", "3", "--embedding", "sign", "--out", out]);
+    let quantized = ["--checkpoint", MODEL, "--bits", "3", "--embedding", "sign"];
+    assert_eq!(generate(&["--checkpoint", out]), generate(&quantized));
+
+    let refuse = |code, more: &[&str]| {
+        let mut arguments = vec!["generate", "--tokenizer", "experiments/models/tokenizer.json"];
+        arguments.extend(more);
+        refused(code, &arguments)
+    };
+    assert!(refuse(2, &["--checkpoint", MODEL, "--prompt", ""]).contains("no tokens to go on from"));
+    let hot = refuse(2, &["--checkpoint", MODEL, "--prompt", "a", "--temperature", "nan"]);
+    assert!(hot.contains("--temperature = NaN"), "{hot}");
+    let classifier = "experiments/models/sst2-xs.safetensors";
+    assert!(refuse(2, &["--checkpoint", classifier, "--prompt", "a"]).contains("classifies"));
+}

@@ -1,0 +1,268 @@
+//! Packed checkpoints: the file that is deployed. A safetensors file with a manifest in its header.
+//!
+//! Per unit, as its scheme asks: `UNIT` in f32 or f16; or `UNIT.codes` (packed), `UNIT.scales` (f32, one per run) and,
+//! if affine, `UNIT.zero_points` (int8); or `UNIT.signs` (one bit a weight). All other tensors stay f32. The bytes of
+//! the tensors together are exactly the footprint that a search reports; the header comes on top.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+
+use qslm_common::candidate::Candidate;
+use qslm_common::footprint::footprint_bytes;
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::Counts;
+use qslm_common::network::{Network, Unit};
+use qslm_common::scheme::{Scheme, Symmetry};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::{Checkpoint, CheckpointError};
+use crate::quant::pack::{pack, unpack};
+use crate::quant::{Quantized, dequantize, quantize, to_half};
+
+/// The key of the manifest in the header's metadata.
+const MANIFEST: &str = "qslm.manifest";
+/// Version of the layout above.
+const FORMAT: u32 = 1;
+
+/// What a packed file says about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of the layout.
+    pub format: u32,
+    /// The shape of the network.
+    pub network: Network,
+    /// Id of the candidate.
+    pub candidate: ContentHash,
+    /// The scheme of every unit.
+    pub schemes: BTreeMap<String, Scheme>,
+    /// Where it came from.
+    pub provenance: Provenance,
+}
+
+/// Where a packed file came from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Version of the program that wrote it.
+    pub qslm: String,
+    /// Content hash of the checkpoint that was quantized.
+    pub checkpoint: ContentHash,
+    /// Id of the experiment that measured the candidate, if one did.
+    pub experiment: Option<String>,
+    /// What the experiment measured.
+    pub measurement: Option<Counts>,
+}
+
+/// Bytes of a packed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedSize {
+    /// The tensors: the footprint.
+    pub tensors: u64,
+    /// The header with the manifest.
+    pub header: u64,
+}
+
+/// Named tensors on their way into a file.
+type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+
+/// Writes `checkpoint` under `candidate` to `path`.
+///
+/// # Errors
+/// If the candidate does not fit the network, the checkpoint is packed already, or the file cannot be written.
+pub fn write(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    candidate: &Candidate,
+    provenance: Provenance,
+) -> Result<PackedSize, CheckpointError> {
+    let network = *checkpoint.network();
+    let refuse = |reason: String| CheckpointError::Format { format: "packed", reason };
+    if checkpoint.manifest().is_some() {
+        return Err(refuse("it is packed already; start from the float checkpoint".to_owned()));
+    }
+    candidate.validate(&network).map_err(|error| refuse(error.to_string()))?;
+    let schemes = candidate.schemes().map(|(unit, scheme)| (unit.to_owned(), scheme)).collect();
+    let manifest = Manifest { format: FORMAT, network, candidate: candidate.id(), schemes, provenance };
+    let mut tensors = Tensors::new();
+    for unit in network.units() {
+        let weights = checkpoint.tensor(&unit.name);
+        tensors.extend(pack_unit(&unit, weights, candidate.scheme(&unit.name)));
+    }
+    for vector in network.vectors() {
+        let bytes = float_bytes(checkpoint.tensor(&vector.name));
+        tensors.push((vector.name, Dtype::F32, vector.shape, bytes));
+    }
+    let manifest = serde_json::to_string(&manifest).map_err(|error| refuse(error.to_string()))?;
+    let header = HashMap::from([(MANIFEST.to_owned(), manifest)]);
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
+    let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
+    let views = views.map_err(|error| refuse(error.to_string()))?;
+    safetensors::serialize_to_file(views, Some(header), path).map_err(|error| refuse(error.to_string()))?;
+    let bytes: u64 = tensors.iter().map(|(.., bytes)| bytes.len() as u64).sum();
+    debug_assert_eq!(bytes, footprint_bytes(&network, candidate));
+    Ok(PackedSize { tensors: bytes, header: std::fs::metadata(path)?.len() - bytes })
+}
+
+fn pack_unit(unit: &Unit, weights: &[f32], scheme: Scheme) -> Tensors {
+    let shape = vec![unit.rows, unit.columns];
+    let part = |name: &str| format!("{}.{name}", unit.name);
+    let bytes = |name: String, bytes: Vec<u8>| (name, Dtype::U8, vec![bytes.len()], bytes);
+    match scheme {
+        Scheme::Float => vec![(unit.name.clone(), Dtype::F32, shape, float_bytes(weights))],
+        Scheme::Half => {
+            let halves = weights.iter().flat_map(|w| to_half(*w).to_le_bytes()).collect();
+            vec![(unit.name.clone(), Dtype::F16, shape, halves)]
+        }
+        Scheme::Sign => {
+            let signs: Vec<i8> = weights.iter().map(|w| i8::from(*w >= 0.0)).collect();
+            vec![bytes(part("signs"), pack(&signs, 1))]
+        }
+        Scheme::Integer(integer) => {
+            let quantized = quantize(weights, unit.columns, integer, &unit.name);
+            let scales =
+                (part("scales"), Dtype::F32, vec![quantized.scales.len()], float_bytes(&quantized.scales));
+            let mut tensors = vec![bytes(part("codes"), pack(&quantized.codes, integer.bits.get())), scales];
+            if integer.symmetry == Symmetry::Affine {
+                let zeros: Vec<u8> = quantized.zero_points.iter().map(|zero| *zero as u8).collect();
+                tensors.push((part("zero_points"), Dtype::I8, vec![zeros.len()], zeros));
+            }
+            tensors
+        }
+    }
+}
+
+fn float_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// The manifest of a safetensors file, if it is a packed one.
+///
+/// # Errors
+/// If there is a manifest that cannot be read or is of another version.
+pub(super) fn manifest(bytes: &[u8]) -> Result<Option<Manifest>, CheckpointError> {
+    let refuse = |reason: String| CheckpointError::Format { format: "packed", reason };
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| refuse(error.to_string()))?;
+    let Some(text) = metadata.metadata().as_ref().and_then(|entries| entries.get(MANIFEST)) else {
+        return Ok(None);
+    };
+    let manifest: Manifest =
+        serde_json::from_str(text).map_err(|error| refuse(format!("manifest: {error}")))?;
+    if manifest.format != FORMAT {
+        return Err(refuse(format!("format {}, this version reads format {FORMAT}", manifest.format)));
+    }
+    manifest.network.validate()?;
+    let candidate = manifest.to_candidate();
+    candidate.validate(&manifest.network).map_err(|error| refuse(format!("manifest: {error}")))?;
+    // A name that is no unit leaves no trace in the candidate, so the numbers are compared too.
+    if candidate.id() != manifest.candidate || manifest.schemes.len() != manifest.network.units().len() {
+        return Err(refuse("manifest: the schemes are not those of the candidate that it names".to_owned()));
+    }
+    Ok(Some(manifest))
+}
+
+impl Manifest {
+    /// The candidate that the file stores.
+    pub fn to_candidate(&self) -> Candidate {
+        let of = |unit: &str| self.schemes.get(unit).copied().unwrap_or(Scheme::Float);
+        Candidate::new(&self.network, |unit| of(&unit.name))
+    }
+}
+
+/// The tensors of a packed file as the 32-bit floats that they stand for.
+///
+/// # Errors
+/// The first part that is missing, extra, of another type or size, or not finite.
+pub(super) fn read(bytes: &[u8], manifest: &Manifest) -> Result<BTreeMap<String, Vec<f32>>, CheckpointError> {
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|error| CheckpointError::Format { format: "packed", reason: error.to_string() })?;
+    let left = file.names().into_iter().map(str::to_owned).collect();
+    let mut parts = Parts { file, left };
+    let mut tensors = BTreeMap::new();
+    let candidate = manifest.to_candidate();
+    for unit in manifest.network.units() {
+        let weights = parts.unit(&unit, candidate.scheme(&unit.name))?;
+        tensors.insert(unit.name, weights);
+    }
+    for vector in manifest.network.vectors() {
+        let values = parts.floats(&vector.name, vector.shape.iter().product())?;
+        tensors.insert(vector.name, values);
+    }
+    match parts.left.pop_first() {
+        Some(name) => Err(CheckpointError::Extra { name, blocks: manifest.network.blocks }),
+        None => Ok(tensors),
+    }
+}
+
+/// The tensors of a file that were not used yet.
+struct Parts<'a> {
+    file: SafeTensors<'a>,
+    left: BTreeSet<String>,
+}
+
+impl Parts<'_> {
+    fn unit(&mut self, unit: &Unit, scheme: Scheme) -> Result<Vec<f32>, CheckpointError> {
+        let count = unit.rows * unit.columns;
+        let part = |name: &str| format!("{}.{name}", unit.name);
+        match scheme {
+            Scheme::Float => self.floats(&unit.name, count),
+            Scheme::Half => {
+                let bytes = self.bytes(&unit.name, Dtype::F16, 2 * count)?;
+                Ok(bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect())
+            }
+            Scheme::Sign => {
+                let signs = self.codes(&part("signs"), 1, count)?;
+                Ok(signs.into_iter().map(|bit| if bit == 0 { -1.0 } else { 1.0 }).collect())
+            }
+            Scheme::Integer(integer) => {
+                let scales = integer.granularity.scales(unit.rows, unit.columns);
+                let quantized = Quantized {
+                    codes: self.codes(&part("codes"), integer.bits.get(), count)?,
+                    scales: self.floats(&part("scales"), scales)?,
+                    zero_points: match integer.symmetry {
+                        Symmetry::Symmetric => Vec::new(),
+                        Symmetry::Affine => {
+                            let bytes = self.bytes(&part("zero_points"), Dtype::I8, scales)?;
+                            bytes.iter().map(|byte| *byte as i8).collect()
+                        }
+                    },
+                };
+                Ok(dequantize(&quantized, unit.columns, integer))
+            }
+        }
+    }
+
+    fn codes(&mut self, name: &str, bits: u8, count: usize) -> Result<Vec<i8>, CheckpointError> {
+        let size = (count * usize::from(bits)).div_ceil(8);
+        let bytes = self.bytes(name, Dtype::U8, size)?;
+        // `bytes` has made sure of the size.
+        Ok(unpack(bytes, bits, count).unwrap_or_default())
+    }
+
+    fn floats(&mut self, name: &str, count: usize) -> Result<Vec<f32>, CheckpointError> {
+        let bytes = self.bytes(name, Dtype::F32, 4 * count)?;
+        let values: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        super::check_finite(name, &values)?;
+        Ok(values)
+    }
+
+    /// The bytes of a part, checked for type and size.
+    fn bytes(&mut self, name: &str, dtype: Dtype, size: usize) -> Result<&[u8], CheckpointError> {
+        let missing = || CheckpointError::Missing(name.to_owned());
+        self.left.remove(name);
+        let view = self.file.tensor(name).map_err(|_| missing())?;
+        if view.dtype() != dtype {
+            let reason = format!("{name} has type {:?}, expected {dtype:?}", view.dtype());
+            return Err(CheckpointError::Format { format: "packed", reason });
+        }
+        if view.data().len() != size {
+            let reason = format!("{name} takes {} bytes, expected {size}", view.data().len());
+            return Err(CheckpointError::Format { format: "packed", reason });
+        }
+        Ok(view.data())
+    }
+}

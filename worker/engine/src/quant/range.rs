@@ -1,0 +1,118 @@
+//! The grid of one run: which weights the codes span, and so the scale and the zero point.
+
+use qslm_common::scheme::{Integer, Range, Symmetry};
+
+use super::rounding::Rounder;
+
+/// Fractions of the whole range that the least-squares search tries, in hundredths.
+const FRACTIONS: std::ops::RangeInclusive<u32> = 20..=100;
+
+/// The weights `s (q - z)` that a run can be stored as.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Grid {
+    /// The step s; 0 if the run is all zeros.
+    pub(super) scale: f32,
+    /// The code z of zero.
+    pub(super) zero: i32,
+    pub(super) q_min: i32,
+    pub(super) q_max: i32,
+}
+
+impl Grid {
+    /// The code of a weight, clamped to the grid; `at` is its position in the matrix.
+    pub(super) fn code(&self, w: f32, rounder: &Rounder, at: usize) -> i8 {
+        if self.scale == 0.0 {
+            return self.zero as i8;
+        }
+        let steps = rounder.round(w / self.scale, at) as i32;
+        steps.saturating_add(self.zero).clamp(self.q_min, self.q_max) as i8
+    }
+
+    /// The weight that a code stands for.
+    pub(super) fn weight(&self, code: i8) -> f32 {
+        // A scale is rounded, so the outermost code of a range up to the largest float may lie beyond it.
+        (self.scale * (i32::from(code) - self.zero) as f32).clamp(f32::MIN, f32::MAX)
+    }
+
+    /// The grid over the range from `min <= 0` to `max >= 0`.
+    fn over(min: f32, max: f32, scheme: Integer) -> Self {
+        let (q_min, q_max) = (scheme.q_min(), scheme.q_max());
+        match scheme.symmetry {
+            Symmetry::Symmetric => Self { scale: max.max(-min) / q_max as f32, zero: 0, q_min, q_max },
+            Symmetry::Affine => {
+                let steps = (q_max - q_min) as f32;
+                // Halving first keeps the span of the largest finite floats finite.
+                let scale = (max / 2.0 - min / 2.0) / steps * 2.0;
+                let zero = if scale == 0.0 { 0.0 } else { (q_min as f32 - min / scale).round_ties_even() };
+                Self { scale, zero: (zero as i32).clamp(q_min, q_max), q_min, q_max }
+            }
+        }
+    }
+}
+
+/// The grid of a run whose first weight is at position `start` of its matrix.
+pub(super) fn grid(run: &[f32], scheme: Integer, rounder: &Rounder, start: usize) -> Grid {
+    // The range includes zero, so that the zero point is a code and the error bound holds.
+    let whole = run.iter().fold((0.0f32, 0.0f32), |(min, max), w| (min.min(*w), max.max(*w)));
+    match scheme.range {
+        Range::MinMax => Grid::over(whole.0, whole.1, scheme),
+        Range::Percentile(percentile) => {
+            let (min, max) = match scheme.symmetry {
+                Symmetry::Symmetric => {
+                    let mut magnitudes: Vec<f32> = run.iter().map(|w| w.abs()).collect();
+                    (0.0, quantile(&mut magnitudes, percentile.share()))
+                }
+                Symmetry::Affine => {
+                    let mut ordered = run.to_vec();
+                    let max = quantile(&mut ordered, percentile.share());
+                    (quantile(&mut ordered, 1.0 - percentile.share()).min(0.0), max.max(0.0))
+                }
+            };
+            // Where nearly all weights are zero the percentile is zero too, and would leave nothing of the rest.
+            let (min, max) = if min == 0.0 && max == 0.0 { whole } else { (min, max) };
+            Grid::over(min, max, scheme)
+        }
+        Range::LeastSquares => {
+            let at = |hundredths: u32| {
+                let fraction = hundredths as f32 / 100.0;
+                Grid::over(whole.0 * fraction, whole.1 * fraction, scheme)
+            };
+            let mut best = (f64::INFINITY, at(100));
+            // From the whole range inwards; of equals the widest stays.
+            for grid in FRACTIONS.rev().map(at) {
+                let error = squared_error(run, &grid, rounder, start);
+                if error < best.0 {
+                    best = (error, grid);
+                }
+            }
+            best.1
+        }
+    }
+}
+
+/// The smallest value that at least `share` of the values do not exceed. Reorders the values.
+fn quantile(values: &mut [f32], share: f64) -> f32 {
+    let rank = (share * values.len() as f64).ceil() as usize;
+    let index = rank.saturating_sub(1).min(values.len().saturating_sub(1));
+    if values.is_empty() { 0.0 } else { *values.select_nth_unstable_by(index, f32::total_cmp).1 }
+}
+
+fn squared_error(run: &[f32], grid: &Grid, rounder: &Rounder, start: usize) -> f64 {
+    let error = |(w, at): (&f32, usize)| f64::from(*w) - f64::from(grid.weight(grid.code(*w, rounder, at)));
+    run.iter().zip(start..).map(|pair| error(pair).powi(2)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_the_value_of_its_rank() {
+        let mut values: Vec<f32> = (1..=100).rev().map(|v| v as f32).collect();
+        assert_eq!(quantile(&mut values, 0.99), 99.0);
+        assert_eq!(quantile(&mut values, 1.0), 100.0);
+        assert_eq!(quantile(&mut values, 0.005), 1.0);
+        assert_eq!(quantile(&mut values, 0.0), 1.0);
+        assert_eq!(quantile(&mut [], 0.5), 0.0);
+    }
+}
