@@ -11,7 +11,8 @@ use crate::ledger::Grant;
 use crate::search::testing::{experiment, measure};
 
 fn open(path: &Path) -> (Handle, std::thread::JoinHandle<Result<(), StoreError>>) {
-    start(Store::open(path).unwrap(), Duration::from_millis(50)).unwrap()
+    // Long enough that no lease runs out by itself on a busy machine.
+    start(Store::open(path).unwrap(), Duration::from_secs(2)).unwrap()
 }
 
 fn qslm() -> Experiment {

@@ -7,26 +7,24 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use pytorch_reader::{DType, PytorchReader};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
 use super::CheckpointError;
 use super::packed::{self, Manifest};
+use super::safe_file::SafeFile;
 
 /// An open checkpoint file.
 pub(super) enum TensorFile {
     /// PyTorch's own formats; tensors are read when asked for.
     PyTorch(BTreeMap<String, pytorch_reader::Tensor>),
-    /// The whole safetensors file in memory.
-    SafeTensors(Vec<u8>, BTreeMap<String, Vec<usize>>),
+    /// safetensors; tensors are read when asked for.
+    SafeTensors(SafeFile),
 }
 
 /// Opens a file and reads the names and shapes of its tensors.
 pub(super) fn open(path: &Path) -> Result<TensorFile, CheckpointError> {
     if looks_like_safetensors(path)? {
-        let bytes = std::fs::read(path)?;
-        let parsed = SafeTensors::deserialize(&bytes).map_err(|error| refuse("safetensors", &error))?;
-        let shapes = parsed.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect();
-        return Ok(TensorFile::SafeTensors(bytes, shapes));
+        return Ok(TensorFile::SafeTensors(SafeFile::open(path)?));
     }
     let reader = PytorchReader::new(path).map_err(|error| refuse("PyTorch", &error))?;
     Ok(TensorFile::PyTorch(reader.into_tensors().into_iter().collect()))
@@ -49,13 +47,11 @@ fn refuse(format: &'static str, reason: &dyn std::fmt::Display) -> CheckpointErr
 }
 
 impl TensorFile {
-    /// The manifest and all bytes of a packed file.
-    pub(super) fn packed(&self) -> Result<Option<(Manifest, &[u8])>, CheckpointError> {
+    /// The manifest of a packed file, with the file.
+    pub(super) fn packed(&mut self) -> Result<Option<(Manifest, &mut SafeFile)>, CheckpointError> {
         match self {
             Self::PyTorch(_) => Ok(None),
-            Self::SafeTensors(bytes, _) => {
-                Ok(packed::manifest(bytes)?.map(|manifest| (manifest, &bytes[..])))
-            }
+            Self::SafeTensors(file) => Ok(packed::manifest(file)?.map(|manifest| (manifest, file))),
         }
     }
 
@@ -68,7 +64,10 @@ impl TensorFile {
             Self::PyTorch(tensors) => {
                 tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect()
             }
-            Self::SafeTensors(_, shapes) => shapes.clone(),
+            Self::SafeTensors(file) => {
+                let shape = |name: String| file.info(&name).map(|info| (name, info.shape.clone()));
+                file.names().into_iter().filter_map(shape).collect()
+            }
         }
     }
 
@@ -90,18 +89,16 @@ impl TensorFile {
                 let bytes = tensor.read().map_err(|error| refuse("PyTorch", &error))?;
                 Ok(float.decode(&bytes))
             }
-            Self::SafeTensors(bytes, _) => {
-                let parsed =
-                    SafeTensors::deserialize(bytes).map_err(|error| refuse("safetensors", &error))?;
-                let view = parsed.tensor(name).map_err(|_| missing())?;
-                let float = match view.dtype() {
+            Self::SafeTensors(file) => {
+                let (dtype, bytes) = file.read(name)?;
+                let float = match dtype {
                     Dtype::F16 => Float::F16,
                     Dtype::BF16 => Float::BF16,
                     Dtype::F32 => Float::F32,
                     Dtype::F64 => Float::F64,
                     other => return Err(wrong_type(format!("{other:?}"))),
                 };
-                Ok(float.decode(view.data()))
+                Ok(float.decode(&bytes))
             }
         }
     }

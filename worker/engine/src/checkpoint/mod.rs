@@ -5,6 +5,7 @@
 
 mod file;
 pub mod packed;
+mod safe_file;
 mod shape;
 
 use std::collections::BTreeMap;
@@ -89,8 +90,8 @@ impl Checkpoint {
     /// may carry besides tensors is ever executed.
     pub fn load(path: &Path, binary_embedding: bool) -> Result<Self, CheckpointError> {
         let mut file = file::open(path)?;
-        if let Some((manifest, bytes)) = file.packed()? {
-            let tensors = packed::read(bytes, &manifest)?;
+        if let Some((manifest, file)) = file.packed()? {
+            let tensors = packed::read(file, &manifest)?;
             return Ok(Self { network: manifest.network, tensors, manifest: Some(manifest) });
         }
         let network = shape::network(&file.shapes(), binary_embedding)?;
@@ -111,7 +112,7 @@ impl Checkpoint {
         path: &Path,
         binary_embedding: bool,
     ) -> Result<(Network, Option<packed::Manifest>), CheckpointError> {
-        let file = file::open(path)?;
+        let mut file = file::open(path)?;
         match file.packed()? {
             Some((manifest, _)) => Ok((manifest.network, Some(manifest))),
             None => Ok((shape::network(&file.shapes(), binary_embedding)?, None)),

@@ -13,10 +13,10 @@ use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::network::{Network, Unit};
 use qslm_common::scheme::{Scheme, Symmetry};
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::safe_file::SafeFile;
 use super::{Checkpoint, CheckpointError};
 use crate::quant::pack::{pack, unpack};
 use crate::quant::{Quantized, dequantize, quantize, to_half};
@@ -144,12 +144,9 @@ fn float_bytes(values: &[f32]) -> Vec<u8> {
 ///
 /// # Errors
 /// If there is a manifest that cannot be read or is of another version.
-pub(super) fn manifest(bytes: &[u8]) -> Result<Option<Manifest>, CheckpointError> {
+pub(super) fn manifest(file: &SafeFile) -> Result<Option<Manifest>, CheckpointError> {
     let refuse = |reason: String| CheckpointError::Format { format: "packed", reason };
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| refuse(error.to_string()))?;
-    let Some(text) = metadata.metadata().as_ref().and_then(|entries| entries.get(MANIFEST)) else {
-        return Ok(None);
-    };
+    let Some(text) = file.entry(MANIFEST) else { return Ok(None) };
     let manifest: Manifest =
         serde_json::from_str(text).map_err(|error| refuse(format!("manifest: {error}")))?;
     if manifest.format != FORMAT {
@@ -177,10 +174,11 @@ impl Manifest {
 ///
 /// # Errors
 /// The first part that is missing, extra, of another type or size, or not finite.
-pub(super) fn read(bytes: &[u8], manifest: &Manifest) -> Result<BTreeMap<String, Vec<f32>>, CheckpointError> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|error| CheckpointError::Format { format: "packed", reason: error.to_string() })?;
-    let left = file.names().into_iter().map(str::to_owned).collect();
+pub(super) fn read(
+    file: &mut SafeFile,
+    manifest: &Manifest,
+) -> Result<BTreeMap<String, Vec<f32>>, CheckpointError> {
+    let left = file.names().into_iter().collect();
     let mut parts = Parts { file, left };
     let mut tensors = BTreeMap::new();
     let candidate = manifest.to_candidate();
@@ -200,7 +198,7 @@ pub(super) fn read(bytes: &[u8], manifest: &Manifest) -> Result<BTreeMap<String,
 
 /// The tensors of a file that were not used yet.
 struct Parts<'a> {
-    file: SafeTensors<'a>,
+    file: &'a mut SafeFile,
     left: BTreeSet<String>,
 }
 
@@ -240,7 +238,7 @@ impl Parts<'_> {
         let size = (count * usize::from(bits)).div_ceil(8);
         let bytes = self.bytes(name, Dtype::U8, size)?;
         // `bytes` has made sure of the size.
-        Ok(unpack(bytes, bits, count).unwrap_or_default())
+        Ok(unpack(&bytes, bits, count).unwrap_or_default())
     }
 
     fn floats(&mut self, name: &str, count: usize) -> Result<Vec<f32>, CheckpointError> {
@@ -251,18 +249,16 @@ impl Parts<'_> {
     }
 
     /// The bytes of a part, checked for type and size.
-    fn bytes(&mut self, name: &str, dtype: Dtype, size: usize) -> Result<&[u8], CheckpointError> {
-        let missing = || CheckpointError::Missing(name.to_owned());
+    fn bytes(&mut self, name: &str, dtype: Dtype, size: usize) -> Result<Vec<u8>, CheckpointError> {
         self.left.remove(name);
-        let view = self.file.tensor(name).map_err(|_| missing())?;
-        if view.dtype() != dtype {
-            let reason = format!("{name} has type {:?}, expected {dtype:?}", view.dtype());
-            return Err(CheckpointError::Format { format: "packed", reason });
+        let (given, bytes) = self.file.read(name)?;
+        let refuse = |reason| Err(CheckpointError::Format { format: "packed", reason });
+        if given != dtype {
+            return refuse(format!("{name} has type {given:?}, expected {dtype:?}"));
         }
-        if view.data().len() != size {
-            let reason = format!("{name} takes {} bytes, expected {size}", view.data().len());
-            return Err(CheckpointError::Format { format: "packed", reason });
+        if bytes.len() != size {
+            return refuse(format!("{name} takes {} bytes, expected {size}", bytes.len()));
         }
-        Ok(view.data())
+        Ok(bytes)
     }
 }
