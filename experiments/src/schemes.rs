@@ -86,7 +86,7 @@ impl SchemeArgs {
             (None, Some(candidate)) => (candidate.clone(), candidate),
             (None, None) => (float.clone(), float),
         };
-        let model = SpikeGpt::new(&checkpoint, &built, backend);
+        let model = SpikeGpt::from_checkpoint(checkpoint, &built, backend);
         Ok((model.map_err(|error| Failure::new(Exit::Usage, error))?, candidate))
     }
 }

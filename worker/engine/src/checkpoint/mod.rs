@@ -136,6 +136,16 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> &[f32] {
         self.tensors.get(name).unwrap_or_else(|| panic!("the network has no tensor {name}"))
     }
+
+    /// As [`Checkpoint::tensor`], but takes the values out, so that they need not be there twice.
+    ///
+    /// # Panics
+    /// If the network has no tensor of that name, or it was taken before.
+    pub fn take(&mut self, name: &str) -> Vec<f32> {
+        self.tensors
+            .remove(name)
+            .unwrap_or_else(|| panic!("the network has no tensor {name}, or not any more"))
+    }
 }
 
 fn check_finite(name: &str, values: &[f32]) -> Result<(), CheckpointError> {

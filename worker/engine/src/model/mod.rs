@@ -8,6 +8,9 @@ mod block;
 mod linear;
 mod state;
 
+use std::borrow::Cow;
+use std::cell::RefCell;
+
 use burn::tensor::Device;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::experiment::Backend;
@@ -41,9 +44,18 @@ struct Norm {
     bias: Vec<f32>,
 }
 
+/// Where a model's values come from.
+enum Source<'a> {
+    /// A checkpoint that other models are built from too.
+    Shared(&'a Checkpoint),
+    /// A checkpoint that is used up, so that the values are not there twice.
+    UsedUp(RefCell<Checkpoint>),
+}
+
 /// Builds the parts of a model from a checkpoint under a candidate's schemes.
 struct Builder<'a> {
-    checkpoint: &'a Checkpoint,
+    source: Source<'a>,
+    network: Network,
     candidate: &'a Candidate,
     device: Device,
 }
@@ -58,9 +70,30 @@ impl SpikeGpt {
         candidate: &Candidate,
         backend: Backend,
     ) -> Result<Self, InvalidCandidate> {
+        Self::build(Source::Shared(checkpoint), *checkpoint.network(), candidate, backend)
+    }
+
+    /// As [`SpikeGpt::new`], but uses the checkpoint up, which halves the peak of memory.
+    ///
+    /// # Errors
+    /// [`InvalidCandidate`] if the candidate is not one of this network.
+    pub fn from_checkpoint(
+        checkpoint: Checkpoint,
+        candidate: &Candidate,
+        backend: Backend,
+    ) -> Result<Self, InvalidCandidate> {
         let network = *checkpoint.network();
+        Self::build(Source::UsedUp(RefCell::new(checkpoint)), network, candidate, backend)
+    }
+
+    fn build(
+        source: Source<'_>,
+        network: Network,
+        candidate: &Candidate,
+        backend: Backend,
+    ) -> Result<Self, InvalidCandidate> {
         candidate.validate(&network)?;
-        let builder = Builder { checkpoint, candidate, device: device(backend) };
+        let builder = Builder { source, network, candidate, device: device(backend) };
         let mut embedding = builder.weights("emb.weight", network.channels as usize);
         if network.binary_embedding {
             embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });
@@ -125,7 +158,14 @@ impl Norm {
 impl Builder<'_> {
     /// The values of a one-dimensional parameter, which no scheme touches.
     fn vector(&self, name: &str) -> Vec<f32> {
-        self.checkpoint.tensor(name).to_vec()
+        self.values(name).into_owned()
+    }
+
+    fn values(&self, name: &str) -> Cow<'_, [f32]> {
+        match &self.source {
+            Source::Shared(checkpoint) => checkpoint.tensor(name).into(),
+            Source::UsedUp(checkpoint) => checkpoint.borrow_mut().take(name).into(),
+        }
     }
 
     fn norm(&self, name: &str) -> Norm {
@@ -134,11 +174,11 @@ impl Builder<'_> {
 
     /// The values of a unit as its scheme stores them.
     fn weights(&self, unit: &str, columns: usize) -> Vec<f32> {
-        fake_quantize(self.checkpoint.tensor(unit), columns, self.candidate.scheme(unit), unit)
+        fake_quantize(self.values(unit), columns, self.candidate.scheme(unit), unit)
     }
 
     fn linear(&self, unit: &str) -> Linear {
-        let network = self.checkpoint.network();
+        let network = self.network;
         // Only `ffn.value` reads the hidden channels; every other linear reads the residual stream.
         let columns = if unit.ends_with("ffn.value.weight") { network.hidden } else { network.channels };
         Linear::new(self.weights(unit, columns as usize), columns as usize, &self.device)

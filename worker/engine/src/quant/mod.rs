@@ -8,6 +8,8 @@ pub mod pack;
 mod range;
 mod rounding;
 
+use std::borrow::Cow;
+
 use half::f16;
 use qslm_common::scheme::{Granularity, Integer, Scheme, Symmetry};
 
@@ -28,13 +30,13 @@ pub struct Quantized {
 /// The weights that a network stored under `scheme` computes with.
 ///
 /// `weights` is `[rows, columns]` row-major and finite; `unit` is the matrix's name, which seeds stochastic
-/// rounding. `Sign` gives +1 and -1.
-pub fn fake_quantize(weights: &[f32], columns: usize, scheme: Scheme, unit: &str) -> Vec<f32> {
+/// rounding. `Sign` gives +1 and -1. Owned float weights are returned as they are, without a copy.
+pub fn fake_quantize(weights: Cow<'_, [f32]>, columns: usize, scheme: Scheme, unit: &str) -> Vec<f32> {
     match scheme {
-        Scheme::Float => weights.to_vec(),
+        Scheme::Float => weights.into_owned(),
         Scheme::Half => weights.iter().map(|w| to_half(*w).to_f32()).collect(),
         Scheme::Sign => weights.iter().map(|w| if *w >= 0.0 { 1.0 } else { -1.0 }).collect(),
-        Scheme::Integer(integer) => dequantize(&quantize(weights, columns, integer, unit), columns, integer),
+        Scheme::Integer(integer) => dequantize(&quantize(&weights, columns, integer, unit), columns, integer),
     }
 }
 

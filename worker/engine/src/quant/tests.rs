@@ -131,7 +131,7 @@ proptest! {
     #[test]
     fn sign_keeps_what_a_binary_embedding_sees((weights, columns) in matrix()) {
         for scheme in [Scheme::Sign, Scheme::Half] {
-            for (w, s) in weights.iter().zip(fake_quantize(&weights, columns, scheme, UNIT)) {
+            for (w, s) in weights.iter().zip(fake_quantize(weights.as_slice().into(), columns, scheme, UNIT)) {
                 prop_assert_eq!(*w >= 0.0, s >= 0.0);
             }
         }
@@ -150,14 +150,14 @@ fn a_matrix_of_zeros_stays_zero() {
     for text in
         ["int4:symmetric:channel", "int4:affine:channel:percentile99", "int2:affine:tensor:least_squares"]
     {
-        assert_eq!(fake_quantize(&[0.0; 6], 3, text.parse().unwrap(), UNIT), [0.0; 6]);
+        assert_eq!(fake_quantize(vec![0.0; 6].into(), 3, text.parse().unwrap(), UNIT), [0.0; 6]);
     }
 }
 
 #[test]
 fn the_largest_floats_do_not_overflow() {
     for text in ["int8:affine:tensor", "int8:symmetric:tensor", "int2:affine:channel", "f16"] {
-        let back = fake_quantize(&[f32::MAX, f32::MIN, 0.0], 3, text.parse().unwrap(), UNIT);
+        let back = fake_quantize(vec![f32::MAX, f32::MIN, 0.0].into(), 3, text.parse().unwrap(), UNIT);
         assert!(back.iter().all(|w| w.is_finite()), "{text}: {back:?}");
     }
 }
