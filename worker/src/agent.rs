@@ -223,7 +223,11 @@ async fn work(
     // Named from the trial itself, so that a result can never be filed under another trial.
     let trial = lease.trial.ok_or_else(|| convert::Invalid::new("trial", "missing"));
     let (key, outcome) = match trial.and_then(Trial::try_from) {
-        Err(error) => (Vec::new(), Err(Failure::Final(format!("the coordinator sent {error}")))),
+        // A failure is filed by its lease; without a trial that can be read there is no key to name. Another
+        // worker, of another version perhaps, may be able to read it.
+        Err(error) => {
+            (vec![0; 32], Err(Failure::Retryable(format!("this worker cannot read the trial: {error}"))))
+        }
         Ok(trial) => {
             let key = trial.key().as_bytes().to_vec();
             (key, measure(trial, Shard { index, of }, evaluator, cache, client, interrupt.clone()).await)
@@ -290,6 +294,18 @@ fn backoff(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_trial_that_cannot_be_read_is_handed_back_under_its_lease() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ArtifactCache::new(folder.path().to_owned(), 1).unwrap();
+        let client = WorkClient::new(Endpoint::from_static("http://127.0.0.1:9").connect_lazy());
+        let lease = Lease { id: 7, trial: None, index: 0, of: 1 };
+        let report = work(lease, &Arc::new(Evaluator::new(1)), &cache, client, &Arc::default()).await;
+        assert_eq!((report.lease, report.trial.len()), (7, 32), "what the coordinator takes");
+        let Some(shard_report::Outcome::Failure(failure)) = report.outcome else { panic!("not a failure") };
+        assert!(failure.retryable && failure.reason.contains("cannot read the trial: trial: missing"));
+    }
 
     #[test]
     fn pauses_grow_to_a_bound() {
