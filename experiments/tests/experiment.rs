@@ -94,6 +94,20 @@ fn a_killed_run_goes_on_where_it_was() {
 }
 
 #[test]
+fn an_interrupted_experiment_in_the_same_store_does_not_hold_up_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let mut program = Running::start(Command::new(QSLM).args(run_arguments(&store, &[])));
+    program.wait_for("global");
+    program.kill();
+    // Other measurements, so that nothing is shared.
+    run(&store, &["--set", "task.window=64"]);
+    let listed = succeed(&["list", "--store", store.to_str().unwrap(), "--output", "json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!([&listed[0]["state"], &listed[1]["state"]], ["running", "finished"]);
+}
+
+#[test]
 fn an_interrupt_ends_with_its_own_code_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");

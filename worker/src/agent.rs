@@ -39,6 +39,8 @@ pub struct Agent {
     pub name: String,
     /// Evaluations at a time.
     pub slots: u32,
+    /// The id of the only experiment to work for, or any.
+    pub experiment: Option<String>,
     /// Shared with the other agents of the process.
     pub evaluator: Arc<Evaluator>,
     /// Shared with the other agents of the process.
@@ -163,6 +165,7 @@ impl Loop {
             holding: self.running.keys().copied().collect(),
             free_slots: self.agent.slots.saturating_sub(self.running.len() as u32),
             wait_ms: self.heartbeat.as_millis() as u32,
+            experiment: self.agent.experiment.clone().unwrap_or_default(),
         }
     }
 

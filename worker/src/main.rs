@@ -39,6 +39,10 @@ struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     slots: Option<u32>,
+    /// Work for the experiment with this id only [default: any]
+    #[arg(long, value_name = "ID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experiment: Option<String>,
     /// Where fetched checkpoints and data are kept [default: qslm in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,6 +70,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let agent = Agent {
         name: if settings.name.is_empty() { made_up_name() } else { settings.name },
         slots,
+        experiment: Some(settings.experiment).filter(|id| !id.is_empty()),
         evaluator: Arc::new(Evaluator::new(slots as usize)),
         cache: Arc::new(ArtifactCache::new(settings.cache_dir, settings.cache_max_bytes)?),
     };

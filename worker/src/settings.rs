@@ -15,6 +15,8 @@ pub struct Settings {
     pub name: String,
     /// Evaluations at a time, one thread each, 1 to 1024; 0 for one per core.
     pub slots: u32,
+    /// The id of the only experiment to work for; any if empty.
+    pub experiment: String,
     /// Where fetched checkpoints and data are kept.
     pub cache_dir: PathBuf,
     /// Bytes that the cache may take.
@@ -29,6 +31,7 @@ impl Default for Settings {
             coordinator: "http://127.0.0.1:7477".to_owned(),
             name: String::new(),
             slots: 0,
+            experiment: String::new(),
             cache_dir: dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("qslm"),
             cache_max_bytes: 20 << 30,
             log: "info".to_owned(),

@@ -51,6 +51,8 @@ struct Driver {
 struct Waiting {
     worker: String,
     slots: u32,
+    /// The only experiment that the worker works for, or any.
+    experiment: Option<String>,
     dropped: Vec<LeaseId>,
     /// When it has to be answered, work or not.
     until: Millis,
@@ -249,6 +251,7 @@ impl Driver {
         self.waiting.push(Waiting {
             worker: report.worker,
             slots: report.slots,
+            experiment: report.experiment,
             dropped: unknown.into_iter().collect(),
             until: now + Millis::from(wait),
             reply,
@@ -266,8 +269,11 @@ impl Driver {
             let mut leases = Vec::new();
             while (leases.len() as u32) < waiting.slots {
                 let lease = self.next_lease;
+                let wanted = |running: &&mut Running| {
+                    waiting.experiment.as_ref().is_none_or(|only| running.id() == only)
+                };
                 let grant = |running: &mut Running| running.grant(lease, &waiting.worker, now + ttl);
-                let Some(grant) = self.experiments.iter_mut().find_map(grant) else { break };
+                let Some(grant) = self.experiments.iter_mut().filter(wanted).find_map(grant) else { break };
                 self.next_lease += 1;
                 leases.push(grant);
             }

@@ -55,6 +55,8 @@ pub struct Report {
     pub slots: u32,
     /// How long it would wait for them.
     pub wait_ms: u32,
+    /// The only experiment that it works for, or any.
+    pub experiment: Option<String>,
 }
 
 /// A shard that a worker is done with.

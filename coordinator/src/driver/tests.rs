@@ -31,7 +31,7 @@ fn part(grant: &Grant) -> Counts {
 }
 
 fn report(worker: &str, slots: u32) -> Report {
-    Report { worker: worker.to_owned(), finished: vec![], held: vec![], slots, wait_ms: 0 }
+    Report { worker: worker.to_owned(), finished: vec![], held: vec![], slots, wait_ms: 0, experiment: None }
 }
 
 fn finished(grant: &Grant) -> Finished {
@@ -168,4 +168,20 @@ async fn ids_may_be_cut_short_while_they_are_unique() {
     assert!(matches!(handle.get("form".to_owned()).await, Err(Refusal::Ambiguous(_))));
     assert!(matches!(handle.get("x".to_owned()).await, Err(Refusal::NotFound(_))));
     assert!(matches!(handle.get(String::new()).await, Err(Refusal::Ambiguous(_))));
+}
+
+#[tokio::test]
+async fn a_worker_of_one_experiment_gets_no_leases_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    handle.submit(qslm(), 1).await.unwrap();
+    let mut second = Experiment { name: "second".to_owned(), ..qslm() };
+    second.task = qslm_common::task::Task::Perplexity { window: 4, stride: 4, windows: None };
+    let id = handle.submit(second.clone(), 1).await.unwrap().id;
+    let only = Report { experiment: Some(id), ..report("a", 1000) };
+    let leases = handle.report(only).await.unwrap().leases;
+    assert!(!leases.is_empty() && leases.iter().all(|grant| grant.trial.task == second.task));
+    let nobody = Report { experiment: Some("nothing".to_owned()), ..report("b", 1000) };
+    assert!(handle.report(nobody).await.unwrap().leases.is_empty());
+    assert_eq!(handle.report(report("c", 1)).await.unwrap().leases[0].trial.task, qslm().task);
 }

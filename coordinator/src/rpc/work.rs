@@ -107,6 +107,7 @@ fn read_report(request: ReportRequest) -> Result<Report, Status> {
         held: request.holding,
         slots: request.free_slots,
         wait_ms: request.wait_ms.min(MAX_WAIT_MS),
+        experiment: Some(request.experiment).filter(|id| !id.is_empty()),
     })
 }
 

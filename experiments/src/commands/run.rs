@@ -112,7 +112,10 @@ async fn search(
         let (cache, evaluator) = (Arc::new(cache), Arc::new(Evaluator::new(workers as usize)));
         for index in 0..workers {
             let name = format!("local-{index}");
-            let agent = Agent { name, slots: 1, evaluator: evaluator.clone(), cache: cache.clone() };
+            // The store may hold other experiments that were interrupted; they are not what was asked for.
+            let experiment = Some(status.id.clone());
+            let (evaluator, cache) = (evaluator.clone(), cache.clone());
+            let agent = Agent { name, slots: 1, experiment, evaluator, cache };
             let (url, stop) = (embedded.url.clone(), stop.clone());
             agents.spawn(async move { agent.run(&url, stop).await });
         }
