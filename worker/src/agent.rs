@@ -64,7 +64,6 @@ struct Loop {
 enum Event {
     Answer(Box<Result<ReportResponse, tonic::Status>>),
     Finished(ShardReport),
-    HeartbeatDue,
     Stop,
 }
 
@@ -93,7 +92,6 @@ impl Agent {
             match state.wait(&mut finished, &stop).await {
                 Event::Stop => return state.farewell().await,
                 Event::Finished(report) => state.keep(report),
-                Event::HeartbeatDue => {}
                 Event::Answer(answer) => match *answer {
                     Ok(answer) => {
                         failures = 0;
@@ -133,27 +131,18 @@ impl Loop {
         let deadline = Duration::from_millis(request.wait_ms.into()) + PATIENCE;
         let heartbeat = self.heartbeat;
         let report = async move {
+            // Full hands: nothing to say but, once in a while, that they are.
             if busy {
                 tokio::time::sleep(heartbeat).await;
-                return Event::HeartbeatDue;
             }
             let call = tokio::time::timeout(deadline, client.report(request)).await;
             let late = |_| Err(tonic::Status::deadline_exceeded("the coordinator does not answer"));
             Event::Answer(Box::new(call.unwrap_or_else(late).map(tonic::Response::into_inner)))
         };
-        let event = tokio::select! {
+        tokio::select! {
             event = report => event,
             Some(report) = finished.recv() => Event::Finished(report),
             () = stop.cancelled() => Event::Stop,
-        };
-        match event {
-            // Full hands: say that they are, and wait on.
-            Event::HeartbeatDue => {
-                let call = tokio::time::timeout(PATIENCE, self.client.clone().report(self.request())).await;
-                let late = |_| Err(tonic::Status::deadline_exceeded("the coordinator does not answer"));
-                Event::Answer(Box::new(call.unwrap_or_else(late).map(tonic::Response::into_inner)))
-            }
-            other => other,
         }
     }
 
