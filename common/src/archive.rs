@@ -9,15 +9,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
+use crate::cost::Costs;
 use crate::experiment::Experiment;
-use crate::footprint::{float_bytes, footprint_bytes, saving};
+use crate::footprint::{footprint_bytes, saving};
 use crate::hash::ContentHash;
 use crate::measurement::Counts;
 use crate::objective::{Measured, quality_loss};
 use crate::pareto;
 
 /// One measured candidate.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// What was measured.
     pub candidate: Candidate,
@@ -25,10 +26,12 @@ pub struct Entry {
     pub counts: Counts,
     /// Its bytes as the exported file stores them.
     pub footprint_bytes: u64,
+    /// What it costs the experiment's device.
+    pub costs: Costs,
 }
 
 /// Everything measured, by candidate id.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Archive {
     entries: BTreeMap<ContentHash, Entry>,
 }
@@ -36,7 +39,7 @@ pub struct Archive {
 impl Entry {
     /// What objectives and constraints look at.
     pub fn measured(&self) -> Measured<'_> {
-        Measured { counts: &self.counts, footprint_bytes: self.footprint_bytes }
+        Measured { counts: &self.counts, footprint_bytes: self.footprint_bytes, costs: &self.costs }
     }
 }
 
@@ -44,7 +47,8 @@ impl Archive {
     /// Folds a measurement in. Folding the same one again changes nothing.
     pub fn insert(&mut self, experiment: &Experiment, candidate: Candidate, counts: Counts) {
         let footprint_bytes = footprint_bytes(&experiment.network, &candidate);
-        self.entries.insert(candidate.id(), Entry { candidate, counts, footprint_bytes });
+        let costs = experiment.device.costs(&experiment.network, &candidate, &counts);
+        self.entries.insert(candidate.id(), Entry { candidate, counts, footprint_bytes, costs });
     }
 
     /// The entry of a candidate.
@@ -67,9 +71,9 @@ impl Archive {
         self.entries.is_empty()
     }
 
-    /// The float model's counts, once measured.
-    pub fn float(&self, experiment: &Experiment) -> Option<&Counts> {
-        self.get(&Candidate::float(&experiment.network).id()).map(|entry| &entry.counts)
+    /// The float model, once measured.
+    pub fn float(&self, experiment: &Experiment) -> Option<&Entry> {
+        self.get(&Candidate::float(&experiment.network).id())
     }
 
     /// The front, ordered by footprint, then quality, then id.
@@ -85,11 +89,8 @@ impl Archive {
     /// before the float model is measured, because the reference is relative to it.
     pub fn hypervolume(&self, experiment: &Experiment) -> Option<f64> {
         let float = self.float(experiment)?;
-        let reference: Vec<f64> = experiment
-            .objectives
-            .iter()
-            .map(|objective| objective.reference(&experiment.network, float))
-            .collect();
+        let reference: Vec<f64> =
+            experiment.objectives.iter().map(|objective| objective.reference(float.measured())).collect();
         let losses: Vec<Vec<f64>> = self.entries.values().map(|entry| losses(experiment, entry)).collect();
         Some(pareto::hypervolume(&losses, &reference) / reference.iter().product::<f64>())
     }
@@ -102,8 +103,8 @@ impl Archive {
         let allowed = self
             .entries
             .iter()
-            .filter(|(_, entry)| experiment.constraints.allow(network, float, entry.measured()));
-        let value = |entry: &Entry| experiment.trade_off.value(float, float_bytes(network), entry.measured());
+            .filter(|(_, entry)| experiment.constraints.allow(network, &float.counts, entry.measured()));
+        let value = |entry: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
         allowed.max_by(|(a_id, a), (b_id, b)| {
             let by_value = value(a).total_cmp(&value(b));
             by_value.then(b.footprint_bytes.cmp(&a.footprint_bytes)).then(b_id.cmp(a_id))
@@ -159,8 +160,16 @@ pub struct Row {
     pub firing_rate: f64,
     /// The raw counts.
     pub counts: Counts,
+    /// What it costs the device, per token where the unit says so; see [`crate::cost`].
+    pub costs: Costs,
     /// The scheme of every unit.
     pub schemes: BTreeMap<String, String>,
+    /// The quantized activations, by the matrix that they enter.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub activations: BTreeMap<String, String>,
+    /// The quantized membranes, by population.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub membranes: BTreeMap<String, String>,
 }
 
 impl FrontDocument {
@@ -188,20 +197,24 @@ impl FrontDocument {
 }
 
 impl Row {
-    fn new(experiment: &Experiment, float: Option<&Counts>, id: ContentHash, entry: &Entry) -> Self {
+    fn new(experiment: &Experiment, float: Option<&Entry>, id: ContentHash, entry: &Entry) -> Self {
         let network = &experiment.network;
-        let trade_off = |float| experiment.trade_off.value(float, float_bytes(network), entry.measured());
+        let trade_off = |float: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
+        let candidate = &entry.candidate;
         Self {
             candidate: id,
             footprint_bytes: entry.footprint_bytes,
             saving: saving(network, entry.footprint_bytes),
             perplexity: entry.counts.perplexity(),
             accuracy: entry.counts.accuracy(),
-            quality_loss: float.map(|float| quality_loss(float, &entry.counts)),
+            quality_loss: float.map(|float| quality_loss(&float.counts, &entry.counts)),
             trade_off: float.map(trade_off),
             firing_rate: entry.counts.mean_firing_rate(network.channels),
             counts: entry.counts.clone(),
-            schemes: entry.candidate.schemes().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
+            costs: entry.costs.clone(),
+            schemes: candidate.schemes().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
+            activations: candidate.activations().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
+            membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
         }
     }
 }

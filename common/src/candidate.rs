@@ -1,21 +1,32 @@
-//! A candidate: one scheme for every unit of a network.
+//! A candidate: one scheme for every unit of a network, and what its activations and membranes are kept in.
 //!
-//! Its canonical encoding is a text of one line per unit in name order, and its id is the hash of that
-//! text. The encoding is what travels, what is stored and what is hashed: there is no second form.
+//! Its canonical encoding is a text: a line per unit in name order, then a line per quantized activation, then a
+//! line per quantized membrane; what has no line is float. Its id is the hash of that text. The encoding is
+//! what travels, what is stored and what is hashed: there is no second form.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use crate::hash::ContentHash;
 use crate::network::{Network, Place};
-use crate::scheme::{InvalidScheme, Scheme};
+use crate::scheme::{Activation, InvalidScheme, Membrane, Scheme};
 
 /// First line of the canonical encoding. A later version adds lines, it never changes these.
 const HEADER: &str = "qslm candidate 1";
 
-/// A total map from the units of a network to schemes.
+/// First word of the line of a quantized activation: `activation UNIT SCHEME`.
+const ACTIVATION: &str = "activation";
+/// First word of the line of a quantized membrane: `membrane POPULATION SCHEME`.
+const MEMBRANE: &str = "membrane";
+
+/// A total map from the units of a network to schemes, and partial ones for activations and membranes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Candidate {
     schemes: BTreeMap<String, Scheme>,
+    /// What enters a linear, by the name of its matrix; float where absent.
+    activations: BTreeMap<String, Activation>,
+    /// The potentials of a LIF population, by its name; float where absent.
+    membranes: BTreeMap<String, Membrane>,
 }
 
 /// Why a candidate does not fit a network, or a text is no candidate.
@@ -24,8 +35,11 @@ pub enum InvalidCandidate {
     /// The text does not start with the header line.
     #[error("not a candidate: the first line is not {HEADER:?}")]
     Header,
-    /// A line is not `unit scheme`, or units are out of order or repeated.
-    #[error("line {0} of the candidate is not `unit scheme` in name order")]
+    /// A line is of no known form, or names are out of order or repeated.
+    #[error(
+        "line {0} of the candidate is not `UNIT SCHEME`, `activation UNIT SCHEME` or `membrane POPULATION SCHEME`, \
+         in this order and in name order"
+    )]
     Line(usize),
     /// A scheme does not parse.
     #[error("unit {unit}: {error}")]
@@ -44,6 +58,12 @@ pub enum InvalidCandidate {
     /// `sign` where it loses more than nothing.
     #[error("unit {0}: sign is for the embedding of a binary-embedding model only")]
     Sign(String),
+    /// An activation scheme for what is no linear layer.
+    #[error("activation of {0}: the network has no such linear layer")]
+    Activation(String),
+    /// A membrane scheme for what is no LIF population.
+    #[error("membrane of {0}: the network has no such LIF population")]
+    Membrane(String),
 }
 
 impl Candidate {
@@ -53,7 +73,7 @@ impl Candidate {
             let scheme = choose(&unit);
             (unit.name, scheme)
         });
-        Self { schemes: schemes.collect() }
+        Self { schemes: schemes.collect(), activations: BTreeMap::new(), membranes: BTreeMap::new() }
     }
 
     /// The network as it is: every unit in float.
@@ -72,6 +92,26 @@ impl Candidate {
         changed
     }
 
+    /// The same candidate with other activations into the named units; `None` for float.
+    pub fn with_activations<'a>(
+        mut self,
+        units: impl IntoIterator<Item = &'a str>,
+        scheme: Option<Activation>,
+    ) -> Self {
+        put(&mut self.activations, units, scheme);
+        self
+    }
+
+    /// The same candidate with other membranes of the named populations; `None` for float.
+    pub fn with_membranes<'a>(
+        mut self,
+        populations: impl IntoIterator<Item = &'a str>,
+        scheme: Option<Membrane>,
+    ) -> Self {
+        put(&mut self.membranes, populations, scheme);
+        self
+    }
+
     /// The scheme of a unit; float for a name that is not in the network.
     pub fn scheme(&self, unit: &str) -> Scheme {
         self.schemes.get(unit).copied().unwrap_or(Scheme::Float)
@@ -82,16 +122,42 @@ impl Candidate {
         self.schemes.iter().map(|(unit, scheme)| (unit.as_str(), *scheme))
     }
 
+    /// What enters the linear layer of a unit; `None` for float.
+    pub fn activation(&self, unit: &str) -> Option<Activation> {
+        self.activations.get(unit).copied()
+    }
+
+    /// What the potentials of a LIF population are kept in; `None` for float.
+    pub fn membrane(&self, population: &str) -> Option<Membrane> {
+        self.membranes.get(population).copied()
+    }
+
+    /// The quantized activations, in name order.
+    pub fn activations(&self) -> impl Iterator<Item = (&str, Activation)> {
+        self.activations.iter().map(|(unit, scheme)| (unit.as_str(), *scheme))
+    }
+
+    /// The quantized membranes, in name order.
+    pub fn membranes(&self) -> impl Iterator<Item = (&str, Membrane)> {
+        self.membranes.iter().map(|(population, scheme)| (population.as_str(), *scheme))
+    }
+
     /// Hash of the canonical encoding.
     pub fn id(&self) -> ContentHash {
         ContentHash::of(self.encode().as_bytes())
     }
 
-    /// The canonical encoding: the header, then `unit scheme` per line in name order.
+    /// The canonical encoding: the header, then the lines of units, activations and membranes.
     pub fn encode(&self) -> String {
         let mut text = format!("{HEADER}\n");
         for (unit, scheme) in &self.schemes {
             text.push_str(&format!("{unit} {scheme}\n"));
+        }
+        for (unit, scheme) in &self.activations {
+            text.push_str(&format!("{ACTIVATION} {unit} {scheme}\n"));
+        }
+        for (population, scheme) in &self.membranes {
+            text.push_str(&format!("{MEMBRANE} {population} {scheme}\n"));
         }
         text
     }
@@ -103,33 +169,35 @@ impl Candidate {
     /// [`InvalidCandidate`] names the line or unit.
     pub fn decode(text: &str) -> Result<Self, InvalidCandidate> {
         let body = text.strip_prefix(HEADER).and_then(|rest| rest.strip_prefix('\n'));
-        let mut schemes = BTreeMap::<String, Scheme>::new();
         let body = body.ok_or(InvalidCandidate::Header)?;
         if !body.is_empty() && !body.ends_with('\n') {
             return Err(InvalidCandidate::Line(1 + body.split('\n').count()));
         }
+        let mut candidate =
+            Self { schemes: BTreeMap::new(), activations: BTreeMap::new(), membranes: BTreeMap::new() };
         for (index, line) in body.split_terminator('\n').enumerate() {
-            let refuse = InvalidCandidate::Line(index + 2);
-            let Some((unit, text)) = line.split_once(' ') else { return Err(refuse) };
-            let in_order = schemes.last_key_value().is_none_or(|(last, _)| last.as_str() < unit);
-            if unit.is_empty() || !in_order {
-                return Err(refuse);
+            let number = index + 2;
+            let words: Vec<&str> = line.split(' ').collect();
+            let (activations, membranes) = (&mut candidate.activations, &mut candidate.membranes);
+            match words[..] {
+                [unit, scheme] if activations.is_empty() && membranes.is_empty() => {
+                    append(&mut candidate.schemes, unit, scheme, number)?;
+                }
+                [ACTIVATION, unit, scheme] if membranes.is_empty() => {
+                    append(activations, unit, scheme, number)?;
+                }
+                [MEMBRANE, population, scheme] => append(membranes, population, scheme, number)?,
+                _ => return Err(InvalidCandidate::Line(number)),
             }
-            let scheme: Scheme =
-                text.parse().map_err(|error| InvalidCandidate::Scheme { unit: unit.to_owned(), error })?;
-            // `int04` and `:nearest` parse, but are not what `encode` writes.
-            if scheme.to_string() != text {
-                return Err(refuse);
-            }
-            schemes.insert(unit.to_owned(), scheme);
         }
-        Ok(Self { schemes })
+        Ok(candidate)
     }
 
     /// Checks that the candidate covers exactly the units of `network` and misuses no scheme.
     ///
     /// # Errors
-    /// The first unit that is missing, unknown, or marked `sign` without being a binary embedding.
+    /// The first unit that is missing, unknown, or marked `sign` without being a binary embedding; the first
+    /// activation or membrane of something that the network does not have.
     pub fn validate(&self, network: &Network) -> Result<(), InvalidCandidate> {
         let units = network.units();
         for unit in &units {
@@ -141,11 +209,57 @@ impl Candidate {
             }
         }
         let known = |name: &str| units.iter().any(|unit| unit.name == name);
-        match self.schemes.keys().find(|name| !known(name)) {
-            Some(name) => Err(InvalidCandidate::Unknown(name.clone())),
+        if let Some(name) = self.schemes.keys().find(|name| !known(name)) {
+            return Err(InvalidCandidate::Unknown(name.clone()));
+        }
+        let linear = |name: &str| units.iter().any(|unit| unit.name == name && unit.is_linear());
+        if let Some(name) = self.activations.keys().find(|name| !linear(name)) {
+            return Err(InvalidCandidate::Activation(name.clone()));
+        }
+        let populations = network.populations();
+        match self.membranes.keys().find(|name| !populations.contains(name)) {
+            Some(name) => Err(InvalidCandidate::Membrane(name.clone())),
             None => Ok(()),
         }
     }
+}
+
+/// Gives every name the scheme, or takes it away.
+fn put<'a, T: Copy>(
+    map: &mut BTreeMap<String, T>,
+    names: impl IntoIterator<Item = &'a str>,
+    scheme: Option<T>,
+) {
+    for name in names {
+        match scheme {
+            Some(scheme) => drop(map.insert(name.to_owned(), scheme)),
+            None => drop(map.remove(name)),
+        }
+    }
+}
+
+/// Adds what a line says, which has to be in name order and in the words that `encode` writes: `int04` parses, but
+/// is not canonical.
+fn append<T>(
+    map: &mut BTreeMap<String, T>,
+    name: &str,
+    text: &str,
+    line: usize,
+) -> Result<(), InvalidCandidate>
+where
+    T: FromStr<Err = InvalidScheme> + ToString,
+{
+    let in_order = map.last_key_value().is_none_or(|(last, _)| last.as_str() < name);
+    if name.is_empty() || !in_order {
+        return Err(InvalidCandidate::Line(line));
+    }
+    let scheme: T =
+        text.parse().map_err(|error| InvalidCandidate::Scheme { unit: name.to_owned(), error })?;
+    if scheme.to_string() != text {
+        return Err(InvalidCandidate::Line(line));
+    }
+    map.insert(name.to_owned(), scheme);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -185,10 +299,45 @@ mod tests {
         assert_eq!(decode("qslm candidate 1\na f32\na f32\n"), InvalidCandidate::Line(3));
         assert_eq!(decode("qslm candidate 1\na int04:affine:group64\n"), InvalidCandidate::Line(2));
         assert_eq!(decode("qslm candidate 1\na int4:affine:tensor:nearest\n"), InvalidCandidate::Line(2));
+        assert_eq!(decode("qslm candidate 1\nmembrane a fixed8:1\nb f32\n"), InvalidCandidate::Line(3));
+        assert_eq!(
+            decode("qslm candidate 1\nactivation a int8:affine:static:1.0:2\n"),
+            InvalidCandidate::Line(2)
+        );
         assert!(matches!(
             decode("qslm candidate 1\na int9:affine:tensor\n"),
             InvalidCandidate::Scheme { .. }
         ));
+    }
+
+    #[test]
+    fn activations_and_membranes_are_lines_of_their_own() {
+        let plain = uniform("int4:symmetric:channel");
+        let more = plain
+            .clone()
+            .with_activations(["head.weight"], "int8:affine:static:-1.5:3".parse().ok())
+            .with_activations(["blocks.0.att.key.weight"], "int6:symmetric:dynamic".parse().ok())
+            .with_membranes(["blocks.0.lif1"], "fixed8:1".parse().ok());
+        let text = more.encode();
+        let added = text.strip_prefix(&plain.encode()).unwrap();
+        assert_eq!(
+            added,
+            "activation blocks.0.att.key.weight int6:symmetric:dynamic\n\
+             activation head.weight int8:affine:static:-1.5:3\nmembrane blocks.0.lif1 fixed8:1\n"
+        );
+        assert_eq!(Candidate::decode(&text), Ok(more.clone()));
+        assert_eq!(more.validate(&TINY), Ok(()));
+        let back = more.with_activations(["head.weight", "blocks.0.att.key.weight"], None);
+        assert_eq!(back.with_membranes(["blocks.0.lif1"], None), plain);
+    }
+
+    #[test]
+    fn an_activation_or_membrane_that_is_not_there_is_refused() {
+        let float = Candidate::float(&TINY);
+        let embedding = float.clone().with_activations(["emb.weight"], "int8:affine:dynamic".parse().ok());
+        assert_eq!(embedding.validate(&TINY), Err(InvalidCandidate::Activation("emb.weight".to_owned())));
+        let membrane = float.with_membranes(["blocks.4.lif1"], "fixed8:1".parse().ok());
+        assert_eq!(membrane.validate(&TINY), Err(InvalidCandidate::Membrane("blocks.4.lif1".to_owned())));
     }
 
     #[test]
@@ -211,7 +360,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_decodes_encodes_to_the_same_bytes(text in "(qslm candidate 1\n)?([a-c] (f32|sign|int[2-9]:affine:tensor)\n?){0,4}") {
+        fn whatever_decodes_encodes_to_the_same_bytes(text in "(qslm candidate 1\n)?([a-c] (f32|sign|int[2-9]:affine:tensor)\n?){0,4}(activation [ab] int[2-9]:affine:(dynamic|static:-?[012]:1)\n){0,2}(membrane [ab] fixed8:[0-9]\n){0,2}") {
             if let Ok(candidate) = Candidate::decode(&text) {
                 prop_assert_eq!(candidate.encode(), text);
             }

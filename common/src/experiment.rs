@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::ENGINE_VERSION;
 use crate::candidate::Candidate;
+use crate::cost::{Cost, Device};
 use crate::hash::ContentHash;
 use crate::network::Network;
-use crate::objective::{Constraints, Objective, validate_objectives};
+use crate::objective::{Constraints, InvalidObjective, Objective, validate_objectives};
 use crate::scheme::Width;
-use crate::space::{Space, Tier, groups};
+use crate::space::{Group, Part, Space, Tier};
 use crate::task::{Data, Task};
 use crate::trade_off::TradeOff;
 use crate::trial::Trial;
@@ -48,6 +49,9 @@ pub struct Experiment {
     pub trade_off: TradeOff,
     /// How candidates are proposed.
     pub strategy: Strategy,
+    /// What costs are modelled of.
+    #[serde(default, skip_serializing_if = "Device::is_default")]
+    pub device: Device,
 }
 
 /// A library that computes matrix products.
@@ -84,6 +88,16 @@ pub enum Strategy {
         /// The draw is the same for the same seed, everywhere.
         seed: u64,
     },
+    /// The weights of the first groups of a list at one width, the rest at another: every number of groups, every
+    /// two widths. How published importance scores are put to use (LSAQ, arXiv 2412.18135).
+    Ranked {
+        /// What the list was ordered by.
+        metric: String,
+        /// Which units move together.
+        tier: Tier,
+        /// The tier's groups by name, least important first.
+        order: Vec<String>,
+    },
 }
 
 /// The most candidates that a grid or a random search may propose.
@@ -110,6 +124,29 @@ pub enum InvalidExperiment {
         /// How many there would be, `u64::MAX` if more than that.
         count: u64,
     },
+    /// An order that does not name every group once.
+    #[error(
+        "strategy.order: expected every group of the {tier:?} tier once, {missing:?} is missing or {count} are given"
+    )]
+    Order {
+        /// The tier.
+        tier: Tier,
+        /// A group that is not named, if there is one.
+        missing: String,
+        /// How many names there are.
+        count: usize,
+    },
+    /// A search for narrower activations or membranes whose trade-off does not see them.
+    #[error(
+        "trade_off.cost = \"{0}\" does not depend on activations or membranes: take \"energy\" or leave them out"
+    )]
+    BlindTradeOff(Cost),
+    /// See [`crate::cost::InvalidDevice`].
+    #[error("device.{0}")]
+    Device(#[from] crate::cost::InvalidDevice),
+    /// A trade-off over something that the spec does not describe.
+    #[error("trade_off.cost: {0}")]
+    TradeOffCost(crate::objective::InvalidObjective),
     /// Sensitivity at a width that the space does not have.
     #[error("strategy.sensitivity_bits = {0}: not one of space.bits")]
     SensitivityBits(u8),
@@ -197,18 +234,43 @@ impl Experiment {
             return problems;
         }
         problems.extend(check_model(&self.network, &self.task).err());
+        problems.extend(self.device.problems(&self.network).into_iter().map(Into::into));
         match self.space.validate(&self.network) {
             Err(error) => problems.push(error.into()),
             Ok(()) => {
-                let bounds = self.constraints.problems(&self.task, &self.space, &self.network);
+                let bounds = self.constraints.problems(&self.task, &self.space, &self.network, &self.device);
                 problems.extend(bounds.into_iter().map(InvalidExperiment::Constraints));
                 problems.extend(self.strategy_problem());
             }
         }
-        let objectives = validate_objectives(&self.objectives, &self.task);
+        let objectives = validate_objectives(&self.objectives, &self.task, &self.device);
         problems.extend(objectives.err().map(InvalidExperiment::Objectives));
         problems.extend(self.trade_off.validate(self.constraints.bounds_quality()).err().map(Into::into));
+        problems.extend(self.trade_off_cost_problem());
         problems
+    }
+
+    fn trade_off_cost_problem(&self) -> Option<InvalidExperiment> {
+        let cost = self.trade_off.cost();
+        if !self.device.models(cost) {
+            return Some(InvalidExperiment::TradeOffCost(InvalidObjective::NotDescribed(cost)));
+        }
+        // Lowering what nobody pays for would find nothing but loss.
+        let lowers_more = matches!(self.strategy, Strategy::Qslm { .. }) && self.space.parts().len() > 1;
+        let sees_more = [
+            Cost::Energy,
+            Cost::EnergyArithmetic,
+            Cost::EnergyRegisters,
+            Cost::EnergySram,
+            Cost::PublishedEnergy,
+            Cost::State,
+            Cost::Sram,
+            Cost::TwoMemoryEnergy,
+            Cost::TwoMemoryArea,
+            Cost::Latency,
+            Cost::SplitLatency,
+        ];
+        (lowers_more && !sees_more.contains(&cost)).then_some(InvalidExperiment::BlindTradeOff(cost))
     }
 
     fn strategy_problem(&self) -> Option<InvalidExperiment> {
@@ -219,15 +281,29 @@ impl Experiment {
             Strategy::Qslm { .. } => return None,
             Strategy::Grid { tier } => self.combinations(tier),
             Strategy::Random { tier, trials, .. } => u64::from(trials).min(self.combinations(tier)),
+            Strategy::Ranked { tier, ref order, .. } => return self.order_problem(tier, order),
         };
         (count == 0 || count > MAX_CANDIDATES).then_some(InvalidExperiment::Candidates { count })
     }
 
+    fn order_problem(&self, tier: Tier, order: &[String]) -> Option<InvalidExperiment> {
+        let groups = self.space.groups(&self.network, Part::Weights, tier);
+        let missing = groups.iter().find(|group| !order.contains(&group.name));
+        let wrong = missing.is_some() || order.len() != groups.len();
+        let missing = missing.map(|group| group.name.clone()).unwrap_or_default();
+        wrong.then_some(InvalidExperiment::Order { tier, missing, count: order.len() })
+    }
+
+    /// What the space lets move at a tier: weights, then activations, then membranes.
+    pub fn moving(&self, tier: Tier) -> Vec<Group> {
+        let groups = |part| self.space.groups(&self.network, part, tier);
+        self.space.parts().into_iter().flat_map(groups).collect()
+    }
+
     /// How many candidates the groups of `tier` allow, `u64::MAX` if more than that.
     pub fn combinations(&self, tier: Tier) -> u64 {
-        let groups = groups(&self.network, tier);
-        let moving = groups.iter().filter(|group| self.space.can_move(&self.network, group)).count();
-        (self.space.rungs() as u64).saturating_pow(moving as u32)
+        let rungs = self.moving(tier).into_iter().map(|group| self.space.rungs(group.part) as u64);
+        rungs.fold(1, u64::saturating_mul)
     }
 }
 
@@ -279,7 +355,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::scheme::{Granularity, Range, Rounding, Symmetry};
-    use crate::space::Embedding;
+    use crate::space::{Embedding, MembraneSpace};
 
     pub(crate) fn experiment() -> Experiment {
         Experiment {
@@ -304,11 +380,14 @@ pub(crate) mod tests {
                 rounding: Rounding::Nearest,
                 range: Range::MinMax,
                 embedding: Embedding::Sign,
+                activations: None,
+                membranes: None,
             },
             constraints: Constraints { max_perplexity_increase: Some(0.03), ..Default::default() },
-            objectives: vec![Objective::Perplexity, Objective::Footprint],
+            objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],
             trade_off: TradeOff::default(),
             strategy: Strategy::Qslm { sensitivity_bits: None },
+            device: Device::default(),
         }
     }
 
@@ -326,7 +405,7 @@ pub(crate) mod tests {
                 min_saving: Some(saving),
                 ..Constraints::default()
             };
-            let trade_off = TradeOff::WeightedSum { mu };
+            let trade_off = TradeOff::WeightedSum { mu, cost: Cost::Footprint };
             let experiment = Experiment { constraints, trade_off, ..experiment() };
             let read = Experiment::decode(&experiment.encode()).unwrap();
             prop_assert_eq!(read.id(), experiment.id());
@@ -369,12 +448,57 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_is_not_asked_for_leaves_no_trace_in_the_text() {
+        // Old experiments keep their ids: new keys appear only where they are used.
+        let text = experiment().encode();
+        for key in ["device", "activations", "membranes", "\"max\"", "\"cost\""] {
+            assert!(!text.contains(key), "{key}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_search_of_activations_needs_a_trade_off_that_sees_them() {
+        let mut all = experiment();
+        all.space.membranes = Some(MembraneSpace { bits: vec![8, 4], integer_bits: 1 });
+        assert!(all.validate().unwrap_err().to_string().contains("trade_off.cost = \"footprint\""));
+        all.trade_off = TradeOff::EpsilonConstraint { cost: Cost::Energy };
+        assert_eq!(all.validate(), Ok(()));
+        assert_eq!(Experiment::decode(&all.encode()), Ok(all.clone()));
+        // 3 widths of 2 blocks and the head, 2 of the membranes of 2 blocks.
+        assert_eq!(all.combinations(Tier::Block), 27 * 4);
+        all.trade_off = TradeOff::EpsilonConstraint { cost: Cost::Latency };
+        assert!(
+            all.validate().unwrap_err().to_string().starts_with("trade_off.cost: latency cannot be modelled")
+        );
+    }
+
+    #[test]
+    fn an_order_names_every_group_once() {
+        let ranked = |order: &[&str]| Experiment {
+            strategy: Strategy::Ranked {
+                metric: "lsaq".to_owned(),
+                tier: Tier::Block,
+                order: order.iter().map(|name| (*name).to_owned()).collect(),
+            },
+            ..experiment()
+        };
+        assert_eq!(ranked(&["head", "blocks.1", "blocks.0"]).validate(), Ok(()));
+        for order in [
+            &["head", "blocks.1"][..],
+            &["head", "blocks.1", "blocks.1"],
+            &["head", "blocks.1", "blocks.0", "x"],
+        ] {
+            assert!(ranked(order).validate().is_err(), "{order:?}");
+        }
+    }
+
+    #[test]
     fn all_problems_are_told_at_once() {
         let mut wrong = experiment();
         wrong.name = "A".to_owned();
         wrong.constraints.max_accuracy_drop = Some(2.0);
         wrong.constraints.min_saving = Some(0.99);
-        wrong.trade_off = TradeOff::Product { k: -1.0 };
+        wrong.trade_off = TradeOff::Product { k: -1.0, cost: Cost::Footprint };
         wrong.objectives = vec![];
         let problems: Vec<_> = wrong.problems().iter().map(ToString::to_string).collect();
         for words in

@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod candidate;
+pub mod cost;
 pub mod experiment;
 pub mod footprint;
 pub mod hash;

@@ -147,7 +147,7 @@ impl Network {
 
     /// The names of the LIF populations, in the order in which spikes are counted. Each has D neurons.
     pub fn populations(&self) -> Vec<String> {
-        (0..self.blocks).flat_map(|block| [1, 2].map(|lif| format!("blocks.{block}.lif{lif}"))).collect()
+        (0..2 * self.blocks as usize).map(population_name).collect()
     }
 
     /// Number of weights in matrices.
@@ -167,14 +167,25 @@ impl Network {
 
     /// Multiply-accumulates of all linears per token. The embedding is a look-up and does none.
     pub fn macs_per_token(&self) -> u64 {
-        self.units().iter().filter(|unit| unit.place != Place::Embedding).map(Unit::weights).sum()
+        self.units().iter().filter(|unit| unit.is_linear()).map(Unit::weights).sum()
     }
+}
+
+/// The name of the population at `index` of [`Network::populations`]: the block's first after the att, its second
+/// after the ffn.
+pub fn population_name(index: usize) -> String {
+    format!("blocks.{}.lif{}", index / 2, index % 2 + 1)
 }
 
 impl Unit {
     /// Number of weights.
     pub fn weights(&self) -> u64 {
         self.rows as u64 * self.columns as u64
+    }
+
+    /// Whether inputs are multiplied by the matrix. The embedding is a look-up.
+    pub fn is_linear(&self) -> bool {
+        self.place != Place::Embedding
     }
 }
 

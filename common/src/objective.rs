@@ -1,10 +1,15 @@
 //! What counts as better, and what counts as good enough.
 //!
-//! An objective turns counts and bytes into one number to minimise; a front lives in the space of these.
+//! An objective turns counts and costs into one number to minimise; a front lives in the space of these.
 //! Constraints compare a candidate with the float model measured under the same protocol.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cost::{Cost, Costs, Device, UnknownCost};
 use crate::footprint;
 use crate::measurement::Counts;
 use crate::network::Network;
@@ -18,24 +23,26 @@ pub struct Measured<'a> {
     pub counts: &'a Counts,
     /// Its bytes as the exported file stores them.
     pub footprint_bytes: u64,
+    /// Everything that the device's description lets be modelled.
+    pub costs: &'a Costs,
 }
 
-/// One number to minimise.
+/// One number to minimise: `perplexity`, `error`, `firing_rate`, or a cost by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String", into = "String")]
 pub enum Objective {
     /// Perplexity of a language model, 1 to infinity.
     Perplexity,
     /// Share of sentences classified wrongly, 0 to 1: `1 - accuracy`.
     Error,
-    /// Bytes as the exported file stores them.
-    Footprint,
     /// Spikes per neuron and token, 0 to 1: what event-driven hardware pays for.
     FiringRate,
+    /// A cost of the device.
+    Cost(Cost),
 }
 
 /// Bounds that the chosen setting has to meet. All absent: the trade-off alone decides.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Constraints {
     /// Largest `perplexity / float perplexity - 1`; 0.03 allows 3 %.
@@ -46,6 +53,9 @@ pub struct Constraints {
     pub max_footprint_bytes: Option<u64>,
     /// Smallest `1 - footprint / float bytes`, below 1.
     pub min_saving: Option<f64>,
+    /// Largest value of any cost, by its name and in its unit.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub max: BTreeMap<Cost, f64>,
 }
 
 /// A constraint or objective that cannot be used with the rest of the experiment.
@@ -79,6 +89,17 @@ pub enum InvalidObjective {
     /// A perplexity bound on a classifier or the reverse.
     #[error("{0} does not go with this task")]
     OtherTask(&'static str),
+    /// A cost of something that the spec does not describe.
+    #[error("{0} cannot be modelled: describe what it is about under [device]")]
+    NotDescribed(Cost),
+    /// A bound on a cost that is no number.
+    #[error("max.{cost} = {value}: expected a number of at least 0")]
+    Max {
+        /// The cost.
+        cost: Cost,
+        /// What its bound was.
+        value: f64,
+    },
     /// The front has two or three axes.
     #[error("{0} objectives: a front has 2 or 3 different ones")]
     Count(usize),
@@ -90,18 +111,18 @@ impl Objective {
         match self {
             Self::Perplexity => measured.counts.perplexity().unwrap_or(0.0),
             Self::Error => 1.0 - measured.counts.accuracy().unwrap_or(1.0),
-            Self::Footprint => measured.footprint_bytes as f64,
             Self::FiringRate => measured.counts.mean_firing_rate(network.channels),
+            Self::Cost(cost) => measured.costs.get(&cost).copied().unwrap_or(0.0),
         }
     }
 
     /// The loss beyond which a candidate adds nothing to the hypervolume: twice the float perplexity, every
-    /// sentence wrong, the float bytes, every neuron firing at every token.
-    pub fn reference(self, network: &Network, float: &Counts) -> f64 {
+    /// sentence wrong, every neuron firing at every token, the float model's cost. Always above 0.
+    pub fn reference(self, float: Measured<'_>) -> f64 {
         match self {
-            Self::Perplexity => 2.0 * float.perplexity().unwrap_or(1.0),
+            Self::Perplexity => 2.0 * float.counts.perplexity().unwrap_or(1.0),
             Self::Error | Self::FiringRate => 1.0,
-            Self::Footprint => footprint::float_bytes(network) as f64,
+            Self::Cost(cost) => float.costs.get(&cost).copied().filter(|value| *value > 0.0).unwrap_or(1.0),
         }
     }
 
@@ -114,16 +135,27 @@ impl Objective {
     }
 }
 
-/// Checks a list of objectives: two or three, different, and measured by `task`.
+/// Checks a list of objectives: two or three, different, measured by `task` and modelled of `device`.
 ///
 /// # Errors
 /// [`InvalidObjective`] says which does not fit.
-pub fn validate_objectives(objectives: &[Objective], task: &Task) -> Result<(), InvalidObjective> {
+pub fn validate_objectives(
+    objectives: &[Objective],
+    task: &Task,
+    device: &Device,
+) -> Result<(), InvalidObjective> {
     let mut distinct = objectives.to_vec();
     distinct.sort();
     distinct.dedup();
     if distinct.len() != objectives.len() || !(2..=3).contains(&objectives.len()) {
         return Err(InvalidObjective::Count(distinct.len()));
+    }
+    let unknown = |objective: &Objective| match objective {
+        Objective::Cost(cost) => (!device.models(*cost)).then_some(*cost),
+        _ => None,
+    };
+    if let Some(cost) = objectives.iter().find_map(unknown) {
+        return Err(InvalidObjective::NotDescribed(cost));
     }
     match (task, &distinct[..]) {
         (Task::Accuracy { .. }, d) if d.contains(&Objective::Perplexity) => {
@@ -137,8 +169,14 @@ pub fn validate_objectives(objectives: &[Objective], task: &Task) -> Result<(), 
 }
 
 impl Constraints {
-    /// Checks every bound against its range, the task, and what the (valid) space can reach.
-    pub fn problems(&self, task: &Task, space: &Space, network: &Network) -> Vec<InvalidObjective> {
+    /// Checks every bound against its range, the task, the device, and what the (valid) space can reach.
+    pub fn problems(
+        &self,
+        task: &Task,
+        space: &Space,
+        network: &Network,
+        device: &Device,
+    ) -> Vec<InvalidObjective> {
         let mut problems = Vec::new();
         let mut within = |name, value: Option<f64>, ok: fn(f64) -> bool, bound| match value {
             Some(value) if !ok(value) => problems.push(InvalidObjective::Bound { name, value, bound }),
@@ -168,6 +206,13 @@ impl Constraints {
         if let Some(least) = self.min_saving.filter(|least| *least > saving && *least < 1.0) {
             impossible("min_saving", least);
         }
+        for (cost, value) in &self.max {
+            if !device.models(*cost) {
+                problems.push(InvalidObjective::NotDescribed(*cost));
+            } else if !(value.is_finite() && *value >= 0.0) {
+                problems.push(InvalidObjective::Max { cost: *cost, value: *value });
+            }
+        }
         problems
     }
 
@@ -190,7 +235,54 @@ impl Constraints {
 
     /// Whether a measured candidate meets every bound.
     pub fn allow(&self, network: &Network, float: &Counts, measured: Measured<'_>) -> bool {
-        self.allow_quality(float, measured.counts) && self.allow_footprint(network, measured.footprint_bytes)
+        let within =
+            |(cost, most): (&Cost, &f64)| measured.costs.get(cost).is_some_and(|value| value <= most);
+        self.allow_quality(float, measured.counts)
+            && self.allow_footprint(network, measured.footprint_bytes)
+            && self.max.iter().all(within)
+    }
+}
+
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Perplexity => f.write_str("perplexity"),
+            Self::Error => f.write_str("error"),
+            Self::FiringRate => f.write_str("firing_rate"),
+            Self::Cost(cost) => cost.fmt(f),
+        }
+    }
+}
+
+/// A name that is no objective.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("objective perplexity, error, firing_rate or a cost: {0}")]
+pub struct UnknownObjective(#[from] UnknownCost);
+
+impl FromStr for Objective {
+    type Err = UnknownObjective;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "perplexity" => Ok(Self::Perplexity),
+            "error" => Ok(Self::Error),
+            "firing_rate" => Ok(Self::FiringRate),
+            cost => Ok(Self::Cost(cost.parse()?)),
+        }
+    }
+}
+
+impl TryFrom<String> for Objective {
+    type Error = UnknownObjective;
+
+    fn try_from(text: String) -> Result<Self, UnknownObjective> {
+        text.parse()
+    }
+}
+
+impl From<Objective> for String {
+    fn from(objective: Objective) -> Self {
+        objective.to_string()
     }
 }
 
@@ -222,11 +314,13 @@ mod tests {
             rounding: Rounding::Nearest,
             range: Range::MinMax,
             embedding: Embedding::Sign,
+            activations: None,
+            membranes: None,
         }
     }
 
     fn refused(constraints: Constraints, task: &Task) -> String {
-        let problems = constraints.problems(task, &space(), &PUBLISHED);
+        let problems = constraints.problems(task, &space(), &PUBLISHED, &Device::default());
         assert_eq!(problems.len(), 1, "{problems:?}");
         problems[0].to_string()
     }
@@ -239,7 +333,7 @@ mod tests {
         let tight = Constraints { min_saving: Some(0.99), ..Default::default() };
         assert!(refused(tight, &PERPLEXITY).contains("min_saving = 0.99 cannot be met"));
         let fits = Constraints { min_saving: Some(0.88), ..Default::default() };
-        assert_eq!(fits.problems(&PERPLEXITY, &space(), &PUBLISHED), []);
+        assert_eq!(fits.problems(&PERPLEXITY, &space(), &PUBLISHED, &Device::default()), []);
     }
 
     #[test]
@@ -262,18 +356,52 @@ mod tests {
         assert!((quality_loss(&float, &worse) - (0.02f64.exp() - 1.0)).abs() < 1e-6);
         let allow = Constraints { max_perplexity_increase: Some(0.021), ..Default::default() };
         assert!(allow.allow_quality(&float, &worse));
-        assert!(!Constraints { max_perplexity_increase: Some(0.02), ..allow }.allow_quality(&float, &worse));
+        assert!(
+            !Constraints { max_perplexity_increase: Some(0.02), ..allow.clone() }
+                .allow_quality(&float, &worse)
+        );
         let hits = |hits| Counts { hits, sentences: 100, ..Default::default() };
         assert!((quality_loss(&hits(80), &hits(78)) - 0.02).abs() < 1e-12);
     }
 
     #[test]
     fn a_front_has_two_or_three_different_axes_of_the_task() {
-        use Objective::*;
-        assert_eq!(validate_objectives(&[Perplexity, Footprint], &PERPLEXITY), Ok(()));
-        assert_eq!(validate_objectives(&[Error, Footprint, FiringRate], &ACCURACY), Ok(()));
-        assert!(validate_objectives(&[Footprint], &PERPLEXITY).is_err());
-        assert!(validate_objectives(&[Footprint, Footprint], &PERPLEXITY).is_err());
-        assert!(validate_objectives(&[Error, Footprint], &PERPLEXITY).is_err());
+        use Objective::{Error, FiringRate, Perplexity};
+        let footprint = Objective::Cost(Cost::Footprint);
+        let check =
+            |objectives: &[Objective], task| validate_objectives(objectives, task, &Device::default());
+        assert_eq!(check(&[Perplexity, footprint], &PERPLEXITY), Ok(()));
+        assert_eq!(check(&[Error, footprint, FiringRate], &ACCURACY), Ok(()));
+        assert!(check(&[footprint], &PERPLEXITY).is_err());
+        assert!(check(&[footprint, footprint], &PERPLEXITY).is_err());
+        assert!(check(&[Error, footprint], &PERPLEXITY).is_err());
+        let energy = Objective::Cost(Cost::Energy);
+        assert_eq!(check(&[Perplexity, energy], &PERPLEXITY), Ok(()));
+        let latency = Objective::Cost(Cost::Latency);
+        assert_eq!(
+            check(&[Perplexity, latency], &PERPLEXITY),
+            Err(InvalidObjective::NotDescribed(Cost::Latency))
+        );
+    }
+
+    #[test]
+    fn any_cost_that_is_modelled_can_be_bounded() {
+        let bound = |cost, value| Constraints { max: [(cost, value)].into(), ..Default::default() };
+        assert!(
+            refused(bound(Cost::SplitLatency, 1.0), &PERPLEXITY).contains("split_latency cannot be modelled")
+        );
+        assert!(refused(bound(Cost::Energy, -1.0), &PERPLEXITY).contains("max.energy = -1"));
+        let (float, costs) = (Counts::default(), Costs::from([(Cost::Energy, 2.0)]));
+        let measured = Measured { counts: &float, footprint_bytes: 0, costs: &costs };
+        assert!(bound(Cost::Energy, 2.0).allow(&PUBLISHED, &float, measured));
+        assert!(!bound(Cost::Energy, 1.9).allow(&PUBLISHED, &float, measured));
+    }
+
+    #[test]
+    fn objectives_go_by_name() {
+        for name in ["perplexity", "error", "firing_rate", "footprint", "split_latency"] {
+            assert_eq!(name.parse::<Objective>().unwrap().to_string(), name);
+        }
+        assert!("speed".parse::<Objective>().unwrap_err().to_string().contains("\"speed\" is no cost"));
     }
 }

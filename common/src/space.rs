@@ -1,14 +1,18 @@
 //! The search space: which schemes a unit may take, and which units move together at which tier.
 //!
-//! Every unit has a ladder of schemes, from the widest to the narrowest, and a candidate is a rung (or
-//! float) for every unit. Strategies move rungs; they never invent schemes.
+//! Every unit has a ladder of schemes, from the widest to the narrowest, and so have, where they are searched, what
+//! enters each linear and each LIF population's membranes. A candidate is a rung (or float) for each of them.
+//! Strategies move rungs; they never invent schemes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
 use crate::footprint::footprint_bytes;
 use crate::network::{Module, Network, Place, Unit};
-use crate::scheme::{Granularity, Integer, Range, Rounding, Scheme, Symmetry, Width};
+use crate::scheme::{
+    Activation, ActivationRange, Calibration, Granularity, Integer, Membrane, Range, Rounding, Scheme,
+    Symmetry, Width,
+};
 
 /// The schemes that a search may give to units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +30,45 @@ pub struct Space {
     pub range: Range,
     /// What the embedding may take.
     pub embedding: Embedding,
+    /// What may enter linear layers; floats only if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<ActivationSpace>,
+    /// What membranes may be kept in; floats only if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membranes: Option<MembraneSpace>,
+}
+
+/// The ladder of activations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivationSpace {
+    /// Widths from the widest to the narrowest, each once; 32 is float, 16 is not offered.
+    pub bits: Vec<Width>,
+    /// The symmetry of every activation scheme.
+    pub symmetry: Symmetry,
+    /// Ranges for all tokens, seen on calibration data. Absent: each token's own range.
+    pub calibration: Option<Calibration>,
+}
+
+/// The ladder of membranes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MembraneSpace {
+    /// Widths in bits from the widest to the narrowest, each once: 2 to 16, or 32 for float.
+    pub bits: Vec<u8>,
+    /// Bits before the point; see [`Membrane`].
+    pub integer_bits: u8,
+}
+
+/// Which of the things that can be quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// The weights of a unit.
+    Weights,
+    /// What enters the linear layer of a unit.
+    Activations,
+    /// The potentials of a LIF population.
+    Membranes,
 }
 
 /// What happens to the embedding.
@@ -54,24 +97,42 @@ pub enum Tier {
     Matrix,
 }
 
-/// Units that move together.
+/// What moves together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// `network`, `emb`, `blocks.3`, `blocks.3.att`, `head`, or a unit's name.
+    /// What of its members moves.
+    pub part: Part,
+    /// `network`, `emb`, `blocks.3`, `blocks.3.att`, `head`, or a member's name.
     pub name: String,
-    /// Names of its units.
-    pub units: Vec<String>,
+    /// Names of its units, or of its populations for [`Part::Membranes`].
+    pub members: Vec<String>,
 }
 
 /// A space that cannot be searched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSpace {
     /// No bit-width.
-    #[error("bits = []: expected at least one of 2 to 8, 16 and 32")]
-    NoBits,
+    #[error("{0}bits = []: expected at least one width")]
+    NoBits(&'static str),
     /// Widths out of order or repeated.
-    #[error("bits must fall from the widest to the narrowest, each once")]
-    Order,
+    #[error("{0}bits must fall from the widest to the narrowest, each once")]
+    Order(&'static str),
+    /// A width that activations do not have.
+    #[error("activations.bits: activations have 2 to 8 bits, or 32")]
+    HalfActivations,
+    /// A width that membranes do not have, or too many bits before the point.
+    #[error(
+        "membranes: {bits} bits, {integer_bits} before the point: expected 2 to 16 bits or 32, and fewer before the point"
+    )]
+    Membrane {
+        /// The width.
+        bits: u8,
+        /// Bits of it before the point.
+        integer_bits: u8,
+    },
+    /// A linear without a calibrated range.
+    #[error("activations.calibration: no range for {0}")]
+    Uncalibrated(String),
     /// `sign` on a model that feeds real-valued embeddings.
     #[error("embedding = \"sign\": only the embedding of a binary-embedding model can be kept in one bit")]
     Sign,
@@ -83,21 +144,46 @@ impl Space {
     /// # Errors
     /// [`InvalidSpace`] says what is wrong.
     pub fn validate(&self, network: &Network) -> Result<(), InvalidSpace> {
-        if self.bits.is_empty() {
-            return Err(InvalidSpace::NoBits);
-        }
-        if self.bits.windows(2).any(|pair| pair[0] <= pair[1]) {
-            return Err(InvalidSpace::Order);
-        }
+        check_ladder("", &self.bits)?;
         if self.embedding == Embedding::Sign && !network.binary_embedding {
             return Err(InvalidSpace::Sign);
+        }
+        if let Some(activations) = &self.activations {
+            check_ladder("activations.", &activations.bits)?;
+            if activations.bits.contains(&Width::Half) {
+                return Err(InvalidSpace::HalfActivations);
+            }
+            let ranges = activations.calibration.as_ref().map(|calibration| &calibration.ranges);
+            let missing =
+                |unit: &Unit| unit.is_linear() && ranges.is_some_and(|r| !r.contains_key(&unit.name));
+            if let Some(unit) = network.units().into_iter().find(missing) {
+                return Err(InvalidSpace::Uncalibrated(unit.name));
+            }
+        }
+        if let Some(MembraneSpace { bits, integer_bits }) = &self.membranes {
+            check_ladder("membranes.", bits)?;
+            let wrong = |bits: &&u8| **bits != 32 && Membrane::new(**bits, *integer_bits).is_err();
+            if let Some(bits) = bits.iter().find(wrong) {
+                return Err(InvalidSpace::Membrane { bits: *bits, integer_bits: *integer_bits });
+            }
         }
         Ok(())
     }
 
-    /// Number of rungs of a ladder.
-    pub fn rungs(&self) -> usize {
-        self.bits.len()
+    /// What this space lets move.
+    pub fn parts(&self) -> Vec<Part> {
+        let activations = self.activations.as_ref().map(|_| Part::Activations);
+        let membranes = self.membranes.as_ref().map(|_| Part::Membranes);
+        [Some(Part::Weights), activations, membranes].into_iter().flatten().collect()
+    }
+
+    /// Number of rungs of the ladder of a part; 0 if it does not move.
+    pub fn rungs(&self, part: Part) -> usize {
+        match part {
+            Part::Weights => self.bits.len(),
+            Part::Activations => self.activations.as_ref().map_or(0, |space| space.bits.len()),
+            Part::Membranes => self.membranes.as_ref().map_or(0, |space| space.bits.len()),
+        }
     }
 
     /// The scheme of `unit` at `rung`, 0 being the widest. The embedding may have one scheme at all rungs.
@@ -121,27 +207,96 @@ impl Space {
         Candidate::new(network, |unit| self.scheme(unit, rung))
     }
 
-    /// Whether the units of `group` change at all from rung to rung.
-    pub fn can_move(&self, network: &Network, group: &Group) -> bool {
-        let moves = |unit: &Unit| unit.place != Place::Embedding || self.embedding == Embedding::Quantize;
-        network.units().iter().any(|unit| group.units.contains(&unit.name) && moves(unit))
+    /// What enters the linear layer of `unit` at `rung`, 0 being the widest; `None` for float.
+    pub fn activation(&self, unit: &str, rung: usize) -> Option<Activation> {
+        let space = self.activations.as_ref()?;
+        let Width::Integer(bits) = *space.bits.get(rung)? else { return None };
+        let range = match &space.calibration {
+            None => ActivationRange::Dynamic,
+            Some(calibration) => ActivationRange::Static(*calibration.ranges.get(unit)?),
+        };
+        Some(Activation { bits, symmetry: space.symmetry, range })
+    }
+
+    /// What membranes are kept in at `rung`, 0 being the widest; `None` for float.
+    pub fn membrane(&self, rung: usize) -> Option<Membrane> {
+        let space = self.membranes.as_ref()?;
+        Membrane::new(*space.bits.get(rung)?, space.integer_bits).ok()
+    }
+
+    /// The candidate with all of `group` at `rung`.
+    pub fn place(&self, network: &Network, candidate: &Candidate, group: &Group, rung: usize) -> Candidate {
+        let members = group.members.iter().map(String::as_str);
+        match group.part {
+            Part::Weights => {
+                let units = network.units();
+                let moving = units.iter().filter(|unit| group.members.contains(&unit.name));
+                moving.fold(candidate.clone(), |candidate, unit| {
+                    candidate.with([unit.name.as_str()], self.scheme(unit, rung))
+                })
+            }
+            Part::Activations => members.fold(candidate.clone(), |candidate, unit| {
+                candidate.with_activations([unit], self.activation(unit, rung))
+            }),
+            Part::Membranes => candidate.clone().with_membranes(members, self.membrane(rung)),
+        }
+    }
+
+    /// The groups of a part at a tier that change at all from rung to rung, in the order of the network.
+    pub fn groups(&self, network: &Network, part: Part, tier: Tier) -> Vec<Group> {
+        let mut all = groups(network, part, tier);
+        if self.rungs(part) == 0 {
+            all.clear();
+        }
+        if part == Part::Weights && self.embedding != Embedding::Quantize {
+            // The rest of the network moves; the embedding stays what it is at every rung.
+            all.retain(|group| group.members != ["emb.weight"]);
+        }
+        all
     }
 
     /// Bytes of the smallest candidate of the space: every unit at its narrowest rung. With groups, a
     /// narrower scheme is never larger, so nothing in the space is smaller.
     pub fn smallest_footprint(&self, network: &Network) -> u64 {
-        footprint_bytes(network, &self.uniform(network, self.rungs() - 1))
+        footprint_bytes(network, &self.uniform(network, self.rungs(Part::Weights) - 1))
     }
 }
 
-/// The groups of a tier, in the order of the network.
-pub fn groups(network: &Network, tier: Tier) -> Vec<Group> {
+/// Checks that a ladder has rungs, in order.
+fn check_ladder<T: PartialOrd>(of: &'static str, bits: &[T]) -> Result<(), InvalidSpace> {
+    if bits.is_empty() {
+        return Err(InvalidSpace::NoBits(of));
+    }
+    if bits.windows(2).any(|pair| pair[0] <= pair[1]) {
+        return Err(InvalidSpace::Order(of));
+    }
+    Ok(())
+}
+
+/// The groups of a part at a tier, in the order of the network. They tile the part: every unit is in one of them,
+/// for activations every linear, for membranes every population.
+pub fn groups(network: &Network, part: Part, tier: Tier) -> Vec<Group> {
+    let units = network.units().into_iter();
+    let members: Vec<(String, String)> = match part {
+        Part::Weights => units.map(|unit| (group_name(&unit, tier), unit.name)).collect(),
+        Part::Activations => {
+            units.filter(Unit::is_linear).map(|unit| (group_name(&unit, tier), unit.name)).collect()
+        }
+        Part::Membranes => {
+            let populations = network.populations().into_iter().enumerate();
+            let name = |index: usize, population: &str| match tier {
+                Tier::Global => "network".to_owned(),
+                Tier::Block => format!("blocks.{}", index / 2),
+                Tier::Module | Tier::Matrix => population.to_owned(),
+            };
+            populations.map(|(index, population)| (name(index, &population), population)).collect()
+        }
+    };
     let mut groups: Vec<Group> = Vec::new();
-    for unit in network.units() {
-        let name = group_name(&unit, tier);
+    for (name, member) in members {
         match groups.last_mut().filter(|group| group.name == name) {
-            Some(group) => group.units.push(unit.name),
-            None => groups.push(Group { name, units: vec![unit.name] }),
+            Some(group) => group.members.push(member),
+            None => groups.push(Group { part, name, members: vec![member] }),
         }
     }
     groups
@@ -163,7 +318,9 @@ fn group_name(unit: &Unit, tier: Tier) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::ContentHash;
     use crate::network::tests::PUBLISHED;
+    use crate::scheme::Span;
 
     pub(crate) fn space(bits: &[u8], embedding: Embedding) -> Space {
         Space {
@@ -173,6 +330,8 @@ mod tests {
             rounding: Rounding::Nearest,
             range: Range::MinMax,
             embedding,
+            activations: None,
+            membranes: None,
         }
     }
 
@@ -181,11 +340,15 @@ mod tests {
         let counts = [(Tier::Global, 1), (Tier::Block, 20), (Tier::Module, 38), (Tier::Matrix, 128)];
         let units: Vec<_> = PUBLISHED.units().into_iter().map(|unit| unit.name).collect();
         for (tier, count) in counts {
-            let groups = groups(&PUBLISHED, tier);
+            let groups = groups(&PUBLISHED, Part::Weights, tier);
             assert_eq!(groups.len(), count, "{tier:?}");
-            let members: Vec<_> = groups.into_iter().flat_map(|group| group.units).collect();
+            let members: Vec<_> = groups.into_iter().flat_map(|group| group.members).collect();
             assert_eq!(members, units);
         }
+        let count = |part, tier| groups(&PUBLISHED, part, tier).len();
+        let tiers = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
+        assert_eq!(tiers.map(|tier| count(Part::Activations, tier)), [1, 19, 37, 127]);
+        assert_eq!(tiers.map(|tier| count(Part::Membranes, tier)), [1, 18, 36, 36]);
     }
 
     #[test]
@@ -193,10 +356,37 @@ mod tests {
         let space = space(&[8, 4], Embedding::Sign);
         assert_eq!(space.uniform(&PUBLISHED, 1).scheme("emb.weight"), Scheme::Sign);
         assert_eq!(space.uniform(&PUBLISHED, 1).scheme("head.weight").to_string(), "int4:symmetric:channel");
-        let groups = groups(&PUBLISHED, Tier::Block);
-        assert!(!space.can_move(&PUBLISHED, &groups[0]));
-        assert!(space.can_move(&PUBLISHED, &groups[1]));
-        assert!(super::tests::space(&[8], Embedding::Quantize).can_move(&PUBLISHED, &groups[0]));
+        let moving = |space: &Space| space.groups(&PUBLISHED, Part::Weights, Tier::Block)[0].name.clone();
+        assert_eq!(moving(&space), "blocks.0");
+        assert_eq!(moving(&super::tests::space(&[8], Embedding::Quantize)), "emb");
+    }
+
+    #[test]
+    fn activations_and_membranes_have_ladders_of_their_own() {
+        let mut space = space(&[4], Embedding::Sign);
+        assert_eq!(space.parts(), [Part::Weights]);
+        assert!(space.groups(&PUBLISHED, Part::Membranes, Tier::Block).is_empty());
+        let bits = [32, 8].map(|bits| Width::try_from(bits).unwrap()).to_vec();
+        let range = Span::new(-1.0, 2.0).unwrap();
+        let linears = PUBLISHED.units().into_iter().filter(Unit::is_linear);
+        let ranges = linears.map(|unit| (unit.name, range)).collect();
+        let calibration = Calibration { data: ContentHash::of(b"text"), sequences: 4, ranges };
+        space.activations =
+            Some(ActivationSpace { bits, symmetry: Symmetry::Affine, calibration: Some(calibration) });
+        space.membranes = Some(MembraneSpace { bits: vec![12, 6], integer_bits: 1 });
+        assert_eq!(space.validate(&PUBLISHED), Ok(()));
+        let mut candidate = space.uniform(&PUBLISHED, 0);
+        for part in space.parts() {
+            let group = &space.groups(&PUBLISHED, part, Tier::Block)[1];
+            candidate = space.place(&PUBLISHED, &candidate, group, 1);
+        }
+        let activations: Vec<_> = candidate.activations().collect();
+        assert_eq!(activations.len(), 7);
+        assert_eq!(activations[0].0, "blocks.1.att.key.weight");
+        assert_eq!(activations[0].1.to_string(), "int8:affine:static:-1:2");
+        let membranes: Vec<_> = candidate.membranes().map(|(name, m)| format!("{name} {m}")).collect();
+        assert_eq!(membranes, ["blocks.1.lif1 fixed6:1", "blocks.1.lif2 fixed6:1"]);
+        assert_eq!(candidate.validate(&PUBLISHED), Ok(()));
     }
 
     #[test]
@@ -207,10 +397,40 @@ mod tests {
     }
 
     #[test]
+    fn a_ladder_that_cannot_be_climbed_is_refused() {
+        let refused = |change: fn(&mut Space)| {
+            let mut space = space(&[4], Embedding::Sign);
+            change(&mut space);
+            space.validate(&PUBLISHED).unwrap_err().to_string()
+        };
+        let activations = |bits: &[u8], calibration| {
+            let bits = bits.iter().map(|bits| Width::try_from(*bits).unwrap()).collect();
+            Some(ActivationSpace { bits, symmetry: Symmetry::Affine, calibration })
+        };
+        assert!(
+            refused(|s| s.membranes = Some(MembraneSpace { bits: vec![17], integer_bits: 0 }))
+                .contains("17 bits")
+        );
+        assert!(
+            refused(|s| s.membranes = Some(MembraneSpace { bits: vec![4, 8], integer_bits: 0 }))
+                .contains("membranes.bits")
+        );
+        let mut half = space(&[4], Embedding::Sign);
+        half.activations = activations(&[16, 8], None);
+        assert_eq!(half.validate(&PUBLISHED), Err(InvalidSpace::HalfActivations));
+        let empty = Calibration { data: ContentHash::of(b""), sequences: 1, ranges: Default::default() };
+        half.activations = activations(&[8], Some(empty));
+        assert_eq!(
+            half.validate(&PUBLISHED),
+            Err(InvalidSpace::Uncalibrated("blocks.0.att.key.weight".to_owned()))
+        );
+    }
+
+    #[test]
     fn a_space_that_cannot_be_searched_is_refused() {
-        assert_eq!(space(&[], Embedding::Float).validate(&PUBLISHED), Err(InvalidSpace::NoBits));
-        assert_eq!(space(&[4, 8], Embedding::Float).validate(&PUBLISHED), Err(InvalidSpace::Order));
-        assert_eq!(space(&[4, 4], Embedding::Float).validate(&PUBLISHED), Err(InvalidSpace::Order));
+        assert_eq!(space(&[], Embedding::Float).validate(&PUBLISHED), Err(InvalidSpace::NoBits("")));
+        assert_eq!(space(&[4, 8], Embedding::Float).validate(&PUBLISHED), Err(InvalidSpace::Order("")));
+        assert_eq!(space(&[4, 4], Embedding::Float).validate(&PUBLISHED), Err(InvalidSpace::Order("")));
         let real = Network { binary_embedding: false, ..PUBLISHED };
         assert_eq!(space(&[4], Embedding::Sign).validate(&real), Err(InvalidSpace::Sign));
         assert_eq!(space(&[8, 4, 2], Embedding::Sign).validate(&PUBLISHED), Ok(()));

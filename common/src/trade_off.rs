@@ -1,10 +1,11 @@
 //! Trade-offs: the scalar that picks one candidate of the front.
 //!
-//! With P the performance (1 / perplexity, or accuracy), M the bytes, and 0 marking the float model. The
-//! paper names the trade-off without a formula; these are the three that this project offers.
+//! With P the performance (1 / perplexity, or accuracy), M a cost (the bytes, unless another is named), and 0 marking
+//! the float model. The paper names the trade-off without a formula; these are the three that this project offers.
 
 use serde::{Deserialize, Serialize};
 
+use crate::cost::Cost;
 use crate::measurement::Counts;
 use crate::objective::Measured;
 
@@ -14,16 +15,30 @@ use crate::objective::Measured;
 pub enum TradeOff {
     /// `P/P0 - mu M/M0`.
     WeightedSum {
-        /// What the whole float footprint is worth in shares of performance, 0 to 1000.
+        /// What all of the float model's cost is worth in shares of performance, 0 to 1000.
         mu: f64,
+        /// M.
+        #[serde(default, skip_serializing_if = "is_footprint")]
+        cost: Cost,
     },
     /// `(1 - M/M0) exp(-k max(0, 1 - P/P0))`.
     Product {
         /// How steeply a loss of performance is punished, 0 to 1000.
         k: f64,
+        /// M.
+        #[serde(default, skip_serializing_if = "is_footprint")]
+        cost: Cost,
     },
-    /// `-M/M0`: the smallest candidate that meets the constraints. Needs a bound on quality.
-    EpsilonConstraint,
+    /// `-M/M0`: the cheapest candidate that meets the constraints. Needs a bound on quality.
+    EpsilonConstraint {
+        /// M.
+        #[serde(default, skip_serializing_if = "is_footprint")]
+        cost: Cost,
+    },
+}
+
+fn is_footprint(cost: &Cost) -> bool {
+    *cost == Cost::Footprint
 }
 
 /// A trade-off with a number that makes no sense, or without the constraint it lives by.
@@ -44,7 +59,7 @@ pub enum InvalidTradeOff {
 
 impl Default for TradeOff {
     fn default() -> Self {
-        Self::WeightedSum { mu: 1.0 }
+        Self::WeightedSum { mu: 1.0, cost: Cost::Footprint }
     }
 }
 
@@ -55,23 +70,34 @@ impl TradeOff {
     /// [`InvalidTradeOff`] says what is wrong.
     pub fn validate(&self, bounds_quality: bool) -> Result<(), InvalidTradeOff> {
         let (name, value) = match *self {
-            Self::WeightedSum { mu } => ("mu", mu),
-            Self::Product { k } => ("k", k),
-            Self::EpsilonConstraint if bounds_quality => return Ok(()),
-            Self::EpsilonConstraint => return Err(InvalidTradeOff::Unbounded),
+            Self::WeightedSum { mu, .. } => ("mu", mu),
+            Self::Product { k, .. } => ("k", k),
+            Self::EpsilonConstraint { .. } if bounds_quality => return Ok(()),
+            Self::EpsilonConstraint { .. } => return Err(InvalidTradeOff::Unbounded),
         };
         let sane = (0.0..=1000.0).contains(&value);
         if sane { Ok(()) } else { Err(InvalidTradeOff::Weight { name, value }) }
     }
 
-    /// The value of a measured candidate; larger is better, always finite.
-    pub fn value(&self, float: &Counts, float_bytes: u64, measured: Measured<'_>) -> f64 {
-        let memory = measured.footprint_bytes as f64 / float_bytes.max(1) as f64;
-        let performance = performance_ratio(float, measured.counts);
+    /// M: the cost that is weighed against performance.
+    pub fn cost(&self) -> Cost {
         match *self {
-            Self::WeightedSum { mu } => performance - mu * memory,
-            Self::Product { k } => (1.0 - memory) * (-k * (1.0 - performance).max(0.0)).exp(),
-            Self::EpsilonConstraint => -memory,
+            Self::WeightedSum { cost, .. }
+            | Self::Product { cost, .. }
+            | Self::EpsilonConstraint { cost } => cost,
+        }
+    }
+
+    /// The value of a measured candidate; larger is better, always finite.
+    pub fn value(&self, float: Measured<'_>, measured: Measured<'_>) -> f64 {
+        let cost = |measured: Measured<'_>| measured.costs.get(&self.cost()).copied().unwrap_or(0.0);
+        let before = cost(float);
+        let cost = if before > 0.0 { cost(measured) / before } else { 1.0 };
+        let performance = performance_ratio(float.counts, measured.counts);
+        match *self {
+            Self::WeightedSum { mu, .. } => performance - mu * cost,
+            Self::Product { k, .. } => (1.0 - cost) * (-k * (1.0 - performance).max(0.0)).exp(),
+            Self::EpsilonConstraint { .. } => -cost,
         }
     }
 }
@@ -90,29 +116,37 @@ pub fn performance_ratio(float: &Counts, counts: &Counts) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cost::Costs;
 
     fn hits(hits: u64) -> Counts {
         Counts { hits, sentences: 100, ..Default::default() }
     }
 
+    const FOOTPRINT: Cost = Cost::Footprint;
+
     fn value(trade_off: TradeOff, correct: u64, bytes: u64) -> f64 {
-        trade_off.value(&hits(80), 1000, Measured { counts: &hits(correct), footprint_bytes: bytes })
+        let costs = |bytes: f64, joules: f64| Costs::from([(Cost::Footprint, bytes), (Cost::Energy, joules)]);
+        let (float, now) = (costs(1000.0, 8.0), costs(bytes as f64, 6.0));
+        let measured = |counts, costs| Measured { counts, footprint_bytes: 0, costs };
+        trade_off.value(measured(&hits(80), &float), measured(&hits(correct), &now))
     }
 
     #[test]
     fn values_follow_the_formulas() {
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
-        close(value(TradeOff::WeightedSum { mu: 0.5 }, 60, 200), 0.75 - 0.1);
-        close(value(TradeOff::Product { k: 2.0 }, 60, 200), 0.8 * (-0.5f64).exp());
-        close(value(TradeOff::Product { k: 2.0 }, 90, 200), 0.8);
-        close(value(TradeOff::EpsilonConstraint, 60, 200), -0.2);
+        close(value(TradeOff::WeightedSum { mu: 0.5, cost: FOOTPRINT }, 60, 200), 0.75 - 0.1);
+        close(value(TradeOff::Product { k: 2.0, cost: FOOTPRINT }, 60, 200), 0.8 * (-0.5f64).exp());
+        close(value(TradeOff::Product { k: 2.0, cost: FOOTPRINT }, 90, 200), 0.8);
+        close(value(TradeOff::EpsilonConstraint { cost: FOOTPRINT }, 60, 200), -0.2);
+        close(value(TradeOff::EpsilonConstraint { cost: Cost::Energy }, 60, 200), -0.75);
     }
 
     #[test]
     fn a_weight_that_makes_no_sense_is_refused() {
-        assert!(TradeOff::WeightedSum { mu: f64::NAN }.validate(true).is_err());
-        assert!(TradeOff::Product { k: -1.0 }.validate(true).is_err());
-        assert_eq!(TradeOff::EpsilonConstraint.validate(false), Err(InvalidTradeOff::Unbounded));
+        assert!(TradeOff::WeightedSum { mu: f64::NAN, cost: FOOTPRINT }.validate(true).is_err());
+        assert!(TradeOff::Product { k: -1.0, cost: FOOTPRINT }.validate(true).is_err());
+        let unbounded = TradeOff::EpsilonConstraint { cost: FOOTPRINT };
+        assert_eq!(unbounded.validate(false), Err(InvalidTradeOff::Unbounded));
         assert_eq!(TradeOff::default().validate(false), Ok(()));
     }
 }

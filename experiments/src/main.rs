@@ -4,11 +4,16 @@ mod client;
 mod commands;
 mod data;
 mod exit;
+mod front_file;
+mod inputs;
 mod output;
+mod parallel;
 mod progress;
 mod results;
 mod schemes;
+mod sensitivity;
 mod spec;
+mod statistics;
 mod tensors;
 
 use std::process::ExitCode;
@@ -42,6 +47,8 @@ struct Cli {
 enum Command {
     Run(commands::run::Run),
     Eval(commands::eval::Eval),
+    Compare(commands::compare::Compare),
+    Sensitivity(commands::sensitivity::Sensitivity),
     Apply(commands::apply::Apply),
     Inspect(commands::inspect::Inspect),
     Generate(commands::generate::Generate),
@@ -64,6 +71,8 @@ async fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Run(run) => run.run().await,
         Command::Eval(eval) => eval.run(),
+        Command::Compare(compare) => compare.run(),
+        Command::Sensitivity(sensitivity) => sensitivity.run(),
         Command::Apply(apply) => apply.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Generate(generate) => generate.run(),

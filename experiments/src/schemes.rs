@@ -1,17 +1,43 @@
-//! The flags that describe one scheme for all units.
+//! The flags that describe one scheme for all units, and the network that they make of a checkpoint.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Backend;
 use qslm_common::network::Network;
-use qslm_common::scheme::{Granularity, Range, Rounding, Symmetry, Width};
+use qslm_common::scheme::{
+    Activation, ActivationRange, Bits, Calibration, Granularity, Membrane, Range, Rounding, Symmetry, Width,
+};
 use qslm_common::space::{Embedding, Space};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
+use qslm_engine::task::{Dataset, calibrate};
+use qslm_worker::cache::hash_file;
 
 use crate::exit::{Exit, Failure, Outcome};
+
+/// The checkpoint that a command works on.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// Checkpoint in PyTorch or safetensors format, float or packed
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: PathBuf,
+    /// The model was trained on real-valued embeddings instead of their signs
+    #[arg(long)]
+    pub real_embedding: bool,
+    /// What computes the matrix products: flex or ndarray
+    #[arg(long, default_value_t)]
+    pub backend: Backend,
+}
+
+impl ModelArgs {
+    /// Reads the file.
+    pub fn read(&self) -> Outcome<Checkpoint> {
+        let loaded = Checkpoint::load(&self.checkpoint, !self.real_embedding);
+        loaded.map_err(|error| Failure::file(&self.checkpoint, &error))
+    }
+}
 
 /// One scheme for every matrix.
 #[derive(Debug, Clone, Args)]
@@ -34,6 +60,18 @@ pub struct SchemeArgs {
     /// What happens to the embedding
     #[arg(long, value_enum, default_value = "quantize", requires = "bits")]
     embedding: EmbeddingArg,
+    /// Quantize what enters every linear layer to so many bits: 2 to 8
+    #[arg(long, value_name = "BITS")]
+    activation_bits: Option<u8>,
+    /// symmetric or affine
+    #[arg(long, default_value = "affine", requires = "activation_bits")]
+    activation_symmetry: Symmetry,
+    /// Keep the potentials of every LIF neuron in fixed point of so many bits: 2 to 16
+    #[arg(long, value_name = "BITS")]
+    membrane_bits: Option<u8>,
+    /// Bits of them before the point
+    #[arg(long, value_name = "BITS", default_value_t = 2, requires = "membrane_bits")]
+    membrane_integer_bits: u8,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -47,12 +85,70 @@ enum EmbeddingArg {
 }
 
 impl SchemeArgs {
-    /// The candidate that the flags describe; `None` if none is given.
-    pub fn candidate(&self, network: &Network) -> Outcome<Option<Candidate>> {
-        let Some(bits) = self.bits else { return Ok(None) };
+    /// The candidate that the flags describe; `None` if none is given. Activations take their ranges from
+    /// `calibration`, or else from each token.
+    pub fn candidate(
+        &self,
+        network: &Network,
+        calibration: Option<&Calibration>,
+    ) -> Outcome<Option<Candidate>> {
+        if self.is_empty() {
+            return Ok(None);
+        }
         let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, error);
-        let space = Space {
-            bits: vec![Width::try_from(bits).map_err(|error| usage(&error))?],
+        let mut candidate = match self.bits {
+            None => Candidate::float(network),
+            Some(bits) => {
+                let space = self.space(Width::try_from(bits).map_err(|error| usage(&error))?);
+                space.validate(network).map_err(|error| usage(&error))?;
+                space.uniform(network, 0)
+            }
+        };
+        if let Some(bits) = self.activation_bits {
+            let bits = Bits::new(bits).map_err(|_| {
+                Failure::new(Exit::Usage, format!("--activation-bits {bits}: expected 2 to 8"))
+            })?;
+            for unit in network.units().iter().filter(|unit| unit.is_linear()) {
+                let range = match calibration.and_then(|calibration| calibration.ranges.get(&unit.name)) {
+                    Some(span) => ActivationRange::Static(*span),
+                    None => ActivationRange::Dynamic,
+                };
+                let scheme = Activation { bits, symmetry: self.activation_symmetry, range };
+                candidate = candidate.with_activations([unit.name.as_str()], Some(scheme));
+            }
+        }
+        if let Some(bits) = self.membrane_bits {
+            let membrane = Membrane::new(bits, self.membrane_integer_bits).map_err(|error| usage(&error))?;
+            let populations = network.populations();
+            candidate = candidate.with_membranes(populations.iter().map(String::as_str), Some(membrane));
+        }
+        Ok(Some(candidate))
+    }
+
+    /// No flag at all.
+    pub fn none() -> Self {
+        Self {
+            bits: None,
+            granularity: Granularity::Channel,
+            symmetry: Symmetry::Symmetric,
+            rounding: Rounding::default(),
+            range: Range::default(),
+            embedding: EmbeddingArg::Quantize,
+            activation_bits: None,
+            activation_symmetry: Symmetry::Affine,
+            membrane_bits: None,
+            membrane_integer_bits: 0,
+        }
+    }
+
+    /// Whether no flag is given.
+    pub fn is_empty(&self) -> bool {
+        self.bits.is_none() && self.activation_bits.is_none() && self.membrane_bits.is_none()
+    }
+
+    fn space(&self, width: Width) -> Space {
+        Space {
+            bits: vec![width],
             symmetry: self.symmetry,
             granularity: self.granularity,
             rounding: self.rounding,
@@ -62,31 +158,46 @@ impl SchemeArgs {
                 EmbeddingArg::Sign => Embedding::Sign,
                 EmbeddingArg::Float => Embedding::Float,
             },
-        };
-        space.validate(network).map_err(|error| usage(&error))?;
-        Ok(Some(space.uniform(network, 0)))
+            activations: None,
+            membranes: None,
+        }
     }
+
     /// The network of a checkpoint, float or packed, as the flags ask for it, and the candidate that it is.
     pub fn load(
         &self,
-        path: &Path,
-        binary_embedding: bool,
-        backend: Backend,
+        model: &ModelArgs,
+        calibration: Option<&Calibration>,
     ) -> Outcome<(SpikeGpt, Candidate)> {
-        let loaded = Checkpoint::load(path, binary_embedding);
-        let checkpoint = loaded.map_err(|error| Failure::file(path, &error))?;
+        let checkpoint = model.read()?;
         let float = Candidate::float(checkpoint.network());
-        // The weights of a packed file are what its candidate made of them already.
-        let (built, candidate) = match (checkpoint.manifest(), self.candidate(checkpoint.network())?) {
-            (Some(_), Some(_)) => {
-                let words = format!("--bits: {} is packed already", path.display());
+        let (built, candidate) = match checkpoint.manifest() {
+            Some(_) if !self.is_empty() => {
+                let words = format!("--bits: {} is packed already", model.checkpoint.display());
                 return Err(Failure::new(Exit::Usage, words));
             }
-            (Some(manifest), None) => (float, manifest.to_candidate()),
-            (None, Some(candidate)) => (candidate.clone(), candidate),
-            (None, None) => (float.clone(), float),
+            Some(manifest) => (manifest.to_run(), manifest.to_candidate()),
+            None => {
+                let candidate = self.candidate(checkpoint.network(), calibration)?.unwrap_or(float);
+                (candidate.clone(), candidate)
+            }
         };
-        let model = SpikeGpt::from_checkpoint(checkpoint, &built, backend);
+        let model = SpikeGpt::from_checkpoint(checkpoint, &built, model.backend);
         Ok((model.map_err(|error| Failure::new(Exit::Usage, error))?, candidate))
     }
+}
+
+/// The ranges of a float checkpoint's activations over all of `data`, which was read from `path`.
+pub fn calibrate_on(
+    checkpoint: &Checkpoint,
+    backend: Backend,
+    data: &Dataset,
+    path: &Path,
+) -> Outcome<Calibration> {
+    let float = Candidate::float(checkpoint.network());
+    let model =
+        SpikeGpt::new(checkpoint, &float, backend).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let ranges = calibrate(&model, data, 0..data.len()).map_err(|error| Failure::file(path, &error))?;
+    let hash = hash_file(path).map_err(|error| Failure::file(path, &error))?;
+    Ok(Calibration { data: hash, sequences: data.len() as u32, ranges })
 }

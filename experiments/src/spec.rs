@@ -6,19 +6,24 @@
 use std::path::{Path, PathBuf};
 
 use qslm_common::ENGINE_VERSION;
-use qslm_common::experiment::{Backend, Experiment, Strategy};
+use qslm_common::cost::{Cost, Device};
+use qslm_common::experiment::{Backend, Experiment, Strategy, check_model};
 use qslm_common::hash::ContentHash;
 use qslm_common::objective::{Constraints, Objective};
-use qslm_common::scheme::{Granularity, Range, Rounding, Symmetry, Width};
-use qslm_common::space::{Embedding, Space};
+use qslm_common::scheme::{Calibration, Granularity, Range, Rounding, Symmetry, Width};
+use qslm_common::space::{ActivationSpace, Embedding, Group, MembraneSpace, Part, Space, Tier};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_common::trade_off::TradeOff;
 use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::task::Dataset;
 use qslm_worker::cache::hash_file;
 use serde::Deserialize;
 
 use crate::data::load_data;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::parallel;
+use crate::schemes::calibrate_on;
+use crate::sensitivity::{self, Metric};
 
 /// A spec as written.
 #[derive(Debug, Deserialize)]
@@ -36,7 +41,10 @@ struct Spec {
     objectives: Option<Vec<Objective>>,
     #[serde(default)]
     trade_off: TradeOff,
-    strategy: Option<Strategy>,
+    strategy: Option<StrategySpec>,
+    calibration: Option<CalibrationSpec>,
+    #[serde(default)]
+    device: Device,
     #[serde(default)]
     run: RunSpec,
 }
@@ -66,6 +74,70 @@ struct SpaceSpec {
     rounding: Option<Rounding>,
     range: Option<Range>,
     embedding: Option<Embedding>,
+    activations: Option<ActivationsSpec>,
+    membranes: Option<MembranesSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ActivationsSpec {
+    bits: Vec<Width>,
+    symmetry: Option<Symmetry>,
+    #[serde(default)]
+    range: ActivationRangeSpec,
+}
+
+/// Where the range of activations comes from.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ActivationRangeSpec {
+    #[default]
+    Dynamic,
+    Static,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MembranesSpec {
+    bits: Vec<u8>,
+    #[serde(default = "two")]
+    integer_bits: u8,
+}
+
+/// What static ranges are read off: a text or labelled sentences, as the task's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CalibrationSpec {
+    text: Option<PathBuf>,
+    labelled: Option<PathBuf>,
+    #[serde(default = "sixteen")]
+    sequences: u32,
+}
+
+/// As [`Strategy`], with the measure in place of the order that it leads to.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+enum StrategySpec {
+    Qslm {
+        sensitivity_bits: Option<Width>,
+    },
+    Grid {
+        tier: Tier,
+    },
+    Random {
+        tier: Tier,
+        trials: u32,
+        seed: u64,
+    },
+    Ranked {
+        metric: Metric,
+        tier: Tier,
+        /// Windows or sentences of the task's data that the measure looks at.
+        #[serde(default = "sixteen")]
+        sequences: u32,
+        #[serde(default = "ten")]
+        top_k: u32,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,8 +157,27 @@ fn yes() -> bool {
     true
 }
 
+fn two() -> u8 {
+    2
+}
+
+fn ten() -> u32 {
+    10
+}
+
+fn sixteen() -> u32 {
+    16
+}
+
 /// Where a spec may name files; relative ones are relative to the spec, or to here if set by a flag.
-const PATHS: [&str; 4] = ["checkpoint.path", "checkpoint.tokenizer", "task.text", "task.labelled"];
+const PATHS: [&str; 6] = [
+    "checkpoint.path",
+    "checkpoint.tokenizer",
+    "task.text",
+    "task.labelled",
+    "calibration.text",
+    "calibration.labelled",
+];
 
 /// A spec with everything found.
 #[derive(Debug)]
@@ -131,31 +222,87 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
     }
     let network = *loaded.network();
     let hash = |file: &PathBuf| hash_file(file).map_err(|error| Failure::file(file, &error));
-    let experiment = Experiment {
+    let calibration = match (&spec.space.activations, spec.calibration) {
+        (Some(ActivationsSpec { range: ActivationRangeSpec::Static, .. }), Some(calibration)) => {
+            let task = calibration.task(&task);
+            let file = calibration.file().ok_or_else(|| {
+                refuse(path, &"calibration: name one file, text or labelled, of the task's kind")
+            })?;
+            let file = folder.join(file);
+            task.validate().map_err(|error| refuse(path, &format!("calibration.{error}")))?;
+            check_model(&network, &task).map_err(|error| refuse(path, &format!("calibration: {error}")))?;
+            let data = load_data(&file, &tokenizer, &task, &network)?;
+            Some(calibrate_on(&loaded, spec.backend, &data, &file)?)
+        }
+        (Some(ActivationsSpec { range: ActivationRangeSpec::Static, .. }), None) => {
+            let words =
+                "space.activations.range = \"static\" needs a [calibration] table that names its data";
+            return Err(refuse(path, &words));
+        }
+        (_, Some(_)) => {
+            return Err(refuse(path, &"[calibration] is for space.activations with range = \"static\""));
+        }
+        (_, None) => None,
+    };
+    let mut experiment = Experiment {
         name: spec.name,
         engine_version: ENGINE_VERSION,
         backend: spec.backend,
         checkpoint: hash(&checkpoint)?,
         network,
         data: Data { text: hash(&text)?, tokenizer: hash(&tokenizer)? },
-        space: spec.space.resolve(binary_embedding),
+        space: spec.space.resolve(binary_embedding, calibration),
         constraints: spec.constraints,
         objectives: spec
             .objectives
-            .unwrap_or_else(|| vec![Objective::quality_of(&task), Objective::Footprint]),
+            .unwrap_or_else(|| vec![Objective::quality_of(&task), Objective::Cost(Cost::Footprint)]),
         trade_off: spec.trade_off,
-        strategy: spec.strategy.unwrap_or(Strategy::Qslm { sensitivity_bits: None }),
+        strategy: Strategy::Qslm { sensitivity_bits: None },
+        device: spec.device,
         task,
+    };
+    let ranking = match spec.strategy {
+        None => None,
+        Some(StrategySpec::Qslm { sensitivity_bits }) => {
+            experiment.strategy = Strategy::Qslm { sensitivity_bits };
+            None
+        }
+        Some(StrategySpec::Grid { tier }) => {
+            experiment.strategy = Strategy::Grid { tier };
+            None
+        }
+        Some(StrategySpec::Random { tier, trials, seed }) => {
+            experiment.strategy = Strategy::Random { tier, trials, seed };
+            None
+        }
+        Some(StrategySpec::Ranked { metric, tier, sequences, top_k }) => {
+            // Any order will do for telling what else is wrong; the real one takes an evaluation.
+            let groups = experiment.space.groups(&network, Part::Weights, tier);
+            let order = groups.into_iter().map(|group| group.name).collect();
+            experiment.strategy = Strategy::Ranked { metric: metric.name().to_owned(), tier, order };
+            Some(Ranking { metric, sequences, top_k })
+        }
     };
     let shards = spec.run.shards;
     let mut problems: Vec<String> = experiment.problems().iter().map(ToString::to_string).collect();
     if !(1..=MAX_SHARDS).contains(&shards) {
         problems.push(format!("run.shards = {shards}: expected 1 to {MAX_SHARDS}"));
     }
+    if ranking.as_ref().is_some_and(|ranking| ranking.metric == Metric::Lsaq && network.is_classifier()) {
+        problems.push(
+            "strategy.metric = \"lsaq\": it reads tokens off the head, this checkpoint classifies".into(),
+        );
+    }
     if !problems.is_empty() {
         return Err(refuse(path, &problems.join("; ")));
     }
-    let positions = load_data(&text, &tokenizer, &experiment.task, &network)?.positions();
+    let mut data = load_data(&text, &tokenizer, &experiment.task, &network)?;
+    let positions = data.positions();
+    if let (Some(ranking), Strategy::Ranked { tier, order, .. }) = (ranking, &mut experiment.strategy) {
+        data.truncate(ranking.sequences as usize);
+        let groups = experiment.space.groups(&network, Part::Weights, *tier);
+        *order = ranking.order(&loaded, &experiment.space, &groups, &data, spec.backend)?;
+    }
     let files = vec![
         (experiment.checkpoint, checkpoint),
         (experiment.data.text, text),
@@ -164,8 +311,58 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
     Ok(Resolved { experiment, shards, files, positions })
 }
 
+/// How a ranked strategy gets its order.
+struct Ranking {
+    metric: Metric,
+    sequences: u32,
+    top_k: u32,
+}
+
+impl Ranking {
+    /// Measures every unit at the middle of the ladder and orders the groups.
+    fn order(
+        &self,
+        checkpoint: &Checkpoint,
+        space: &Space,
+        groups: &[Group],
+        data: &Dataset,
+        backend: Backend,
+    ) -> Outcome<Vec<String>> {
+        let probe = space.uniform(checkpoint.network(), space.rungs(Part::Weights) / 2);
+        let options = sensitivity::Options {
+            backend,
+            mini_batch: self.sequences as usize,
+            top_k: self.top_k as usize,
+            threads: parallel::threads(None),
+        };
+        let rows = sensitivity::measure(checkpoint, &probe, data, options, || ())?;
+        Ok(sensitivity::order(groups, &rows, self.metric))
+    }
+}
+
+impl CalibrationSpec {
+    /// The one file, if there is just one.
+    fn file(&self) -> Option<&PathBuf> {
+        match (&self.text, &self.labelled) {
+            (Some(file), None) | (None, Some(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The protocol under which it is read: the first sequences, cut as the task cuts.
+    fn task(&self, task: &Task) -> Task {
+        match (task, &self.labelled) {
+            (Task::Perplexity { window, .. }, None) => {
+                Task::Perplexity { window: *window, stride: *window, windows: Some(self.sequences) }
+            }
+            (_, None) => Task::Perplexity { window: 1, stride: 1, windows: Some(self.sequences) },
+            (_, Some(_)) => Task::Accuracy { sentences: Some(self.sequences) },
+        }
+    }
+}
+
 impl SpaceSpec {
-    fn resolve(self, binary_embedding: bool) -> Space {
+    fn resolve(self, binary_embedding: bool, calibration: Option<Calibration>) -> Space {
         let all = || [8, 6, 4, 3, 2].iter().filter_map(|bits| Width::try_from(*bits).ok()).collect();
         let mut bits: Vec<Width> = self.bits.unwrap_or_else(all);
         bits.sort_by(|a, b| b.cmp(a));
@@ -177,6 +374,15 @@ impl SpaceSpec {
             rounding: self.rounding.unwrap_or_default(),
             range: self.range.unwrap_or_default(),
             embedding: self.embedding.unwrap_or(embedding),
+            activations: self.activations.map(|mut activations| {
+                activations.bits.sort_by(|a, b| b.cmp(a));
+                let symmetry = activations.symmetry.unwrap_or(Symmetry::Affine);
+                ActivationSpace { bits: activations.bits, symmetry, calibration }
+            }),
+            membranes: self.membranes.map(|mut membranes| {
+                membranes.bits.sort_by(|a, b| b.cmp(a));
+                MembraneSpace { bits: membranes.bits, integer_bits: membranes.integer_bits }
+            }),
         }
     }
 }
@@ -248,7 +454,7 @@ mod tests {
     fn what_is_left_out_has_a_default() {
         let spec = parse(SPEC, &[]).unwrap();
         assert!(spec.checkpoint.binary_embedding && spec.run.shards == 4);
-        let space = spec.space.resolve(true);
+        let space = spec.space.resolve(true, None);
         assert_eq!(space.embedding, Embedding::Sign);
         assert_eq!(space.bits.iter().map(|bits| bits.bits()).collect::<Vec<_>>(), [8, 6, 4, 3, 2]);
     }
@@ -267,7 +473,7 @@ mod tests {
         let spec =
             parse(SPEC, &["task.window=64", "space.bits=[4, 2]", "name=y", "task.text=a b.txt"]).unwrap();
         assert_eq!(spec.name, "y");
-        assert_eq!(spec.space.resolve(true).bits.len(), 2);
+        assert_eq!(spec.space.resolve(true, None).bits.len(), 2);
         let TaskSpec::Perplexity { text: Some(text), window: 64, .. } = spec.task else {
             panic!("{:?}", spec.task)
         };

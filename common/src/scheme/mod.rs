@@ -1,10 +1,15 @@
-//! Quantization schemes: what a stored weight may look like.
+//! Quantization schemes: what a stored weight may look like, what may enter a linear, what a neuron may remember.
 //!
 //! A scheme says how many bits a weight keeps, how real numbers map to those codes, how many weights share one
 //! scale, and which range of weights the codes span. The arithmetic lives in the engine; bytes are counted in
 //! [`crate::footprint`].
 
+mod activation;
+mod membrane;
 mod text;
+
+pub use activation::{Activation, ActivationRange, Calibration, Span};
+pub use membrane::Membrane;
 
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +143,20 @@ pub enum InvalidScheme {
     /// No such range.
     #[error("range {0:?}: expected minmax, least_squares or percentile:P with P above 50 and up to 100")]
     Range(String),
+    /// Not of the form of an activation scheme.
+    #[error("activation {0:?}: expected intB:SYMMETRY:dynamic or intB:SYMMETRY:static:MIN:MAX")]
+    Activation(String),
+    /// A range of activations that is none.
+    #[error("range {min} to {max}: expected finite bounds in order")]
+    Span {
+        /// The lower bound.
+        min: String,
+        /// The upper bound.
+        max: String,
+    },
+    /// Not of the form of a membrane scheme.
+    #[error("membrane {0:?}: expected fixedB:I with B from 2 to 16 bits, I below B of them before the point")]
+    Membrane(String),
     /// Not of the form of a scheme at all.
     #[error(
         "scheme {0:?}: expected f32, f16, sign or intB:SYMMETRY:GRANULARITY, such as int4:symmetric:channel"

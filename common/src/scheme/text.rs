@@ -7,8 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{
-    Bits, Granularity, Integer, InvalidScheme, MAX_GROUP, Percentile, Range, Rounding, Scheme, Symmetry,
-    Width,
+    Activation, Bits, Granularity, Integer, InvalidScheme, MAX_GROUP, Membrane, Percentile, Range, Rounding,
+    Scheme, Symmetry, Width,
 };
 
 impl fmt::Display for Symmetry {
@@ -241,7 +241,7 @@ macro_rules! through_text {
         }
     )*};
 }
-through_text!(Granularity, Range, Rounding, Scheme);
+through_text!(Activation, Granularity, Membrane, Range, Rounding, Scheme);
 
 #[cfg(test)]
 mod tests {

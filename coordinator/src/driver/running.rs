@@ -266,7 +266,7 @@ impl Running {
             candidate: id.as_bytes().to_vec(),
             saving: saving(&experiment.network, entry.footprint_bytes),
             quality: entry.counts.perplexity().or(entry.counts.accuracy()).unwrap_or(0.0),
-            quality_loss: quality_loss(float, &entry.counts),
+            quality_loss: quality_loss(&float.counts, &entry.counts),
         });
         let summary = Summary {
             front: self.archive.front(experiment).len() as u32,

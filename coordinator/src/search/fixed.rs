@@ -1,13 +1,14 @@
-//! The baselines: every combination of widths over the groups of a tier, or some of them drawn at random.
+//! The baselines: every combination of widths over the groups of a tier, some of them drawn at random, or those that
+//! follow from an order of importance.
 //!
-//! Both know all their candidates at the start and measure them in one generation.
+//! All know all their candidates at the start and measure them in one generation.
 
 use std::collections::BTreeSet;
 
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
-use qslm_common::space::{Group, Tier, groups};
+use qslm_common::space::{Group, Part, Tier};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -54,30 +55,46 @@ impl Fixed {
         stage: &'static str,
         combinations: impl IntoIterator<Item = u64>,
     ) -> Self {
+        let moving = experiment.moving(tier);
         let network = &experiment.network;
-        let moving: Vec<Group> = groups(network, tier)
-            .into_iter()
-            .filter(|group| experiment.space.can_move(network, group))
-            .collect();
         // Everything is measured against the float model.
         let mut candidates = vec![Candidate::float(network)];
         candidates.extend(combinations.into_iter().map(|number| decode(experiment, &moving, number)));
         Self { generation: Some(Generation { stage, candidates }) }
     }
+
+    /// The first groups of `order` at one width and the rest at a wider one, for every number of groups and every
+    /// two widths.
+    pub(super) fn ranked(experiment: &Experiment, tier: Tier, order: &[String]) -> Self {
+        let (space, network) = (&experiment.space, &experiment.network);
+        let groups = space.groups(network, Part::Weights, tier);
+        let mut candidates = vec![Candidate::float(network)];
+        for wide in 0..space.rungs(Part::Weights) {
+            candidates.push(space.uniform(network, wide));
+            for narrow in wide + 1..space.rungs(Part::Weights) {
+                let mut candidate = space.uniform(network, wide);
+                // All of them at the narrow width is that width's uniform candidate.
+                for name in &order[..order.len().saturating_sub(1)] {
+                    if let Some(group) = groups.iter().find(|group| group.name == *name) {
+                        candidate = space.place(network, &candidate, group, narrow);
+                        candidates.push(candidate.clone());
+                    }
+                }
+            }
+        }
+        Self { generation: Some(Generation { stage: "ranked", candidates }) }
+    }
 }
 
-/// The candidate whose groups take the digits of `number` in base |bits| as rungs.
+/// The candidate whose groups take the digits of `number` as rungs, each in the base of its part's rungs.
 fn decode(experiment: &Experiment, moving: &[Group], mut number: u64) -> Candidate {
     let (space, network) = (&experiment.space, &experiment.network);
-    let rungs = space.rungs() as u64;
-    let units = network.units();
     let mut candidate = space.uniform(network, 0);
     for group in moving {
+        let rungs = space.rungs(group.part) as u64;
         let rung = (number % rungs) as usize;
         number /= rungs;
-        for unit in units.iter().filter(|unit| group.units.contains(&unit.name)) {
-            candidate = candidate.with([unit.name.as_str()], space.scheme(unit, rung));
-        }
+        candidate = space.place(network, &candidate, group, rung);
     }
     candidate
 }
@@ -95,6 +112,7 @@ impl Search for Fixed {
 #[cfg(test)]
 mod tests {
     use qslm_common::experiment::Strategy;
+    use qslm_common::space::MembraneSpace;
 
     use super::super::testing::{experiment, run};
     use super::*;
@@ -110,6 +128,35 @@ mod tests {
         // Two blocks and the head move over five rungs; the sign embedding does not. Plus the float model.
         assert_eq!(stages, [("grid", 126)]);
         assert_eq!(archive.len(), 126);
+    }
+
+    #[test]
+    fn a_grid_combines_membranes_with_weights() {
+        let mut experiment = experiment(Strategy::Grid { tier: Tier::Global });
+        experiment.space.membranes = Some(MembraneSpace { bits: vec![32, 8, 4], integer_bits: 1 });
+        let (archive, stages) = run(&experiment, |_| false);
+        assert_eq!(stages, [("grid", 16)]);
+        let with = |bits: u8| {
+            archive.iter().filter(|(_, e)| e.candidate.encode().contains(&format!("fixed{bits}:"))).count()
+        };
+        assert_eq!((archive.len(), with(8), with(4)), (16, 5, 5));
+    }
+
+    #[test]
+    fn an_order_of_importance_narrows_from_its_start() {
+        let order = ["blocks.1", "head", "blocks.0"].map(str::to_owned).to_vec();
+        let strategy = Strategy::Ranked { metric: "lsaq".to_owned(), tier: Tier::Block, order };
+        let experiment = experiment(strategy);
+        let (archive, stages) = run(&experiment, |_| false);
+        // Float, five uniform widths, and two steps between for each of the ten pairs.
+        assert_eq!((stages, archive.len()), (vec![("ranked", 26)], 26));
+        let narrow =
+            |candidate: &Candidate, unit: &str| candidate.scheme(unit).to_string().starts_with("int2:");
+        for (_, entry) in archive.iter() {
+            let [first, second, last] = ["blocks.1.ffn.key.weight", "head.weight", "blocks.0.att.key.weight"]
+                .map(|unit| narrow(&entry.candidate, unit));
+            assert!(first >= second && second >= last);
+        }
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub fn start(experiment: &Experiment) -> Box<dyn Search> {
         Strategy::Random { tier, trials, seed } => {
             Box::new(fixed::Fixed::random(experiment, tier, trials, seed))
         }
+        Strategy::Ranked { tier, ref order, .. } => Box::new(fixed::Fixed::ranked(experiment, tier, order)),
     }
 }
 
@@ -57,6 +58,7 @@ pub fn start(experiment: &Experiment) -> Box<dyn Search> {
 pub(crate) mod testing {
     //! An experiment whose measurements are a formula, for testing strategies without a network.
 
+    use qslm_common::cost::{Cost, Device};
     use qslm_common::measurement::{Counts, Nll};
     use qslm_common::network::Network;
     use qslm_common::objective::{Constraints, Objective};
@@ -91,15 +93,18 @@ pub(crate) mod testing {
                 rounding: Rounding::Nearest,
                 range: Range::MinMax,
                 embedding: Embedding::Sign,
+                activations: None,
+                membranes: None,
             },
             constraints: Constraints { max_perplexity_increase: Some(0.03), ..Default::default() },
-            objectives: vec![Objective::Perplexity, Objective::Footprint],
+            objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],
             trade_off: TradeOff::default(),
             strategy,
+            device: Device::default(),
         }
     }
 
-    /// A loss that grows with every bit taken, at a rate of each unit's own.
+    /// A loss that grows with every bit taken, at a rate of each site's own.
     pub(crate) fn measure(candidate: &Candidate) -> Counts {
         let harm = |(index, (_, scheme)): (usize, (&str, Scheme))| match scheme {
             Scheme::Integer(integer) => {
@@ -108,7 +113,13 @@ pub(crate) mod testing {
             }
             Scheme::Float | Scheme::Half | Scheme::Sign => 0.0,
         };
-        let nats: f64 = 400.0 + candidate.schemes().enumerate().map(harm).sum::<f64>() * 10.0;
+        let weights = candidate.schemes().enumerate().map(harm).sum::<f64>();
+        let activations = candidate.activations().enumerate().map(|(index, (_, scheme))| {
+            [0.001, 0.02, 0.05][index % 3] * 0.25f64.powi(i32::from(scheme.bits.get()) - 4)
+        });
+        let membranes =
+            candidate.membranes().map(|(_, scheme)| 1e-5 * 0.25f64.powi(i32::from(scheme.bits()) - 4));
+        let nats: f64 = 400.0 + (weights + activations.sum::<f64>() + membranes.sum::<f64>()) * 10.0;
         let populations = 4;
         Counts {
             nll: Nll::from_nats(nats).unwrap(),

@@ -1,7 +1,7 @@
 //! The tiered search of QSLM (arXiv 2601.00679), as MODEL.md section 3 reads it.
 //!
 //! ```text
-//! sensitivity   one unit at a time, the rest float: how much loss each adds
+//! sensitivity   one unit (activation, population) at a time, the rest float: how much loss each adds
 //!     |
 //! global        the same width everywhere; keep the smallest that is good enough
 //!     |
@@ -12,7 +12,11 @@
 //! matrix        the same for the matrices of the modules that did not
 //! ```
 //!
-//! "Good enough" is the bound on quality. Without one, a change is kept if it improves the trade-off.
+//! Where the space has them, activations are lowered next and membranes last, each from the global tier to the finest
+//! with widths of their own, starting from what was kept.
+//!
+//! "Good enough" is the bound on quality, and a lower cost in the eyes of the trade-off (the footprint, unless the
+//! spec names another). Without a bound, a change is kept if it improves the trade-off.
 //! The selection over everything measured (S4) is [`Archive::chosen`].
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,16 +24,16 @@ use std::collections::{BTreeMap, VecDeque};
 use qslm_common::archive::{Archive, Entry};
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
-use qslm_common::footprint::float_bytes;
+use qslm_common::network::Network;
 use qslm_common::scheme::Width;
-use qslm_common::space::{Group, Tier, groups};
+use qslm_common::space::{Group, Part, Space, Tier};
 
 use super::{Generation, Search, Step};
 
 /// The search under way.
 pub(super) struct Qslm {
     experiment: Experiment,
-    /// The rung at which sensitivity is measured.
+    /// The rung at which the sensitivity of weights is measured.
     probe: usize,
     state: State,
 }
@@ -43,18 +47,22 @@ enum State {
     Finished,
 }
 
-/// Added loss of each unit when it alone is quantized, in units of [`qslm_common::measurement::Nll`].
-/// A unit that could not be measured counts as the most sensitive.
-type Sensitivity = BTreeMap<String, i128>;
+/// A unit, an activation or a population.
+type Site = (Part, String);
+
+/// Added loss of each site when it alone is quantized, in units of [`qslm_common::measurement::Nll`].
+/// One that could not be measured counts as the most sensitive.
+type Sensitivity = BTreeMap<Site, i128>;
 
 /// Below the global tier: groups are lowered one after the other.
 struct Lowering {
     sensitivity: Sensitivity,
+    part: Part,
     tier: Tier,
     /// The best candidate so far, which every next one starts from.
     current: Candidate,
-    /// The rung of every unit in `current`; absent for float.
-    rungs: BTreeMap<String, usize>,
+    /// The rung of every site in `current`; absent for float.
+    rungs: BTreeMap<Site, usize>,
     /// The group being tried, and its candidates by rung.
     trying: Option<(Group, Vec<(usize, Candidate)>)>,
     /// Groups of this tier that are still to be tried, least sensitive first.
@@ -72,52 +80,63 @@ impl Qslm {
         Self { experiment, probe, state: State::Start }
     }
 
+    fn space(&self) -> &Space {
+        &self.experiment.space
+    }
+
+    fn network(&self) -> &Network {
+        &self.experiment.network
+    }
+
     fn sensitivity_generation(&self) -> Generation {
-        let (space, network) = (&self.experiment.space, &self.experiment.network);
-        let float = Candidate::float(network);
-        let moving = self.groups(Tier::Matrix);
-        let units = network.units();
-        let moves = units.iter().filter(|unit| moving.iter().any(|group| group.name == unit.name));
-        let one = |unit: &qslm_common::network::Unit| {
-            float.with([unit.name.as_str()], space.scheme(unit, self.probe))
+        let float = Candidate::float(self.network());
+        let alone = self.probes().into_iter().map(|(_, alone)| alone);
+        Generation { stage: "sensitivity", candidates: std::iter::once(float).chain(alone).collect() }
+    }
+
+    /// Every site that moves, with the candidate that quantizes it alone.
+    fn probes(&self) -> Vec<(Site, Candidate)> {
+        let float = Candidate::float(self.network());
+        let rung = |part| if part == Part::Weights { self.probe } else { self.space().rungs(part) / 2 };
+        let alone = |group: Group| {
+            let candidate = self.space().place(self.network(), &float, &group, rung(group.part));
+            ((group.part, group.name), candidate)
         };
-        let mut candidates = vec![float.clone()];
-        candidates.extend(moves.map(one));
-        Generation { stage: "sensitivity", candidates }
+        self.experiment.moving(Tier::Matrix).into_iter().map(alone).collect()
     }
 
     fn global_generation(&self) -> Generation {
-        let uniform = |rung| self.experiment.space.uniform(&self.experiment.network, rung);
-        let candidates = (0..self.experiment.space.rungs()).map(uniform).collect();
+        let uniform = |rung| self.space().uniform(self.network(), rung);
+        let candidates = (0..self.space().rungs(Part::Weights)).map(uniform).collect();
         Generation { stage: "global", candidates }
     }
 
-    /// Reads the added loss of every unit off the archive.
+    /// Reads the added loss of every site off the archive.
     fn sensitivity(&self, archive: &Archive) -> Sensitivity {
-        let (space, network) = (&self.experiment.space, &self.experiment.network);
-        let float = Candidate::float(network);
-        let nll = |candidate: &Candidate| archive.get(&candidate.id()).map(|e| i128::from(e.counts.nll.0));
-        let added = |unit: &qslm_common::network::Unit| {
-            let alone = float.with([unit.name.as_str()], space.scheme(unit, self.probe));
-            let added = nll(&alone).zip(nll(&float)).map(|(alone, float)| alone - float);
-            // Small enough that a sum over all units does not overflow.
-            (unit.name.clone(), added.unwrap_or(i128::from(u64::MAX)))
+        let nll = |entry: &Entry| i128::from(entry.counts.nll.0);
+        let float = archive.float(&self.experiment).map(nll);
+        let added = |(site, alone): (Site, Candidate)| {
+            let alone = archive.get(&alone.id()).map(nll);
+            let added = alone.zip(float).map(|(alone, float)| alone - float);
+            // Small enough that a sum over all sites does not overflow.
+            (site, added.unwrap_or(i128::from(u64::MAX)))
         };
-        network.units().iter().map(added).collect()
+        self.probes().into_iter().map(added).collect()
     }
 
     /// Ends the global tier: picks the uniform candidate to go on from, or float if none is good enough.
     fn start_lowering(&self, sensitivity: Sensitivity, archive: &Archive) -> Lowering {
-        let network = &self.experiment.network;
-        let mut current = (None, Candidate::float(network));
+        let mut current = (None, Candidate::float(self.network()));
         for (rung, candidate) in self.global_generation().candidates.into_iter().enumerate() {
             if self.improves(&current.1, &candidate, archive) {
                 current = (Some(rung), candidate);
             }
         }
-        let rungs = current.0.map(|rung| network.units().into_iter().map(move |unit| (unit.name, rung)));
+        let units = self.network().units().into_iter();
+        let rungs = current.0.map(|rung| units.map(move |unit| ((Part::Weights, unit.name), rung)));
         let mut lowering = Lowering {
             sensitivity,
+            part: Part::Weights,
             tier: Tier::Block,
             current: current.1,
             rungs: rungs.into_iter().flatten().collect(),
@@ -125,29 +144,29 @@ impl Qslm {
             queue: VecDeque::new(),
             stuck: Vec::new(),
         };
-        lowering.queue = lowering.by_sensitivity(self.groups(Tier::Block));
+        lowering.queue = lowering.by_sensitivity(self.groups(Part::Weights, Tier::Block));
         lowering
     }
 
     /// Groups of a tier that the space lets move.
-    fn groups(&self, tier: Tier) -> Vec<Group> {
-        let (space, network) = (&self.experiment.space, &self.experiment.network);
-        groups(network, tier).into_iter().filter(|group| space.can_move(network, group)).collect()
+    fn groups(&self, part: Part, tier: Tier) -> Vec<Group> {
+        self.space().groups(self.network(), part, tier)
     }
 
-    /// Whether `next` is to be kept in place of `current`: smaller and within the bound on quality, or, without
+    /// Whether `next` is to be kept in place of `current`: cheaper and within the bound on quality, or, without
     /// a bound, of a better trade-off. A candidate that failed is never kept.
     fn improves(&self, current: &Candidate, next: &Candidate, archive: &Archive) -> bool {
         let (Some(float), Some(next)) = (archive.float(&self.experiment), archive.get(&next.id())) else {
             return false;
         };
         let Some(current) = archive.get(&current.id()) else { return true };
+        let trade_off = self.experiment.trade_off;
         if self.experiment.constraints.bounds_quality() {
-            let good_enough = self.experiment.constraints.allow_quality(float, &next.counts);
-            return good_enough && next.footprint_bytes < current.footprint_bytes;
+            let cost = |entry: &Entry| entry.costs.get(&trade_off.cost()).copied().unwrap_or(f64::INFINITY);
+            let good_enough = self.experiment.constraints.allow_quality(&float.counts, &next.counts);
+            return good_enough && cost(next) < cost(current);
         }
-        let bytes = float_bytes(&self.experiment.network);
-        let value = |entry: &Entry| self.experiment.trade_off.value(float, bytes, entry.measured());
+        let value = |entry: &Entry| trade_off.value(float.measured(), entry.measured());
         value(next) > value(current)
     }
 
@@ -156,7 +175,6 @@ impl Qslm {
         if let Some((group, tried)) = lowering.trying.take() {
             self.settle(&mut lowering, group, tried, archive);
         }
-        let last = self.experiment.space.rungs() - 1;
         loop {
             while let Some(group) = lowering.queue.pop_front() {
                 let tried = self.narrower(&lowering, &group);
@@ -164,27 +182,40 @@ impl Qslm {
                     continue;
                 }
                 let candidates = tried.iter().map(|(_, candidate)| candidate.clone()).collect();
-                let generation = Generation { stage: stage(lowering.tier), candidates };
+                let generation = Generation { stage: stage(lowering.part, lowering.tier), candidates };
                 lowering.trying = Some((group, tried));
                 return (State::Lowering(lowering), Step::Measure(generation));
             }
-            let finer = match lowering.tier {
-                Tier::Global => Tier::Block,
-                Tier::Block => Tier::Module,
-                Tier::Module => Tier::Matrix,
-                Tier::Matrix => return (State::Finished, Step::Finished),
-            };
-            let stuck = std::mem::take(&mut lowering.stuck);
-            let inside = |group: &Group| {
-                // A group that cannot be split was tried already.
-                let parent = stuck.iter().find(|parent| parent.units.contains(&group.units[0]));
-                parent.is_some_and(|parent| parent.units.len() > group.units.len())
-                    && group.units.iter().any(|unit| lowering.rungs.get(unit).is_none_or(|r| *r < last))
-            };
-            let next = self.groups(finer).into_iter().filter(inside).collect();
-            lowering.queue = lowering.by_sensitivity(next);
-            lowering.tier = finer;
+            if let Some(finer) = finer(lowering.tier) {
+                self.descend(&mut lowering, finer);
+            } else if let Some(part) = self.part_after(lowering.part) {
+                (lowering.part, lowering.tier) = (part, Tier::Global);
+                lowering.stuck.clear();
+                lowering.queue = self.groups(part, Tier::Global).into();
+            } else {
+                return (State::Finished, Step::Finished);
+            }
         }
+    }
+
+    /// Goes on to a finer tier with the groups inside those that did not reach the last rung.
+    fn descend(&self, lowering: &mut Lowering, finer: Tier) {
+        let last = self.space().rungs(lowering.part) - 1;
+        let stuck = std::mem::take(&mut lowering.stuck);
+        let below_last =
+            |group: &Group| sites(group).any(|site| lowering.rungs.get(&site).is_none_or(|r| *r < last));
+        let inside = |group: &Group| {
+            // A group that cannot be split was tried already.
+            let parent = stuck.iter().find(|parent| parent.members.contains(&group.members[0]));
+            parent.is_some_and(|parent| parent.members.len() > group.members.len()) && below_last(group)
+        };
+        let next = self.groups(lowering.part, finer).into_iter().filter(inside).collect();
+        lowering.queue = lowering.by_sensitivity(next);
+        lowering.tier = finer;
+    }
+
+    fn part_after(&self, part: Part) -> Option<Part> {
+        self.space().parts().into_iter().find(|next| *next > part)
     }
 
     /// Keeps the best of what was tried, and notes whether the group could go further.
@@ -195,35 +226,37 @@ impl Qslm {
         tried: Vec<(usize, Candidate)>,
         archive: &Archive,
     ) {
-        let last = self.experiment.space.rungs() - 1;
+        let last = self.space().rungs(group.part) - 1;
         for (rung, candidate) in tried {
             if self.improves(&lowering.current, &candidate, archive) {
-                lowering.rungs.extend(group.units.iter().map(|unit| (unit.clone(), rung)));
+                lowering.rungs.extend(sites(&group).map(|site| (site, rung)));
                 lowering.current = candidate;
             }
         }
-        let at_last = |unit: &String| lowering.rungs.get(unit) == Some(&last);
-        if !group.units.iter().all(at_last) {
+        if !sites(&group).all(|site| lowering.rungs.get(&site) == Some(&last)) {
             lowering.stuck.push(group);
         }
     }
 
     /// The current candidate with the group at every narrower rung.
     fn narrower(&self, lowering: &Lowering, group: &Group) -> Vec<(usize, Candidate)> {
-        let (space, network) = (&self.experiment.space, &self.experiment.network);
-        // The units of a group below the block tier share a rung, because their parent was moved as one.
-        let rung_of = |unit: &String| lowering.rungs.get(unit).map_or(0, |rung| rung + 1);
-        let first = group.units.iter().map(rung_of).min().unwrap_or(0);
-        let units = network.units();
-        let at = |rung| {
-            units
-                .iter()
-                .filter(|unit| group.units.contains(&unit.name))
-                .fold(lowering.current.clone(), |candidate, unit| {
-                    candidate.with([unit.name.as_str()], space.scheme(unit, rung))
-                })
-        };
-        (first..space.rungs()).map(|rung| (rung, at(rung))).collect()
+        // The members of a group below the block tier share a rung, because their parent was moved as one.
+        let first = sites(group).map(|site| lowering.rungs.get(&site).map_or(0, |rung| rung + 1)).min();
+        let at = |rung| (rung, self.space().place(self.network(), &lowering.current, group, rung));
+        (first.unwrap_or(0)..self.space().rungs(group.part)).map(at).collect()
+    }
+}
+
+fn sites(group: &Group) -> impl Iterator<Item = Site> {
+    group.members.iter().map(|member| (group.part, member.clone()))
+}
+
+fn finer(tier: Tier) -> Option<Tier> {
+    match tier {
+        Tier::Global => Some(Tier::Block),
+        Tier::Block => Some(Tier::Module),
+        Tier::Module => Some(Tier::Matrix),
+        Tier::Matrix => None,
     }
 }
 
@@ -231,18 +264,25 @@ impl Lowering {
     /// Groups by the summed sensitivity of their units, least first; equal ones in the network's order.
     fn by_sensitivity(&self, mut groups: Vec<Group>) -> VecDeque<Group> {
         groups.sort_by_cached_key(|group| {
-            group.units.iter().filter_map(|unit| self.sensitivity.get(unit)).sum::<i128>()
+            sites(group).filter_map(|site| self.sensitivity.get(&site)).sum::<i128>()
         });
         groups.into()
     }
 }
 
-fn stage(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Global => "global",
-        Tier::Block => "block",
-        Tier::Module => "module",
-        Tier::Matrix => "matrix",
+fn stage(part: Part, tier: Tier) -> &'static str {
+    match (part, tier) {
+        (Part::Weights, Tier::Global) => "global",
+        (Part::Weights, Tier::Block) => "block",
+        (Part::Weights, Tier::Module) => "module",
+        (Part::Weights, Tier::Matrix) => "matrix",
+        (Part::Activations, Tier::Global) => "activations, global",
+        (Part::Activations, Tier::Block) => "activations, block",
+        (Part::Activations, Tier::Module) => "activations, module",
+        (Part::Activations, Tier::Matrix) => "activations, matrix",
+        (Part::Membranes, Tier::Global) => "membranes, global",
+        (Part::Membranes, Tier::Block) => "membranes, block",
+        (Part::Membranes, Tier::Module | Tier::Matrix) => "membranes, population",
     }
 }
 
@@ -266,20 +306,22 @@ impl Search for Qslm {
     }
 
     fn remaining_at_most(&self) -> Option<u64> {
-        let lower = self.experiment.space.rungs() as u64;
-        let below = |tier| self.groups(tier).len() as u64 * lower;
-        let (module, matrix) = (below(Tier::Module), below(Tier::Matrix));
+        const TIERS: [Tier; 4] = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
+        // Every group of a tier at every rung, at most.
+        let tier = |part, tier| (self.groups(part, tier).len() * self.space().rungs(part)) as u64;
+        let below =
+            |part, above| TIERS.into_iter().filter(|t| *t > above).map(|t| tier(part, t)).sum::<u64>();
+        let after = |part| {
+            let parts = self.space().parts().into_iter().filter(|next| *next > part);
+            parts.map(|part| tier(part, Tier::Global) + below(part, Tier::Global)).sum::<u64>()
+        };
+        let weights = || below(Part::Weights, Tier::Global) + after(Part::Weights);
         Some(match &self.state {
-            State::Start | State::Sensitivity => lower + below(Tier::Block) + module + matrix,
-            State::Global(_) => below(Tier::Block) + module + matrix,
+            State::Start | State::Sensitivity => self.space().rungs(Part::Weights) as u64 + weights(),
+            State::Global(_) => weights(),
             State::Lowering(lowering) => {
-                let queued = lowering.queue.len() as u64 * lower;
-                queued
-                    + match lowering.tier {
-                        Tier::Global | Tier::Block => module + matrix,
-                        Tier::Module => matrix,
-                        Tier::Matrix => 0,
-                    }
+                let queued = (lowering.queue.len() * self.space().rungs(lowering.part)) as u64;
+                queued + below(lowering.part, lowering.tier) + after(lowering.part)
             }
             State::Finished => 0,
         })
@@ -288,8 +330,13 @@ impl Search for Qslm {
 
 #[cfg(test)]
 mod tests {
+    use qslm_common::cost::Cost;
     use qslm_common::experiment::Strategy;
+    use qslm_common::footprint::float_bytes;
     use qslm_common::objective::Constraints;
+    use qslm_common::scheme::Symmetry;
+    use qslm_common::space::{ActivationSpace, MembraneSpace};
+    use qslm_common::trade_off::TradeOff;
 
     use super::super::testing::{experiment, measure, run};
     use super::*;
@@ -308,6 +355,49 @@ mod tests {
         assert_eq!(stages[..2], [("sensitivity", 16), ("global", 5)]);
     }
 
+    /// As [`qslm`], and activations and membranes too.
+    fn everything() -> Experiment {
+        let mut experiment = qslm();
+        let bits = [8, 6, 4].map(|bits| Width::try_from(bits).unwrap()).to_vec();
+        experiment.space.activations =
+            Some(ActivationSpace { bits, symmetry: Symmetry::Affine, calibration: None });
+        experiment.space.membranes = Some(MembraneSpace { bits: vec![8, 4], integer_bits: 1 });
+        experiment.trade_off = TradeOff::EpsilonConstraint { cost: Cost::Energy };
+        assert_eq!(experiment.validate(), Ok(()));
+        experiment
+    }
+
+    #[test]
+    fn activations_and_then_membranes_are_lowered_tier_by_tier() {
+        let experiment = everything();
+        let (archive, stages) = run(&experiment, |_| false);
+        let mut order: Vec<_> = stages.iter().map(|(stage, _)| *stage).collect();
+        order.dedup();
+        let expected = [
+            "sensitivity",
+            "global",
+            "block",
+            "module",
+            "matrix",
+            "activations, global",
+            "activations, block",
+            "activations, module",
+            "activations, matrix",
+            "membranes, global",
+        ];
+        assert_eq!(order[..10], expected);
+        // The float model, 15 units, their 15 activations and 4 populations.
+        assert_eq!(stages[0].1, 35);
+        let (_, chosen) = archive.chosen(&experiment).unwrap();
+        let widths: std::collections::BTreeSet<_> =
+            chosen.candidate.activations().map(|(_, scheme)| scheme.bits.get()).collect();
+        assert!(widths.len() > 1, "activations differ from site to site: {widths:?}");
+        assert!(chosen.candidate.membranes().count() > 0);
+        let weights_only = run(&qslm(), |_| false).0;
+        let (_, narrow) = weights_only.chosen(&qslm()).unwrap();
+        assert!(chosen.costs[&Cost::Energy] < narrow.costs[&Cost::Energy]);
+    }
+
     #[test]
     fn every_tier_only_makes_the_chosen_candidate_smaller() {
         let experiment = qslm();
@@ -316,11 +406,14 @@ mod tests {
             let uniform = experiment.space.uniform(&experiment.network, rung);
             let entry = archive.get(&uniform.id()).unwrap();
             let float = archive.float(&experiment).unwrap();
-            experiment.constraints.allow_quality(float, &entry.counts).then_some(entry.footprint_bytes)
+            experiment
+                .constraints
+                .allow_quality(&float.counts, &entry.counts)
+                .then_some(entry.footprint_bytes)
         };
         let best_uniform = (0..5).filter_map(bounded).min().unwrap();
         let smallest = archive.iter().filter(|(_, entry)| {
-            experiment.constraints.allow_quality(archive.float(&experiment).unwrap(), &entry.counts)
+            experiment.constraints.allow_quality(&archive.float(&experiment).unwrap().counts, &entry.counts)
         });
         let smallest = smallest.map(|(_, entry)| entry.footprint_bytes).min().unwrap();
         assert!(smallest < best_uniform, "{smallest} {best_uniform}");
@@ -351,8 +444,7 @@ mod tests {
         let experiment = Experiment { constraints: Constraints::default(), ..qslm() };
         let (archive, _) = run(&experiment, |_| false);
         let float = archive.float(&experiment).unwrap();
-        let bytes = float_bytes(&experiment.network);
-        let value = |entry: &Entry| experiment.trade_off.value(float, bytes, entry.measured());
+        let value = |entry: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
         let chosen = value(archive.chosen(&experiment).unwrap().1);
         let uniform =
             |rung| value(archive.get(&experiment.space.uniform(&experiment.network, rung).id()).unwrap());
@@ -380,20 +472,21 @@ mod tests {
 
     #[test]
     fn the_number_of_candidates_left_is_a_bound() {
-        let experiment = qslm();
-        let mut search = Qslm::new(experiment.clone(), None);
-        let (mut archive, mut bounds, mut sizes) = (Archive::default(), vec![], vec![]);
-        while let Step::Measure(generation) = search.next(&archive) {
-            bounds.push(search.remaining_at_most().unwrap());
-            sizes.push(generation.candidates.len() as u64);
-            for candidate in generation.candidates {
-                let counts = measure(&candidate);
-                archive.insert(&experiment, candidate, counts);
+        for experiment in [qslm(), everything()] {
+            let mut search = Qslm::new(experiment.clone(), None);
+            let (mut archive, mut bounds, mut sizes) = (Archive::default(), vec![], vec![]);
+            while let Step::Measure(generation) = search.next(&archive) {
+                bounds.push(search.remaining_at_most().unwrap());
+                sizes.push(generation.candidates.len() as u64);
+                for candidate in generation.candidates {
+                    let counts = measure(&candidate);
+                    archive.insert(&experiment, candidate, counts);
+                }
             }
-        }
-        for (index, bound) in bounds.into_iter().enumerate() {
-            let left: u64 = sizes[index + 1..].iter().sum();
-            assert!(left <= bound, "after generation {index}: {left} proposed, {bound} announced");
+            for (index, bound) in bounds.into_iter().enumerate() {
+                let left: u64 = sizes[index + 1..].iter().sum();
+                assert!(left <= bound, "after generation {index}: {left} proposed, {bound} announced");
+            }
         }
     }
 }

@@ -3,16 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use qslm_common::archive::{FrontDocument, Row};
-use qslm_common::candidate::Candidate;
-use qslm_common::network::Network;
-use qslm_common::scheme::Scheme;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::packed::{self, Provenance};
 use qslm_worker::cache::hash_file;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::front_file::{FrontFile, candidate};
 use crate::output::{Output, print_json, print_pairs};
 use crate::schemes::SchemeArgs;
 
@@ -31,7 +28,7 @@ pub struct Apply {
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     /// The front that a run wrote; its chosen candidate is taken
-    #[arg(long, value_name = "FILE", required_unless_present = "bits", conflicts_with = "bits")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "activation_bits", "membrane_bits"])]
     front: Option<PathBuf>,
     /// Take this candidate of the front instead: its id, or the beginning of it
     #[arg(long, value_name = "ID", requires = "front")]
@@ -71,19 +68,19 @@ impl Apply {
             experiment: None,
             measurement: None,
         };
-        let candidate = match self.scheme.candidate(checkpoint.network())? {
-            Some(candidate) => candidate,
-            None => {
-                let document = self.document()?;
-                if document.checkpoint != hash {
-                    let (front, file) = (self.front_path(), self.checkpoint.display());
-                    let words = format!("{} was measured on another checkpoint than {file}", front.display());
-                    return Err(Failure::new(Exit::Conflict, words));
-                }
-                let row = self.row(&document)?;
-                provenance.experiment = Some(document.experiment.clone());
+        let candidate = match (&self.front, self.scheme.candidate(checkpoint.network(), None)?) {
+            (_, Some(candidate)) => candidate,
+            (Some(path), None) => {
+                let front = FrontFile::read(path)?;
+                front.check_checkpoint(hash, &self.checkpoint)?;
+                let row = front.row(self.candidate.as_deref())?;
+                provenance.experiment = Some(front.document.experiment.clone());
                 provenance.measurement = Some(row.counts.clone());
                 candidate(row, checkpoint.network())?
+            }
+            (None, None) => {
+                let words = "what to write is missing: give --front FILE, or --bits and its like";
+                return Err(Failure::new(Exit::Usage, words));
             }
         };
         let size = packed::write(&self.out, &checkpoint, &candidate, provenance)
@@ -107,56 +104,5 @@ impl Apply {
                 ("header".to_owned(), format!("{} bytes", size.header)),
             ]),
         }
-    }
-
-    fn front_path(&self) -> PathBuf {
-        self.front.clone().unwrap_or_default()
-    }
-
-    fn document(&self) -> Outcome<FrontDocument> {
-        let path = self.front_path();
-        let text = std::fs::read_to_string(&path).map_err(|error| Failure::file(&path, &error))?;
-        let parsed = serde_json::from_str(&text);
-        parsed
-            .map_err(|error| Failure::new(Exit::Failure, format!("{}: not a front: {error}", path.display())))
-    }
-
-    /// The row that is asked for.
-    fn row<'a>(&self, document: &'a FrontDocument) -> Outcome<&'a Row> {
-        let path = self.front_path();
-        let Some(id) = &self.candidate else {
-            let none = format!("{}: no candidate was chosen; name one with --candidate", path.display());
-            return document.chosen.as_ref().ok_or_else(|| Failure::new(Exit::NotFound, none));
-        };
-        let rows = document.front.iter().chain(&document.chosen).chain(&document.float);
-        let mut found: Vec<&Row> = rows.filter(|row| row.candidate.to_string().starts_with(id)).collect();
-        found.dedup_by_key(|row| row.candidate);
-        let distinct = found.iter().any(|row| row.candidate != found[0].candidate);
-        match found.first() {
-            Some(row) if !distinct => Ok(row),
-            Some(_) => Err(Failure::new(Exit::Conflict, format!("several candidates start with {id:?}"))),
-            None => Err(Failure::new(Exit::NotFound, format!("{}: no candidate {id:?}", path.display()))),
-        }
-    }
-}
-
-/// The candidate of a row, checked against the id that the row names.
-fn candidate(row: &Row, network: &Network) -> Outcome<Candidate> {
-    let wrong =
-        |what: String| Failure::new(Exit::Failure, format!("candidate {}: {what}", row.candidate.short()));
-    let mut problem = None;
-    let candidate = Candidate::new(network, |unit| {
-        let text = row.schemes.get(&unit.name).map_or("missing", String::as_str);
-        text.parse().unwrap_or_else(|error| {
-            problem = Some(format!("{}: {error}", unit.name));
-            Scheme::Float
-        })
-    });
-    match problem {
-        Some(problem) => Err(wrong(problem)),
-        None if candidate.id() != row.candidate => {
-            Err(wrong("its schemes are not those of its id".to_owned()))
-        }
-        None => Ok(candidate),
     }
 }

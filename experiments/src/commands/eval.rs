@@ -5,19 +5,20 @@ use std::time::Instant;
 
 use clap::Args;
 use qslm_common::candidate::Candidate;
+use qslm_common::cost::{Cost, Costs, Device};
 use qslm_common::experiment::{Backend, check_model};
 use qslm_common::footprint::{float_bytes, footprint_bytes};
 use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
-use qslm_common::task::{Shard, Task};
-use qslm_engine::model::SpikeGpt;
-use qslm_engine::task::{Dataset, EvaluateError, evaluate};
+use qslm_common::scheme::Calibration;
+use qslm_engine::task::Dataset;
 use serde::Serialize;
 
-use crate::data::load_data;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::inputs::DataArgs;
 use crate::output::{Output, print_json};
-use crate::schemes::SchemeArgs;
+use crate::parallel::{evaluate_all, threads};
+use crate::schemes::{ModelArgs, SchemeArgs, calibrate_on};
 use crate::tensors;
 
 /// Measure one checkpoint, float or quantized, without a coordinator.
@@ -27,40 +28,27 @@ Examples:
   qslm eval --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --window 128
   qslm eval --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --bits 4 --embedding sign
   qslm eval --checkpoint sst2.pth --tokenizer tokenizer.json --labelled dev.tsv --bits 8 --output json
+  qslm eval --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --bits 8 --activation-bits 8 --membrane-bits 8
   qslm eval --checkpoint model.pth --tokens tokens.safetensors --logits-out logits.safetensors")]
 pub struct Eval {
-    /// Checkpoint in PyTorch or safetensors format
-    #[arg(long, value_name = "FILE")]
-    checkpoint: PathBuf,
-    /// The checkpoint's tokenizer.json
-    #[arg(long, value_name = "FILE", required_unless_present = "tokens")]
-    tokenizer: Option<PathBuf>,
-    /// Text to predict (perplexity)
-    #[arg(long, value_name = "FILE", group = "data")]
-    text: Option<PathBuf>,
-    /// Lines of `sentence TAB label` to classify (accuracy)
-    #[arg(long, value_name = "FILE", group = "data")]
-    labelled: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    data: DataArgs,
     /// Safetensors file whose int32 tensor `tokens` [sequences, length] stands in for text and tokenizer
     #[arg(long, value_name = "FILE", group = "data")]
     tokens: Option<PathBuf>,
-    /// Tokens per window; the network's state starts afresh in each
-    #[arg(long, default_value_t = 1024)]
-    window: u32,
-    /// Tokens from one window's start to the next [default: the window]
-    #[arg(long)]
-    stride: Option<u32>,
-    /// Stop after so many windows or sentences
-    #[arg(long, value_name = "N")]
-    windows: Option<u32>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// The model was trained on real-valued embeddings instead of their signs
-    #[arg(long)]
-    real_embedding: bool,
-    /// What computes the matrix products: flex or ndarray
-    #[arg(long, default_value_t)]
-    backend: Backend,
+    /// Take one range for all tokens from this text (or labelled sentences) instead of each token's own
+    #[arg(long, value_name = "FILE", requires = "activation_bits")]
+    calibration: Option<PathBuf>,
+    /// How many windows or sentences of it
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "calibration")]
+    calibration_sequences: u32,
+    /// TOML file that describes a device, as the [device] table of a spec does
+    #[arg(long, value_name = "FILE")]
+    device: Option<PathBuf>,
     /// Threads that evaluate side by side [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
@@ -88,6 +76,8 @@ struct Report {
     float_bytes: u64,
     saving: f64,
     parameters: u64,
+    /// Per token where the unit says so; see the list of costs in the README.
+    costs: Costs,
     candidate: String,
     seconds: f64,
     tokens_per_second: f64,
@@ -97,76 +87,56 @@ struct Report {
 impl Eval {
     /// Measures and prints.
     pub fn run(self) -> Outcome {
-        let binary_embedding = !self.real_embedding;
-        let (model, candidate) = self.scheme.load(&self.checkpoint, binary_embedding, self.backend)?;
+        let device = self.device()?;
+        let calibration = self.calibration.as_ref().map(|path| self.calibrate(path)).transpose()?;
+        let (model, candidate) = self.scheme.load(&self.model, calibration.as_ref())?;
         let network = *model.network();
+        let problems: Vec<_> = device.problems(&network).iter().map(ToString::to_string).collect();
+        if !problems.is_empty() {
+            return Err(Failure::new(Exit::Usage, format!("--device: {}", problems.join("; "))));
+        }
         let data = self.data(&network)?;
         let started = Instant::now();
-        let counts = evaluate_in_threads(&model, &data, self.threads).map_err(|error| {
-            Failure::new(Exit::Failure, format!("{}: {error}", self.checkpoint.display()))
+        let counts = evaluate_all(&model, &data, threads(self.threads)).map_err(|error| {
+            Failure::new(Exit::Failure, format!("{}: {error}", self.model.checkpoint.display()))
         })?;
         let seconds = started.elapsed().as_secs_f64();
         if let Some(path) = &self.logits_out {
             tensors::write_logits(path, &model, &data)?;
         }
-        let report = Report::new(&network, &candidate, &counts, seconds, self.backend);
+        let costs = device.costs(&network, &candidate, &counts);
+        let report = Report::new(&network, &candidate, &counts, costs, seconds, self.model.backend);
         match self.output {
             Output::Json => print_json(&report),
             Output::Table => report.print_table(),
         }
     }
 
-    fn task(&self) -> Task {
-        match self.labelled {
-            Some(_) => Task::Accuracy { sentences: self.windows },
-            None => Task::Perplexity {
-                window: self.window,
-                stride: self.stride.unwrap_or(self.window),
-                windows: self.windows,
-            },
-        }
+    fn device(&self) -> Outcome<Device> {
+        let Some(path) = &self.device else { return Ok(Device::default()) };
+        let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+        let parsed = toml::from_str(&text);
+        parsed.map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            let words = format!("{}: line {line}: {}", path.display(), error.message().trim());
+            Failure::new(Exit::Usage, words.replace('\n', " "))
+        })
+    }
+
+    fn calibrate(&self, path: &PathBuf) -> Outcome<Calibration> {
+        let checkpoint = self.model.read()?;
+        let data = self.data.load_calibration(path, self.calibration_sequences, checkpoint.network())?;
+        calibrate_on(&checkpoint, self.model.backend, &data, path)
     }
 
     fn data(&self, network: &Network) -> Outcome<Dataset> {
-        let task = self.task();
-        task.validate().map_err(|error| Failure::new(Exit::Usage, format!("--{error}")))?;
-        check_model(network, &task)
-            .map_err(|error| Failure::new(Exit::Usage, format!("{}: {error}", self.checkpoint.display())))?;
-        if let Some(path) = &self.tokens {
-            let rows = tensors::read_tokens(path)?;
-            let mut data = Dataset::rows(&rows, network.vocabulary).map_err(|e| Failure::file(path, &e))?;
-            data.truncate(self.windows.unwrap_or(u32::MAX) as usize);
-            return Ok(data);
-        }
-        let needs = || Failure::new(Exit::Usage, "one of --text, --labelled or --tokens is needed");
-        let path = self.text.as_ref().or(self.labelled.as_ref()).ok_or_else(needs)?;
-        let tokenizer = self.tokenizer.as_deref().ok_or_else(needs)?;
-        load_data(path, tokenizer, &task, network)
+        let Some(path) = &self.tokens else { return self.data.load(network) };
+        check_model(network, &self.data.task()?).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let rows = tensors::read_tokens(path)?;
+        let mut data = Dataset::rows(&rows, network.vocabulary).map_err(|e| Failure::file(path, &e))?;
+        data.truncate(self.data.windows.unwrap_or(u32::MAX) as usize);
+        Ok(data)
     }
-}
-
-/// Cuts the sequences over threads; the sum does not depend on how many.
-fn evaluate_in_threads(
-    model: &SpikeGpt,
-    data: &Dataset,
-    threads: Option<usize>,
-) -> Result<Counts, EvaluateError> {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    // More threads than sequences would have nothing to do.
-    let threads = threads.unwrap_or_else(cores).clamp(1, data.len().max(1)) as u32;
-    let part = |index| {
-        let shard = Shard { index, of: threads };
-        evaluate(model, data, shard.range(data.len()), &|| false)
-    };
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|index| scope.spawn(move || part(index))).collect();
-        let mut total = Counts::zero(model.network().populations().len());
-        for handle in handles {
-            let counts = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            total.add(&counts).map_err(|_| EvaluateError::Overflow)?;
-        }
-        Ok(total)
-    })
 }
 
 impl Report {
@@ -174,6 +144,7 @@ impl Report {
         network: &Network,
         candidate: &Candidate,
         counts: &Counts,
+        costs: Costs,
         seconds: f64,
         backend: Backend,
     ) -> Self {
@@ -191,6 +162,7 @@ impl Report {
             float_bytes: float_bytes(network),
             saving: qslm_common::footprint::saving(network, bytes),
             parameters: network.parameters(),
+            costs,
             candidate: candidate.id().to_string(),
             seconds,
             tokens_per_second: counts.positions as f64 / seconds.max(1e-9),
@@ -214,6 +186,8 @@ impl Report {
             self.saving * 100.0
         );
         rows.push(("footprint".to_owned(), saved));
+        let energy = self.costs.get(&Cost::Energy).copied().unwrap_or(0.0);
+        rows.push(("energy".to_owned(), format!("{:.4} uJ per token", energy * 1e6)));
         for (name, rate) in &self.firing_rates {
             rows.push((format!("firing rate {name}"), format!("{:.4}", rate.as_f64().unwrap_or(0.0))));
         }

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use qslm_common::experiment::Backend;
 use qslm_engine::task::{Sampler, TokenizerFile};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::print;
-use crate::schemes::SchemeArgs;
+use crate::schemes::{ModelArgs, SchemeArgs};
 
 /// Continue a text, token by token as it is drawn.
 #[derive(Debug, Args)]
@@ -18,9 +17,8 @@ Examples:
   qslm generate --checkpoint packed.safetensors --tokenizer tokenizer.json --prompt \"In 1871 ,\" --seed 7
   qslm generate --checkpoint model.pth --tokenizer tokenizer.json --prompt \"The\" --bits 3 --embedding sign")]
 pub struct Generate {
-    /// Checkpoint in PyTorch or safetensors format, float or packed
-    #[arg(long, value_name = "FILE")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// The checkpoint's tokenizer.json
     #[arg(long, value_name = "FILE")]
     tokenizer: PathBuf,
@@ -41,12 +39,6 @@ pub struct Generate {
     seed: u64,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// The model was trained on real-valued embeddings instead of their signs
-    #[arg(long)]
-    real_embedding: bool,
-    /// What computes the matrix products: flex or ndarray
-    #[arg(long, default_value_t)]
-    backend: Backend,
 }
 
 impl Generate {
@@ -55,10 +47,10 @@ impl Generate {
         let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, format!("--{error}"));
         let mut sampler =
             Sampler::new(self.temperature, self.top_k, self.seed).map_err(|error| usage(&error))?;
-        let (model, _) = self.scheme.load(&self.checkpoint, !self.real_embedding, self.backend)?;
+        let (model, _) = self.scheme.load(&self.model, None)?;
         if model.network().is_classifier() {
-            let words =
-                format!("{}: this checkpoint classifies, it has no next token", self.checkpoint.display());
+            let checkpoint = self.model.checkpoint.display();
+            let words = format!("{checkpoint}: this checkpoint classifies, it has no next token");
             return Err(Failure::new(Exit::Usage, words));
         }
         let in_tokenizer = |error: &dyn std::error::Error| Failure::file(&self.tokenizer, error);

@@ -1,5 +1,6 @@
 //! `qslm inspect`: what a checkpoint holds, float or packed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -48,6 +49,9 @@ struct Report {
     candidate: String,
     provenance: Option<Provenance>,
     units: Vec<UnitReport>,
+    /// By population; absent where float.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    membranes: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -57,6 +61,9 @@ struct UnitReport {
     columns: usize,
     parameters: u64,
     scheme: String,
+    /// What enters the linear; absent where float.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activation: Option<String>,
     bytes: u64,
 }
 
@@ -73,6 +80,7 @@ impl Inspect {
                 parameters: unit.weights(),
                 bytes: unit_bytes(&unit, scheme),
                 scheme: scheme.to_string(),
+                activation: candidate.activation(&unit.name).map(|scheme| scheme.to_string()),
                 rows: unit.rows,
                 columns: unit.columns,
                 name: unit.name,
@@ -93,6 +101,7 @@ impl Inspect {
             candidate: candidate.id().to_string(),
             provenance: manifest.map(|manifest| manifest.provenance),
             units,
+            membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
         };
         match self.output {
             Output::Json => print_json(&report),
@@ -125,7 +134,10 @@ impl Report {
             ));
         }
         let mut table = plain_table();
-        table.set_header(["unit", "rows", "columns", "parameters", "bytes", "scheme"]);
+        let quantized_inputs = self.units.iter().any(|unit| unit.activation.is_some());
+        let mut header = vec!["unit", "rows", "columns", "parameters", "bytes", "scheme"];
+        header.extend(quantized_inputs.then_some("activation"));
+        table.set_header(header);
         for column in 1..5 {
             if let Some(column) = table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
@@ -136,8 +148,10 @@ impl Report {
             let mut row = vec![unit.name.clone()];
             row.extend(numbers.map(|number| number.to_string()));
             row.push(unit.scheme.clone());
+            row.extend(unit.activation.clone());
             table.add_row(row);
         }
-        format!("{text}\n{table}\n")
+        let membranes = self.membranes.iter().map(|(name, scheme)| format!("{name} {scheme}\n"));
+        format!("{text}\n{table}\n{}", membranes.collect::<String>())
     }
 }

@@ -12,7 +12,7 @@ use qslm_common::footprint::footprint_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::network::{Network, Unit};
-use qslm_common::scheme::{Scheme, Symmetry};
+use qslm_common::scheme::{Activation, Membrane, Scheme, Symmetry};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,12 @@ pub struct Manifest {
     pub candidate: ContentHash,
     /// The scheme of every unit.
     pub schemes: BTreeMap<String, Scheme>,
+    /// What enters the linears whose input is quantized.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub activations: BTreeMap<String, Activation>,
+    /// What the potentials of populations are kept in that are quantized.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub membranes: BTreeMap<String, Membrane>,
     /// Where it came from.
     pub provenance: Provenance,
 }
@@ -85,7 +91,17 @@ pub fn write(
     }
     candidate.validate(&network).map_err(|error| refuse(error.to_string()))?;
     let schemes = candidate.schemes().map(|(unit, scheme)| (unit.to_owned(), scheme)).collect();
-    let manifest = Manifest { format: FORMAT, network, candidate: candidate.id(), schemes, provenance };
+    let activations = candidate.activations().map(|(unit, scheme)| (unit.to_owned(), scheme)).collect();
+    let membranes = candidate.membranes().map(|(name, scheme)| (name.to_owned(), scheme)).collect();
+    let manifest = Manifest {
+        format: FORMAT,
+        network,
+        candidate: candidate.id(),
+        schemes,
+        activations,
+        membranes,
+        provenance,
+    };
     let mut tensors = Tensors::new();
     for unit in network.units() {
         let weights = checkpoint.tensor(&unit.name);
@@ -166,7 +182,22 @@ impl Manifest {
     /// The candidate that the file stores.
     pub fn to_candidate(&self) -> Candidate {
         let of = |unit: &str| self.schemes.get(unit).copied().unwrap_or(Scheme::Float);
-        Candidate::new(&self.network, |unit| of(&unit.name))
+        self.quantize_inner(Candidate::new(&self.network, |unit| of(&unit.name)))
+    }
+
+    /// The candidate to build a model with from the file's weights, which are what their schemes made of them already:
+    /// float weights, and the file's activations and membranes.
+    pub fn to_run(&self) -> Candidate {
+        self.quantize_inner(Candidate::float(&self.network))
+    }
+
+    fn quantize_inner(&self, candidate: Candidate) -> Candidate {
+        let candidate = self.activations.iter().fold(candidate, |candidate, (unit, scheme)| {
+            candidate.with_activations([unit.as_str()], Some(*scheme))
+        });
+        self.membranes.iter().fold(candidate, |candidate, (population, scheme)| {
+            candidate.with_membranes([population.as_str()], Some(*scheme))
+        })
     }
 }
 

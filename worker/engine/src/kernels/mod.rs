@@ -5,6 +5,7 @@
 //! run time. No operation is fused or reordered by that choice, so all give the same bits.
 
 pub mod exp;
+pub mod grid;
 pub mod lif;
 pub mod loss;
 pub mod norm;

@@ -1,6 +1,10 @@
 //! One block: `x += LIF1(ATT(LN1 x))`, then `x += LIF2(FFN(LN2 x))`.
 
+use qslm_common::network::population_name;
+use qslm_common::scheme::Membrane;
+
 use super::linear::Linear;
+use super::probe::Probe;
 use super::state::BlockState;
 use super::{Builder, Norm};
 use crate::kernels::{lif, shift, wkv};
@@ -10,8 +14,19 @@ use crate::kernels::{lif, shift, wkv};
 pub(super) struct Block {
     ln1: Norm,
     att: TimeMix,
+    lif1: Population,
     ln2: Norm,
     ffn: ChannelMix,
+    lif2: Population,
+}
+
+/// D neurons without parameters.
+#[derive(Debug)]
+struct Population {
+    /// Its index among the network's.
+    index: usize,
+    /// What its potentials are kept in; `None` for float.
+    membrane: Option<Membrane>,
 }
 
 /// `blocks.INDEX.att`.
@@ -45,6 +60,11 @@ impl Block {
         let at = |name: &str| format!("blocks.{index}.{name}");
         let vector = |name: &str| builder.vector(&at(name));
         let linear = |name: &str| builder.linear(&at(name));
+        let population = |index| {
+            let membrane = builder.candidate.membrane(&population_name(index));
+            Population { index, membrane }
+        };
+        let first = 2 * index as usize;
         Self {
             ln1: builder.norm(&at("ln1")),
             att: TimeMix {
@@ -58,6 +78,7 @@ impl Block {
                 receptance: linear("att.receptance.weight"),
                 output: linear("att.output.weight"),
             },
+            lif1: population(first),
             ln2: builder.norm(&at("ln2")),
             ffn: ChannelMix {
                 time_mix_k: vector("ffn.time_mix_k"),
@@ -66,43 +87,52 @@ impl Block {
                 value: linear("ffn.value.weight"),
                 receptance: linear("ffn.receptance.weight"),
             },
+            lif2: population(first + 1),
         }
     }
 
     /// Adds the block's spikes to the residual stream `x`, `[time, channel]`. Returns how many each of
     /// its two populations fired.
-    pub(super) fn forward(&self, x: &mut [f32], state: &mut BlockState) -> [u64; 2] {
-        let att = self.att.forward(self.ln1.apply(x), state);
-        let lif1 = lif::scan(&att, &mut state.lif1, x);
-        let ffn = self.ffn.forward(self.ln2.apply(x), &mut state.ffn_shift);
-        let lif2 = lif::scan(&ffn, &mut state.lif2, x);
+    pub(super) fn forward(&self, x: &mut [f32], state: &mut BlockState, probe: &mut dyn Probe) -> [u64; 2] {
+        let att = self.att.forward(self.ln1.apply(x), state, probe);
+        let lif1 = self.lif1.fire(&att, &mut state.lif1, x, probe);
+        let ffn = self.ffn.forward(self.ln2.apply(x), &mut state.ffn_shift, probe);
+        let lif2 = self.lif2.fire(&ffn, &mut state.lif2, x, probe);
         [lif1, lif2]
+    }
+}
+
+impl Population {
+    /// Adds the spikes to the residual stream and returns how many there were.
+    fn fire(&self, input: &[f32], potential: &mut [f32], residual: &mut [f32], probe: &mut dyn Probe) -> u64 {
+        probe.potentials(self.index, &|| lif::potentials(input, potential, self.membrane));
+        lif::scan(input, potential, residual, self.membrane)
     }
 }
 
 impl TimeMix {
     /// `ATT(y) = Wo (sigmoid(Wr mix(m_r)) * wkv(Wk mix(m_k), Wv mix(m_v)))`, `[time, channel]`.
-    fn forward(&self, y: Vec<f32>, state: &mut BlockState) -> Vec<f32> {
+    fn forward(&self, y: Vec<f32>, state: &mut BlockState, probe: &mut dyn Probe) -> Vec<f32> {
         let mixed = |m: &[f32]| mix(&y, &state.att_shift, m);
-        let k = self.key.forward(mixed(&self.time_mix_k));
-        let v = self.value.forward(mixed(&self.time_mix_v));
-        let r = self.receptance.forward(mixed(&self.time_mix_r));
+        let k = self.key.forward(mixed(&self.time_mix_k), probe);
+        let v = self.value.forward(mixed(&self.time_mix_v), probe);
+        let r = self.receptance.forward(mixed(&self.time_mix_r), probe);
         carry(&y, &mut state.att_shift);
         let mut out = y; // its contents are used up, its memory is not
         wkv::scan(&self.decay, &self.time_first, &k, &v, &mut state.wkv, &mut out);
         shift::gate(&r, &mut out);
-        self.output.forward(out)
+        self.output.forward(out, probe)
     }
 }
 
 impl ChannelMix {
     /// `FFN(y) = sigmoid(Wr mix(m_r)) * (Wv relu(Wk mix(m_k))^2)`, `[time, channel]`.
-    fn forward(&self, y: Vec<f32>, previous: &mut [f32]) -> Vec<f32> {
-        let mut k = self.key.forward(mix(&y, previous, &self.time_mix_k));
-        let r = self.receptance.forward(mix(&y, previous, &self.time_mix_r));
+    fn forward(&self, y: Vec<f32>, previous: &mut [f32], probe: &mut dyn Probe) -> Vec<f32> {
+        let mut k = self.key.forward(mix(&y, previous, &self.time_mix_k), probe);
+        let r = self.receptance.forward(mix(&y, previous, &self.time_mix_r), probe);
         carry(&y, previous);
         shift::squared_relu(&mut k);
-        let mut out = self.value.forward(k);
+        let mut out = self.value.forward(k, probe);
         shift::gate(&r, &mut out);
         out
     }

@@ -1,10 +1,18 @@
 //! A bias-free linear layer: the one place where Burn computes.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use qslm_common::scheme::Activation;
+
+use super::probe::Probe;
+use crate::quant::fake_quantize_rows;
 
 /// `y = W x`, for rows of inputs.
 #[derive(Debug)]
 pub(super) struct Linear {
+    /// The name of W.
+    unit: String,
+    /// What x is rounded to first; `None` for float.
+    activation: Option<Activation>,
     /// W transposed as a view: `[inputs, outputs]`.
     transposed: Tensor<2>,
     inputs: usize,
@@ -12,10 +20,16 @@ pub(super) struct Linear {
 
 impl Linear {
     /// From `[outputs, inputs]` row-major weights.
-    pub(super) fn new(weights: Vec<f32>, inputs: usize, device: &Device) -> Self {
+    pub(super) fn new(
+        unit: &str,
+        weights: Vec<f32>,
+        inputs: usize,
+        activation: Option<Activation>,
+        device: &Device,
+    ) -> Self {
         let shape = [weights.len() / inputs, inputs];
         let weight = Tensor::<2>::from_data(TensorData::new(weights, shape), device);
-        Self { transposed: weight.transpose(), inputs }
+        Self { unit: unit.to_owned(), activation, transposed: weight.transpose(), inputs }
     }
 
     /// `[rows, inputs]` to `[rows, outputs]`.
@@ -23,9 +37,13 @@ impl Linear {
     /// # Panics
     /// If the buffer is not a whole number of rows, or the backend fails: both are faults of this program,
     /// and the worker turns a panic into a failed trial.
-    pub(super) fn forward(&self, x: Vec<f32>) -> Vec<f32> {
+    pub(super) fn forward(&self, mut x: Vec<f32>, probe: &mut dyn Probe) -> Vec<f32> {
         if x.is_empty() {
             return x;
+        }
+        probe.input(&self.unit, &x);
+        if let Some(scheme) = self.activation {
+            fake_quantize_rows(&mut x, self.inputs, scheme);
         }
         let shape = [x.len() / self.inputs, self.inputs];
         let x = Tensor::<2>::from_data(TensorData::new(x, shape), &self.transposed.device());

@@ -1,11 +1,12 @@
 //! SpikeGPT, exactly as MODEL.md section 1 states it; float and quantized are the same code.
 //!
 //! A quantized weight is dequantized once when the model is built, so a product costs the same at every
-//! width. Buffers are `[time, channel]` for one sequence at a time; the batch is the caller's loop,
+//! width; activations and membranes are rounded as they come. Buffers are `[time, channel]` for one sequence at a time; the batch is the caller's loop,
 //! which keeps every result independent of what it was batched with.
 
 mod block;
 mod linear;
+mod probe;
 mod state;
 
 use std::borrow::Cow;
@@ -22,7 +23,9 @@ use crate::kernels::norm::layer_norm;
 use crate::quant::fake_quantize;
 use block::Block;
 use linear::Linear;
+use probe::Unwatched;
 
+pub use probe::Probe;
 pub use state::State;
 
 /// A network ready to run.
@@ -61,7 +64,7 @@ struct Builder<'a> {
 }
 
 impl SpikeGpt {
-    /// Builds the network of `checkpoint` with every unit stored as `candidate` says.
+    /// Builds the network of `checkpoint` with units, activations and membranes kept as `candidate` says.
     ///
     /// # Errors
     /// [`InvalidCandidate`] if the candidate is not one of this network.
@@ -121,6 +124,17 @@ impl SpikeGpt {
     /// # Panics
     /// If a token is not below the vocabulary: [`crate::task::Dataset`] holds no such token.
     pub fn features(&self, tokens: &[u32], state: &mut State, spikes: &mut [u64]) -> Vec<f32> {
+        self.features_watched(tokens, state, spikes, &mut Unwatched)
+    }
+
+    /// As [`SpikeGpt::features`], with somebody looking on.
+    pub fn features_watched(
+        &self,
+        tokens: &[u32],
+        state: &mut State,
+        spikes: &mut [u64],
+        probe: &mut dyn Probe,
+    ) -> Vec<f32> {
         let channels = self.network.channels as usize;
         let mut x = Vec::with_capacity(tokens.len() * channels);
         for token in tokens {
@@ -129,16 +143,28 @@ impl SpikeGpt {
         }
         let mut x = self.ln0.apply(&x);
         for (index, (block, state)) in self.blocks.iter().zip(&mut state.blocks).enumerate() {
-            let [lif1, lif2] = block.forward(&mut x, state);
+            probe.residual(index, &x);
+            let [lif1, lif2] = block.forward(&mut x, state, probe);
             spikes[2 * index] += lif1;
             spikes[2 * index + 1] += lif2;
         }
+        probe.residual(self.blocks.len(), &x);
         self.ln_out.apply(&x)
     }
 
     /// `Wh features`: `[rows, channel]` to `[rows, outputs]`.
     pub fn logits(&self, features: Vec<f32>) -> Vec<f32> {
-        self.head.forward(features)
+        self.logits_watched(features, &mut Unwatched)
+    }
+
+    /// As [`SpikeGpt::logits`], with somebody looking on.
+    pub fn logits_watched(&self, features: Vec<f32>, probe: &mut dyn Probe) -> Vec<f32> {
+        self.head.forward(features, probe)
+    }
+
+    /// `LN_out(x)` of any residual stream, `[rows, channel]`: what the head would see if the network ended there.
+    pub fn read_out(&self, residual: &[f32]) -> Vec<f32> {
+        self.ln_out.apply(residual)
     }
 
     /// The state at the start of a sequence.
@@ -181,6 +207,7 @@ impl Builder<'_> {
         let network = self.network;
         // Only `ffn.value` reads the hidden channels; every other linear reads the residual stream.
         let columns = if unit.ends_with("ffn.value.weight") { network.hidden } else { network.channels };
-        Linear::new(self.weights(unit, columns as usize), columns as usize, &self.device)
+        let weights = self.weights(unit, columns as usize);
+        Linear::new(unit, weights, columns as usize, self.candidate.activation(unit), &self.device)
     }
 }

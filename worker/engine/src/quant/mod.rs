@@ -1,9 +1,10 @@
-//! Weights to codes and back.
+//! Weights to codes and back, and activations.
 //!
 //! A matrix is cut into runs that share a scale: all of it, a row, or a group of columns. Each run is quantized
 //! on its own: `range` picks the scale and the zero point, `rounding` the code of each weight.
 //! Formulas: MODEL.md section 2 and [`qslm_common::scheme`].
 
+mod activation;
 pub mod pack;
 mod range;
 mod rounding;
@@ -13,6 +14,7 @@ use std::borrow::Cow;
 use half::f16;
 use qslm_common::scheme::{Granularity, Integer, Scheme, Symmetry};
 
+pub use activation::fake_quantize_rows;
 use range::Grid;
 use rounding::Rounder;
 

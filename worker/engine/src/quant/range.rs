@@ -35,7 +35,7 @@ impl Grid {
     }
 
     /// The grid over the range from `min <= 0` to `max >= 0`.
-    fn over(min: f32, max: f32, scheme: Integer) -> Self {
+    pub(super) fn over(min: f32, max: f32, scheme: Integer) -> Self {
         let (q_min, q_max) = (scheme.q_min(), scheme.q_max());
         match scheme.symmetry {
             Symmetry::Symmetric => Self { scale: max.max(-min) / q_max as f32, zero: 0, q_min, q_max },

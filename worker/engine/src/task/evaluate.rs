@@ -13,7 +13,7 @@ use crate::model::SpikeGpt;
 
 /// Rows of logits are formed in blocks of about this many numbers, so that a large vocabulary does not
 /// need a `[time, vocabulary]` buffer.
-const LOGITS_AT_ONCE: usize = 1 << 22;
+pub(super) const LOGITS_AT_ONCE: usize = 1 << 22;
 
 /// Asked before every sequence; `true` ends the evaluation with [`EvaluateError::Interrupted`].
 pub type Interrupt<'a> = &'a (dyn Fn() -> bool + Sync);
@@ -48,17 +48,41 @@ pub fn evaluate(
     sequences: Range<usize>,
     interrupt: Interrupt<'_>,
 ) -> Result<Counts, EvaluateError> {
-    let populations = model.network().populations().len();
-    let mut counts = Counts::zero(populations);
+    let mut counts = Counts::zero(model.network().populations().len());
     for index in sequences {
-        if interrupt() {
-            return Err(EvaluateError::Interrupted);
-        }
-        let one = evaluate_sequence(model, data, data.sequence(index))
-            .ok_or(EvaluateError::NotFinite { sequence: index })?;
+        let one = evaluate_one(model, data, index, interrupt)?;
         counts.add(&one).map_err(|_| EvaluateError::Overflow)?;
     }
     Ok(counts)
+}
+
+/// As [`evaluate`], with the counts of every sequence on their own, for paired comparisons.
+///
+/// # Errors
+/// [`EvaluateError`].
+///
+/// # Panics
+/// If `sequences` reaches beyond the data.
+pub fn evaluate_each(
+    model: &SpikeGpt,
+    data: &Dataset,
+    sequences: Range<usize>,
+    interrupt: Interrupt<'_>,
+) -> Result<Vec<Counts>, EvaluateError> {
+    sequences.map(|index| evaluate_one(model, data, index, interrupt)).collect()
+}
+
+fn evaluate_one(
+    model: &SpikeGpt,
+    data: &Dataset,
+    index: usize,
+    interrupt: Interrupt<'_>,
+) -> Result<Counts, EvaluateError> {
+    if interrupt() {
+        return Err(EvaluateError::Interrupted);
+    }
+    let counts = evaluate_sequence(model, data, data.sequence(index));
+    counts.ok_or(EvaluateError::NotFinite { sequence: index })
 }
 
 /// Counts of one sequence; `None` if its loss is not finite.
@@ -69,9 +93,9 @@ fn evaluate_sequence(model: &SpikeGpt, data: &Dataset, sequence: &Sequence) -> O
     counts.positions = tokens.len() as u64;
     match &sequence.target {
         Target::NextToken(scored) => {
-            let rows = scored.start - sequence.input.start..scored.end - sequence.input.start;
+            let features = &features[scored_rows(sequence, model.network().channels)];
             let targets = data.tokens(scored.start + 1..scored.end + 1);
-            counts.nll = Nll::from_nats(next_token_nll(model, &features, rows, targets))?;
+            counts.nll = Nll::from_nats(next_token_nll(model, features, targets))?;
             counts.tokens = targets.len() as u64;
         }
         Target::Label(label) => {
@@ -84,12 +108,20 @@ fn evaluate_sequence(model: &SpikeGpt, data: &Dataset, sequence: &Sequence) -> O
     Some(counts)
 }
 
-/// Summed loss of `targets` under the logits of `rows` of `features`.
-fn next_token_nll(model: &SpikeGpt, features: &[f32], rows: Range<usize>, targets: &[u32]) -> f64 {
+/// Where in a sequence's features, `[time, channel]`, the rows lie that predict something.
+pub(super) fn scored_rows(sequence: &Sequence, channels: u32) -> Range<usize> {
+    let (start, channels) = (sequence.input.start, channels as usize);
+    match &sequence.target {
+        Target::NextToken(scored) => (scored.start - start) * channels..(scored.end - start) * channels,
+        Target::Label(_) => 0..sequence.input.len() * channels,
+    }
+}
+
+/// Summed loss of `targets` under the logits of `features`, `[targets, channel]`.
+fn next_token_nll(model: &SpikeGpt, features: &[f32], targets: &[u32]) -> f64 {
     let channels = model.network().channels as usize;
     let outputs = model.network().outputs as usize;
     let block = (LOGITS_AT_ONCE / outputs).max(1);
-    let features = &features[rows.start * channels..rows.end * channels];
     let mut sum = 0.0;
     for (features, targets) in features.chunks(block * channels).zip(targets.chunks(block)) {
         let logits = model.logits(features.to_vec());
@@ -101,7 +133,7 @@ fn next_token_nll(model: &SpikeGpt, features: &[f32], rows: Range<usize>, target
 }
 
 /// Mean over the rows of `[rows, channel]`.
-fn mean_row(features: &[f32], rows: usize) -> Vec<f32> {
+pub(super) fn mean_row(features: &[f32], rows: usize) -> Vec<f32> {
     let channels = features.len() / rows;
     let mut mean = vec![0.0f32; channels];
     for row in features.chunks_exact(channels) {

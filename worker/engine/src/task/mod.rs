@@ -1,11 +1,15 @@
 //! Tasks: from files to sequences, and from sequences to counts.
 
+mod calibrate;
 mod dataset;
 mod evaluate;
 mod sample;
+mod sensitivity;
 mod tokenizer;
 
+pub use calibrate::{NotFinite, calibrate};
 pub use dataset::{DataError, Dataset};
-pub use evaluate::{EvaluateError, Interrupt, evaluate, sequence_logits};
+pub use evaluate::{EvaluateError, Interrupt, evaluate, evaluate_each, sequence_logits};
 pub use sample::{Sampler, SamplerError};
+pub use sensitivity::{Distance, distance, layer_importance, weight_error};
 pub use tokenizer::{Decoder, TokenizerError, TokenizerFile};

@@ -1,0 +1,100 @@
+//! How many operations one token takes, in two accountings.
+//!
+//! **As built.** In the graph of the published training code every linear reads real numbers: its input is a layer
+//! norm of the residual stream (MODEL.md section 1). So every weight is one multiply-accumulate (MAC), and the only
+//! accumulates without a multiplication (AC) are the spikes that populations add to the residual.
+//!
+//! **As published.** Spiking papers count the linears of a module as fed by the spikes of the population before
+//! it: each weight costs `rate` accumulates, where `rate` is that population's measured spikes per neuron and token
+//! (synaptic operations: tokens x firing rate x fan-out). The att of block 0 reads the encoded input, which no
+//! population fires, and is counted in MACs, as these papers count their first layer.
+//!
+//! Rates are measured during evaluation, never assumed. Source: MODEL.md sections 1 and 4.
+
+use crate::measurement::Counts;
+use crate::network::{Module, Network, Place, Unit};
+
+/// Operations per token of one linear, or of the spikes that enter the residual.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Operations {
+    /// The linear; `None` for the residual.
+    pub unit: Option<Unit>,
+    /// Multiply-accumulates per token.
+    pub macs: f64,
+    /// Accumulates per token.
+    pub acs: f64,
+}
+
+/// Operations per token of every linear and of the residual, as the network is built.
+pub fn as_built(network: &Network, counts: &Counts) -> Vec<Operations> {
+    let linears = network.units().into_iter().filter(Unit::is_linear);
+    let mut all: Vec<_> =
+        linears.map(|unit| Operations { macs: unit.weights() as f64, acs: 0.0, unit: Some(unit) }).collect();
+    let rates = counts.firing_rates(network.channels);
+    let spikes = rates.iter().sum::<f64>() * f64::from(network.channels);
+    all.push(Operations { unit: None, macs: 0.0, acs: spikes });
+    all
+}
+
+/// Operations per token of every linear, as spiking papers count them.
+pub fn as_published(network: &Network, counts: &Counts) -> Vec<Operations> {
+    let rates = counts.firing_rates(network.channels);
+    let linears = network.units().into_iter().filter(Unit::is_linear);
+    let count = |unit: Unit| {
+        let weights = unit.weights() as f64;
+        match population_before(&unit, network) {
+            None => Operations { macs: weights, acs: 0.0, unit: Some(unit) },
+            Some(index) => {
+                let rate = rates.get(index).copied().unwrap_or(0.0);
+                Operations { macs: 0.0, acs: weights * rate, unit: Some(unit) }
+            }
+        }
+    };
+    linears.map(count).collect()
+}
+
+/// The index of the last population to add to the residual before a linear's module; `None` if there is none.
+fn population_before(unit: &Unit, network: &Network) -> Option<usize> {
+    match unit.place {
+        Place::Embedding => None,
+        Place::Block(block, Module::Att) => (2 * block as usize).checked_sub(1),
+        Place::Block(block, Module::Ffn) => Some(2 * block as usize),
+        Place::Head => Some(2 * network.blocks as usize - 1),
+    }
+}
+
+/// The sum of one of the numbers.
+pub fn sum(operations: &[Operations], of: impl Fn(&Operations) -> f64) -> f64 {
+    operations.iter().map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::tests::PUBLISHED;
+
+    /// Every population fires at `rate`, but the last one not at all.
+    fn counts(rate: f64) -> Counts {
+        let positions = 1000;
+        let mut spikes = vec![(rate * 768.0 * positions as f64) as u64; 36];
+        spikes[35] = 0;
+        Counts { positions, spikes, ..Counts::default() }
+    }
+
+    #[test]
+    fn as_built_every_weight_of_a_linear_is_a_mac() {
+        let built = as_built(&PUBLISHED, &counts(0.25));
+        assert_eq!(sum(&built, |ops| ops.macs), 176_631_552.0);
+        assert_eq!(sum(&built, |ops| ops.acs), 35.0 * 0.25 * 768.0);
+    }
+
+    #[test]
+    fn as_published_spikes_gate_every_linear_but_the_first_att() {
+        let published = as_published(&PUBLISHED, &counts(0.25));
+        let att = 4.0 * 768.0 * 768.0;
+        let ffn = 9.0 * 768.0 * 768.0;
+        assert_eq!(sum(&published, |ops| ops.macs), att);
+        // The head follows the population that is silent.
+        assert_eq!(sum(&published, |ops| ops.acs), 0.25 * (17.0 * att + 18.0 * ffn));
+    }
+}

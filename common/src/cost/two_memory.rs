@@ -1,0 +1,130 @@
+//! Two memories: a dense non-volatile one for some units, SRAM for the rest.
+//!
+//! In the way of adapter-ALBERT (arXiv 2303.16100): what is read and never written after deployment (there the shared
+//! backbone, here any units) lives in dense non-volatile memory, and what is changed lives in SRAM. One-dimensional
+//! parameters and the recurrent state are in SRAM. The energy is that of reading every linear's weights and one row
+//! of the embedding once per token, and of reading and writing the state. Densities and energies differ widely
+//! between technologies, so there are no defaults.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cost, Costs, InvalidDevice, check, state_bytes};
+use crate::candidate::Candidate;
+use crate::footprint::unit_bytes;
+use crate::network::{Network, Unit};
+
+/// The two memories, and which units live in the dense one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TwoMemory {
+    /// Units, modules or blocks by name: `emb`, `head`, `blocks`, `blocks.3`, `blocks.3.att`, `head.weight`.
+    pub nonvolatile: Vec<String>,
+    /// Picojoules to read a byte of the non-volatile memory.
+    pub nonvolatile_pj_per_byte: f64,
+    /// Picojoules to read or write a byte of the SRAM.
+    pub sram_pj_per_byte: f64,
+    /// Square millimetres that a MiB of the non-volatile memory takes.
+    pub nonvolatile_mm2_per_mib: f64,
+    /// Square millimetres that a MiB of SRAM takes.
+    pub sram_mm2_per_mib: f64,
+}
+
+const MIB: f64 = (1u64 << 20) as f64;
+
+impl TwoMemory {
+    /// Everything that makes no sense.
+    pub(super) fn problems(&self, network: &Network) -> Vec<InvalidDevice> {
+        let mut problems = Vec::new();
+        for (name, value) in [
+            ("two_memory.nonvolatile_pj_per_byte", self.nonvolatile_pj_per_byte),
+            ("two_memory.sram_pj_per_byte", self.sram_pj_per_byte),
+            ("two_memory.nonvolatile_mm2_per_mib", self.nonvolatile_mm2_per_mib),
+            ("two_memory.sram_mm2_per_mib", self.sram_mm2_per_mib),
+        ] {
+            check(&mut problems, name, value, false);
+        }
+        let units = network.units();
+        let unknown = self.nonvolatile.iter().filter(|name| !units.iter().any(|unit| is_in(unit, name)));
+        problems.extend(unknown.map(|name| InvalidDevice::Name(name.clone())));
+        problems
+    }
+
+    pub(super) fn costs(&self, network: &Network, candidate: &Candidate) -> Costs {
+        let state = state_bytes(network, candidate);
+        let (mut nonvolatile, mut sram) = (0.0, network.vector_parameters() as f64 * 4.0 + state);
+        // The state is read and written, one-dimensional parameters are read.
+        let mut picojoules = self.sram_pj_per_byte * (sram + state);
+        for unit in network.units() {
+            let stored = unit_bytes(&unit, candidate.scheme(&unit.name)) as f64;
+            let read = if unit.is_linear() { stored } else { stored / unit.rows as f64 };
+            if self.nonvolatile.iter().any(|name| is_in(&unit, name)) {
+                nonvolatile += stored;
+                picojoules += self.nonvolatile_pj_per_byte * read;
+            } else {
+                sram += stored;
+                picojoules += self.sram_pj_per_byte * read;
+            }
+        }
+        let area = (nonvolatile * self.nonvolatile_mm2_per_mib + sram * self.sram_mm2_per_mib) / MIB;
+        Costs::from([
+            (Cost::Nonvolatile, nonvolatile),
+            (Cost::Sram, sram),
+            (Cost::TwoMemoryEnergy, picojoules * 1e-12),
+            (Cost::TwoMemoryArea, area),
+        ])
+    }
+}
+
+/// Whether `name` is the unit, or something that contains it.
+fn is_in(unit: &Unit, name: &str) -> bool {
+    unit.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::footprint::footprint_bytes;
+    use crate::network::tests::PUBLISHED;
+
+    pub(crate) fn memory(nonvolatile: &[&str]) -> TwoMemory {
+        TwoMemory {
+            nonvolatile: nonvolatile.iter().map(|name| (*name).to_owned()).collect(),
+            nonvolatile_pj_per_byte: 2.0,
+            sram_pj_per_byte: 1.0,
+            nonvolatile_mm2_per_mib: 0.5,
+            sram_mm2_per_mib: 4.0,
+        }
+    }
+
+    #[test]
+    fn every_byte_is_in_one_of_the_memories() {
+        let candidate = Candidate::new(&PUBLISHED, |_| "int4:symmetric:channel".parse().unwrap());
+        let whole = footprint_bytes(&PUBLISHED, &candidate) as f64 + state_bytes(&PUBLISHED, &candidate);
+        for names in [&[][..], &["emb"], &["blocks.1"], &["blocks", "head.weight"]] {
+            let costs = memory(names).costs(&PUBLISHED, &candidate);
+            assert_eq!(costs[&Cost::Nonvolatile] + costs[&Cost::Sram], whole, "{names:?}");
+        }
+        // blocks.1 is not blocks.10 to blocks.17.
+        let one = memory(&["blocks.1"]).costs(&PUBLISHED, &candidate)[&Cost::Nonvolatile];
+        let all = memory(&["blocks"]).costs(&PUBLISHED, &candidate)[&Cost::Nonvolatile];
+        assert_eq!(one * 18.0, all);
+    }
+
+    #[test]
+    fn energy_and_area_follow_the_bytes() {
+        let float = Candidate::float(&PUBLISHED);
+        let costs = memory(&["emb", "blocks", "head"]).costs(&PUBLISHED, &float);
+        let (read, state) = (4.0 * (176_631_552.0 + 768.0), state_bytes(&PUBLISHED, &float));
+        let picojoules = 2.0 * read + 155_136.0 * 4.0 + 2.0 * state;
+        assert!((costs[&Cost::TwoMemoryEnergy] / (picojoules * 1e-12) - 1.0).abs() < 1e-12);
+        let area = (215_244_288.0 * 4.0 * 0.5 + (155_136.0 * 4.0 + state) * 4.0) / MIB;
+        assert!((costs[&Cost::TwoMemoryArea] / area - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_name_that_is_nothing_is_refused() {
+        let problems = memory(&["emb", "block.3", "blocks.18"]).problems(&PUBLISHED);
+        let names = ["block.3", "blocks.18"].map(|name| InvalidDevice::Name(name.to_owned()));
+        assert_eq!(problems, names);
+    }
+}

@@ -1,0 +1,182 @@
+//! `qslm compare`: is a quantized network worse, or is it noise?
+
+use std::path::PathBuf;
+
+use clap::Args;
+use qslm_common::candidate::Candidate;
+use qslm_common::footprint::{footprint_bytes, saving};
+use qslm_common::measurement::Counts;
+use qslm_engine::model::SpikeGpt;
+use qslm_engine::task::{Dataset, EvaluateError};
+use qslm_worker::cache::hash_file;
+use serde::Serialize;
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::front_file::{FrontFile, candidate};
+use crate::inputs::DataArgs;
+use crate::output::{Output, print_json, print_pairs};
+use crate::parallel::{evaluate_every, threads};
+use crate::schemes::{ModelArgs, SchemeArgs};
+use crate::statistics::paired;
+
+/// Compare a quantized network with the float one, sequence by sequence, with a paired significance test.
+///
+/// The test flips the sign of each window's (or sentence's) difference at random: if there were no difference, each
+/// sign would be as likely. For sentences that is McNemar's test. The interval is a bootstrap over windows.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm compare --checkpoint model.safetensors --tokenizer tokenizer.json --text valid.txt --window 128 --bits 4 --embedding sign
+  qslm compare --checkpoint sst2.safetensors --tokenizer tokenizer.json --labelled dev.tsv --front runs/sst2-ID.front.json
+  qslm compare --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --against packed.safetensors")]
+pub struct Compare {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    scheme: SchemeArgs,
+    /// Compare with this checkpoint, float or packed
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "activation_bits", "membrane_bits", "front"])]
+    against: Option<PathBuf>,
+    /// Compare with the candidate that a run chose: its front
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "activation_bits", "membrane_bits"])]
+    front: Option<PathBuf>,
+    /// Take this candidate of the front instead: its id, or the beginning of it
+    #[arg(long, value_name = "ID", requires = "front")]
+    candidate: Option<String>,
+    /// Threads that evaluate side by side [default: one per core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// What is printed; keys are part of the interface.
+#[derive(Serialize)]
+struct Report {
+    /// Windows or sentences.
+    pairs: usize,
+    candidate: String,
+    saving: f64,
+    /// Perplexity or accuracy.
+    measure: &'static str,
+    before: f64,
+    after: f64,
+    /// `PPL / PPL0 - 1`, or the drop in accuracy.
+    loss: f64,
+    /// 95 % interval of the loss.
+    loss_interval: (f64, f64),
+    p_value: f64,
+}
+
+impl Compare {
+    /// Measures both and prints.
+    pub fn run(self) -> Outcome {
+        let threads = threads(self.threads);
+        let (after, other, data) = self.other()?;
+        let (before, _) = SchemeArgs::none().load(&self.model, None)?;
+        if before.network() != after.network() {
+            return Err(Failure::new(Exit::Usage, "the two networks differ in shape"));
+        }
+        let every = |model: &SpikeGpt| {
+            evaluate_every(model, &data, threads).map_err(|error: EvaluateError| {
+                Failure::new(Exit::Failure, format!("{}: {error}", self.model.checkpoint.display()))
+            })
+        };
+        let pairs: Vec<_> = every(&before)?.into_iter().zip(every(&after)?).collect();
+        let network = before.network();
+        let saving = saving(network, footprint_bytes(network, &other));
+        let report = Report::new(&pairs, network.populations().len(), &other, saving)?;
+        match self.output {
+            Output::Json => print_json(&report),
+            Output::Table => report.print_table(),
+        }
+    }
+
+    /// The network to compare with, what it is, and the data.
+    fn other(&self) -> Outcome<(SpikeGpt, Candidate, Dataset)> {
+        let (model, candidate) = match (&self.against, &self.front) {
+            (Some(file), _) => {
+                let model = ModelArgs { checkpoint: file.clone(), ..self.model.clone() };
+                SchemeArgs::none().load(&model, None)?
+            }
+            (None, Some(front)) => {
+                let (front, checkpoint) = (FrontFile::read(front)?, self.model.read()?);
+                let hash = hash_file(&self.model.checkpoint)
+                    .map_err(|error| Failure::file(&self.model.checkpoint, &error))?;
+                front.check_checkpoint(hash, &self.model.checkpoint)?;
+                let candidate = candidate(front.row(self.candidate.as_deref())?, checkpoint.network())?;
+                let model = SpikeGpt::from_checkpoint(checkpoint, &candidate, self.model.backend);
+                (model.map_err(|error| Failure::new(Exit::Usage, error))?, candidate)
+            }
+            (None, None) if self.scheme.is_empty() => {
+                let words = "what to compare with is missing: give --bits and its like, --front or --against";
+                return Err(Failure::new(Exit::Usage, words));
+            }
+            (None, None) => self.scheme.load(&self.model, None)?,
+        };
+        let data = self.data.load(model.network())?;
+        Ok((model, candidate, data))
+    }
+}
+
+impl Report {
+    fn new(
+        pairs: &[(Counts, Counts)],
+        populations: usize,
+        candidate: &Candidate,
+        saving: f64,
+    ) -> Outcome<Self> {
+        let sum = |of: fn(&(Counts, Counts)) -> &Counts| {
+            let mut total = Counts::zero(populations);
+            pairs.iter().try_for_each(|pair| total.add(of(pair))).map(|()| total)
+        };
+        let sums = sum(|pair| &pair.0).and_then(|before| Ok((before, sum(|pair| &pair.1)?)));
+        let (before, after) = sums.map_err(|error| Failure::new(Exit::Failure, error))?;
+        let language = before.perplexity().is_some();
+        let difference = |(before, after): &(Counts, Counts)| match language {
+            true => (after.nll.nats() - before.nll.nats(), before.tokens as f64),
+            false => (before.hits as f64 - after.hits as f64, before.sentences as f64),
+        };
+        let differences: Vec<_> = pairs.iter().map(difference).collect();
+        let none = || Failure::new(Exit::Failure, "nothing to compare");
+        let test = paired(&differences).ok_or_else(none)?;
+        // A difference in nats per token is a ratio of perplexities.
+        let loss = |mean: f64| if language { mean.exp_m1() } else { mean };
+        let quality = |counts: &Counts| counts.perplexity().or(counts.accuracy()).unwrap_or(0.0);
+        Ok(Self {
+            pairs: pairs.len(),
+            candidate: candidate.id().to_string(),
+            saving,
+            measure: if language { "perplexity" } else { "accuracy" },
+            before: quality(&before),
+            after: quality(&after),
+            loss: loss(test.mean),
+            loss_interval: (loss(test.interval.0), loss(test.interval.1)),
+            p_value: test.p_value,
+        })
+    }
+
+    fn print_table(&self) -> Outcome {
+        let (low, high) = self.loss_interval;
+        let percent = |share: f64| format!("{:+.2} %", share * 100.0);
+        let verdict = if self.p_value < 0.05 { "significant" } else { "not significant" };
+        print_pairs(&[
+            (
+                "candidate".to_owned(),
+                format!("{} ({:.2} % saved)", &self.candidate[..12], self.saving * 100.0),
+            ),
+            (self.measure.to_owned(), format!("{:.4} to {:.4}", self.before, self.after)),
+            (
+                "loss".to_owned(),
+                format!("{}, 95 % interval {} to {}", percent(self.loss), percent(low), percent(high)),
+            ),
+            (
+                "p-value".to_owned(),
+                format!("{:.4} over {} pairs: {verdict} at 5 %", self.p_value, self.pairs),
+            ),
+        ])
+    }
+}

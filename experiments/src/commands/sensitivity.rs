@@ -1,0 +1,153 @@
+//! `qslm sensitivity`: which units matter, by every measure, and which measure tells.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use comfy_table::CellAlignment;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::inputs::DataArgs;
+use crate::output::{Output, plain_table, print, print_json};
+use crate::parallel::threads;
+use crate::schemes::{ModelArgs, SchemeArgs};
+use crate::sensitivity::{Metric, Options, Row, measure};
+use crate::statistics::spearman;
+
+/// Measure how sensitive each matrix is, by several measures, and how well the cheap ones rank.
+///
+/// Every unit is quantized alone, the rest stays float. The rank correlation (Spearman) with the task loss
+/// says which measure could stand in for it in a search.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm sensitivity --checkpoint model.safetensors --tokenizer tokenizer.json --text valid.txt --window 128 --bits 3
+  qslm sensitivity --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --windows 16 --bits 4 --csv units.csv
+  qslm sensitivity --checkpoint sst2.safetensors --tokenizer tokenizer.json --labelled dev.tsv --bits 2 --metric task_loss --metric weight_error
+
+CSV columns: unit, block, module, scheme, then one per measure; empty where a measure does not apply.")]
+pub struct Sensitivity {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    scheme: SchemeArgs,
+    /// Show these measures only; may be given several times
+    #[arg(long = "metric", value_enum, value_name = "METRIC")]
+    metrics: Vec<Metric>,
+    /// Windows or sentences for membrane_drift and lsaq
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    mini_batch: u32,
+    /// Tokens that lsaq compares
+    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    top_k: u32,
+    /// Write the table for plotting
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Threads that evaluate side by side [default: one per core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// What is printed; keys are part of the interface.
+#[derive(Serialize)]
+struct Report {
+    units: Vec<Row>,
+    /// Spearman's rank correlation with the task loss, by measure, over the units that have it; null if undefined.
+    rank_correlation: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Sensitivity {
+    /// Measures, writes and prints.
+    pub fn run(mut self) -> Outcome {
+        if self.metrics.is_empty() {
+            self.metrics = Metric::ALL.to_vec();
+        }
+        let checkpoint = self.model.read()?;
+        if checkpoint.manifest().is_some() {
+            let words =
+                format!("{} is packed already: measure the float one", self.model.checkpoint.display());
+            return Err(Failure::new(Exit::Usage, words));
+        }
+        let missing = || Failure::new(Exit::Usage, "--bits is needed: what each unit is quantized to, alone");
+        let candidate = self.scheme.candidate(checkpoint.network(), None)?.ok_or_else(missing)?;
+        let data = self.data.load(checkpoint.network())?;
+        let options = Options {
+            backend: self.model.backend,
+            mini_batch: self.mini_batch as usize,
+            top_k: self.top_k as usize,
+            threads: threads(self.threads),
+        };
+        let bar = ProgressBar::new(checkpoint.network().units().len() as u64);
+        let style = ProgressStyle::with_template("[{bar:24}] {pos} of at most {len} units, {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+        let units = measure(&checkpoint, &candidate, &data, options, || bar.inc(1))?;
+        bar.finish_and_clear();
+        if let Some(path) = &self.csv {
+            std::fs::write(path, self.to_csv(&units)).map_err(|error| {
+                Failure::new(Exit::Failure, format!("{}: cannot write: {error}", path.display()))
+            })?;
+        }
+        let correlations: Vec<_> = self.metrics.iter().map(|metric| correlation(&units, *metric)).collect();
+        match self.output {
+            Output::Json => {
+                let named = self.metrics.iter().zip(correlations);
+                let rank_correlation =
+                    named.map(|(metric, rho)| (metric.name().to_owned(), rho.into())).collect();
+                print_json(&Report { units, rank_correlation })
+            }
+            Output::Table => print(&self.table(&units, &correlations)),
+        }
+    }
+
+    fn table(&self, units: &[Row], correlations: &[Option<f64>]) -> String {
+        let mut table = plain_table();
+        table.set_header(["unit"].into_iter().chain(self.metrics.iter().map(|metric| metric.name())));
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        for row in units {
+            let value = |metric: &Metric| row.value(*metric).map_or("-".to_owned(), |v| format!("{v:.3e}"));
+            table.add_row(std::iter::once(row.unit.clone()).chain(self.metrics.iter().map(value)));
+        }
+        let rho = correlations.iter().map(|rho| rho.map_or("-".to_owned(), |rho| format!("{rho:+.3}")));
+        table.add_row(std::iter::once("rank correlation with task_loss".to_owned()).chain(rho));
+        format!("{table}\n")
+    }
+
+    fn to_csv(&self, units: &[Row]) -> String {
+        let mut text = "unit,block,module,scheme".to_owned();
+        self.metrics.iter().for_each(|metric| text.extend([",", metric.name()]));
+        text.push('\n');
+        for row in units {
+            let mut parts = row.unit.split('.');
+            let (block, module) = match parts.next() {
+                Some("blocks") => (parts.next().unwrap_or(""), parts.next().unwrap_or("")),
+                _ => ("", ""),
+            };
+            // Names and numbers only: nothing needs quoting.
+            let _ = write!(text, "{},{block},{module},{}", row.unit, row.scheme);
+            for metric in &self.metrics {
+                let _ = match row.value(*metric) {
+                    Some(value) => write!(text, ",{value:e}"),
+                    None => write!(text, ","),
+                };
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Rank correlation of a measure with the task loss, over the units that have it.
+fn correlation(units: &[Row], metric: Metric) -> Option<f64> {
+    let pairs = units.iter().filter_map(|row| Some((row.value(metric)?, row.task_loss)));
+    let (values, losses): (Vec<_>, Vec<_>) = pairs.unzip();
+    spearman(&values, &losses)
+}

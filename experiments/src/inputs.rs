@@ -1,0 +1,76 @@
+//! The flags that name a task's data, shared by every command that measures.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use qslm_common::experiment::check_model;
+use qslm_common::network::Network;
+use qslm_common::task::Task;
+use qslm_engine::task::Dataset;
+
+use crate::data::load_data;
+use crate::exit::{Exit, Failure, Outcome};
+
+/// Text or labelled sentences, and how they are cut.
+#[derive(Debug, Clone, Args)]
+pub struct DataArgs {
+    /// The checkpoint's tokenizer.json
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Text to predict (perplexity)
+    #[arg(long, value_name = "FILE", group = "data")]
+    text: Option<PathBuf>,
+    /// Lines of `sentence TAB label` to classify (accuracy)
+    #[arg(long, value_name = "FILE", group = "data")]
+    labelled: Option<PathBuf>,
+    /// Tokens per window; the network's state starts afresh in each
+    #[arg(long, default_value_t = 1024)]
+    window: u32,
+    /// Tokens from one window's start to the next [default: the window]
+    #[arg(long)]
+    stride: Option<u32>,
+    /// Stop after so many windows or sentences
+    #[arg(long, value_name = "N")]
+    pub windows: Option<u32>,
+}
+
+impl DataArgs {
+    /// The protocol that the flags describe.
+    pub fn task(&self) -> Outcome<Task> {
+        let task = match self.labelled {
+            Some(_) => Task::Accuracy { sentences: self.windows },
+            None => Task::Perplexity {
+                window: self.window,
+                stride: self.stride.unwrap_or(self.window),
+                windows: self.windows,
+            },
+        };
+        task.validate().map_err(|error| Failure::new(Exit::Usage, format!("--{error}")))?;
+        Ok(task)
+    }
+
+    /// The data, for a network that has to fit the task.
+    pub fn load(&self, network: &Network) -> Outcome<Dataset> {
+        let needs = || Failure::new(Exit::Usage, "--text or --labelled is needed");
+        let path = self.text.as_ref().or(self.labelled.as_ref()).ok_or_else(needs)?;
+        self.load_file(path, self.task()?, network)
+    }
+
+    /// The first `sequences` windows or sentences of another file of the same kind, to calibrate with.
+    pub fn load_calibration(&self, path: &PathBuf, sequences: u32, network: &Network) -> Outcome<Dataset> {
+        let task = match self.task()? {
+            Task::Perplexity { window, .. } => {
+                Task::Perplexity { window, stride: window, windows: Some(sequences) }
+            }
+            Task::Accuracy { .. } => Task::Accuracy { sentences: Some(sequences) },
+        };
+        task.validate().map_err(|error| Failure::new(Exit::Usage, format!("calibration {error}")))?;
+        self.load_file(path, task, network)
+    }
+
+    fn load_file(&self, path: &PathBuf, task: Task, network: &Network) -> Outcome<Dataset> {
+        check_model(network, &task).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let needs = || Failure::new(Exit::Usage, "--tokenizer is needed to read text");
+        load_data(path, self.tokenizer.as_deref().ok_or_else(needs)?, &task, network)
+    }
+}

@@ -1,0 +1,65 @@
+//! Rounding rows of numbers to the points of a grid.
+
+use super::simd::per_instruction_set;
+
+/// Lanes of partial results: fixed, so that they do not depend on the processor.
+const LANES: usize = 16;
+
+per_instruction_set! {
+    /// The smallest and the largest number of a row, zero included; NaN if the row holds NaN or infinity.
+    pub fn span(row: &[f32]) -> (f32, f32) {
+        let (mut low, mut high, mut poison) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
+        for chunk in row.chunks(LANES) {
+            for (lane, x) in chunk.iter().enumerate() {
+                low[lane] = if *x < low[lane] { *x } else { low[lane] };
+                high[lane] = if *x > high[lane] { *x } else { high[lane] };
+                // 0 * x is 0 for every number and NaN for infinities and NaN.
+                poison[lane] += 0.0 * *x;
+            }
+        }
+        let poison: f32 = poison.iter().sum();
+        let low = low.iter().copied().fold(0.0, f32::min);
+        let high = high.iter().copied().fold(0.0, f32::max);
+        (low + poison, high + poison)
+    }
+}
+
+per_instruction_set! {
+    /// `x = s (q - z)` with `q = clamp(round(x / s) + z, q_min, q_max)`, to nearest and the even one on a tie.
+    pub fn round(row: &mut [f32], scale: f32, zero: f32, q_min: f32, q_max: f32) {
+        for x in row.iter_mut() {
+            let q = (*x / scale).round_ties_even() + zero;
+            // Comparisons that NaN passes through.
+            let q = if q < q_min { q_min } else { q };
+            let q = if q > q_max { q_max } else { q };
+            *x = scale * (q - zero);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_includes_zero_and_shows_what_is_no_number() {
+        assert_eq!(span(&[1.0, 3.0, 2.0]), (0.0, 3.0));
+        assert_eq!(span(&[-1.0, -3.0]), (-3.0, 0.0));
+        assert_eq!(span(&[]), (0.0, 0.0));
+        for at in [0, 15, 16, 20] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut row = [0.5; 21];
+                row[at] = bad;
+                assert!(span(&row).0.is_nan(), "{bad} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_go_to_the_nearest_point() {
+        let mut row = [0.1, 0.25, 0.75, -9.0, 9.0, f32::NAN];
+        round(&mut row, 0.5, 1.0, -2.0, 3.0);
+        assert_eq!(row[..5], [0.0, 0.0, 1.0, -1.5, 1.0]);
+        assert!(row[5].is_nan());
+    }
+}
