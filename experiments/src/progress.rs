@@ -20,7 +20,7 @@ impl Progress {
     /// Bar or lines, as standard error is a terminal or not.
     pub fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let template = "{spinner} {prefix:11} [{bar:24}] {pos} of at most {len} candidates\n  {wide_msg}";
+            let template = "{spinner} {prefix:21} [{bar:24}] {pos} of at most {len} candidates\n  {wide_msg}";
             // A template that does not parse would be this program's mistake; the default one serves too.
             let style =
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -47,7 +47,7 @@ impl Progress {
         if self.last_line.as_ref().is_none_or(due) {
             self.last_line = Some((Instant::now(), status.stage.clone()));
             let (settled, of) = (status.generation_settled, status.generation_trials);
-            eprintln!("{:11} {settled}/{of}  {}", status.stage, describe(status, left));
+            eprintln!("{:21} {settled}/{of}  {}", status.stage, describe(status, left));
         }
     }
 

@@ -1,9 +1,8 @@
 //! The result of an experiment as tables.
 
-use std::collections::BTreeMap;
-
 use comfy_table::CellAlignment;
 use qslm_common::archive::{FrontDocument, Row};
+use qslm_common::cost::Cost;
 
 use crate::output::plain_table;
 
@@ -15,7 +14,10 @@ pub fn tables(document: &FrontDocument) -> String {
         text.push_str(&format!("\n{measured} candidates measured, hypervolume {hypervolume:.4}\n"));
     }
     match &document.chosen {
-        Some(chosen) => text.push_str(&chosen_tables(chosen)),
+        Some(chosen) => {
+            text.push_str(&chosen_tables(chosen));
+            text.push_str(&cost_table(document.float.as_ref(), chosen));
+        }
         None => text.push_str("\nNo candidate meets the constraints.\n"),
     }
     text
@@ -30,10 +32,11 @@ fn front_table(document: &FrontDocument) -> String {
         "saved %",
         quality_name(document),
         "loss %",
+        "uJ/token",
         "spikes",
         "trade-off",
     ]);
-    for column in 2..8 {
+    for column in 2..9 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -48,6 +51,7 @@ fn front_table(document: &FrontDocument) -> String {
             format!("{:.2}", row.saving * 100.0),
             quality(row),
             row.quality_loss.map_or(String::new(), |loss| format!("{:+.2}", loss * 100.0)),
+            row.costs.get(&Cost::Energy).map_or(String::new(), |joules| format!("{:.1}", joules * 1e6)),
             format!("{:.4}", row.firing_rate),
             row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
         ]);
@@ -65,27 +69,70 @@ fn chosen_tables(row: &Row) -> String {
         if row.perplexity.is_some() { "perplexity" } else { "accuracy" },
         quality(row),
     );
-    text.push_str(&scheme_table(&row.schemes));
+    text.push_str(&scheme_table(row));
     text
 }
 
-/// Embedding and head on a line each, then a line per block with a column per matrix.
-fn scheme_table(schemes: &BTreeMap<String, String>) -> String {
+/// What the chosen candidate costs beside the float model.
+fn cost_table(float: Option<&Row>, chosen: &Row) -> String {
+    let mut table = plain_table();
+    table.set_header(["  cost", "float", "chosen", "", "unit"]);
+    for column in 1..4 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for (cost, value) in &chosen.costs {
+        let before = float.and_then(|float| float.costs.get(cost)).copied();
+        let change = before.filter(|before| *before > 0.0).map(|before| (value / before - 1.0) * 100.0);
+        table.add_row([
+            format!("  {cost}"),
+            before.map_or(String::new(), significant),
+            significant(*value),
+            change.map_or(String::new(), |change| format!("{change:+.2} %")),
+            cost.unit().to_owned(),
+        ]);
+    }
+    format!("\n{table}\n")
+}
+
+/// Whole numbers as they are, others with four significant digits.
+fn significant(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value}") } else { format!("{value:.3e}") }
+}
+
+/// Embedding and head on a line each, then a line per block with a column per matrix, each with the width of its
+/// activations if they are quantized; membranes last.
+fn scheme_table(row: &Row) -> String {
     const MATRICES: [&str; 7] =
         ["att.key", "att.value", "att.receptance", "att.output", "ffn.key", "ffn.value", "ffn.receptance"];
-    let of = |unit: &str| schemes.get(unit).map_or("", String::as_str);
+    let of = |unit: &str| row.schemes.get(unit).map_or("", String::as_str);
     // Symmetry and granularity are the same everywhere; the width is what differs.
     let width = |scheme: &str| scheme.split(':').next().unwrap_or(scheme).to_owned();
     let mut table = plain_table();
     table.set_header(std::iter::once("").chain(MATRICES));
     for block in 0.. {
-        let cells = MATRICES.map(|matrix| width(of(&format!("blocks.{block}.{matrix}.weight"))));
+        let cell = |unit: String| match row.activations.get(&unit) {
+            Some(activation) => format!("{} x {}", width(of(&unit)), width(activation)),
+            None => width(of(&unit)),
+        };
+        let cells = MATRICES.map(|matrix| cell(format!("blocks.{block}.{matrix}.weight")));
         if cells[0].is_empty() {
             break;
         }
         table.add_row(std::iter::once(format!("blocks.{block}")).chain(cells));
     }
-    format!("  emb {}, head {}\n\n{table}\n", of("emb.weight"), of("head.weight"))
+    let mut text = format!("  emb {}, head {}", of("emb.weight"), of("head.weight"));
+    if let Some(activation) = row.activations.get("head.weight") {
+        text.push_str(&format!(" x {}", width(activation)));
+    }
+    text.push_str(&format!("\n\n{table}\n"));
+    if !row.membranes.is_empty() {
+        let membranes: Vec<_> =
+            row.membranes.iter().map(|(name, scheme)| format!("{name} {scheme}")).collect();
+        text.push_str(&format!("\n  membranes: {}\n", membranes.join(", ")));
+    }
+    text
 }
 
 fn quality_name(document: &FrontDocument) -> &'static str {

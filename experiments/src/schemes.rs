@@ -69,9 +69,9 @@ pub struct SchemeArgs {
     /// Keep the potentials of every LIF neuron in fixed point of so many bits: 2 to 16
     #[arg(long, value_name = "BITS")]
     membrane_bits: Option<u8>,
-    /// Bits of them before the point
-    #[arg(long, value_name = "BITS", default_value_t = 2, requires = "membrane_bits")]
-    membrane_integer_bits: u8,
+    /// Bits of them before the point [default: 2, or fewer if there are no more]
+    #[arg(long, value_name = "BITS", requires = "membrane_bits")]
+    membrane_integer_bits: Option<u8>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -118,7 +118,8 @@ impl SchemeArgs {
             }
         }
         if let Some(bits) = self.membrane_bits {
-            let membrane = Membrane::new(bits, self.membrane_integer_bits).map_err(|error| usage(&error))?;
+            let integer_bits = self.membrane_integer_bits.unwrap_or_else(|| bits.saturating_sub(1).min(2));
+            let membrane = Membrane::new(bits, integer_bits).map_err(|error| usage(&error))?;
             let populations = network.populations();
             candidate = candidate.with_membranes(populations.iter().map(String::as_str), Some(membrane));
         }
@@ -137,7 +138,7 @@ impl SchemeArgs {
             activation_bits: None,
             activation_symmetry: Symmetry::Affine,
             membrane_bits: None,
-            membrane_integer_bits: 0,
+            membrane_integer_bits: None,
         }
     }
 

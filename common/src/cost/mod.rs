@@ -247,6 +247,26 @@ fn check(problems: &mut Vec<InvalidDevice>, name: &'static str, value: f64, posi
     }
 }
 
+impl Cost {
+    /// The unit of its numbers.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Footprint | Self::State | Self::Nonvolatile | Self::Sram | Self::DeviceFootprint => "bytes",
+            Self::Macs | Self::Acs | Self::PublishedMacs | Self::PublishedAcs => "per token",
+            Self::Energy
+            | Self::EnergyArithmetic
+            | Self::EnergyRegisters
+            | Self::EnergySram
+            | Self::EnergyDram
+            | Self::PublishedEnergy
+            | Self::TwoMemoryEnergy => "J per token",
+            Self::TwoMemoryArea => "mm2",
+            Self::Latency | Self::SplitLatency => "s per token",
+            Self::Link => "bytes per token",
+        }
+    }
+}
+
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = NAMES.iter().find(|(cost, _)| cost == self).map_or("", |(_, name)| name);
