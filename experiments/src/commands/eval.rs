@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::inputs::DataArgs;
-use crate::output::{Output, print_json};
+use crate::output::{Output, peak_memory_bytes, print_json};
 use crate::parallel::{evaluate_all, threads};
 use crate::schemes::{ModelArgs, SchemeArgs, calibrate_on};
 use crate::tensors;
@@ -81,6 +81,8 @@ struct Report {
     candidate: String,
     seconds: f64,
     tokens_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_memory_bytes: Option<u64>,
     backend: Backend,
 }
 
@@ -166,6 +168,7 @@ impl Report {
             candidate: candidate.id().to_string(),
             seconds,
             tokens_per_second: counts.positions as f64 / seconds.max(1e-9),
+            peak_memory_bytes: peak_memory_bytes(),
             backend,
         }
     }

@@ -32,14 +32,28 @@ pub struct Quantized {
 /// The weights that a network stored under `scheme` computes with.
 ///
 /// `weights` is `[rows, columns]` row-major and finite; `unit` is the matrix's name, which seeds stochastic
-/// rounding. `Sign` gives +1 and -1. Owned float weights are returned as they are, without a copy.
+/// rounding. `Sign` gives +1 and -1. Owned weights are rounded where they are, so that a large matrix is not there
+/// twice.
 pub fn fake_quantize(weights: Cow<'_, [f32]>, columns: usize, scheme: Scheme, unit: &str) -> Vec<f32> {
+    let mut weights = weights.into_owned();
     match scheme {
-        Scheme::Float => weights.into_owned(),
-        Scheme::Half => weights.iter().map(|w| to_half(*w).to_f32()).collect(),
-        Scheme::Sign => weights.iter().map(|w| if *w >= 0.0 { 1.0 } else { -1.0 }).collect(),
-        Scheme::Integer(integer) => dequantize(&quantize(&weights, columns, integer, unit), columns, integer),
+        Scheme::Float => {}
+        Scheme::Half => weights.iter_mut().for_each(|w| *w = to_half(*w).to_f32()),
+        Scheme::Sign => weights.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { -1.0 }),
+        Scheme::Integer(integer) => {
+            let rounder = Rounder::new(integer.rounding, unit);
+            let mut start = 0;
+            let (row, length) = run_lengths(weights.len(), columns, integer.granularity);
+            for run in weights.chunks_mut(row).flat_map(|row| row.chunks_mut(length)) {
+                let grid = range::grid(run, integer, &rounder, start);
+                for (at, w) in (start..).zip(run.iter_mut()) {
+                    *w = grid.weight(grid.code(*w, &rounder, at));
+                }
+                start += run.len();
+            }
+        }
     }
+    weights
 }
 
 /// Rounds to nearest; what is too large becomes the largest 16-bit float, and a negative weight never zero,
@@ -79,11 +93,17 @@ pub fn dequantize(quantized: &Quantized, columns: usize, scheme: Integer) -> Vec
 
 /// The runs of a row-major matrix that share a scale, in storage order.
 fn runs<T>(matrix: &[T], columns: usize, granularity: Granularity) -> impl Iterator<Item = &[T]> {
+    let (row, run) = run_lengths(matrix.len(), columns, granularity);
+    matrix.chunks(row).flat_map(move |row| row.chunks(run))
+}
+
+/// After how many elements of a matrix of `size` a row ends, and within it a run. Both at least 1.
+fn run_lengths(size: usize, columns: usize, granularity: Granularity) -> (usize, usize) {
     let (row, run) = match granularity {
-        Granularity::Tensor => (matrix.len(), matrix.len()),
+        Granularity::Tensor => (size, size),
         Granularity::Channel | Granularity::Group(_) => (columns, granularity.run(columns)),
     };
-    matrix.chunks(row.max(1)).flat_map(move |row| row.chunks(run.max(1)))
+    (row.max(1), run.max(1))
 }
 
 #[cfg(test)]

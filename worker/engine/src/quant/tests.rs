@@ -129,6 +129,12 @@ proptest! {
     }
 
     #[test]
+    fn rounding_in_place_is_storing_and_reading_back((weights, columns) in matrix(), scheme in scheme()) {
+        let stored = dequantize(&quantize(&weights, columns, scheme, UNIT), columns, scheme);
+        prop_assert_eq!(fake_quantize(weights.into(), columns, Scheme::Integer(scheme), UNIT), stored);
+    }
+
+    #[test]
     fn sign_keeps_what_a_binary_embedding_sees((weights, columns) in matrix()) {
         for scheme in [Scheme::Sign, Scheme::Half] {
             for (w, s) in weights.iter().zip(fake_quantize(weights.as_slice().into(), columns, scheme, UNIT)) {
