@@ -16,6 +16,7 @@ use crate::hash::ContentHash;
 use crate::measurement::Counts;
 use crate::objective::{Measured, quality_loss};
 use crate::pareto;
+use crate::scheme::Scheme;
 
 /// One measured candidate.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,6 +165,9 @@ pub struct Row {
     pub costs: Costs,
     /// The scheme of every unit.
     pub schemes: BTreeMap<String, String>,
+    /// How one-dimensional parameters are stored, if not in float.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<String>,
     /// The quantized activations, by the matrix that they enter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub activations: BTreeMap<String, String>,
@@ -213,6 +217,7 @@ impl Row {
             counts: entry.counts.clone(),
             costs: entry.costs.clone(),
             schemes: candidate.schemes().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
+            vectors: Some(candidate.vectors()).filter(|s| *s != Scheme::Float).map(|s| s.to_string()),
             activations: candidate.activations().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
             membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
         }

@@ -1,7 +1,7 @@
 //! A candidate: one scheme for every unit of a network, and what its activations and membranes are kept in.
 //!
-//! Its canonical encoding is a text: a line per unit in name order, then a line per quantized activation, then a
-//! line per quantized membrane; what has no line is float. Its id is the hash of that text. The encoding is
+//! Its canonical encoding is a text: a line per unit in name order, then one for the one-dimensional parameters, then
+//! a line per quantized activation, then a line per quantized membrane; what has no line is float. Its id is the hash of that text. The encoding is
 //! what travels, what is stored and what is hashed: there is no second form.
 
 use std::collections::BTreeMap;
@@ -14,6 +14,8 @@ use crate::scheme::{Activation, InvalidScheme, Membrane, Scheme};
 /// First line of the canonical encoding. A later version adds lines, it never changes these.
 const HEADER: &str = "qslm candidate 1";
 
+/// First words of the line of one-dimensional parameters: `vectors all SCHEME`.
+const VECTORS: [&str; 2] = ["vectors", "all"];
 /// First word of the line of a quantized activation: `activation UNIT SCHEME`.
 const ACTIVATION: &str = "activation";
 /// First word of the line of a quantized membrane: `membrane POPULATION SCHEME`.
@@ -23,6 +25,8 @@ const MEMBRANE: &str = "membrane";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Candidate {
     schemes: BTreeMap<String, Scheme>,
+    /// How one-dimensional parameters are stored, each with scales of its own.
+    vectors: Scheme,
     /// What enters a linear, by the name of its matrix; float where absent.
     activations: BTreeMap<String, Activation>,
     /// The potentials of a LIF population, by its name; float where absent.
@@ -37,8 +41,8 @@ pub enum InvalidCandidate {
     Header,
     /// A line is of no known form, or names are out of order or repeated.
     #[error(
-        "line {0} of the candidate is not `UNIT SCHEME`, `activation UNIT SCHEME` or `membrane POPULATION SCHEME`, \
-         in this order and in name order"
+        "line {0} of the candidate is not `UNIT SCHEME`, `vectors all SCHEME`, `activation UNIT SCHEME` or \
+         `membrane POPULATION SCHEME`, in this order and in name order"
     )]
     Line(usize),
     /// A scheme does not parse.
@@ -73,7 +77,16 @@ impl Candidate {
             let scheme = choose(&unit);
             (unit.name, scheme)
         });
-        Self { schemes: schemes.collect(), activations: BTreeMap::new(), membranes: BTreeMap::new() }
+        Self { schemes: schemes.collect(), ..Self::empty() }
+    }
+
+    fn empty() -> Self {
+        Self {
+            schemes: BTreeMap::new(),
+            vectors: Scheme::Float,
+            activations: BTreeMap::new(),
+            membranes: BTreeMap::new(),
+        }
     }
 
     /// The network as it is: every unit in float.
@@ -90,6 +103,12 @@ impl Candidate {
             }
         }
         changed
+    }
+
+    /// The same candidate with its one-dimensional parameters stored otherwise.
+    pub fn with_vectors(mut self, scheme: Scheme) -> Self {
+        self.vectors = scheme;
+        self
     }
 
     /// The same candidate with other activations into the named units; `None` for float.
@@ -120,6 +139,11 @@ impl Candidate {
     /// All units with their schemes, in name order.
     pub fn schemes(&self) -> impl Iterator<Item = (&str, Scheme)> {
         self.schemes.iter().map(|(unit, scheme)| (unit.as_str(), *scheme))
+    }
+
+    /// How one-dimensional parameters are stored.
+    pub fn vectors(&self) -> Scheme {
+        self.vectors
     }
 
     /// What enters the linear layer of a unit; `None` for float.
@@ -153,6 +177,9 @@ impl Candidate {
         for (unit, scheme) in &self.schemes {
             text.push_str(&format!("{unit} {scheme}\n"));
         }
+        if self.vectors != Scheme::Float {
+            text.push_str(&format!("{} {}\n", VECTORS.join(" "), self.vectors));
+        }
         for (unit, scheme) in &self.activations {
             text.push_str(&format!("{ACTIVATION} {unit} {scheme}\n"));
         }
@@ -173,15 +200,22 @@ impl Candidate {
         if !body.is_empty() && !body.ends_with('\n') {
             return Err(InvalidCandidate::Line(1 + body.split('\n').count()));
         }
-        let mut candidate =
-            Self { schemes: BTreeMap::new(), activations: BTreeMap::new(), membranes: BTreeMap::new() };
+        let mut candidate = Self::empty();
         for (index, line) in body.split_terminator('\n').enumerate() {
             let number = index + 2;
             let words: Vec<&str> = line.split(' ').collect();
             let (activations, membranes) = (&mut candidate.activations, &mut candidate.membranes);
+            let inside = activations.is_empty() && membranes.is_empty();
             match words[..] {
-                [unit, scheme] if activations.is_empty() && membranes.is_empty() => {
+                [unit, scheme] if inside && candidate.vectors == Scheme::Float => {
                     append(&mut candidate.schemes, unit, scheme, number)?;
+                }
+                [first, second, scheme] if [first, second] == VECTORS && inside => {
+                    let mut lines = BTreeMap::new();
+                    append(&mut lines, first, scheme, number)?;
+                    let new = lines.remove(first).filter(|new| *new != Scheme::Float);
+                    let only = candidate.vectors == Scheme::Float;
+                    candidate.vectors = new.filter(|_| only).ok_or(InvalidCandidate::Line(number))?;
                 }
                 [ACTIVATION, unit, scheme] if membranes.is_empty() => {
                     append(activations, unit, scheme, number)?;
@@ -207,6 +241,9 @@ impl Candidate {
             if *scheme == Scheme::Sign && !lossless {
                 return Err(InvalidCandidate::Sign(unit.name.clone()));
             }
+        }
+        if self.vectors == Scheme::Sign {
+            return Err(InvalidCandidate::Sign("vectors".to_owned()));
         }
         let known = |name: &str| units.iter().any(|unit| unit.name == name);
         if let Some(name) = self.schemes.keys().find(|name| !known(name)) {
@@ -327,6 +364,10 @@ mod tests {
         );
         assert_eq!(Candidate::decode(&text), Ok(more.clone()));
         assert_eq!(more.validate(&TINY), Ok(()));
+        let vectors = more.clone().with_vectors("int8:affine:tensor".parse().unwrap());
+        let text = vectors.encode();
+        assert!(text.contains("\nvectors all int8:affine:tensor\nactivation "), "{text}");
+        assert_eq!(Candidate::decode(&text), Ok(vectors));
         let back = more.with_activations(["head.weight", "blocks.0.att.key.weight"], None);
         assert_eq!(back.with_membranes(["blocks.0.lif1"], None), plain);
     }
@@ -360,7 +401,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_decodes_encodes_to_the_same_bytes(text in "(qslm candidate 1\n)?([a-c] (f32|sign|int[2-9]:affine:tensor)\n?){0,4}(activation [ab] int[2-9]:affine:(dynamic|static:-?[012]:1)\n){0,2}(membrane [ab] fixed8:[0-9]\n){0,2}") {
+        fn whatever_decodes_encodes_to_the_same_bytes(text in "(qslm candidate 1\n)?([a-c] (f32|sign|int[2-9]:affine:tensor)\n?){0,4}(vectors all (f16|f32|int8:affine:tensor)\n){0,2}(activation [ab] int[2-9]:affine:(dynamic|static:-?[012]:1)\n){0,2}(membrane [ab] fixed8:[0-9]\n){0,2}") {
             if let Ok(candidate) = Candidate::decode(&text) {
                 prop_assert_eq!(candidate.encode(), text);
             }

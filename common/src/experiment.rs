@@ -256,7 +256,9 @@ impl Experiment {
             return Some(InvalidExperiment::TradeOffCost(InvalidObjective::NotDescribed(cost)));
         }
         // Lowering what nobody pays for would find nothing but loss.
-        let lowers_more = matches!(self.strategy, Strategy::Qslm { .. }) && self.space.parts().len() > 1;
+        let unseen = |part: &Part| matches!(part, Part::Activations | Part::Membranes);
+        let lowers_more =
+            matches!(self.strategy, Strategy::Qslm { .. }) && self.space.parts().iter().any(unseen);
         let sees_more = [
             Cost::Energy,
             Cost::EnergyArithmetic,
@@ -380,6 +382,7 @@ pub(crate) mod tests {
                 rounding: Rounding::Nearest,
                 range: Range::MinMax,
                 embedding: Embedding::Sign,
+                vectors: None,
                 activations: None,
                 membranes: None,
             },

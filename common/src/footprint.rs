@@ -1,8 +1,8 @@
 //! Bytes of a candidate, exactly as the exported file stores them.
 //!
 //! A unit's codes are packed without gaps over the whole matrix and padded to a byte; every scale is a
-//! 32-bit float; every zero point is one byte. What is not a matrix stays a 32-bit float. Headers of the
-//! file format are not counted.
+//! 32-bit float; every zero point is one byte. One-dimensional parameters are 32-bit floats unless the candidate stores
+//! them otherwise, each as a row of its own. Headers of the file format are not counted.
 
 use crate::candidate::Candidate;
 use crate::network::{Network, Unit};
@@ -16,14 +16,24 @@ const HALF: u64 = 2;
 
 /// Bytes of `unit` stored under `scheme`: packed codes, scales and zero points.
 pub fn unit_bytes(unit: &Unit, scheme: Scheme) -> u64 {
-    let weights = unit.weights();
+    matrix_bytes(unit.rows, unit.columns, scheme)
+}
+
+/// Bytes of all one-dimensional parameters under `candidate`.
+pub fn vector_bytes(network: &Network, candidate: &Candidate) -> u64 {
+    let one = matrix_bytes(1, network.channels as usize, candidate.vectors());
+    one * network.vectors().len() as u64
+}
+
+fn matrix_bytes(rows: usize, columns: usize, scheme: Scheme) -> u64 {
+    let weights = rows as u64 * columns as u64;
     match scheme {
         Scheme::Float => weights * FLOAT,
         Scheme::Half => weights * HALF,
         Scheme::Sign => weights.div_ceil(8),
         Scheme::Integer(integer) => {
             let codes = (weights * u64::from(integer.bits.get())).div_ceil(8);
-            let scales = integer.granularity.scales(unit.rows, unit.columns) as u64;
+            let scales = integer.granularity.scales(rows, columns) as u64;
             let zero_point = match integer.symmetry {
                 Symmetry::Symmetric => 0,
                 Symmetry::Affine => 1,
@@ -37,7 +47,7 @@ pub fn unit_bytes(unit: &Unit, scheme: Scheme) -> u64 {
 pub fn footprint_bytes(network: &Network, candidate: &Candidate) -> u64 {
     let units = network.units();
     let matrices: u64 = units.iter().map(|unit| unit_bytes(unit, candidate.scheme(&unit.name))).sum();
-    matrices + network.vector_parameters() * FLOAT
+    matrices + vector_bytes(network, candidate)
 }
 
 /// Bytes of the whole network in 32-bit floats.
@@ -74,6 +84,15 @@ mod tests {
             // The one-dimensional parameters (0.07 %) stay in float.
             assert!((saving(bits) - expected).abs() < 1e-3, "{bits} bits: {}", saving(bits));
         }
+    }
+
+    #[test]
+    fn vectors_are_rows_of_their_own() {
+        let float = Candidate::float(&PUBLISHED);
+        assert_eq!(vector_bytes(&PUBLISHED, &float), 155_136 * 4);
+        let eight = float.with_vectors("int8:affine:tensor".parse().unwrap());
+        // 202 vectors with a scale and a zero point each.
+        assert_eq!(vector_bytes(&PUBLISHED, &eight), 155_136 + 202 * 5);
     }
 
     #[test]

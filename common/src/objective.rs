@@ -314,6 +314,7 @@ mod tests {
             rounding: Rounding::Nearest,
             range: Range::MinMax,
             embedding: Embedding::Sign,
+            vectors: None,
             activations: None,
             membranes: None,
         }

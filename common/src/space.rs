@@ -30,12 +30,23 @@ pub struct Space {
     pub range: Range,
     /// What the embedding may take.
     pub embedding: Embedding,
+    /// How one-dimensional parameters may be stored; floats only if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<VectorSpace>,
     /// What may enter linear layers; floats only if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activations: Option<ActivationSpace>,
     /// What membranes may be kept in; floats only if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membranes: Option<MembraneSpace>,
+}
+
+/// The ladder of one-dimensional parameters: layer norms, mixing and decay. All of them move together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VectorSpace {
+    /// Widths from the widest to the narrowest, each once; one scale per vector.
+    pub bits: Vec<Width>,
 }
 
 /// The ladder of activations.
@@ -65,6 +76,8 @@ pub struct MembraneSpace {
 pub enum Part {
     /// The weights of a unit.
     Weights,
+    /// The one-dimensional parameters.
+    Vectors,
     /// What enters the linear layer of a unit.
     Activations,
     /// The potentials of a LIF population.
@@ -104,7 +117,7 @@ pub struct Group {
     pub part: Part,
     /// `network`, `emb`, `blocks.3`, `blocks.3.att`, `head`, or a member's name.
     pub name: String,
-    /// Names of its units, or of its populations for [`Part::Membranes`].
+    /// Names of its units; of its populations for [`Part::Membranes`]; `vectors` for [`Part::Vectors`].
     pub members: Vec<String>,
 }
 
@@ -148,6 +161,9 @@ impl Space {
         if self.embedding == Embedding::Sign && !network.binary_embedding {
             return Err(InvalidSpace::Sign);
         }
+        if let Some(vectors) = &self.vectors {
+            check_ladder("vectors.", &vectors.bits)?;
+        }
         if let Some(activations) = &self.activations {
             check_ladder("activations.", &activations.bits)?;
             if activations.bits.contains(&Width::Half) {
@@ -172,15 +188,17 @@ impl Space {
 
     /// What this space lets move.
     pub fn parts(&self) -> Vec<Part> {
+        let vectors = self.vectors.as_ref().map(|_| Part::Vectors);
         let activations = self.activations.as_ref().map(|_| Part::Activations);
         let membranes = self.membranes.as_ref().map(|_| Part::Membranes);
-        [Some(Part::Weights), activations, membranes].into_iter().flatten().collect()
+        [Some(Part::Weights), vectors, activations, membranes].into_iter().flatten().collect()
     }
 
     /// Number of rungs of the ladder of a part; 0 if it does not move.
     pub fn rungs(&self, part: Part) -> usize {
         match part {
             Part::Weights => self.bits.len(),
+            Part::Vectors => self.vectors.as_ref().map_or(0, |space| space.bits.len()),
             Part::Activations => self.activations.as_ref().map_or(0, |space| space.bits.len()),
             Part::Membranes => self.membranes.as_ref().map_or(0, |space| space.bits.len()),
         }
@@ -191,15 +209,23 @@ impl Space {
         match (unit.place, self.embedding) {
             (Place::Embedding, Embedding::Sign) => Scheme::Sign,
             (Place::Embedding, Embedding::Float) => Scheme::Float,
-            _ => match self.bits[rung.min(self.bits.len() - 1)] {
-                Width::Float => Scheme::Float,
-                Width::Half => Scheme::Half,
-                Width::Integer(bits) => {
-                    let Self { symmetry, granularity, rounding, range, .. } = *self;
-                    Scheme::Integer(Integer { bits, symmetry, granularity, rounding, range })
-                }
-            },
+            _ => self.at(self.bits[rung.min(self.bits.len() - 1)], self.granularity),
         }
+    }
+
+    fn at(&self, width: Width, granularity: Granularity) -> Scheme {
+        let Self { symmetry, rounding, range, .. } = *self;
+        match width {
+            Width::Float => Scheme::Float,
+            Width::Half => Scheme::Half,
+            Width::Integer(bits) => Scheme::Integer(Integer { bits, symmetry, granularity, rounding, range }),
+        }
+    }
+
+    /// How one-dimensional parameters are stored at `rung`, 0 being the widest.
+    pub fn vector_scheme(&self, rung: usize) -> Scheme {
+        let width = self.vectors.as_ref().and_then(|space| space.bits.get(rung)).copied();
+        self.at(width.unwrap_or(Width::Float), Granularity::Tensor)
     }
 
     /// The candidate with every unit at `rung`.
@@ -235,6 +261,7 @@ impl Space {
                     candidate.with([unit.name.as_str()], self.scheme(unit, rung))
                 })
             }
+            Part::Vectors => candidate.clone().with_vectors(self.vector_scheme(rung)),
             Part::Activations => members.fold(candidate.clone(), |candidate, unit| {
                 candidate.with_activations([unit], self.activation(unit, rung))
             }),
@@ -255,10 +282,12 @@ impl Space {
         all
     }
 
-    /// Bytes of the smallest candidate of the space: every unit at its narrowest rung. With groups, a
+    /// Bytes of the smallest candidate of the space: everything at its narrowest rung. With groups, a
     /// narrower scheme is never larger, so nothing in the space is smaller.
     pub fn smallest_footprint(&self, network: &Network) -> u64 {
-        footprint_bytes(network, &self.uniform(network, self.rungs(Part::Weights) - 1))
+        let weights = self.uniform(network, self.rungs(Part::Weights) - 1);
+        let vectors = self.vector_scheme(self.rungs(Part::Vectors).saturating_sub(1));
+        footprint_bytes(network, &weights.with_vectors(vectors))
     }
 }
 
@@ -274,11 +303,12 @@ fn check_ladder<T: PartialOrd>(of: &'static str, bits: &[T]) -> Result<(), Inval
 }
 
 /// The groups of a part at a tier, in the order of the network. They tile the part: every unit is in one of them,
-/// for activations every linear, for membranes every population.
+/// for activations every linear, for membranes every population. All vectors are one member.
 pub fn groups(network: &Network, part: Part, tier: Tier) -> Vec<Group> {
     let units = network.units().into_iter();
     let members: Vec<(String, String)> = match part {
         Part::Weights => units.map(|unit| (group_name(&unit, tier), unit.name)).collect(),
+        Part::Vectors => vec![("vectors".to_owned(), "vectors".to_owned())],
         Part::Activations => {
             units.filter(Unit::is_linear).map(|unit| (group_name(&unit, tier), unit.name)).collect()
         }
@@ -330,6 +360,7 @@ mod tests {
             rounding: Rounding::Nearest,
             range: Range::MinMax,
             embedding,
+            vectors: None,
             activations: None,
             membranes: None,
         }

@@ -66,6 +66,11 @@ pub fn candidate(row: &Row, network: &Network) -> Outcome<Candidate> {
             Scheme::Float
         })
     });
+    match row.vectors.as_deref().map(str::parse) {
+        None => {}
+        Some(Ok(scheme)) => candidate = candidate.with_vectors(scheme),
+        Some(Err(error)) => problem = Some(format!("vectors: {error}")),
+    }
     for (unit, text) in &row.activations {
         match text.parse() {
             Ok(scheme) => candidate = candidate.with_activations([unit.as_str()], Some(scheme)),

@@ -126,6 +126,9 @@ fn scheme_table(row: &Row) -> String {
     if let Some(activation) = row.activations.get("head.weight") {
         text.push_str(&format!(" x {}", width(activation)));
     }
+    if let Some(vectors) = &row.vectors {
+        text.push_str(&format!(", one-dimensional parameters {vectors}"));
+    }
     text.push_str(&format!("\n\n{table}\n"));
     if !row.membranes.is_empty() {
         let membranes: Vec<_> =

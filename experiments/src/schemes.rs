@@ -9,7 +9,7 @@ use qslm_common::network::Network;
 use qslm_common::scheme::{
     Activation, ActivationRange, Bits, Calibration, Granularity, Membrane, Range, Rounding, Symmetry, Width,
 };
-use qslm_common::space::{Embedding, Space};
+use qslm_common::space::{Embedding, Space, VectorSpace};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, calibrate};
@@ -60,6 +60,9 @@ pub struct SchemeArgs {
     /// What happens to the embedding
     #[arg(long, value_enum, default_value = "quantize", requires = "bits")]
     embedding: EmbeddingArg,
+    /// Store one-dimensional parameters (layer norms, mixing, decay) in so many bits, too: 2 to 8, 16 or 32
+    #[arg(long, value_name = "BITS", requires = "bits")]
+    vector_bits: Option<u8>,
     /// Quantize what enters every linear layer to so many bits: 2 to 8
     #[arg(long, value_name = "BITS")]
     activation_bits: Option<u8>,
@@ -99,9 +102,11 @@ impl SchemeArgs {
         let mut candidate = match self.bits {
             None => Candidate::float(network),
             Some(bits) => {
-                let space = self.space(Width::try_from(bits).map_err(|error| usage(&error))?);
+                let width = |bits| Width::try_from(bits).map_err(|error| usage(&error));
+                let vectors = self.vector_bits.map(width).transpose()?;
+                let space = self.space(width(bits)?, vectors);
                 space.validate(network).map_err(|error| usage(&error))?;
-                space.uniform(network, 0)
+                space.uniform(network, 0).with_vectors(space.vector_scheme(0))
             }
         };
         if let Some(bits) = self.activation_bits {
@@ -135,6 +140,7 @@ impl SchemeArgs {
             rounding: Rounding::default(),
             range: Range::default(),
             embedding: EmbeddingArg::Quantize,
+            vector_bits: None,
             activation_bits: None,
             activation_symmetry: Symmetry::Affine,
             membrane_bits: None,
@@ -147,7 +153,7 @@ impl SchemeArgs {
         self.bits.is_none() && self.activation_bits.is_none() && self.membrane_bits.is_none()
     }
 
-    fn space(&self, width: Width) -> Space {
+    fn space(&self, width: Width, vectors: Option<Width>) -> Space {
         Space {
             bits: vec![width],
             symmetry: self.symmetry,
@@ -159,6 +165,7 @@ impl SchemeArgs {
                 EmbeddingArg::Sign => Embedding::Sign,
                 EmbeddingArg::Float => Embedding::Float,
             },
+            vectors: vectors.map(|width| VectorSpace { bits: vec![width] }),
             activations: None,
             membranes: None,
         }

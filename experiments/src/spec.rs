@@ -11,7 +11,7 @@ use qslm_common::experiment::{Backend, Experiment, Strategy, check_model};
 use qslm_common::hash::ContentHash;
 use qslm_common::objective::{Constraints, Objective};
 use qslm_common::scheme::{Calibration, Granularity, Range, Rounding, Symmetry, Width};
-use qslm_common::space::{ActivationSpace, Embedding, Group, MembraneSpace, Part, Space, Tier};
+use qslm_common::space::{ActivationSpace, Embedding, Group, MembraneSpace, Part, Space, Tier, VectorSpace};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_common::trade_off::TradeOff;
 use qslm_engine::checkpoint::Checkpoint;
@@ -74,6 +74,7 @@ struct SpaceSpec {
     rounding: Option<Rounding>,
     range: Option<Range>,
     embedding: Option<Embedding>,
+    vectors: Option<VectorSpace>,
     activations: Option<ActivationsSpec>,
     membranes: Option<MembranesSpec>,
 }
@@ -374,6 +375,10 @@ impl SpaceSpec {
             rounding: self.rounding.unwrap_or_default(),
             range: self.range.unwrap_or_default(),
             embedding: self.embedding.unwrap_or(embedding),
+            vectors: self.vectors.map(|mut vectors| {
+                vectors.bits.sort_by(|a, b| b.cmp(a));
+                vectors
+            }),
             activations: self.activations.map(|mut activations| {
                 activations.bits.sort_by(|a, b| b.cmp(a));
                 let symmetry = activations.symmetry.unwrap_or(Symmetry::Affine);

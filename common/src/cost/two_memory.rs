@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Cost, Costs, InvalidDevice, check, state_bytes};
 use crate::candidate::Candidate;
-use crate::footprint::unit_bytes;
+use crate::footprint::{unit_bytes, vector_bytes};
 use crate::network::{Network, Unit};
 
 /// The two memories, and which units live in the dense one.
@@ -51,7 +51,7 @@ impl TwoMemory {
 
     pub(super) fn costs(&self, network: &Network, candidate: &Candidate) -> Costs {
         let state = state_bytes(network, candidate);
-        let (mut nonvolatile, mut sram) = (0.0, network.vector_parameters() as f64 * 4.0 + state);
+        let (mut nonvolatile, mut sram) = (0.0, vector_bytes(network, candidate) as f64 + state);
         // The state is read and written, one-dimensional parameters are read.
         let mut picojoules = self.sram_pj_per_byte * (sram + state);
         for unit in network.units() {

@@ -93,6 +93,7 @@ pub(crate) mod testing {
                 rounding: Rounding::Nearest,
                 range: Range::MinMax,
                 embedding: Embedding::Sign,
+                vectors: None,
                 activations: None,
                 membranes: None,
             },

@@ -12,7 +12,7 @@
 //! matrix        the same for the matrices of the modules that did not
 //! ```
 //!
-//! Where the space has them, activations are lowered next and membranes last, each from the global tier to the finest
+//! Where the space has them, one-dimensional parameters, activations and membranes are lowered next, in this order, each from the global tier to the finest
 //! with widths of their own, starting from what was kept.
 //!
 //! "Good enough" is the bound on quality, and a lower cost in the eyes of the trade-off (the footprint, unless the
@@ -276,6 +276,7 @@ fn stage(part: Part, tier: Tier) -> &'static str {
         (Part::Weights, Tier::Block) => "block",
         (Part::Weights, Tier::Module) => "module",
         (Part::Weights, Tier::Matrix) => "matrix",
+        (Part::Vectors, _) => "vectors",
         (Part::Activations, Tier::Global) => "activations, global",
         (Part::Activations, Tier::Block) => "activations, block",
         (Part::Activations, Tier::Module) => "activations, module",

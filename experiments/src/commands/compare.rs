@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use qslm_common::candidate::Candidate;
+use qslm_common::cost::{Costs, Device};
 use qslm_common::footprint::{footprint_bytes, saving};
 use qslm_common::measurement::Counts;
+use qslm_common::network::Network;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, EvaluateError};
 use qslm_worker::cache::hash_file;
@@ -69,6 +71,9 @@ struct Report {
     /// 95 % interval of the loss.
     loss_interval: (f64, f64),
     p_value: f64,
+    /// What both cost a device of 45 nm; see the list of costs in the README.
+    costs_before: Costs,
+    costs_after: Costs,
 }
 
 impl Compare {
@@ -76,7 +81,7 @@ impl Compare {
     pub fn run(self) -> Outcome {
         let threads = threads(self.threads);
         let (after, other, data) = self.other()?;
-        let (before, _) = SchemeArgs::none().load(&self.model, None)?;
+        let (before, float) = SchemeArgs::none().load(&self.model, None)?;
         if before.network() != after.network() {
             return Err(Failure::new(Exit::Usage, "the two networks differ in shape"));
         }
@@ -88,7 +93,7 @@ impl Compare {
         let pairs: Vec<_> = every(&before)?.into_iter().zip(every(&after)?).collect();
         let network = before.network();
         let saving = saving(network, footprint_bytes(network, &other));
-        let report = Report::new(&pairs, network.populations().len(), &other, saving)?;
+        let report = Report::new(&pairs, network, (&float, &other), saving)?;
         match self.output {
             Output::Json => print_json(&report),
             Output::Table => report.print_table(),
@@ -125,12 +130,12 @@ impl Compare {
 impl Report {
     fn new(
         pairs: &[(Counts, Counts)],
-        populations: usize,
-        candidate: &Candidate,
+        network: &Network,
+        (float, candidate): (&Candidate, &Candidate),
         saving: f64,
     ) -> Outcome<Self> {
         let sum = |of: fn(&(Counts, Counts)) -> &Counts| {
-            let mut total = Counts::zero(populations);
+            let mut total = Counts::zero(network.populations().len());
             pairs.iter().try_for_each(|pair| total.add(of(pair))).map(|()| total)
         };
         let sums = sum(|pair| &pair.0).and_then(|before| Ok((before, sum(|pair| &pair.1)?)));
@@ -156,6 +161,8 @@ impl Report {
             loss: loss(test.mean),
             loss_interval: (loss(test.interval.0), loss(test.interval.1)),
             p_value: test.p_value,
+            costs_before: Device::default().costs(network, float, &before),
+            costs_after: Device::default().costs(network, candidate, &after),
         })
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use comfy_table::CellAlignment;
 use qslm_common::candidate::Candidate;
-use qslm_common::footprint::{float_bytes, footprint_bytes, saving, unit_bytes};
+use qslm_common::footprint::{float_bytes, footprint_bytes, saving, unit_bytes, vector_bytes};
 use qslm_common::network::Network;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::packed::{Manifest, Provenance};
@@ -49,6 +49,9 @@ struct Report {
     candidate: String,
     provenance: Option<Provenance>,
     units: Vec<UnitReport>,
+    /// How one-dimensional parameters are stored, and their bytes.
+    vectors: String,
+    vector_bytes: u64,
     /// By population; absent where float.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     membranes: BTreeMap<String, String>,
@@ -101,6 +104,8 @@ impl Inspect {
             candidate: candidate.id().to_string(),
             provenance: manifest.map(|manifest| manifest.provenance),
             units,
+            vectors: candidate.vectors().to_string(),
+            vector_bytes: vector_bytes(&network, &candidate),
             membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
         };
         match self.output {
@@ -151,6 +156,11 @@ impl Report {
             row.extend(unit.activation.clone());
             table.add_row(row);
         }
+        let mut vectors = ["one-dimensional", "", "", "", "", ""].map(str::to_owned);
+        vectors[3] = self.vector_parameters.to_string();
+        vectors[4] = self.vector_bytes.to_string();
+        vectors[5].clone_from(&self.vectors);
+        table.add_row(vectors);
         let membranes = self.membranes.iter().map(|(name, scheme)| format!("{name} {scheme}\n"));
         format!("{text}\n{table}\n{}", membranes.collect::<String>())
     }

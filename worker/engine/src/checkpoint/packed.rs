@@ -1,8 +1,9 @@
 //! Packed checkpoints: the file that is deployed. A safetensors file with a manifest in its header.
 //!
 //! Per unit, as its scheme asks: `UNIT` in f32 or f16; or `UNIT.codes` (packed), `UNIT.scales` (f32, one per run) and,
-//! if affine, `UNIT.zero_points` (int8); or `UNIT.signs` (one bit a weight). All other tensors stay f32. The bytes of
-//! the tensors together are exactly the footprint that a search reports; the header comes on top.
+//! if affine, `UNIT.zero_points` (int8); or `UNIT.signs` (one bit a weight). One-dimensional parameters likewise, f32
+//! unless the candidate says otherwise. The bytes of the tensors together are exactly the footprint that a search
+//! reports; the header comes on top.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -11,7 +12,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::footprint::footprint_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
-use qslm_common::network::{Network, Unit};
+use qslm_common::network::Network;
 use qslm_common::scheme::{Activation, Membrane, Scheme, Symmetry};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub struct Manifest {
     pub candidate: ContentHash,
     /// The scheme of every unit.
     pub schemes: BTreeMap<String, Scheme>,
+    /// How one-dimensional parameters are stored.
+    #[serde(default = "float", skip_serializing_if = "is_float")]
+    pub vectors: Scheme,
     /// What enters the linears whose input is quantized.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub activations: BTreeMap<String, Activation>,
@@ -46,6 +50,14 @@ pub struct Manifest {
     pub membranes: BTreeMap<String, Membrane>,
     /// Where it came from.
     pub provenance: Provenance,
+}
+
+fn float() -> Scheme {
+    Scheme::Float
+}
+
+fn is_float(scheme: &Scheme) -> bool {
+    *scheme == Scheme::Float
 }
 
 /// Where a packed file came from.
@@ -98,6 +110,7 @@ pub fn write(
         network,
         candidate: candidate.id(),
         schemes,
+        vectors: candidate.vectors(),
         activations,
         membranes,
         provenance,
@@ -105,11 +118,12 @@ pub fn write(
     let mut tensors = Tensors::new();
     for unit in network.units() {
         let weights = checkpoint.tensor(&unit.name);
-        tensors.extend(pack_unit(&unit, weights, candidate.scheme(&unit.name)));
+        let (shape, scheme) = (vec![unit.rows, unit.columns], candidate.scheme(&unit.name));
+        tensors.extend(pack_matrix(&unit.name, shape, weights, scheme));
     }
     for vector in network.vectors() {
-        let bytes = float_bytes(checkpoint.tensor(&vector.name));
-        tensors.push((vector.name, Dtype::F32, vector.shape, bytes));
+        let values = checkpoint.tensor(&vector.name);
+        tensors.extend(pack_matrix(&vector.name, vector.shape, values, candidate.vectors()));
     }
     let manifest = serde_json::to_string(&manifest).map_err(|error| refuse(error.to_string()))?;
     let header = HashMap::from([(MANIFEST.to_owned(), manifest)]);
@@ -124,22 +138,23 @@ pub fn write(
     Ok(PackedSize { tensors: bytes, header: std::fs::metadata(path)?.len() - bytes })
 }
 
-fn pack_unit(unit: &Unit, weights: &[f32], scheme: Scheme) -> Tensors {
-    let shape = vec![unit.rows, unit.columns];
-    let part = |name: &str| format!("{}.{name}", unit.name);
+/// The tensors that store a matrix, or a vector as a row, whose last axis is its columns.
+fn pack_matrix(tensor: &str, shape: Vec<usize>, weights: &[f32], scheme: Scheme) -> Tensors {
+    let columns = shape.last().copied().unwrap_or(1);
+    let part = |name: &str| format!("{tensor}.{name}");
     let bytes = |name: String, bytes: Vec<u8>| (name, Dtype::U8, vec![bytes.len()], bytes);
     match scheme {
-        Scheme::Float => vec![(unit.name.clone(), Dtype::F32, shape, float_bytes(weights))],
+        Scheme::Float => vec![(tensor.to_owned(), Dtype::F32, shape, float_bytes(weights))],
         Scheme::Half => {
             let halves = weights.iter().flat_map(|w| to_half(*w).to_le_bytes()).collect();
-            vec![(unit.name.clone(), Dtype::F16, shape, halves)]
+            vec![(tensor.to_owned(), Dtype::F16, shape, halves)]
         }
         Scheme::Sign => {
             let signs: Vec<i8> = weights.iter().map(|w| i8::from(*w >= 0.0)).collect();
             vec![bytes(part("signs"), pack(&signs, 1))]
         }
         Scheme::Integer(integer) => {
-            let quantized = quantize(weights, unit.columns, integer, &unit.name);
+            let quantized = quantize(weights, columns, integer, tensor);
             let scales =
                 (part("scales"), Dtype::F32, vec![quantized.scales.len()], float_bytes(&quantized.scales));
             let mut tensors = vec![bytes(part("codes"), pack(&quantized.codes, integer.bits.get())), scales];
@@ -182,7 +197,8 @@ impl Manifest {
     /// The candidate that the file stores.
     pub fn to_candidate(&self) -> Candidate {
         let of = |unit: &str| self.schemes.get(unit).copied().unwrap_or(Scheme::Float);
-        self.quantize_inner(Candidate::new(&self.network, |unit| of(&unit.name)))
+        let weights = Candidate::new(&self.network, |unit| of(&unit.name));
+        self.quantize_inner(weights.with_vectors(self.vectors))
     }
 
     /// The candidate to build a model with from the file's weights, which are what their schemes made of them already:
@@ -214,11 +230,11 @@ pub(super) fn read(
     let mut tensors = BTreeMap::new();
     let candidate = manifest.to_candidate();
     for unit in manifest.network.units() {
-        let weights = parts.unit(&unit, candidate.scheme(&unit.name))?;
+        let weights = parts.matrix(&unit.name, unit.rows, unit.columns, candidate.scheme(&unit.name))?;
         tensors.insert(unit.name, weights);
     }
     for vector in manifest.network.vectors() {
-        let values = parts.floats(&vector.name, vector.shape.iter().product())?;
+        let values = parts.matrix(&vector.name, 1, vector.shape.iter().product(), candidate.vectors())?;
         tensors.insert(vector.name, values);
     }
     match parts.left.pop_first() {
@@ -234,13 +250,19 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn unit(&mut self, unit: &Unit, scheme: Scheme) -> Result<Vec<f32>, CheckpointError> {
-        let count = unit.rows * unit.columns;
-        let part = |name: &str| format!("{}.{name}", unit.name);
+    fn matrix(
+        &mut self,
+        tensor: &str,
+        rows: usize,
+        columns: usize,
+        scheme: Scheme,
+    ) -> Result<Vec<f32>, CheckpointError> {
+        let count = rows * columns;
+        let part = |name: &str| format!("{tensor}.{name}");
         match scheme {
-            Scheme::Float => self.floats(&unit.name, count),
+            Scheme::Float => self.floats(tensor, count),
             Scheme::Half => {
-                let bytes = self.bytes(&unit.name, Dtype::F16, 2 * count)?;
+                let bytes = self.bytes(tensor, Dtype::F16, 2 * count)?;
                 Ok(bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect())
             }
             Scheme::Sign => {
@@ -248,7 +270,7 @@ impl Parts<'_> {
                 Ok(signs.into_iter().map(|bit| if bit == 0 { -1.0 } else { 1.0 }).collect())
             }
             Scheme::Integer(integer) => {
-                let scales = integer.granularity.scales(unit.rows, unit.columns);
+                let scales = integer.granularity.scales(rows, columns);
                 let quantized = Quantized {
                     codes: self.codes(&part("codes"), integer.bits.get(), count)?,
                     scales: self.floats(&part("scales"), scales)?,
@@ -260,7 +282,7 @@ impl Parts<'_> {
                         }
                     },
                 };
-                Ok(dequantize(&quantized, unit.columns, integer))
+                Ok(dequantize(&quantized, columns, integer))
             }
         }
     }

@@ -182,9 +182,10 @@ impl Norm {
 }
 
 impl Builder<'_> {
-    /// The values of a one-dimensional parameter, which no scheme touches.
+    /// The values of a one-dimensional parameter as the candidate stores it: a row of its own.
     fn vector(&self, name: &str) -> Vec<f32> {
-        self.values(name).into_owned()
+        let columns = self.network.channels as usize;
+        fake_quantize(self.values(name), columns, self.candidate.vectors(), name)
     }
 
     fn values(&self, name: &str) -> Cow<'_, [f32]> {
