@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
-use crate::cost::Costs;
+use crate::cost::{Cost, Costs};
 use crate::experiment::Experiment;
 use crate::footprint::{footprint_bytes, saving};
 use crate::hash::ContentHash;
@@ -27,7 +27,7 @@ pub struct Entry {
     pub counts: Counts,
     /// Its bytes as the exported file stores them.
     pub footprint_bytes: u64,
-    /// What it costs the experiment's device.
+    /// What it costs, by the models that the experiment decides by; see [`Experiment::deciding_costs`].
     pub costs: Costs,
 }
 
@@ -48,7 +48,11 @@ impl Archive {
     /// Folds a measurement in. Folding the same one again changes nothing.
     pub fn insert(&mut self, experiment: &Experiment, candidate: Candidate, counts: Counts) {
         let footprint_bytes = footprint_bytes(&experiment.network, &candidate);
-        let costs = experiment.device.costs(&experiment.network, &candidate, &counts);
+        // Most experiments decide by the footprint alone, and a hundred thousand candidates should not pay for the rest.
+        let costs = match experiment.deciding_costs().iter().any(|cost| *cost != Cost::Footprint) {
+            true => experiment.device.costs(&experiment.network, &candidate, &counts),
+            false => Costs::from([(Cost::Footprint, footprint_bytes as f64)]),
+        };
         self.entries.insert(candidate.id(), Entry { candidate, counts, footprint_bytes, costs });
     }
 
@@ -215,7 +219,7 @@ impl Row {
             trade_off: float.map(trade_off),
             firing_rate: entry.counts.mean_firing_rate(network.channels),
             counts: entry.counts.clone(),
-            costs: entry.costs.clone(),
+            costs: experiment.device.costs(network, candidate, &entry.counts),
             schemes: candidate.schemes().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
             vectors: Some(candidate.vectors()).filter(|s| *s != Scheme::Float).map(|s| s.to_string()),
             activations: candidate.activations().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),

@@ -4,6 +4,7 @@
 //! canonical text. How many workers, shards or hosts take part is not in here: the result does not depend
 //! on them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -294,6 +295,15 @@ impl Experiment {
         let wrong = missing.is_some() || order.len() != groups.len();
         let missing = missing.map(|group| group.name.clone()).unwrap_or_default();
         wrong.then_some(InvalidExperiment::Order { tier, missing, count: order.len() })
+    }
+
+    /// The costs that objectives, bounds and the trade-off look at.
+    pub fn deciding_costs(&self) -> BTreeSet<Cost> {
+        let objectives = self.objectives.iter().filter_map(|objective| match objective {
+            Objective::Cost(cost) => Some(*cost),
+            _ => None,
+        });
+        objectives.chain(self.constraints.max.keys().copied()).chain([self.trade_off.cost()]).collect()
     }
 
     /// What the space lets move at a tier: weights, then activations, then membranes.

@@ -23,7 +23,7 @@ pub struct Measured<'a> {
     pub counts: &'a Counts,
     /// Its bytes as the exported file stores them.
     pub footprint_bytes: u64,
-    /// Everything that the device's description lets be modelled.
+    /// What it costs, by all models that are asked for.
     pub costs: &'a Costs,
 }
 

@@ -1,6 +1,6 @@
 //! The flags that name a task's data, shared by every command that measures.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use qslm_common::experiment::check_model;
@@ -57,7 +57,7 @@ impl DataArgs {
     }
 
     /// The first `sequences` windows or sentences of another file of the same kind, to calibrate with.
-    pub fn load_calibration(&self, path: &PathBuf, sequences: u32, network: &Network) -> Outcome<Dataset> {
+    pub fn load_calibration(&self, path: &Path, sequences: u32, network: &Network) -> Outcome<Dataset> {
         let task = match self.task()? {
             Task::Perplexity { window, .. } => {
                 Task::Perplexity { window, stride: window, windows: Some(sequences) }
@@ -68,7 +68,7 @@ impl DataArgs {
         self.load_file(path, task, network)
     }
 
-    fn load_file(&self, path: &PathBuf, task: Task, network: &Network) -> Outcome<Dataset> {
+    fn load_file(&self, path: &Path, task: Task, network: &Network) -> Outcome<Dataset> {
         check_model(network, &task).map_err(|error| Failure::new(Exit::Usage, error))?;
         let needs = || Failure::new(Exit::Usage, "--tokenizer is needed to read text");
         load_data(path, self.tokenizer.as_deref().ok_or_else(needs)?, &task, network)

@@ -97,6 +97,17 @@ fn a_uniform_scheme_can_be_packed_without_a_search() {
         succeed(&apply);
         assert_eq!(counts(&eval(out, &[])), counts(&eval(MODEL, &scheme)), "{bits} bits");
     }
+    for vectors in ["3", "8", "16"] {
+        let scheme = ["--bits", "4", "--vector-bits", vectors, "--embedding", "sign"];
+        let applied = json(
+            &[&["apply", "--checkpoint", MODEL, "--out", out, "--output", "json"], &scheme[..]].concat(),
+        );
+        let told = ["footprint_bytes", "header_bytes"].map(|key| applied[key].as_u64().unwrap());
+        assert_eq!(std::fs::metadata(out).unwrap().len(), told.iter().sum::<u64>());
+        let (packed, searched) = (eval(out, &[]), eval(MODEL, &scheme));
+        assert_eq!(counts(&packed), counts(&searched), "{vectors} bits");
+        assert_eq!(packed["footprint_bytes"], applied["footprint_bytes"]);
+    }
 }
 
 #[test]

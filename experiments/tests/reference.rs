@@ -119,26 +119,47 @@ fn logits_and_counts_of_the_golden_model_come_through_the_program() {
     }
 }
 
+/// The bundled model on the bundled text under some flags, less what depends on the machine's moment.
+fn measure(flags: &[&str]) -> Value {
+    let mut arguments = vec!["eval", "--checkpoint", "experiments/models/wikitext2-xs.safetensors"];
+    arguments.extend(["--tokenizer", "experiments/models/tokenizer.json", "--window", "128"]);
+    arguments.extend(["--text", "experiments/data/encyclopaedia.txt", "--windows", "9", "--output", "json"]);
+    arguments.extend(flags);
+    let mut measured = json(&arguments);
+    let object = measured.as_object_mut().unwrap();
+    object.retain(|key, _| {
+        !["seconds", "tokens_per_second", "peak_memory_bytes", "backend"].contains(&key.as_str())
+    });
+    measured
+}
+
+/// Weights, activations and membranes, each of them quantized.
+const CANDIDATES: [&[&str]; 4] = [
+    &[],
+    &["--bits", "4", "--embedding", "sign"],
+    &["--bits", "3", "--rounding", "stochastic:7", "--vector-bits", "8"],
+    &["--bits", "6", "--embedding", "sign", "--activation-bits", "6", "--membrane-bits", "6"],
+];
+
 #[test]
 fn threads_do_not_change_a_measurement() {
-    let measure = |threads: &str| {
-        let mut arguments = vec!["eval", "--checkpoint", "experiments/models/wikitext2-xs.safetensors"];
-        arguments.extend(["--tokenizer", "experiments/models/tokenizer.json", "--window", "128"]);
-        arguments.extend([
-            "--text",
-            "experiments/data/encyclopaedia.txt",
-            "--windows",
-            "9",
-            "--output",
-            "json",
-        ]);
-        arguments.extend(["--threads", threads]);
-        let mut measured = json(&arguments);
-        let object = measured.as_object_mut().unwrap();
-        ["seconds", "tokens_per_second", "peak_memory_bytes"].map(|key| object.remove(key));
-        measured
-    };
-    assert_eq!(measure("1"), measure("4"));
+    for candidate in CANDIDATES {
+        let on = |threads: &str| measure(&[candidate, &["--threads", threads]].concat());
+        assert_eq!(on("1"), on("4"), "every digit: {candidate:?}");
+    }
+}
+
+#[test]
+fn backends_agree_on_five_digits_and_where_rounding_steps_in_on_three() {
+    for candidate in CANDIDATES {
+        let on = |backend: &str| {
+            measure(&[candidate, &["--backend", backend]].concat())["nll_sum"].as_f64().unwrap()
+        };
+        let relative = (on("flex") / on("ndarray") - 1.0).abs();
+        // A last bit may put an activation on the other side of a rounding, and what follows from it is a step.
+        let bound = if candidate.contains(&"--activation-bits") { 1e-3 } else { 1e-5 };
+        assert!(relative <= bound, "{candidate:?}: {relative:e}");
+    }
 }
 
 #[test]

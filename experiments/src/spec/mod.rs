@@ -1,0 +1,227 @@
+//! Specs: the TOML files that people write, and what they resolve to.
+//!
+//! A spec names files and leaves things out; an [`Experiment`] names contents and leaves nothing out.
+//! Resolving reads every file, so that bad input is told before anything is searched.
+
+mod written;
+
+use std::path::{Path, PathBuf};
+
+use qslm_common::ENGINE_VERSION;
+use qslm_common::cost::Cost;
+use qslm_common::experiment::{Experiment, Strategy, check_model};
+use qslm_common::hash::ContentHash;
+use qslm_common::network::Network;
+use qslm_common::objective::Objective;
+use qslm_common::scheme::Calibration;
+use qslm_common::space::{Part, Space};
+use qslm_common::task::{Data, MAX_SHARDS, Task};
+use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::task::Dataset;
+use qslm_worker::cache::hash_file;
+
+use crate::data::load_data;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::parallel;
+use crate::schemes::calibrate_on;
+use crate::sensitivity::{self, Metric};
+use written::{ActivationRangeSpec, ActivationsSpec, CalibrationSpec, Spec, StrategySpec, TaskSpec};
+
+/// A spec with everything found.
+#[derive(Debug)]
+pub struct Resolved {
+    /// What it means.
+    pub experiment: Experiment,
+    /// Shards per trial.
+    pub shards: u32,
+    /// Every file by its content hash.
+    pub files: Vec<(ContentHash, PathBuf)>,
+    /// Tokens that one trial evaluates.
+    pub positions: u64,
+}
+
+/// The files that a spec names.
+struct Files {
+    checkpoint: PathBuf,
+    tokenizer: PathBuf,
+    /// The text or labelled sentences.
+    text: PathBuf,
+}
+
+/// Reads a spec, applies `KEY=VALUE` settings on top, and finds everything that it names.
+pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
+    let mut spec = written::read(path, settings)?;
+    let (files, task) = find(path, &mut spec)?;
+    let loaded = Checkpoint::load(&files.checkpoint, spec.checkpoint.binary_embedding);
+    let loaded = loaded.map_err(|error| Failure::file(&files.checkpoint, &error))?;
+    if loaded.manifest().is_some() {
+        let file = files.checkpoint.display();
+        return Err(refuse(path, &format!("{file} is packed already: search from the float checkpoint")));
+    }
+    let network = *loaded.network();
+    let calibration = calibration(path, &spec, &files, &task, &loaded)?;
+    let hash = |file: &PathBuf| hash_file(file).map_err(|error| Failure::file(file, &error));
+    let space = spec.space.resolve(spec.checkpoint.binary_embedding, calibration);
+    let (strategy, ranking) = strategy(spec.strategy, &space, &network);
+    let mut experiment = Experiment {
+        name: spec.name,
+        engine_version: ENGINE_VERSION,
+        backend: spec.backend,
+        checkpoint: hash(&files.checkpoint)?,
+        network,
+        data: Data { text: hash(&files.text)?, tokenizer: hash(&files.tokenizer)? },
+        space,
+        constraints: spec.constraints,
+        objectives: spec
+            .objectives
+            .unwrap_or_else(|| vec![Objective::quality_of(&task), Objective::Cost(Cost::Footprint)]),
+        trade_off: spec.trade_off,
+        strategy,
+        device: spec.device,
+        task,
+    };
+    let shards = spec.run.shards;
+    let mut problems: Vec<String> = experiment.problems().iter().map(ToString::to_string).collect();
+    if !(1..=MAX_SHARDS).contains(&shards) {
+        problems.push(format!("run.shards = {shards}: expected 1 to {MAX_SHARDS}"));
+    }
+    problems.extend(ranking.iter().flat_map(|ranking| ranking.problems(&network)));
+    if !problems.is_empty() {
+        return Err(refuse(path, &problems.join("; ")));
+    }
+    let mut data = load_data(&files.text, &files.tokenizer, &experiment.task, &network)?;
+    let positions = data.positions();
+    if let Some(ranking) = ranking {
+        data.truncate(ranking.sequences as usize);
+        ranking.put_in_order(&mut experiment, &loaded, &data)?;
+    }
+    let files = vec![
+        (experiment.checkpoint, files.checkpoint),
+        (experiment.data.text, files.text),
+        (experiment.data.tokenizer, files.tokenizer),
+    ];
+    Ok(Resolved { experiment, shards, files, positions })
+}
+
+fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Exit::Usage, format!("{}: {what}", path.display()))
+}
+
+/// The files of a spec, relative to it, and the protocol.
+fn find(path: &Path, spec: &mut Spec) -> Outcome<(Files, Task)> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let at = |key: &str, file: &mut Option<PathBuf>| match file.take() {
+        Some(file) => Ok(folder.join(file)),
+        None => {
+            Err(refuse(path, &format!("{key} is missing: write it in the spec or give --set {key}=FILE")))
+        }
+    };
+    let checkpoint = at("checkpoint.path", &mut spec.checkpoint.path)?;
+    let tokenizer = at("checkpoint.tokenizer", &mut spec.checkpoint.tokenizer)?;
+    let (text, task) = match &mut spec.task {
+        TaskSpec::Perplexity { text, window, stride, windows } => {
+            let task =
+                Task::Perplexity { window: *window, stride: stride.unwrap_or(*window), windows: *windows };
+            (at("task.text", text)?, task)
+        }
+        TaskSpec::Accuracy { labelled, sentences } => {
+            (at("task.labelled", labelled)?, Task::Accuracy { sentences: *sentences })
+        }
+    };
+    Ok((Files { checkpoint, tokenizer, text }, task))
+}
+
+/// The ranges of activations, where the spec asks for static ones.
+fn calibration(
+    path: &Path,
+    spec: &Spec,
+    files: &Files,
+    task: &Task,
+    checkpoint: &Checkpoint,
+) -> Outcome<Option<Calibration>> {
+    let fixed = |activations: &ActivationsSpec| activations.range == ActivationRangeSpec::Static;
+    match (spec.space.activations.as_ref().is_some_and(fixed), &spec.calibration) {
+        (false, None) => Ok(None),
+        (false, Some(_)) => {
+            Err(refuse(path, &"[calibration] is for space.activations with range = \"static\""))
+        }
+        (true, None) => {
+            let words =
+                "space.activations.range = \"static\" needs a [calibration] table that names its data";
+            Err(refuse(path, &words))
+        }
+        (true, Some(calibration)) => {
+            let (file, task) = calibration_data(path, calibration, task)?;
+            check_model(checkpoint.network(), &task)
+                .map_err(|error| refuse(path, &format!("calibration: {error}")))?;
+            let data = load_data(&file, &files.tokenizer, &task, checkpoint.network())?;
+            calibrate_on(checkpoint, spec.backend, &data, &file).map(Some)
+        }
+    }
+}
+
+fn calibration_data(path: &Path, calibration: &CalibrationSpec, task: &Task) -> Outcome<(PathBuf, Task)> {
+    let one = || refuse(path, &"calibration: name one file, text or labelled, of the task's kind");
+    let file = calibration.file().ok_or_else(one)?;
+    let task = calibration.task(task);
+    task.validate().map_err(|error| refuse(path, &format!("calibration.{error}")))?;
+    Ok((path.parent().unwrap_or(Path::new("")).join(file), task))
+}
+
+/// The strategy, and how to get the order of a ranked one, which takes an evaluation. Until then its groups are in the
+/// order of the network.
+fn strategy(written: Option<StrategySpec>, space: &Space, network: &Network) -> (Strategy, Option<Ranking>) {
+    match written {
+        None => (Strategy::Qslm { sensitivity_bits: None }, None),
+        Some(StrategySpec::Qslm { sensitivity_bits }) => (Strategy::Qslm { sensitivity_bits }, None),
+        Some(StrategySpec::Grid { tier }) => (Strategy::Grid { tier }, None),
+        Some(StrategySpec::Random { tier, trials, seed }) => (Strategy::Random { tier, trials, seed }, None),
+        Some(StrategySpec::Ranked { metric, tier, sequences, top_k }) => {
+            let groups = space.groups(network, Part::Weights, tier);
+            let order = groups.into_iter().map(|group| group.name).collect();
+            let strategy = Strategy::Ranked { metric: metric.name().to_owned(), tier, order };
+            (strategy, Some(Ranking { metric, sequences, top_k }))
+        }
+    }
+}
+
+/// How a ranked strategy gets its order.
+struct Ranking {
+    metric: Metric,
+    sequences: u32,
+    top_k: u32,
+}
+
+impl Ranking {
+    /// Everything that makes no sense.
+    fn problems(&self, network: &Network) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, value) in [("sequences", self.sequences), ("top_k", self.top_k)] {
+            if value == 0 {
+                problems.push(format!("strategy.{name} = 0: expected at least 1"));
+            }
+        }
+        if self.metric == Metric::Lsaq && network.is_classifier() {
+            let words =
+                "strategy.metric = \"lsaq\": it reads tokens off the head, this checkpoint classifies";
+            problems.push(words.to_owned());
+        }
+        problems
+    }
+
+    /// Measures every unit at the middle of the ladder and orders the groups.
+    fn put_in_order(&self, experiment: &mut Experiment, checkpoint: &Checkpoint, data: &Dataset) -> Outcome {
+        let (space, network) = (&experiment.space, checkpoint.network());
+        let Strategy::Ranked { tier, order, .. } = &mut experiment.strategy else { return Ok(()) };
+        let probe = space.uniform(network, space.rungs(Part::Weights) / 2);
+        let options = sensitivity::Options {
+            backend: experiment.backend,
+            mini_batch: self.sequences as usize,
+            top_k: self.top_k as usize,
+            threads: parallel::threads(None),
+        };
+        let rows = sensitivity::measure(checkpoint, &probe, data, options, || ())?;
+        *order = sensitivity::order(&space.groups(network, Part::Weights, *tier), &rows, self.metric);
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! The TOML form of a spec: what may be left out, and `--set` on top of it.
+
+use std::path::{Path, PathBuf};
+
+use qslm_common::cost::Device;
+use qslm_common::experiment::Backend;
+use qslm_common::objective::{Constraints, Objective};
+use qslm_common::scheme::{Calibration, Granularity, Range, Rounding, Symmetry, Width};
+use qslm_common::space::{ActivationSpace, Embedding, MembraneSpace, Space, Tier, VectorSpace};
+use qslm_common::task::Task;
+use qslm_common::trade_off::TradeOff;
+use serde::Deserialize;
+
+use super::refuse;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::sensitivity::Metric;
+
+/// A spec as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Spec {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) backend: Backend,
+    pub(super) checkpoint: CheckpointSpec,
+    pub(super) task: TaskSpec,
+    #[serde(default)]
+    pub(super) space: SpaceSpec,
+    #[serde(default)]
+    pub(super) constraints: Constraints,
+    pub(super) objectives: Option<Vec<Objective>>,
+    #[serde(default)]
+    pub(super) trade_off: TradeOff,
+    pub(super) strategy: Option<StrategySpec>,
+    pub(super) calibration: Option<CalibrationSpec>,
+    #[serde(default)]
+    pub(super) device: Device,
+    #[serde(default)]
+    pub(super) run: RunSpec,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckpointSpec {
+    pub(super) path: Option<PathBuf>,
+    pub(super) tokenizer: Option<PathBuf>,
+    #[serde(default = "yes")]
+    pub(super) binary_embedding: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum TaskSpec {
+    Perplexity { text: Option<PathBuf>, window: u32, stride: Option<u32>, windows: Option<u32> },
+    Accuracy { labelled: Option<PathBuf>, sentences: Option<u32> },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct SpaceSpec {
+    pub(super) bits: Option<Vec<Width>>,
+    pub(super) symmetry: Option<Symmetry>,
+    pub(super) granularity: Option<Granularity>,
+    pub(super) rounding: Option<Rounding>,
+    pub(super) range: Option<Range>,
+    pub(super) embedding: Option<Embedding>,
+    pub(super) vectors: Option<VectorSpace>,
+    pub(super) activations: Option<ActivationsSpec>,
+    pub(super) membranes: Option<MembranesSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ActivationsSpec {
+    pub(super) bits: Vec<Width>,
+    pub(super) symmetry: Option<Symmetry>,
+    #[serde(default)]
+    pub(super) range: ActivationRangeSpec,
+}
+
+/// Where the range of activations comes from.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ActivationRangeSpec {
+    #[default]
+    Dynamic,
+    Static,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MembranesSpec {
+    pub(super) bits: Vec<u8>,
+    #[serde(default = "two")]
+    pub(super) integer_bits: u8,
+}
+
+/// What static ranges are read off: a text or labelled sentences, as the task's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CalibrationSpec {
+    pub(super) text: Option<PathBuf>,
+    pub(super) labelled: Option<PathBuf>,
+    #[serde(default = "sixteen")]
+    pub(super) sequences: u32,
+}
+
+/// As [`qslm_common::experiment::Strategy`], with the measure in place of the order that it leads to.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum StrategySpec {
+    Qslm {
+        sensitivity_bits: Option<Width>,
+    },
+    Grid {
+        tier: Tier,
+    },
+    Random {
+        tier: Tier,
+        trials: u32,
+        seed: u64,
+    },
+    Ranked {
+        metric: Metric,
+        tier: Tier,
+        /// Windows or sentences of the task's data that the measure looks at.
+        #[serde(default = "sixteen")]
+        sequences: u32,
+        #[serde(default = "ten")]
+        top_k: u32,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RunSpec {
+    /// Shards per trial: how finely a trial is spread over workers. Does not change the result.
+    pub(super) shards: u32,
+}
+
+impl Default for RunSpec {
+    fn default() -> Self {
+        Self { shards: 4 }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn two() -> u8 {
+    2
+}
+
+fn ten() -> u32 {
+    10
+}
+
+fn sixteen() -> u32 {
+    16
+}
+
+/// Where a spec may name files; relative ones are relative to the spec, or to here if set by a flag.
+const PATHS: [&str; 6] = [
+    "checkpoint.path",
+    "checkpoint.tokenizer",
+    "task.text",
+    "task.labelled",
+    "calibration.text",
+    "calibration.labelled",
+];
+
+impl CalibrationSpec {
+    /// The one file, if there is just one.
+    pub(super) fn file(&self) -> Option<&PathBuf> {
+        match (&self.text, &self.labelled) {
+            (Some(file), None) | (None, Some(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The protocol under which it is read: the first sequences, cut as the task cuts.
+    pub(super) fn task(&self, task: &Task) -> Task {
+        match (task, &self.labelled) {
+            (Task::Perplexity { window, .. }, None) => {
+                Task::Perplexity { window: *window, stride: *window, windows: Some(self.sequences) }
+            }
+            (_, None) => Task::Perplexity { window: 1, stride: 1, windows: Some(self.sequences) },
+            (_, Some(_)) => Task::Accuracy { sentences: Some(self.sequences) },
+        }
+    }
+}
+
+impl SpaceSpec {
+    pub(super) fn resolve(self, binary_embedding: bool, calibration: Option<Calibration>) -> Space {
+        let all = || [8, 6, 4, 3, 2].iter().filter_map(|bits| Width::try_from(*bits).ok()).collect();
+        let mut bits: Vec<Width> = self.bits.unwrap_or_else(all);
+        bits.sort_by(|a, b| b.cmp(a));
+        let embedding = if binary_embedding { Embedding::Sign } else { Embedding::Quantize };
+        Space {
+            bits,
+            symmetry: self.symmetry.unwrap_or(Symmetry::Symmetric),
+            granularity: self.granularity.unwrap_or(Granularity::Channel),
+            rounding: self.rounding.unwrap_or_default(),
+            range: self.range.unwrap_or_default(),
+            embedding: self.embedding.unwrap_or(embedding),
+            vectors: self.vectors.map(|mut vectors| {
+                vectors.bits.sort_by(|a, b| b.cmp(a));
+                vectors
+            }),
+            activations: self.activations.map(|mut activations| {
+                activations.bits.sort_by(|a, b| b.cmp(a));
+                let symmetry = activations.symmetry.unwrap_or(Symmetry::Affine);
+                ActivationSpace { bits: activations.bits, symmetry, calibration }
+            }),
+            membranes: self.membranes.map(|mut membranes| {
+                membranes.bits.sort_by(|a, b| b.cmp(a));
+                MembraneSpace { bits: membranes.bits, integer_bits: membranes.integer_bits }
+            }),
+        }
+    }
+}
+
+pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+    let at_line = |error: toml::de::Error| {
+        let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
+        let message = one_line(error.message());
+        match line {
+            Some(line) => refuse(path, &format!("line {line}: {message}")),
+            None => refuse(path, &message),
+        }
+    };
+    if settings.is_empty() {
+        return toml::from_str(&text).map_err(at_line);
+    }
+    let mut table: toml::Table = toml::from_str(&text).map_err(at_line)?;
+    for setting in settings {
+        set(&mut table, setting)?;
+    }
+    table.try_into().map_err(|error: toml::de::Error| refuse(path, &one_line(error.message())))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Puts the value of a `KEY=VALUE` setting into the table. The value is TOML, or else a plain string.
+fn set(table: &mut toml::Table, setting: &str) -> Outcome {
+    let usage = |what: &str| Failure::new(Exit::Usage, format!("--set {setting}: {what}"));
+    let (key, value) = setting.split_once('=').ok_or_else(|| usage("expected KEY=VALUE"))?;
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"));
+    let mut value = parsed.ok().and_then(|mut t| t.remove("value")).unwrap_or(toml::Value::from(value));
+    if let (true, Some(file)) = (PATHS.contains(&key), value.as_str()) {
+        let absolute = std::path::absolute(file).map_err(|error| usage(&error.to_string()))?;
+        value = toml::Value::from(absolute.to_string_lossy().into_owned());
+    }
+    let mut names: Vec<&str> = key.split('.').collect();
+    let last = names.pop().filter(|last| !last.is_empty()).ok_or_else(|| usage("expected KEY=VALUE"))?;
+    let mut inner = table;
+    for name in names {
+        let entry = inner.entry(name).or_insert_with(|| toml::Table::new().into());
+        inner = entry.as_table_mut().ok_or_else(|| usage(&format!("{name} is not a table")))?;
+    }
+    inner.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: &str = "name = \"x\"\n[checkpoint]\npath = \"m.pth\"\ntokenizer = \"t.json\"\n\
+        [task]\nkind = \"perplexity\"\nwindow = 128\n";
+
+    fn parse(text: &str, settings: &[&str]) -> Result<Spec, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+        read(file.path(), &settings).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let spec = parse(SPEC, &[]).unwrap();
+        assert!(spec.checkpoint.binary_embedding && spec.run.shards == 4);
+        let space = spec.space.resolve(true, None);
+        assert_eq!(space.embedding, Embedding::Sign);
+        assert_eq!(space.bits.iter().map(|bits| bits.bits()).collect::<Vec<_>>(), [8, 6, 4, 3, 2]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let error = parse(&format!("{SPEC}windw = 3\n"), &[]).unwrap_err();
+        assert!(error.contains("windw"), "{error}");
+        let error = parse(&format!("bakend = \"flex\"\n{SPEC}"), &[]).unwrap_err();
+        assert!(error.contains("line 1: unknown field `bakend`, expected one of"), "{error}");
+        assert!(parse("name = ", &[]).unwrap_err().contains("line 1"));
+    }
+
+    #[test]
+    fn settings_replace_and_add() {
+        let spec =
+            parse(SPEC, &["task.window=64", "space.bits=[4, 2]", "name=y", "task.text=a b.txt"]).unwrap();
+        assert_eq!(spec.name, "y");
+        assert_eq!(spec.space.resolve(true, None).bits.len(), 2);
+        let TaskSpec::Perplexity { text: Some(text), window: 64, .. } = spec.task else {
+            panic!("{:?}", spec.task)
+        };
+        assert!(text.is_absolute() && text.ends_with("a b.txt"));
+        assert!(parse(SPEC, &["space.bitz=[4]"]).unwrap_err().contains("bitz"));
+        assert!(parse(SPEC, &["name"]).unwrap_err().contains("expected KEY=VALUE"));
+        assert!(parse(SPEC, &["name.x=1"]).unwrap_err().contains("name is not a table"));
+    }
+
+    #[test]
+    fn a_width_outside_the_range_is_refused() {
+        let error = parse(&format!("{SPEC}[space]\nbits = [4, 9]\n"), &[]).unwrap_err();
+        assert!(error.contains("9 bits: expected 2 to 8, 16 or 32"), "{error}");
+    }
+}
