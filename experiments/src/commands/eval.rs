@@ -1,6 +1,6 @@
 //! `qslm eval`: one measurement of one checkpoint, without a coordinator.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -46,7 +46,7 @@ pub struct Eval {
     /// How many windows or sentences of it
     #[arg(long, value_name = "N", default_value_t = 16, requires = "calibration")]
     calibration_sequences: u32,
-    /// TOML file that describes a device, as the [device] table of a spec does
+    /// TOML file that describes a device, as the table `device` of a spec does
     #[arg(long, value_name = "FILE")]
     device: Option<PathBuf>,
     /// Threads that evaluate side by side [default: one per core]
@@ -125,7 +125,7 @@ impl Eval {
         })
     }
 
-    fn calibrate(&self, path: &PathBuf) -> Outcome<Calibration> {
+    fn calibrate(&self, path: &Path) -> Outcome<Calibration> {
         let checkpoint = self.model.read()?;
         let data = self.data.load_calibration(path, self.calibration_sequences, checkpoint.network())?;
         calibrate_on(&checkpoint, self.model.backend, &data, path)
