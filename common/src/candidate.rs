@@ -95,14 +95,13 @@ impl Candidate {
     }
 
     /// The same candidate with another scheme for the named units.
-    pub fn with<'a>(&self, units: impl IntoIterator<Item = &'a str>, scheme: Scheme) -> Self {
-        let mut changed = self.clone();
+    pub fn with<'a>(mut self, units: impl IntoIterator<Item = &'a str>, scheme: Scheme) -> Self {
         for unit in units {
-            if let Some(slot) = changed.schemes.get_mut(unit) {
+            if let Some(slot) = self.schemes.get_mut(unit) {
                 *slot = scheme;
             }
         }
-        changed
+        self
     }
 
     /// The same candidate with its one-dimensional parameters stored otherwise.

@@ -23,6 +23,9 @@ pub struct Network {
     pub binary_embedding: bool,
 }
 
+/// The name of the embedding's unit.
+pub const EMBEDDING: &str = "emb.weight";
+
 /// One weight matrix, by its checkpoint name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
@@ -107,7 +110,7 @@ impl Network {
     pub fn units(&self) -> Vec<Unit> {
         let (v, d, h) = (self.vocabulary as usize, self.channels as usize, self.hidden as usize);
         let unit = |name: String, rows, columns, place| Unit { name, rows, columns, place };
-        let mut units = vec![unit("emb.weight".to_owned(), v, d, Place::Embedding)];
+        let mut units = vec![unit(EMBEDDING.to_owned(), v, d, Place::Embedding)];
         for block in 0..self.blocks {
             for part in ["key", "value", "receptance", "output"] {
                 let name = format!("blocks.{block}.att.{part}.weight");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
 use crate::footprint::footprint_bytes;
-use crate::network::{Module, Network, Place, Unit};
+use crate::network::{EMBEDDING, Module, Network, Place, Unit};
 use crate::scheme::{
     Activation, ActivationRange, Calibration, Granularity, Integer, Membrane, Range, Rounding, Scheme,
     Symmetry, Width,
@@ -205,10 +205,10 @@ impl Space {
     }
 
     /// The scheme of `unit` at `rung`, 0 being the widest. The embedding may have one scheme at all rungs.
-    pub fn scheme(&self, unit: &Unit, rung: usize) -> Scheme {
-        match (unit.place, self.embedding) {
-            (Place::Embedding, Embedding::Sign) => Scheme::Sign,
-            (Place::Embedding, Embedding::Float) => Scheme::Float,
+    pub fn scheme(&self, unit: &str, rung: usize) -> Scheme {
+        match (unit, self.embedding) {
+            (EMBEDDING, Embedding::Sign) => Scheme::Sign,
+            (EMBEDDING, Embedding::Float) => Scheme::Float,
             _ => self.at(self.bits[rung.min(self.bits.len() - 1)], self.granularity),
         }
     }
@@ -230,7 +230,7 @@ impl Space {
 
     /// The candidate with every unit at `rung`.
     pub fn uniform(&self, network: &Network, rung: usize) -> Candidate {
-        Candidate::new(network, |unit| self.scheme(unit, rung))
+        Candidate::new(network, |unit| self.scheme(&unit.name, rung))
     }
 
     /// What enters the linear layer of `unit` at `rung`, 0 being the widest; `None` for float.
@@ -251,21 +251,17 @@ impl Space {
     }
 
     /// The candidate with all of `group` at `rung`.
-    pub fn place(&self, network: &Network, candidate: &Candidate, group: &Group, rung: usize) -> Candidate {
+    pub fn place(&self, candidate: Candidate, group: &Group, rung: usize) -> Candidate {
         let members = group.members.iter().map(String::as_str);
         match group.part {
             Part::Weights => {
-                let units = network.units();
-                let moving = units.iter().filter(|unit| group.members.contains(&unit.name));
-                moving.fold(candidate.clone(), |candidate, unit| {
-                    candidate.with([unit.name.as_str()], self.scheme(unit, rung))
-                })
+                members.fold(candidate, |candidate, unit| candidate.with([unit], self.scheme(unit, rung)))
             }
-            Part::Vectors => candidate.clone().with_vectors(self.vector_scheme(rung)),
-            Part::Activations => members.fold(candidate.clone(), |candidate, unit| {
+            Part::Vectors => candidate.with_vectors(self.vector_scheme(rung)),
+            Part::Activations => members.fold(candidate, |candidate, unit| {
                 candidate.with_activations([unit], self.activation(unit, rung))
             }),
-            Part::Membranes => candidate.clone().with_membranes(members, self.membrane(rung)),
+            Part::Membranes => candidate.with_membranes(members, self.membrane(rung)),
         }
     }
 
@@ -277,7 +273,7 @@ impl Space {
         }
         if part == Part::Weights && self.embedding != Embedding::Quantize {
             // The rest of the network moves; the embedding stays what it is at every rung.
-            all.retain(|group| group.members != ["emb.weight"]);
+            all.retain(|group| group.members != [EMBEDDING]);
         }
         all
     }
@@ -409,7 +405,7 @@ mod tests {
         let mut candidate = space.uniform(&PUBLISHED, 0);
         for part in space.parts() {
             let group = &space.groups(&PUBLISHED, part, Tier::Block)[1];
-            candidate = space.place(&PUBLISHED, &candidate, group, 1);
+            candidate = space.place(candidate, group, 1);
         }
         let activations: Vec<_> = candidate.activations().collect();
         assert_eq!(activations.len(), 7);

@@ -120,7 +120,7 @@ pub fn measure(
     parallel::map(units.len(), options.threads, |index| {
         let unit = &units[index];
         let scheme = candidate.scheme(&unit.name);
-        let changed = build(&float.with([unit.name.as_str()], scheme))?;
+        let changed = build(&float.clone().with([unit.name.as_str()], scheme))?;
         let distance = distance(&reference, &changed, data, 0..data.len(), mini_batch, &|| false);
         let distance = distance
             .map_err(|error: EvaluateError| Failure::new(Exit::Failure, format!("{}: {error}", unit.name)))?;

@@ -76,7 +76,7 @@ impl Fixed {
                 // All of them at the narrow width is that width's uniform candidate.
                 for name in &order[..order.len().saturating_sub(1)] {
                     if let Some(group) = groups.iter().find(|group| group.name == *name) {
-                        candidate = space.place(network, &candidate, group, narrow);
+                        candidate = space.place(candidate, group, narrow);
                         candidates.push(candidate.clone());
                     }
                 }
@@ -94,7 +94,7 @@ fn decode(experiment: &Experiment, moving: &[Group], mut number: u64) -> Candida
         let rungs = space.rungs(group.part) as u64;
         let rung = (number % rungs) as usize;
         number /= rungs;
-        candidate = space.place(network, &candidate, group, rung);
+        candidate = space.place(candidate, group, rung);
     }
     candidate
 }

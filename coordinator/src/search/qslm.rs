@@ -99,7 +99,7 @@ impl Qslm {
         let float = Candidate::float(self.network());
         let rung = |part| if part == Part::Weights { self.probe } else { self.space().rungs(part) / 2 };
         let alone = |group: Group| {
-            let candidate = self.space().place(self.network(), &float, &group, rung(group.part));
+            let candidate = self.space().place(float.clone(), &group, rung(group.part));
             ((group.part, group.name), candidate)
         };
         self.experiment.moving(Tier::Matrix).into_iter().map(alone).collect()
@@ -242,7 +242,7 @@ impl Qslm {
     fn narrower(&self, lowering: &Lowering, group: &Group) -> Vec<(usize, Candidate)> {
         // The members of a group below the block tier share a rung, because their parent was moved as one.
         let first = sites(group).map(|site| lowering.rungs.get(&site).map_or(0, |rung| rung + 1)).min();
-        let at = |rung| (rung, self.space().place(self.network(), &lowering.current, group, rung));
+        let at = |rung| (rung, self.space().place(lowering.current.clone(), group, rung));
         (first.unwrap_or(0)..self.space().rungs(group.part)).map(at).collect()
     }
 }

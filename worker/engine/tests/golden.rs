@@ -92,7 +92,7 @@ fn a_sequence_cut_anywhere_gives_the_whole_sequences_logits() {
 fn a_sign_embedding_gives_the_float_embeddings_loss_to_the_bit() {
     let checkpoint = Checkpoint::load(&Path::new(DATA).join("model.pth"), true).unwrap();
     let float = Candidate::float(checkpoint.network());
-    let sign = float.with(["emb.weight"], qslm_common::scheme::Scheme::Sign);
+    let sign = float.clone().with(["emb.weight"], qslm_common::scheme::Scheme::Sign);
     let data = Dataset::rows(&expected().tokens, checkpoint.network().vocabulary).unwrap();
     let counts = |candidate: &Candidate| {
         let model = SpikeGpt::new(&checkpoint, candidate, Backend::Flex).unwrap();
