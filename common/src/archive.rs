@@ -1,8 +1,9 @@
 //! The archive: everything that an experiment measured; and what is read off it: the front, its
 //! hypervolume, and the chosen candidate.
 //!
-//! An archive is a map by candidate id, so it is the same whatever the order of arrival, and so is
-//! everything computed from it. The [`FrontDocument`] is the file that two runs are compared by.
+//! An archive is a map by candidate id, so it is the same whatever the order of arrival, and so is everything read off
+//! it. Front and choice are kept up to date as measurements come in, because they are looked at after every one. The
+//! [`FrontDocument`] is the file that two runs are compared by.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use crate::footprint::{footprint_bytes, saving};
 use crate::hash::ContentHash;
 use crate::measurement::Counts;
 use crate::objective::{Measured, quality_loss};
-use crate::pareto;
+use crate::pareto::{self, Frontier};
 use crate::scheme::Scheme;
 
 /// One measured candidate.
@@ -31,10 +32,32 @@ pub struct Entry {
     pub costs: Costs,
 }
 
-/// Everything measured, by candidate id.
+/// Everything that one experiment measured, by candidate id.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Archive {
     entries: BTreeMap<ContentHash, Entry>,
+    front: Frontier<ContentHash>,
+    /// The best of those that meet the constraints; `None` before the float model is measured.
+    chosen: Option<Best>,
+    /// The id of the float model; known from the first measurement on, because it takes a hash to tell.
+    float_id: Option<ContentHash>,
+}
+
+/// A candidate with the value of the trade-off by which it is the best so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Best {
+    value: f64,
+    footprint_bytes: u64,
+    id: ContentHash,
+}
+
+impl Best {
+    /// On equal values the smaller candidate is better, then the one with the lower id.
+    fn beats(&self, other: &Self) -> bool {
+        let by_value = self.value.total_cmp(&other.value);
+        let by_bytes = other.footprint_bytes.cmp(&self.footprint_bytes);
+        by_value.then(by_bytes).then(other.id.cmp(&self.id)).is_gt()
+    }
 }
 
 impl Entry {
@@ -45,15 +68,42 @@ impl Entry {
 }
 
 impl Archive {
-    /// Folds a measurement in. Folding the same one again changes nothing.
+    /// Folds a measurement in. Another one of the same candidate changes nothing: measurements are deterministic, and
+    /// the first one is on record.
     pub fn insert(&mut self, experiment: &Experiment, candidate: Candidate, counts: Counts) {
+        let id = candidate.id();
+        if self.entries.contains_key(&id) {
+            return;
+        }
         let footprint_bytes = footprint_bytes(&experiment.network, &candidate);
         // Most experiments decide by the footprint alone, and a hundred thousand candidates should not pay for the rest.
         let costs = match experiment.deciding_costs().iter().any(|cost| *cost != Cost::Footprint) {
             true => experiment.device.costs(&experiment.network, &candidate, &counts),
             false => Costs::from([(Cost::Footprint, footprint_bytes as f64)]),
         };
-        self.entries.insert(candidate.id(), Entry { candidate, counts, footprint_bytes, costs });
+        let entry = Entry { candidate, counts, footprint_bytes, costs };
+        self.front.insert(&losses(experiment, &entry), id);
+        self.entries.insert(id, entry);
+        if id == *self.float_id.get_or_insert_with(|| float_id(experiment)) {
+            // Everything is compared with it, also what came before.
+            let all: Vec<ContentHash> = self.entries.keys().copied().collect();
+            all.into_iter().for_each(|id| self.consider(experiment, id));
+        } else {
+            self.consider(experiment, id);
+        }
+    }
+
+    /// Takes a candidate for the chosen one if it is better.
+    fn consider(&mut self, experiment: &Experiment, id: ContentHash) {
+        let (Some(float), Some(entry)) = (self.float(experiment), self.get(&id)) else { return };
+        if !experiment.constraints.allow(&experiment.network, &float.counts, entry.measured()) {
+            return;
+        }
+        let value = experiment.trade_off.value(float.measured(), entry.measured());
+        let new = Best { value, footprint_bytes: entry.footprint_bytes, id };
+        if self.chosen.is_none_or(|best| new.beats(&best)) {
+            self.chosen = Some(new);
+        }
     }
 
     /// The entry of a candidate.
@@ -78,16 +128,20 @@ impl Archive {
 
     /// The float model, once measured.
     pub fn float(&self, experiment: &Experiment) -> Option<&Entry> {
-        self.get(&Candidate::float(&experiment.network).id())
+        self.get(&self.float_id.unwrap_or_else(|| float_id(experiment)))
     }
 
     /// The front, ordered by footprint, then quality, then id.
-    pub fn front(&self, experiment: &Experiment) -> Vec<(&ContentHash, &Entry)> {
-        let entries: Vec<_> = self.entries.iter().collect();
-        let losses: Vec<Vec<f64>> = entries.iter().map(|(_, entry)| losses(experiment, entry)).collect();
-        let mut front: Vec<_> = pareto::front(&losses).into_iter().map(|index| entries[index]).collect();
-        front.sort_by_key(|(id, entry)| (entry.footprint_bytes, entry.counts.nll, **id));
+    pub fn front(&self) -> Vec<(ContentHash, &Entry)> {
+        let entry = |id: ContentHash| Some((id, self.entries.get(&id)?));
+        let mut front: Vec<_> = self.front.keys().into_iter().filter_map(entry).collect();
+        front.sort_by_key(|(id, entry)| (entry.footprint_bytes, entry.counts.nll, *id));
         front
+    }
+
+    /// Number of candidates on the front.
+    pub fn front_len(&self) -> usize {
+        self.front.len()
     }
 
     /// The share of the box between zero and the reference losses that the front dominates, 0 to 1. `None`
@@ -96,25 +150,20 @@ impl Archive {
         let float = self.float(experiment)?;
         let reference: Vec<f64> =
             experiment.objectives.iter().map(|objective| objective.reference(float.measured())).collect();
-        let losses: Vec<Vec<f64>> = self.entries.values().map(|entry| losses(experiment, entry)).collect();
-        Some(pareto::hypervolume(&losses, &reference) / reference.iter().product::<f64>())
+        let volume = pareto::hypervolume(&self.front.points(), &reference);
+        Some(volume / reference.iter().product::<f64>())
     }
 
     /// The candidate with the best trade-off among those that meet every constraint; on equal values the
     /// smaller one, then the one with the lower id. `None` if none meets them.
-    pub fn chosen(&self, experiment: &Experiment) -> Option<(&ContentHash, &Entry)> {
-        let float = self.float(experiment)?;
-        let network = &experiment.network;
-        let allowed = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| experiment.constraints.allow(network, &float.counts, entry.measured()));
-        let value = |entry: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
-        allowed.max_by(|(a_id, a), (b_id, b)| {
-            let by_value = value(a).total_cmp(&value(b));
-            by_value.then(b.footprint_bytes.cmp(&a.footprint_bytes)).then(b_id.cmp(a_id))
-        })
+    pub fn chosen(&self) -> Option<(ContentHash, &Entry)> {
+        let id = self.chosen?.id;
+        Some((id, self.entries.get(&id)?))
     }
+}
+
+fn float_id(experiment: &Experiment) -> ContentHash {
+    Candidate::float(&experiment.network).id()
 }
 
 fn losses(experiment: &Experiment, entry: &Entry) -> Vec<f64> {
@@ -184,17 +233,16 @@ impl FrontDocument {
     /// Reads the document off an archive.
     pub fn new(experiment: &Experiment, archive: &Archive) -> Self {
         let float = archive.float(experiment);
-        let row = |(id, entry): (&ContentHash, &Entry)| Row::new(experiment, float, *id, entry);
-        let float_id = Candidate::float(&experiment.network).id();
+        let row = |(id, entry): (ContentHash, &Entry)| Row::new(experiment, float, id, entry);
         Self {
             experiment: experiment.id(),
             checkpoint: experiment.checkpoint,
             objectives: experiment.objectives.clone(),
             measured: archive.len(),
             hypervolume: archive.hypervolume(experiment),
-            float: archive.get(&float_id).map(|entry| row((&float_id, entry))),
-            chosen: archive.chosen(experiment).map(row),
-            front: archive.front(experiment).into_iter().map(row).collect(),
+            float: float.map(|entry| row((float_id(experiment), entry))),
+            chosen: archive.chosen().map(row),
+            front: archive.front().into_iter().map(row).collect(),
         }
     }
 
@@ -252,18 +300,18 @@ mod tests {
     fn the_chosen_candidate_meets_the_constraints() {
         let experiment = experiment();
         let good = archive(&experiment, [300.1, 301.0, 400.0]);
-        let (id, _) = good.chosen(&experiment).unwrap();
-        assert_eq!(*id, experiment.space.uniform(&experiment.network, 1).id());
+        let (id, _) = good.chosen().unwrap();
+        assert_eq!(id, experiment.space.uniform(&experiment.network, 1).id());
         // Only the float model is left within 3 %.
         let bad = archive(&experiment, [310.0, 320.0, 400.0]);
-        assert_eq!(*bad.chosen(&experiment).unwrap().0, Candidate::float(&experiment.network).id());
+        assert_eq!(bad.chosen().unwrap().0, Candidate::float(&experiment.network).id());
     }
 
     #[test]
     fn a_dominated_candidate_is_not_on_the_front() {
         let experiment = experiment();
         let archive = archive(&experiment, [302.0, 301.0, 400.0]);
-        let ids: Vec<_> = archive.front(&experiment).into_iter().map(|(id, _)| *id).collect();
+        let ids: Vec<_> = archive.front().into_iter().map(|(id, _)| id).collect();
         let rung = |rung| experiment.space.uniform(&experiment.network, rung).id();
         assert_eq!(ids, [rung(2), rung(1), Candidate::float(&experiment.network).id()]);
     }

@@ -43,7 +43,7 @@ fn lexicographic(a: &[f64], b: &[f64]) -> Ordering {
 }
 
 /// A finite loss as a key: -0.0 and 0.0 are one.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct OrderedLoss(pub(super) f64);
 
 impl Eq for OrderedLoss {}

@@ -4,9 +4,11 @@
 //! equal points do not dominate each other, so duplicates of a front point are all on the front.
 
 mod front;
+mod frontier;
 mod hypervolume;
 
 pub use front::front;
+pub use frontier::Frontier;
 pub use hypervolume::hypervolume;
 
 /// Whether `a` dominates `b`: nowhere larger, somewhere smaller. Source: Pareto dominance as in

@@ -262,14 +262,14 @@ impl Running {
         }
         let experiment = &self.record.experiment;
         let float = self.archive.float(experiment);
-        let best = self.archive.chosen(experiment).zip(float).map(|((id, entry), float)| Best {
+        let best = self.archive.chosen().zip(float).map(|((id, entry), float)| Best {
             candidate: id.as_bytes().to_vec(),
             saving: saving(&experiment.network, entry.footprint_bytes),
             quality: entry.counts.perplexity().or(entry.counts.accuracy()).unwrap_or(0.0),
             quality_loss: quality_loss(&float.counts, &entry.counts),
         });
         let summary = Summary {
-            front: self.archive.front(experiment).len() as u32,
+            front: self.archive.front_len() as u32,
             hypervolume: self.archive.hypervolume(experiment),
             best,
         };

@@ -35,8 +35,8 @@ impl Ledger {
                         // 3. No lease is for two shards.
                         holds(3, leased.insert(*lease), lease)?;
                         // 4. A lease knows the shard that it is for.
-                        let known = self.leases.get(lease);
-                        let is_for = |l: &super::Lease| (l.trial, l.shard.index) == (*key, index);
+                        let known = self.leases.get(*lease);
+                        let is_for = |l: &super::leases::Lease| (l.trial, l.shard.index) == (*key, index);
                         holds(4, known.is_some_and(is_for), lease)?;
                     }
                 }
@@ -45,6 +45,8 @@ impl Ledger {
         // 5. The pending shards are exactly the open ones without a lease.
         holds(5, waiting == self.pending, &self.pending)?;
         // 6. No lease is for a shard that is not out.
-        holds(6, self.leases.keys().all(|lease| leased.contains(lease)), &self.leases)
+        holds(6, self.leases.ids().all(|lease| leased.contains(&lease)), &self.leases)?;
+        // 7. A lease is found alike by number, worker and end.
+        holds(7, self.leases.agree(), &self.leases)
     }
 }

@@ -17,6 +17,7 @@
 //! work is not thrown away; a second result changes nothing.
 
 mod invariants;
+mod leases;
 mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
 
+use leases::{Lease, Leases};
 use trial::{OpenTrial, ShardState};
 pub use trial::{Outcome, Settled};
 
@@ -56,17 +58,8 @@ pub struct Ledger {
     trials: BTreeMap<ContentHash, OpenTrial>,
     /// Shards to grant, in the order in which trials were opened.
     pending: BTreeSet<(u64, u32, ContentHash)>,
-    leases: BTreeMap<LeaseId, Lease>,
+    leases: Leases,
     opened: u64,
-}
-
-/// A shard in a worker's hands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Lease {
-    trial: ContentHash,
-    shard: Shard,
-    worker: String,
-    ends: Millis,
 }
 
 /// What a worker gets.
@@ -130,14 +123,9 @@ impl Ledger {
     /// Hears from a worker which leases it holds: those run until `ends` now, its others are taken back.
     /// Removes from `held` what it found, so that the rest is known to nobody.
     pub fn extend(&mut self, worker: &str, held: &mut BTreeSet<LeaseId>, ends: Millis) {
-        let of_worker = |lease: &&Lease| lease.worker == worker;
-        let own: Vec<LeaseId> =
-            self.leases.iter().filter(|(_, lease)| of_worker(lease)).map(|(id, _)| *id).collect();
-        for id in own {
+        for id in self.leases.of_worker(worker) {
             if held.remove(&id) {
-                if let Some(lease) = self.leases.get_mut(&id) {
-                    lease.ends = ends;
-                }
+                self.leases.extend(id, ends);
             } else {
                 self.release(id);
             }
@@ -162,13 +150,13 @@ impl Ledger {
         *state = ShardState::Settled(counts);
         let order = open.order;
         self.pending.remove(&(order, shard.index, key));
-        lease.and_then(|lease| self.leases.remove(&lease));
+        lease.and_then(|lease| self.leases.remove(lease));
         self.complete(key)
     }
 
     /// Takes a failure under a lease. A failure under a lease that has ended means nothing any more.
     pub fn fail(&mut self, lease: LeaseId, retryable: bool, reason: &str) -> Settled {
-        let Some(lease) = self.leases.remove(&lease) else { return Settled::Unknown };
+        let Some(lease) = self.leases.remove(lease) else { return Settled::Unknown };
         let limit = self.limits.failures;
         let Some(state) = self.shard_mut(&lease) else { return Settled::Unknown };
         let failures = state.return_failed();
@@ -182,12 +170,10 @@ impl Ledger {
 
     /// Takes back every lease that has run out. Returns the trials that are given up for it.
     pub fn expire(&mut self, now: Millis) -> Vec<(ContentHash, Outcome)> {
-        let over: Vec<LeaseId> =
-            self.leases.iter().filter(|(_, lease)| lease.ends <= now).map(|(id, _)| *id).collect();
         let mut given_up = Vec::new();
-        for id in over {
+        for id in self.leases.over(now) {
             // Giving up a trial withdraws its other leases.
-            let Some(lease) = self.leases.remove(&id) else { continue };
+            let Some(lease) = self.leases.remove(id) else { continue };
             let limit = self.limits.expiries;
             let Some(state) = self.shard_mut(&lease) else { continue };
             let expiries = state.return_expired();
@@ -205,7 +191,7 @@ impl Ledger {
 
     /// When the next lease runs out.
     pub fn next_expiry(&self) -> Option<Millis> {
-        self.leases.values().map(|lease| lease.ends).min()
+        self.leases.next_end()
     }
 
     /// Whether there is a shard to grant.
@@ -242,7 +228,7 @@ impl Ledger {
 
     /// Gives a lease's shard back without counting it against the shard.
     fn release(&mut self, id: LeaseId) {
-        let Some(lease) = self.leases.remove(&id) else { return };
+        let Some(lease) = self.leases.remove(id) else { return };
         if let Some(state) = self.shard_mut(&lease) {
             state.return_unharmed();
             self.make_pending(&lease);
@@ -284,7 +270,7 @@ impl Ledger {
         let open = self.trials.remove(&key)?;
         for (shard, index) in open.shards.iter().zip(0..) {
             self.pending.remove(&(open.order, index, key));
-            shard.lease().and_then(|lease| self.leases.remove(&lease));
+            shard.lease().and_then(|lease| self.leases.remove(lease));
         }
         Some(open)
     }

@@ -389,13 +389,13 @@ mod tests {
         assert_eq!(order[..10], expected);
         // The float model, 15 units, their 15 activations and 4 populations.
         assert_eq!(stages[0].1, 35);
-        let (_, chosen) = archive.chosen(&experiment).unwrap();
+        let (_, chosen) = archive.chosen().unwrap();
         let widths: std::collections::BTreeSet<_> =
             chosen.candidate.activations().map(|(_, scheme)| scheme.bits.get()).collect();
         assert!(widths.len() > 1, "activations differ from site to site: {widths:?}");
         assert!(chosen.candidate.membranes().count() > 0);
         let weights_only = run(&qslm(), |_| false).0;
-        let (_, narrow) = weights_only.chosen(&qslm()).unwrap();
+        let (_, narrow) = weights_only.chosen().unwrap();
         let narrow = experiment.device.costs(&experiment.network, &narrow.candidate, &narrow.counts);
         assert!(chosen.costs[&Cost::Energy] < narrow[&Cost::Energy]);
     }
@@ -427,7 +427,7 @@ mod tests {
         let chosen = |strategy| {
             let experiment = experiment(strategy);
             let (archive, _) = run(&experiment, |_| false);
-            archive.chosen(&experiment).unwrap().1.footprint_bytes
+            archive.chosen().unwrap().1.footprint_bytes
         };
         let grid = chosen(Strategy::Grid { tier: Tier::Block });
         let tiered = chosen(Strategy::Qslm { sensitivity_bits: None });
@@ -447,7 +447,7 @@ mod tests {
         let (archive, _) = run(&experiment, |_| false);
         let float = archive.float(&experiment).unwrap();
         let value = |entry: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
-        let chosen = value(archive.chosen(&experiment).unwrap().1);
+        let chosen = value(archive.chosen().unwrap().1);
         let uniform =
             |rung| value(archive.get(&experiment.space.uniform(&experiment.network, rung).id()).unwrap());
         assert!((0..5).all(|rung| chosen >= uniform(rung)));
@@ -458,7 +458,7 @@ mod tests {
         let experiment = qslm();
         let fails = |candidate: &Candidate| candidate.encode().contains("int2:");
         let (archive, _) = run(&experiment, fails);
-        let (_, chosen) = archive.chosen(&experiment).unwrap();
+        let (_, chosen) = archive.chosen().unwrap();
         assert!(!fails(&chosen.candidate));
         assert!(chosen.footprint_bytes < float_bytes(&experiment.network) / 4);
     }
@@ -469,7 +469,7 @@ mod tests {
         let float = Candidate::float(&experiment.network);
         let (archive, stages) = run(&experiment, |candidate| *candidate == float);
         assert_eq!(stages.len(), 1);
-        assert!(archive.chosen(&experiment).is_none());
+        assert!(archive.chosen().is_none());
     }
 
     #[test]

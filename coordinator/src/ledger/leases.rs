@@ -1,0 +1,94 @@
+//! The leases that are out: found by number, by worker and by the time they end, because every report asks for its
+//! worker's and every turn of the driver for those that are over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qslm_common::hash::ContentHash;
+use qslm_common::task::Shard;
+
+use super::{LeaseId, Millis};
+
+/// A shard in a worker's hands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub(super) trial: ContentHash,
+    pub(super) shard: Shard,
+    pub(super) worker: String,
+    pub(super) ends: Millis,
+}
+
+/// All leases.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    by_id: BTreeMap<LeaseId, Lease>,
+    by_worker: BTreeMap<String, BTreeSet<LeaseId>>,
+    by_end: BTreeSet<(Millis, LeaseId)>,
+}
+
+impl Leases {
+    pub(super) fn insert(&mut self, id: LeaseId, lease: Lease) {
+        self.by_worker.entry(lease.worker.clone()).or_default().insert(id);
+        self.by_end.insert((lease.ends, id));
+        self.by_id.insert(id, lease);
+    }
+
+    pub(super) fn remove(&mut self, id: LeaseId) -> Option<Lease> {
+        let lease = self.by_id.remove(&id)?;
+        self.by_end.remove(&(lease.ends, id));
+        if let Some(own) = self.by_worker.get_mut(&lease.worker) {
+            own.remove(&id);
+            if own.is_empty() {
+                self.by_worker.remove(&lease.worker);
+            }
+        }
+        Some(lease)
+    }
+
+    /// Lets a lease run until `ends`.
+    pub(super) fn extend(&mut self, id: LeaseId, ends: Millis) {
+        if let Some(lease) = self.by_id.get_mut(&id) {
+            self.by_end.remove(&(lease.ends, id));
+            self.by_end.insert((ends, id));
+            lease.ends = ends;
+        }
+    }
+
+    pub(super) fn get(&self, id: LeaseId) -> Option<&Lease> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = LeaseId> {
+        self.by_id.keys().copied()
+    }
+
+    pub(super) fn of_worker(&self, worker: &str) -> Vec<LeaseId> {
+        self.by_worker.get(worker).into_iter().flatten().copied().collect()
+    }
+
+    /// Those that have run out at `now`, first the ones that did so first.
+    pub(super) fn over(&self, now: Millis) -> Vec<LeaseId> {
+        self.by_end.range(..=(now, LeaseId::MAX)).map(|(_, id)| *id).collect()
+    }
+
+    pub(super) fn next_end(&self) -> Option<Millis> {
+        self.by_end.first().map(|(ends, _)| *ends)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether all three ways to find a lease find the same ones.
+    pub(super) fn agree(&self) -> bool {
+        let by_end: BTreeSet<_> = self.by_id.iter().map(|(id, lease)| (lease.ends, *id)).collect();
+        let mut by_worker: BTreeMap<String, BTreeSet<LeaseId>> = BTreeMap::new();
+        for (id, lease) in &self.by_id {
+            by_worker.entry(lease.worker.clone()).or_default().insert(*id);
+        }
+        by_end == self.by_end && by_worker == self.by_worker
+    }
+}
