@@ -22,7 +22,7 @@ pub fn unit_bytes(unit: &Unit, scheme: Scheme) -> u64 {
 /// Bytes of all one-dimensional parameters under `candidate`.
 pub fn vector_bytes(network: &Network, candidate: &Candidate) -> u64 {
     let one = matrix_bytes(1, network.channels as usize, candidate.vectors());
-    one * network.vectors().len() as u64
+    one * network.vector_count()
 }
 
 fn matrix_bytes(rows: usize, columns: usize, scheme: Scheme) -> u64 {
@@ -43,11 +43,13 @@ fn matrix_bytes(rows: usize, columns: usize, scheme: Scheme) -> u64 {
     }
 }
 
-/// Bytes of the whole network under `candidate`.
+/// Bytes of the whole network under `candidate`, which has to be one of this network.
 pub fn footprint_bytes(network: &Network, candidate: &Candidate) -> u64 {
-    let units = network.units();
-    let matrices: u64 = units.iter().map(|unit| unit_bytes(unit, candidate.scheme(&unit.name))).sum();
-    matrices + vector_bytes(network, candidate)
+    let matrix = |(unit, scheme): (&str, Scheme)| {
+        let (rows, columns) = network.shape_of(unit);
+        matrix_bytes(rows, columns, scheme)
+    };
+    candidate.schemes().map(matrix).sum::<u64>() + vector_bytes(network, candidate)
 }
 
 /// Bytes of the whole network in 32-bit floats.

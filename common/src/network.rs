@@ -153,14 +153,33 @@ impl Network {
         (0..2 * self.blocks as usize).map(population_name).collect()
     }
 
+    /// Rows and columns of a unit of this network, by its name.
+    pub fn shape_of(&self, unit: &str) -> (usize, usize) {
+        let [v, d, h, o] = [self.vocabulary, self.channels, self.hidden, self.outputs].map(|n| n as usize);
+        match unit {
+            EMBEDDING => (v, d),
+            "head.weight" => (o, d),
+            _ if unit.ends_with("ffn.key.weight") => (h, d),
+            _ if unit.ends_with("ffn.value.weight") => (d, h),
+            _ => (d, d),
+        }
+    }
+
     /// Number of weights in matrices.
     pub fn matrix_parameters(&self) -> u64 {
-        self.units().iter().map(Unit::weights).sum()
+        let [v, d, h, o, l] =
+            [self.vocabulary, self.channels, self.hidden, self.outputs, self.blocks].map(u64::from);
+        (v + o) * d + l * (5 * d * d + 2 * d * h)
+    }
+
+    /// Number of one-dimensional parameters: 11 per block, and two layer norms more.
+    pub fn vector_count(&self) -> u64 {
+        11 * u64::from(self.blocks) + 4
     }
 
     /// Number of parameters outside matrices.
     pub fn vector_parameters(&self) -> u64 {
-        self.vectors().iter().map(|vector| vector.shape.iter().product::<usize>() as u64).sum()
+        self.vector_count() * u64::from(self.channels)
     }
 
     /// Number of all parameters.
@@ -225,6 +244,21 @@ pub(crate) mod tests {
         assert_eq!(share(|place| *place == Place::Head), 17.93);
         assert_eq!(share(|place| matches!(place, Place::Block(_, Module::Att))), 19.72);
         assert_eq!(share(|place| matches!(place, Place::Block(_, Module::Ffn))), 44.36);
+    }
+
+    #[test]
+    fn what_is_counted_is_what_is_listed() {
+        let classifier =
+            Network { vocabulary: 10, channels: 3, hidden: 7, blocks: 2, outputs: 5, ..PUBLISHED };
+        for network in [PUBLISHED, classifier] {
+            let units = network.units();
+            assert_eq!(network.matrix_parameters(), units.iter().map(Unit::weights).sum());
+            assert!(units.iter().all(|unit| network.shape_of(&unit.name) == (unit.rows, unit.columns)));
+            let vectors = network.vectors();
+            assert_eq!(network.vector_count(), vectors.len() as u64);
+            let elements = vectors.iter().map(|vector| vector.shape.iter().product::<usize>() as u64);
+            assert_eq!(network.vector_parameters(), elements.sum());
+        }
     }
 
     #[test]

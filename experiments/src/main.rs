@@ -58,6 +58,7 @@ enum Command {
     Watch(commands::watch::Watch),
     Front(commands::manage::Front),
     Cancel(commands::manage::Cancel),
+    Bench(commands::bench::Bench),
 }
 
 #[tokio::main]
@@ -82,5 +83,6 @@ async fn run(cli: Cli) -> Outcome {
         Command::Watch(watch) => watch.run().await,
         Command::Front(front) => front.run().await,
         Command::Cancel(cancel) => cancel.run().await,
+        Command::Bench(bench) => bench.run().await,
     }
 }

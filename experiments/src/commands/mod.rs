@@ -1,6 +1,7 @@
 //! One module per command, or per family of small ones.
 
 pub mod apply;
+pub mod bench;
 pub mod compare;
 pub mod eval;
 pub mod generate;

@@ -1,0 +1,65 @@
+//! `qslm bench`: how fast the program's own parts are, on this machine, now.
+
+mod coordinator;
+mod front;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::exit::Outcome;
+use crate::output::{Output, plain_table, print, print_json};
+
+/// Measure the parts of qslm on this machine.
+///
+/// Numbers are medians or quantiles of one run; a busy machine makes them worse.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm bench coordinator --workers 1,2,4,8
+  qslm bench front --output json")]
+pub struct Bench {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    Coordinator(coordinator::CoordinatorBench),
+    Front(front::FrontBench),
+}
+
+impl Bench {
+    /// Measures and prints.
+    pub async fn run(self) -> Outcome {
+        match self.part {
+            Part::Coordinator(bench) => bench.run().await,
+            Part::Front(bench) => bench.run(),
+        }
+    }
+}
+
+/// Prints rows as JSON, or as a table with these fields as its columns.
+fn show(rows: &[impl Serialize], columns: &[&str], output: Output) -> Outcome {
+    if output == Output::Json {
+        return print_json(&rows);
+    }
+    let mut table = plain_table();
+    table.set_header(columns);
+    for row in rows {
+        let fields = serde_json::to_value(row).unwrap_or_default();
+        table.add_row(columns.iter().map(|column| match fields[column].as_f64() {
+            Some(number) if number.fract() != 0.0 => format!("{number:.3}"),
+            _ => fields[column].to_string().trim_matches('"').to_owned(),
+        }));
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+    }
+    print(&format!("{table}\n"))
+}
+
+/// The value that a share of the (sorted) values does not exceed.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let index = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(index.saturating_sub(1).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
+}
