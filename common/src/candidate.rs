@@ -5,6 +5,7 @@
 //! what travels, what is stored and what is hashed: there is no second form.
 
 use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
 use std::str::FromStr;
 
 use crate::hash::ContentHash;
@@ -172,18 +173,24 @@ impl Candidate {
 
     /// The canonical encoding: the header, then the lines of units, activations and membranes.
     pub fn encode(&self) -> String {
-        let mut text = format!("{HEADER}\n");
+        let mut text = String::with_capacity(64 * (1 + self.schemes.len()));
+        text.extend([HEADER, "\n"]);
+        // Writing to a string does not fail.
+        let line = |text: &mut String, start: &[&str], scheme: &dyn Display| {
+            start.iter().for_each(|word| text.extend([word, " "]));
+            let _ = writeln!(text, "{scheme}");
+        };
         for (unit, scheme) in &self.schemes {
-            text.push_str(&format!("{unit} {scheme}\n"));
+            line(&mut text, &[unit], scheme);
         }
         if self.vectors != Scheme::Float {
-            text.push_str(&format!("{} {}\n", VECTORS.join(" "), self.vectors));
+            line(&mut text, &VECTORS, &self.vectors);
         }
         for (unit, scheme) in &self.activations {
-            text.push_str(&format!("{ACTIVATION} {unit} {scheme}\n"));
+            line(&mut text, &[ACTIVATION, unit], scheme);
         }
         for (population, scheme) in &self.membranes {
-            text.push_str(&format!("{MEMBRANE} {population} {scheme}\n"));
+            line(&mut text, &[MEMBRANE, population], scheme);
         }
         text
     }

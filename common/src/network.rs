@@ -252,12 +252,12 @@ pub(crate) mod tests {
             Network { vocabulary: 10, channels: 3, hidden: 7, blocks: 2, outputs: 5, ..PUBLISHED };
         for network in [PUBLISHED, classifier] {
             let units = network.units();
-            assert_eq!(network.matrix_parameters(), units.iter().map(Unit::weights).sum());
+            assert_eq!(network.matrix_parameters(), units.iter().map(Unit::weights).sum::<u64>());
             assert!(units.iter().all(|unit| network.shape_of(&unit.name) == (unit.rows, unit.columns)));
             let vectors = network.vectors();
             assert_eq!(network.vector_count(), vectors.len() as u64);
             let elements = vectors.iter().map(|vector| vector.shape.iter().product::<usize>() as u64);
-            assert_eq!(network.vector_parameters(), elements.sum());
+            assert_eq!(network.vector_parameters(), elements.sum::<u64>());
         }
     }
 

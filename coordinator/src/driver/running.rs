@@ -38,6 +38,8 @@ pub(super) struct Running {
     evaluated: u64,
     /// When how many tokens were reported.
     speed: VecDeque<(Millis, u64)>,
+    /// The sum of them.
+    speed_tokens: u64,
     /// What a status says of the archive; worked out when the archive changes.
     summary: Option<Summary>,
     status: watch::Sender<ExperimentStatus>,
@@ -64,6 +66,7 @@ impl Running {
             generation_trials: 0,
             evaluated: 0,
             speed: VecDeque::new(),
+            speed_tokens: 0,
             summary: None,
             status: watch::Sender::new(ExperimentStatus::default()),
         }
@@ -143,6 +146,7 @@ impl Running {
                 }
                 if matches!(settled, Settled::Recorded | Settled::Complete(..)) {
                     self.speed.push_back((now, counts.positions));
+                    self.speed_tokens = self.speed_tokens.saturating_add(counts.positions);
                 }
                 settled
             }
@@ -220,12 +224,11 @@ impl Running {
     }
 
     pub(super) fn status(&mut self, now: Millis, workers: u32) -> ExperimentStatus {
-        while self.speed.front().is_some_and(|(at, _)| at + SPEED_WINDOW < now) {
-            self.speed.pop_front();
+        while let Some((_, tokens)) = self.speed.pop_front_if(|(at, _)| *at + SPEED_WINDOW < now) {
+            self.speed_tokens = self.speed_tokens.saturating_sub(tokens);
         }
         // Over the time since the oldest report in the window, which is not yet full at the start.
         let since = self.speed.front().map_or(0, |(at, _)| now - at).max(1000);
-        let tokens: u64 = self.speed.iter().map(|(_, tokens)| tokens).sum();
         let summary = self.summary();
         let reasons: BTreeSet<&String> = self.failures.values().collect();
         let shards = self.ledger.shard_counts();
@@ -247,7 +250,7 @@ impl Running {
             shards_pending: shards.pending,
             evaluated: self.evaluated,
             workers,
-            tokens_per_second: tokens as f64 * 1000.0 / since as f64,
+            tokens_per_second: self.speed_tokens as f64 * 1000.0 / since as f64,
             front: summary.front,
             hypervolume: summary.hypervolume,
             best: summary.best,

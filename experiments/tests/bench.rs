@@ -1,0 +1,36 @@
+//! The benchmarks run and measure something; how fast is for people to read, not for a test.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{json, refused, succeed};
+
+#[test]
+fn every_trial_is_recorded_once_for_any_number_of_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["bench", "coordinator", "--trials", "300", "--workers", "1,5", "--slots", "7"];
+    let rows =
+        json(&[&arguments[..], &["--folder", folder.path().to_str().unwrap(), "--output", "json"]].concat());
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        // The float model is one more; the program itself fails if any is missing.
+        assert_eq!(row["trials"], 301);
+        for key in
+            ["completions_per_second", "acknowledged_p50", "acknowledged_p99", "lease_p50", "lease_p99"]
+        {
+            assert!(row[key].as_f64().unwrap() > 0.0, "{key}: {row}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "stores are removed");
+    assert!(refused(2, &["bench", "coordinator", "--workers", "0"]).contains("expected 1 to 256"));
+}
+
+#[test]
+fn fronts_are_measured() {
+    let table = succeed(&["bench", "front", "--repeat", "1"]);
+    assert_eq!(table.lines().count(), 6, "{table}");
+    let rows = json(&["bench", "front", "--repeat", "1", "--output", "json"]);
+    let front = |index: usize| rows[index]["front"].as_u64().unwrap();
+    assert_eq!([front(1), front(2), front(3)], [100_000, 1_000, 20_000]);
+}
