@@ -209,7 +209,7 @@ impl Results {
         page.push_str(
             "## Bits by importance against the same bits everywhere (`lsaq.toml`)\n\n\
              LSAQ (arXiv 2412.18135) reports more quality than uniform bits at the same memory. Blocks (and the head) in the \
-             order of a measure, the first of them narrower; what the trade-off chooses within 5 % of perplexity.\n\n\
+             order of a measure, the first of them narrower; the smallest candidate within 5 % of perplexity.\n\n\
              | order | candidates | chosen: saved % | perplexity | loss % | hypervolume |\n|---|---|---|---|---|---|\n",
         );
         let uniform = "strategy={ kind = \"grid\", tier = \"global\" }".to_owned();

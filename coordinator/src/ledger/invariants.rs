@@ -47,6 +47,9 @@ impl Ledger {
         // 6. No lease is for a shard that is not out.
         holds(6, self.leases.ids().all(|lease| leased.contains(&lease)), &self.leases)?;
         // 7. A lease is found alike by number, worker and end.
-        holds(7, self.leases.agree(), &self.leases)
+        holds(7, self.leases.agree(), &self.leases)?;
+        // 8. The settled shards are counted right.
+        let settled: u32 = self.trials.values().map(super::OpenTrial::settled).sum();
+        holds(8, self.settled == settled, &self.settled)
     }
 }

@@ -59,6 +59,8 @@ pub struct Ledger {
     /// Shards to grant, in the order in which trials were opened.
     pending: BTreeSet<(u64, u32, ContentHash)>,
     leases: Leases,
+    /// Settled shards of the open trials.
+    settled: u32,
     opened: u64,
 }
 
@@ -104,6 +106,7 @@ impl Ledger {
             None => ShardState::default(),
         });
         let open = OpenTrial { order, trial, shards: shards.collect() };
+        self.settled += open.settled();
         let unsettled = open.shards.iter().zip(0..).filter(|(shard, _)| !shard.is_settled());
         self.pending.extend(unsettled.map(|(_, index)| (order, index, key)));
         self.trials.insert(key, open);
@@ -148,6 +151,7 @@ impl Ledger {
         }
         let lease = state.lease();
         *state = ShardState::Settled(counts);
+        self.settled += 1;
         let order = open.order;
         self.pending.remove(&(order, shard.index, key));
         lease.and_then(|lease| self.leases.remove(lease));
@@ -211,11 +215,10 @@ impl Ledger {
 
     /// Shards of the open trials by state.
     pub fn shard_counts(&self) -> ShardCounts {
-        let settled = |open: &OpenTrial| open.shards.iter().filter(|shard| shard.is_settled()).count();
         ShardCounts {
             pending: self.pending.len() as u32,
             leased: self.leases.len() as u32,
-            settled: self.trials.values().map(settled).sum::<usize>() as u32,
+            settled: self.settled,
         }
     }
 
@@ -224,6 +227,7 @@ impl Ledger {
         self.trials.clear();
         self.pending.clear();
         self.leases.clear();
+        self.settled = 0;
     }
 
     /// Gives a lease's shard back without counting it against the shard.
@@ -268,6 +272,7 @@ impl Ledger {
 
     fn remove(&mut self, key: ContentHash) -> Option<OpenTrial> {
         let open = self.trials.remove(&key)?;
+        self.settled -= open.settled();
         for (shard, index) in open.shards.iter().zip(0..) {
             self.pending.remove(&(open.order, index, key));
             shard.lease().and_then(|lease| self.leases.remove(lease));

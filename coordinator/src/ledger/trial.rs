@@ -109,6 +109,11 @@ impl ShardState {
 }
 
 impl OpenTrial {
+    /// Number of settled shards.
+    pub(super) fn settled(&self) -> u32 {
+        self.shards.iter().filter(|shard| shard.is_settled()).count() as u32
+    }
+
     /// The sum over all shards; `None` while one is open.
     pub(super) fn sum(&self) -> Option<Result<Counts, CannotAdd>> {
         let mut total = Counts::zero(self.trial.network.populations().len());
