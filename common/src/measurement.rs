@@ -28,8 +28,9 @@ impl Nll {
     }
 }
 
-/// The counts of a part of the data, or of all of it. Adding parts is exact.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The counts of a part of the data, or of all of it. Adding parts is exact. The order among counts means nothing; it
+/// makes sets of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Counts {
     /// Summed negative log-likelihood of the scored tokens (perplexity) or true labels (accuracy).
     pub nll: Nll,

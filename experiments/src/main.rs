@@ -58,6 +58,8 @@ enum Command {
     Watch(commands::watch::Watch),
     Front(commands::manage::Front),
     Cancel(commands::manage::Cancel),
+    Reconcile(commands::stores::Reconcile),
+    Db(commands::stores::Db),
     Bench(commands::bench::Bench),
 }
 
@@ -83,6 +85,8 @@ async fn run(cli: Cli) -> Outcome {
         Command::Watch(watch) => watch.run().await,
         Command::Front(front) => front.run().await,
         Command::Cancel(cancel) => cancel.run().await,
+        Command::Reconcile(reconcile) => reconcile.run(),
+        Command::Db(db) => db.run(),
         Command::Bench(bench) => bench.run().await,
     }
 }

@@ -77,6 +77,30 @@ impl Artifacts {
         File::open(self.path(hash))
     }
 
+    /// Copies every artifact that `target` does not have, or links it where both are on one disk. Content is checked
+    /// when it is used: workers hash what they fetch.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub fn copy_to(&self, target: &Self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            // Anything else is no artifact, or one that never became whole.
+            let Some(hash) = name.to_str().and_then(|name| name.parse::<ContentHash>().ok()) else {
+                continue;
+            };
+            let to = target.path(&hash);
+            if !to.exists() && std::fs::hard_link(entry.path(), &to).is_err() {
+                let copy = NamedTempFile::new_in(&target.folder)?;
+                std::fs::copy(entry.path(), copy.path())?;
+                copy.as_file().sync_all()?;
+                copy.persist(&to).map_err(|error| error.error)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Starts to store an artifact under its announced hash.
     ///
     /// # Errors

@@ -1,13 +1,17 @@
 //! The redb file: tables, one write transaction per batch, and what is read back at the start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, MultimapTableDefinition, ReadableDatabase, ReadableMultimapTable, ReadableTable,
+    TableDefinition,
+};
 
+use super::contents::Contents;
 use super::record::{
     ExperimentRecord, UnreadableRecord, decode_counts, decode_experiment, encode_counts, encode_experiment,
 };
@@ -24,6 +28,8 @@ const MEASUREMENTS: TableDefinition<&Key, &[u8]> = TableDefinition::new("measure
 const SHARDS: TableDefinition<(&Key, u32, u32), &[u8]> = TableDefinition::new("shards");
 /// Experiment id and trial key to why the trial failed.
 const FAILURES: TableDefinition<(&str, &Key), &str> = TableDefinition::new("failures");
+/// Counts that another store had for a trial (shards and index 0) or one of its shards (as in [`SHARDS`]).
+const CONFLICTS: MultimapTableDefinition<(&Key, u32, u32), &[u8]> = MultimapTableDefinition::new("conflicts");
 
 /// Version of the tables above.
 const FORMAT: u64 = 1;
@@ -124,6 +130,7 @@ impl Store {
             transaction.open_table(MEASUREMENTS)?;
             transaction.open_table(SHARDS)?;
             transaction.open_table(FAILURES)?;
+            transaction.open_multimap_table(CONFLICTS)?;
             Ok(epoch)
         })?;
         if found != FORMAT {
@@ -193,7 +200,8 @@ impl Store {
             Ok(())
         })?;
         let mut records = records.into_iter().collect::<Result<Vec<_>, _>>().map_err(|e| self.record(e))?;
-        records.sort_by_key(|record| record.order);
+        // Stores that were joined may have given the same place twice.
+        records.sort_by_cached_key(|record| (record.order, record.experiment.id()));
         Ok(records)
     }
 
@@ -241,6 +249,128 @@ impl Store {
             }
             Ok(failures)
         })
+    }
+
+    /// All that the store knows.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn contents(&self) -> Result<Contents, StoreError> {
+        let experiments = self.experiments()?.into_iter();
+        let mut contents = Contents {
+            experiments: experiments.map(|record| (record.experiment.id(), record)).collect(),
+            ..Contents::default()
+        };
+        let mut broken = None;
+        let mut decoded = |bytes: &[u8]| match decode_counts(bytes) {
+            Ok(counts) => BTreeSet::from([counts]),
+            Err(error) => {
+                broken.get_or_insert(error);
+                BTreeSet::new()
+            }
+        };
+        self.read(|transaction| {
+            for row in transaction.open_table(MEASUREMENTS)?.iter()? {
+                let (key, value) = row?;
+                let key = ContentHash::from_bytes(*key.value());
+                contents.measurements.insert(key, decoded(value.value()));
+            }
+            for row in transaction.open_table(SHARDS)?.iter()? {
+                let (at, value) = row?;
+                let (key, of, index) = at.value();
+                let at = (ContentHash::from_bytes(*key), Shard { index, of });
+                contents.shards.insert(at, decoded(value.value()));
+            }
+            for row in transaction.open_table(FAILURES)?.iter()? {
+                let (at, reason) = row?;
+                let (experiment, key) = at.value();
+                let at = (experiment.to_owned(), ContentHash::from_bytes(*key));
+                contents.failures.insert(at, reason.value().to_owned());
+            }
+            for row in transaction.open_multimap_table(CONFLICTS)?.iter()? {
+                let (at, values) = row?;
+                let (key, of, index) = at.value();
+                let key = ContentHash::from_bytes(*key);
+                for value in values {
+                    let counts = decoded(value?.value());
+                    match of {
+                        0 => contents.measurements.entry(key).or_default().extend(counts),
+                        of => contents.shards.entry((key, Shard { index, of })).or_default().extend(counts),
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        match broken {
+            Some(error) => Err(self.record(error)),
+            None => Ok(contents),
+        }
+    }
+
+    /// Makes the store hold `contents` and nothing else, in one transaction. Of counts in conflict the first, in the
+    /// order of their values, is what the store answers with.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the store is as it was then.
+    pub fn replace(&self, contents: &Contents) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let mut experiments = transaction.open_table(EXPERIMENTS)?;
+            let mut measurements = transaction.open_table(MEASUREMENTS)?;
+            let mut shards = transaction.open_table(SHARDS)?;
+            let mut failures = transaction.open_table(FAILURES)?;
+            experiments.retain(|_, _| false)?;
+            measurements.retain(|_, _| false)?;
+            shards.retain(|_, _| false)?;
+            failures.retain(|_, _| false)?;
+            transaction.delete_multimap_table(CONFLICTS)?;
+            let mut conflicts = transaction.open_multimap_table(CONFLICTS)?;
+            for (id, record) in &contents.experiments {
+                experiments.insert(id.as_str(), encode_experiment(record).as_slice())?;
+            }
+            for (key, counts) in &contents.measurements {
+                let mut variants = counts.iter().map(encode_counts);
+                if let Some(first) = variants.next() {
+                    measurements.insert(key.as_bytes(), first.as_slice())?;
+                }
+                for other in variants {
+                    conflicts.insert((key.as_bytes(), 0, 0), other.as_slice())?;
+                }
+            }
+            for ((key, shard), counts) in &contents.shards {
+                let at = (key.as_bytes(), shard.of, shard.index);
+                let mut variants = counts.iter().map(encode_counts);
+                if let Some(first) = variants.next() {
+                    shards.insert(at, first.as_slice())?;
+                }
+                for other in variants {
+                    conflicts.insert(at, other.as_slice())?;
+                }
+            }
+            for ((experiment, key), reason) in &contents.failures {
+                failures.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Checks the file's structure and every checksum in it, and that every record can be read.
+    ///
+    /// # Errors
+    /// [`StoreError`] for what cannot be read. `Ok(false)` if redb had to repair something.
+    pub fn check(&mut self) -> Result<bool, StoreError> {
+        let path = self.path.clone();
+        let sound = self.database.check_integrity().map_err(|error| redb_error(&path, error))?;
+        self.contents()?;
+        Ok(sound)
+    }
+
+    /// Gives space that is not used any more back to the disk. Returns whether there was any.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the store is as it was then.
+    pub fn compact(&mut self) -> Result<bool, StoreError> {
+        let path = self.path.clone();
+        self.database.compact().map_err(|error| redb_error(&path, error))
     }
 
     fn read<T>(
@@ -320,6 +450,31 @@ mod tests {
         assert_eq!(store.measurement(&b).unwrap(), None);
         assert!(store.shards(&a, 2).unwrap().is_empty() && store.shards(&a, 3).unwrap().is_empty());
         assert_eq!(store.shards(&b, 2).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_joined_is_there_after_reopening_conflicts_included() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (ContentHash::of(b"a"), ContentHash::of(b"b"));
+        let with = |name: &str, nll: u64| {
+            let store = Store::open(&folder.path().join(name)).unwrap();
+            let shard = Write::Shard(b, Shard { index: 0, of: 2 }, counts(nll));
+            let failure = Write::Failure("x".to_owned(), ContentHash::of(&[nll as u8]), "broke".to_owned());
+            store.commit(&[Write::Measurement(a, counts(nll)), shard, failure]).unwrap();
+            store.contents().unwrap()
+        };
+        let mut joined = with("one", 1);
+        joined.join(with("two", 2));
+        assert_eq!(joined.conflicts().len(), 2);
+        let path = folder.path().join("joined");
+        Store::open(&path).unwrap().replace(&joined).unwrap();
+        let mut store = Store::open(&path).unwrap();
+        assert_eq!(store.contents().unwrap(), joined);
+        assert_eq!(store.measurement(&a).unwrap(), Some(counts(1)), "the lower of the two");
+        assert_eq!(store.failures("x").unwrap().len(), 2);
+        assert!(store.check().unwrap());
+        store.compact().unwrap();
+        assert_eq!(store.contents().unwrap(), joined);
     }
 
     #[test]

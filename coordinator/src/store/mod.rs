@@ -1,12 +1,15 @@
 //! Everything that has to outlive the coordinator: results in one redb file, input files beside it.
 //!
-//! `FILE` holds experiments, measurements, settled shards of open trials, and failures. `FILE.artifacts/`
+//! `FILE` holds experiments, measurements, settled shards of open trials, failures, and conflicts between stores
+//! that were joined. `FILE.artifacts/`
 //! holds checkpoints and data by content hash. Results are content-addressed, so experiments share them.
 
 mod artifacts;
+mod contents;
 mod database;
 mod record;
 
 pub use artifacts::{ArtifactError, ArtifactWriter, Artifacts};
+pub use contents::Contents;
 pub use database::{Store, StoreError, Write};
 pub use record::ExperimentRecord;

@@ -9,5 +9,6 @@ pub mod inspect;
 pub mod manage;
 pub mod run;
 pub mod sensitivity;
+pub mod stores;
 mod target;
 pub mod watch;

@@ -1,0 +1,138 @@
+//! All that a store knows, as one value, and how two of them are joined.
+//!
+//! Joining is a union of sets: commutative, associative and idempotent, so the results of separate clusters can be
+//! brought together in any order and any number of times. Measurements are deterministic; where two stores hold different
+//! counts for the same trial, something is wrong with one of them, and both are kept and shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::Counts;
+use qslm_common::task::Shard;
+
+use super::record::ExperimentRecord;
+
+/// What a store knows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Contents {
+    /// Experiments by id.
+    pub experiments: BTreeMap<String, ExperimentRecord>,
+    /// The counts of measured trials; more than one if stores disagree.
+    pub measurements: BTreeMap<ContentHash, BTreeSet<Counts>>,
+    /// The counts of settled shards of trials that are still open.
+    pub shards: BTreeMap<(ContentHash, Shard), BTreeSet<Counts>>,
+    /// Why trials failed for good, by experiment and trial.
+    pub failures: BTreeMap<(String, ContentHash), String>,
+}
+
+impl Contents {
+    /// Adds what `other` knows.
+    pub fn join(&mut self, other: Self) {
+        for (id, theirs) in other.experiments {
+            match self.experiments.get_mut(&id) {
+                None => drop(self.experiments.insert(id, theirs)),
+                Some(ours) => {
+                    ours.order = ours.order.min(theirs.order);
+                    ours.shards = ours.shards.max(theirs.shards);
+                    // Cancelled in one place, wanted in another.
+                    ours.cancelled &= theirs.cancelled;
+                }
+            }
+        }
+        for (trial, theirs) in other.measurements {
+            self.measurements.entry(trial).or_default().extend(theirs);
+        }
+        for (shard, theirs) in other.shards {
+            self.shards.entry(shard).or_default().extend(theirs);
+        }
+        for (failure, theirs) in other.failures {
+            let ours = self.failures.entry(failure).or_insert_with(|| theirs.clone());
+            *ours = theirs.min(std::mem::take(ours));
+        }
+        // A trial that was measured anywhere is neither open nor failed.
+        self.shards.retain(|(trial, _), _| !self.measurements.contains_key(trial));
+        self.failures.retain(|(_, trial), _| !self.measurements.contains_key(trial));
+    }
+
+    /// Trials (or shards of open ones) with more than one set of counts on record.
+    pub fn conflicts(&self) -> Vec<(ContentHash, &BTreeSet<Counts>)> {
+        let whole = self.measurements.iter().map(|(trial, counts)| (*trial, counts));
+        let parts = self.shards.iter().map(|((trial, _), counts)| (*trial, counts));
+        whole.chain(parts).filter(|(_, counts)| counts.len() > 1).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use qslm_common::experiment::Strategy as Search;
+    use qslm_common::measurement::Nll;
+
+    use super::*;
+    use crate::search::testing::experiment;
+
+    fn counts() -> impl Strategy<Value = BTreeSet<Counts>> {
+        let one = (0u64..3).prop_map(|nll| Counts { nll: Nll(nll), tokens: 1, ..Counts::zero(2) });
+        prop::collection::btree_set(one, 1..2)
+    }
+
+    fn trial() -> impl Strategy<Value = ContentHash> {
+        (0u8..4).prop_map(|number| ContentHash::of(&[number]))
+    }
+
+    /// Few names, so that stores overlap and disagree.
+    fn contents() -> impl Strategy<Value = Contents> {
+        let record = (0u64..3, 1u32..4, any::<bool>()).prop_map(|(order, shards, cancelled)| {
+            let experiment = experiment(Search::Qslm { sensitivity_bits: None });
+            ExperimentRecord { order, shards, cancelled, experiment }
+        });
+        let shard = (trial(), 0u32..2).prop_map(|(trial, index)| (trial, Shard { index, of: 2 }));
+        (
+            prop::collection::btree_map("[ab]", record, 0..3),
+            prop::collection::btree_map(trial(), counts(), 0..4),
+            prop::collection::btree_map(shard, counts(), 0..4),
+            prop::collection::btree_map(("[ab]", trial()), "[xy]", 0..4),
+        )
+            .prop_map(|(experiments, measurements, shards, failures)| {
+                let mut contents = Contents::default();
+                contents.join(Contents { experiments, measurements, shards, failures });
+                contents
+            })
+    }
+
+    fn joined(parts: &[&Contents]) -> Contents {
+        let mut all = Contents::default();
+        parts.iter().for_each(|part| all.join((*part).clone()));
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_joining_leaves_no_trace(a in contents(), b in contents(), c in contents()) {
+            prop_assert_eq!(joined(&[&a, &b]), joined(&[&b, &a]));
+            prop_assert_eq!(joined(&[&joined(&[&a, &b]), &c]), joined(&[&a, &joined(&[&b, &c])]));
+        }
+
+        #[test]
+        fn joining_again_changes_nothing(a in contents(), b in contents()) {
+            let both = joined(&[&a, &b]);
+            prop_assert_eq!(&joined(&[&both, &a]), &both);
+            prop_assert_eq!(&joined(&[&both, &both]), &both);
+        }
+
+        #[test]
+        fn nothing_that_was_measured_is_lost_and_no_conflict_is_hidden(a in contents(), b in contents()) {
+            let both = joined(&[&a, &b]);
+            for (trial, counts) in a.measurements.iter().chain(&b.measurements) {
+                prop_assert!(both.measurements[trial].is_superset(counts));
+            }
+            let differ = |(trial, counts): (&ContentHash, &BTreeSet<Counts>)| {
+                b.measurements.get(trial).is_some_and(|other| other != counts)
+            };
+            let expected = a.measurements.iter().filter(|pair| differ(*pair)).count();
+            let whole = both.measurements.values().filter(|counts| counts.len() > 1).count();
+            prop_assert_eq!(whole, expected);
+            prop_assert!(both.conflicts().len() >= expected);
+        }
+    }
+}

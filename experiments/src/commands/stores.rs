@@ -1,0 +1,205 @@
+//! `qslm reconcile` and `qslm db`: stores as files, while no coordinator has them open.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use qslm_common::hash::ContentHash;
+use qslm_coordinator::store::{Artifacts, Contents, Store, StoreError};
+use serde::Serialize;
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Output, print_json, print_pairs};
+
+/// Join the results of separate stores: every experiment, measurement and input file of all of them.
+///
+/// The order does not matter, and joining again changes nothing. Where two stores hold different counts for the same
+/// trial both are kept, named, and the exit code is 4. Fronts follow: `qslm front ID --store INTO`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm reconcile north.redb south.redb --into all.redb
+  qslm reconcile new.redb --into all.redb")]
+pub struct Reconcile {
+    /// Stores to read; no coordinator may have them open
+    #[arg(value_name = "STORE", required = true)]
+    stores: Vec<PathBuf>,
+    /// The store to write; what it holds already is kept
+    #[arg(long, value_name = "STORE")]
+    into: PathBuf,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// Check, copy or compact a store.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm db check runs/quickstart.redb
+  qslm db backup runs/quickstart.redb --to /backup/quickstart.redb
+  qslm db compact runs/quickstart.redb")]
+pub struct Db {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Verify the file's structure, every checksum and every record
+    Check(OneStore),
+    /// Write a consistent copy, with the input files
+    Backup {
+        #[command(flatten)]
+        store: OneStore,
+        /// The copy; must not be there yet
+        #[arg(long, value_name = "STORE")]
+        to: PathBuf,
+    },
+    /// Give unused space back to the disk
+    Compact(OneStore),
+}
+
+#[derive(Debug, Args)]
+struct OneStore {
+    /// The store; no coordinator may have it open
+    #[arg(value_name = "STORE")]
+    store: PathBuf,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// What is printed; keys are part of the interface.
+#[derive(Serialize)]
+struct Report {
+    store: String,
+    bytes: u64,
+    experiments: usize,
+    measurements: usize,
+    /// Settled shards of trials that are still open.
+    shards: usize,
+    failures: usize,
+    /// Trials for which stores hold different counts.
+    conflicts: Vec<ContentHash>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sound: Option<bool>,
+}
+
+impl Reconcile {
+    /// Joins, writes, and prints what is there now.
+    pub fn run(self) -> Outcome {
+        let mut joined = Contents::default();
+        let mut artifacts = Vec::new();
+        for path in &self.stores {
+            let store = open(path)?;
+            joined.join(store.contents().map_err(failed)?);
+            artifacts.push(Artifacts::beside(path).map_err(anyhow::Error::from)?);
+        }
+        let into = Store::open(&self.into).map_err(failed)?;
+        joined.join(into.contents().map_err(failed)?);
+        into.replace(&joined).map_err(failed)?;
+        let target = Artifacts::beside(&self.into).map_err(anyhow::Error::from)?;
+        for source in &artifacts {
+            source.copy_to(&target).map_err(|error| Failure::file(source.folder(), &error))?;
+        }
+        drop(into);
+        let report = Report::new(&self.into, &joined, None);
+        report.show(self.output)?;
+        report.verdict()
+    }
+}
+
+impl Db {
+    /// Does it, and prints what the store holds.
+    pub fn run(self) -> Outcome {
+        match self.action {
+            Action::Check(OneStore { store: path, output }) => {
+                let mut store = open(&path)?;
+                let sound = store.check().map_err(failed)?;
+                let report = Report::new(&path, &store.contents().map_err(failed)?, Some(sound));
+                report.show(output)?;
+                report.verdict()
+            }
+            Action::Backup { store: OneStore { store: path, output }, to } => {
+                if to.exists() {
+                    return Err(Failure::new(Exit::Conflict, format!("{}: is there already", to.display())));
+                }
+                let contents = open(&path)?.contents().map_err(failed)?;
+                Store::open(&to).and_then(|copy| copy.replace(&contents)).map_err(failed)?;
+                let source = Artifacts::beside(&path).map_err(anyhow::Error::from)?;
+                let target = Artifacts::beside(&to).map_err(anyhow::Error::from)?;
+                source.copy_to(&target).map_err(|error| Failure::file(source.folder(), &error))?;
+                Report::new(&to, &contents, None).show(output)
+            }
+            Action::Compact(OneStore { store: path, output }) => {
+                let mut store = open(&path)?;
+                // Space may become free in several steps.
+                while store.compact().map_err(failed)? {}
+                let contents = store.contents().map_err(failed)?;
+                drop(store);
+                Report::new(&path, &contents, None).show(output)
+            }
+        }
+    }
+}
+
+/// Opens a store that has to be there.
+fn open(path: &Path) -> Outcome<Store> {
+    if !path.is_file() {
+        return Err(Failure::new(Exit::NotFound, format!("{}: no such file", path.display())));
+    }
+    Store::open(path).map_err(failed)
+}
+
+fn failed(error: StoreError) -> Failure {
+    let code = if matches!(error, StoreError::InUse(_)) { Exit::Conflict } else { Exit::Failure };
+    Failure::new(code, error)
+}
+
+impl Report {
+    fn new(path: &Path, contents: &Contents, sound: Option<bool>) -> Self {
+        let mut conflicts: Vec<_> = contents.conflicts().into_iter().map(|(trial, _)| trial).collect();
+        conflicts.sort();
+        conflicts.dedup();
+        Self {
+            store: path.display().to_string(),
+            bytes: std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
+            experiments: contents.experiments.len(),
+            measurements: contents.measurements.len(),
+            shards: contents.shards.len(),
+            failures: contents.failures.len(),
+            conflicts,
+            sound,
+        }
+    }
+
+    fn show(&self, output: Output) -> Outcome {
+        if output == Output::Json {
+            return print_json(self);
+        }
+        let row = |name: &str, value: &dyn std::fmt::Display| (name.to_owned(), value.to_string());
+        let mut rows = vec![
+            row("store", &self.store),
+            row("bytes", &self.bytes),
+            row("experiments", &self.experiments),
+            row("measurements", &self.measurements),
+            row("settled shards of open trials", &self.shards),
+            row("failed trials", &self.failures),
+            row("conflicts", &self.conflicts.len()),
+        ];
+        if let Some(sound) = self.sound {
+            rows.push(row("state", &if sound { "sound" } else { "repaired: a write was not finished" }));
+        }
+        print_pairs(&rows)
+    }
+
+    /// Fails if stores disagree.
+    fn verdict(&self) -> Outcome {
+        let [first, ..] = &self.conflicts[..] else { return Ok(()) };
+        let words = format!(
+            "{} trials have different counts in different stores, the first is {first}; both are kept",
+            self.conflicts.len()
+        );
+        Err(Failure::new(Exit::Conflict, words))
+    }
+}

@@ -1,0 +1,121 @@
+//! Stores as files: joined, checked, copied, compacted, through the real program.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use qslm_common::measurement::Nll;
+use qslm_coordinator::store::{Store, Write};
+use serde_json::Value;
+use support::{json, refused, succeed};
+
+const QUICKSTART: &str = "experiments/specs/quickstart.toml";
+
+/// A small experiment in a store of its own; its front.
+fn run(store: &Path, bits: &str) -> String {
+    let bits = format!("space.bits={bits}");
+    let small = ["--set", "task.windows=2", "--set", "strategy={ kind = \"grid\", tier = \"global\" }"];
+    succeed(
+        &[
+            &["run", QUICKSTART, "--store", store.to_str().unwrap(), "--output", "json", "--set", &bits],
+            &small[..],
+        ]
+        .concat(),
+    )
+}
+
+fn reconcile(stores: &[&PathBuf], into: &Path) -> Value {
+    let mut arguments = vec!["reconcile"];
+    arguments.extend(stores.iter().map(|store| store.to_str().unwrap()));
+    arguments.extend(["--into", into.to_str().unwrap(), "--output", "json"]);
+    json(&arguments)
+}
+
+fn front(store: &Path, id: &str) -> String {
+    succeed(&["front", id, "--store", store.to_str().unwrap(), "--output", "json"])
+}
+
+#[test]
+fn stores_are_joined_in_any_order_and_any_number_of_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).join("s.redb");
+    let (a, b, ab, ba) = (at("a"), at("b"), at("ab"), at("ba"));
+    let fronts = [run(&a, "[8, 4]"), run(&b, "[4, 2]")];
+    let first = reconcile(&[&a, &b], &ab);
+    // The float model and the widths 8, 4 and 2, of which each store had two.
+    assert_eq!((first["experiments"].as_u64(), first["measurements"].as_u64()), (Some(2), Some(4)));
+    reconcile(&[&b], &ba);
+    let second = reconcile(&[&a], &ba);
+    let third = reconcile(&[&ab, &a], &ba);
+    for key in ["experiments", "measurements", "failures", "conflicts"] {
+        assert_eq!(first[key], second[key]);
+        assert_eq!(second[key], third[key]);
+    }
+    for whole in fronts {
+        let id = serde_json::from_str::<Value>(&whole).unwrap()["experiment"].as_str().unwrap().to_owned();
+        assert_eq!(front(&ab, &id), whole, "the front of the store it came from");
+        assert_eq!(front(&ba, &id), whole);
+    }
+}
+
+#[test]
+fn stores_that_disagree_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).join("s.redb");
+    let (a, b, both) = (at("a"), at("b"), at("both"));
+    run(&a, "[4]");
+    run(&b, "[4]");
+    let trial = {
+        let store = Store::open(&b).unwrap();
+        let contents = store.contents().unwrap();
+        let (trial, counts) = contents.measurements.iter().next().unwrap();
+        let mut counts = counts.first().unwrap().clone();
+        counts.nll = Nll(counts.nll.0 + 1);
+        store.commit(&[Write::Measurement(*trial, counts)]).unwrap();
+        trial.to_string()
+    };
+    let arguments = ["reconcile", a.to_str().unwrap(), b.to_str().unwrap(), "--into", both.to_str().unwrap()];
+    let output = support::qslm(&arguments);
+    assert_eq!(output.status.code(), Some(4));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("1 trials have different counts") && errors.contains(&trial), "{errors}");
+    // Nothing is lost, and it is not forgotten.
+    let checked = support::qslm(&["db", "check", both.to_str().unwrap(), "--output", "json"]);
+    assert_eq!(checked.status.code(), Some(4));
+    let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
+    assert_eq!(report["conflicts"], serde_json::json!([trial]));
+    assert_eq!(report["measurements"], 2);
+}
+
+#[test]
+fn a_store_is_checked_copied_and_compacted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, copy) = (folder.path().join("s.redb"), folder.path().join("copy/s.redb"));
+    let whole = run(&store, "[4]");
+    let id = serde_json::from_str::<Value>(&whole).unwrap()["experiment"].as_str().unwrap().to_owned();
+    let (path, to) = (store.to_str().unwrap(), copy.to_str().unwrap());
+    let report = json(&["db", "check", path, "--output", "json"]);
+    assert_eq!((report["measurements"].as_u64(), report["sound"].as_bool()), (Some(2), Some(true)));
+    assert!(succeed(&["db", "check", path]).contains("sound"));
+    succeed(&["db", "backup", path, "--to", to]);
+    assert!(refused(4, &["db", "backup", path, "--to", to]).contains("is there already"));
+    let compacted = json(&["db", "compact", path, "--output", "json"]);
+    assert!(compacted["bytes"].as_u64() <= report["bytes"].as_u64());
+    assert_eq!((front(&store, &id), front(&copy, &id)), (whole.clone(), whole));
+}
+
+#[test]
+fn what_is_no_store_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text.redb");
+    std::fs::write(&path, "not a database".repeat(1000)).unwrap();
+    let into = folder.path().join("into.redb");
+    let (path, into) = (path.to_str().unwrap(), into.to_str().unwrap());
+    assert!(refused(1, &["db", "check", path]).contains("text.redb"));
+    assert!(refused(3, &["db", "compact", "nowhere.redb"]).contains("nowhere.redb: no such file"));
+    assert!(refused(3, &["reconcile", "nowhere.redb", "--into", into]).contains("no such file"));
+    let held = Store::open(Path::new(into)).unwrap();
+    assert!(refused(4, &["db", "check", into]).contains("in use by another process"));
+    drop(held);
+}
