@@ -272,7 +272,7 @@ impl Driver {
                 let wanted = |running: &&mut Running| {
                     waiting.experiment.as_ref().is_none_or(|only| running.id() == only)
                 };
-                let grant = |running: &mut Running| running.grant(lease, &waiting.worker, now + ttl);
+                let grant = |running: &mut Running| running.grant(lease, &waiting.worker, now, now + ttl);
                 let Some(grant) = self.experiments.iter_mut().filter(wanted).find_map(grant) else { break };
                 self.next_lease += 1;
                 leases.push(grant);

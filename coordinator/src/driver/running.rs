@@ -140,7 +140,7 @@ impl Running {
     pub(super) fn settle(&mut self, finished: &Finished, now: Millis, writes: &mut Vec<Write>) {
         let settled = match &finished.outcome {
             ShardOutcome::Counts(counts) => {
-                let settled = self.ledger.settle(finished.trial, finished.shard, counts.clone());
+                let settled = self.ledger.settle(finished.trial, finished.shard, counts.clone(), now);
                 if matches!(settled, Settled::Recorded) {
                     writes.push(Write::Shard(finished.trial, finished.shard, counts.clone()));
                 }
@@ -197,8 +197,8 @@ impl Running {
         self.ledger.extend(worker, held, ends);
     }
 
-    pub(super) fn grant(&mut self, lease: LeaseId, worker: &str, ends: Millis) -> Option<Grant> {
-        self.ledger.grant(lease, worker, ends)
+    pub(super) fn grant(&mut self, lease: LeaseId, worker: &str, now: Millis, ends: Millis) -> Option<Grant> {
+        self.ledger.grant(lease, worker, now, ends)
     }
 
     pub(super) fn next_expiry(&self) -> Option<Millis> {

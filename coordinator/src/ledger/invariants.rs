@@ -28,16 +28,25 @@ impl Ledger {
             for (shard, index) in open.shards.iter().zip(0u32..) {
                 match shard {
                     ShardState::Settled(_) => {}
-                    ShardState::Open { lease: None, .. } => {
-                        waiting.insert((open.order, index, *key));
-                    }
-                    ShardState::Open { lease: Some(lease), .. } => {
-                        // 3. No lease is for two shards.
-                        holds(3, leased.insert(*lease), lease)?;
-                        // 4. A lease knows the shard that it is for.
-                        let known = self.leases.get(*lease);
-                        let is_for = |l: &super::leases::Lease| (l.trial, l.shard.index) == (*key, index);
-                        holds(4, known.is_some_and(is_for), lease)?;
+                    ShardState::Open { leases, .. } => {
+                        if leases.is_empty() {
+                            waiting.insert((open.order, index, *key));
+                        }
+                        for lease in leases {
+                            // 3. No lease is for two shards.
+                            holds(3, leased.insert(*lease), lease)?;
+                            // 4. A lease knows the shard that it is for.
+                            let known = self.leases.get(*lease);
+                            let is_for = |l: &super::leases::Lease| (l.trial, l.shard.index) == (*key, index);
+                            holds(4, known.is_some_and(is_for), lease)?;
+                        }
+                        // 9. A shard is out twice at most, and never twice to one worker.
+                        let workers: BTreeSet<_> = leases
+                            .iter()
+                            .filter_map(|lease| self.leases.get(*lease))
+                            .map(|l| &l.worker)
+                            .collect();
+                        holds(9, leases.len() <= 2 && workers.len() == leases.len(), leases)?;
                     }
                 }
             }

@@ -14,6 +14,7 @@ pub(super) struct Lease {
     pub(super) trial: ContentHash,
     pub(super) shard: Shard,
     pub(super) worker: String,
+    pub(super) since: Millis,
     pub(super) ends: Millis,
 }
 
@@ -55,6 +56,11 @@ impl Leases {
 
     pub(super) fn get(&self, id: LeaseId) -> Option<&Lease> {
         self.by_id.get(&id)
+    }
+
+    /// All leases, in the order in which they were granted.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Lease> {
+        self.by_id.values()
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = LeaseId> {

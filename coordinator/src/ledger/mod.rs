@@ -14,7 +14,8 @@
 //! ```
 //!
 //! A result for a shard that is still open is taken from anyone, because results are deterministic and
-//! work is not thrown away; a second result changes nothing.
+//! work is not thrown away; a second result changes nothing. So, when nothing is pending, a shard that has been out
+//! for much longer than others took is given to a second worker, too: the first result wins.
 
 mod invariants;
 mod leases;
@@ -51,6 +52,9 @@ impl Default for Limits {
     }
 }
 
+/// A shard is a straggler's if it is out for so many times what shards took on average, and at least so long.
+const STRAGGLES: (u64, Millis) = (3, 1000);
+
 /// The open trials of an experiment's current generation.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -61,6 +65,8 @@ pub struct Ledger {
     leases: Leases,
     /// Settled shards of the open trials.
     settled: u32,
+    /// Settled leases, and how long they were out together.
+    durations: (u64, Millis),
     opened: u64,
 }
 
@@ -113,14 +119,29 @@ impl Ledger {
         self.complete(key)
     }
 
-    /// Grants the next pending shard, oldest trial first.
-    pub fn grant(&mut self, lease: LeaseId, worker: &str, ends: Millis) -> Option<Grant> {
-        let (_, index, key) = self.pending.pop_first()?;
+    /// Grants the next pending shard, oldest trial first; or else a straggler's.
+    pub fn grant(&mut self, lease: LeaseId, worker: &str, now: Millis, ends: Millis) -> Option<Grant> {
+        let pending = self.pending.pop_first().map(|(_, index, key)| (key, index));
+        let (key, index) = pending.or_else(|| self.straggler(worker, now))?;
         let open = self.trials.get_mut(&key)?;
         let shard = Shard { index, of: open.shards.len() as u32 };
         open.shards[index as usize].grant(lease);
-        self.leases.insert(lease, Lease { trial: key, shard, worker: worker.to_owned(), ends });
+        self.leases.insert(lease, Lease { trial: key, shard, worker: worker.to_owned(), since: now, ends });
         Some(Grant { lease, trial: open.trial.clone(), shard })
+    }
+
+    /// The shard that has been out for longest, if that is much longer than usual, with another worker than this
+    /// one, and with one only.
+    fn straggler(&self, worker: &str, now: Millis) -> Option<(ContentHash, u32)> {
+        let (settled, together) = self.durations;
+        let patience = (STRAGGLES.0 * together.checked_div(settled)?).max(STRAGGLES.1);
+        let late = self.leases.iter().take_while(|lease| lease.since + patience <= now);
+        let alone = |lease: &&Lease| {
+            let shards = self.trials.get(&lease.trial).map(|open| &open.shards);
+            let shard = shards.and_then(|shards| shards.get(lease.shard.index as usize));
+            lease.worker != worker && shard.is_some_and(|shard| shard.leases().len() == 1)
+        };
+        late.filter(alone).map(|lease| (lease.trial, lease.shard.index)).next()
     }
 
     /// Hears from a worker which leases it holds: those run until `ends` now, its others are taken back.
@@ -136,7 +157,7 @@ impl Ledger {
     }
 
     /// Takes a result for a shard, under a lease or not.
-    pub fn settle(&mut self, key: ContentHash, shard: Shard, counts: Counts) -> Settled {
+    pub fn settle(&mut self, key: ContentHash, shard: Shard, counts: Counts, now: Millis) -> Settled {
         let Some(open) = self.trials.get_mut(&key) else { return Settled::Unknown };
         if shard.of as usize != open.shards.len() || shard.index >= shard.of {
             return Settled::Unknown;
@@ -149,21 +170,24 @@ impl Ledger {
         if let ShardState::Settled(known) = state {
             return if *known == counts { Settled::Known } else { Settled::Conflict };
         }
-        let lease = state.lease();
+        let leases = state.leases().to_vec();
         *state = ShardState::Settled(counts);
         self.settled += 1;
         let order = open.order;
         self.pending.remove(&(order, shard.index, key));
-        lease.and_then(|lease| self.leases.remove(lease));
+        for lease in leases.into_iter().filter_map(|lease| self.leases.remove(lease)) {
+            self.durations.0 += 1;
+            self.durations.1 += now.saturating_sub(lease.since);
+        }
         self.complete(key)
     }
 
     /// Takes a failure under a lease. A failure under a lease that has ended means nothing any more.
-    pub fn fail(&mut self, lease: LeaseId, retryable: bool, reason: &str) -> Settled {
-        let Some(lease) = self.leases.remove(lease) else { return Settled::Unknown };
+    pub fn fail(&mut self, id: LeaseId, retryable: bool, reason: &str) -> Settled {
+        let Some(lease) = self.leases.remove(id) else { return Settled::Unknown };
         let limit = self.limits.failures;
         let Some(state) = self.shard_mut(&lease) else { return Settled::Unknown };
-        let failures = state.return_failed();
+        let failures = state.return_failed(id);
         if retryable && failures < limit {
             self.make_pending(&lease);
             return Settled::Recorded;
@@ -180,7 +204,7 @@ impl Ledger {
             let Some(lease) = self.leases.remove(id) else { continue };
             let limit = self.limits.expiries;
             let Some(state) = self.shard_mut(&lease) else { continue };
-            let expiries = state.return_expired();
+            let expiries = state.return_expired(id);
             if expiries < limit {
                 self.make_pending(&lease);
                 continue;
@@ -234,7 +258,7 @@ impl Ledger {
     fn release(&mut self, id: LeaseId) {
         let Some(lease) = self.leases.remove(id) else { return };
         if let Some(state) = self.shard_mut(&lease) {
-            state.return_unharmed();
+            state.return_unharmed(id);
             self.make_pending(&lease);
         }
     }
@@ -243,8 +267,11 @@ impl Ledger {
         self.trials.get_mut(&lease.trial)?.shards.get_mut(lease.shard.index as usize)
     }
 
+    /// Puts a shard that came back with the pending ones, unless another worker still has it.
     fn make_pending(&mut self, lease: &Lease) {
-        if let Some(open) = self.trials.get(&lease.trial) {
+        if let Some(open) = self.trials.get(&lease.trial)
+            && open.shards[lease.shard.index as usize].leases().is_empty()
+        {
             self.pending.insert((open.order, lease.shard.index, lease.trial));
         }
     }
@@ -275,7 +302,9 @@ impl Ledger {
         self.settled -= open.settled();
         for (shard, index) in open.shards.iter().zip(0..) {
             self.pending.remove(&(open.order, index, key));
-            shard.lease().and_then(|lease| self.leases.remove(lease));
+            for lease in shard.leases() {
+                self.leases.remove(*lease);
+            }
         }
         Some(open)
     }

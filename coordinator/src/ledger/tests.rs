@@ -27,40 +27,40 @@ fn ledger(shards: u32) -> Ledger {
 #[test]
 fn an_expired_lease_returns_its_shard() {
     let mut ledger = ledger(1);
-    let first = ledger.grant(1, "a", 10).unwrap();
-    assert_eq!(ledger.grant(2, "b", 10), None);
+    let first = ledger.grant(1, "a", 0, 10).unwrap();
+    assert_eq!(ledger.grant(2, "b", 0, 10), None);
     assert!(ledger.expire(9).is_empty() && !ledger.has_pending());
     assert!(ledger.expire(10).is_empty() && ledger.has_pending());
-    let second = ledger.grant(2, "b", 20).unwrap();
+    let second = ledger.grant(2, "b", 0, 20).unwrap();
     assert_eq!((first.shard, first.trial), (second.shard, second.trial));
 }
 
 #[test]
 fn a_result_under_an_expired_lease_is_taken_while_the_shard_is_open() {
     let mut ledger = ledger(2);
-    let late = ledger.grant(1, "a", 10).unwrap();
+    let late = ledger.grant(1, "a", 0, 10).unwrap();
     ledger.expire(10);
-    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(5)), Settled::Recorded);
-    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(5)), Settled::Known);
-    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(6)), Settled::Conflict);
+    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(5), 0), Settled::Recorded);
+    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(5), 0), Settled::Known);
+    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(6), 0), Settled::Conflict);
     // The other shard is the only one left.
-    assert_eq!(ledger.grant(2, "b", 20).unwrap().shard.index, 1);
-    assert_eq!(ledger.grant(3, "b", 20), None);
+    assert_eq!(ledger.grant(2, "b", 0, 20).unwrap().shard.index, 1);
+    assert_eq!(ledger.grant(3, "b", 0, 20), None);
 }
 
 #[test]
 fn the_last_shard_closes_the_trial_with_the_sum() {
     let mut ledger = ledger(2);
     let key = trial(0).key();
-    ledger.settle(key, Shard { index: 1, of: 2 }, counts(7));
+    ledger.settle(key, Shard { index: 1, of: 2 }, counts(7), 0);
     let Settled::Complete(closed, Outcome::Measured(_, sum)) =
-        ledger.settle(key, Shard { index: 0, of: 2 }, counts(5))
+        ledger.settle(key, Shard { index: 0, of: 2 }, counts(5), 0)
     else {
         panic!("not complete")
     };
     assert_eq!((closed, sum.nll, sum.tokens), (key, Nll(12), 2));
     assert!(ledger.is_empty());
-    assert_eq!(ledger.settle(key, Shard { index: 0, of: 2 }, counts(5)), Settled::Unknown);
+    assert_eq!(ledger.settle(key, Shard { index: 0, of: 2 }, counts(5), 0), Settled::Unknown);
 }
 
 #[test]
@@ -68,8 +68,8 @@ fn shards_that_were_settled_before_are_not_granted_again() {
     let mut ledger = Ledger::new(Limits::default());
     let settled = BTreeMap::from([(Shard { index: 0, of: 2 }, counts(3))]);
     ledger.open(trial(0), 2, &settled);
-    assert_eq!(ledger.grant(1, "a", 10).unwrap().shard.index, 1);
-    assert_eq!(ledger.grant(2, "a", 10), None);
+    assert_eq!(ledger.grant(1, "a", 0, 10).unwrap().shard.index, 1);
+    assert_eq!(ledger.grant(2, "a", 0, 10), None);
     let all = BTreeMap::from([0, 1].map(|index| (Shard { index, of: 2 }, counts(3))));
     assert!(matches!(ledger.open(trial(1), 2, &all), Settled::Complete(_, Outcome::Measured(..))));
 }
@@ -77,8 +77,8 @@ fn shards_that_were_settled_before_are_not_granted_again() {
 #[test]
 fn a_lease_that_its_worker_does_not_list_is_taken_back() {
     let mut ledger = ledger(2);
-    ledger.grant(1, "a", 10);
-    ledger.grant(2, "a", 10);
+    ledger.grant(1, "a", 0, 10);
+    ledger.grant(2, "a", 0, 10);
     let mut held = BTreeSet::from([2, 99]);
     ledger.extend("a", &mut held, 50);
     assert_eq!(held, BTreeSet::from([99]), "nobody knows lease 99");
@@ -90,11 +90,11 @@ fn a_lease_that_its_worker_does_not_list_is_taken_back() {
 fn a_retryable_failure_is_tried_again_up_to_the_limit() {
     let mut ledger = ledger(2);
     for attempt in 1..=2 {
-        let grant = ledger.grant(attempt, "a", 10).unwrap();
+        let grant = ledger.grant(attempt, "a", 0, 10).unwrap();
         assert_eq!(grant.shard.index, 0);
         assert_eq!(ledger.fail(attempt, true, "out of memory"), Settled::Recorded);
     }
-    ledger.grant(3, "a", 10);
+    ledger.grant(3, "a", 0, 10);
     let Settled::Complete(_, Outcome::Failed(_, reason)) = ledger.fail(3, true, "out of memory") else {
         panic!("not given up")
     };
@@ -102,11 +102,57 @@ fn a_retryable_failure_is_tried_again_up_to_the_limit() {
     assert!(ledger.is_empty() && !ledger.has_pending());
 }
 
+/// A ledger of three shards, of which one was settled after `took`, and one is out since then.
+fn with_straggler(took: Millis) -> (Ledger, Grant) {
+    let mut ledger = ledger(3);
+    let quick = ledger.grant(1, "a", 0, 99_999).unwrap();
+    assert_eq!(ledger.settle(quick.trial.key(), quick.shard, counts(1), took), Settled::Recorded);
+    let slow = ledger.grant(2, "a", took, 99_999).unwrap();
+    let last = ledger.grant(3, "b", took, 99_999).unwrap();
+    assert_eq!(ledger.settle(last.trial.key(), last.shard, counts(1), 2 * took), Settled::Recorded);
+    (ledger, slow)
+}
+
+#[test]
+fn a_stragglers_shard_is_given_to_an_idle_worker_and_the_first_result_wins() {
+    let (mut ledger, slow) = with_straggler(1000);
+    // Three times as long as the others took, since 1000.
+    assert_eq!(ledger.grant(4, "b", 3999, 99_999), None);
+    assert_eq!(ledger.grant(4, "a", 4000, 99_999), None, "not to the straggler itself");
+    let second = ledger.grant(4, "b", 4000, 99_999).unwrap();
+    assert_eq!(second.shard, slow.shard);
+    assert_eq!(ledger.grant(5, "c", 9000, 99_999), None, "two are enough");
+    assert_eq!(ledger.check(), Ok(()));
+    let settled = ledger.settle(slow.trial.key(), slow.shard, counts(1), 4500);
+    assert!(matches!(settled, Settled::Complete(..)));
+    assert_eq!(ledger.shard_counts(), ShardCounts::default());
+    // The other's result is nothing new.
+    assert_eq!(ledger.settle(slow.trial.key(), slow.shard, counts(1), 5000), Settled::Unknown);
+}
+
+#[test]
+fn a_shard_that_is_out_twice_is_pending_only_when_both_come_back() {
+    let (mut ledger, _) = with_straggler(1000);
+    ledger.grant(4, "b", 4000, 10_000).unwrap();
+    assert_eq!(ledger.fail(2, true, "chance"), Settled::Recorded);
+    assert!(!ledger.has_pending());
+    assert!(ledger.expire(10_000).is_empty());
+    assert!(ledger.has_pending());
+    assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn nobody_straggles_while_nothing_is_known_of_how_long_a_shard_takes() {
+    let mut ledger = ledger(1);
+    ledger.grant(1, "a", 0, 99_999).unwrap();
+    assert_eq!(ledger.grant(2, "b", 50_000, 99_999), None);
+}
+
 #[test]
 fn a_final_failure_closes_the_trial_at_once() {
     let mut ledger = ledger(3);
-    ledger.grant(1, "a", 10);
-    ledger.grant(2, "b", 10);
+    ledger.grant(1, "a", 0, 10);
+    ledger.grant(2, "b", 0, 10);
     assert!(matches!(ledger.fail(1, false, "broken"), Settled::Complete(_, Outcome::Failed(..))));
     assert_eq!(ledger.fail(2, false, "broken"), Settled::Unknown);
     assert_eq!(ledger.check(), Ok(()));
@@ -116,7 +162,7 @@ fn a_final_failure_closes_the_trial_at_once() {
 fn a_trial_that_silences_every_worker_is_given_up() {
     let mut ledger = ledger(1);
     for lease in 1..=10 {
-        ledger.grant(lease, "a", lease).unwrap();
+        ledger.grant(lease, "a", 0, lease).unwrap();
         let given_up = ledger.expire(lease);
         assert_eq!(given_up.len(), usize::from(lease == 10));
     }
@@ -126,8 +172,8 @@ fn a_trial_that_silences_every_worker_is_given_up() {
 #[test]
 fn counts_that_no_such_network_gives_are_refused() {
     let mut ledger = ledger(1);
-    let grant = ledger.grant(1, "a", 10).unwrap();
-    let settle = |ledger: &mut Ledger, counts| ledger.settle(grant.trial.key(), grant.shard, counts);
+    let grant = ledger.grant(1, "a", 0, 10).unwrap();
+    let settle = |ledger: &mut Ledger, counts| ledger.settle(grant.trial.key(), grant.shard, counts, 0);
     assert_eq!(settle(&mut ledger, Counts::zero(3)), Settled::Implausible);
     let spikes = Counts { spikes: vec![17, 0, 0, 0], ..counts(1) };
     assert_eq!(settle(&mut ledger, spikes), Settled::Implausible);
@@ -136,7 +182,7 @@ fn counts_that_no_such_network_gives_are_refused() {
 #[test]
 fn nothing_scored_is_a_failure() {
     let mut ledger = ledger(1);
-    let settled = ledger.settle(trial(0).key(), Shard { index: 0, of: 1 }, Counts::zero(4));
+    let settled = ledger.settle(trial(0).key(), Shard { index: 0, of: 1 }, Counts::zero(4), 0);
     assert!(matches!(settled, Settled::Complete(_, Outcome::Failed(..))));
 }
 
@@ -166,12 +212,12 @@ fn simulate(seed: u64) {
         match (rng.random_range(0..10), pick) {
             (0..=3, _) => {
                 next_lease += 1;
-                grants.extend(ledger.grant(next_lease, worker, now + rng.random_range(1..20)));
+                grants.extend(ledger.grant(next_lease, worker, now, now + rng.random_range(1..20)));
             }
             (4..=6, Some(grant)) => {
                 // Sometimes a second time, sometimes long after the lease has ended.
                 let key = grant.trial.key();
-                let settled = ledger.settle(key, grant.shard, truth(key, grant.shard));
+                let settled = ledger.settle(key, grant.shard, truth(key, grant.shard), now);
                 assert_ne!(settled, Settled::Conflict, "seed {seed}");
                 if let Settled::Complete(key, Outcome::Measured(_, sum)) = settled {
                     assert_eq!(results.insert(key, sum), None, "seed {seed}: recorded twice");
@@ -183,10 +229,11 @@ fn simulate(seed: u64) {
             (8, _) => {
                 let own = grants.iter().map(|grant: &Grant| grant.lease);
                 let mut held = own.filter(|_| rng.random_range(0..2) == 0).collect();
-                ledger.extend(worker, &mut held, now + 10);
+                ledger.extend(worker, &mut held, now + rng.random_range(1..5000));
             }
             _ => {
-                now += rng.random_range(0..8);
+                // Now and then long enough for a lease that is extended again and again to straggle.
+                now += if rng.random_range(0..20) == 0 { 2000 } else { rng.random_range(0..8) };
                 ledger.expire(now);
             }
         }
@@ -211,7 +258,7 @@ fn granting_follows_the_order_of_opening() {
     let mut ledger = ledger(2);
     ledger.open(trial(1), 2, &BTreeMap::new());
     let order: Vec<_> =
-        (1..=4).map(|id| ledger.grant(id, "a", 9).unwrap()).map(|g| (g.trial, g.shard.index)).collect();
+        (1..=4).map(|id| ledger.grant(id, "a", 0, 9).unwrap()).map(|g| (g.trial, g.shard.index)).collect();
     assert_eq!(order, [(trial(0), 0), (trial(0), 1), (trial(1), 0), (trial(1), 1)]);
     assert_eq!(Candidate::decode(&order[0].0.candidate.encode()), Ok(trial(0).candidate));
 }

@@ -19,8 +19,8 @@ pub(super) struct OpenTrial {
 /// Where a shard stands.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ShardState {
-    /// Waiting, or with a worker under `lease`.
-    Open { lease: Option<LeaseId>, failures: u32, expiries: u32 },
+    /// Waiting, or with a worker under a lease; a straggler's shard with two.
+    Open { leases: Vec<LeaseId>, failures: u32, expiries: u32 },
     /// Done.
     Settled(Counts),
 }
@@ -53,7 +53,7 @@ pub enum Settled {
 
 impl Default for ShardState {
     fn default() -> Self {
-        Self::Open { lease: None, failures: 0, expiries: 0 }
+        Self::Open { leases: Vec::new(), failures: 0, expiries: 0 }
     }
 }
 
@@ -62,45 +62,45 @@ impl ShardState {
         matches!(self, Self::Settled(_))
     }
 
-    /// The lease it is out under.
-    pub(super) fn lease(&self) -> Option<LeaseId> {
+    /// The leases it is out under.
+    pub(super) fn leases(&self) -> &[LeaseId] {
         match self {
-            Self::Open { lease, .. } => *lease,
-            Self::Settled(_) => None,
+            Self::Open { leases, .. } => leases,
+            Self::Settled(_) => &[],
         }
     }
 
     pub(super) fn grant(&mut self, to: LeaseId) {
-        if let Self::Open { lease, .. } = self {
-            *lease = Some(to);
+        if let Self::Open { leases, .. } = self {
+            leases.push(to);
         }
     }
 
     /// Back from a worker that could not do it. Returns how often that happened.
-    pub(super) fn return_failed(&mut self) -> u32 {
-        self.give_back(|failures, _| {
+    pub(super) fn return_failed(&mut self, lease: LeaseId) -> u32 {
+        self.give_back(lease, |failures, _| {
             *failures += 1;
             *failures
         })
     }
 
     /// Back from a worker that went silent. Returns how often that happened.
-    pub(super) fn return_expired(&mut self) -> u32 {
-        self.give_back(|_, expiries| {
+    pub(super) fn return_expired(&mut self, lease: LeaseId) -> u32 {
+        self.give_back(lease, |_, expiries| {
             *expiries += 1;
             *expiries
         })
     }
 
     /// Back from a worker that did not touch it.
-    pub(super) fn return_unharmed(&mut self) {
-        self.give_back(|_, _| 0);
+    pub(super) fn return_unharmed(&mut self, lease: LeaseId) {
+        self.give_back(lease, |_, _| 0);
     }
 
-    fn give_back(&mut self, count: impl FnOnce(&mut u32, &mut u32) -> u32) -> u32 {
+    fn give_back(&mut self, lease: LeaseId, count: impl FnOnce(&mut u32, &mut u32) -> u32) -> u32 {
         match self {
-            Self::Open { lease, failures, expiries } => {
-                *lease = None;
+            Self::Open { leases, failures, expiries } => {
+                leases.retain(|other| *other != lease);
                 count(failures, expiries)
             }
             Self::Settled(_) => 0,
