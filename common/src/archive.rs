@@ -214,7 +214,9 @@ pub struct Row {
     pub firing_rate: f64,
     /// The raw counts.
     pub counts: Counts,
-    /// What it costs the device, per token where the unit says so; see [`crate::cost`].
+    /// What it costs the device, per token where the unit says so; see [`crate::cost`]. Empty in files of a version
+    /// that did not model costs.
+    #[serde(default)]
     pub costs: Costs,
     /// The scheme of every unit.
     pub schemes: BTreeMap<String, String>,
@@ -328,6 +330,20 @@ mod tests {
         }
         let document = |archive| FrontDocument::new(&experiment, archive).to_json();
         assert_eq!(document(&forward), document(&backward));
+    }
+
+    #[test]
+    fn a_front_of_an_earlier_version_is_still_read() {
+        let experiment = experiment();
+        let archive = archive(&experiment, [300.1, 301.0, 400.0]);
+        let document = FrontDocument::new(&experiment, &archive);
+        let mut json = serde_json::to_value(&document).unwrap();
+        for row in json["front"].as_array_mut().unwrap() {
+            row.as_object_mut().unwrap().remove("costs").unwrap();
+        }
+        let read: FrontDocument = serde_json::from_value(json).unwrap();
+        assert!(read.front.iter().all(|row| row.costs.is_empty()));
+        assert_eq!(read.chosen, document.chosen);
     }
 
     #[test]

@@ -137,6 +137,9 @@ pub enum InvalidExperiment {
         /// How many names there are.
         count: usize,
     },
+    /// Parts of the space that the strategy would leave alone.
+    #[error("strategy ranked orders weights only: leave vectors, activations and membranes out of the space")]
+    RankedParts,
     /// A search for narrower activations or membranes whose trade-off does not see them.
     #[error(
         "trade_off.cost = \"{0}\" does not depend on activations or membranes: take \"energy\" or leave them out"
@@ -290,6 +293,9 @@ impl Experiment {
     }
 
     fn order_problem(&self, tier: Tier, order: &[String]) -> Option<InvalidExperiment> {
+        if self.space.parts().len() > 1 {
+            return Some(InvalidExperiment::RankedParts);
+        }
         let groups = self.space.groups(&self.network, Part::Weights, tier);
         let missing = groups.iter().find(|group| !order.contains(&group.name));
         let wrong = missing.is_some() || order.len() != groups.len();
@@ -503,6 +509,9 @@ pub(crate) mod tests {
         ] {
             assert!(ranked(order).validate().is_err(), "{order:?}");
         }
+        let mut more = ranked(&["head", "blocks.1", "blocks.0"]);
+        more.space.membranes = Some(MembraneSpace { bits: vec![8], integer_bits: 1 });
+        assert_eq!(more.validate(), Err(InvalidExperiment::RankedParts));
     }
 
     #[test]

@@ -117,6 +117,9 @@ pub fn measure(
     };
     let lossless = |unit: &Unit| matches!(candidate.scheme(&unit.name), Scheme::Float | Scheme::Sign);
     let units: Vec<Unit> = network.units().into_iter().filter(|unit| !lossless(unit)).collect();
+    if units.is_empty() {
+        return Err(Failure::new(Exit::Usage, "no matrix is quantized: give --bits with 2 to 8, or 16"));
+    }
     parallel::map(units.len(), options.threads, |index| {
         let unit = &units[index];
         let scheme = candidate.scheme(&unit.name);

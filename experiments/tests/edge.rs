@@ -144,6 +144,9 @@ fn every_measure_of_sensitivity_is_reported_and_ranked() {
     let head = units.iter().find(|unit| unit["unit"] == "head.weight").unwrap();
     assert!(head["task_loss"].as_f64().unwrap() > 0.01);
 
+    let words = refused(2, &[&["sensitivity"], &MODEL[..], &["--activation-bits", "4"]].concat());
+    assert!(words.contains("no matrix is quantized"), "{words}");
+
     // A classifier has no tokens to read off its head.
     let report = json(
         &[&["sensitivity"], &CLASSIFIER[..], &["--windows", "20", "--bits", "2", "--output", "json"]]

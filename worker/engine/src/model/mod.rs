@@ -154,12 +154,7 @@ impl SpikeGpt {
 
     /// `Wh features`: `[rows, channel]` to `[rows, outputs]`.
     pub fn logits(&self, features: Vec<f32>) -> Vec<f32> {
-        self.logits_watched(features, &mut Unwatched)
-    }
-
-    /// As [`SpikeGpt::logits`], with somebody looking on.
-    pub fn logits_watched(&self, features: Vec<f32>, probe: &mut dyn Probe) -> Vec<f32> {
-        self.head.forward(features, probe)
+        self.head.forward(features, &mut Unwatched)
     }
 
     /// `LN_out(x)` of any residual stream, `[rows, channel]`: what the head would see if the network ended there.
