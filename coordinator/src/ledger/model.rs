@@ -1,0 +1,286 @@
+//! The ledger again, slow and obvious: a list of trials with their shards, searched from the start every time. Random
+//! events have to lead both to the same answers.
+
+use proptest::prelude::*;
+use qslm_common::experiment::Strategy as Search;
+use qslm_common::measurement::Nll;
+
+use super::*;
+use crate::search::testing::experiment;
+
+/// What happens to a ledger. Trials, shards and leases by small numbers, so that events meet.
+#[derive(Debug, Clone)]
+enum Event {
+    Open { trial: usize, shards: u32 },
+    Grant { worker: usize, lasts: Millis },
+    Settle { trial: usize, index: u32, counts: u64 },
+    Fail { lease: LeaseId, retryable: bool },
+    Extend { worker: usize, held: BTreeSet<LeaseId>, lasts: Millis },
+    Expire,
+    Wait(Millis),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let lasts = prop_oneof![1u64..20, 1000u64..9000];
+    let held = prop::collection::btree_set(1u64..12, 0..6);
+    prop_oneof![
+        2 => (0usize..3, 1u32..4).prop_map(|(trial, shards)| Event::Open { trial, shards }),
+        6 => (0usize..3, lasts.clone()).prop_map(|(worker, lasts)| Event::Grant { worker, lasts }),
+        4 => (0usize..3, 0u32..4, 1u64..3).prop_map(|(trial, index, counts)| Event::Settle { trial, index, counts }),
+        2 => (1u64..12, any::<bool>()).prop_map(|(lease, retryable)| Event::Fail { lease, retryable }),
+        2 => (0usize..3, held, lasts).prop_map(|(worker, held, lasts)| Event::Extend { worker, held, lasts }),
+        2 => Just(Event::Expire),
+        3 => prop_oneof![0u64..30, 900u64..5000].prop_map(Event::Wait),
+    ]
+}
+
+/// A trial that is or was open.
+struct ModelTrial {
+    trial: Trial,
+    shards: Vec<ModelShard>,
+    open: bool,
+}
+
+#[derive(Default)]
+struct ModelShard {
+    settled: Option<u64>,
+    out: Vec<ModelLease>,
+    failures: u32,
+    expiries: u32,
+}
+
+struct ModelLease {
+    id: LeaseId,
+    worker: usize,
+    since: Millis,
+    ends: Millis,
+}
+
+#[derive(Default)]
+struct Model {
+    trials: Vec<ModelTrial>,
+    settled_leases: u64,
+    together: Millis,
+}
+
+/// What an event led to, in words that both can say.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Granted(Option<(ContentHash, u32)>),
+    Said(String),
+    Unknown(BTreeSet<LeaseId>),
+    GivenUp(Vec<ContentHash>),
+}
+
+fn trial(number: usize) -> Trial {
+    let experiment = experiment(Search::Qslm { sensitivity_bits: None });
+    experiment.trial(experiment.space.uniform(&experiment.network, number))
+}
+
+fn counts(number: u64) -> Counts {
+    Counts { nll: Nll(number), tokens: 1, positions: 1, ..Counts::zero(4) }
+}
+
+const WORKERS: [&str; 3] = ["a", "b", "c"];
+const LIMITS: Limits = Limits { failures: 2, expiries: 2 };
+
+impl Model {
+    fn opened(&mut self, number: usize) -> Option<&mut ModelTrial> {
+        let wanted = trial(number);
+        self.trials.iter_mut().find(|known| known.open && known.trial == wanted)
+    }
+
+    /// Every lease that is out, oldest first.
+    fn leases(&self) -> Vec<(usize, usize, &ModelLease)> {
+        let mut all = Vec::new();
+        for (t, trial) in self.trials.iter().enumerate().filter(|(_, trial)| trial.open) {
+            for (s, shard) in trial.shards.iter().enumerate() {
+                all.extend(shard.out.iter().map(|lease| (t, s, lease)));
+            }
+        }
+        all.sort_by_key(|(_, _, lease)| lease.id);
+        all
+    }
+
+    fn take(&mut self, id: LeaseId) -> Option<(usize, usize)> {
+        let (t, s, _) = self.leases().into_iter().find(|(_, _, lease)| lease.id == id)?;
+        self.trials[t].shards[s].out.retain(|lease| lease.id != id);
+        Some((t, s))
+    }
+
+    fn to_grant(&self, worker: usize, now: Millis) -> Option<(usize, usize)> {
+        for (t, trial) in self.trials.iter().enumerate().filter(|(_, trial)| trial.open) {
+            let waiting = |shard: &ModelShard| shard.settled.is_none() && shard.out.is_empty();
+            if let Some(s) = trial.shards.iter().position(waiting) {
+                return Some((t, s));
+            }
+        }
+        if self.settled_leases == 0 {
+            return None;
+        }
+        let patience = (3 * (self.together / self.settled_leases)).max(1000);
+        let late = self.leases().into_iter().filter(|(_, _, lease)| lease.since + patience <= now);
+        let mut alone = late.filter(|(t, s, _)| self.trials[*t].shards[*s].out.len() == 1);
+        alone.find(|(_, _, lease)| lease.worker != worker).map(|(t, s, _)| (t, s))
+    }
+
+    /// Closes the trial if nothing of it is open.
+    fn verdict(&mut self, t: usize) -> Answer {
+        let trial = &mut self.trials[t];
+        let settled: Option<Vec<u64>> = trial.shards.iter().map(|shard| shard.settled).collect();
+        let Some(settled) = settled else { return Answer::Said("recorded".to_owned()) };
+        trial.open = false;
+        Answer::Said(format!("measured {}", settled.iter().sum::<u64>()))
+    }
+
+    fn apply(&mut self, event: &Event, now: Millis, lease: LeaseId) -> Answer {
+        let said = |words: &str| Answer::Said(words.to_owned());
+        match event {
+            Event::Open { trial: number, shards } => {
+                if self.opened(*number).is_some() {
+                    return said("known");
+                }
+                let shards = (0..*shards).map(|_| ModelShard::default()).collect();
+                self.trials.push(ModelTrial { trial: trial(*number), shards, open: true });
+                said("recorded")
+            }
+            Event::Grant { worker, lasts } => {
+                let found = self.to_grant(*worker, now);
+                Answer::Granted(found.map(|(t, s)| {
+                    let new = ModelLease { id: lease, worker: *worker, since: now, ends: now + lasts };
+                    self.trials[t].shards[s].out.push(new);
+                    (self.trials[t].trial.key(), s as u32)
+                }))
+            }
+            Event::Settle { trial: number, index, counts } => {
+                let wanted = trial(*number);
+                let t = self.trials.iter().position(|known| known.open && known.trial == wanted);
+                let Some(t) = t.filter(|t| (*index as usize) < self.trials[*t].shards.len()) else {
+                    return said("unknown");
+                };
+                let shard = &mut self.trials[t].shards[*index as usize];
+                if let Some(settled) = shard.settled {
+                    return said(if settled == *counts { "known" } else { "conflict" });
+                }
+                shard.settled = Some(*counts);
+                for lease in shard.out.drain(..) {
+                    self.settled_leases += 1;
+                    self.together += now - lease.since;
+                }
+                self.verdict(t)
+            }
+            Event::Fail { lease, retryable } => {
+                let Some((t, s)) = self.take(*lease) else { return said("unknown") };
+                self.trials[t].shards[s].failures += 1;
+                if *retryable && self.trials[t].shards[s].failures < LIMITS.failures {
+                    return said("recorded");
+                }
+                self.trials[t].open = false;
+                said("failed")
+            }
+            Event::Extend { worker, held, lasts } => {
+                let own = self.leases().into_iter().filter(|(_, _, lease)| lease.worker == *worker);
+                let own: Vec<LeaseId> = own.map(|(_, _, lease)| lease.id).collect();
+                for trial in &mut self.trials {
+                    for lease in trial.shards.iter_mut().flat_map(|shard| &mut shard.out) {
+                        if own.contains(&lease.id) && held.contains(&lease.id) {
+                            lease.ends = now + lasts;
+                        }
+                    }
+                }
+                own.iter().filter(|id| !held.contains(id)).for_each(|id| {
+                    self.take(*id);
+                });
+                Answer::Unknown(held.iter().filter(|id| !own.contains(id)).copied().collect())
+            }
+            Event::Expire => {
+                let over = self.leases().into_iter().filter(|(_, _, lease)| lease.ends <= now);
+                let mut over: Vec<_> = over.map(|(_, _, lease)| (lease.ends, lease.id)).collect();
+                over.sort_unstable();
+                let mut given_up = Vec::new();
+                for (_, id) in over {
+                    let Some((t, s)) = self.take(id).filter(|(t, _)| self.trials[*t].open) else { continue };
+                    self.trials[t].shards[s].expiries += 1;
+                    if self.trials[t].shards[s].expiries >= LIMITS.expiries {
+                        self.trials[t].open = false;
+                        given_up.push(self.trials[t].trial.key());
+                    }
+                }
+                Answer::GivenUp(given_up)
+            }
+            Event::Wait(_) => said("time"),
+        }
+    }
+
+    fn shard_counts(&self) -> ShardCounts {
+        let mut counts = ShardCounts::default();
+        for shard in self.trials.iter().filter(|trial| trial.open).flat_map(|trial| &trial.shards) {
+            counts.leased += shard.out.len() as u32;
+            counts.settled += u32::from(shard.settled.is_some());
+            counts.pending += u32::from(shard.settled.is_none() && shard.out.is_empty());
+        }
+        counts
+    }
+}
+
+fn words(settled: Settled) -> Answer {
+    Answer::Said(match settled {
+        Settled::Recorded => "recorded".to_owned(),
+        Settled::Known => "known".to_owned(),
+        Settled::Conflict => "conflict".to_owned(),
+        Settled::Unknown => "unknown".to_owned(),
+        Settled::Implausible => "implausible".to_owned(),
+        Settled::Complete(_, Outcome::Measured(_, counts)) => format!("measured {}", counts.nll.0),
+        Settled::Complete(_, Outcome::Failed(..)) => "failed".to_owned(),
+    })
+}
+
+/// The same event on the real ledger. `of` is how many shards each trial was last opened with.
+fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &mut [u32; 3]) -> Answer {
+    match event {
+        Event::Open { trial: number, shards } => {
+            let settled = ledger.open(trial(*number), *shards, &BTreeMap::new());
+            if settled != Settled::Known {
+                of[*number] = *shards;
+            }
+            words(settled)
+        }
+        Event::Grant { worker, lasts } => {
+            let grant = ledger.grant(lease, WORKERS[*worker], now, now + lasts);
+            Answer::Granted(grant.map(|grant| (grant.trial.key(), grant.shard.index)))
+        }
+        Event::Settle { trial: number, index, counts: nll } => {
+            let shard = Shard { index: *index, of: of[*number] };
+            words(ledger.settle(trial(*number).key(), shard, counts(*nll), now))
+        }
+        Event::Fail { lease, retryable } => words(ledger.fail(*lease, *retryable, "chance")),
+        Event::Extend { worker, held, lasts } => {
+            let mut held = held.clone();
+            ledger.extend(WORKERS[*worker], &mut held, now + lasts);
+            Answer::Unknown(held)
+        }
+        Event::Expire => Answer::GivenUp(ledger.expire(now).into_iter().map(|(key, _)| key).collect()),
+        Event::Wait(_) => Answer::Said("time".to_owned()),
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_ledger_answers_as_the_slow_one_does(events in prop::collection::vec(event(), 1..80)) {
+        let (mut ledger, mut model) = (Ledger::new(LIMITS), Model::default());
+        let (mut now, mut lease, mut of) = (0, 0, [0; 3]);
+        for (step, event) in events.iter().enumerate() {
+            if let Event::Wait(time) = event {
+                now += time;
+            }
+            if matches!(event, Event::Grant { .. }) {
+                lease += 1;
+            }
+            let expected = model.apply(event, now, lease);
+            let answer = apply(&mut ledger, event, now, lease, &mut of);
+            prop_assert_eq!(answer, expected, "step {}: {:?}", step, event);
+            prop_assert_eq!(ledger.shard_counts(), model.shard_counts(), "step {}: {:?}", step, event);
+            prop_assert_eq!(ledger.check(), Ok(()));
+        }
+    }
+}
