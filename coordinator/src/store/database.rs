@@ -113,6 +113,17 @@ impl Store {
         Ok(store)
     }
 
+    /// A store on something else than a file.
+    #[cfg(test)]
+    pub(super) fn on(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
+        let path = PathBuf::from("in memory");
+        let database = Database::builder().create_with_backend(backend);
+        let database = database.map_err(|error| redb_error(&path, error))?;
+        let mut store = Self { database, path, epoch: 0 };
+        store.begin_epoch()?;
+        Ok(store)
+    }
+
     /// Checks the format, makes missing tables, and counts the opening.
     fn begin_epoch(&mut self) -> Result<(), StoreError> {
         let path = self.path.clone();

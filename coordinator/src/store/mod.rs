@@ -6,6 +6,8 @@
 
 mod artifacts;
 mod contents;
+#[cfg(test)]
+mod crash;
 mod database;
 mod record;
 
