@@ -212,3 +212,35 @@ fn a_spec_that_does_not_fit_together_is_refused_in_so_many_words() {
     let missing = ["run", "experiments/specs/edge.toml", "--set", "calibration.text=nowhere.txt"];
     assert!(refused(3, &missing).contains("nowhere.txt: no such file"));
 }
+
+#[test]
+fn flags_that_make_no_sense_are_named() {
+    let eval = |code, more: &[&str]| refused(code, &[&["eval"], &MODEL[..], more].concat());
+    assert!(eval(2, &["--activation-bits", "9"]).contains("--activation-bits 9: expected 2 to 8"));
+    assert!(eval(2, &["--membrane-bits", "1"]).contains("fixed1:0"));
+    let calibrated = ["--activation-bits", "8", "--calibration", "nowhere.txt"];
+    assert!(eval(3, &calibrated).contains("nowhere.txt: no such file"));
+    let folder = tempfile::tempdir().unwrap();
+    let device = folder.path().join("device.toml");
+    for (text, words) in [
+        ("[energy]\ndrm_pj = 1", "line 2: unknown field `drm_pj`"),
+        (
+            "[latency]\nmacs_per_s = 1e9\nbytes_per_s = 0",
+            "latency.bytes_per_s = 0: expected a number above 0",
+        ),
+        ("[split]\nblocks_on_device = 1", "missing field"),
+    ] {
+        std::fs::write(&device, text).unwrap();
+        let error = eval(2, &["--device", device.to_str().unwrap()]);
+        assert!(error.contains(words), "{error}");
+    }
+    let packed = folder.path().join("packed.safetensors");
+    let packed = packed.to_str().unwrap();
+    succeed(&["apply", "--checkpoint", MODEL[1], "--bits", "4", "--out", packed]);
+    for command in ["compare", "sensitivity"] {
+        let mut arguments = [command].into_iter().chain(MODEL).collect::<Vec<_>>();
+        arguments[2] = packed;
+        arguments.extend(["--bits", "4"]);
+        assert!(refused(2, &arguments).contains("is packed already"));
+    }
+}
