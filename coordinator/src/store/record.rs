@@ -82,6 +82,32 @@ mod tests {
     }
 
     #[test]
+    fn experiments_of_version_1_stay_readable() {
+        // As the first release wrote it, before there were activations, devices and costs. It never changes: a new
+        // field of an experiment has a default that is not written.
+        const FIXTURE: &str = concat!(
+            r#"{"order":3,"shards":4,"cancelled":true,"experiment":{"name":"formula","engine_version":1,"#,
+            r#""backend":"flex","#,
+            r#""checkpoint":"63741c69a919dad18d61f2f5a91477ac370eb1b3c70ee6bb45d842185eb6e5b3","#,
+            r#""network":{"vocabulary":64,"channels":16,"hidden":64,"blocks":2,"outputs":64,"#,
+            r#""binary_embedding":true},"#,
+            r#""data":{"text":"831c6831fdc9a309a4c66cc3cb2fa3740a100da8b86d6fe86e9ba40deb50aa19","#,
+            r#""tokenizer":"dcd7fa975da818f1df39519759ef71e4e911241d2ad561e1118fcb9bcf7bcc21"},"#,
+            r#""task":{"kind":"perplexity","window":8,"stride":8,"windows":null},"space":{"bits":[8,6,4,3,"#,
+            r#"2],"symmetry":"symmetric","granularity":"tensor","rounding":"nearest","range":"minmax","#,
+            r#""embedding":"sign"},"constraints":{"max_perplexity_increase":0.03,"max_accuracy_drop":null,"#,
+            r#""max_footprint_bytes":null,"min_saving":null},"objectives":["perplexity","footprint"],"#,
+            r#""trade_off":{"kind":"weighted_sum","mu":1.0},"strategy":{"kind":"qslm","#,
+            r#""sensitivity_bits":null}}}"#,
+        );
+        let fixture = [&[1], FIXTURE.as_bytes()].concat();
+        let record = decode_experiment(&fixture).unwrap();
+        assert_eq!(record.experiment.validate(), Ok(()));
+        assert_eq!(record.experiment.id(), "formula-1da11e556ec0");
+        assert_eq!(String::from_utf8_lossy(&encode_experiment(&record)), String::from_utf8_lossy(&fixture));
+    }
+
+    #[test]
     fn an_experiment_survives_its_record() {
         let experiment = experiment(Strategy::Qslm { sensitivity_bits: None });
         let record = ExperimentRecord { order: 3, shards: 4, cancelled: true, experiment };
