@@ -217,11 +217,12 @@ impl Candidate {
                     append(&mut candidate.schemes, unit, scheme, number)?;
                 }
                 [first, second, scheme] if [first, second] == VECTORS && inside => {
-                    let mut lines = BTreeMap::new();
-                    append(&mut lines, first, scheme, number)?;
-                    let new = lines.remove(first).filter(|new| *new != Scheme::Float);
-                    let only = candidate.vectors == Scheme::Float;
-                    candidate.vectors = new.filter(|_| only).ok_or(InvalidCandidate::Line(number))?;
+                    let new = canonical(first, scheme, number)?;
+                    // Once only, and only where there is something to say.
+                    if new == Scheme::Float || candidate.vectors != Scheme::Float {
+                        return Err(InvalidCandidate::Line(number));
+                    }
+                    candidate.vectors = new;
                 }
                 [ACTIVATION, unit, scheme] if membranes.is_empty() => {
                     append(activations, unit, scheme, number)?;
@@ -281,8 +282,7 @@ fn put<'a, T: Copy>(
     }
 }
 
-/// Adds what a line says, which has to be in name order and in the words that `encode` writes: `int04` parses, but
-/// is not canonical.
+/// Adds what a line says, which has to be in name order.
 fn append<T>(
     map: &mut BTreeMap<String, T>,
     name: &str,
@@ -296,13 +296,18 @@ where
     if name.is_empty() || !in_order {
         return Err(InvalidCandidate::Line(line));
     }
+    map.insert(name.to_owned(), canonical(name, text, line)?);
+    Ok(())
+}
+
+/// The scheme of `name`, in the words that `encode` writes: `int04` parses, but is not canonical.
+fn canonical<T>(name: &str, text: &str, line: usize) -> Result<T, InvalidCandidate>
+where
+    T: FromStr<Err = InvalidScheme> + ToString,
+{
     let scheme: T =
         text.parse().map_err(|error| InvalidCandidate::Scheme { unit: name.to_owned(), error })?;
-    if scheme.to_string() != text {
-        return Err(InvalidCandidate::Line(line));
-    }
-    map.insert(name.to_owned(), scheme);
-    Ok(())
+    if scheme.to_string() == text { Ok(scheme) } else { Err(InvalidCandidate::Line(line)) }
 }
 
 #[cfg(test)]

@@ -263,20 +263,8 @@ impl Experiment {
         let unseen = |part: &Part| matches!(part, Part::Activations | Part::Membranes);
         let lowers_more =
             matches!(self.strategy, Strategy::Qslm { .. }) && self.space.parts().iter().any(unseen);
-        let sees_more = [
-            Cost::Energy,
-            Cost::EnergyArithmetic,
-            Cost::EnergyRegisters,
-            Cost::EnergySram,
-            Cost::PublishedEnergy,
-            Cost::State,
-            Cost::Sram,
-            Cost::TwoMemoryEnergy,
-            Cost::TwoMemoryArea,
-            Cost::Latency,
-            Cost::SplitLatency,
-        ];
-        (lowers_more && !sees_more.contains(&cost)).then_some(InvalidExperiment::BlindTradeOff(cost))
+        (lowers_more && !cost.sees_activations_or_membranes())
+            .then_some(InvalidExperiment::BlindTradeOff(cost))
     }
 
     fn strategy_problem(&self) -> Option<InvalidExperiment> {

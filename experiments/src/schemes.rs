@@ -37,6 +37,23 @@ impl ModelArgs {
         let loaded = Checkpoint::load(&self.checkpoint, !self.real_embedding);
         loaded.map_err(|error| Failure::file(&self.checkpoint, &error))
     }
+
+    /// The network as the file stores it, float or packed, and the candidate that it is.
+    pub fn load(&self) -> Outcome<(SpikeGpt, Candidate)> {
+        let checkpoint = self.read()?;
+        let float = Candidate::float(checkpoint.network());
+        let (built, candidate) = match checkpoint.manifest() {
+            Some(manifest) => (manifest.to_run(), manifest.to_candidate()),
+            None => (float.clone(), float),
+        };
+        Ok((self.build(checkpoint, &built)?, candidate))
+    }
+
+    /// The network of a checkpoint that was read, under a candidate.
+    pub fn build(&self, checkpoint: Checkpoint, candidate: &Candidate) -> Outcome<SpikeGpt> {
+        let model = SpikeGpt::from_checkpoint(checkpoint, candidate, self.backend);
+        model.map_err(|error| Failure::new(Exit::Usage, error))
+    }
 }
 
 /// One scheme for every matrix.
@@ -131,23 +148,6 @@ impl SchemeArgs {
         Ok(Some(candidate))
     }
 
-    /// No flag at all.
-    pub fn none() -> Self {
-        Self {
-            bits: None,
-            granularity: Granularity::Channel,
-            symmetry: Symmetry::Symmetric,
-            rounding: Rounding::default(),
-            range: Range::default(),
-            embedding: EmbeddingArg::Quantize,
-            vector_bits: None,
-            activation_bits: None,
-            activation_symmetry: Symmetry::Affine,
-            membrane_bits: None,
-            membrane_integer_bits: None,
-        }
-    }
-
     /// Whether no flag is given.
     pub fn is_empty(&self) -> bool {
         self.bits.is_none() && self.activation_bits.is_none() && self.membrane_bits.is_none()
@@ -177,21 +177,17 @@ impl SchemeArgs {
         model: &ModelArgs,
         calibration: Option<&Calibration>,
     ) -> Outcome<(SpikeGpt, Candidate)> {
+        if self.is_empty() {
+            return model.load();
+        }
         let checkpoint = model.read()?;
+        if checkpoint.manifest().is_some() {
+            let words = format!("--bits: {} is packed already", model.checkpoint.display());
+            return Err(Failure::new(Exit::Usage, words));
+        }
         let float = Candidate::float(checkpoint.network());
-        let (built, candidate) = match checkpoint.manifest() {
-            Some(_) if !self.is_empty() => {
-                let words = format!("--bits: {} is packed already", model.checkpoint.display());
-                return Err(Failure::new(Exit::Usage, words));
-            }
-            Some(manifest) => (manifest.to_run(), manifest.to_candidate()),
-            None => {
-                let candidate = self.candidate(checkpoint.network(), calibration)?.unwrap_or(float);
-                (candidate.clone(), candidate)
-            }
-        };
-        let model = SpikeGpt::from_checkpoint(checkpoint, &built, model.backend);
-        Ok((model.map_err(|error| Failure::new(Exit::Usage, error))?, candidate))
+        let candidate = self.candidate(checkpoint.network(), calibration)?.unwrap_or(float);
+        Ok((model.build(checkpoint, &candidate)?, candidate))
     }
 }
 

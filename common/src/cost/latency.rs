@@ -24,17 +24,15 @@ pub struct Roofline {
 }
 
 impl Roofline {
-    /// Every number that makes no sense. `whose` says which machine is described.
-    pub(super) fn problems(&self, whose: &'static str) -> Vec<InvalidDevice> {
-        let remote = whose == "split.remote";
-        let name = |here, there| if remote { there } else { here };
+    /// Every number that makes no sense. `whose` is the machine's key in the description of the device.
+    pub(super) fn problems(&self, whose: &str) -> Vec<InvalidDevice> {
         let mut problems = Vec::new();
-        check(&mut problems, name("latency.macs_per_s", "split.remote.macs_per_s"), self.macs_per_s, true);
+        let mut check = |name: &str, value| check(&mut problems, &format!("{whose}.{name}"), value, true);
+        check("macs_per_s", self.macs_per_s);
         if let Some(rate) = self.integer_macs_per_s {
-            let name = name("latency.integer_macs_per_s", "split.remote.integer_macs_per_s");
-            check(&mut problems, name, rate, true);
+            check("integer_macs_per_s", rate);
         }
-        check(&mut problems, name("latency.bytes_per_s", "split.remote.bytes_per_s"), self.bytes_per_s, true);
+        check("bytes_per_s", self.bytes_per_s);
         problems
     }
 

@@ -121,7 +121,7 @@ pub enum InvalidDevice {
     #[error("{name} = {value}: expected {bound}")]
     Number {
         /// The key.
-        name: &'static str,
+        name: String,
         /// What it was.
         value: f64,
         /// What it may be.
@@ -237,17 +237,35 @@ fn is_integer(candidate: &Candidate, unit: &str) -> bool {
 }
 
 /// Pushes a problem if `value` is not a finite number of at least 0, or above 0 if `positive`.
-fn check(problems: &mut Vec<InvalidDevice>, name: &'static str, value: f64, positive: bool) {
+fn check(problems: &mut Vec<InvalidDevice>, name: &str, value: f64, positive: bool) {
     let (ok, bound) = match positive {
         true => (value > 0.0, "a number above 0"),
         false => (value >= 0.0, "a number of at least 0"),
     };
     if !ok || !value.is_finite() {
-        problems.push(InvalidDevice::Number { name, value, bound });
+        problems.push(InvalidDevice::Number { name: name.to_owned(), value, bound });
     }
 }
 
 impl Cost {
+    /// Whether narrower activations or narrower membranes can lower it.
+    pub fn sees_activations_or_membranes(self) -> bool {
+        matches!(
+            self,
+            Self::Energy
+                | Self::EnergyArithmetic
+                | Self::EnergyRegisters
+                | Self::EnergySram
+                | Self::PublishedEnergy
+                | Self::State
+                | Self::Sram
+                | Self::TwoMemoryEnergy
+                | Self::TwoMemoryArea
+                | Self::Latency
+                | Self::SplitLatency
+        )
+    }
+
     /// The unit of its numbers.
     pub fn unit(self) -> &'static str {
         match self {

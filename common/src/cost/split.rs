@@ -41,7 +41,7 @@ impl Split {
         check(&mut problems, "split.link_bytes_per_s", self.link_bytes_per_s, true);
         check(&mut problems, "split.link_latency_s", self.link_latency_s, false);
         if !(1..=32).contains(&self.link_bits) {
-            let (name, value) = ("split.link_bits", f64::from(self.link_bits));
+            let (name, value) = ("split.link_bits".to_owned(), f64::from(self.link_bits));
             problems.push(InvalidDevice::Number { name, value, bound: "1 to 32" });
         }
         if self.blocks_on_device > network.blocks {

@@ -364,15 +364,14 @@ impl Store {
         })
     }
 
-    /// Checks the file's structure and every checksum in it, and that every record can be read.
+    /// Checks the file's structure and every checksum in it; [`Store::contents`] reads every record. Returns whether
+    /// all was sound, as opposed to repaired.
     ///
     /// # Errors
-    /// [`StoreError`] for what cannot be read. `Ok(false)` if redb had to repair something.
+    /// [`StoreError`] for what cannot be read.
     pub fn check(&mut self) -> Result<bool, StoreError> {
         let path = self.path.clone();
-        let sound = self.database.check_integrity().map_err(|error| redb_error(&path, error))?;
-        self.contents()?;
-        Ok(sound)
+        self.database.check_integrity().map_err(|error| redb_error(&path, error))
     }
 
     /// Gives space that is not used any more back to the disk. Returns whether there was any.

@@ -81,7 +81,7 @@ impl Compare {
     pub fn run(self) -> Outcome {
         let threads = threads(self.threads);
         let (after, other, data) = self.other()?;
-        let (before, float) = SchemeArgs::none().load(&self.model, None)?;
+        let (before, float) = self.model.load()?;
         if before.network() != after.network() {
             return Err(Failure::new(Exit::Usage, "the two networks differ in shape"));
         }
@@ -103,18 +103,14 @@ impl Compare {
     /// The network to compare with, what it is, and the data.
     fn other(&self) -> Outcome<(SpikeGpt, Candidate, Dataset)> {
         let (model, candidate) = match (&self.against, &self.front) {
-            (Some(file), _) => {
-                let model = ModelArgs { checkpoint: file.clone(), ..self.model.clone() };
-                SchemeArgs::none().load(&model, None)?
-            }
+            (Some(file), _) => ModelArgs { checkpoint: file.clone(), ..self.model.clone() }.load()?,
             (None, Some(front)) => {
                 let (front, checkpoint) = (FrontFile::read(front)?, self.model.read()?);
                 let hash = hash_file(&self.model.checkpoint)
                     .map_err(|error| Failure::file(&self.model.checkpoint, &error))?;
                 front.check_checkpoint(hash, &self.model.checkpoint)?;
                 let candidate = candidate(front.row(self.candidate.as_deref())?, checkpoint.network())?;
-                let model = SpikeGpt::from_checkpoint(checkpoint, &candidate, self.model.backend);
-                (model.map_err(|error| Failure::new(Exit::Usage, error))?, candidate)
+                (self.model.build(checkpoint, &candidate)?, candidate)
             }
             (None, None) if self.scheme.is_empty() => {
                 let words = "what to compare with is missing: give --bits and its like, --front or --against";

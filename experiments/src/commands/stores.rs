@@ -89,18 +89,14 @@ impl Reconcile {
     /// Joins, writes, and prints what is there now.
     pub fn run(self) -> Outcome {
         let mut joined = Contents::default();
-        let mut artifacts = Vec::new();
         for path in &self.stores {
-            let store = open(path)?;
-            joined.join(store.contents().map_err(failed)?);
-            artifacts.push(Artifacts::beside(path).map_err(anyhow::Error::from)?);
+            joined.join(open(path)?.contents().map_err(failed)?);
         }
         let into = Store::open(&self.into).map_err(failed)?;
         joined.join(into.contents().map_err(failed)?);
         into.replace(&joined).map_err(failed)?;
-        let target = Artifacts::beside(&self.into).map_err(anyhow::Error::from)?;
-        for source in &artifacts {
-            source.copy_to(&target).map_err(|error| Failure::file(source.folder(), &error))?;
+        for path in &self.stores {
+            copy_artifacts(path, &self.into)?;
         }
         drop(into);
         let report = Report::new(&self.into, &joined, None);
@@ -126,9 +122,7 @@ impl Db {
                 }
                 let contents = open(&path)?.contents().map_err(failed)?;
                 Store::open(&to).and_then(|copy| copy.replace(&contents)).map_err(failed)?;
-                let source = Artifacts::beside(&path).map_err(anyhow::Error::from)?;
-                let target = Artifacts::beside(&to).map_err(anyhow::Error::from)?;
-                source.copy_to(&target).map_err(|error| Failure::file(source.folder(), &error))?;
+                copy_artifacts(&path, &to)?;
                 Report::new(&to, &contents, None).show(output)
             }
             Action::Compact(OneStore { store: path, output }) => {
@@ -149,6 +143,13 @@ fn open(path: &Path) -> Outcome<Store> {
         return Err(Failure::new(Exit::NotFound, format!("{}: no such file", path.display())));
     }
     Store::open(path).map_err(failed)
+}
+
+/// Gives the store at `to` every input file of the one at `from`.
+fn copy_artifacts(from: &Path, to: &Path) -> Outcome {
+    let beside = |store| Artifacts::beside(store).map_err(anyhow::Error::from);
+    let (source, target) = (beside(from)?, beside(to)?);
+    source.copy_to(&target).map_err(|error| Failure::file(source.folder(), &error))
 }
 
 fn failed(error: StoreError) -> Failure {

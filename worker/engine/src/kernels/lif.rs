@@ -42,20 +42,7 @@ pub fn potentials(input: &[f32], potential: &[f32], membrane: Option<Membrane>) 
 
 per_instruction_set! {
     fn scan_rows(input: &[f32], potential: &mut [f32], residual: &mut [f32]) -> u64 {
-        let channels = potential.len();
-        let mut spikes = 0;
-        for (x, out) in input.chunks_exact(channels).zip(residual.chunks_exact_mut(channels)) {
-            let mut row_spikes = 0u32;
-            for ((x, v), out) in x.iter().zip(potential.iter_mut()).zip(out.iter_mut()) {
-                let h = *v + (*x - *v) / 2.0;
-                let fires = h >= THRESHOLD;
-                *v = if fires { 0.0 } else { h };
-                *out += if fires { 1.0 } else { 0.0 };
-                row_spikes += u32::from(fires);
-            }
-            spikes += u64::from(row_spikes);
-        }
-        spikes
+        scan_keeping(input, potential, residual, |h| h)
     }
 }
 
@@ -69,25 +56,37 @@ per_instruction_set! {
         min: f32,
         max: f32,
     ) -> u64 {
-        let channels = potential.len();
-        let mut spikes = 0;
-        for (x, out) in input.chunks_exact(channels).zip(residual.chunks_exact_mut(channels)) {
-            let mut row_spikes = 0u32;
-            for ((x, v), out) in x.iter().zip(potential.iter_mut()).zip(out.iter_mut()) {
-                let h = *v + (*x - *v) / 2.0;
-                let fires = h >= THRESHOLD;
-                let kept = (h / step).round_ties_even() * step;
-                // Comparisons that NaN passes through.
-                let kept = if kept < min { min } else { kept };
-                let kept = if kept > max { max } else { kept };
-                *v = if fires { 0.0 } else { kept };
-                *out += if fires { 1.0 } else { 0.0 };
-                row_spikes += u32::from(fires);
-            }
-            spikes += u64::from(row_spikes);
-        }
-        spikes
+        scan_keeping(input, potential, residual, |h| {
+            let kept = (h / step).round_ties_even() * step;
+            // Comparisons that NaN passes through.
+            let kept = if kept < min { min } else { kept };
+            if kept > max { max } else { kept }
+        })
     }
+}
+
+/// The scan; `keep` says what a neuron that does not fire remembers of the sum that it compared.
+#[inline(always)]
+fn scan_keeping(
+    input: &[f32],
+    potential: &mut [f32],
+    residual: &mut [f32],
+    keep: impl Fn(f32) -> f32,
+) -> u64 {
+    let channels = potential.len();
+    let mut spikes = 0;
+    for (x, out) in input.chunks_exact(channels).zip(residual.chunks_exact_mut(channels)) {
+        let mut row_spikes = 0u32;
+        for ((x, v), out) in x.iter().zip(potential.iter_mut()).zip(out.iter_mut()) {
+            let h = *v + (*x - *v) / 2.0;
+            let fires = h >= THRESHOLD;
+            *v = if fires { 0.0 } else { keep(h) };
+            *out += if fires { 1.0 } else { 0.0 };
+            row_spikes += u32::from(fires);
+        }
+        spikes += u64::from(row_spikes);
+    }
+    spikes
 }
 
 #[cfg(test)]

@@ -23,9 +23,8 @@ use crate::kernels::norm::layer_norm;
 use crate::quant::fake_quantize;
 use block::Block;
 use linear::Linear;
-use probe::Unwatched;
 
-pub use probe::Probe;
+pub use probe::{Probe, Unwatched};
 pub use state::State;
 
 /// A network ready to run.

@@ -14,6 +14,7 @@ pub trait Probe {
 }
 
 /// Nobody looks on.
-pub(super) struct Unwatched;
+#[derive(Debug, Clone, Copy)]
+pub struct Unwatched;
 
 impl Probe for Unwatched {}

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use qslm_common::scheme::Span;
 
-use super::dataset::{Dataset, Target};
-use super::evaluate::{mean_row, scored_rows};
+use super::dataset::Dataset;
+use super::evaluate::head_input;
 use crate::model::{Probe, SpikeGpt};
 
 /// An input that is no number: the network breaks down on the calibration data.
@@ -33,16 +33,8 @@ pub fn calibrate(
     sequences: Range<usize>,
 ) -> Result<BTreeMap<String, Span>, NotFinite> {
     let mut ranges = Ranges::default();
-    let mut spikes = vec![0; model.network().populations().len()];
     for index in sequences {
-        let sequence = data.sequence(index);
-        let tokens = data.tokens(sequence.input.clone());
-        let features = model.features_watched(tokens, &mut model.start(), &mut spikes, &mut ranges);
-        // The head reads what it reads in an evaluation.
-        let read = match &sequence.target {
-            Target::NextToken(_) => features[scored_rows(sequence, model.network().channels)].to_vec(),
-            Target::Label(_) => mean_row(&features, tokens.len()),
-        };
+        let read = head_input(model, data, data.sequence(index), &mut ranges);
         ranges.input("head.weight", &read);
         if let Some(unit) = ranges.broken.take() {
             return Err(NotFinite { unit, sequence: index });

@@ -9,7 +9,7 @@ use qslm_common::measurement::{Counts, Nll};
 
 use super::dataset::{Dataset, Sequence, Target};
 use crate::kernels::loss;
-use crate::model::SpikeGpt;
+use crate::model::{Probe, SpikeGpt};
 
 /// Rows of logits are formed in blocks of about this many numbers, so that a large vocabulary does not
 /// need a `[time, vocabulary]` buffer.
@@ -109,11 +109,27 @@ fn evaluate_sequence(model: &SpikeGpt, data: &Dataset, sequence: &Sequence) -> O
 }
 
 /// Where in a sequence's features, `[time, channel]`, the rows lie that predict something.
-pub(super) fn scored_rows(sequence: &Sequence, channels: u32) -> Range<usize> {
+fn scored_rows(sequence: &Sequence, channels: u32) -> Range<usize> {
     let (start, channels) = (sequence.input.start, channels as usize);
     match &sequence.target {
         Target::NextToken(scored) => (scored.start - start) * channels..(scored.end - start) * channels,
         Target::Label(_) => 0..sequence.input.len() * channels,
+    }
+}
+
+/// What the head reads of a sequence, `[predictions, channel]`: the scored rows, or the mean of a sentence.
+pub(super) fn head_input(
+    model: &SpikeGpt,
+    data: &Dataset,
+    sequence: &Sequence,
+    probe: &mut dyn Probe,
+) -> Vec<f32> {
+    let tokens = data.tokens(sequence.input.clone());
+    let mut spikes = vec![0; model.network().populations().len()];
+    let features = model.features_watched(tokens, &mut model.start(), &mut spikes, probe);
+    match sequence.target {
+        Target::NextToken(_) => features[scored_rows(sequence, model.network().channels)].to_vec(),
+        Target::Label(_) => mean_row(&features, tokens.len()),
     }
 }
 
@@ -133,7 +149,7 @@ fn next_token_nll(model: &SpikeGpt, features: &[f32], targets: &[u32]) -> f64 {
 }
 
 /// Mean over the rows of `[rows, channel]`.
-pub(super) fn mean_row(features: &[f32], rows: usize) -> Vec<f32> {
+fn mean_row(features: &[f32], rows: usize) -> Vec<f32> {
     let channels = features.len() / rows;
     let mut mean = vec![0.0f32; channels];
     for row in features.chunks_exact(channels) {

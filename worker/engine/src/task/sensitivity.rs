@@ -12,9 +12,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::dataset::{Dataset, Sequence, Target};
-use super::evaluate::{EvaluateError, Interrupt, LOGITS_AT_ONCE, mean_row, scored_rows};
+use super::evaluate::{EvaluateError, Interrupt, LOGITS_AT_ONCE, head_input};
 use crate::kernels::loss;
-use crate::model::{Probe, SpikeGpt};
+use crate::model::{Probe, SpikeGpt, Unwatched};
 
 /// How far a changed network is from the one it was made of, on the same data.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -49,15 +49,13 @@ pub fn distance(
             return Err(EvaluateError::Interrupted);
         }
         let sequence = data.sequence(index);
-        let mut potentials = Potentials::default();
+        let (mut potentials, mut nobody) = (Potentials::default(), Unwatched);
         let watch = done < mini_batch;
-        let before = read(float, data, sequence, watch.then_some(&mut potentials));
+        let probe: &mut dyn Probe = if watch { &mut potentials } else { &mut nobody };
+        let before = head_input(float, data, sequence, probe);
         let mut drift = Drift { before: potentials.all.into_iter(), moved: 0.0, size: 0.0 };
-        let after = if watch {
-            read_watched(changed, data, sequence, &mut drift)
-        } else {
-            read(changed, data, sequence, None)
-        };
+        let probe: &mut dyn Probe = if watch { &mut drift } else { &mut nobody };
+        let after = head_input(changed, data, sequence, probe);
         (moved, size) = (moved + drift.moved, size + drift.size);
         for (row_before, row_after, target) in rows(float, changed, data, sequence, &before, &after) {
             sum.task_loss += loss::nll(&row_after, target) - loss::nll(&row_before, target);
@@ -74,24 +72,6 @@ pub fn distance(
         divergence: mean(sum.divergence).max(0.0),
         membrane_drift: if size > 0.0 { moved / size } else { 0.0 },
     })
-}
-
-/// The rows of features from which a sequence's predictions are made.
-fn read(model: &SpikeGpt, data: &Dataset, sequence: &Sequence, probe: Option<&mut Potentials>) -> Vec<f32> {
-    match probe {
-        Some(probe) => read_watched(model, data, sequence, probe),
-        None => read_watched(model, data, sequence, &mut Blind),
-    }
-}
-
-fn read_watched(model: &SpikeGpt, data: &Dataset, sequence: &Sequence, probe: &mut dyn Probe) -> Vec<f32> {
-    let tokens = data.tokens(sequence.input.clone());
-    let mut spikes = vec![0; model.network().populations().len()];
-    let features = model.features_watched(tokens, &mut model.start(), &mut spikes, probe);
-    match sequence.target {
-        Target::NextToken(_) => features[scored_rows(sequence, model.network().channels)].to_vec(),
-        Target::Label(_) => mean_row(&features, tokens.len()),
-    }
 }
 
 /// Both networks' logits of every prediction of a sequence, with what was to be predicted.
@@ -141,10 +121,6 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
         })
         .sum()
 }
-
-struct Blind;
-
-impl Probe for Blind {}
 
 /// Keeps the potentials of every population, in their order.
 #[derive(Default)]
