@@ -245,19 +245,15 @@ impl Results {
              tensor, the embedding like every other matrix; each one-dimensional parameter is a tensor.\n\n\
              | task | tensors | saved % | quality | loss % | p |\n|---|---|---|---|---|---|\n",
         );
-        let matrices = ["--bits", "8", "--symmetry", "affine", "--granularity", "tensor"];
+        let matrices = ["--symmetry", "affine", "--granularity", "tensor", "--bits"];
         for task in tasks {
             for (words, more) in [
-                ("matrices only", &[][..]),
-                ("all", &["--vector-bits", "8"]),
-                ("all, 4 bits", &["--vector-bits", "4", "--bits", "4"]),
-                ("matrices only, 4 bits", &["--bits", "4"]),
+                ("matrices only", &["8"][..]),
+                ("all", &["8", "--vector-bits", "8"]),
+                ("all, 4 bits", &["4", "--vector-bits", "4"]),
+                ("matrices only, 4 bits", &["4"]),
             ] {
-                let mut flags: Vec<&str> = matrices.to_vec();
-                if more.contains(&"--bits") {
-                    flags.drain(..2);
-                }
-                flags.extend(more);
+                let flags = [&matrices[..], more].concat();
                 let report = self.compare(task, &flags)?;
                 writeln!(
                     page,

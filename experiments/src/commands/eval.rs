@@ -19,6 +19,7 @@ use crate::inputs::DataArgs;
 use crate::output::{Output, peak_memory_bytes, print_json};
 use crate::parallel::{evaluate_all, threads};
 use crate::schemes::{ModelArgs, SchemeArgs, calibrate_on};
+use crate::spec::refuse_toml;
 use crate::tensors;
 
 /// Measure one checkpoint, float or quantized, without a coordinator.
@@ -117,12 +118,7 @@ impl Eval {
     fn device(&self) -> Outcome<Device> {
         let Some(path) = &self.device else { return Ok(Device::default()) };
         let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
-        let parsed = toml::from_str(&text);
-        parsed.map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            let words = format!("{}: line {line}: {}", path.display(), error.message().trim());
-            Failure::new(Exit::Usage, words.replace('\n', " "))
-        })
+        toml::from_str(&text).map_err(|error| refuse_toml(path, &text, &error))
     }
 
     fn calibrate(&self, path: &Path) -> Outcome<Calibration> {

@@ -25,6 +25,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::parallel;
 use crate::schemes::calibrate_on;
 use crate::sensitivity::{self, Metric};
+pub use written::refuse_toml;
 use written::{ActivationRangeSpec, ActivationsSpec, CalibrationSpec, Spec, StrategySpec, TaskSpec};
 
 /// A spec with everything found.

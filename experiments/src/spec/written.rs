@@ -223,14 +223,7 @@ impl SpaceSpec {
 
 pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
     let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
-    let at_line = |error: toml::de::Error| {
-        let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
-        let message = one_line(error.message());
-        match line {
-            Some(line) => refuse(path, &format!("line {line}: {message}")),
-            None => refuse(path, &message),
-        }
-    };
+    let at_line = |error| refuse_toml(path, &text, &error);
     if settings.is_empty() {
         return toml::from_str(&text).map_err(at_line);
     }
@@ -239,6 +232,16 @@ pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
         set(&mut table, setting)?;
     }
     table.try_into().map_err(|error: toml::de::Error| refuse(path, &one_line(error.message())))
+}
+
+/// What is wrong with a TOML file, on one line, with the number of the line where it is.
+pub fn refuse_toml(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
+    let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
+    let message = one_line(error.message());
+    match line {
+        Some(line) => refuse(path, &format!("line {line}: {message}")),
+        None => refuse(path, &message),
+    }
 }
 
 fn one_line(text: &str) -> String {
