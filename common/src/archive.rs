@@ -5,7 +5,7 @@
 //! it. Front and choice are kept up to date as measurements come in, because they are looked at after every one. The
 //! [`FrontDocument`] is the file that two runs are compared by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,29 +19,45 @@ use crate::objective::{Measured, quality_loss};
 use crate::pareto::{self, Frontier};
 use crate::scheme::Scheme;
 
-/// One measured candidate.
+/// What is known of one measured candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// What was measured.
-    pub candidate: Candidate,
     /// Its counts over the whole data.
     pub counts: Counts,
     /// Its bytes as the exported file stores them.
     pub footprint_bytes: u64,
-    /// What it costs, by the models that the experiment decides by; see [`Experiment::deciding_costs`].
+    /// What else it costs, by the models that the experiment decides by; see [`Experiment::deciding_costs`]. Empty if
+    /// the footprint alone decides.
     pub costs: Costs,
+}
+
+/// A measured candidate that an archive still has the schemes of.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// The candidate's id.
+    pub id: ContentHash,
+    /// Its schemes.
+    pub candidate: &'a Candidate,
+    /// What was measured.
+    pub entry: &'a Entry,
 }
 
 /// Everything that one experiment measured, by candidate id.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Archive {
     entries: BTreeMap<ContentHash, Entry>,
+    /// The candidates that are on the front, chosen, or may be so later. A candidate takes more memory than all else
+    /// that is known of it, and of a million few are ever asked for.
+    candidates: BTreeMap<ContentHash, Candidate>,
     front: Frontier<ContentHash>,
     /// The best of those that meet the constraints; `None` before the float model is measured.
     chosen: Option<Best>,
     /// The id of the float model; known from the first measurement on, because it takes a hash to tell.
     float_id: Option<ContentHash>,
 }
+
+/// Candidates that are kept beyond those that are needed, so that they are not sorted out after every measurement.
+const SPARE: usize = 64;
 
 /// A candidate with the value of the trade-off by which it is the best so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,19 +86,29 @@ impl Entry {
 impl Archive {
     /// Folds a measurement in. Another one of the same candidate changes nothing: measurements are deterministic, and
     /// the first one is on record.
-    pub fn insert(&mut self, experiment: &Experiment, candidate: Candidate, counts: Counts) {
-        let id = candidate.id();
+    pub fn insert(&mut self, experiment: &Experiment, candidate: &Candidate, counts: Counts) {
+        self.insert_known(experiment, candidate.id(), candidate, counts);
+    }
+
+    /// [`Archive::insert`], given the candidate's id.
+    pub fn insert_known(
+        &mut self,
+        experiment: &Experiment,
+        id: ContentHash,
+        candidate: &Candidate,
+        counts: Counts,
+    ) {
         if self.entries.contains_key(&id) {
             return;
         }
-        let footprint_bytes = footprint_bytes(&experiment.network, &candidate);
-        // Most experiments decide by the footprint alone, and a hundred thousand candidates should not pay for the rest.
+        let footprint_bytes = footprint_bytes(&experiment.network, candidate);
+        // Most experiments decide by the footprint alone, and a million candidates should not pay for the rest.
         let costs = match experiment.deciding_costs().iter().any(|cost| *cost != Cost::Footprint) {
-            true => experiment.device.costs(&experiment.network, &candidate, &counts),
-            false => Costs::from([(Cost::Footprint, footprint_bytes as f64)]),
+            true => experiment.device.costs(&experiment.network, candidate, &counts),
+            false => Costs::new(),
         };
-        let entry = Entry { candidate, counts, footprint_bytes, costs };
-        self.front.insert(&losses(experiment, &entry), id);
+        let entry = Entry { counts, footprint_bytes, costs };
+        let on_front = self.front.insert(&losses(experiment, &entry), id);
         self.entries.insert(id, entry);
         if id == *self.float_id.get_or_insert_with(|| float_id(experiment)) {
             // Everything is compared with it, also what came before.
@@ -91,6 +117,21 @@ impl Archive {
         } else {
             self.consider(experiment, id);
         }
+        // Before the float model is measured, anything may turn out to be the best.
+        let compared = self.float(experiment).is_some();
+        if !compared || on_front || self.chosen.is_some_and(|best| best.id == id) {
+            self.candidates.insert(id, candidate.clone());
+        }
+        if compared && self.candidates.len() > 2 * self.front.len() + SPARE {
+            self.forget();
+        }
+    }
+
+    /// Drops the candidates that are neither on the front nor chosen: they will not be again.
+    fn forget(&mut self) {
+        let mut wanted: BTreeSet<ContentHash> = self.front.keys().into_iter().collect();
+        wanted.extend(self.chosen.map(|best| best.id));
+        self.candidates.retain(|id, _| wanted.contains(id));
     }
 
     /// Takes a candidate for the chosen one if it is better.
@@ -109,6 +150,10 @@ impl Archive {
     /// The entry of a candidate.
     pub fn get(&self, id: &ContentHash) -> Option<&Entry> {
         self.entries.get(id)
+    }
+
+    fn known(&self, id: ContentHash) -> Option<Known<'_>> {
+        Some(Known { id, candidate: self.candidates.get(&id)?, entry: self.entries.get(&id)? })
     }
 
     /// All entries in the order of their ids.
@@ -132,10 +177,9 @@ impl Archive {
     }
 
     /// The front, ordered by footprint, then quality, then id.
-    pub fn front(&self) -> Vec<(ContentHash, &Entry)> {
-        let entry = |id: ContentHash| Some((id, self.entries.get(&id)?));
-        let mut front: Vec<_> = self.front.keys().into_iter().filter_map(entry).collect();
-        front.sort_by_key(|(id, entry)| (entry.footprint_bytes, entry.counts.nll, *id));
+    pub fn front(&self) -> Vec<Known<'_>> {
+        let mut front: Vec<_> = self.front.keys().into_iter().filter_map(|id| self.known(id)).collect();
+        front.sort_by_key(|known| (known.entry.footprint_bytes, known.entry.counts.nll, known.id));
         front
     }
 
@@ -156,9 +200,8 @@ impl Archive {
 
     /// The candidate with the best trade-off among those that meet every constraint; on equal values the
     /// smaller one, then the one with the lower id. `None` if none meets them.
-    pub fn chosen(&self) -> Option<(ContentHash, &Entry)> {
-        let id = self.chosen?.id;
-        Some((id, self.entries.get(&id)?))
+    pub fn chosen(&self) -> Option<Known<'_>> {
+        self.known(self.chosen?.id)
     }
 }
 
@@ -235,14 +278,15 @@ impl FrontDocument {
     /// Reads the document off an archive.
     pub fn new(experiment: &Experiment, archive: &Archive) -> Self {
         let float = archive.float(experiment);
-        let row = |(id, entry): (ContentHash, &Entry)| Row::new(experiment, float, id, entry);
+        let row = |known: Known<'_>| Row::new(experiment, float, known);
+        let as_is = Candidate::float(&experiment.network);
         Self {
             experiment: experiment.id(),
             checkpoint: experiment.checkpoint,
             objectives: experiment.objectives.clone(),
             measured: archive.len(),
             hypervolume: archive.hypervolume(experiment),
-            float: float.map(|entry| row((float_id(experiment), entry))),
+            float: float.map(|entry| row(Known { id: as_is.id(), candidate: &as_is, entry })),
             chosen: archive.chosen().map(row),
             front: archive.front().into_iter().map(row).collect(),
         }
@@ -255,10 +299,10 @@ impl FrontDocument {
 }
 
 impl Row {
-    fn new(experiment: &Experiment, float: Option<&Entry>, id: ContentHash, entry: &Entry) -> Self {
+    fn new(experiment: &Experiment, float: Option<&Entry>, known: Known<'_>) -> Self {
+        let Known { id, candidate, entry } = known;
         let network = &experiment.network;
         let trade_off = |float: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
-        let candidate = &entry.candidate;
         Self {
             candidate: id,
             footprint_bytes: entry.footprint_bytes,
@@ -291,9 +335,9 @@ mod tests {
     /// Float at 300 nats, then uniform rungs of 8, 4 and 2 bits.
     fn archive(experiment: &Experiment, nats: [f64; 3]) -> Archive {
         let mut archive = Archive::default();
-        archive.insert(experiment, Candidate::float(&experiment.network), counts(300.0));
+        archive.insert(experiment, &Candidate::float(&experiment.network), counts(300.0));
         for (rung, nats) in nats.into_iter().enumerate() {
-            archive.insert(experiment, experiment.space.uniform(&experiment.network, rung), counts(nats));
+            archive.insert(experiment, &experiment.space.uniform(&experiment.network, rung), counts(nats));
         }
         archive
     }
@@ -302,18 +346,17 @@ mod tests {
     fn the_chosen_candidate_meets_the_constraints() {
         let experiment = experiment();
         let good = archive(&experiment, [300.1, 301.0, 400.0]);
-        let (id, _) = good.chosen().unwrap();
-        assert_eq!(id, experiment.space.uniform(&experiment.network, 1).id());
+        assert_eq!(good.chosen().unwrap().id, experiment.space.uniform(&experiment.network, 1).id());
         // Only the float model is left within 3 %.
         let bad = archive(&experiment, [310.0, 320.0, 400.0]);
-        assert_eq!(bad.chosen().unwrap().0, Candidate::float(&experiment.network).id());
+        assert_eq!(bad.chosen().unwrap().id, Candidate::float(&experiment.network).id());
     }
 
     #[test]
     fn a_dominated_candidate_is_not_on_the_front() {
         let experiment = experiment();
         let archive = archive(&experiment, [302.0, 301.0, 400.0]);
-        let ids: Vec<_> = archive.front().into_iter().map(|(id, _)| id).collect();
+        let ids: Vec<_> = archive.front().into_iter().map(|known| known.id).collect();
         let rung = |rung| experiment.space.uniform(&experiment.network, rung).id();
         assert_eq!(ids, [rung(2), rung(1), Candidate::float(&experiment.network).id()]);
     }
@@ -321,15 +364,47 @@ mod tests {
     #[test]
     fn the_order_of_arrival_leaves_no_trace() {
         let experiment = experiment();
-        let forward = archive(&experiment, [300.1, 301.0, 400.0]);
+        let nats = [300.1, 301.0, 400.0];
+        let forward = archive(&experiment, nats);
         let mut backward = Archive::default();
-        for (_, entry) in forward.iter().collect::<Vec<_>>().into_iter().rev() {
+        for (rung, nats) in nats.into_iter().enumerate().rev() {
             for _ in 0..2 {
-                backward.insert(&experiment, entry.candidate.clone(), entry.counts.clone());
+                let candidate = experiment.space.uniform(&experiment.network, rung);
+                backward.insert(&experiment, &candidate, counts(nats));
             }
         }
+        backward.insert(&experiment, &Candidate::float(&experiment.network), counts(300.0));
         let document = |archive| FrontDocument::new(&experiment, archive).to_json();
         assert_eq!(document(&forward), document(&backward));
+    }
+
+    #[test]
+    fn only_candidates_that_may_be_asked_for_are_kept() {
+        let mut experiment = experiment();
+        experiment.space.bits = [8, 7, 6, 5, 4, 3, 2].map(|bits| bits.try_into().unwrap()).to_vec();
+        let network = &experiment.network;
+        let mut archive = Archive::default();
+        // Every matrix of 16 at each of seven rungs, all losing more than the uniform candidates.
+        let uniform = |rung| experiment.space.uniform(network, rung);
+        let units: Vec<_> = network.units().into_iter().map(|unit| unit.name).collect();
+        let alone = units.iter().flat_map(|unit| {
+            (1..7).map(|rung| uniform(0).with([unit.as_str()], experiment.space.scheme(unit, rung)))
+        });
+        let all: Vec<_> = alone.collect();
+        let insert = |archive: &mut Archive, candidate: &Candidate| {
+            let worse = 0.01 * (candidate.id().as_bytes()[0] as f64);
+            archive.insert(&experiment, candidate, counts(305.0 + worse));
+        };
+        all[..20].iter().for_each(|candidate| insert(&mut archive, candidate));
+        assert_eq!(archive.candidates.len(), archive.len(), "anything may be the best yet");
+        archive.insert(&experiment, &Candidate::float(network), counts(300.0));
+        (0..7).for_each(|rung| archive.insert(&experiment, &uniform(rung), counts(300.0 + rung as f64)));
+        all.iter().for_each(|candidate| insert(&mut archive, candidate));
+        assert!(archive.len() > 80 && archive.candidates.len() <= 2 * archive.front_len() + SPARE);
+        assert_eq!(archive.front().len(), archive.front_len());
+        archive.forget();
+        assert_eq!(archive.front().len(), archive.front_len());
+        assert!(archive.chosen().is_some());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::hash::ContentHash;
 use crate::network::{Network, Place};
@@ -25,7 +26,10 @@ const MEMBRANE: &str = "membrane";
 /// A total map from the units of a network to schemes, and partial ones for activations and membranes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Candidate {
-    schemes: BTreeMap<String, Scheme>,
+    /// The units in name order. Candidates that were made from each other share the list: a search has a million.
+    units: Arc<[String]>,
+    /// The scheme of each of them.
+    schemes: Vec<Scheme>,
     /// How one-dimensional parameters are stored, each with scales of its own.
     vectors: Scheme,
     /// What enters a linear, by the name of its matrix; float where absent.
@@ -74,16 +78,16 @@ pub enum InvalidCandidate {
 impl Candidate {
     /// The candidate that gives every unit of `network` the scheme that `choose` returns for it.
     pub fn new(network: &Network, mut choose: impl FnMut(&crate::network::Unit) -> Scheme) -> Self {
-        let schemes = network.units().into_iter().map(|unit| {
-            let scheme = choose(&unit);
-            (unit.name, scheme)
-        });
-        Self { schemes: schemes.collect(), ..Self::empty() }
+        let mut units = network.units();
+        units.sort_by(|a, b| a.name.cmp(&b.name));
+        let schemes = units.iter().map(&mut choose).collect();
+        Self { units: units.into_iter().map(|unit| unit.name).collect(), schemes, ..Self::empty() }
     }
 
     fn empty() -> Self {
         Self {
-            schemes: BTreeMap::new(),
+            units: Arc::default(),
+            schemes: Vec::new(),
             vectors: Scheme::Float,
             activations: BTreeMap::new(),
             membranes: BTreeMap::new(),
@@ -98,11 +102,15 @@ impl Candidate {
     /// The same candidate with another scheme for the named units.
     pub fn with<'a>(mut self, units: impl IntoIterator<Item = &'a str>, scheme: Scheme) -> Self {
         for unit in units {
-            if let Some(slot) = self.schemes.get_mut(unit) {
-                *slot = scheme;
+            if let Some(index) = self.index(unit) {
+                self.schemes[index] = scheme;
             }
         }
         self
+    }
+
+    fn index(&self, unit: &str) -> Option<usize> {
+        self.units.binary_search_by(|name| name.as_str().cmp(unit)).ok()
     }
 
     /// The same candidate with its one-dimensional parameters stored otherwise.
@@ -133,12 +141,12 @@ impl Candidate {
 
     /// The scheme of a unit; float for a name that is not in the network.
     pub fn scheme(&self, unit: &str) -> Scheme {
-        self.schemes.get(unit).copied().unwrap_or(Scheme::Float)
+        self.index(unit).map_or(Scheme::Float, |index| self.schemes[index])
     }
 
     /// All units with their schemes, in name order.
     pub fn schemes(&self) -> impl Iterator<Item = (&str, Scheme)> {
-        self.schemes.iter().map(|(unit, scheme)| (unit.as_str(), *scheme))
+        self.units.iter().map(String::as_str).zip(self.schemes.iter().copied())
     }
 
     /// How one-dimensional parameters are stored.
@@ -180,8 +188,17 @@ impl Candidate {
             start.iter().for_each(|word| text.extend([word, " "]));
             let _ = writeln!(text, "{scheme}");
         };
-        for (unit, scheme) in &self.schemes {
-            line(&mut text, &[unit], scheme);
+        // Neighbours often have the same scheme, and a number takes longer to write than to copy.
+        let mut last: Option<(Scheme, std::ops::Range<usize>)> = None;
+        for (unit, scheme) in self.schemes() {
+            text.extend([unit, " "]);
+            let start = text.len();
+            match &last {
+                Some((same, written)) if *same == scheme => text.extend_from_within(written.clone()),
+                _ => drop(write!(text, "{scheme}")),
+            }
+            last = Some((scheme, start..text.len()));
+            text.push('\n');
         }
         if self.vectors != Scheme::Float {
             line(&mut text, &VECTORS, &self.vectors);
@@ -207,6 +224,7 @@ impl Candidate {
             return Err(InvalidCandidate::Line(1 + body.split('\n').count()));
         }
         let mut candidate = Self::empty();
+        let mut units: Vec<String> = Vec::new();
         for (index, line) in body.split_terminator('\n').enumerate() {
             let number = index + 2;
             let words: Vec<&str> = line.split(' ').collect();
@@ -214,7 +232,9 @@ impl Candidate {
             let inside = activations.is_empty() && membranes.is_empty();
             match words[..] {
                 [unit, scheme] if inside && candidate.vectors == Scheme::Float => {
-                    append(&mut candidate.schemes, unit, scheme, number)?;
+                    in_order(units.last(), unit, number)?;
+                    candidate.schemes.push(canonical(unit, scheme, number)?);
+                    units.push(unit.to_owned());
                 }
                 [first, second, scheme] if [first, second] == VECTORS && inside => {
                     let new = canonical(first, scheme, number)?;
@@ -231,6 +251,7 @@ impl Candidate {
                 _ => return Err(InvalidCandidate::Line(number)),
             }
         }
+        candidate.units = units.into();
         Ok(candidate)
     }
 
@@ -242,10 +263,10 @@ impl Candidate {
     pub fn validate(&self, network: &Network) -> Result<(), InvalidCandidate> {
         let units = network.units();
         for unit in &units {
-            let scheme = self.schemes.get(&unit.name);
-            let scheme = scheme.ok_or_else(|| InvalidCandidate::Missing(unit.name.clone()))?;
+            let index = self.index(&unit.name);
+            let index = index.ok_or_else(|| InvalidCandidate::Missing(unit.name.clone()))?;
             let lossless = unit.place == Place::Embedding && network.binary_embedding;
-            if *scheme == Scheme::Sign && !lossless {
+            if self.schemes[index] == Scheme::Sign && !lossless {
                 return Err(InvalidCandidate::Sign(unit.name.clone()));
             }
         }
@@ -253,7 +274,7 @@ impl Candidate {
             return Err(InvalidCandidate::Sign("vectors".to_owned()));
         }
         let known = |name: &str| units.iter().any(|unit| unit.name == name);
-        if let Some(name) = self.schemes.keys().find(|name| !known(name)) {
+        if let Some(name) = self.units.iter().find(|name| !known(name)) {
             return Err(InvalidCandidate::Unknown(name.clone()));
         }
         let linear = |name: &str| units.iter().any(|unit| unit.name == name && unit.is_linear());
@@ -292,12 +313,15 @@ fn append<T>(
 where
     T: FromStr<Err = InvalidScheme> + ToString,
 {
-    let in_order = map.last_key_value().is_none_or(|(last, _)| last.as_str() < name);
-    if name.is_empty() || !in_order {
-        return Err(InvalidCandidate::Line(line));
-    }
+    in_order(map.last_key_value().map(|(last, _)| last), name, line)?;
     map.insert(name.to_owned(), canonical(name, text, line)?);
     Ok(())
+}
+
+/// Refuses a name that is none, or does not come after `last`.
+fn in_order(last: Option<&String>, name: &str, line: usize) -> Result<(), InvalidCandidate> {
+    let later = last.is_none_or(|last| last.as_str() < name);
+    if later && !name.is_empty() { Ok(()) } else { Err(InvalidCandidate::Line(line)) }
 }
 
 /// The scheme of `name`, in the words that `encode` writes: `int04` parses, but is not canonical.

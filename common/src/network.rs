@@ -150,7 +150,12 @@ impl Network {
 
     /// The names of the LIF populations, in the order in which spikes are counted. Each has D neurons.
     pub fn populations(&self) -> Vec<String> {
-        (0..2 * self.blocks as usize).map(population_name).collect()
+        (0..self.population_count()).map(population_name).collect()
+    }
+
+    /// Number of LIF populations.
+    pub fn population_count(&self) -> usize {
+        2 * self.blocks as usize
     }
 
     /// Rows and columns of a unit of this network, by its name.

@@ -23,8 +23,18 @@ pub struct Measured<'a> {
     pub counts: &'a Counts,
     /// Its bytes as the exported file stores them.
     pub footprint_bytes: u64,
-    /// What it costs, by all models that are asked for.
+    /// What it costs, by all models that are asked for. The footprint need not be among them.
     pub costs: &'a Costs,
+}
+
+impl Measured<'_> {
+    /// One of its costs; `None` for one that nobody asked for.
+    pub fn cost(&self, cost: Cost) -> Option<f64> {
+        match cost {
+            Cost::Footprint => Some(self.footprint_bytes as f64),
+            other => self.costs.get(&other).copied(),
+        }
+    }
 }
 
 /// One number to minimise: `perplexity`, `error`, `firing_rate`, or a cost by its name.
@@ -112,7 +122,7 @@ impl Objective {
             Self::Perplexity => measured.counts.perplexity().unwrap_or(0.0),
             Self::Error => 1.0 - measured.counts.accuracy().unwrap_or(1.0),
             Self::FiringRate => measured.counts.mean_firing_rate(network.channels),
-            Self::Cost(cost) => measured.costs.get(&cost).copied().unwrap_or(0.0),
+            Self::Cost(cost) => measured.cost(cost).unwrap_or(0.0),
         }
     }
 
@@ -122,7 +132,7 @@ impl Objective {
         match self {
             Self::Perplexity => 2.0 * float.counts.perplexity().unwrap_or(1.0),
             Self::Error | Self::FiringRate => 1.0,
-            Self::Cost(cost) => float.costs.get(&cost).copied().filter(|value| *value > 0.0).unwrap_or(1.0),
+            Self::Cost(cost) => float.cost(cost).filter(|value| *value > 0.0).unwrap_or(1.0),
         }
     }
 
@@ -235,8 +245,7 @@ impl Constraints {
 
     /// Whether a measured candidate meets every bound.
     pub fn allow(&self, network: &Network, float: &Counts, measured: Measured<'_>) -> bool {
-        let within =
-            |(cost, most): (&Cost, &f64)| measured.costs.get(cost).is_some_and(|value| value <= most);
+        let within = |(cost, most): (&Cost, &f64)| measured.cost(*cost).is_some_and(|value| value <= *most);
         self.allow_quality(float, measured.counts)
             && self.allow_footprint(network, measured.footprint_bytes)
             && self.max.iter().all(within)

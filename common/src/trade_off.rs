@@ -90,7 +90,7 @@ impl TradeOff {
 
     /// The value of a measured candidate; larger is better, always finite.
     pub fn value(&self, float: Measured<'_>, measured: Measured<'_>) -> f64 {
-        let cost = |measured: Measured<'_>| measured.costs.get(&self.cost()).copied().unwrap_or(0.0);
+        let cost = |measured: Measured<'_>| measured.cost(self.cost()).unwrap_or(0.0);
         let before = cost(float);
         let cost = if before > 0.0 { cost(measured) / before } else { 1.0 };
         let performance = performance_ratio(float.counts, measured.counts);
@@ -125,10 +125,9 @@ mod tests {
     const FOOTPRINT: Cost = Cost::Footprint;
 
     fn value(trade_off: TradeOff, correct: u64, bytes: u64) -> f64 {
-        let costs = |bytes: f64, joules: f64| Costs::from([(Cost::Footprint, bytes), (Cost::Energy, joules)]);
-        let (float, now) = (costs(1000.0, 8.0), costs(bytes as f64, 6.0));
-        let measured = |counts, costs| Measured { counts, footprint_bytes: 0, costs };
-        trade_off.value(measured(&hits(80), &float), measured(&hits(correct), &now))
+        let [float, now] = [8.0, 6.0].map(|joules| Costs::from([(Cost::Energy, joules)]));
+        let measured = |counts, footprint_bytes, costs| Measured { counts, footprint_bytes, costs };
+        trade_off.value(measured(&hits(80), 1000, &float), measured(&hits(correct), bytes, &now))
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Trial {
     /// The content address. The network's sizes follow from the checkpoint; whether its embedding is binary
     /// does not.
     pub fn key(&self) -> ContentHash {
+        self.key_of(self.candidate.id())
+    }
+
+    /// [`Trial::key`], given the candidate's id: to hash a candidate takes longer than all the rest.
+    pub fn key_of(&self, candidate: ContentHash) -> ContentHash {
         #[derive(Serialize)]
         struct Address<'a> {
             version: &'a str,
@@ -53,9 +58,28 @@ impl Trial {
             binary_embedding: self.network.binary_embedding,
             data: &self.data,
             task: &self.task,
-            candidate: self.candidate.id(),
+            candidate,
         };
         // Only maps with non-text keys make this fail, and there are none.
         ContentHash::of(serde_json::to_string(&address).unwrap_or_default().as_bytes())
+    }
+}
+
+/// A trial with its names, which take two hashes to work out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addressed {
+    /// What to measure.
+    pub trial: Trial,
+    /// The id of its candidate.
+    pub candidate: ContentHash,
+    /// Its content address.
+    pub key: ContentHash,
+}
+
+impl From<Trial> for Addressed {
+    fn from(trial: Trial) -> Self {
+        let candidate = trial.candidate.id();
+        let key = trial.key_of(candidate);
+        Self { trial, candidate, key }
     }
 }

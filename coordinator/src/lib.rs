@@ -1,9 +1,10 @@
 //! The coordinator: splits a search into shards, leases them to workers, and keeps every result.
 //!
 //! Inwards from the network: [`rpc`] turns calls into requests to the [`driver`], the single owner of all
-//! state; it drives a [`search`] and a [`ledger`] per experiment, both pure, and writes to the [`store`]
+//! state; it drives a [`search`] per experiment and one [`ledger`], both pure, and writes to the [`store`]
 //! before it answers. [`server`] puts them together.
 
+mod crash;
 pub mod driver;
 pub mod ledger;
 pub mod rpc;
@@ -12,4 +13,6 @@ pub mod server;
 pub mod settings;
 pub mod store;
 
+pub use crash::{CrashPlan, CrashPoint, InvalidPlan};
+pub use driver::Options;
 pub use server::Coordinator;

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 async fn run(settings: Settings) -> anyhow::Result<()> {
     qslm_program::init_log(&settings.log)?;
     let stop = qslm_program::cancelled_by_signals()?;
-    let coordinator = Coordinator::open(&settings.store, settings.lease_ttl()?)?;
+    let coordinator = Coordinator::open(&settings.store, settings.options()?)?;
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;

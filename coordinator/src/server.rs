@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
-use crate::driver::{self, Handle};
+use crate::driver::{self, DriverError, Handle, Options};
 use crate::rpc::{ExperimentsService, WorkService};
 use crate::store::{Artifacts, Store, StoreError};
 
@@ -22,7 +22,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// A coordinator on an open store.
 pub struct Coordinator {
     driver: Handle,
-    thread: std::thread::JoinHandle<Result<(), StoreError>>,
+    thread: driver::Thread,
     artifacts: Artifacts,
 }
 
@@ -30,12 +30,12 @@ impl Coordinator {
     /// Opens the store, making it if it is not there, and goes on with its experiments.
     ///
     /// # Errors
-    /// [`StoreError`] if the store is in use, broken, or of another version.
-    pub fn open(store: &Path, lease_ttl: Duration) -> Result<Self, StoreError> {
+    /// [`DriverError`] if the store is in use, broken, or of another version.
+    pub fn open(store: &Path, options: Options) -> Result<Self, DriverError> {
         let store = Store::open(store)?;
         let artifacts = Artifacts::beside(store.path())
             .map_err(|error| StoreError::Io { path: store.path().to_owned(), error })?;
-        let (driver, thread) = driver::start(store, lease_ttl)?;
+        let (driver, thread) = driver::start(store, options)?;
         Ok(Self { driver, thread, artifacts })
     }
 

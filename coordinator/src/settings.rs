@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::Options;
 
 /// What a coordinator can be told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +21,8 @@ pub struct Settings {
     pub lease_ttl_s: f64,
     /// What is logged: a level, or directives such as `info,qslm_coordinator=debug`.
     pub log: String,
+    /// For tests: dies at the n-th pass of a point, such as `after-commit:3`; see [`crate::CrashPoint`].
+    pub crash_at: String,
 }
 
 impl Default for Settings {
@@ -28,16 +32,22 @@ impl Default for Settings {
             store: PathBuf::from("qslm.redb"),
             lease_ttl_s: 15.0,
             log: "info".to_owned(),
+            crash_at: String::new(),
         }
     }
 }
 
 impl Settings {
-    /// The lease time as a duration.
+    /// What the coordinator itself has to know.
     ///
     /// # Errors
-    /// If it is outside 1 to 3600 seconds.
-    pub fn lease_ttl(&self) -> anyhow::Result<Duration> {
+    /// If a setting is out of its range.
+    pub fn options(&self) -> anyhow::Result<Options> {
+        let crash_at = self.crash_at.parse().context("crash_at")?;
+        Ok(Options { lease_ttl: self.lease_ttl()?, crash_at })
+    }
+
+    fn lease_ttl(&self) -> anyhow::Result<Duration> {
         let seconds = self.lease_ttl_s;
         ensure!((1.0..=3600.0).contains(&seconds), "lease_ttl_s = {seconds}: expected 1 to 3600 seconds");
         Ok(Duration::from_secs_f64(seconds))

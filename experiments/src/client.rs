@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qslm_common::hash::ContentHash;
-use qslm_coordinator::Coordinator;
+use qslm_coordinator::driver::DriverError;
 use qslm_coordinator::store::StoreError;
+use qslm_coordinator::{Coordinator, Options};
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::{ExperimentStatus, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest};
 use tokio::io::AsyncReadExt;
@@ -22,8 +23,6 @@ use crate::spec::Resolved;
 /// A connection for people's calls.
 pub type Client = ExperimentsClient<Channel>;
 
-/// Lease time of a coordinator that shares its process with the workers.
-const EMBEDDED_TTL: Duration = Duration::from_secs(15);
 /// Bytes per message of an upload.
 const CHUNK: usize = 256 * 1024;
 
@@ -40,8 +39,8 @@ pub struct Embedded {
 impl Embedded {
     /// Opens `store`, making it if it is not there, and serves it.
     pub async fn start(store: &Path) -> Outcome<Self> {
-        let coordinator = Coordinator::open(store, EMBEDDED_TTL).map_err(|error| match error {
-            StoreError::InUse(_) => Failure::new(Exit::Conflict, error),
+        let coordinator = Coordinator::open(store, Options::default()).map_err(|error| match error {
+            DriverError::Store(StoreError::InUse(_)) => Failure::new(Exit::Conflict, error),
             other => Failure::new(Exit::Failure, other),
         })?;
         let failed = |error: std::io::Error| Failure::new(Exit::Failure, format!("cannot listen: {error}"));
@@ -73,7 +72,11 @@ pub async fn connect(url: &str) -> Outcome<Client> {
 }
 
 /// Uploads what the coordinator does not have, then submits.
-pub async fn submit(client: &mut Client, resolved: &Resolved) -> Outcome<ExperimentStatus> {
+pub async fn submit(
+    client: &mut Client,
+    resolved: &Resolved,
+    priority: Option<i32>,
+) -> Outcome<ExperimentStatus> {
     let hashes = resolved.files.iter().map(|(hash, _)| hash.as_bytes().to_vec()).collect();
     let missing = client.missing_artifacts(MissingArtifactsRequest { hashes }).await?.into_inner().hashes;
     for (hash, path) in &resolved.files {
@@ -81,7 +84,8 @@ pub async fn submit(client: &mut Client, resolved: &Resolved) -> Outcome<Experim
             upload(client, hash, path).await?;
         }
     }
-    let request = SubmitRequest { experiment: resolved.experiment.encode(), shards: resolved.shards };
+    let experiment = resolved.experiment.encode();
+    let request = SubmitRequest { experiment, shards: resolved.shards, priority };
     Ok(client.submit(request).await?.into_inner())
 }
 

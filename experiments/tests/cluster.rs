@@ -98,6 +98,31 @@ fn an_experiment_can_be_cancelled_and_submitted_again() {
 }
 
 #[test]
+fn an_experiment_can_be_held_up_and_put_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_coordinator, url) = coordinator(&folder.path().join("s.redb"));
+    let mut submit = vec!["submit", SPEC, "--coordinator", &url, "--output", "json", "--priority", "-3"];
+    submit.extend(SMALL);
+    let submitted = json(&submit);
+    assert_eq!(submitted["priority"], -3);
+    let id = submitted["id"].as_str().unwrap();
+    let change = |arguments: &[&str]| {
+        json(
+            &[&arguments[..1], &[id], &arguments[1..], &["--coordinator", &url, "--output", "json"]].concat(),
+        )
+    };
+    assert_eq!(change(&["pause"])["state"], "paused");
+    assert_eq!(change(&["prioritize", "7"])["priority"], 7);
+    assert_eq!(change(&["prioritize", "-7"])["priority"], -7);
+    assert_eq!(change(&["resume"])["state"], "running");
+    assert_eq!(change(&["cancel"])["state"], "cancelled");
+    let resumed = change(&["resume"]);
+    assert_eq!((&resumed["state"], &resumed["priority"]), (&"running".into(), &(-7).into()));
+    let wrong = qslm(&["prioritize", id, "1001", "--coordinator", &url]);
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
 fn what_is_not_there_is_said_so() {
     let folder = tempfile::tempdir().unwrap();
     let (_coordinator, url) = coordinator(&folder.path().join("s.redb"));

@@ -1,12 +1,13 @@
 //! The driver: the one owner of all state, on a thread of its own.
 //!
-//! It takes whatever requests have arrived, applies them to the ledgers, lets the searches go on, writes
-//! everything to the store in one transaction, and only then answers. What arrives while a transaction is
+//! It takes whatever requests have arrived, applies them to the ledger, writes everything to the store in one
+//! transaction, and only then answers, lets the searches go on and grants leases. What arrives while a transaction is
 //! written goes into the next. There are no locks, and nobody else reads the clock for the ledger.
 
 mod request;
 mod running;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
@@ -15,26 +16,53 @@ use qslm_common::experiment::Experiment;
 use qslm_proto::v1::ExperimentStatus;
 use tokio::sync::{oneshot, watch};
 
-use crate::ledger::{LeaseId, Millis};
+use crate::crash::{CrashPlan, CrashPoint};
+use crate::ledger::{Broken, Closed, Grant, LeaseId, Ledger, Limits, Millis, Outcome, Owner, Settled};
 use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
-pub use request::{Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome};
+pub use request::{Change, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Submission};
 use request::{Reply, Request};
 use running::Running;
 
 /// Requests that may wait for the driver; more are refused with [`Refusal::Busy`].
-const QUEUE: usize = 1024;
+const QUEUE: usize = 4096;
 /// Requests that go into one transaction.
 const BATCH: usize = 512;
 /// How long the driver sleeps when nothing is due.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How a coordinator behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How long a lease lasts after the last report that lists it.
+    pub lease_ttl: Duration,
+    /// When to die, for tests.
+    pub crash_at: CrashPlan,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { lease_ttl: Duration::from_secs(15), crash_at: CrashPlan::default() }
+    }
+}
+
+/// Why a driver ended. Whatever was acknowledged is on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The store fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// This program is wrong; the next start reads everything from the store.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+}
+
 /// The state of a coordinator.
 struct Driver {
     store: Store,
-    lease_ttl: Duration,
-    started: Instant,
-    /// In the order of submission.
+    options: Options,
+    ledger: Ledger,
+    /// In the order of submission; the index is the owner's number in the ledger.
     experiments: Vec<Running>,
     next_lease: LeaseId,
     /// When each worker was last heard of.
@@ -45,6 +73,10 @@ struct Driver {
     writes: Vec<Write>,
     /// Answers that go out once the transaction is on disk.
     answers: Vec<Box<dyn FnOnce() + Send>>,
+    /// Answers about experiments that go out once the searches went on.
+    submitted: Vec<(usize, Reply<ExperimentStatus>)>,
+    /// Whether a search has more to look up in the store.
+    unfinished: bool,
 }
 
 /// A report without an answer yet.
@@ -59,126 +91,170 @@ struct Waiting {
     reply: Reply<ReportAnswer>,
 }
 
+/// The thread of a driver; it gives the error that ended it, if any.
+pub type Thread = std::thread::JoinHandle<Result<(), DriverError>>;
+
 /// Starts a driver on `store`. Experiments that were under way go on. The thread ends when every handle is
-/// gone or asked to stop, and gives the error that ended it, if any, to whoever joins it.
+/// gone or asked to stop.
 ///
 /// # Errors
-/// [`StoreError`] if the store's experiments cannot be read.
-pub fn start(
-    store: Store,
-    lease_ttl: Duration,
-) -> Result<(Handle, std::thread::JoinHandle<Result<(), StoreError>>), StoreError> {
+/// [`DriverError`] if the store's experiments cannot be read.
+pub fn start(store: Store, options: Options) -> Result<(Handle, Thread), DriverError> {
     let (sender, receiver) = sync_channel(QUEUE);
-    let mut driver = Driver::new(store, lease_ttl)?;
+    let mut driver = Driver::new(store, options)?;
     let thread = std::thread::spawn(move || driver.run(&receiver));
     Ok((Handle::new(sender), thread))
 }
 
 impl Driver {
-    fn new(store: Store, lease_ttl: Duration) -> Result<Self, StoreError> {
+    /// A driver at the time 0.
+    fn new(store: Store, options: Options) -> Result<Self, DriverError> {
         let mut driver = Self {
             // A restarted coordinator must not give a lease number twice.
             next_lease: store.epoch() << 32,
             store,
-            lease_ttl,
-            started: Instant::now(),
+            options,
+            ledger: Ledger::new(Limits::default()),
             experiments: Vec::new(),
             workers: BTreeMap::new(),
             waiting: Vec::new(),
             writes: Vec::new(),
             answers: Vec::new(),
+            submitted: Vec::new(),
+            unfinished: false,
         };
         for record in driver.store.experiments()? {
+            driver.options.crash_at.pass(CrashPoint::Starting);
             let failures = driver.store.failures(&record.experiment.id())?;
-            driver.experiments.push(Running::new(record, failures));
+            driver.add(record, failures);
         }
-        driver.finish_batch()?;
+        driver.finish_batch(0)?;
         Ok(driver)
     }
 
-    fn run(&mut self, requests: &Receiver<Request>) -> Result<(), StoreError> {
+    fn add(
+        &mut self,
+        record: ExperimentRecord,
+        failures: BTreeMap<qslm_common::hash::ContentHash, String>,
+    ) -> usize {
+        let index = self.experiments.len();
+        self.experiments.push(Running::new(index as Owner, record, failures));
+        index
+    }
+
+    fn run(&mut self, requests: &Receiver<Request>) -> Result<(), DriverError> {
+        let started = Instant::now();
+        let now = || started.elapsed().as_millis() as Millis;
         loop {
             let mut open = true;
-            match requests.recv_timeout(self.until_due()) {
-                Ok(request) => open = self.apply(request),
+            match requests.recv_timeout(self.until_due(now())) {
+                Ok(request) => open = self.apply(request, now()),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             for request in requests.try_iter().take(BATCH) {
-                open &= self.apply(request);
+                open &= self.apply(request, now());
             }
-            self.finish_batch()?;
+            self.finish_batch(now())?;
             if !open {
                 return Ok(());
             }
         }
     }
 
-    fn now(&self) -> Millis {
-        self.started.elapsed().as_millis() as Millis
-    }
-
-    /// Time until a lease runs out or a waiting report has to be answered.
-    fn until_due(&self) -> Duration {
-        let leases = self.experiments.iter().filter_map(Running::next_expiry);
-        let due = leases.chain(self.waiting.iter().map(|waiting| waiting.until)).min();
-        due.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(self.now())).min(IDLE))
-    }
-
-    /// Expires, advances, commits, answers and grants, in this order.
-    fn finish_batch(&mut self) -> Result<(), StoreError> {
-        let now = self.now();
-        for running in &mut self.experiments {
-            running.expire(now, &mut self.writes);
-            running.advance(&self.store)?;
+    /// Time until a lease runs out, a waiting report has to be answered, or a search has something to do.
+    fn until_due(&self, now: Millis) -> Duration {
+        if self.unfinished || !self.writes.is_empty() {
+            return Duration::ZERO;
         }
-        self.store.commit(&self.writes)?;
-        self.writes.clear();
+        let reports = self.waiting.iter().map(|waiting| waiting.until);
+        let due = self.ledger.next_expiry().into_iter().chain(reports).min();
+        due.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(now)).min(IDLE))
+    }
+
+    /// Expires, commits, answers, advances and grants, in this order.
+    fn finish_batch(&mut self, now: Millis) -> Result<(), DriverError> {
+        for closed in self.ledger.expire(now) {
+            self.close(closed);
+        }
+        if !self.writes.is_empty() {
+            self.options.crash_at.pass(CrashPoint::BeforeCommit);
+            self.store.commit(&self.writes)?;
+            self.options.crash_at.pass(CrashPoint::AfterCommit);
+            self.writes.clear();
+        }
         for answer in self.answers.drain(..) {
             answer();
         }
-        self.answer_reports(now);
-        let ttl = self.lease_ttl.as_millis() as Millis;
+        self.unfinished = false;
+        for index in 0..self.experiments.len() {
+            self.advance(index)?;
+        }
+        let ttl = self.ttl();
         self.workers.retain(|_, seen| *seen + ttl > now);
+        for (index, reply) in std::mem::take(&mut self.submitted) {
+            // Whoever submits what was measured before wants to hear that it is finished.
+            if self.experiments[index].is_looking_up() {
+                self.submitted.push((index, reply));
+            } else {
+                drop(reply.send(Ok(self.status(index, now))));
+            }
+        }
+        self.answer_reports(now)?;
         let workers = self.workers.len() as u32;
-        for running in &mut self.experiments {
-            running.publish(now, workers);
+        for running in self.experiments.iter_mut().filter(|running| running.is_watched()) {
+            running.publish(&self.ledger, now, workers);
+        }
+        Ok(self.ledger.check_totals()?)
+    }
+
+    fn ttl(&self) -> Millis {
+        self.options.lease_ttl.as_millis() as Millis
+    }
+
+    /// Lets a search go on. Everything that was settled has to be on disk.
+    fn advance(&mut self, index: usize) -> Result<(), DriverError> {
+        let complete = self.experiments[index].advance(&mut self.ledger, &self.store)?;
+        self.unfinished |= self.experiments[index].is_looking_up();
+        for closed in complete {
+            self.close(closed);
         }
         Ok(())
     }
 
     /// Applies one request. `false` asks the driver to stop.
-    fn apply(&mut self, request: Request) -> bool {
+    fn apply(&mut self, request: Request, now: Millis) -> bool {
         match request {
-            Request::Report(report, reply) => self.report(report, reply),
-            Request::Submit(experiment, shards, reply) => self.submit(*experiment, shards, reply),
+            Request::Report(report, reply) => self.report(report, reply, now),
+            Request::Submit(submission, reply) => self.submit(*submission, reply),
             Request::List(reply) => {
-                let (now, workers) = (self.now(), self.workers.len() as u32);
-                let all = self.experiments.iter_mut().map(|running| running.status(now, workers)).collect();
+                let all = (0..self.experiments.len()).map(|index| self.status(index, now)).collect();
                 self.answer(reply, Ok(all));
             }
-            Request::Get(id, reply) => self.with(&id, reply, Self::status),
+            Request::Get(id, reply) => self.with(&id, reply, |driver, index| driver.status(index, now)),
             Request::Watch(id, reply) => self.with(&id, reply, |driver, index| {
-                let (now, workers) = (driver.now(), driver.workers.len() as u32);
-                driver.experiments[index].publish(now, workers);
+                let workers = driver.workers.len() as u32;
+                driver.experiments[index].publish(&driver.ledger, now, workers);
                 driver.experiments[index].watch()
             }),
             Request::Front(id, reply) => {
                 self.with(&id, reply, |driver, index| driver.experiments[index].front_document());
             }
-            Request::Cancel(id, reply) => self.with(&id, reply, |driver, index| {
-                let record = driver.experiments[index].set_cancelled(true);
-                driver.writes.push(Write::Experiment(record));
-                driver.status(index)
-            }),
+            Request::Change(id, change, reply) => match self.find(&id) {
+                Ok(index) => {
+                    self.change(index, change);
+                    self.submitted.push((index, reply));
+                }
+                Err(refusal) => self.answer(reply, Err(refusal)),
+            },
             Request::Stop => return false,
         }
         true
     }
 
-    fn status(&mut self, index: usize) -> ExperimentStatus {
-        let (now, workers) = (self.now(), self.workers.len() as u32);
-        self.experiments[index].status(now, workers)
+    fn status(&mut self, index: usize, now: Millis) -> ExperimentStatus {
+        let workers = self.workers.len() as u32;
+        self.experiments[index].status(&self.ledger, now, workers)
     }
 
     /// Answers after the next commit.
@@ -207,46 +283,55 @@ impl Driver {
         }
     }
 
-    /// Adds an experiment; one that is there already goes on, even if it was cancelled.
-    fn submit(&mut self, experiment: Experiment, shards: u32, reply: Reply<ExperimentStatus>) {
+    /// Adds an experiment; one that is there already goes on, even if it was cancelled or paused.
+    fn submit(&mut self, submission: Submission, reply: Reply<ExperimentStatus>) {
+        let Submission { experiment, shards, priority } = submission;
         let id = experiment.id();
         let known = self.experiments.iter().position(|running| running.id() == id);
         let index = known.unwrap_or_else(|| {
             let order = self.experiments.len() as u64;
-            let record = ExperimentRecord { order, shards, cancelled: false, experiment };
+            let record = ExperimentRecord::new(order, shards, priority.unwrap_or(0), experiment);
             self.writes.push(Write::Experiment(record.clone()));
-            self.experiments.push(Running::new(record, BTreeMap::new()));
-            self.experiments.len() - 1
+            self.add(record, BTreeMap::new())
         });
-        if self.experiments[index].is_cancelled() {
-            let record = self.experiments[index].set_cancelled(false);
-            self.writes.push(Write::Experiment(record));
+        self.change(index, Change { cancelled: Some(false), paused: Some(false), priority });
+        self.submitted.push((index, reply));
+    }
+
+    /// Changes what a person may change of an experiment.
+    fn change(&mut self, index: usize, change: Change) {
+        let running = &mut self.experiments[index];
+        if running.is_finished() {
+            return;
         }
-        // So that a finished experiment is reported as finished: what the store knows is looked up now.
-        if let Err(error) = self.experiments[index].advance(&self.store) {
-            return self.answer(reply, Err(Refusal::Store(error.to_string())));
+        let known = running.record();
+        let record = ExperimentRecord {
+            cancelled: change.cancelled.unwrap_or(known.cancelled),
+            paused: change.paused.unwrap_or(known.paused),
+            priority: change.priority.unwrap_or(known.priority),
+            ..known.clone()
+        };
+        if record == *known {
+            return;
         }
-        let status = self.status(index);
-        self.answer(reply, Ok(status));
+        if record.cancelled {
+            self.ledger.withdraw(index as Owner);
+        }
+        self.writes.push(Write::Experiment(record.clone()));
+        running.change(record);
     }
 
     /// Takes a worker's report. It is answered in [`Driver::answer_reports`], after the commit.
-    fn report(&mut self, report: Report, reply: Reply<ReportAnswer>) {
-        let now = self.now();
+    fn report(&mut self, report: Report, reply: Reply<ReportAnswer>, now: Millis) {
         self.workers.insert(report.worker.clone(), now);
         // One call per worker: an older one that still waits was given up by its caller.
         self.waiting.retain(|waiting| waiting.worker != report.worker);
         let news = !report.finished.is_empty();
         for finished in report.finished {
-            for running in &mut self.experiments {
-                running.settle(&finished, now, &mut self.writes);
-            }
+            self.settle(finished, now);
         }
-        let ends = now + self.lease_ttl.as_millis() as Millis;
         let mut unknown: BTreeSet<LeaseId> = report.held.into_iter().collect();
-        for running in &mut self.experiments {
-            running.extend(&report.worker, &mut unknown, ends);
-        }
+        self.ledger.extend(&report.worker, &mut unknown, now + self.ttl());
         let wait = if news || !unknown.is_empty() || report.slots == 0 { 0 } else { report.wait_ms };
         self.waiting.push(Waiting {
             worker: report.worker,
@@ -258,34 +343,112 @@ impl Driver {
         });
     }
 
+    /// Takes what a worker made of a shard.
+    fn settle(&mut self, finished: Finished, now: Millis) {
+        let Finished { lease, trial, shard, outcome } = finished;
+        let owners = self.ledger.owners(&trial).to_vec();
+        let settled = match outcome {
+            ShardOutcome::Counts(counts) => {
+                let settled = self.ledger.settle(trial, shard, counts.clone(), now);
+                if matches!(settled, Settled::Recorded | Settled::Complete(_)) {
+                    for owner in &owners {
+                        self.experiments[*owner as usize].note_speed(now, counts.positions);
+                    }
+                }
+                // A result for a trial that is not open is kept, too: it was cancelled meanwhile, or the search has not
+                // come back to it since this coordinator started. A lease that nobody ever got proves nothing.
+                let late = matches!(settled, Settled::Unknown) && lease < self.next_lease;
+                if late || matches!(settled, Settled::Recorded) {
+                    self.writes.push(Write::Shard(trial, shard, counts));
+                }
+                settled
+            }
+            ShardOutcome::Failure { reason, retryable } => self.ledger.fail(lease, retryable, &reason),
+        };
+        match settled {
+            Settled::Complete(closed) => self.close(closed),
+            Settled::Conflict => {
+                tracing::error!(%trial, ?shard, "a shard came back with other counts than were recorded; the first ones stay");
+            }
+            Settled::Implausible => {
+                tracing::warn!(%trial, lease, "refused counts that this network cannot give");
+                let reason = "a worker reported counts that this network cannot give";
+                if let Settled::Complete(closed) = self.ledger.fail(lease, true, reason) {
+                    self.close(closed);
+                }
+            }
+            Settled::Recorded | Settled::Known | Settled::Unknown => {}
+        }
+    }
+
+    /// Files a closed trial with everyone who waited for it.
+    fn close(&mut self, closed: Closed) {
+        let Closed { trial, owners, outcome } = closed;
+        if let Outcome::Measured(counts) = &outcome {
+            self.options.crash_at.pass(CrashPoint::UpdatingFront);
+            self.writes.push(Write::Measurement(trial.key, counts.clone()));
+        }
+        for owner in owners {
+            let Some(running) = self.experiments.get_mut(owner as usize) else { continue };
+            match &outcome {
+                Outcome::Measured(counts) => running.measured(&trial, counts.clone()),
+                Outcome::Failed(reason) => {
+                    running.failed(&trial, reason);
+                    self.writes.push(Write::Failure(running.id().to_owned(), trial.key, reason.clone()));
+                }
+            }
+        }
+    }
+
     /// Answers the reports that are due and those for which there is work.
-    fn answer_reports(&mut self, now: Millis) {
-        let ttl = self.lease_ttl.as_millis() as Millis;
+    fn answer_reports(&mut self, now: Millis) -> Result<(), DriverError> {
         for waiting in std::mem::take(&mut self.waiting) {
             // A caller that is gone would let its leases run out.
             if waiting.reply.is_closed() {
                 continue;
             }
             let mut leases = Vec::new();
-            while (leases.len() as u32) < waiting.slots {
-                let lease = self.next_lease;
-                let wanted = |running: &&mut Running| {
-                    waiting.experiment.as_ref().is_none_or(|only| running.id() == only)
-                };
-                let grant = |running: &mut Running| running.grant(lease, &waiting.worker, now, now + ttl);
-                let Some(grant) = self.experiments.iter_mut().filter(wanted).find_map(grant) else { break };
-                self.next_lease += 1;
+            while (leases.len() as u32) < waiting.slots
+                && let Some(grant) = self.grant(&waiting, now)?
+            {
                 leases.push(grant);
             }
             if leases.is_empty() && waiting.until > now {
                 self.waiting.push(waiting);
                 continue;
             }
-            let answer = ReportAnswer { leases, dropped: waiting.dropped, ttl: self.lease_ttl };
+            let answer = ReportAnswer { leases, dropped: waiting.dropped, ttl: self.options.lease_ttl };
             drop(waiting.reply.send(Ok(answer)));
         }
+        Ok(())
+    }
+
+    /// The next shard for a worker: of the experiment with the highest priority; among equals, of the one that has
+    /// the fewest shards out, so that they share the workers evenly.
+    fn grant(&mut self, waiting: &Waiting, now: Millis) -> Result<Option<Grant>, DriverError> {
+        let eligible = self.experiments.iter().enumerate().filter(|(_, running)| {
+            running.is_active() && waiting.experiment.as_ref().is_none_or(|only| running.id() == only)
+        });
+        let turn = |(index, running): (usize, &Running)| {
+            (Reverse(running.priority()), self.ledger.shard_counts(index as Owner).leased, index)
+        };
+        let mut turns: Vec<_> = eligible.map(turn).collect();
+        turns.sort_unstable();
+        for (_, _, index) in turns {
+            if self.ledger.shard_counts(index as Owner).pending == 0 {
+                self.advance(index)?;
+            }
+            let (lease, ends) = (self.next_lease, now + self.ttl());
+            if let Some(grant) = self.ledger.grant(index as Owner, lease, &waiting.worker, now, ends) {
+                self.next_lease += 1;
+                return Ok(Some(grant));
+            }
+        }
+        Ok(None)
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

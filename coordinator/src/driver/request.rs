@@ -13,13 +13,42 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 /// One request.
 pub(super) enum Request {
     Report(Report, Reply<ReportAnswer>),
-    Submit(Box<Experiment>, u32, Reply<ExperimentStatus>),
+    Submit(Box<Submission>, Reply<ExperimentStatus>),
     List(Reply<Vec<ExperimentStatus>>),
     Get(String, Reply<ExperimentStatus>),
     Watch(String, Reply<watch::Receiver<ExperimentStatus>>),
     Front(String, Reply<String>),
-    Cancel(String, Reply<ExperimentStatus>),
+    Change(String, Change, Reply<ExperimentStatus>),
     Stop,
+}
+
+/// An experiment as it is submitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// What it is.
+    pub experiment: Experiment,
+    /// Shards per trial.
+    pub shards: u32,
+    /// Its priority; `None` for 0, or for the one that it has.
+    pub priority: Option<i32>,
+}
+
+impl Submission {
+    /// An experiment of the usual priority.
+    pub fn new(experiment: Experiment, shards: u32) -> Self {
+        Self { experiment, shards, priority: None }
+    }
+}
+
+/// What a person may change of an experiment; `None` leaves it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Whether it is ended. What was measured stays.
+    pub cancelled: Option<bool>,
+    /// Whether it is held up: workers get no more shards of it.
+    pub paused: Option<bool>,
+    /// Experiments of a higher one are worked on first.
+    pub priority: Option<i32>,
 }
 
 /// Why a request was not met.
@@ -37,9 +66,6 @@ pub enum Refusal {
     /// The coordinator is stopping, or its store failed.
     #[error("the coordinator is stopping")]
     Stopping,
-    /// The store cannot be read.
-    #[error("{0}")]
-    Store(String),
 }
 
 /// What a worker says.
@@ -125,12 +151,12 @@ impl Handle {
         self.ask(|reply| Request::Report(report, reply)).await
     }
 
-    /// Adds an experiment cut into `shards` per trial, or finds it.
+    /// Adds an experiment, or finds it.
     ///
     /// # Errors
-    /// [`Refusal`] if the driver is busy or gone, or the store cannot be read.
-    pub async fn submit(&self, experiment: Experiment, shards: u32) -> Result<ExperimentStatus, Refusal> {
-        self.ask(|reply| Request::Submit(Box::new(experiment), shards, reply)).await
+    /// [`Refusal`] if the driver is busy or gone.
+    pub async fn submit(&self, submission: Submission) -> Result<ExperimentStatus, Refusal> {
+        self.ask(|reply| Request::Submit(Box::new(submission), reply)).await
     }
 
     /// All experiments in the order of submission.
@@ -165,12 +191,12 @@ impl Handle {
         self.ask(|reply| Request::Front(id, reply)).await
     }
 
-    /// Ends an experiment.
+    /// Ends, holds up or advances an experiment.
     ///
     /// # Errors
     /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
-    pub async fn cancel(&self, id: String) -> Result<ExperimentStatus, Refusal> {
-        self.ask(|reply| Request::Cancel(id, reply)).await
+    pub async fn change(&self, id: String, change: Change) -> Result<ExperimentStatus, Refusal> {
+        self.ask(|reply| Request::Change(id, change, reply)).await
     }
 
     /// Asks the driver to end after the requests before this one. Blocks while the queue is full.

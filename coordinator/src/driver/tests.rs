@@ -10,10 +10,13 @@ use super::*;
 use crate::ledger::Grant;
 use crate::search::testing::{experiment, measure};
 
-fn open(path: &Path) -> (Handle, std::thread::JoinHandle<Result<(), StoreError>>) {
+fn open(path: &Path) -> (Handle, Thread) {
     // Long enough that no lease runs out by itself on a busy machine.
-    start(Store::open(path).unwrap(), Duration::from_secs(2)).unwrap()
+    let options = Options { lease_ttl: Duration::from_secs(2), ..Options::default() };
+    start(Store::open(path).unwrap(), options).unwrap()
 }
+
+const CANCEL: Change = Change { cancelled: Some(true), paused: None, priority: None };
 
 fn qslm() -> Experiment {
     experiment(Strategy::Qslm { sensitivity_bits: None })
@@ -21,7 +24,7 @@ fn qslm() -> Experiment {
 
 /// The part of a candidate's counts that falls into a shard.
 fn part(grant: &Grant) -> Counts {
-    let whole = measure(&grant.trial.candidate);
+    let whole = measure(&grant.trial.trial.candidate);
     let share = |n: u64| {
         let cut = |i: u32| n * u64::from(i) / u64::from(grant.shard.of);
         cut(grant.shard.index + 1) - cut(grant.shard.index)
@@ -36,7 +39,7 @@ fn report(worker: &str, slots: u32) -> Report {
 
 fn finished(grant: &Grant) -> Finished {
     let outcome = ShardOutcome::Counts(part(grant));
-    Finished { lease: grant.lease, trial: grant.trial.key(), shard: grant.shard, outcome }
+    Finished { lease: grant.lease, trial: grant.trial.key, shard: grant.shard, outcome }
 }
 
 /// Works for the driver until the experiment has ended or `steps` reports were made.
@@ -58,7 +61,7 @@ async fn work(handle: &Handle, workers: usize, steps: usize) -> bool {
 async fn front(workers: usize, shards: u32) -> String {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _thread) = open(&folder.path().join("s.redb"));
-    handle.submit(qslm(), shards).await.unwrap();
+    handle.submit(Submission::new(qslm(), shards)).await.unwrap();
     assert!(work(&handle, workers, 10_000).await);
     handle.front(qslm().id()).await.unwrap()
 }
@@ -79,14 +82,14 @@ async fn an_interrupted_experiment_goes_on_and_repeats_nothing() {
     let mut evaluated = 0;
     for steps in [7, 40, 10_000] {
         let (handle, thread) = open(&path);
-        handle.submit(qslm(), 3).await.unwrap();
+        handle.submit(Submission::new(qslm(), 3)).await.unwrap();
         work(&handle, 2, steps).await;
         evaluated += handle.list().await.unwrap()[0].evaluated;
         handle.stop();
         thread.join().unwrap().unwrap();
     }
     let (handle, _thread) = open(&path);
-    let status = handle.submit(qslm(), 3).await.unwrap();
+    let status = handle.submit(Submission::new(qslm(), 3)).await.unwrap();
     assert_eq!(status.state(), State::Finished);
     assert_eq!((status.evaluated, status.measured), (0, evaluated));
     assert_eq!(handle.front(qslm().id()).await.unwrap(), front(1, 1).await);
@@ -96,10 +99,10 @@ async fn an_interrupted_experiment_goes_on_and_repeats_nothing() {
 async fn a_finished_experiments_results_serve_another_experiment() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _thread) = open(&folder.path().join("s.redb"));
-    handle.submit(qslm(), 1).await.unwrap();
+    handle.submit(Submission::new(qslm(), 1)).await.unwrap();
     assert!(work(&handle, 1, 10_000).await);
     let other = Experiment { name: "other".to_owned(), ..qslm() };
-    let status = handle.submit(other, 1).await.unwrap();
+    let status = handle.submit(Submission::new(other, 1)).await.unwrap();
     assert_eq!((status.state(), status.evaluated), (State::Finished, 0));
 }
 
@@ -107,7 +110,7 @@ async fn a_finished_experiments_results_serve_another_experiment() {
 async fn a_silent_workers_lease_goes_to_another() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _thread) = open(&folder.path().join("s.redb"));
-    handle.submit(qslm(), 1).await.unwrap();
+    handle.submit(Submission::new(qslm(), 1)).await.unwrap();
     let lost = handle.report(report("silent", 1000)).await.unwrap().leases;
     assert!(handle.report(report("other", 1)).await.unwrap().leases.is_empty());
     // Waits at the coordinator until the silent worker's leases have run out.
@@ -125,13 +128,13 @@ async fn a_silent_workers_lease_goes_to_another() {
 async fn cancelling_takes_the_work_back_and_resubmitting_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _thread) = open(&folder.path().join("s.redb"));
-    let id = handle.submit(qslm(), 1).await.unwrap().id;
+    let id = handle.submit(Submission::new(qslm(), 1)).await.unwrap().id;
     let leases = handle.report(report("a", 2)).await.unwrap().leases;
-    assert_eq!(handle.cancel(id.clone()).await.unwrap().state(), State::Cancelled);
+    assert_eq!(handle.change(id.clone(), CANCEL).await.unwrap().state(), State::Cancelled);
     let held: Vec<LeaseId> = leases.iter().map(|grant| grant.lease).collect();
     let answer = handle.report(Report { held: held.clone(), ..report("a", 5) }).await.unwrap();
     assert_eq!((answer.leases.len(), answer.dropped), (0, held));
-    assert_eq!(handle.submit(qslm(), 1).await.unwrap().state(), State::Running);
+    assert_eq!(handle.submit(Submission::new(qslm(), 1)).await.unwrap().state(), State::Running);
     assert!(work(&handle, 1, 10_000).await);
 }
 
@@ -140,7 +143,7 @@ async fn a_failed_trial_is_shown_and_the_search_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.redb");
     let (handle, thread) = open(&path);
-    handle.submit(qslm(), 1).await.unwrap();
+    handle.submit(Submission::new(qslm(), 1)).await.unwrap();
     // The float model is granted first; the second trial fails.
     let leases = handle.report(report("a", 2)).await.unwrap().leases;
     let failure = ShardOutcome::Failure { reason: "loss is not finite".to_owned(), retryable: false };
@@ -154,7 +157,7 @@ async fn a_failed_trial_is_shown_and_the_search_goes_on() {
     thread.join().unwrap().unwrap();
     // It stays failed, and finished, after a restart.
     let (handle, _thread) = open(&path);
-    let status = handle.submit(qslm(), 1).await.unwrap();
+    let status = handle.submit(Submission::new(qslm(), 1)).await.unwrap();
     assert_eq!((status.state(), status.failed), (State::Finished, 1));
 }
 
@@ -162,8 +165,8 @@ async fn a_failed_trial_is_shown_and_the_search_goes_on() {
 async fn ids_may_be_cut_short_while_they_are_unique() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _thread) = open(&folder.path().join("s.redb"));
-    handle.submit(qslm(), 1).await.unwrap();
-    handle.submit(Experiment { name: "formal".to_owned(), ..qslm() }, 1).await.unwrap();
+    handle.submit(Submission::new(qslm(), 1)).await.unwrap();
+    handle.submit(Submission::new(Experiment { name: "formal".to_owned(), ..qslm() }, 1)).await.unwrap();
     assert!(handle.get("formu".to_owned()).await.is_ok());
     assert!(matches!(handle.get("form".to_owned()).await, Err(Refusal::Ambiguous(_))));
     assert!(matches!(handle.get("x".to_owned()).await, Err(Refusal::NotFound(_))));
@@ -174,14 +177,149 @@ async fn ids_may_be_cut_short_while_they_are_unique() {
 async fn a_worker_of_one_experiment_gets_no_leases_of_another() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _thread) = open(&folder.path().join("s.redb"));
-    handle.submit(qslm(), 1).await.unwrap();
+    handle.submit(Submission::new(qslm(), 1)).await.unwrap();
     let mut second = Experiment { name: "second".to_owned(), ..qslm() };
     second.task = qslm_common::task::Task::Perplexity { window: 4, stride: 4, windows: None };
-    let id = handle.submit(second.clone(), 1).await.unwrap().id;
+    let id = handle.submit(Submission::new(second.clone(), 1)).await.unwrap().id;
     let only = Report { experiment: Some(id), ..report("a", 1000) };
     let leases = handle.report(only).await.unwrap().leases;
-    assert!(!leases.is_empty() && leases.iter().all(|grant| grant.trial.task == second.task));
+    assert!(!leases.is_empty() && leases.iter().all(|grant| grant.trial.trial.task == second.task));
     let nobody = Report { experiment: Some("nothing".to_owned()), ..report("b", 1000) };
     assert!(handle.report(nobody).await.unwrap().leases.is_empty());
-    assert_eq!(handle.report(report("c", 1)).await.unwrap().leases[0].trial.task, qslm().task);
+    assert_eq!(handle.report(report("c", 1)).await.unwrap().leases[0].trial.trial.task, qslm().task);
+}
+
+/// The same search of other data: another experiment that shares no trial with [`qslm`].
+fn other() -> Experiment {
+    let task = qslm_common::task::Task::Perplexity { window: 4, stride: 4, windows: None };
+    Experiment { name: "other".to_owned(), task, ..qslm() }
+}
+
+/// How many of the leases are for trials of the experiment.
+fn of(leases: &[Grant], experiment: &Experiment) -> usize {
+    leases.iter().filter(|grant| grant.trial.trial.task == experiment.task).count()
+}
+
+#[tokio::test]
+async fn two_experiments_that_need_the_same_trials_measure_them_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    let same = Experiment { name: "same".to_owned(), ..qslm() };
+    let ids = [handle.submit(Submission::new(qslm(), 2)).await.unwrap().id, {
+        handle.submit(Submission::new(same, 3)).await.unwrap().id
+    }];
+    let mut seen = std::collections::BTreeSet::new();
+    let mut finished_ones: Vec<Finished> = vec![];
+    loop {
+        let mut next = report("w", 3);
+        next.finished = std::mem::take(&mut finished_ones);
+        let done = next.finished.is_empty();
+        let leases = handle.report(next).await.unwrap().leases;
+        if leases.is_empty() && done {
+            break;
+        }
+        for grant in leases {
+            assert!(seen.insert((grant.trial.key, grant.shard)), "{:?} is measured twice", grant.shard);
+            finished_ones.push(finished(&grant));
+        }
+    }
+    let mut fronts = vec![];
+    for id in ids {
+        assert_eq!(handle.get(id.clone()).await.unwrap().state(), State::Finished);
+        fronts.push(handle.front(id.clone()).await.unwrap().replace(&id, ""));
+    }
+    assert_eq!(fronts[0], fronts[1]);
+}
+
+#[tokio::test]
+async fn experiments_of_one_priority_share_the_workers_and_a_higher_one_goes_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    handle.submit(Submission::new(qslm(), 1)).await.unwrap();
+    handle.submit(Submission::new(other(), 1)).await.unwrap();
+    let leases = handle.report(report("a", 8)).await.unwrap().leases;
+    assert_eq!((of(&leases, &qslm()), of(&leases, &other())), (4, 4));
+    let urgent = Change { priority: Some(1), ..Change::default() };
+    assert_eq!(handle.change(other().id(), urgent).await.unwrap().priority, 1);
+    let leases = handle.report(report("b", 5)).await.unwrap().leases;
+    assert_eq!((of(&leases, &qslm()), of(&leases, &other())), (0, 5));
+    // What the urgent one leaves over is for the other.
+    let leases = handle.report(report("c", 1000)).await.unwrap().leases;
+    assert!(of(&leases, &qslm()) > 0);
+}
+
+#[tokio::test]
+async fn a_paused_experiment_gets_no_workers_keeps_what_comes_back_and_stays_paused_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.redb");
+    let (handle, thread) = open(&path);
+    let id = handle.submit(Submission::new(qslm(), 1)).await.unwrap().id;
+    let leases = handle.report(report("a", 2)).await.unwrap().leases;
+    let pause = Change { paused: Some(true), ..Change::default() };
+    assert_eq!(handle.change(id.clone(), pause).await.unwrap().state(), State::Paused);
+    let results = leases.iter().map(finished).collect();
+    let answer = handle.report(Report { finished: results, ..report("a", 5) }).await.unwrap();
+    assert!(answer.leases.is_empty() && answer.dropped.is_empty());
+    handle.stop();
+    thread.join().unwrap().unwrap();
+    let (handle, _thread) = open(&path);
+    let status = handle.get(id.clone()).await.unwrap();
+    assert_eq!(status.state(), State::Paused);
+    assert!(handle.report(report("a", 5)).await.unwrap().leases.is_empty());
+    let resume = Change { paused: Some(false), ..Change::default() };
+    let status = handle.change(id, resume).await.unwrap();
+    assert_eq!((status.state(), status.measured, status.evaluated), (State::Running, 2, 0));
+    assert!(work(&handle, 1, 10_000).await);
+}
+
+#[tokio::test]
+async fn a_generation_of_many_candidates_is_drawn_as_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.redb");
+    let (handle, thread) = open(&path);
+    let strategy = Strategy::Random { tier: qslm_common::space::Tier::Matrix, trials: 30_000, seed: 1 };
+    let many = experiment(strategy);
+    let status = handle.submit(Submission::new(many.clone(), 1)).await.unwrap();
+    assert_eq!(status.generation_trials, 30_001);
+    assert!(status.shards_pending < 10_000, "{} are open", status.shards_pending);
+    let mut results = vec![];
+    let mut measured = 0;
+    loop {
+        let next = Report { finished: std::mem::take(&mut results), ..report("a", 1000) };
+        measured += next.finished.len();
+        let leases = handle.report(next).await.unwrap().leases;
+        if leases.is_empty() {
+            break;
+        }
+        results.extend(leases.iter().map(finished));
+    }
+    assert_eq!(measured, 30_001);
+    let front = handle.front(many.id()).await.unwrap();
+    handle.stop();
+    thread.join().unwrap().unwrap();
+    let (handle, _thread) = open(&path);
+    let status = handle.submit(Submission::new(many.clone(), 1)).await.unwrap();
+    assert_eq!((status.state(), status.measured, status.evaluated), (State::Finished, 30_001, 0));
+    assert_eq!(handle.front(many.id()).await.unwrap(), front);
+}
+
+#[tokio::test]
+async fn a_result_that_arrives_while_its_trial_is_not_open_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.redb");
+    let (handle, thread) = open(&path);
+    let id = handle.submit(Submission::new(qslm(), 2)).await.unwrap().id;
+    let leases = handle.report(report("a", 2)).await.unwrap().leases;
+    handle.change(id.clone(), CANCEL).await.unwrap();
+    let late = |index: usize| Report { finished: vec![finished(&leases[index])], ..report("a", 0) };
+    handle.report(late(0)).await.unwrap();
+    handle.stop();
+    thread.join().unwrap().unwrap();
+    // Cancelled still, and now this coordinator never opened the trial at all.
+    let (handle, _thread) = open(&path);
+    handle.report(late(1)).await.unwrap();
+    let forged = Finished { lease: u64::MAX, ..finished(&leases[0]) };
+    handle.report(Report { finished: vec![forged], ..report("b", 0) }).await.unwrap();
+    let status = handle.submit(Submission::new(qslm(), 2)).await.unwrap();
+    assert_eq!((status.measured, status.evaluated), (1, 1), "nobody has to measure it again");
 }

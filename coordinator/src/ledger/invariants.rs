@@ -1,64 +1,94 @@
-//! What is true of a ledger between any two events, numbered. Tests check it after every step.
+//! What is true of a ledger between any two events, numbered. Tests check all of it after every step; what takes no
+//! search is checked always.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Ledger;
-use super::trial::ShardState;
+use super::{Ledger, Owner, Place, ShardCounts};
 
-/// A broken invariant, by number.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A broken invariant, by number. It means that this program is wrong; what is on disk is right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invariant {0} of the ledger does not hold: {1}")]
 pub struct Broken(pub u32, pub String);
 
+fn holds(number: u32, ok: bool, what: &dyn std::fmt::Debug) -> Result<(), Broken> {
+    if ok { Ok(()) } else { Err(Broken(number, format!("{what:?}"))) }
+}
+
 impl Ledger {
+    /// Checks what can be told without going through trials and leases.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn check_totals(&self) -> Result<(), Broken> {
+        // 7. A lease is found alike by number, worker and end.
+        holds(7, self.leases.are_as_many(), &self.leases.len())?;
+        // 10. Every lease is on the account of one owner who has a queue.
+        let leased: u64 = self.queues.values().map(|queue| u64::from(queue.leased)).sum();
+        holds(10, leased == self.leases.len() as u64, &(leased, self.leases.len()))?;
+        // 11. A trial is found alike by address and by order.
+        holds(11, self.trials.len() == self.by_order.len(), &(self.trials.len(), self.by_order.len()))
+    }
+
     /// Checks every invariant.
     ///
     /// # Errors
     /// The first that does not hold.
     pub fn check(&self) -> Result<(), Broken> {
-        let holds = |number, ok: bool, what: &dyn std::fmt::Debug| {
-            if ok { Ok(()) } else { Err(Broken(number, format!("{what:?}"))) }
-        };
+        self.check_totals()?;
         let mut leased = BTreeSet::new();
-        let mut waiting = BTreeSet::new();
+        let mut waiting: BTreeMap<Owner, BTreeSet<Place>> = BTreeMap::new();
+        let mut counts: BTreeMap<Owner, (u32, ShardCounts)> = BTreeMap::new();
         for (key, open) in &self.trials {
             // 1. A trial is filed under its own content address.
-            holds(1, *key == open.trial.key(), key)?;
+            holds(
+                1,
+                *key == open.trial.trial.key() && open.trial.candidate == open.trial.trial.candidate.id(),
+                key,
+            )?;
+            holds(11, self.by_order.get(&open.order) == Some(key), key)?;
             // 2. An open trial has a shard that is not settled.
             holds(2, open.shards.iter().any(|shard| !shard.is_settled()), key)?;
-            for (shard, index) in open.shards.iter().zip(0u32..) {
-                match shard {
-                    ShardState::Settled(_) => {}
-                    ShardState::Open { leases, .. } => {
-                        if leases.is_empty() {
-                            waiting.insert((open.order, index, *key));
-                        }
-                        for lease in leases {
-                            // 3. No lease is for two shards.
-                            holds(3, leased.insert(*lease), lease)?;
-                            // 4. A lease knows the shard that it is for.
-                            let known = self.leases.get(*lease);
-                            let is_for = |l: &super::leases::Lease| (l.trial, l.shard.index) == (*key, index);
-                            holds(4, known.is_some_and(is_for), lease)?;
-                        }
-                        // 9. A shard is out twice at most, and never twice to one worker.
-                        let workers: BTreeSet<_> = leases
-                            .iter()
-                            .filter_map(|lease| self.leases.get(*lease))
-                            .map(|l| &l.worker)
-                            .collect();
-                        holds(9, leases.len() <= 2 && workers.len() == leases.len(), leases)?;
-                    }
+            // 12. An open trial has an owner, and none twice.
+            let owners: BTreeSet<_> = open.owners.iter().collect();
+            holds(12, !owners.is_empty() && owners.len() == open.owners.len(), &open.owners)?;
+            for (shard, place) in open.shards.iter().zip(open.places()) {
+                for lease in shard.leases() {
+                    // 3. No lease is for two shards.
+                    holds(3, leased.insert(*lease), lease)?;
+                    // 4. A lease knows the shard that it is for, and is on the account of an owner of the trial.
+                    let is_for = |l: &super::Lease| {
+                        (l.trial, l.shard.index) == (*key, place.1) && open.owners.contains(&l.owner)
+                    };
+                    holds(4, self.leases.get(*lease).is_some_and(is_for), lease)?;
                 }
+                // 9. A shard is out twice at most, and never twice to one worker.
+                let known = shard.leases().iter().filter_map(|lease| self.leases.get(*lease));
+                let workers: BTreeSet<_> = known.map(|lease| &lease.worker).collect();
+                let out = shard.leases().len();
+                holds(9, out <= 2 && workers.len() == out, &shard.leases())?;
+            }
+            for owner in &open.owners {
+                let (trials, shards) = counts.entry(*owner).or_default();
+                *trials += 1;
+                shards.settled += open.settled();
+                let pending = open.places().zip(&open.shards).filter(|(_, shard)| shard.is_pending());
+                waiting.entry(*owner).or_default().extend(pending.map(|(place, _)| place));
             }
         }
-        // 5. The pending shards are exactly the open ones without a lease.
-        holds(5, waiting == self.pending, &self.pending)?;
+        for lease in self.leases.iter() {
+            counts.entry(lease.owner).or_default().1.leased += 1;
+        }
+        for (owner, queue) in &self.queues {
+            // 5. The pending shards of an owner are exactly the open ones of its trials without a lease.
+            holds(5, waiting.remove(owner).unwrap_or_default() == queue.pending, &(owner, &queue.pending))?;
+            // 8. Trials and shards of an owner are counted right.
+            let (trials, shards) = counts.remove(owner).unwrap_or_default();
+            let counted = (queue.trials, queue.leased, queue.settled);
+            holds(8, counted == (trials, shards.leased, shards.settled), &(owner, counted))?;
+        }
+        holds(12, waiting.is_empty() && counts.is_empty(), &"an owner without a queue")?;
         // 6. No lease is for a shard that is not out.
         holds(6, self.leases.ids().all(|lease| leased.contains(&lease)), &self.leases)?;
-        // 7. A lease is found alike by number, worker and end.
-        holds(7, self.leases.agree(), &self.leases)?;
-        // 8. The settled shards are counted right.
-        let settled: u32 = self.trials.values().map(super::OpenTrial::settled).sum();
-        holds(8, self.settled == settled, &self.settled)
+        holds(7, self.leases.agree(), &self.leases)
     }
 }

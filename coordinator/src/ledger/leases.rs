@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
 
-use super::{LeaseId, Millis};
+use super::{LeaseId, Millis, Owner};
 
 /// A shard in a worker's hands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub(super) struct Lease {
     pub(super) trial: ContentHash,
     pub(super) shard: Shard,
     pub(super) worker: String,
+    /// On whose account it is.
+    pub(super) owner: Owner,
     pub(super) since: Millis,
     pub(super) ends: Millis,
 }
@@ -43,6 +45,10 @@ impl Leases {
             }
         }
         Some(lease)
+    }
+
+    pub(super) fn get_mut(&mut self, id: LeaseId) -> Option<&mut Lease> {
+        self.by_id.get_mut(&id)
     }
 
     /// Lets a lease run until `ends`.
@@ -84,8 +90,9 @@ impl Leases {
         self.by_id.len()
     }
 
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
+    /// Whether there are as many leases by number as by end: what can be checked at once.
+    pub(super) fn are_as_many(&self) -> bool {
+        self.by_id.len() == self.by_end.len()
     }
 
     /// Whether all three ways to find a lease find the same ones.

@@ -1,4 +1,4 @@
-//! The ledger: which shards of an experiment are open, who works on them, and what they gave.
+//! The ledger: which shards are open, whose they are, who works on them, and what they gave.
 //!
 //! A pure state machine. Times come in as arguments, lease numbers from the caller, and nothing here waits,
 //! stores or sends. A shard goes round this way:
@@ -16,26 +16,33 @@
 //! A result for a shard that is still open is taken from anyone, because results are deterministic and
 //! work is not thrown away; a second result changes nothing. So, when nothing is pending, a shard that has been out
 //! for much longer than others took is given to a second worker, too: the first result wins.
+//!
+//! A trial has owners, the experiments that wait for it. However many there are, it is measured once: its shards
+//! wait in the queue of each owner, and are granted from whichever queue has its turn first.
 
 mod invariants;
 mod leases;
 mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
-use qslm_common::trial::Trial;
+use qslm_common::trial::Addressed;
 
+pub use invariants::Broken;
 use leases::{Lease, Leases};
-use trial::{OpenTrial, ShardState};
-pub use trial::{Outcome, Settled};
+pub use trial::{Closed, Outcome, Settled};
+use trial::{OpenTrial, Place, ShardState};
 
 /// Milliseconds since the coordinator started.
 pub type Millis = u64;
 /// A lease's number; never given twice.
 pub type LeaseId = u64;
+/// An experiment's number.
+pub type Owner = u32;
 
 /// How often a shard may come back before its trial is given up.
 #[derive(Debug, Clone, Copy)]
@@ -55,19 +62,31 @@ impl Default for Limits {
 /// A shard is a straggler's if it is out for so many times what shards took on average, and at least so long.
 const STRAGGLES: (u64, Millis) = (3, 1000);
 
-/// The open trials of an experiment's current generation.
+/// The open trials.
 #[derive(Debug, Default)]
 pub struct Ledger {
     limits: Limits,
     trials: BTreeMap<ContentHash, OpenTrial>,
-    /// Shards to grant, in the order in which trials were opened.
-    pending: BTreeSet<(u64, u32, ContentHash)>,
+    /// The open trials by the order in which they were opened.
+    by_order: BTreeMap<u64, ContentHash>,
+    queues: BTreeMap<Owner, Queue>,
     leases: Leases,
+    opened: u64,
+}
+
+/// What one owner waits for.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Shards to grant, in the order in which their trials were opened.
+    pending: BTreeSet<Place>,
+    /// Open trials.
+    trials: u32,
+    /// Leases on this owner's account.
+    leased: u32,
     /// Settled shards of the open trials.
     settled: u32,
-    /// Settled leases, and how long they were out together.
+    /// Settled leases on this owner's account, and how long they were out together.
     durations: (u64, Millis),
-    opened: u64,
 }
 
 /// What a worker gets.
@@ -76,17 +95,17 @@ pub struct Grant {
     /// The lease's number.
     pub lease: LeaseId,
     /// What to measure.
-    pub trial: Trial,
+    pub trial: Arc<Addressed>,
     /// On which part of the data.
     pub shard: Shard,
 }
 
-/// Shards of the open trials, by state.
+/// Shards of an owner's open trials, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShardCounts {
     /// Waiting for a worker.
     pub pending: u32,
-    /// With a worker.
+    /// With a worker, on the owner's account.
     pub leased: u32,
     /// Done.
     pub settled: u32,
@@ -98,47 +117,82 @@ impl Ledger {
         Self { limits, ..Self::default() }
     }
 
-    /// Opens a trial of `of` shards, some of which may be settled already. Opening an open trial again
-    /// changes nothing. A trial whose shards are all settled comes back as complete at once.
-    pub fn open(&mut self, trial: Trial, of: u32, settled: &BTreeMap<Shard, Counts>) -> Settled {
-        let key = trial.key();
-        if self.trials.contains_key(&key) {
+    /// Opens a trial of `of` shards, some of which may be settled already. If it is open already, `owner` becomes
+    /// one more of its owners. A trial whose shards are all settled comes back as complete at once.
+    pub fn open(
+        &mut self,
+        owner: Owner,
+        trial: Arc<Addressed>,
+        of: u32,
+        settled: &BTreeMap<Shard, Counts>,
+    ) -> Settled {
+        let key = trial.key;
+        if !self.trials.contains_key(&key) {
+            let order = self.opened;
+            self.opened += 1;
+            // What came in while the trial was not open is checked only now.
+            let network = trial.trial.network;
+            let plausible =
+                |counts: &&Counts| counts.is_plausible(network.population_count(), network.channels);
+            let shards = (0..of).map(|index| match settled.get(&Shard { index, of }).filter(plausible) {
+                Some(counts) => ShardState::Settled(counts.clone()),
+                None => ShardState::default(),
+            });
+            let open = OpenTrial { order, trial, owners: Vec::new(), shards: shards.collect() };
+            self.by_order.insert(order, key);
+            self.trials.insert(key, open);
+        }
+        let Some(open) = self.trials.get_mut(&key) else { return Settled::Unknown };
+        if open.owners.contains(&owner) {
             return Settled::Known;
         }
-        let order = self.opened;
-        self.opened += 1;
-        let shards = (0..of).map(|index| match settled.get(&Shard { index, of }) {
-            Some(counts) => ShardState::Settled(counts.clone()),
-            None => ShardState::default(),
-        });
-        let open = OpenTrial { order, trial, shards: shards.collect() };
-        self.settled += open.settled();
-        let unsettled = open.shards.iter().zip(0..).filter(|(shard, _)| !shard.is_settled());
-        self.pending.extend(unsettled.map(|(_, index)| (order, index, key)));
-        self.trials.insert(key, open);
+        open.owners.push(owner);
+        let queue = self.queues.entry(owner).or_default();
+        queue.trials += 1;
+        queue.settled += open.settled();
+        let waits = open.places().zip(&open.shards).filter(|(_, shard)| shard.is_pending());
+        queue.pending.extend(waits.map(|(place, _)| place));
         self.complete(key)
     }
 
-    /// Grants the next pending shard, oldest trial first; or else a straggler's.
-    pub fn grant(&mut self, lease: LeaseId, worker: &str, now: Millis, ends: Millis) -> Option<Grant> {
-        let pending = self.pending.pop_first().map(|(_, index, key)| (key, index));
-        let (key, index) = pending.or_else(|| self.straggler(worker, now))?;
+    /// Grants the owner's next pending shard, oldest trial first; or else a straggler's.
+    pub fn grant(
+        &mut self,
+        owner: Owner,
+        lease: LeaseId,
+        worker: &str,
+        now: Millis,
+        ends: Millis,
+    ) -> Option<Grant> {
+        let next = self.queues.get(&owner)?.pending.first().copied();
+        let (key, index) = match next {
+            Some((order, index)) => (*self.by_order.get(&order)?, index),
+            None => self.straggler(owner, worker, now)?,
+        };
         let open = self.trials.get_mut(&key)?;
         let shard = Shard { index, of: open.shards.len() as u32 };
         open.shards[index as usize].grant(lease);
-        self.leases.insert(lease, Lease { trial: key, shard, worker: worker.to_owned(), since: now, ends });
-        Some(Grant { lease, trial: open.trial.clone(), shard })
+        for owner in &open.owners {
+            if let Some(queue) = self.queues.get_mut(owner) {
+                queue.pending.remove(&(open.order, index));
+            }
+        }
+        let trial = open.trial.clone();
+        let worker = worker.to_owned();
+        self.leases.insert(lease, Lease { trial: key, shard, worker, owner, since: now, ends });
+        self.queues.entry(owner).or_default().leased += 1;
+        Some(Grant { lease, trial, shard })
     }
 
-    /// The shard that has been out for longest, if that is much longer than usual, with another worker than this
-    /// one, and with one only.
-    fn straggler(&self, worker: &str, now: Millis) -> Option<(ContentHash, u32)> {
-        let (settled, together) = self.durations;
+    /// The owner's shard that has been out for longest, if that is much longer than usual, with another worker than
+    /// this one, and with one only.
+    fn straggler(&self, owner: Owner, worker: &str, now: Millis) -> Option<(ContentHash, u32)> {
+        let (settled, together) = self.queues.get(&owner)?.durations;
         let patience = (STRAGGLES.0 * together.checked_div(settled)?).max(STRAGGLES.1);
         let late = self.leases.iter().take_while(|lease| lease.since + patience <= now);
         let alone = |lease: &&Lease| {
-            let shards = self.trials.get(&lease.trial).map(|open| &open.shards);
-            let shard = shards.and_then(|shards| shards.get(lease.shard.index as usize));
+            let open = self.trials.get(&lease.trial).filter(|open| open.owners.contains(&owner));
+            let shard = open.and_then(|open| open.shards.get(lease.shard.index as usize));
             lease.worker != worker && shard.is_some_and(|shard| shard.leases().len() == 1)
         };
         late.filter(alone).map(|lease| (lease.trial, lease.shard.index)).next()
@@ -162,8 +216,8 @@ impl Ledger {
         if shard.of as usize != open.shards.len() || shard.index >= shard.of {
             return Settled::Unknown;
         }
-        let network = &open.trial.network;
-        if !counts.is_plausible(network.populations().len(), network.channels) {
+        let network = &open.trial.trial.network;
+        if !counts.is_plausible(network.population_count(), network.channels) {
             return Settled::Implausible;
         }
         let state = &mut open.shards[shard.index as usize];
@@ -172,19 +226,26 @@ impl Ledger {
         }
         let leases = state.leases().to_vec();
         *state = ShardState::Settled(counts);
-        self.settled += 1;
-        let order = open.order;
-        self.pending.remove(&(order, shard.index, key));
-        for lease in leases.into_iter().filter_map(|lease| self.leases.remove(lease)) {
-            self.durations.0 += 1;
-            self.durations.1 += now.saturating_sub(lease.since);
+        for owner in &open.owners {
+            if let Some(queue) = self.queues.get_mut(owner) {
+                queue.settled += 1;
+                queue.pending.remove(&(open.order, shard.index));
+            }
+        }
+        for lease in leases {
+            if let Some(lease) = self.end(lease)
+                && let Some(queue) = self.queues.get_mut(&lease.owner)
+            {
+                queue.durations.0 += 1;
+                queue.durations.1 += now.saturating_sub(lease.since);
+            }
         }
         self.complete(key)
     }
 
     /// Takes a failure under a lease. A failure under a lease that has ended means nothing any more.
     pub fn fail(&mut self, id: LeaseId, retryable: bool, reason: &str) -> Settled {
-        let Some(lease) = self.leases.remove(id) else { return Settled::Unknown };
+        let Some(lease) = self.end(id) else { return Settled::Unknown };
         let limit = self.limits.failures;
         let Some(state) = self.shard_mut(&lease) else { return Settled::Unknown };
         let failures = state.return_failed(id);
@@ -197,11 +258,11 @@ impl Ledger {
     }
 
     /// Takes back every lease that has run out. Returns the trials that are given up for it.
-    pub fn expire(&mut self, now: Millis) -> Vec<(ContentHash, Outcome)> {
+    pub fn expire(&mut self, now: Millis) -> Vec<Closed> {
         let mut given_up = Vec::new();
         for id in self.leases.over(now) {
             // Giving up a trial withdraws its other leases.
-            let Some(lease) = self.leases.remove(id) else { continue };
+            let Some(lease) = self.end(id) else { continue };
             let limit = self.limits.expiries;
             let Some(state) = self.shard_mut(&lease) else { continue };
             let expiries = state.return_expired(id);
@@ -210,11 +271,31 @@ impl Ledger {
                 continue;
             }
             let reason = format!("{expiries} workers went silent while evaluating it");
-            if let Settled::Complete(key, outcome) = self.give_up(lease.trial, reason) {
-                given_up.push((key, outcome));
+            if let Settled::Complete(closed) = self.give_up(lease.trial, reason) {
+                given_up.push(closed);
             }
         }
         given_up
+    }
+
+    /// Withdraws an owner. What nobody else waits for is closed without a result.
+    pub fn withdraw(&mut self, owner: Owner) {
+        let own = self.trials.values().filter(|open| open.owners.contains(&owner));
+        for key in own.map(|open| open.trial.key).collect::<Vec<_>>() {
+            let Some(open) = self.trials.get_mut(&key) else { continue };
+            let Some(heir) = open.owners.iter().copied().find(|other| *other != owner) else {
+                self.remove(key);
+                continue;
+            };
+            open.owners.retain(|other| *other != owner);
+            for id in open.shards.iter().flat_map(ShardState::leases) {
+                if let Some(lease) = self.leases.get_mut(*id).filter(|lease| lease.owner == owner) {
+                    lease.owner = heir;
+                    self.queues.entry(heir).or_default().leased += 1;
+                }
+            }
+        }
+        self.queues.remove(&owner);
     }
 
     /// When the next lease runs out.
@@ -222,45 +303,41 @@ impl Ledger {
         self.leases.next_end()
     }
 
-    /// Whether there is a shard to grant.
-    pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+    /// Who wants an open trial.
+    pub fn owners(&self, key: &ContentHash) -> &[Owner] {
+        self.trials.get(key).map_or(&[], |open| &open.owners)
     }
 
-    /// Whether no trial is open.
-    pub fn is_empty(&self) -> bool {
-        self.trials.is_empty()
+    /// Number of an owner's open trials.
+    pub fn open_trials(&self, owner: Owner) -> u32 {
+        self.queues.get(&owner).map_or(0, |queue| queue.trials)
     }
 
-    /// Number of open trials.
-    pub fn open_trials(&self) -> usize {
-        self.trials.len()
-    }
-
-    /// Shards of the open trials by state.
-    pub fn shard_counts(&self) -> ShardCounts {
-        ShardCounts {
-            pending: self.pending.len() as u32,
-            leased: self.leases.len() as u32,
-            settled: self.settled,
-        }
-    }
-
-    /// Withdraws everything that is open.
-    pub fn clear(&mut self) {
-        self.trials.clear();
-        self.pending.clear();
-        self.leases.clear();
-        self.settled = 0;
+    /// Shards of an owner's open trials by state.
+    pub fn shard_counts(&self, owner: Owner) -> ShardCounts {
+        self.queues.get(&owner).map_or(ShardCounts::default(), |queue| ShardCounts {
+            pending: queue.pending.len() as u32,
+            leased: queue.leased,
+            settled: queue.settled,
+        })
     }
 
     /// Gives a lease's shard back without counting it against the shard.
     fn release(&mut self, id: LeaseId) {
-        let Some(lease) = self.leases.remove(id) else { return };
+        let Some(lease) = self.end(id) else { return };
         if let Some(state) = self.shard_mut(&lease) {
             state.return_unharmed(id);
             self.make_pending(&lease);
         }
+    }
+
+    /// Ends a lease; what becomes of its shard is up to the caller.
+    fn end(&mut self, id: LeaseId) -> Option<Lease> {
+        let lease = self.leases.remove(id)?;
+        if let Some(queue) = self.queues.get_mut(&lease.owner) {
+            queue.leased -= 1;
+        }
+        Some(lease)
     }
 
     fn shard_mut(&mut self, lease: &Lease) -> Option<&mut ShardState> {
@@ -270,16 +347,20 @@ impl Ledger {
     /// Puts a shard that came back with the pending ones, unless another worker still has it.
     fn make_pending(&mut self, lease: &Lease) {
         if let Some(open) = self.trials.get(&lease.trial)
-            && open.shards[lease.shard.index as usize].leases().is_empty()
+            && open.shards[lease.shard.index as usize].is_pending()
         {
-            self.pending.insert((open.order, lease.shard.index, lease.trial));
+            for owner in &open.owners {
+                if let Some(queue) = self.queues.get_mut(owner) {
+                    queue.pending.insert((open.order, lease.shard.index));
+                }
+            }
         }
     }
 
     /// Closes a trial as failed.
     fn give_up(&mut self, key: ContentHash, reason: String) -> Settled {
         match self.remove(key) {
-            Some(open) => Settled::Complete(key, Outcome::Failed(open.trial, reason)),
+            Some(open) => Settled::Complete(open.end(Outcome::Failed(reason))),
             None => Settled::Unknown,
         }
     }
@@ -291,7 +372,7 @@ impl Ledger {
             None => Settled::Unknown,
             Some(None) => Settled::Recorded,
             Some(Some(counts)) => match self.remove(key) {
-                Some(open) => Settled::Complete(key, open.outcome(counts)),
+                Some(open) => Settled::Complete(open.close(counts)),
                 None => Settled::Unknown,
             },
         }
@@ -299,11 +380,18 @@ impl Ledger {
 
     fn remove(&mut self, key: ContentHash) -> Option<OpenTrial> {
         let open = self.trials.remove(&key)?;
-        self.settled -= open.settled();
-        for (shard, index) in open.shards.iter().zip(0..) {
-            self.pending.remove(&(open.order, index, key));
-            for lease in shard.leases() {
-                self.leases.remove(*lease);
+        self.by_order.remove(&open.order);
+        for lease in open.shards.iter().flat_map(ShardState::leases) {
+            self.end(*lease);
+        }
+        let settled = open.settled();
+        for owner in &open.owners {
+            if let Some(queue) = self.queues.get_mut(owner) {
+                queue.trials -= 1;
+                queue.settled -= settled;
+                for place in open.places() {
+                    queue.pending.remove(&place);
+                }
             }
         }
         Some(open)

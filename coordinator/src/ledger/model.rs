@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use qslm_common::experiment::Strategy as Search;
 use qslm_common::measurement::Nll;
+use qslm_common::trial::Trial;
 
 use super::*;
 use crate::search::testing::experiment;
@@ -11,8 +12,9 @@ use crate::search::testing::experiment;
 /// What happens to a ledger. Trials, shards and leases by small numbers, so that events meet.
 #[derive(Debug, Clone)]
 enum Event {
-    Open { trial: usize, shards: u32 },
-    Grant { worker: usize, lasts: Millis },
+    Open { owner: Owner, trial: usize, shards: u32 },
+    Grant { owner: Owner, worker: usize, lasts: Millis },
+    Withdraw(Owner),
     Settle { trial: usize, index: u32, counts: u64 },
     Fail { lease: LeaseId, retryable: bool },
     Extend { worker: usize, held: BTreeSet<LeaseId>, lasts: Millis },
@@ -24,8 +26,10 @@ fn event() -> impl Strategy<Value = Event> {
     let lasts = prop_oneof![1u64..20, 1000u64..9000];
     let held = prop::collection::btree_set(1u64..12, 0..6);
     prop_oneof![
-        2 => (0usize..3, 1u32..4).prop_map(|(trial, shards)| Event::Open { trial, shards }),
-        6 => (0usize..3, lasts.clone()).prop_map(|(worker, lasts)| Event::Grant { worker, lasts }),
+        4 => (0..2u32, 0usize..3, 1u32..4).prop_map(|(owner, trial, shards)| Event::Open { owner, trial, shards }),
+        6 => (0..2u32, 0usize..3, lasts.clone())
+            .prop_map(|(owner, worker, lasts)| Event::Grant { owner, worker, lasts }),
+        1 => (0..2u32).prop_map(Event::Withdraw),
         4 => (0usize..3, 0u32..4, 1u64..3).prop_map(|(trial, index, counts)| Event::Settle { trial, index, counts }),
         2 => (1u64..12, any::<bool>()).prop_map(|(lease, retryable)| Event::Fail { lease, retryable }),
         2 => (0usize..3, held, lasts).prop_map(|(worker, held, lasts)| Event::Extend { worker, held, lasts }),
@@ -37,6 +41,7 @@ fn event() -> impl Strategy<Value = Event> {
 /// A trial that is or was open.
 struct ModelTrial {
     trial: Trial,
+    owners: Vec<Owner>,
     shards: Vec<ModelShard>,
     open: bool,
 }
@@ -51,6 +56,7 @@ struct ModelShard {
 
 struct ModelLease {
     id: LeaseId,
+    owner: Owner,
     worker: usize,
     since: Millis,
     ends: Millis,
@@ -59,8 +65,8 @@ struct ModelLease {
 #[derive(Default)]
 struct Model {
     trials: Vec<ModelTrial>,
-    settled_leases: u64,
-    together: Millis,
+    /// By owner: settled leases, and how long they were out together.
+    durations: [(u64, Millis); 2],
 }
 
 /// What an event led to, in words that both can say.
@@ -108,19 +114,21 @@ impl Model {
         Some((t, s))
     }
 
-    fn to_grant(&self, worker: usize, now: Millis) -> Option<(usize, usize)> {
-        for (t, trial) in self.trials.iter().enumerate().filter(|(_, trial)| trial.open) {
+    fn to_grant(&self, owner: Owner, worker: usize, now: Millis) -> Option<(usize, usize)> {
+        let owned = |t: usize| self.trials[t].open && self.trials[t].owners.contains(&owner);
+        for (t, trial) in self.trials.iter().enumerate().filter(|(t, _)| owned(*t)) {
             let waiting = |shard: &ModelShard| shard.settled.is_none() && shard.out.is_empty();
             if let Some(s) = trial.shards.iter().position(waiting) {
                 return Some((t, s));
             }
         }
-        if self.settled_leases == 0 {
+        let (settled, together) = self.durations[owner as usize];
+        if settled == 0 {
             return None;
         }
-        let patience = (3 * (self.together / self.settled_leases)).max(1000);
+        let patience = (3 * (together / settled)).max(1000);
         let late = self.leases().into_iter().filter(|(_, _, lease)| lease.since + patience <= now);
-        let mut alone = late.filter(|(t, s, _)| self.trials[*t].shards[*s].out.len() == 1);
+        let mut alone = late.filter(|(t, s, _)| owned(*t) && self.trials[*t].shards[*s].out.len() == 1);
         alone.find(|(_, _, lease)| lease.worker != worker).map(|(t, s, _)| (t, s))
     }
 
@@ -136,18 +144,38 @@ impl Model {
     fn apply(&mut self, event: &Event, now: Millis, lease: LeaseId) -> Answer {
         let said = |words: &str| Answer::Said(words.to_owned());
         match event {
-            Event::Open { trial: number, shards } => {
-                if self.opened(*number).is_some() {
-                    return said("known");
+            Event::Open { owner, trial: number, shards } => {
+                if let Some(known) = self.opened(*number) {
+                    if known.owners.contains(owner) {
+                        return said("known");
+                    }
+                    known.owners.push(*owner);
+                    return said("recorded");
                 }
                 let shards = (0..*shards).map(|_| ModelShard::default()).collect();
-                self.trials.push(ModelTrial { trial: trial(*number), shards, open: true });
+                let (trial, owners) = (trial(*number), vec![*owner]);
+                self.trials.push(ModelTrial { trial, owners, shards, open: true });
                 said("recorded")
             }
-            Event::Grant { worker, lasts } => {
-                let found = self.to_grant(*worker, now);
+            Event::Withdraw(owner) => {
+                self.durations[*owner as usize] = (0, 0);
+                for trial in self.trials.iter_mut().filter(|trial| trial.open) {
+                    trial.owners.retain(|other| other != owner);
+                    let Some(heir) = trial.owners.first() else {
+                        trial.open = false;
+                        continue;
+                    };
+                    for lease in trial.shards.iter_mut().flat_map(|shard| &mut shard.out) {
+                        lease.owner = *heir;
+                    }
+                }
+                said("withdrawn")
+            }
+            Event::Grant { owner, worker, lasts } => {
+                let found = self.to_grant(*owner, *worker, now);
+                let (owner, worker) = (*owner, *worker);
                 Answer::Granted(found.map(|(t, s)| {
-                    let new = ModelLease { id: lease, worker: *worker, since: now, ends: now + lasts };
+                    let new = ModelLease { id: lease, owner, worker, since: now, ends: now + lasts };
                     self.trials[t].shards[s].out.push(new);
                     (self.trials[t].trial.key(), s as u32)
                 }))
@@ -164,8 +192,8 @@ impl Model {
                 }
                 shard.settled = Some(*counts);
                 for lease in shard.out.drain(..) {
-                    self.settled_leases += 1;
-                    self.together += now - lease.since;
+                    let durations = &mut self.durations[lease.owner as usize];
+                    *durations = (durations.0 + 1, durations.1 + now - lease.since);
                 }
                 self.verdict(t)
             }
@@ -212,10 +240,11 @@ impl Model {
         }
     }
 
-    fn shard_counts(&self) -> ShardCounts {
+    fn shard_counts(&self, owner: Owner) -> ShardCounts {
         let mut counts = ShardCounts::default();
-        for shard in self.trials.iter().filter(|trial| trial.open).flat_map(|trial| &trial.shards) {
-            counts.leased += shard.out.len() as u32;
+        let owned = self.trials.iter().filter(|trial| trial.open && trial.owners.contains(&owner));
+        for shard in owned.flat_map(|trial| &trial.shards) {
+            counts.leased += shard.out.iter().filter(|lease| lease.owner == owner).count() as u32;
             counts.settled += u32::from(shard.settled.is_some());
             counts.pending += u32::from(shard.settled.is_none() && shard.out.is_empty());
         }
@@ -230,24 +259,30 @@ fn words(settled: Settled) -> Answer {
         Settled::Conflict => "conflict".to_owned(),
         Settled::Unknown => "unknown".to_owned(),
         Settled::Implausible => "implausible".to_owned(),
-        Settled::Complete(_, Outcome::Measured(_, counts)) => format!("measured {}", counts.nll.0),
-        Settled::Complete(_, Outcome::Failed(..)) => "failed".to_owned(),
+        Settled::Complete(Closed { outcome: Outcome::Measured(counts), .. }) => {
+            format!("measured {}", counts.nll.0)
+        }
+        Settled::Complete(Closed { outcome: Outcome::Failed(_), .. }) => "failed".to_owned(),
     })
 }
 
 /// The same event on the real ledger. `of` is how many shards each trial was last opened with.
 fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &mut [u32; 3]) -> Answer {
     match event {
-        Event::Open { trial: number, shards } => {
-            let settled = ledger.open(trial(*number), *shards, &BTreeMap::new());
-            if settled != Settled::Known {
+        Event::Open { owner, trial: number, shards } => {
+            let new: Addressed = trial(*number).into();
+            if ledger.owners(&new.key).is_empty() {
                 of[*number] = *shards;
             }
-            words(settled)
+            words(ledger.open(*owner, Arc::new(new), *shards, &BTreeMap::new()))
         }
-        Event::Grant { worker, lasts } => {
-            let grant = ledger.grant(lease, WORKERS[*worker], now, now + lasts);
-            Answer::Granted(grant.map(|grant| (grant.trial.key(), grant.shard.index)))
+        Event::Withdraw(owner) => {
+            ledger.withdraw(*owner);
+            Answer::Said("withdrawn".to_owned())
+        }
+        Event::Grant { owner, worker, lasts } => {
+            let grant = ledger.grant(*owner, lease, WORKERS[*worker], now, now + lasts);
+            Answer::Granted(grant.map(|grant| (grant.trial.key, grant.shard.index)))
         }
         Event::Settle { trial: number, index, counts: nll } => {
             let shard = Shard { index: *index, of: of[*number] };
@@ -259,7 +294,9 @@ fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &m
             ledger.extend(WORKERS[*worker], &mut held, now + lasts);
             Answer::Unknown(held)
         }
-        Event::Expire => Answer::GivenUp(ledger.expire(now).into_iter().map(|(key, _)| key).collect()),
+        Event::Expire => {
+            Answer::GivenUp(ledger.expire(now).into_iter().map(|closed| closed.trial.key).collect())
+        }
         Event::Wait(_) => Answer::Said("time".to_owned()),
     }
 }
@@ -279,7 +316,10 @@ proptest! {
             let expected = model.apply(event, now, lease);
             let answer = apply(&mut ledger, event, now, lease, &mut of);
             prop_assert_eq!(answer, expected, "step {}: {:?}", step, event);
-            prop_assert_eq!(ledger.shard_counts(), model.shard_counts(), "step {}: {:?}", step, event);
+            for owner in 0..2 {
+                let (counts, expected) = (ledger.shard_counts(owner), model.shard_counts(owner));
+                prop_assert_eq!(counts, expected, "step {}: {:?}", step, event);
+            }
             prop_assert_eq!(ledger.check(), Ok(()));
         }
     }

@@ -1,6 +1,5 @@
 //! The ledger by examples, and against chance: random events with every invariant checked at every step.
 
-use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Strategy;
 use qslm_common::measurement::Nll;
 use rand::{RngExt, SeedableRng};
@@ -9,57 +8,77 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::search::testing::experiment;
 
-fn trial(rung: usize) -> Trial {
+fn trial(rung: usize) -> Arc<Addressed> {
     let experiment = experiment(Strategy::Qslm { sensitivity_bits: None });
-    experiment.trial(experiment.space.uniform(&experiment.network, rung))
+    Arc::new(experiment.trial(experiment.space.uniform(&experiment.network, rung)).into())
 }
 
 fn counts(nll: u64) -> Counts {
     Counts { nll: Nll(nll), tokens: 1, positions: 1, ..Counts::zero(4) }
 }
 
+fn measured(settled: &Settled) -> bool {
+    matches!(settled, Settled::Complete(Closed { outcome: Outcome::Measured(_), .. }))
+}
+
+/// Why a trial was given up, if it was.
+fn failed(settled: &Settled) -> Option<&str> {
+    match settled {
+        Settled::Complete(Closed { outcome: Outcome::Failed(reason), .. }) => Some(reason),
+        _ => None,
+    }
+}
+
+fn has_pending(ledger: &Ledger) -> bool {
+    ledger.shard_counts(0).pending > 0
+}
+
+fn is_empty(ledger: &Ledger) -> bool {
+    ledger.open_trials(0) == 0
+}
+
 fn ledger(shards: u32) -> Ledger {
     let mut ledger = Ledger::new(Limits::default());
-    assert_eq!(ledger.open(trial(0), shards, &BTreeMap::new()), Settled::Recorded);
+    assert_eq!(ledger.open(0, trial(0), shards, &BTreeMap::new()), Settled::Recorded);
     ledger
 }
 
 #[test]
 fn an_expired_lease_returns_its_shard() {
     let mut ledger = ledger(1);
-    let first = ledger.grant(1, "a", 0, 10).unwrap();
-    assert_eq!(ledger.grant(2, "b", 0, 10), None);
-    assert!(ledger.expire(9).is_empty() && !ledger.has_pending());
-    assert!(ledger.expire(10).is_empty() && ledger.has_pending());
-    let second = ledger.grant(2, "b", 0, 20).unwrap();
+    let first = ledger.grant(0, 1, "a", 0, 10).unwrap();
+    assert_eq!(ledger.grant(0, 2, "b", 0, 10), None);
+    assert!(ledger.expire(9).is_empty() && !has_pending(&ledger));
+    assert!(ledger.expire(10).is_empty() && has_pending(&ledger));
+    let second = ledger.grant(0, 2, "b", 0, 20).unwrap();
     assert_eq!((first.shard, first.trial), (second.shard, second.trial));
 }
 
 #[test]
 fn a_result_under_an_expired_lease_is_taken_while_the_shard_is_open() {
     let mut ledger = ledger(2);
-    let late = ledger.grant(1, "a", 0, 10).unwrap();
+    let late = ledger.grant(0, 1, "a", 0, 10).unwrap();
     ledger.expire(10);
-    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(5), 0), Settled::Recorded);
-    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(5), 0), Settled::Known);
-    assert_eq!(ledger.settle(late.trial.key(), late.shard, counts(6), 0), Settled::Conflict);
+    assert_eq!(ledger.settle(late.trial.key, late.shard, counts(5), 0), Settled::Recorded);
+    assert_eq!(ledger.settle(late.trial.key, late.shard, counts(5), 0), Settled::Known);
+    assert_eq!(ledger.settle(late.trial.key, late.shard, counts(6), 0), Settled::Conflict);
     // The other shard is the only one left.
-    assert_eq!(ledger.grant(2, "b", 0, 20).unwrap().shard.index, 1);
-    assert_eq!(ledger.grant(3, "b", 0, 20), None);
+    assert_eq!(ledger.grant(0, 2, "b", 0, 20).unwrap().shard.index, 1);
+    assert_eq!(ledger.grant(0, 3, "b", 0, 20), None);
 }
 
 #[test]
 fn the_last_shard_closes_the_trial_with_the_sum() {
     let mut ledger = ledger(2);
-    let key = trial(0).key();
+    let key = trial(0).key;
     ledger.settle(key, Shard { index: 1, of: 2 }, counts(7), 0);
-    let Settled::Complete(closed, Outcome::Measured(_, sum)) =
+    let Settled::Complete(Closed { trial, outcome: Outcome::Measured(sum), .. }) =
         ledger.settle(key, Shard { index: 0, of: 2 }, counts(5), 0)
     else {
         panic!("not complete")
     };
-    assert_eq!((closed, sum.nll, sum.tokens), (key, Nll(12), 2));
-    assert!(ledger.is_empty());
+    assert_eq!((trial.key, sum.nll, sum.tokens), (key, Nll(12), 2));
+    assert!(is_empty(&ledger));
     assert_eq!(ledger.settle(key, Shard { index: 0, of: 2 }, counts(5), 0), Settled::Unknown);
 }
 
@@ -67,22 +86,22 @@ fn the_last_shard_closes_the_trial_with_the_sum() {
 fn shards_that_were_settled_before_are_not_granted_again() {
     let mut ledger = Ledger::new(Limits::default());
     let settled = BTreeMap::from([(Shard { index: 0, of: 2 }, counts(3))]);
-    ledger.open(trial(0), 2, &settled);
-    assert_eq!(ledger.grant(1, "a", 0, 10).unwrap().shard.index, 1);
-    assert_eq!(ledger.grant(2, "a", 0, 10), None);
+    ledger.open(0, trial(0), 2, &settled);
+    assert_eq!(ledger.grant(0, 1, "a", 0, 10).unwrap().shard.index, 1);
+    assert_eq!(ledger.grant(0, 2, "a", 0, 10), None);
     let all = BTreeMap::from([0, 1].map(|index| (Shard { index, of: 2 }, counts(3))));
-    assert!(matches!(ledger.open(trial(1), 2, &all), Settled::Complete(_, Outcome::Measured(..))));
+    assert!(measured(&ledger.open(0, trial(1), 2, &all)));
 }
 
 #[test]
 fn a_lease_that_its_worker_does_not_list_is_taken_back() {
     let mut ledger = ledger(2);
-    ledger.grant(1, "a", 0, 10);
-    ledger.grant(2, "a", 0, 10);
+    ledger.grant(0, 1, "a", 0, 10);
+    ledger.grant(0, 2, "a", 0, 10);
     let mut held = BTreeSet::from([2, 99]);
     ledger.extend("a", &mut held, 50);
     assert_eq!(held, BTreeSet::from([99]), "nobody knows lease 99");
-    assert_eq!(ledger.shard_counts(), ShardCounts { pending: 1, leased: 1, settled: 0 });
+    assert_eq!(ledger.shard_counts(0), ShardCounts { pending: 1, leased: 1, settled: 0 });
     assert_eq!(ledger.next_expiry(), Some(50));
 }
 
@@ -90,26 +109,24 @@ fn a_lease_that_its_worker_does_not_list_is_taken_back() {
 fn a_retryable_failure_is_tried_again_up_to_the_limit() {
     let mut ledger = ledger(2);
     for attempt in 1..=2 {
-        let grant = ledger.grant(attempt, "a", 0, 10).unwrap();
+        let grant = ledger.grant(0, attempt, "a", 0, 10).unwrap();
         assert_eq!(grant.shard.index, 0);
         assert_eq!(ledger.fail(attempt, true, "out of memory"), Settled::Recorded);
     }
-    ledger.grant(3, "a", 0, 10);
-    let Settled::Complete(_, Outcome::Failed(_, reason)) = ledger.fail(3, true, "out of memory") else {
-        panic!("not given up")
-    };
-    assert_eq!(reason, "out of memory (3 times)");
-    assert!(ledger.is_empty() && !ledger.has_pending());
+    ledger.grant(0, 3, "a", 0, 10);
+    let given_up = ledger.fail(3, true, "out of memory");
+    assert_eq!(failed(&given_up), Some("out of memory (3 times)"));
+    assert!(is_empty(&ledger) && !has_pending(&ledger));
 }
 
 /// A ledger of three shards, of which one was settled after `took`, and one is out since then.
 fn with_straggler(took: Millis) -> (Ledger, Grant) {
     let mut ledger = ledger(3);
-    let quick = ledger.grant(1, "a", 0, 99_999).unwrap();
-    assert_eq!(ledger.settle(quick.trial.key(), quick.shard, counts(1), took), Settled::Recorded);
-    let slow = ledger.grant(2, "a", took, 99_999).unwrap();
-    let last = ledger.grant(3, "b", took, 99_999).unwrap();
-    assert_eq!(ledger.settle(last.trial.key(), last.shard, counts(1), 2 * took), Settled::Recorded);
+    let quick = ledger.grant(0, 1, "a", 0, 99_999).unwrap();
+    assert_eq!(ledger.settle(quick.trial.key, quick.shard, counts(1), took), Settled::Recorded);
+    let slow = ledger.grant(0, 2, "a", took, 99_999).unwrap();
+    let last = ledger.grant(0, 3, "b", took, 99_999).unwrap();
+    assert_eq!(ledger.settle(last.trial.key, last.shard, counts(1), 2 * took), Settled::Recorded);
     (ledger, slow)
 }
 
@@ -117,43 +134,43 @@ fn with_straggler(took: Millis) -> (Ledger, Grant) {
 fn a_stragglers_shard_is_given_to_an_idle_worker_and_the_first_result_wins() {
     let (mut ledger, slow) = with_straggler(1000);
     // Three times as long as the others took, since 1000.
-    assert_eq!(ledger.grant(4, "b", 3999, 99_999), None);
-    assert_eq!(ledger.grant(4, "a", 4000, 99_999), None, "not to the straggler itself");
-    let second = ledger.grant(4, "b", 4000, 99_999).unwrap();
+    assert_eq!(ledger.grant(0, 4, "b", 3999, 99_999), None);
+    assert_eq!(ledger.grant(0, 4, "a", 4000, 99_999), None, "not to the straggler itself");
+    let second = ledger.grant(0, 4, "b", 4000, 99_999).unwrap();
     assert_eq!(second.shard, slow.shard);
-    assert_eq!(ledger.grant(5, "c", 9000, 99_999), None, "two are enough");
+    assert_eq!(ledger.grant(0, 5, "c", 9000, 99_999), None, "two are enough");
     assert_eq!(ledger.check(), Ok(()));
-    let settled = ledger.settle(slow.trial.key(), slow.shard, counts(1), 4500);
+    let settled = ledger.settle(slow.trial.key, slow.shard, counts(1), 4500);
     assert!(matches!(settled, Settled::Complete(..)));
-    assert_eq!(ledger.shard_counts(), ShardCounts::default());
+    assert_eq!(ledger.shard_counts(0), ShardCounts::default());
     // The other's result is nothing new.
-    assert_eq!(ledger.settle(slow.trial.key(), slow.shard, counts(1), 5000), Settled::Unknown);
+    assert_eq!(ledger.settle(slow.trial.key, slow.shard, counts(1), 5000), Settled::Unknown);
 }
 
 #[test]
 fn a_shard_that_is_out_twice_is_pending_only_when_both_come_back() {
     let (mut ledger, _) = with_straggler(1000);
-    ledger.grant(4, "b", 4000, 10_000).unwrap();
+    ledger.grant(0, 4, "b", 4000, 10_000).unwrap();
     assert_eq!(ledger.fail(2, true, "chance"), Settled::Recorded);
-    assert!(!ledger.has_pending());
+    assert!(!has_pending(&ledger));
     assert!(ledger.expire(10_000).is_empty());
-    assert!(ledger.has_pending());
+    assert!(has_pending(&ledger));
     assert_eq!(ledger.check(), Ok(()));
 }
 
 #[test]
 fn nobody_straggles_while_nothing_is_known_of_how_long_a_shard_takes() {
     let mut ledger = ledger(1);
-    ledger.grant(1, "a", 0, 99_999).unwrap();
-    assert_eq!(ledger.grant(2, "b", 50_000, 99_999), None);
+    ledger.grant(0, 1, "a", 0, 99_999).unwrap();
+    assert_eq!(ledger.grant(0, 2, "b", 50_000, 99_999), None);
 }
 
 #[test]
 fn a_final_failure_closes_the_trial_at_once() {
     let mut ledger = ledger(3);
-    ledger.grant(1, "a", 0, 10);
-    ledger.grant(2, "b", 0, 10);
-    assert!(matches!(ledger.fail(1, false, "broken"), Settled::Complete(_, Outcome::Failed(..))));
+    ledger.grant(0, 1, "a", 0, 10);
+    ledger.grant(0, 2, "b", 0, 10);
+    assert_eq!(failed(&ledger.fail(1, false, "broken")), Some("broken"));
     assert_eq!(ledger.fail(2, false, "broken"), Settled::Unknown);
     assert_eq!(ledger.check(), Ok(()));
 }
@@ -162,18 +179,18 @@ fn a_final_failure_closes_the_trial_at_once() {
 fn a_trial_that_silences_every_worker_is_given_up() {
     let mut ledger = ledger(1);
     for lease in 1..=10 {
-        ledger.grant(lease, "a", 0, lease).unwrap();
+        ledger.grant(0, lease, "a", 0, lease).unwrap();
         let given_up = ledger.expire(lease);
         assert_eq!(given_up.len(), usize::from(lease == 10));
     }
-    assert!(ledger.is_empty());
+    assert!(is_empty(&ledger));
 }
 
 #[test]
 fn counts_that_no_such_network_gives_are_refused() {
     let mut ledger = ledger(1);
-    let grant = ledger.grant(1, "a", 0, 10).unwrap();
-    let settle = |ledger: &mut Ledger, counts| ledger.settle(grant.trial.key(), grant.shard, counts, 0);
+    let grant = ledger.grant(0, 1, "a", 0, 10).unwrap();
+    let settle = |ledger: &mut Ledger, counts| ledger.settle(grant.trial.key, grant.shard, counts, 0);
     assert_eq!(settle(&mut ledger, Counts::zero(3)), Settled::Implausible);
     let spikes = Counts { spikes: vec![17, 0, 0, 0], ..counts(1) };
     assert_eq!(settle(&mut ledger, spikes), Settled::Implausible);
@@ -182,8 +199,8 @@ fn counts_that_no_such_network_gives_are_refused() {
 #[test]
 fn nothing_scored_is_a_failure() {
     let mut ledger = ledger(1);
-    let settled = ledger.settle(trial(0).key(), Shard { index: 0, of: 1 }, Counts::zero(4), 0);
-    assert!(matches!(settled, Settled::Complete(_, Outcome::Failed(..))));
+    let settled = ledger.settle(trial(0).key, Shard { index: 0, of: 1 }, Counts::zero(4), 0);
+    assert_eq!(failed(&settled), Some("nothing was scored"));
 }
 
 /// One random run: opens trials, grants, loses, repeats, fails and delays; every shard has one true result.
@@ -195,13 +212,18 @@ fn simulate(seed: u64) {
     let (mut now, mut next_lease, mut grants) = (0, 0, Vec::<Grant>::new());
     let mut results = BTreeMap::new();
     let shards = rng.random_range(1..6);
-    let trials: Vec<Trial> = (0..5).map(trial).collect();
-    for trial in &trials {
-        assert_eq!(ledger.open(trial.clone(), shards, &BTreeMap::new()), Settled::Recorded);
+    // Two owners, who share some of the trials.
+    let mut wanted = 0;
+    for rung in 0..5 {
+        for owner in (0..2).filter(|owner| rung % 2 == *owner || rng.random_range(0..2) == 0) {
+            assert_eq!(ledger.open(owner, trial(rung as usize), shards, &BTreeMap::new()), Settled::Recorded);
+            wanted += 1;
+        }
     }
     for step in 0.. {
         assert!(step < 100_000, "seed {seed} does not end");
-        if ledger.is_empty() {
+        let open = [0, 1].map(|owner| ledger.open_trials(owner));
+        if open == [0, 0] {
             break;
         }
         let worker = ["a", "b", "c"][rng.random_range(0..3)];
@@ -212,19 +234,23 @@ fn simulate(seed: u64) {
         match (rng.random_range(0..10), pick) {
             (0..=3, _) => {
                 next_lease += 1;
-                grants.extend(ledger.grant(next_lease, worker, now, now + rng.random_range(1..20)));
+                let owner = rng.random_range(0..2);
+                grants.extend(ledger.grant(owner, next_lease, worker, now, now + rng.random_range(1..20)));
             }
             (4..=6, Some(grant)) => {
                 // Sometimes a second time, sometimes long after the lease has ended.
-                let key = grant.trial.key();
+                let key = grant.trial.key;
                 let settled = ledger.settle(key, grant.shard, truth(key, grant.shard), now);
                 assert_ne!(settled, Settled::Conflict, "seed {seed}");
-                if let Settled::Complete(key, Outcome::Measured(_, sum)) = settled {
+                if let Settled::Complete(Closed { outcome: Outcome::Measured(sum), owners, .. }) = settled {
+                    wanted -= owners.len();
                     assert_eq!(results.insert(key, sum), None, "seed {seed}: recorded twice");
                 }
             }
             (7, Some(grant)) => {
-                ledger.fail(grant.lease, true, "chance");
+                if let Settled::Complete(closed) = ledger.fail(grant.lease, true, "chance") {
+                    wanted -= closed.owners.len();
+                }
             }
             (8, _) => {
                 let own = grants.iter().map(|grant: &Grant| grant.lease);
@@ -239,6 +265,7 @@ fn simulate(seed: u64) {
         }
         assert_eq!(ledger.check(), Ok(()), "seed {seed} step {step}");
     }
+    assert_eq!(wanted, 0, "seed {seed}: every owner hears of every trial once");
     for (key, sum) in results {
         let mut expected = Counts::zero(4);
         for index in 0..shards {
@@ -256,9 +283,40 @@ fn a_thousand_random_runs_keep_every_invariant() {
 #[test]
 fn granting_follows_the_order_of_opening() {
     let mut ledger = ledger(2);
-    ledger.open(trial(1), 2, &BTreeMap::new());
+    ledger.open(0, trial(1), 2, &BTreeMap::new());
     let order: Vec<_> =
-        (1..=4).map(|id| ledger.grant(id, "a", 0, 9).unwrap()).map(|g| (g.trial, g.shard.index)).collect();
+        (1..=4).map(|id| ledger.grant(0, id, "a", 0, 9).unwrap()).map(|g| (g.trial, g.shard.index)).collect();
     assert_eq!(order, [(trial(0), 0), (trial(0), 1), (trial(1), 0), (trial(1), 1)]);
-    assert_eq!(Candidate::decode(&order[0].0.candidate.encode()), Ok(trial(0).candidate));
+}
+
+#[test]
+fn a_trial_of_two_owners_is_measured_once_for_both() {
+    let mut ledger = ledger(2);
+    assert_eq!(ledger.open(1, trial(0), 7, &BTreeMap::new()), Settled::Recorded);
+    assert_eq!(ledger.open(1, trial(0), 2, &BTreeMap::new()), Settled::Known);
+    let first = ledger.grant(0, 1, "a", 0, 9).unwrap();
+    let second = ledger.grant(1, 2, "b", 0, 9).unwrap();
+    assert_eq!([first.shard, second.shard].map(|shard| (shard.index, shard.of)), [(0, 2), (1, 2)]);
+    assert_eq!((ledger.grant(0, 3, "c", 0, 9), ledger.grant(1, 3, "c", 0, 9)), (None, None));
+    assert_eq!(ledger.settle(trial(0).key, first.shard, counts(1), 0), Settled::Recorded);
+    let Settled::Complete(closed) = ledger.settle(trial(0).key, second.shard, counts(1), 0) else { panic!() };
+    assert_eq!(closed.owners, [0, 1]);
+}
+
+#[test]
+fn a_withdrawn_owner_leaves_its_trials_to_those_who_share_them() {
+    let mut ledger = ledger(1);
+    ledger.open(0, trial(1), 1, &BTreeMap::new());
+    ledger.open(1, trial(0), 1, &BTreeMap::new());
+    let shared = ledger.grant(0, 1, "a", 0, 9).unwrap();
+    ledger.grant(0, 2, "a", 0, 9).unwrap();
+    ledger.withdraw(0);
+    assert_eq!(ledger.check(), Ok(()));
+    assert_eq!((ledger.open_trials(0), ledger.open_trials(1)), (0, 1));
+    assert_eq!(ledger.shard_counts(1), ShardCounts { pending: 0, leased: 1, settled: 0 });
+    // The lease of what nobody wants is gone.
+    let mut held = BTreeSet::from([1, 2]);
+    ledger.extend("a", &mut held, 20);
+    assert_eq!(held, BTreeSet::from([2]));
+    assert!(measured(&ledger.settle(shared.trial.key, shared.shard, counts(1), 5)));
 }

@@ -1,17 +1,20 @@
 //! One open trial and the states of its shards.
 
-use qslm_common::hash::ContentHash;
-use qslm_common::measurement::{CannotAdd, Counts};
-use qslm_common::trial::Trial;
+use std::sync::Arc;
 
-use super::LeaseId;
+use qslm_common::measurement::{CannotAdd, Counts};
+use qslm_common::trial::Addressed;
+
+use super::{LeaseId, Owner};
 
 /// A trial with shards to settle.
 #[derive(Debug)]
 pub(super) struct OpenTrial {
     /// Trials are worked on in the order in which they were opened.
     pub(super) order: u64,
-    pub(super) trial: Trial,
+    pub(super) trial: Arc<Addressed>,
+    /// Who wants it, each once.
+    pub(super) owners: Vec<Owner>,
     /// By shard index.
     pub(super) shards: Vec<ShardState>,
 }
@@ -29,9 +32,20 @@ pub(super) enum ShardState {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// All shards are settled; the sum of their counts.
-    Measured(Trial, Counts),
+    Measured(Counts),
     /// It cannot be measured, and why.
-    Failed(Trial, String),
+    Failed(String),
+}
+
+/// A trial that is not open any more.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Closed {
+    /// Which one.
+    pub trial: Arc<Addressed>,
+    /// Who wanted it.
+    pub owners: Vec<Owner>,
+    /// How it ended.
+    pub outcome: Outcome,
 }
 
 /// What a report about a shard led to.
@@ -40,7 +54,7 @@ pub enum Settled {
     /// News about a trial that is still open.
     Recorded,
     /// The trial is closed.
-    Complete(ContentHash, Outcome),
+    Complete(Closed),
     /// Nothing new: the same was reported before.
     Known,
     /// Other counts were recorded for the same shard: something is not deterministic.
@@ -60,6 +74,11 @@ impl Default for ShardState {
 impl ShardState {
     pub(super) fn is_settled(&self) -> bool {
         matches!(self, Self::Settled(_))
+    }
+
+    /// Whether it waits for a worker.
+    pub(super) fn is_pending(&self) -> bool {
+        matches!(self, Self::Open { leases, .. } if leases.is_empty())
     }
 
     /// The leases it is out under.
@@ -114,9 +133,15 @@ impl OpenTrial {
         self.shards.iter().filter(|shard| shard.is_settled()).count() as u32
     }
 
+    /// The places of its shards among the pending ones.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        let indexes = 0..self.shards.len() as u32;
+        indexes.map(|index| (self.order, index))
+    }
+
     /// The sum over all shards; `None` while one is open.
     pub(super) fn sum(&self) -> Option<Result<Counts, CannotAdd>> {
-        let mut total = Counts::zero(self.trial.network.populations().len());
+        let mut total = Counts::zero(self.trial.trial.network.population_count());
         for shard in &self.shards {
             let ShardState::Settled(counts) = shard else { return None };
             if let Err(error) = total.add(counts) {
@@ -127,13 +152,20 @@ impl OpenTrial {
     }
 
     /// How the trial ended, given the sum of its shards.
-    pub(super) fn outcome(self, counts: Result<Counts, CannotAdd>) -> Outcome {
-        match counts {
+    pub(super) fn close(self, counts: Result<Counts, CannotAdd>) -> Closed {
+        self.end(match counts {
             Ok(counts) if counts.perplexity().is_none() && counts.accuracy().is_none() => {
-                Outcome::Failed(self.trial, "nothing was scored".to_owned())
+                Outcome::Failed("nothing was scored".to_owned())
             }
-            Ok(counts) => Outcome::Measured(self.trial, counts),
-            Err(error) => Outcome::Failed(self.trial, error.to_string()),
-        }
+            Ok(counts) => Outcome::Measured(counts),
+            Err(error) => Outcome::Failed(error.to_string()),
+        })
+    }
+
+    pub(super) fn end(self, outcome: Outcome) -> Closed {
+        Closed { trial: self.trial, owners: self.owners, outcome }
     }
 }
+
+/// Where a shard stands among the pending ones: the trial's order, then the shard's index.
+pub(super) type Place = (u64, u32);

@@ -7,14 +7,15 @@ use qslm_proto::convert::{self, Invalid};
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::experiments_server::Experiments;
 use qslm_proto::v1::{
-    ExperimentStatus, FrontResponse, GetRequest, ListRequest, ListResponse, MissingArtifactsRequest,
-    MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse, SubmitRequest,
+    ChangeRequest, ExperimentStatus, FrontResponse, GetRequest, ListRequest, ListResponse,
+    MissingArtifactsRequest, MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse,
+    SubmitRequest,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::driver::Handle;
+use crate::driver::{Change, Handle, Submission};
 use crate::store::{ArtifactError, Artifacts};
 
 /// Submitting, watching and reading experiments.
@@ -64,7 +65,7 @@ impl Experiments for ExperimentsService {
     }
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<ExperimentStatus>, Status> {
-        let SubmitRequest { experiment, shards } = request.into_inner();
+        let SubmitRequest { experiment, shards, priority } = request.into_inner();
         let experiment =
             Experiment::decode(&experiment).map_err(|error| Invalid::new("experiment", error))?;
         if !(1..=MAX_SHARDS).contains(&shards) {
@@ -74,7 +75,8 @@ impl Experiments for ExperimentsService {
         if let Some(hash) = self.missing(needed).first() {
             return Err(Status::failed_precondition(format!("artifact {hash} has to be uploaded first")));
         }
-        Ok(Response::new(self.driver.submit(experiment, shards).await?))
+        let priority = check_priority(priority)?;
+        Ok(Response::new(self.driver.submit(Submission { experiment, shards, priority }).await?))
     }
 
     async fn list(&self, _request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
@@ -99,8 +101,10 @@ impl Experiments for ExperimentsService {
         Ok(Response::new(FrontResponse { json }))
     }
 
-    async fn cancel(&self, request: Request<GetRequest>) -> Result<Response<ExperimentStatus>, Status> {
-        Ok(Response::new(self.driver.cancel(request.into_inner().experiment).await?))
+    async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ExperimentStatus>, Status> {
+        let ChangeRequest { experiment, cancelled, paused, priority } = request.into_inner();
+        let change = Change { cancelled, paused, priority: check_priority(priority)? };
+        Ok(Response::new(self.driver.change(experiment, change).await?))
     }
 }
 
@@ -112,7 +116,7 @@ async fn follow(
 ) {
     loop {
         let now = status.borrow_and_update().clone();
-        let ended = now.state() != State::Running;
+        let ended = matches!(now.state(), State::Finished | State::Cancelled);
         if sender.send(Ok(now)).await.is_err() || ended {
             return;
         }
@@ -123,6 +127,15 @@ async fn follow(
             },
             () = sender.closed() => return,
         }
+    }
+}
+
+fn check_priority(priority: Option<i32>) -> Result<Option<i32>, Invalid> {
+    match priority {
+        Some(wrong) if !(-1000..=1000).contains(&wrong) => {
+            Err(Invalid::new("priority", format!("{wrong}: expected -1000 to 1000")))
+        }
+        fine => Ok(fine),
     }
 }
 

@@ -21,7 +21,6 @@ impl From<Refusal> for Status {
             Refusal::Ambiguous(_) => Self::failed_precondition(words),
             Refusal::Busy => Self::resource_exhausted(words),
             Refusal::Stopping => Self::unavailable(words),
-            Refusal::Store(_) => Self::internal(words),
         }
     }
 }

@@ -131,7 +131,7 @@ fn read_finished(report: ShardReport) -> Result<Finished, Invalid> {
 fn write_lease(grant: &Grant) -> Lease {
     Lease {
         id: grant.lease,
-        trial: Some((&grant.trial).into()),
+        trial: Some((&grant.trial.trial).into()),
         index: grant.shard.index,
         of: grant.shard.of,
     }

@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
-use qslm_common::space::{Group, Part, Tier};
+use qslm_common::space::{Part, Tier};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Generation, Search, Step};
+use super::candidates::Numbers;
+use super::{Candidates, Generation, Search, Step};
 
 /// A list of candidates, proposed once.
 pub(super) struct Fixed {
@@ -22,8 +23,7 @@ pub(super) struct Fixed {
 impl Fixed {
     /// Every combination, counting up with the first group as the lowest digit.
     pub(super) fn grid(experiment: &Experiment, tier: Tier) -> Self {
-        let combinations = 0..experiment.combinations(tier);
-        Self::of(experiment, tier, "grid", combinations)
+        Self::of(experiment, tier, "grid", Numbers::Below(experiment.combinations(tier)))
     }
 
     /// `trials` different combinations, all equally likely, in the order drawn.
@@ -46,20 +46,15 @@ impl Fixed {
                 drawn.push(combination);
             }
         }
-        Self::of(experiment, tier, "random", drawn)
+        Self::of(experiment, tier, "random", Numbers::Some(drawn))
     }
 
-    fn of(
-        experiment: &Experiment,
-        tier: Tier,
-        stage: &'static str,
-        combinations: impl IntoIterator<Item = u64>,
-    ) -> Self {
-        let moving = experiment.moving(tier);
-        let network = &experiment.network;
+    fn of(experiment: &Experiment, tier: Tier, stage: &'static str, numbers: Numbers) -> Self {
+        let (space, network) = (&experiment.space, &experiment.network);
         // Everything is measured against the float model.
-        let mut candidates = vec![Candidate::float(network)];
-        candidates.extend(combinations.into_iter().map(|number| decode(experiment, &moving, number)));
+        let first = vec![Candidate::float(network)];
+        let base = space.uniform(network, 0);
+        let candidates = Candidates::combinations(first, space, base, experiment.moving(tier), numbers);
         Self { generation: Some(Generation { stage, candidates }) }
     }
 
@@ -82,21 +77,9 @@ impl Fixed {
                 }
             }
         }
+        let candidates = candidates.into_iter().collect();
         Self { generation: Some(Generation { stage: "ranked", candidates }) }
     }
-}
-
-/// The candidate whose groups take the digits of `number` as rungs, each in the base of its part's rungs.
-fn decode(experiment: &Experiment, moving: &[Group], mut number: u64) -> Candidate {
-    let (space, network) = (&experiment.space, &experiment.network);
-    let mut candidate = space.uniform(network, 0);
-    for group in moving {
-        let rungs = space.rungs(group.part) as u64;
-        let rung = (number % rungs) as usize;
-        number /= rungs;
-        candidate = space.place(candidate, group, rung);
-    }
-    candidate
 }
 
 impl Search for Fixed {
@@ -136,8 +119,9 @@ mod tests {
         experiment.space.membranes = Some(MembraneSpace { bits: vec![32, 8, 4], integer_bits: 1 });
         let (archive, stages) = run(&experiment, |_| false);
         assert_eq!(stages, [("grid", 16)]);
+        let Step::Measure(generation) = super::super::start(&experiment).next(&archive) else { panic!() };
         let with = |bits: u8| {
-            archive.iter().filter(|(_, e)| e.candidate.encode().contains(&format!("fixed{bits}:"))).count()
+            generation.candidates.iter().filter(|c| c.encode().contains(&format!("fixed{bits}:"))).count()
         };
         assert_eq!((archive.len(), with(8), with(4)), (16, 5, 5));
     }
@@ -152,9 +136,10 @@ mod tests {
         assert_eq!((stages, archive.len()), (vec![("ranked", 26)], 26));
         let narrow =
             |candidate: &Candidate, unit: &str| candidate.scheme(unit).to_string().starts_with("int2:");
-        for (_, entry) in archive.iter() {
+        let Step::Measure(generation) = super::super::start(&experiment).next(&archive) else { panic!() };
+        for candidate in generation.candidates.iter() {
             let [first, second, last] = ["blocks.1.ffn.key.weight", "head.weight", "blocks.0.att.key.weight"]
-                .map(|unit| narrow(&entry.candidate, unit));
+                .map(|unit| narrow(&candidate, unit));
             assert!(first >= second && second >= last);
         }
     }

@@ -5,12 +5,14 @@
 //! worker and on fifty; and since it keeps no state that the archive does not imply, an interrupted
 //! experiment resumes by proposing from the start again, with every stored result answered at once.
 
+mod candidates;
 mod fixed;
 mod qslm;
 
 use qslm_common::archive::Archive;
-use qslm_common::candidate::Candidate;
 use qslm_common::experiment::{Experiment, Strategy};
+
+pub use candidates::Candidates;
 
 /// What a strategy wants next.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +28,8 @@ pub enum Step {
 pub struct Generation {
     /// What this is for, as shown to people: `sensitivity`, `global`, `block`, `module`, `matrix`, ...
     pub stage: &'static str,
-    /// The candidates, in an order that depends on the experiment and the archive alone.
-    pub candidates: Vec<Candidate>,
+    /// What to measure.
+    pub candidates: Candidates,
 }
 
 /// A strategy under way.
@@ -58,6 +60,7 @@ pub fn start(experiment: &Experiment) -> Box<dyn Search> {
 pub(crate) mod testing {
     //! An experiment whose measurements are a formula, for testing strategies without a network.
 
+    use qslm_common::candidate::Candidate;
     use qslm_common::cost::{Cost, Device};
     use qslm_common::measurement::{Counts, Nll};
     use qslm_common::network::Network;
@@ -141,11 +144,11 @@ pub(crate) mod testing {
         while let Step::Measure(generation) = search.next(&archive) {
             assert!(stages.len() < 1000, "the strategy does not end");
             stages.push((generation.stage, generation.candidates.len()));
-            for candidate in generation.candidates {
+            for candidate in generation.candidates.iter() {
                 assert_eq!(candidate.validate(&experiment.network), Ok(()));
                 if !fails(&candidate) {
                     let counts = measure(&candidate);
-                    archive.insert(experiment, candidate, counts);
+                    archive.insert(experiment, &candidate, counts);
                 }
             }
         }

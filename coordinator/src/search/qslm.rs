@@ -127,7 +127,7 @@ impl Qslm {
     /// Ends the global tier: picks the uniform candidate to go on from, or float if none is good enough.
     fn start_lowering(&self, sensitivity: Sensitivity, archive: &Archive) -> Lowering {
         let mut current = (None, Candidate::float(self.network()));
-        for (rung, candidate) in self.global_generation().candidates.into_iter().enumerate() {
+        for (rung, candidate) in self.global_generation().candidates.iter().enumerate() {
             if self.improves(&current.1, &candidate, archive) {
                 current = (Some(rung), candidate);
             }
@@ -162,7 +162,7 @@ impl Qslm {
         let Some(current) = archive.get(&current.id()) else { return true };
         let trade_off = self.experiment.trade_off;
         if self.experiment.constraints.bounds_quality() {
-            let cost = |entry: &Entry| entry.costs.get(&trade_off.cost()).copied().unwrap_or(f64::INFINITY);
+            let cost = |entry: &Entry| entry.measured().cost(trade_off.cost()).unwrap_or(f64::INFINITY);
             let good_enough = self.experiment.constraints.allow_quality(&float.counts, &next.counts);
             return good_enough && cost(next) < cost(current);
         }
@@ -389,15 +389,15 @@ mod tests {
         assert_eq!(order[..10], expected);
         // The float model, 15 units, their 15 activations and 4 populations.
         assert_eq!(stages[0].1, 35);
-        let (_, chosen) = archive.chosen().unwrap();
+        let chosen = archive.chosen().unwrap();
         let widths: std::collections::BTreeSet<_> =
             chosen.candidate.activations().map(|(_, scheme)| scheme.bits.get()).collect();
         assert!(widths.len() > 1, "activations differ from site to site: {widths:?}");
         assert!(chosen.candidate.membranes().count() > 0);
         let weights_only = run(&qslm(), |_| false).0;
-        let (_, narrow) = weights_only.chosen().unwrap();
-        let narrow = experiment.device.costs(&experiment.network, &narrow.candidate, &narrow.counts);
-        assert!(chosen.costs[&Cost::Energy] < narrow[&Cost::Energy]);
+        let narrow = weights_only.chosen().unwrap();
+        let narrow = experiment.device.costs(&experiment.network, narrow.candidate, &narrow.entry.counts);
+        assert!(chosen.entry.costs[&Cost::Energy] < narrow[&Cost::Energy]);
     }
 
     #[test]
@@ -427,7 +427,7 @@ mod tests {
         let chosen = |strategy| {
             let experiment = experiment(strategy);
             let (archive, _) = run(&experiment, |_| false);
-            archive.chosen().unwrap().1.footprint_bytes
+            archive.chosen().unwrap().entry.footprint_bytes
         };
         let grid = chosen(Strategy::Grid { tier: Tier::Block });
         let tiered = chosen(Strategy::Qslm { sensitivity_bits: None });
@@ -447,7 +447,7 @@ mod tests {
         let (archive, _) = run(&experiment, |_| false);
         let float = archive.float(&experiment).unwrap();
         let value = |entry: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
-        let chosen = value(archive.chosen().unwrap().1);
+        let chosen = value(archive.chosen().unwrap().entry);
         let uniform =
             |rung| value(archive.get(&experiment.space.uniform(&experiment.network, rung).id()).unwrap());
         assert!((0..5).all(|rung| chosen >= uniform(rung)));
@@ -458,9 +458,9 @@ mod tests {
         let experiment = qslm();
         let fails = |candidate: &Candidate| candidate.encode().contains("int2:");
         let (archive, _) = run(&experiment, fails);
-        let (_, chosen) = archive.chosen().unwrap();
-        assert!(!fails(&chosen.candidate));
-        assert!(chosen.footprint_bytes < float_bytes(&experiment.network) / 4);
+        let chosen = archive.chosen().unwrap();
+        assert!(!fails(chosen.candidate));
+        assert!(chosen.entry.footprint_bytes < float_bytes(&experiment.network) / 4);
     }
 
     #[test]
@@ -480,9 +480,9 @@ mod tests {
             while let Step::Measure(generation) = search.next(&archive) {
                 bounds.push(search.remaining_at_most().unwrap());
                 sizes.push(generation.candidates.len() as u64);
-                for candidate in generation.candidates {
+                for candidate in generation.candidates.iter() {
                     let counts = measure(&candidate);
-                    archive.insert(&experiment, candidate, counts);
+                    archive.insert(&experiment, &candidate, counts);
                 }
             }
             for (index, bound) in bounds.into_iter().enumerate() {

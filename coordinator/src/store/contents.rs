@@ -36,6 +36,8 @@ impl Contents {
                     ours.shards = ours.shards.max(theirs.shards);
                     // Cancelled in one place, wanted in another.
                     ours.cancelled &= theirs.cancelled;
+                    ours.paused &= theirs.paused;
+                    ours.priority = ours.priority.max(theirs.priority);
                 }
             }
         }
@@ -82,9 +84,10 @@ mod tests {
 
     /// Few names, so that stores overlap and disagree.
     fn contents() -> impl Strategy<Value = Contents> {
-        let record = (0u64..3, 1u32..4, any::<bool>()).prop_map(|(order, shards, cancelled)| {
+        let flags = (any::<bool>(), any::<bool>(), -1i32..2);
+        let record = (0u64..3, 1u32..4, flags).prop_map(|(order, shards, (cancelled, paused, priority))| {
             let experiment = experiment(Search::Qslm { sensitivity_bits: None });
-            ExperimentRecord { order, shards, cancelled, experiment }
+            ExperimentRecord { order, shards, cancelled, paused, priority, experiment }
         });
         let shard = (trial(), 0u32..2).prop_map(|(trial, index)| (trial, Shard { index, of: 2 }));
         (

@@ -8,7 +8,7 @@ use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use redb::{
     Database, DatabaseError, MultimapTableDefinition, ReadableDatabase, ReadableMultimapTable, ReadableTable,
-    TableDefinition,
+    ReadableTableMetadata, TableDefinition,
 };
 
 use super::contents::Contents;
@@ -31,6 +31,10 @@ const FAILURES: TableDefinition<(&str, &Key), &str> = TableDefinition::new("fail
 /// Counts that another store had for a trial (shards and index 0) or one of its shards (as in [`SHARDS`]).
 const CONFLICTS: MultimapTableDefinition<(&Key, u32, u32), &[u8]> = MultimapTableDefinition::new("conflicts");
 
+/// Bytes of the file that are kept in memory. A batch touches a page per result, since results lie in the order of
+/// their hashes, and the operating system keeps the rest.
+const CACHE: usize = 128 << 20;
+
 /// Version of the tables above.
 const FORMAT: u64 = 1;
 
@@ -46,12 +50,21 @@ pub struct Store {
 pub enum Write {
     /// An experiment was submitted or changed.
     Experiment(ExperimentRecord),
-    /// A shard of an open trial was settled.
+    /// A shard of a trial was settled. Changes nothing if the trial was measured.
     Shard(ContentHash, Shard, Counts),
     /// A trial was measured; its shards are not needed any more.
     Measurement(ContentHash, Counts),
     /// A trial of an experiment failed for good.
     Failure(String, ContentHash, String),
+}
+
+/// What a store knows of a trial.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stored {
+    /// It was measured.
+    Measured(Counts),
+    /// It was not, but these of its shards are settled.
+    Shards(BTreeMap<Shard, Counts>),
 }
 
 /// Why a store cannot be used.
@@ -104,10 +117,11 @@ impl Store {
             std::fs::create_dir_all(folder)
                 .map_err(|error| StoreError::Io { path: folder.to_owned(), error })?;
         }
-        let database = Database::create(path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-            other => redb_error(path, other),
-        })?;
+        let database =
+            Database::builder().set_cache_size(CACHE).create(path).map_err(|error| match error {
+                DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+                other => redb_error(path, other),
+            })?;
         let mut store = Self { database, path: path.to_owned(), epoch: 0 };
         store.begin_epoch()?;
         Ok(store)
@@ -115,7 +129,7 @@ impl Store {
 
     /// A store on something else than a file.
     #[cfg(test)]
-    pub(super) fn on(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
+    pub(crate) fn on(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
         let path = PathBuf::from("in memory");
         let database = Database::builder().create_with_backend(backend);
         let database = database.map_err(|error| redb_error(&path, error))?;
@@ -182,7 +196,18 @@ impl Store {
                     }
                     Write::Shard(key, shard, counts) => {
                         let at = (key.as_bytes(), shard.of, shard.index);
-                        shards.insert(at, encode_counts(counts).as_slice())?;
+                        let counts = encode_counts(counts);
+                        let known = shards.get(at)?.map(|known| known.value() == counts);
+                        match known {
+                            None if measurements.get(key.as_bytes())?.is_none() => {
+                                shards.insert(at, counts.as_slice())?;
+                            }
+                            // The first ones stay; that there were others is not hidden.
+                            Some(false) => {
+                                transaction.open_multimap_table(CONFLICTS)?.insert(at, counts.as_slice())?;
+                            }
+                            _ => {}
+                        }
                     }
                     Write::Measurement(key, counts) => {
                         measurements.insert(key.as_bytes(), encode_counts(counts).as_slice())?;
@@ -216,34 +241,38 @@ impl Store {
         Ok(records)
     }
 
-    /// The counts of a trial, if it was measured.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the file or the record cannot be read.
-    pub fn measurement(&self, key: &ContentHash) -> Result<Option<Counts>, StoreError> {
-        let bytes = self.read(|transaction| {
-            let row = transaction.open_table(MEASUREMENTS)?.get(key.as_bytes())?;
-            Ok(row.map(|value| value.value().to_vec()))
-        })?;
-        bytes.map(|bytes| decode_counts(&bytes)).transpose().map_err(|error| self.record(error))
-    }
-
-    /// The shards of a trial that were settled when it was cut into `of`.
+    /// What is known of trials, each of which would be cut into `of` shards.
     ///
     /// # Errors
     /// [`StoreError`] if the file or a record cannot be read.
-    pub fn shards(&self, key: &ContentHash, of: u32) -> Result<BTreeMap<Shard, Counts>, StoreError> {
-        let mut rows = Vec::new();
+    pub fn look_up(&self, keys: &[ContentHash], of: u32) -> Result<Vec<Stored>, StoreError> {
+        let mut found = Vec::with_capacity(keys.len());
         self.read(|transaction| {
-            let table = transaction.open_table(SHARDS)?;
-            for row in table.range((key.as_bytes(), of, 0)..=(key.as_bytes(), of, u32::MAX))? {
-                let (at, value) = row?;
-                rows.push((Shard { index: at.value().2, of }, decode_counts(value.value())));
+            let measurements = transaction.open_table(MEASUREMENTS)?;
+            let shards = transaction.open_table(SHARDS)?;
+            let none_open = shards.is_empty()?;
+            for key in keys.iter().map(ContentHash::as_bytes) {
+                if let Some(counts) = measurements.get(key)? {
+                    found.push(decode_counts(counts.value()).map(Stored::Measured));
+                    continue;
+                }
+                let mut settled = BTreeMap::new();
+                let mut broken = None;
+                // Most trials are new, and most stores have no shards at all.
+                if !none_open {
+                    for row in shards.range((key, of, 0)..=(key, of, u32::MAX))? {
+                        let (at, value) = row?;
+                        match decode_counts(value.value()) {
+                            Ok(counts) => drop(settled.insert(Shard { index: at.value().2, of }, counts)),
+                            Err(error) => broken = Some(error),
+                        }
+                    }
+                }
+                found.push(broken.map_or(Ok(Stored::Shards(settled)), Err));
             }
             Ok(())
         })?;
-        let decoded = rows.into_iter().map(|(shard, counts)| Ok((shard, counts?)));
-        decoded.collect::<Result<_, _>>().map_err(|error| self.record(error))
+        found.into_iter().collect::<Result<_, _>>().map_err(|error| self.record(error))
     }
 
     /// The trials of an experiment that failed for good, with the reasons.
@@ -428,12 +457,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/folder/store.redb");
         let (a, b) = (ContentHash::of(b"a"), ContentHash::of(b"b"));
-        let record = ExperimentRecord {
-            order: 0,
-            shards: 2,
-            cancelled: false,
-            experiment: experiment(Strategy::Qslm { sensitivity_bits: None }),
-        };
+        let experiment = experiment(Strategy::Qslm { sensitivity_bits: None });
+        let record = ExperimentRecord::new(0, 2, 0, experiment);
+        let open = |shards: &[(Shard, Counts)]| Stored::Shards(shards.iter().cloned().collect());
         let shard = |index, of| Shard { index, of };
         {
             let store = Store::open(&path).unwrap();
@@ -451,15 +477,15 @@ mod tests {
         let store = Store::open(&path).unwrap();
         assert_eq!(store.epoch(), 2);
         assert_eq!(store.experiments().unwrap(), [record]);
-        assert_eq!(store.shards(&a, 2).unwrap(), BTreeMap::from([(shard(1, 2), counts(1))]));
+        assert_eq!(store.look_up(&[a], 2).unwrap(), [open(&[(shard(1, 2), counts(1))])]);
         assert_eq!(store.failures("x").unwrap(), BTreeMap::from([(b, "broke".to_owned())]));
         assert!(store.failures("xy").unwrap().is_empty());
         // A measured trial needs no shards.
         store.commit(&[Write::Measurement(a, counts(9))]).unwrap();
-        assert_eq!(store.measurement(&a).unwrap(), Some(counts(9)));
-        assert_eq!(store.measurement(&b).unwrap(), None);
-        assert!(store.shards(&a, 2).unwrap().is_empty() && store.shards(&a, 3).unwrap().is_empty());
-        assert_eq!(store.shards(&b, 2).unwrap().len(), 1);
+        let of_b = open(&[(shard(0, 2), counts(3))]);
+        assert_eq!(store.look_up(&[a, b], 2).unwrap(), [Stored::Measured(counts(9)), of_b]);
+        assert_eq!(store.look_up(&[a, b], 3).unwrap(), [Stored::Measured(counts(9)), open(&[])]);
+        assert_eq!(store.contents().unwrap().shards.len(), 1);
     }
 
     #[test]
@@ -480,7 +506,7 @@ mod tests {
         Store::open(&path).unwrap().replace(&joined).unwrap();
         let mut store = Store::open(&path).unwrap();
         assert_eq!(store.contents().unwrap(), joined);
-        assert_eq!(store.measurement(&a).unwrap(), Some(counts(1)), "the lower of the two");
+        assert_eq!(store.look_up(&[a], 1).unwrap(), [Stored::Measured(counts(1))], "the lower of the two");
         assert_eq!(store.failures("x").unwrap().len(), 2);
         assert!(store.check().unwrap());
         store.compact().unwrap();

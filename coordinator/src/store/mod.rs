@@ -9,9 +9,11 @@ mod contents;
 #[cfg(test)]
 mod crash;
 mod database;
+#[cfg(test)]
+pub(crate) mod disk;
 mod record;
 
 pub use artifacts::{ArtifactError, ArtifactWriter, Artifacts};
 pub use contents::Contents;
-pub use database::{Store, StoreError, Write};
+pub use database::{Store, StoreError, Stored, Write};
 pub use record::ExperimentRecord;

@@ -19,8 +19,25 @@ pub struct ExperimentRecord {
     pub shards: u32,
     /// Whether a person ended it.
     pub cancelled: bool,
+    /// Whether a person holds it up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// Experiments of a higher one are worked on first.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: i32,
     /// What it is.
     pub experiment: Experiment,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl ExperimentRecord {
+    /// An experiment as it is submitted: neither cancelled nor paused.
+    pub fn new(order: u64, shards: u32, priority: i32, experiment: Experiment) -> Self {
+        Self { order, shards, cancelled: false, paused: false, priority, experiment }
+    }
 }
 
 /// Bytes of a record that mean nothing to this version.
@@ -110,7 +127,7 @@ mod tests {
     #[test]
     fn an_experiment_survives_its_record() {
         let experiment = experiment(Strategy::Qslm { sensitivity_bits: None });
-        let record = ExperimentRecord { order: 3, shards: 4, cancelled: true, experiment };
+        let record = ExperimentRecord { paused: true, ..ExperimentRecord::new(3, 4, -5, experiment) };
         assert_eq!(decode_experiment(&encode_experiment(&record)).unwrap(), record);
     }
 

@@ -1,11 +1,11 @@
-//! `qslm submit | list | get | front | cancel`: experiments of a coordinator.
+//! `qslm submit | list | get | front | cancel | pause | resume | prioritize`: experiments of a coordinator.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::CellAlignment;
 use qslm_common::hash::ContentHash;
-use qslm_proto::v1::{ExperimentStatus, GetRequest, ListRequest};
+use qslm_proto::v1::{ChangeRequest, ExperimentStatus, GetRequest, ListRequest};
 use serde::Serialize;
 
 use super::run::Finished;
@@ -18,7 +18,7 @@ use crate::spec::resolve;
 /// Submit an experiment to a coordinator; its id is printed.
 ///
 /// The checkpoint and data are uploaded unless the coordinator has them. Submitting the same experiment twice
-/// is submitting it once; a cancelled one goes on.
+/// is submitting it once; one that was cancelled or paused goes on.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -31,11 +31,19 @@ pub struct Submit {
     /// Change a value of the spec, such as task.windows=64
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+    /// Experiments of a higher priority are worked on first, those of the same one share the workers
+    /// [default: 0, or what it has]
+    #[arg(long, allow_negative_numbers = true, value_parser = priority())]
+    priority: Option<i32>,
     #[command(flatten)]
     target: Target,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
+}
+
+fn priority() -> clap::builder::RangedI64ValueParser<i32> {
+    clap::value_parser!(i32).range(-1000..=1000)
 }
 
 /// List the experiments of a coordinator or store.
@@ -72,6 +80,41 @@ pub struct Front {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  qslm cancel quickstart-1a2b3c4d5e6f")]
 pub struct Cancel {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Hold up an experiment: workers get no more of it; what they are evaluating is kept.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  qslm pause quickstart-1a2b3c4d5e6f")]
+pub struct Pause {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Let an experiment go on that was paused or cancelled.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  qslm resume quickstart-1a2b3c4d5e6f")]
+pub struct Resume {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Change the priority of an experiment.
+///
+/// Experiments of a higher priority are worked on first; those of the same one share the workers evenly.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qslm prioritize quickstart 10\n  qslm prioritize quickstart -1")]
+pub struct Prioritize {
+    #[command(flatten)]
+    which: Which,
+    /// The new priority, -1000 to 1000
+    #[arg(allow_negative_numbers = true, value_parser = priority())]
+    priority: i32,
+}
+
+#[derive(Debug, Args)]
+struct Which {
     /// The experiment's id, or the beginning of it
     experiment: String,
     #[command(flatten)]
@@ -96,7 +139,7 @@ impl Submit {
     /// Submits and prints the id.
     pub async fn run(self) -> Outcome {
         let resolved = resolve(&self.spec, &self.settings)?;
-        let status = submit(&mut self.target.connect().await?, &resolved).await?;
+        let status = submit(&mut self.target.connect().await?, &resolved, self.priority).await?;
         match self.output {
             Output::Json => print_json(&Shown::from(&status)),
             Output::Table => print(&format!("{}\n", status.id)),
@@ -139,8 +182,37 @@ impl Front {
 impl Cancel {
     /// Cancels and prints the status.
     pub async fn run(self) -> Outcome {
-        let request = GetRequest { experiment: self.experiment };
-        let status = self.target.connect().await?.cancel(request).await?.into_inner();
+        self.which.change(ChangeRequest { cancelled: Some(true), ..Default::default() }).await
+    }
+}
+
+impl Pause {
+    /// Holds up and prints the status.
+    pub async fn run(self) -> Outcome {
+        self.which.change(ChangeRequest { paused: Some(true), ..Default::default() }).await
+    }
+}
+
+impl Resume {
+    /// Resumes and prints the status.
+    pub async fn run(self) -> Outcome {
+        let change = ChangeRequest { paused: Some(false), cancelled: Some(false), ..Default::default() };
+        self.which.change(change).await
+    }
+}
+
+impl Prioritize {
+    /// Changes the priority and prints the status.
+    pub async fn run(self) -> Outcome {
+        let priority = Some(self.priority);
+        self.which.change(ChangeRequest { priority, ..Default::default() }).await
+    }
+}
+
+impl Which {
+    async fn change(self, change: ChangeRequest) -> Outcome {
+        let request = ChangeRequest { experiment: self.experiment, ..change };
+        let status = self.target.connect().await?.change(request).await?.into_inner();
         show(&status, self.output)
     }
 }
@@ -172,6 +244,7 @@ struct Shown<'a> {
     workers: u32,
     tokens_per_second: f64,
     failures: &'a [String],
+    priority: i32,
 }
 
 impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
@@ -196,6 +269,7 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             workers: status.workers,
             tokens_per_second: status.tokens_per_second,
             failures: &status.failures,
+            priority: status.priority,
         }
     }
 }
@@ -205,6 +279,7 @@ fn print_statuses(all: &[ExperimentStatus]) -> Outcome {
     table.set_header([
         "experiment",
         "state",
+        "priority",
         "tier",
         "measured",
         "failed",
@@ -213,7 +288,7 @@ fn print_statuses(all: &[ExperimentStatus]) -> Outcome {
         "loss %",
         "workers",
     ]);
-    for column in 3..9 {
+    for column in [2, 4, 5, 6, 7, 8, 9] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -225,6 +300,7 @@ fn print_statuses(all: &[ExperimentStatus]) -> Outcome {
         table.add_row([
             status.id.clone(),
             status.state().as_str_name().to_lowercase(),
+            status.priority.to_string(),
             status.stage.clone(),
             status.measured.to_string(),
             status.failed.to_string(),

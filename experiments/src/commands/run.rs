@@ -104,7 +104,7 @@ async fn search(
     interrupted: &CancellationToken,
 ) -> Outcome<Option<Finished>> {
     let mut client = connect(&embedded.url).await?;
-    let status = submit(&mut client, resolved).await?;
+    let status = submit(&mut client, resolved, None).await?;
     let stop = CancellationToken::new();
     let mut agents = JoinSet::new();
     if status.state() == State::Running {

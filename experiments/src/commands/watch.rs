@@ -47,7 +47,7 @@ pub(super) async fn until_ended(client: &mut Client, id: &str) -> Outcome<Experi
     let mut progress = Progress::new();
     let mut stream = client.watch(GetRequest { experiment: id.to_owned() }).await?.into_inner();
     while let Some(status) = stream.message().await? {
-        if status.state() != State::Running {
+        if matches!(status.state(), State::Finished | State::Cancelled) {
             progress.finish();
             return Ok(status);
         }

@@ -100,7 +100,7 @@ impl CoordinatorBench {
         let resolved = experiment(folder.path(), self.trials)?;
         let mut client = connect(&embedded.url).await?;
         let started = Instant::now();
-        let id = submit(&mut client, &resolved).await?.id;
+        let id = submit(&mut client, &resolved, None).await?.id;
         let submitted = started.elapsed();
         let mut idle = idle_leases(&embedded.url).await?;
 

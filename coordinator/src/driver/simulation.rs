@@ -1,0 +1,336 @@
+//! A coordinator against chance: workers that vanish, pause, repeat themselves and report late, calls and answers that
+//! get lost, people who change their minds, a process that is killed and a disk that loses power, all drawn from a
+//! seed. No time passes and nothing sleeps. Whatever was acknowledged stays, nothing is recorded twice, and in the end
+//! the front is what it always is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qslm_common::archive::FrontDocument;
+use qslm_common::experiment::Strategy;
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::{Counts, Nll};
+use qslm_common::space::Tier;
+use qslm_common::task::Shard;
+use qslm_proto::v1::experiment_status::State;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::search::testing::{experiment, measure, run};
+use crate::store::disk::Disk;
+
+const TTL: Millis = 1000;
+const STEPS: usize = 200_000;
+
+/// A worker as the coordinator cannot see it.
+#[derive(Default)]
+struct Worker {
+    name: String,
+    holds: Vec<Grant>,
+    /// Results that were not acknowledged.
+    unreported: Vec<Finished>,
+    call: Option<Call>,
+}
+
+/// A call under way.
+struct Call {
+    reported: Vec<Finished>,
+    answer: oneshot::Receiver<Result<ReportAnswer, Refusal>>,
+}
+
+struct World {
+    seed: u64,
+    rng: ChaCha8Rng,
+    disk: Disk,
+    driver: Driver,
+    now: Millis,
+    workers: Vec<Worker>,
+    named: u32,
+    experiments: Vec<(Experiment, u32)>,
+    /// What the coordinator said is safe.
+    acknowledged: BTreeMap<(ContentHash, Shard), Counts>,
+    /// Lease numbers that were seen.
+    leases: BTreeSet<LeaseId>,
+    /// Failures that were reported of a shard.
+    failures: BTreeMap<(ContentHash, Shard), u32>,
+    /// What the trials that were seen would measure.
+    truth: BTreeMap<ContentHash, Counts>,
+    crashes: u32,
+}
+
+fn options() -> Options {
+    Options { lease_ttl: Duration::from_millis(TTL), ..Options::default() }
+}
+
+/// The part of a candidate's counts that falls into a shard.
+fn part(grant: &Grant) -> Counts {
+    let whole = measure(&grant.trial.trial.candidate);
+    let share = |n: u64| {
+        let cut = |i: u32| n * u64::from(i) / u64::from(grant.shard.of);
+        cut(grant.shard.index + 1) - cut(grant.shard.index)
+    };
+    let (tokens, positions) = (share(whole.tokens), share(whole.positions));
+    Counts { nll: Nll(share(whole.nll.0)), tokens, positions, ..whole }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        // Mostly small searches, so that a thousand of them take seconds; two experiments that share trials.
+        let strategies = match seed % 25 {
+            0 => [Strategy::Qslm { sensitivity_bits: None }, Strategy::Grid { tier: Tier::Global }],
+            _ => [
+                Strategy::Grid { tier: Tier::Global },
+                Strategy::Random { tier: Tier::Block, trials: 4, seed },
+            ],
+        };
+        let experiments = strategies.map(|strategy| (experiment(strategy), rng.random_range(1..4))).to_vec();
+        let disk = Disk::default();
+        let driver = Driver::new(Store::on(disk.clone()).unwrap(), options()).unwrap();
+        let mut world = Self {
+            seed,
+            rng,
+            disk,
+            driver,
+            now: 0,
+            workers: Vec::new(),
+            named: 0,
+            experiments,
+            acknowledged: BTreeMap::new(),
+            leases: BTreeSet::new(),
+            failures: BTreeMap::new(),
+            truth: BTreeMap::new(),
+            crashes: 0,
+        };
+        world.workers = (0..3).map(|_| world.new_worker()).collect();
+        world
+    }
+
+    fn new_worker(&mut self) -> Worker {
+        self.named += 1;
+        Worker { name: format!("w{}", self.named), ..Worker::default() }
+    }
+
+    fn chance(&mut self, one_in: u32) -> bool {
+        self.rng.random_range(0..one_in) == 0
+    }
+
+    /// One event.
+    fn step(&mut self) {
+        let index = self.rng.random_range(0..self.workers.len());
+        match self.rng.random_range(0..100) {
+            0..30 => self.send(index),
+            30..60 => self.turn(),
+            60..78 => self.receive(index),
+            78..92 => self.evaluate(index),
+            92..96 => self.now += self.rng.random_range(0..TTL / 8),
+            // Long enough for leases to run out, and for someone to straggle.
+            96 => self.now += self.rng.random_range(0..4 * TTL),
+            97 => self.workers[index] = self.new_worker(),
+            98 => self.interfere(),
+            _ => {
+                if self.chance(2) {
+                    self.crash();
+                }
+            }
+        }
+        if let Err(broken) = self.driver.ledger.check() {
+            panic!("seed {}: {broken}", self.seed);
+        }
+    }
+
+    /// A worker calls. The call may get lost, or arrive twice.
+    fn send(&mut self, index: usize) {
+        let (lost, twice) = (self.chance(10), self.chance(10));
+        let wait_ms = if self.chance(2) { 300 } else { 0 };
+        let worker = &mut self.workers[index];
+        if worker.call.is_some() {
+            return;
+        }
+        let report = Report {
+            worker: worker.name.clone(),
+            finished: worker.unreported.clone(),
+            held: worker.holds.iter().map(|grant| grant.lease).collect(),
+            slots: 3 - worker.holds.len().min(3) as u32,
+            wait_ms,
+            experiment: None,
+        };
+        let (reply, answer) = oneshot::channel();
+        worker.call = Some(Call { reported: worker.unreported.clone(), answer });
+        if twice {
+            let (nobody, _) = oneshot::channel();
+            self.driver.apply(Request::Report(report.clone(), nobody), self.now);
+        }
+        if !lost {
+            self.driver.apply(Request::Report(report, reply), self.now);
+        }
+    }
+
+    /// The driver finishes a batch. The power may fail while it does.
+    fn turn(&mut self) {
+        let dies = self.chance(60);
+        if dies {
+            self.disk.fail_in(self.rng.random_range(1..30));
+        }
+        if self.driver.finish_batch(self.now).is_err() {
+            assert!(dies, "seed {}: nothing else makes a store fail", self.seed);
+            let image = self.disk.after_power_loss(&mut self.rng);
+            self.restart(image);
+        } else if dies {
+            self.crash();
+        } else {
+            let overdue = self.driver.ledger.next_expiry().is_some_and(|ends| ends <= self.now);
+            assert!(!overdue, "seed {}: a lease outlived its time", self.seed);
+        }
+    }
+
+    /// A worker looks for an answer; it may get lost on the way.
+    fn receive(&mut self, index: usize) {
+        let lost = self.chance(10);
+        let worker = &mut self.workers[index];
+        let Some(Call { reported, mut answer }) = worker.call.take() else { return };
+        match answer.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) if !lost => {
+                worker.call = Some(Call { reported, answer });
+            }
+            Ok(Ok(answer)) if !lost => {
+                for finished in &reported {
+                    if let ShardOutcome::Counts(counts) = &finished.outcome {
+                        self.acknowledged.insert((finished.trial, finished.shard), counts.clone());
+                    }
+                }
+                worker.unreported.retain(|finished| !reported.contains(finished));
+                worker.holds.retain(|grant| !answer.dropped.contains(&grant.lease));
+                for grant in answer.leases {
+                    assert!(self.leases.insert(grant.lease), "seed {}: a lease number came twice", self.seed);
+                    self.truth.insert(grant.trial.key, measure(&grant.trial.trial.candidate));
+                    worker.holds.push(grant);
+                }
+            }
+            // Lost, refused, or the coordinator died: the next call says it again.
+            _ => {}
+        }
+    }
+
+    /// A worker is done with a shard, or fails at it, though not so often that the trial is given up.
+    fn evaluate(&mut self, index: usize) {
+        let fails = self.chance(20);
+        let worker = &mut self.workers[index];
+        if worker.holds.is_empty() {
+            return;
+        }
+        let grant = worker.holds.swap_remove(self.rng.random_range(0..worker.holds.len()));
+        let (lease, trial, shard) = (grant.lease, grant.trial.key, grant.shard);
+        let failed = self.failures.entry((trial, shard)).or_default();
+        let outcome = if fails && *failed < 2 {
+            *failed += 1;
+            ShardOutcome::Failure { reason: "chance".to_owned(), retryable: true }
+        } else {
+            ShardOutcome::Counts(part(&grant))
+        };
+        worker.unreported.push(Finished { lease, trial, shard, outcome });
+    }
+
+    /// Someone submits again, cancels, holds up or puts first.
+    fn interfere(&mut self) {
+        let (experiment, shards) = self.experiments[self.rng.random_range(0..2)].clone();
+        let (reply, _) = oneshot::channel();
+        let yes = Some(self.chance(2));
+        let change = match self.rng.random_range(0..4) {
+            0 => {
+                let submission = Box::new(Submission::new(experiment, shards));
+                self.driver.apply(Request::Submit(submission, reply), self.now);
+                return;
+            }
+            1 => Change { paused: yes, ..Change::default() },
+            2 => Change { cancelled: yes, ..Change::default() },
+            _ => Change { priority: Some(self.rng.random_range(-1..2)), ..Change::default() },
+        };
+        self.driver.apply(Request::Change(experiment.id(), change, reply), self.now);
+    }
+
+    /// The process is killed, or the power fails.
+    fn crash(&mut self) {
+        let image =
+            if self.chance(2) { self.disk.after_kill() } else { self.disk.after_power_loss(&mut self.rng) };
+        self.restart(image);
+    }
+
+    fn restart(&mut self, image: Vec<u8>) {
+        self.crashes += 1;
+        self.disk = Disk::holding(image);
+        let store = Store::on(self.disk.clone()).unwrap();
+        self.check(&store);
+        self.driver = Driver::new(store, options()).unwrap();
+        // Its clock starts afresh.
+        self.now = 0;
+    }
+
+    /// What was acknowledged is in the store, and nothing in it is wrong.
+    fn check(&self, store: &Store) {
+        let contents = store.contents().unwrap();
+        assert!(contents.conflicts().is_empty(), "seed {}", self.seed);
+        for ((trial, shard), counts) in &self.acknowledged {
+            let whole = contents.measurements.contains_key(trial);
+            let part = contents.shards.get(&(*trial, *shard)).is_some_and(|known| known.contains(counts));
+            assert!(whole || part, "seed {}: an acknowledged result of {trial} is lost", self.seed);
+        }
+        for (trial, counts) in &contents.measurements {
+            assert_eq!(counts.first(), self.truth.get(trial), "seed {}", self.seed);
+        }
+    }
+
+    /// The experiments as the coordinator knows them; submits what it does not know or has laid aside.
+    fn is_finished(&mut self) -> bool {
+        let now = self.now;
+        let all = 0..self.driver.experiments.len();
+        let states: Vec<State> = all.map(|index| self.driver.status(index, now).state()).collect();
+        states.len() == self.experiments.len() && states.iter().all(|state| *state == State::Finished)
+    }
+
+    fn submit_all(&mut self) {
+        for (experiment, shards) in self.experiments.clone() {
+            let (reply, _) = oneshot::channel();
+            let submission = Box::new(Submission::new(experiment, shards));
+            self.driver.apply(Request::Submit(submission, reply), self.now);
+        }
+    }
+}
+
+/// One life of a coordinator. Returns how often it died.
+fn simulate(seed: u64) -> u32 {
+    let mut world = World::new(seed);
+    for step in 0.. {
+        assert!(step < STEPS, "seed {seed} does not end");
+        // Now and then, because nobody resumes what was paused, and a submission may be lost in a crash.
+        if step % 200 == 0 {
+            world.submit_all();
+        }
+        world.step();
+        if step % 20 == 0 && world.is_finished() {
+            break;
+        }
+    }
+    world.driver.finish_batch(world.now).unwrap();
+    world.check(&world.driver.store);
+    let measured = world.driver.store.contents().unwrap().measurements.len();
+    let mut wanted = BTreeSet::new();
+    for (experiment, _) in &world.experiments {
+        let (archive, _) = run(experiment, |_| false);
+        let expected = FrontDocument::new(experiment, &archive).to_json();
+        let index = world.driver.find(&experiment.id()).unwrap();
+        assert_eq!(world.driver.experiments[index].front_document(), expected, "seed {seed}");
+        wanted.extend(archive.iter().map(|(id, _)| *id));
+    }
+    assert_eq!(measured, wanted.len(), "seed {seed}: exactly what was asked for is on record");
+    world.crashes
+}
+
+#[test]
+fn a_thousand_lives_of_a_coordinator_lose_nothing_and_give_the_same_front() {
+    let crashes: u32 = std::thread::scope(|scope| {
+        let half = |start| scope.spawn(move || (start..1000).step_by(2).map(simulate).sum::<u32>());
+        [half(0), half(1)].map(|half| half.join().unwrap()).iter().sum()
+    });
+    assert!(crashes > 1000, "{crashes} crashes are too few to tell");
+}

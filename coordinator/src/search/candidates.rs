@@ -1,0 +1,118 @@
+//! The candidates of a generation. A grid may have a million, which nobody wants in memory at once: they are made
+//! when they are asked for.
+
+use qslm_common::candidate::Candidate;
+use qslm_common::space::{Group, Space};
+
+/// Candidates in an order that depends on the experiment and the archive alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidates(Form);
+
+#[derive(Debug, Clone, PartialEq)]
+enum Form {
+    List(Vec<Candidate>),
+    Combinations(Box<Combinations>),
+}
+
+/// Some candidates, then combinations of rungs.
+#[derive(Debug, Clone, PartialEq)]
+struct Combinations {
+    first: Vec<Candidate>,
+    space: Space,
+    /// Every group at its first rung.
+    base: Candidate,
+    moving: Vec<Group>,
+    numbers: Numbers,
+}
+
+/// Which combinations, by number: the digits are the rungs of the groups, the first group's the lowest.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Numbers {
+    /// All below this one.
+    Below(u64),
+    /// These.
+    Some(Vec<u64>),
+}
+
+impl Candidates {
+    /// `first`, then the combinations of the rungs of `moving` with these numbers. `base` has all of them at the first
+    /// rung.
+    pub(super) fn combinations(
+        first: Vec<Candidate>,
+        space: &Space,
+        base: Candidate,
+        moving: Vec<Group>,
+        numbers: Numbers,
+    ) -> Self {
+        Self(Form::Combinations(Box::new(Combinations {
+            first,
+            space: space.clone(),
+            base,
+            moving,
+            numbers,
+        })))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Form::List(list) => list.len(),
+            Form::Combinations(combinations) => combinations.first.len() + combinations.numbers.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The candidate at a place; `None` beyond the last.
+    pub fn get(&self, index: usize) -> Option<Candidate> {
+        match &self.0 {
+            Form::List(list) => list.get(index).cloned(),
+            Form::Combinations(combinations) => combinations.get(index),
+        }
+    }
+
+    /// All of them, one after the other.
+    pub fn iter(&self) -> impl Iterator<Item = Candidate> {
+        (0..self.len()).filter_map(|index| self.get(index))
+    }
+}
+
+impl FromIterator<Candidate> for Candidates {
+    fn from_iter<T: IntoIterator<Item = Candidate>>(candidates: T) -> Self {
+        Self(Form::List(candidates.into_iter().collect()))
+    }
+}
+
+impl Combinations {
+    fn get(&self, index: usize) -> Option<Candidate> {
+        let Some(index) = index.checked_sub(self.first.len()) else { return self.first.get(index).cloned() };
+        let mut number = self.numbers.get(index)?;
+        let mut candidate = self.base.clone();
+        for group in &self.moving {
+            let rungs = self.space.rungs(group.part) as u64;
+            let rung = (number % rungs) as usize;
+            number /= rungs;
+            candidate = self.space.place(candidate, group, rung);
+        }
+        Some(candidate)
+    }
+}
+
+impl Numbers {
+    fn len(&self) -> usize {
+        match self {
+            Self::Below(end) => usize::try_from(*end).unwrap_or(usize::MAX),
+            Self::Some(numbers) => numbers.len(),
+        }
+    }
+
+    fn get(&self, index: usize) -> Option<u64> {
+        match self {
+            Self::Below(end) => Some(index as u64).filter(|number| number < end),
+            Self::Some(numbers) => numbers.get(index).copied(),
+        }
+    }
+}
