@@ -31,6 +31,28 @@ pub struct Entry {
     pub costs: Costs,
 }
 
+/// A measured candidate with all that can be told of it alone. A coordinator that starts works these out on all cores.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measurement {
+    id: ContentHash,
+    entry: Entry,
+    losses: Vec<f64>,
+}
+
+impl Measurement {
+    /// Of the candidate with this id.
+    pub fn new(experiment: &Experiment, id: ContentHash, candidate: &Candidate, counts: Counts) -> Self {
+        let footprint_bytes = footprint_bytes(&experiment.network, candidate);
+        // Most experiments decide by the footprint alone, and a million candidates should not pay for the rest.
+        let costs = match experiment.deciding_costs().iter().any(|cost| *cost != Cost::Footprint) {
+            true => experiment.device.costs(&experiment.network, candidate, &counts),
+            false => Costs::new(),
+        };
+        let entry = Entry { counts, footprint_bytes, costs };
+        Self { id, losses: losses(experiment, &entry), entry }
+    }
+}
+
 /// A measured candidate that an archive still has the schemes of.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
@@ -87,29 +109,26 @@ impl Archive {
     /// Folds a measurement in. Another one of the same candidate changes nothing: measurements are deterministic, and
     /// the first one is on record.
     pub fn insert(&mut self, experiment: &Experiment, candidate: &Candidate, counts: Counts) {
-        self.insert_known(experiment, candidate.id(), candidate, counts);
+        self.insert_measured(
+            experiment,
+            candidate,
+            Measurement::new(experiment, candidate.id(), candidate, counts),
+        );
     }
 
-    /// [`Archive::insert`], given the candidate's id.
-    pub fn insert_known(
+    /// [`Archive::insert`], given what does not depend on the rest of the archive.
+    pub fn insert_measured(
         &mut self,
         experiment: &Experiment,
-        id: ContentHash,
         candidate: &Candidate,
-        counts: Counts,
+        measurement: Measurement,
     ) {
-        if self.entries.contains_key(&id) {
-            return;
+        let Measurement { id, entry, losses } = measurement;
+        match self.entries.entry(id) {
+            std::collections::btree_map::Entry::Occupied(_) => return,
+            std::collections::btree_map::Entry::Vacant(vacant) => drop(vacant.insert(entry)),
         }
-        let footprint_bytes = footprint_bytes(&experiment.network, candidate);
-        // Most experiments decide by the footprint alone, and a million candidates should not pay for the rest.
-        let costs = match experiment.deciding_costs().iter().any(|cost| *cost != Cost::Footprint) {
-            true => experiment.device.costs(&experiment.network, candidate, &counts),
-            false => Costs::new(),
-        };
-        let entry = Entry { counts, footprint_bytes, costs };
-        let on_front = self.front.insert(&losses(experiment, &entry), id);
-        self.entries.insert(id, entry);
+        let on_front = self.front.insert(&losses, id);
         if id == *self.float_id.get_or_insert_with(|| float_id(experiment)) {
             // Everything is compared with it, also what came before.
             let all: Vec<ContentHash> = self.entries.keys().copied().collect();

@@ -38,6 +38,17 @@ pub struct Candidate {
     membranes: BTreeMap<String, Membrane>,
 }
 
+/// What one candidate has otherwise than another. To apply it takes no search by name, which a grid of a million
+/// candidates is glad of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Patch {
+    /// By the unit's place in name order.
+    schemes: Vec<(usize, Scheme)>,
+    vectors: Option<Scheme>,
+    activations: Vec<(String, Option<Activation>)>,
+    membranes: Vec<(String, Option<Membrane>)>,
+}
+
 /// Why a candidate does not fit a network, or a text is no candidate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCandidate {
@@ -174,6 +185,36 @@ impl Candidate {
         self.membranes.iter().map(|(population, scheme)| (population.as_str(), *scheme))
     }
 
+    /// What turns `base`, which has the same units, into this candidate.
+    pub fn patch_from(&self, base: &Self) -> Patch {
+        let pairs = self.schemes.iter().zip(&base.schemes).enumerate();
+        Patch {
+            schemes: pairs
+                .filter(|(_, (new, old))| new != old)
+                .map(|(index, (new, _))| (index, *new))
+                .collect(),
+            vectors: Some(self.vectors).filter(|new| *new != base.vectors),
+            activations: differences(&base.activations, &self.activations),
+            membranes: differences(&base.membranes, &self.membranes),
+        }
+    }
+
+    /// Takes over what a patch says.
+    pub fn apply(&mut self, patch: &Patch) {
+        for (index, scheme) in &patch.schemes {
+            if let Some(slot) = self.schemes.get_mut(*index) {
+                *slot = *scheme;
+            }
+        }
+        self.vectors = patch.vectors.unwrap_or(self.vectors);
+        for (name, scheme) in &patch.activations {
+            put(&mut self.activations, [name.as_str()], *scheme);
+        }
+        for (name, scheme) in &patch.membranes {
+            put(&mut self.membranes, [name.as_str()], *scheme);
+        }
+    }
+
     /// Hash of the canonical encoding.
     pub fn id(&self) -> ContentHash {
         ContentHash::of(self.encode().as_bytes())
@@ -188,16 +229,17 @@ impl Candidate {
             start.iter().for_each(|word| text.extend([word, " "]));
             let _ = writeln!(text, "{scheme}");
         };
-        // Neighbours often have the same scheme, and a number takes longer to write than to copy.
-        let mut last: Option<(Scheme, std::ops::Range<usize>)> = None;
+        // Units share few schemes, and a scheme takes longer to write than to copy.
+        let mut written: Vec<(Scheme, std::ops::Range<usize>)> = Vec::new();
         for (unit, scheme) in self.schemes() {
             text.extend([unit, " "]);
-            let start = text.len();
-            match &last {
-                Some((same, written)) if *same == scheme => text.extend_from_within(written.clone()),
-                _ => drop(write!(text, "{scheme}")),
+            if let Some((_, range)) = written.iter().find(|(known, _)| *known == scheme) {
+                text.extend_from_within(range.clone());
+            } else {
+                let start = text.len();
+                let _ = write!(text, "{scheme}");
+                written.push((scheme, start..text.len()));
             }
-            last = Some((scheme, start..text.len()));
             text.push('\n');
         }
         if self.vectors != Scheme::Float {
@@ -287,6 +329,17 @@ impl Candidate {
             None => Ok(()),
         }
     }
+}
+
+/// What has to be put into `old` to make it `new`.
+fn differences<T: Copy + PartialEq>(
+    old: &BTreeMap<String, T>,
+    new: &BTreeMap<String, T>,
+) -> Vec<(String, Option<T>)> {
+    let changed = new.iter().filter(|(name, scheme)| old.get(*name) != Some(scheme));
+    let gone = old.keys().filter(|name| !new.contains_key(*name));
+    let changed = changed.map(|(name, scheme)| (name.clone(), Some(*scheme)));
+    changed.chain(gone.map(|name| (name.clone(), None))).collect()
 }
 
 /// Gives every name the scheme, or takes it away.
@@ -405,6 +458,23 @@ mod tests {
         assert_eq!(Candidate::decode(&text), Ok(vectors));
         let back = more.with_activations(["head.weight", "blocks.0.att.key.weight"], None);
         assert_eq!(back.with_membranes(["blocks.0.lif1"], None), plain);
+    }
+
+    #[test]
+    fn a_patch_turns_one_candidate_into_the_other() {
+        let one = uniform("int4:symmetric:channel")
+            .with_activations(["head.weight"], "int8:affine:dynamic".parse().ok())
+            .with_membranes(["blocks.0.lif1"], "fixed8:1".parse().ok());
+        let other = uniform("int4:symmetric:channel")
+            .with(["head.weight", "emb.weight"], Scheme::Float)
+            .with_vectors(Scheme::Half)
+            .with_activations(["blocks.1.att.key.weight"], "int8:affine:dynamic".parse().ok())
+            .with_membranes(["blocks.0.lif1"], "fixed4:1".parse().ok());
+        for (from, to) in [(&one, &other), (&other, &one), (&one, &one)] {
+            let mut patched = from.clone();
+            patched.apply(&to.patch_from(from));
+            assert_eq!(patched, *to);
+        }
     }
 
     #[test]

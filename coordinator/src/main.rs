@@ -52,7 +52,6 @@ fn main() -> ExitCode {
     qslm_program::run(flags.config.as_deref(), "QSLM_COORDINATOR", &flags, run)
 }
 
-#[tokio::main]
 async fn run(settings: Settings) -> anyhow::Result<()> {
     qslm_program::init_log(&settings.log)?;
     let stop = qslm_program::cancelled_by_signals()?;

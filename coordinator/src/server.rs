@@ -19,6 +19,9 @@ use crate::store::{Artifacts, Store, StoreError};
 /// connection (hyper#4170), so the end does not depend on it.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// A connection on which nothing comes back for so long is given up.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
 /// A coordinator on an open store.
 pub struct Coordinator {
     driver: Handle,
@@ -39,6 +42,11 @@ impl Coordinator {
         Ok(Self { driver, thread, artifacts })
     }
 
+    /// The driver, for whoever is in the same process.
+    pub fn driver(&self) -> &Handle {
+        &self.driver
+    }
+
     /// Where the artifacts are.
     pub fn artifacts(&self) -> &Artifacts {
         &self.artifacts
@@ -53,6 +61,8 @@ impl Coordinator {
         let work = WorkService::new(driver.clone(), artifacts.clone());
         let experiments = ExperimentsService::new(driver.clone(), artifacts);
         let serving = Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .add_service(WorkServer::new(work))
             .add_service(ExperimentsServer::new(experiments))
             .serve_with_incoming_shutdown(
@@ -62,18 +72,30 @@ impl Coordinator {
         let mut serving = tokio::spawn(serving);
         let ended = tokio::task::spawn_blocking(move || thread.join());
         tokio::pin!(ended);
-        let store = tokio::select! {
-            () = stop.cancelled() => {
-                // Waiting reports and watchers end with the driver, so the server can drain.
+        let mut served = None;
+        let ended_first = tokio::select! {
+            biased;
+            store = &mut ended => Some(store?),
+            () = stop.cancelled() => None,
+            result = &mut serving => {
+                served = Some(result);
+                None
+            }
+        };
+        // Whatever the reason, the store is closed when this returns. Waiting reports and watchers end with the driver, so
+        // the server can drain.
+        stop.cancel();
+        let store = match ended_first {
+            Some(store) => store,
+            None => {
                 tokio::task::spawn_blocking(move || driver.stop()).await?;
                 ended.await?
             }
-            store = &mut ended => store?,
-            served = &mut serving => return served?.context("serving"),
         };
-        stop.cancel();
-        if tokio::time::timeout(DRAIN, &mut serving).await.is_err() {
-            serving.abort();
+        match served {
+            Some(result) => result?.context("serving")?,
+            None if tokio::time::timeout(DRAIN, &mut serving).await.is_err() => serving.abort(),
+            None => {}
         }
         match store {
             Ok(result) => Ok(result?),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qslm_common::hash::ContentHash;
-use qslm_coordinator::driver::DriverError;
+use qslm_coordinator::driver::{Commits, DriverError, Handle};
 use qslm_coordinator::store::StoreError;
 use qslm_coordinator::{Coordinator, Options};
 use qslm_proto::v1::experiments_client::ExperimentsClient;
@@ -32,6 +32,7 @@ pub struct Embedded {
     pub url: String,
     /// Its artifacts; workers of this process use them in place.
     pub artifacts: PathBuf,
+    driver: Handle,
     stop: CancellationToken,
     serving: JoinHandle<anyhow::Result<()>>,
 }
@@ -47,9 +48,15 @@ impl Embedded {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(failed)?;
         let url = format!("http://{}", listener.local_addr().map_err(failed)?);
         let artifacts = coordinator.artifacts().folder().to_owned();
+        let driver = coordinator.driver().clone();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(coordinator.serve(listener, stop.clone()));
-        Ok(Self { url, artifacts, stop, serving })
+        Ok(Self { url, artifacts, driver, stop, serving })
+    }
+
+    /// What its committer did so far.
+    pub fn commits(&self) -> Commits {
+        self.driver.metrics().read()
     }
 
     /// Closes the store.

@@ -66,10 +66,11 @@ enum Command {
     Bench(commands::bench::Bench),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
-    run(cli).await.map_or_else(exit::Failure::report, |()| ExitCode::SUCCESS)
+    let outcome =
+        qslm_program::block_on(run(cli)).unwrap_or_else(|error| Err(anyhow::Error::from(error).into()));
+    outcome.map_or_else(exit::Failure::report, |()| ExitCode::SUCCESS)
 }
 
 async fn run(cli: Cli) -> Outcome {

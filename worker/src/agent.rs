@@ -1,37 +1,45 @@
 //! The lease loop: reports to the coordinator, runs what it is given, and lives through its absence.
 //!
 //! One report is under way at a time. With free slots it waits at the coordinator for work; when an
-//! evaluation finishes meanwhile, the wait is given up and the result reported. A result stays in hand until
-//! a report that carries it was answered, because only then is it on disk.
+//! evaluation finishes meanwhile, the wait is given up and the result reported. Where there is plenty of work it takes a
+//! lease more than it has slots, so that nothing idles while results travel. A result stays in hand until
+//! a report that carries it was answered, because only then is it on disk; while the coordinator is away, results
+//! are spooled, so that they outlive this worker, too. Evaluations have threads of their own and never hold up a report.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use qslm_common::ENGINE_VERSION;
+use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
 use qslm_proto::convert;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{Lease, ReportRequest, ReportResponse, ShardFailure, ShardReport, shard_report};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cache::ArtifactCache;
+use crate::cache::{ArtifactCache, CacheError};
 use crate::evaluator::{Evaluator, Failure, Files};
+use crate::spool::Spool;
 
 /// Waiting times after a failed call: doubled from the first to the last, with jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long handing leases back may take when the worker stops.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// A call that is not answered in this time beyond what it asked to wait has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A call that is not answered in so long beyond what it asked to wait has failed. Within these bounds it is a third of
+/// the lease time, so that there is time for another one.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// A connection on which nothing comes back for so long is given up.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// A worker: `slots` evaluations at a time for one coordinator.
 pub struct Agent {
@@ -45,11 +53,16 @@ pub struct Agent {
     pub evaluator: Arc<Evaluator>,
     /// Shared with the other agents of the process.
     pub cache: Arc<ArtifactCache>,
+    /// Where results wait while the coordinator is away. Not needed where both are one process.
+    pub spool: Option<Spool>,
 }
 
 /// What the loop keeps track of.
 struct Loop {
+    /// One permit per slot. A lease that was taken beforehand waits for one.
+    slots: Arc<Semaphore>,
     agent: Agent,
+    endpoint: Endpoint,
     client: WorkClient<Channel>,
     /// Shards being evaluated, with the flag that ends them.
     running: BTreeMap<u64, Arc<AtomicBool>>,
@@ -58,6 +71,10 @@ struct Loop {
     sender: mpsc::UnboundedSender<ShardReport>,
     /// A third of the lease time: how often to be heard of.
     heartbeat: Duration,
+    /// Calls that failed since the last answer. While there are any, the coordinator is away.
+    failures: u32,
+    /// When to call again after a failure.
+    pause_until: Option<tokio::time::Instant>,
 }
 
 /// What ended a wait.
@@ -77,37 +94,30 @@ impl Agent {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .with_context(|| format!("coordinator = {url:?}: expected http://HOST:PORT"))?
             .connect_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
             .tcp_nodelay(true);
         let (sender, mut finished) = mpsc::unbounded_channel();
         let mut state = Loop {
+            slots: Arc::new(Semaphore::new(self.slots as usize)),
             agent: self,
             client: WorkClient::new(endpoint.connect_lazy()),
+            endpoint,
             running: BTreeMap::new(),
             unreported: Vec::new(),
             sender,
             heartbeat: Duration::from_secs(1),
+            failures: 0,
+            pause_until: None,
         };
-        let mut failures = 0;
+        state.take_over_spooled()?;
         loop {
             match state.wait(&mut finished, &stop).await {
                 Event::Stop => return state.farewell().await,
                 Event::Finished(report) => state.keep(report),
                 Event::Answer(answer) => match *answer {
-                    Ok(answer) => {
-                        failures = 0;
-                        state.take(answer);
-                    }
-                    Err(status) => {
-                        refuse_for_good(&status)?;
-                        failures += 1;
-                        let pause = backoff(failures);
-                        let said = status.message();
-                        tracing::warn!(worker = state.agent.name, code = %status.code(), said, ?pause, "no answer");
-                        tokio::select! {
-                            () = tokio::time::sleep(pause) => {}
-                            () = stop.cancelled() => {}
-                        }
-                    }
+                    Ok(answer) => state.take(answer),
+                    Err(status) => state.note_failure(&status)?,
                 },
             }
         }
@@ -127,10 +137,16 @@ impl Loop {
         }
         let request = self.request();
         let busy = request.free_slots == 0 && self.unreported.is_empty();
+        // A call that brings results is answered soon. Only one that waits for work is given up for a new result.
+        let interruptible = self.unreported.is_empty() || self.failures > 0;
         let mut client = self.client.clone();
-        let deadline = Duration::from_millis(request.wait_ms.into()) + PATIENCE;
-        let heartbeat = self.heartbeat;
+        let patience = self.heartbeat.clamp(PATIENCE.0, PATIENCE.1);
+        let deadline = Duration::from_millis(request.wait_ms.into()) + patience;
+        let (heartbeat, pause_until) = (self.heartbeat, self.pause_until);
         let report = async move {
+            if let Some(until) = pause_until {
+                tokio::time::sleep_until(until).await;
+            }
             // Full hands: nothing to say but, once in a while, that they are.
             if busy {
                 tokio::time::sleep(heartbeat).await;
@@ -141,7 +157,7 @@ impl Loop {
         };
         tokio::select! {
             event = report => event,
-            Some(report) = finished.recv() => Event::Finished(report),
+            Some(report) = finished.recv(), if interruptible => Event::Finished(report),
             () = stop.cancelled() => Event::Stop,
         }
     }
@@ -153,21 +169,71 @@ impl Loop {
             finished: self.unreported.clone(),
             holding: self.running.keys().copied().collect(),
             free_slots: self.agent.slots.saturating_sub(self.running.len() as u32),
+            // One more for each slot, so that nothing idles while results are on their way.
+            prefetch: (2 * self.agent.slots).saturating_sub(self.agent.slots.max(self.running.len() as u32)),
             wait_ms: self.heartbeat.as_millis() as u32,
             experiment: self.agent.experiment.clone().unwrap_or_default(),
         }
     }
 
+    /// Delivers what an earlier worker could not.
+    fn take_over_spooled(&mut self) -> anyhow::Result<()> {
+        if let Some(spool) = &self.agent.spool {
+            self.unreported = spool.load().context("spool")?;
+            if !self.unreported.is_empty() {
+                let results = self.unreported.len();
+                tracing::info!(worker = self.agent.name, results, "delivers what was kept on disk");
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps a result, unless its lease was taken away meanwhile.
     fn keep(&mut self, report: ShardReport) {
         if self.running.remove(&report.lease).is_some() {
+            if self.failures > 0 {
+                self.spool(&report);
+            }
             self.unreported.push(report);
         }
     }
 
+    fn spool(&self, report: &ShardReport) {
+        if let Some(spool) = &self.agent.spool
+            && let Err(error) = spool.put(report)
+        {
+            tracing::warn!(worker = self.agent.name, %error, "cannot keep a result on disk");
+        }
+    }
+
+    /// Goes on without an answer: what is in hand goes to disk, and the next call waits a little.
+    fn note_failure(&mut self, status: &tonic::Status) -> anyhow::Result<()> {
+        refuse_for_good(status)?;
+        if self.failures == 0 {
+            self.unreported.iter().for_each(|report| self.spool(report));
+        }
+        self.failures += 1;
+        let pause = backoff(self.failures);
+        let (worker, said) = (&self.agent.name, status.message());
+        tracing::warn!(worker, code = %status.code(), said, ?pause, "no answer");
+        self.pause_until = Some(tokio::time::Instant::now() + pause);
+        // The old connection may be one of those on which nothing ever comes back.
+        self.client = WorkClient::new(self.endpoint.connect_lazy());
+        Ok(())
+    }
+
     /// Follows an answer: what was reported is safe, dropped leases end, new ones start.
     fn take(&mut self, answer: ReportResponse) {
-        self.unreported.clear();
+        (self.failures, self.pause_until) = (0, None);
+        for report in self.unreported.drain(..) {
+            if let Some(spool) = &self.agent.spool {
+                spool.remove(&report);
+            }
+            if matches!(report.outcome, Some(shard_report::Outcome::Counts(_))) {
+                let trial: String = report.trial.iter().map(|byte| format!("{byte:02x}")).collect();
+                tracing::debug!(trial, index = report.index, of = report.of, "acknowledged");
+            }
+        }
         self.heartbeat = Duration::from_millis(u64::from(answer.ttl_ms).max(300) / 3);
         for lease in &answer.dropped {
             if let Some(interrupt) = self.running.remove(lease) {
@@ -180,7 +246,10 @@ impl Loop {
             self.running.insert(lease.id, interrupt.clone());
             let (evaluator, cache) = (self.agent.evaluator.clone(), self.agent.cache.clone());
             let (client, sender) = (self.client.clone(), self.sender.clone());
+            let slots = self.slots.clone();
             tokio::spawn(async move {
+                // The semaphore is never closed.
+                let _permit = slots.acquire_owned().await;
                 let report = work(lease, &evaluator, &cache, client, &interrupt).await;
                 // The loop is gone if the worker has stopped.
                 let _ = sender.send(report);
@@ -193,10 +262,16 @@ impl Loop {
         for interrupt in std::mem::take(&mut self.running).into_values() {
             interrupt.store(true, Ordering::Relaxed);
         }
-        let request = ReportRequest { free_slots: 0, wait_ms: 0, ..self.request() };
+        let request = ReportRequest { free_slots: 0, prefetch: 0, wait_ms: 0, ..self.request() };
         match tokio::time::timeout(FAREWELL, self.client.report(request)).await {
-            Ok(Ok(_)) => tracing::debug!(worker = self.agent.name, "handed its leases back"),
-            _ => tracing::debug!(worker = self.agent.name, "left without a farewell"),
+            Ok(Ok(answer)) => {
+                self.take(ReportResponse { leases: Vec::new(), ..answer.into_inner() });
+                tracing::debug!(worker = self.agent.name, "handed its leases back");
+            }
+            _ => {
+                self.unreported.iter().for_each(|report| self.spool(report));
+                tracing::debug!(worker = self.agent.name, "left without a farewell");
+            }
         }
         Ok(())
     }
@@ -245,23 +320,60 @@ async fn measure(
     shard: Shard,
     evaluator: &Arc<Evaluator>,
     cache: &ArtifactCache,
-    mut client: WorkClient<Channel>,
+    client: WorkClient<Channel>,
     interrupt: Arc<AtomicBool>,
 ) -> Result<Counts, Failure> {
     if !shard.is_valid() {
         return Err(Failure::Final(format!("the coordinator sent shard {} of {}", shard.index, shard.of)));
     }
-    let retryable = |error: crate::cache::CacheError| Failure::Retryable(error.to_string());
     let files = Files {
-        checkpoint: cache.ensure(trial.checkpoint, &mut client).await.map_err(retryable)?,
-        text: cache.ensure(trial.data.text, &mut client).await.map_err(retryable)?,
-        tokenizer: cache.ensure(trial.data.tokenizer, &mut client).await.map_err(retryable)?,
+        checkpoint: fetch(trial.checkpoint, cache, &client, &interrupt).await?,
+        text: fetch(trial.data.text, cache, &client, &interrupt).await?,
+        tokenizer: fetch(trial.data.tokenizer, cache, &client, &interrupt).await?,
     };
     let evaluator = evaluator.clone();
     let evaluation = tokio::task::spawn_blocking(move || {
         evaluator.evaluate(&trial, &files, shard, &|| interrupt.load(Ordering::Relaxed))
     });
     evaluation.await.unwrap_or_else(|error| Err(Failure::Final(error.to_string())))
+}
+
+/// The file of an artifact. That the coordinator is away is no fault of the trial, so this tries until the lease ends.
+async fn fetch(
+    hash: ContentHash,
+    cache: &ArtifactCache,
+    client: &WorkClient<Channel>,
+    interrupt: &AtomicBool,
+) -> Result<PathBuf, Failure> {
+    for failures in 1.. {
+        match cache.ensure(hash, &mut client.clone()).await {
+            Ok(path) => return Ok(path),
+            Err(CacheError::Fetch { status, .. }) if is_passing(status.code()) => {
+                tracing::warn!(artifact = %hash, code = %status.code(), "cannot be fetched now");
+            }
+            Err(error) => return Err(Failure::Retryable(error.to_string())),
+        }
+        tokio::time::sleep(backoff(failures)).await;
+        if interrupt.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    Err(Failure::Interrupted)
+}
+
+/// Whether a call failed for the connection's sake and not for what it asked.
+fn is_passing(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::NotFound
+            | Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::DataLoss
+    )
 }
 
 /// Fails if the coordinator will never take this worker.

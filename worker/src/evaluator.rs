@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
+use qslm_common::footprint::float_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
@@ -17,6 +18,7 @@ use qslm_engine::task::{
 };
 
 use crate::memo::Memo;
+use crate::memory;
 
 /// Evaluates shards, several at a time if asked from several threads.
 pub struct Evaluator {
@@ -24,6 +26,8 @@ pub struct Evaluator {
     datasets: Memo<(Data, Task, Network), Arc<Dataset>>,
     /// Shards of one trial usually come one after the other.
     models: Memo<ContentHash, Arc<SpikeGpt>>,
+    /// Bytes of memory that there are, if known.
+    memory: Option<u64>,
 }
 
 /// The files of a trial on this machine.
@@ -51,7 +55,13 @@ pub enum Failure {
 impl Evaluator {
     /// An evaluator for about `slots` evaluations at a time.
     pub fn new(slots: usize) -> Self {
-        Self { checkpoints: Memo::new(2), datasets: Memo::new(2), models: Memo::new(slots + 1) }
+        Self::with_memory(slots, memory::limit())
+    }
+
+    /// An evaluator that has so many bytes of memory; `None` if that is not known.
+    pub fn with_memory(slots: usize, memory: Option<u64>) -> Self {
+        let (checkpoints, datasets, models) = (Memo::new(2), Memo::new(2), Memo::new(slots + 1));
+        Self { checkpoints, datasets, models, memory }
     }
 
     /// Measures one shard. A panic in the engine is a [`Failure::Final`] with the panic's words.
@@ -83,6 +93,13 @@ impl Evaluator {
         if trial.engine_version != ENGINE_VERSION {
             let wanted = trial.engine_version;
             let words = format!("this worker's engine is version {ENGINE_VERSION}, the trial needs {wanted}");
+            return Err(Failure::Retryable(words));
+        }
+        // The weights alone, so this refuses only what is certain to fail.
+        let weights = float_bytes(&trial.network);
+        if let Some(memory) = self.memory.filter(|memory| weights > *memory) {
+            let words =
+                format!("the weights take {weights} bytes as floats, this worker has {memory} of memory");
             return Err(Failure::Retryable(words));
         }
         let data_key = (trial.data.clone(), trial.task.clone(), trial.network);
@@ -124,4 +141,40 @@ fn load_data(trial: &Trial, files: &Files) -> Result<Arc<Dataset>, Failure> {
         DataError::Io(error) => Failure::Retryable(format!("data: {error}")),
         other => Failure::Final(format!("data: {other}")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use qslm_common::candidate::Candidate;
+    use qslm_common::experiment::Backend;
+
+    use super::*;
+
+    #[test]
+    fn a_network_that_cannot_fit_is_refused_with_the_reason() {
+        let network = Network {
+            vocabulary: 50_277,
+            channels: 768,
+            hidden: 3072,
+            blocks: 18,
+            outputs: 50_277,
+            binary_embedding: true,
+        };
+        let hash = ContentHash::of(b"");
+        let trial = Trial {
+            engine_version: ENGINE_VERSION,
+            backend: Backend::default(),
+            checkpoint: hash,
+            network,
+            data: Data { text: hash, tokenizer: hash },
+            task: Task::Accuracy { sentences: None },
+            candidate: Candidate::float(&network),
+        };
+        let nowhere = PathBuf::from("nowhere");
+        let files = Files { checkpoint: nowhere.clone(), text: nowhere.clone(), tokenizer: nowhere };
+        let evaluator = Evaluator::with_memory(1, Some(512 << 20));
+        let failure = evaluator.evaluate(&trial, &files, Shard { index: 0, of: 1 }, &|| false);
+        let words = "the weights take 861597696 bytes as floats, this worker has 536870912 of memory";
+        assert_eq!(failure, Err(Failure::Retryable(words.to_owned())));
+    }
 }

@@ -1,13 +1,17 @@
 //! A worker: leases shards of trials from a coordinator, measures them, and reports.
 //!
-//! The [`agent`] talks to the coordinator, the [`cache`] holds files, and the [`evaluator`] runs the engine.
+//! The [`agent`] talks to the coordinator, the [`cache`] holds files, the [`spool`] results that cannot be delivered,
+//! and the [`evaluator`] runs the engine.
 
 pub mod agent;
 pub mod cache;
 pub mod evaluator;
 pub mod memo;
+pub mod memory;
 pub mod settings;
+pub mod spool;
 
 pub use agent::Agent;
 pub use cache::ArtifactCache;
 pub use evaluator::Evaluator;
+pub use spool::Spool;

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::Parser;
+use qslm_common::hash::ContentHash;
 use qslm_worker::settings::Settings;
-use qslm_worker::{Agent, ArtifactCache, Evaluator};
+use qslm_worker::{Agent, ArtifactCache, Evaluator, Spool};
 use serde::Serialize;
 
 /// Measure quantization candidates for a coordinator.
@@ -43,7 +45,8 @@ struct Flags {
     #[arg(long, value_name = "ID")]
     #[serde(skip_serializing_if = "Option::is_none")]
     experiment: Option<String>,
-    /// Where fetched checkpoints and data are kept [default: qslm in the user's cache folder]
+    /// Where fetched checkpoints and data are kept, and results while the coordinator is away [default: qslm in the
+    /// user's cache folder]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_dir: Option<PathBuf>,
@@ -62,17 +65,20 @@ fn main() -> ExitCode {
     qslm_program::run(flags.config.as_deref(), "QSLM_WORKER", &flags, run)
 }
 
-#[tokio::main]
 async fn run(settings: Settings) -> anyhow::Result<()> {
     qslm_program::init_log(&settings.log)?;
     let stop = qslm_program::cancelled_by_signals()?;
     let slots = settings.slots()?;
+    let spool =
+        settings.cache_dir.join("spool").join(ContentHash::of(settings.coordinator.as_bytes()).short());
+    let spool = Spool::open(&spool).with_context(|| format!("spool {}", spool.display()))?;
     let agent = Agent {
         name: if settings.name.is_empty() { made_up_name() } else { settings.name },
         slots,
         experiment: Some(settings.experiment).filter(|id| !id.is_empty()),
         evaluator: Arc::new(Evaluator::new(slots as usize)),
         cache: Arc::new(ArtifactCache::new(settings.cache_dir, settings.cache_max_bytes)?),
+        spool: Some(spool),
     };
     tracing::info!(worker = agent.name, slots, coordinator = settings.coordinator, "working");
     agent.run(&settings.coordinator, stop).await?;

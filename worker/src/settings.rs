@@ -17,7 +17,7 @@ pub struct Settings {
     pub slots: u32,
     /// The id of the only experiment to work for; any if empty.
     pub experiment: String,
-    /// Where fetched checkpoints and data are kept.
+    /// Where fetched checkpoints and data are kept, and results while the coordinator is away.
     pub cache_dir: PathBuf,
     /// Bytes that the cache may take.
     pub cache_max_bytes: u64,

@@ -5,23 +5,30 @@ pub mod settings;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// How long threads may go on once a program is done. An evaluation looks only between two sequences whether it should
+/// stop, and nobody waits for it then.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// Runs a program: reads its settings as [`settings::load`] does and calls `body` with them. A failure is
 /// printed on one line; the exit code is 2 for settings that make no sense and 1 for anything else.
-pub fn run<T>(
+pub fn run<T, F>(
     file: Option<&Path>,
     prefix: &str,
     flags: &impl Serialize,
-    body: impl FnOnce(T) -> anyhow::Result<()>,
+    body: impl FnOnce(T) -> F,
 ) -> ExitCode
 where
     T: Default + Serialize + DeserializeOwned,
+    F: Future<Output = anyhow::Result<()>>,
 {
+    let body = |settings| block_on(body(settings)).unwrap_or_else(|error| Err(error.into()));
     let (error, code) = match settings::load(file, prefix, flags).map(body) {
         Ok(Ok(())) => return ExitCode::SUCCESS,
         Ok(Err(error)) => (error, 1),
@@ -29,6 +36,17 @@ where
     };
     eprintln!("error: {error:#}");
     ExitCode::from(code)
+}
+
+/// Runs a future to its end on a runtime of its own, and leaves what else is going on a few seconds to end.
+///
+/// # Errors
+/// If the runtime cannot be started.
+pub fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let output = runtime.block_on(future);
+    runtime.shutdown_timeout(GRACE);
+    Ok(output)
 }
 
 /// Writes log lines to standard error, coloured on a terminal; a panic becomes one of them. `filter` is a level or the directives of

@@ -1,18 +1,26 @@
 //! The driver: the one owner of all state, on a thread of its own.
 //!
-//! It takes whatever requests have arrived, applies them to the ledger, writes everything to the store in one
-//! transaction, and only then answers, lets the searches go on and grants leases. What arrives while a transaction is
-//! written goes into the next. There are no locks, and nobody else reads the clock for the ledger.
+//! It takes whatever requests have arrived, applies them to the ledger, lets the searches go on, and grants leases to
+//! workers that wait. What has to be kept goes to the committer, one transaction at a time: what arrives while a
+//! transaction is written goes into the next. Whoever handed in results or asked for a change is answered when that is
+//! on disk. There are no locks, and nobody else reads the clock for the ledger.
+//!
+//! Leases are granted for what follows from results that are not on disk yet. Nothing is lost by that: if the
+//! coordinator dies now, those results were not acknowledged, come again, and the search proposes the same.
 
+mod committer;
 mod request;
 mod running;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use qslm_common::experiment::Experiment;
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::Counts;
 use qslm_proto::v1::ExperimentStatus;
 use tokio::sync::{oneshot, watch};
 
@@ -20,6 +28,8 @@ use crate::crash::{CrashPlan, CrashPoint};
 use crate::ledger::{Broken, Closed, Grant, LeaseId, Ledger, Limits, Millis, Outcome, Owner, Settled};
 use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
+use committer::Committer;
+pub use committer::{CommitError, Commits, Metrics};
 pub use request::{Change, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Submission};
 use request::{Reply, Request};
 use running::Running;
@@ -52,6 +62,12 @@ pub enum DriverError {
     /// The store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// A batch may not be on disk.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
     /// This program is wrong; the next start reads everything from the store.
     #[error(transparent)]
     Broken(#[from] Broken),
@@ -59,30 +75,67 @@ pub enum DriverError {
 
 /// The state of a coordinator.
 struct Driver {
-    store: Store,
+    store: Arc<Store>,
     options: Options,
     ledger: Ledger,
     /// In the order of submission; the index is the owner's number in the ledger.
     experiments: Vec<Running>,
     next_lease: LeaseId,
-    /// When each worker was last heard of.
-    workers: BTreeMap<String, Millis>,
-    /// Reports that are to be answered: at once, or when there is work.
-    waiting: Vec<Waiting>,
-    /// What the next transaction writes.
-    writes: Vec<Write>,
-    /// Answers that go out once the transaction is on disk.
-    answers: Vec<Box<dyn FnOnce() + Send>>,
-    /// Answers about experiments that go out once the searches went on.
+    workers: HashMap<String, Worker>,
+    /// Evaluations that all workers together may have in hand, not counting what they take beforehand.
+    capacity: u64,
+    /// Reports by number that are to be answered: at once, or when there is work.
+    waiting: BTreeMap<u64, Waiting>,
+    reports: u64,
+    /// What the next transaction writes, and who hears of it then.
+    next: Batch,
+    /// The same for the transaction that is being written.
+    in_flight: Option<Batch>,
+    /// Sums that are not on disk yet.
+    unwritten: HashMap<ContentHash, Counts>,
+    /// Whoever submitted or changed an experiment, which is on disk now.
     submitted: Vec<(usize, Reply<ExperimentStatus>)>,
+    /// Questions about experiments of which more is to be looked up: half an answer would be a wrong one.
+    parked: Vec<Request>,
     /// Whether a search has more to look up in the store.
     unfinished: bool,
+}
+
+/// What is written together.
+#[derive(Default)]
+struct Batch {
+    writes: Vec<Write>,
+    answers: Vec<Box<dyn FnOnce() + Send>>,
+    submitted: Vec<(usize, Reply<ExperimentStatus>)>,
+    /// Reports that brought something.
+    reports: Vec<(u64, Waiting)>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+            && self.answers.is_empty()
+            && self.submitted.is_empty()
+            && self.reports.is_empty()
+    }
+}
+
+/// What is known of a worker.
+struct Worker {
+    /// When it was last heard of.
+    seen: Millis,
+    /// Its latest report; whoever made an earlier one has given it up.
+    report: u64,
+    /// Evaluations that it may have in hand.
+    capacity: u64,
 }
 
 /// A report without an answer yet.
 struct Waiting {
     worker: String,
     slots: u32,
+    /// Leases beyond the slots that it would take.
+    prefetch: u32,
     /// The only experiment that the worker works for, or any.
     experiment: Option<String>,
     dropped: Vec<LeaseId>,
@@ -102,8 +155,17 @@ pub type Thread = std::thread::JoinHandle<Result<(), DriverError>>;
 pub fn start(store: Store, options: Options) -> Result<(Handle, Thread), DriverError> {
     let (sender, receiver) = sync_channel(QUEUE);
     let mut driver = Driver::new(store, options)?;
-    let thread = std::thread::spawn(move || driver.run(&receiver));
-    Ok((Handle::new(sender), thread))
+    let metrics = Arc::new(Metrics::default());
+    let committer =
+        Committer::start(driver.store.clone(), options.crash_at, metrics.clone(), sender.clone())?;
+    let thread = std::thread::Builder::new().name("driver".to_owned()).spawn(move || {
+        let ended = driver.run(&receiver, &committer);
+        // In this order, so that the committer does not wait for a driver that hears nothing more.
+        drop(receiver);
+        committer.join();
+        ended
+    })?;
+    Ok((Handle::new(sender, metrics), thread))
 }
 
 impl Driver {
@@ -112,15 +174,19 @@ impl Driver {
         let mut driver = Self {
             // A restarted coordinator must not give a lease number twice.
             next_lease: store.epoch() << 32,
-            store,
+            store: Arc::new(store),
             options,
             ledger: Ledger::new(Limits::default()),
             experiments: Vec::new(),
-            workers: BTreeMap::new(),
-            waiting: Vec::new(),
-            writes: Vec::new(),
-            answers: Vec::new(),
+            workers: HashMap::new(),
+            capacity: 0,
+            waiting: BTreeMap::new(),
+            reports: 0,
+            next: Batch::default(),
+            in_flight: None,
+            unwritten: HashMap::new(),
             submitted: Vec::new(),
+            parked: Vec::new(),
             unfinished: false,
         };
         for record in driver.store.experiments()? {
@@ -128,7 +194,7 @@ impl Driver {
             let failures = driver.store.failures(&record.experiment.id())?;
             driver.add(record, failures);
         }
-        driver.finish_batch(0)?;
+        driver.turn(0)?;
         Ok(driver)
     }
 
@@ -142,56 +208,59 @@ impl Driver {
         index
     }
 
-    fn run(&mut self, requests: &Receiver<Request>) -> Result<(), DriverError> {
+    fn run(&mut self, requests: &Receiver<Request>, committer: &Committer) -> Result<(), DriverError> {
         let started = Instant::now();
         let now = || started.elapsed().as_millis() as Millis;
-        loop {
-            let mut open = true;
+        let mut open = true;
+        // Who asked for something before the end is still answered.
+        while open || self.in_flight.is_some() {
             match requests.recv_timeout(self.until_due(now())) {
-                Ok(request) => open = self.apply(request, now()),
+                Ok(request) => open &= self.apply(request, now())?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             for request in requests.try_iter().take(BATCH) {
-                open &= self.apply(request, now());
+                open &= self.apply(request, now())?;
             }
-            self.finish_batch(now())?;
-            if !open {
-                return Ok(());
+            self.turn(now())?;
+            while self.in_flight.is_none() && !self.next.is_empty() {
+                let writes = self.take_batch();
+                if writes.is_empty() {
+                    self.committed();
+                    self.turn(now())?;
+                } else {
+                    committer.commit(writes);
+                }
             }
         }
+        Ok(())
     }
 
     /// Time until a lease runs out, a waiting report has to be answered, or a search has something to do.
     fn until_due(&self, now: Millis) -> Duration {
-        if self.unfinished || !self.writes.is_empty() {
+        if self.unfinished {
             return Duration::ZERO;
         }
-        let reports = self.waiting.iter().map(|waiting| waiting.until);
+        let reports = self.waiting.values().map(|waiting| waiting.until);
         let due = self.ledger.next_expiry().into_iter().chain(reports).min();
         due.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(now)).min(IDLE))
     }
 
-    /// Expires, commits, answers, advances and grants, in this order.
-    fn finish_batch(&mut self, now: Millis) -> Result<(), DriverError> {
-        for closed in self.ledger.expire(now) {
+    /// Expires, advances, grants and shows, in this order. Writes nothing.
+    fn turn(&mut self, now: Millis) -> Result<(), DriverError> {
+        let expired = self.ledger.expire(now);
+        for (lease, worker) in expired.lapsed {
+            tracing::info!(worker, lease, "a lease ran out; its shard goes to another worker");
+        }
+        for closed in expired.given_up {
             self.close(closed);
         }
-        if !self.writes.is_empty() {
-            self.options.crash_at.pass(CrashPoint::BeforeCommit);
-            self.store.commit(&self.writes)?;
-            self.options.crash_at.pass(CrashPoint::AfterCommit);
-            self.writes.clear();
-        }
-        for answer in self.answers.drain(..) {
-            answer();
-        }
         self.unfinished = false;
-        for index in 0..self.experiments.len() {
-            self.advance(index)?;
+        self.advance_all()?;
+        for request in std::mem::take(&mut self.parked) {
+            self.apply(request, now)?;
         }
-        let ttl = self.ttl();
-        self.workers.retain(|_, seen| *seen + ttl > now);
+        self.forget_silent_workers(now);
         for (index, reply) in std::mem::take(&mut self.submitted) {
             // Whoever submits what was measured before wants to hear that it is finished.
             if self.experiments[index].is_looking_up() {
@@ -208,14 +277,75 @@ impl Driver {
         Ok(self.ledger.check_totals()?)
     }
 
+    /// Takes what is to be written next; [`Driver::committed`] has to follow, before the next batch is taken.
+    fn take_batch(&mut self) -> Vec<Write> {
+        let mut batch = std::mem::take(&mut self.next);
+        let writes = std::mem::take(&mut batch.writes);
+        self.in_flight = Some(batch);
+        writes
+    }
+
+    /// Hears that the batch is on disk: whoever waits for that is answered.
+    fn committed(&mut self) {
+        let Some(batch) = self.in_flight.take() else { return };
+        for answer in batch.answers {
+            answer();
+        }
+        self.submitted.extend(batch.submitted);
+        self.waiting.extend(batch.reports);
+    }
+
+    /// Hears that these trials are on disk.
+    fn forget_written(&mut self, written: &[ContentHash]) {
+        for trial in written {
+            tracing::debug!(%trial, "recorded");
+            self.unwritten.remove(trial);
+        }
+    }
+
+    fn forget_silent_workers(&mut self, now: Millis) {
+        let ttl = self.ttl();
+        let capacity = &mut self.capacity;
+        self.workers.retain(|_, worker| {
+            let heard = worker.seen + ttl > now;
+            if !heard {
+                *capacity -= worker.capacity;
+            }
+            heard
+        });
+    }
+
     fn ttl(&self) -> Millis {
         self.options.lease_ttl.as_millis() as Millis
     }
 
-    /// Lets a search go on. Everything that was settled has to be on disk.
+    /// Lets every search go on: first those that workers may wait for, then those of which it is known that nothing is
+    /// left to do.
+    fn advance_all(&mut self) -> Result<(), DriverError> {
+        for known_as_finished in [false, true] {
+            for index in 0..self.experiments.len() {
+                if self.experiments[index].record().finished == known_as_finished {
+                    self.advance(index)?;
+                }
+            }
+            if self.unfinished {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a search go on.
     fn advance(&mut self, index: usize) -> Result<(), DriverError> {
-        let complete = self.experiments[index].advance(&mut self.ledger, &self.store)?;
+        let running = &mut self.experiments[index];
+        let complete = running.advance(&mut self.ledger, &self.store, &self.unwritten)?;
         self.unfinished |= self.experiments[index].is_looking_up();
+        let running = &mut self.experiments[index];
+        if running.is_finished() && !running.record().finished {
+            let record = ExperimentRecord { finished: true, ..running.record().clone() };
+            self.next.writes.push(Write::Experiment(record.clone()));
+            running.change(record);
+        }
         for closed in complete {
             self.close(closed);
         }
@@ -223,7 +353,11 @@ impl Driver {
     }
 
     /// Applies one request. `false` asks the driver to stop.
-    fn apply(&mut self, request: Request, now: Millis) -> bool {
+    fn apply(&mut self, request: Request, now: Millis) -> Result<bool, DriverError> {
+        if self.has_to_wait(&request) {
+            self.parked.push(request);
+            return Ok(true);
+        }
         match request {
             Request::Report(report, reply) => self.report(report, reply, now),
             Request::Submit(submission, reply) => self.submit(*submission, reply),
@@ -243,13 +377,29 @@ impl Driver {
             Request::Change(id, change, reply) => match self.find(&id) {
                 Ok(index) => {
                     self.change(index, change);
-                    self.submitted.push((index, reply));
+                    self.next.submitted.push((index, reply));
                 }
                 Err(refusal) => self.answer(reply, Err(refusal)),
             },
-            Request::Stop => return false,
+            Request::Committed(written) => {
+                self.forget_written(&written?);
+                self.committed();
+            }
+            Request::Stop => return Ok(false),
         }
-        true
+        Ok(true)
+    }
+
+    /// Whether a question is about an experiment of which more is to be looked up.
+    fn has_to_wait(&self, request: &Request) -> bool {
+        let loading = |index: usize| self.experiments[index].is_looking_up();
+        match request {
+            Request::List(_) => (0..self.experiments.len()).any(loading),
+            Request::Get(id, _) | Request::Watch(id, _) | Request::Front(id, _) => {
+                self.find(id).is_ok_and(loading)
+            }
+            _ => false,
+        }
     }
 
     fn status(&mut self, index: usize, now: Millis) -> ExperimentStatus {
@@ -260,7 +410,7 @@ impl Driver {
     /// Answers after the next commit.
     fn answer<T: Send + 'static>(&mut self, reply: Reply<T>, value: Result<T, Refusal>) {
         // Nobody may be waiting any more, which is their business.
-        self.answers.push(Box::new(move || drop(reply.send(value))));
+        self.next.answers.push(Box::new(move || drop(reply.send(value))));
     }
 
     /// Answers with what `f` makes of the experiment of this id.
@@ -291,11 +441,11 @@ impl Driver {
         let index = known.unwrap_or_else(|| {
             let order = self.experiments.len() as u64;
             let record = ExperimentRecord::new(order, shards, priority.unwrap_or(0), experiment);
-            self.writes.push(Write::Experiment(record.clone()));
+            self.next.writes.push(Write::Experiment(record.clone()));
             self.add(record, BTreeMap::new())
         });
         self.change(index, Change { cancelled: Some(false), paused: Some(false), priority });
-        self.submitted.push((index, reply));
+        self.next.submitted.push((index, reply));
     }
 
     /// Changes what a person may change of an experiment.
@@ -317,15 +467,20 @@ impl Driver {
         if record.cancelled {
             self.ledger.withdraw(index as Owner);
         }
-        self.writes.push(Write::Experiment(record.clone()));
+        self.next.writes.push(Write::Experiment(record.clone()));
         running.change(record);
     }
 
-    /// Takes a worker's report. It is answered in [`Driver::answer_reports`], after the commit.
+    /// Takes a worker's report. If it brings something, it is answered after the commit, else at once, or as soon as
+    /// there is work.
     fn report(&mut self, report: Report, reply: Reply<ReportAnswer>, now: Millis) {
-        self.workers.insert(report.worker.clone(), now);
-        // One call per worker: an older one that still waits was given up by its caller.
-        self.waiting.retain(|waiting| waiting.worker != report.worker);
+        self.reports += 1;
+        let capacity = report.held.len() as u64 + u64::from(report.slots);
+        let worker = Worker { seen: now, report: self.reports, capacity };
+        self.capacity += capacity;
+        if let Some(before) = self.workers.insert(report.worker.clone(), worker) {
+            self.capacity -= before.capacity;
+        }
         let news = !report.finished.is_empty();
         for finished in report.finished {
             self.settle(finished, now);
@@ -333,14 +488,20 @@ impl Driver {
         let mut unknown: BTreeSet<LeaseId> = report.held.into_iter().collect();
         self.ledger.extend(&report.worker, &mut unknown, now + self.ttl());
         let wait = if news || !unknown.is_empty() || report.slots == 0 { 0 } else { report.wait_ms };
-        self.waiting.push(Waiting {
+        let waiting = Waiting {
             worker: report.worker,
             slots: report.slots,
+            prefetch: report.prefetch,
             experiment: report.experiment,
             dropped: unknown.into_iter().collect(),
             until: now + Millis::from(wait),
             reply,
-        });
+        };
+        if news {
+            self.next.reports.push((self.reports, waiting));
+        } else {
+            self.waiting.insert(self.reports, waiting);
+        }
     }
 
     /// Takes what a worker made of a shard.
@@ -359,7 +520,7 @@ impl Driver {
                 // come back to it since this coordinator started. A lease that nobody ever got proves nothing.
                 let late = matches!(settled, Settled::Unknown) && lease < self.next_lease;
                 if late || matches!(settled, Settled::Recorded) {
-                    self.writes.push(Write::Shard(trial, shard, counts));
+                    self.next.writes.push(Write::Shard(trial, shard, counts));
                 }
                 settled
             }
@@ -386,7 +547,8 @@ impl Driver {
         let Closed { trial, owners, outcome } = closed;
         if let Outcome::Measured(counts) = &outcome {
             self.options.crash_at.pass(CrashPoint::UpdatingFront);
-            self.writes.push(Write::Measurement(trial.key, counts.clone()));
+            self.next.writes.push(Write::Measurement(trial.key, counts.clone()));
+            self.unwritten.insert(trial.key, counts.clone());
         }
         for owner in owners {
             let Some(running) = self.experiments.get_mut(owner as usize) else { continue };
@@ -394,7 +556,8 @@ impl Driver {
                 Outcome::Measured(counts) => running.measured(&trial, counts.clone()),
                 Outcome::Failed(reason) => {
                     running.failed(&trial, reason);
-                    self.writes.push(Write::Failure(running.id().to_owned(), trial.key, reason.clone()));
+                    let failure = Write::Failure(running.id().to_owned(), trial.key, reason.clone());
+                    self.next.writes.push(failure);
                 }
             }
         }
@@ -402,19 +565,26 @@ impl Driver {
 
     /// Answers the reports that are due and those for which there is work.
     fn answer_reports(&mut self, now: Millis) -> Result<(), DriverError> {
-        for waiting in std::mem::take(&mut self.waiting) {
+        // Whether there is anything for a worker who takes any work.
+        let mut dry = false;
+        for (number, waiting) in std::mem::take(&mut self.waiting) {
             // A caller that is gone would let its leases run out.
-            if waiting.reply.is_closed() {
+            let latest = self.workers.get(&waiting.worker).map(|worker| worker.report);
+            if waiting.reply.is_closed() || latest.is_some_and(|latest| latest != number) {
                 continue;
             }
             let mut leases = Vec::new();
-            while (leases.len() as u32) < waiting.slots
-                && let Some(grant) = self.grant(&waiting, now)?
-            {
+            let wanted = waiting.slots + waiting.prefetch;
+            while (leases.len() as u32) < wanted && !(dry && waiting.experiment.is_none()) {
+                let beforehand = leases.len() as u32 >= waiting.slots;
+                let Some(grant) = self.grant(&waiting, beforehand, now)? else {
+                    dry |= !beforehand && waiting.experiment.is_none() && !self.ledger.has_work(now);
+                    break;
+                };
                 leases.push(grant);
             }
             if leases.is_empty() && waiting.until > now {
-                self.waiting.push(waiting);
+                self.waiting.insert(number, waiting);
                 continue;
             }
             let answer = ReportAnswer { leases, dropped: waiting.dropped, ttl: self.options.lease_ttl };
@@ -424,8 +594,14 @@ impl Driver {
     }
 
     /// The next shard for a worker: of the experiment with the highest priority; among equals, of the one that has
-    /// the fewest shards out, so that they share the workers evenly.
-    fn grant(&mut self, waiting: &Waiting, now: Millis) -> Result<Option<Grant>, DriverError> {
+    /// the fewest shards out, so that they share the workers evenly. What a worker takes `beforehand` it evaluates later:
+    /// there has to be enough for everyone else to do until then.
+    fn grant(
+        &mut self,
+        waiting: &Waiting,
+        beforehand: bool,
+        now: Millis,
+    ) -> Result<Option<Grant>, DriverError> {
         let eligible = self.experiments.iter().enumerate().filter(|(_, running)| {
             running.is_active() && waiting.experiment.as_ref().is_none_or(|only| running.id() == only)
         });
@@ -437,6 +613,10 @@ impl Driver {
         for (_, _, index) in turns {
             if self.ledger.shard_counts(index as Owner).pending == 0 {
                 self.advance(index)?;
+            }
+            let pending = self.ledger.shard_counts(index as Owner).pending;
+            if beforehand && u64::from(pending) < self.capacity {
+                continue;
             }
             let (lease, ends) = (self.next_lease, now + self.ttl());
             if let Some(grant) = self.ledger.grant(index as Owner, lease, &waiting.worker, now, ends) {

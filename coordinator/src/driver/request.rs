@@ -1,10 +1,13 @@
 //! What may be asked of the driver, and the handle to ask it.
 
-use super::{Duration, Experiment, ExperimentStatus, LeaseId, SyncSender, TrySendError, oneshot, watch};
+use super::{
+    Arc, Duration, Experiment, ExperimentStatus, LeaseId, Metrics, SyncSender, TrySendError, oneshot, watch,
+};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 
+use super::committer::Committed;
 use crate::ledger::Grant;
 
 /// Where an answer goes.
@@ -19,6 +22,8 @@ pub(super) enum Request {
     Watch(String, Reply<watch::Receiver<ExperimentStatus>>),
     Front(String, Reply<String>),
     Change(String, Change, Reply<ExperimentStatus>),
+    /// The committer has a batch on disk: the trials whose sums were in it.
+    Committed(Committed),
     Stop,
 }
 
@@ -79,6 +84,8 @@ pub struct Report {
     pub held: Vec<LeaseId>,
     /// How many more leases it wants.
     pub slots: u32,
+    /// How many more it would take beforehand, if there is plenty.
+    pub prefetch: u32,
     /// How long it would wait for them.
     pub wait_ms: u32,
     /// The only experiment that it works for, or any.
@@ -127,11 +134,28 @@ pub struct ReportAnswer {
 #[derive(Clone)]
 pub struct Handle {
     sender: SyncSender<Request>,
+    metrics: Arc<Metrics>,
+    _last: Arc<Last>,
+}
+
+/// Stops the driver when the last handle is gone: the committer holds a sender, too, so the driver would not notice.
+struct Last(SyncSender<Request>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        // A driver that is gone, or has too much to do to be asked, needs nobody to stop it.
+        drop(self.0.try_send(Request::Stop));
+    }
 }
 
 impl Handle {
-    pub(super) fn new(sender: SyncSender<Request>) -> Self {
-        Self { sender }
+    pub(super) fn new(sender: SyncSender<Request>, metrics: Arc<Metrics>) -> Self {
+        Self { _last: Arc::new(Last(sender.clone())), sender, metrics }
+    }
+
+    /// What the committer did so far.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {

@@ -1,14 +1,16 @@
 //! One experiment under way: its search, generation and archive, and what people see of it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
-use qslm_common::archive::{Archive, FrontDocument};
+use qslm_common::archive::{Archive, FrontDocument, Measurement};
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::saving;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::objective::quality_loss;
+use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Best, ExperimentStatus};
@@ -35,10 +37,12 @@ pub(super) struct Running {
     owner: Owner,
     record: ExperimentRecord,
     search: Box<dyn Search>,
-    /// What is being measured, and how much of it was drawn.
-    generation: Option<(Candidates, usize)>,
+    generation: Option<Drawing>,
     /// Whether more of the generation is to be looked up before workers have to wait.
     looking_up: bool,
+    /// Whether something of the generation is not measured and was not opened either, because the experiment is paused or
+    /// cancelled.
+    passed_over: bool,
     archive: Archive,
     /// Failed trials with their reasons.
     failures: BTreeMap<ContentHash, String>,
@@ -53,6 +57,40 @@ pub(super) struct Running {
     /// What a status says of the archive; worked out when the archive changes.
     summary: Option<Summary>,
     status: watch::Sender<ExperimentStatus>,
+}
+
+/// A generation that is being measured.
+struct Drawing {
+    candidates: Candidates,
+    /// What is still to be drawn for workers, in order.
+    ahead: Range<usize>,
+    /// What is very likely measured, and looked up when nobody waits.
+    behind: Range<usize>,
+}
+
+impl Drawing {
+    /// All candidates are to be drawn. Workers get them in order, so what is measured is, but for some that were out, the
+    /// beginning; a coordinator that starts skips it at first, so that nobody waits until it has read a million results.
+    fn new(
+        candidates: Candidates,
+        mut is_measured: impl FnMut(&Candidates, usize) -> Result<bool, StoreError>,
+    ) -> Result<Self, StoreError> {
+        let (mut low, mut high) = (0, candidates.len());
+        while low < high && candidates.len() > CHUNK {
+            let middle = low.midpoint(high);
+            if is_measured(&candidates, middle)? {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(Self { ahead: low..candidates.len(), behind: 0..low, candidates })
+    }
+
+    /// How many were drawn.
+    fn drawn(&self) -> usize {
+        self.candidates.len() - self.ahead.len() - self.behind.len()
+    }
 }
 
 #[derive(Clone)]
@@ -74,7 +112,9 @@ impl Running {
             search: search::start(&record.experiment),
             record,
             generation: None,
-            looking_up: false,
+            // Until the search was asked for the first time, nobody knows.
+            looking_up: true,
+            passed_over: false,
             archive: Archive::default(),
             failures,
             finished: false,
@@ -118,73 +158,110 @@ impl Running {
 
     /// Takes over what a person changed. Whoever cancels withdraws the experiment from the ledger, too.
     pub(super) fn change(&mut self, record: ExperimentRecord) {
-        if record.cancelled && !self.record.cancelled && !self.finished {
-            // The search starts over and finds what was measured, so no half-open generation is kept.
-            self.generation = None;
-            self.search = search::start(&record.experiment);
-        }
+        let cancelled = record.cancelled && !self.record.cancelled;
         self.record = record;
+        if !self.finished && (cancelled || self.passed_over && self.is_active()) {
+            // The search starts over and finds what was measured, so no half-open generation is kept.
+            self.passed_over = false;
+            self.generation = None;
+            self.search = search::start(&self.record.experiment);
+        }
     }
 
     /// Lets the search go on until there are shards enough for workers, or it is done, or a chunk of candidates was
-    /// looked up. Call it when everything that was settled is on disk, for it reads the store. Returns trials that
-    /// turned out to be complete, because a crash came between the last shard and the sum.
-    pub(super) fn advance(&mut self, ledger: &mut Ledger, store: &Store) -> Result<Vec<Closed>, StoreError> {
+    /// looked up. What is paused or cancelled goes on as far as the store knows the results. `unwritten` are sums that are on the way to the store. Returns trials that turned out to be complete,
+    /// because a crash came between the last shard and the sum.
+    pub(super) fn advance(
+        &mut self,
+        ledger: &mut Ledger,
+        store: &Store,
+        unwritten: &HashMap<ContentHash, Counts>,
+    ) -> Result<Vec<Closed>, StoreError> {
         let mut closed = Vec::new();
         let mut left = CHUNK;
         self.looking_up = false;
-        while self.is_active() {
+        while !self.finished {
+            let active = self.is_active();
             let ready = ledger.shard_counts(self.owner).pending;
-            match &self.generation {
-                Some((candidates, next)) if *next < candidates.len() => {
-                    if ready >= READY {
-                        break;
-                    }
-                    if left == 0 {
-                        self.looking_up = true;
-                        break;
-                    }
-                    let wanted = (READY - ready).div_ceil(self.record.shards) as usize;
-                    left -= self.draw(wanted.min(left), ledger, store, &mut closed)?;
+            let wanting = !active || ready < READY;
+            match &mut self.generation {
+                Some(drawing) if wanting && !drawing.ahead.is_empty() => {
+                    let wanted = match active {
+                        true => (READY - ready).div_ceil(self.record.shards) as usize,
+                        false => left,
+                    };
+                    let range = take(&mut drawing.ahead, wanted.min(left));
+                    left -= range.len();
+                    self.draw(range, ledger, store, unwritten, &mut closed)?;
                 }
+                Some(drawing) if !drawing.behind.is_empty() => {
+                    let range = take(&mut drawing.behind, left);
+                    left -= range.len();
+                    self.draw(range, ledger, store, unwritten, &mut closed)?;
+                }
+                Some(drawing) if !drawing.ahead.is_empty() => break,
                 _ if ledger.open_trials(self.owner) > 0 || !closed.is_empty() => break,
+                _ if self.passed_over => break,
                 _ => match self.search.next(&self.archive) {
                     Step::Measure(generation) => {
                         self.stage = generation.stage;
-                        self.generation = Some((generation.candidates, 0));
+                        let experiment = &self.record.experiment;
+                        let is_measured = |candidates: &Candidates, index| {
+                            let trial = candidates.get(index).map(|candidate| experiment.trial(candidate));
+                            let key = trial.map(|trial| trial.key());
+                            let stored = store.look_up(key.as_slice(), self.record.shards)?;
+                            Ok(matches!(stored[..], [Stored::Measured(_)]))
+                        };
+                        self.generation = Some(Drawing::new(generation.candidates, is_measured)?);
                     }
                     Step::Finished => self.finished = true,
                 },
+            }
+            if left == 0 {
+                self.looking_up = self.generation.as_ref().is_some_and(|drawing| {
+                    !drawing.behind.is_empty()
+                        || !drawing.ahead.is_empty() && ledger.shard_counts(self.owner).pending < READY
+                });
+                break;
             }
         }
         Ok(closed)
     }
 
-    /// Draws up to `wanted` candidates of the generation: files what the store knows of them and opens the rest.
-    /// Returns how many there were.
+    /// Draws candidates of the generation: files what the store knows of them and opens the rest.
     fn draw(
         &mut self,
-        wanted: usize,
+        range: Range<usize>,
         ledger: &mut Ledger,
         store: &Store,
+        unwritten: &HashMap<ContentHash, Counts>,
         closed: &mut Vec<Closed>,
-    ) -> Result<usize, StoreError> {
-        let Some((candidates, next)) = &mut self.generation else { return Ok(0) };
-        let range = *next..candidates.len().min(*next + wanted);
-        *next = range.end;
+    ) -> Result<(), StoreError> {
+        let active = self.is_active();
+        let Some(Drawing { candidates, .. }) = &self.generation else { return Ok(()) };
         let experiment = &self.record.experiment;
-        let address = |index| candidates.get(index).map(|c| Addressed::from(experiment.trial(c)));
-        let mut trials = in_parallel(range.clone(), &address);
-        let known = |trial: &Addressed| {
-            self.archive.get(&trial.candidate).is_some() || self.failures.contains_key(&trial.key)
-        };
-        trials.retain(|trial| !known(trial));
         let shards = self.record.shards;
-        let keys: Vec<ContentHash> = trials.iter().map(|trial| trial.key).collect();
-        for (trial, stored) in trials.into_iter().zip(store.look_up(&keys, shards)?) {
-            match stored {
-                Stored::Measured(counts) => self.insert(&trial, counts),
-                Stored::Shards(settled) => {
+        let look_up = |range: Range<usize>| {
+            let candidates = range.filter_map(|index| candidates.get(index));
+            let trials: Vec<Addressed> =
+                candidates.map(|candidate| experiment.trial(candidate).into()).collect();
+            let keys: Vec<ContentHash> = trials.iter().map(|trial| trial.key).collect();
+            let known = trials.into_iter().zip(store.look_up(&keys, shards)?);
+            Ok(known.map(|(trial, stored)| Found::new(experiment, trial, stored)).collect())
+        };
+        let found: Vec<Found> = in_parallel(range, &look_up)?;
+        for Found { trial, stored } in found {
+            let unwritten = unwritten.get(&trial.key);
+            match (stored, unwritten) {
+                (Lookup::Measured(measurement), _) => {
+                    self.archive.insert_measured(experiment, &trial.trial.candidate, measurement);
+                }
+                (Lookup::Open(_), Some(counts)) => {
+                    self.archive.insert(experiment, &trial.trial.candidate, counts.clone());
+                }
+                (Lookup::Open(_), None) if self.failures.contains_key(&trial.key) => {}
+                (Lookup::Open(_), None) if !active => self.passed_over = true,
+                (Lookup::Open(settled), None) => {
                     let opened = ledger.open(self.owner, Arc::new(trial), shards, &settled);
                     if let Settled::Complete(complete) = opened {
                         closed.push(complete);
@@ -192,13 +269,8 @@ impl Running {
                 }
             }
         }
-        Ok(range.len())
-    }
-
-    fn insert(&mut self, trial: &Addressed, counts: Counts) {
-        let candidate = &trial.trial.candidate;
-        self.archive.insert_known(&self.record.experiment, trial.candidate, candidate, counts);
         self.summary = None;
+        Ok(())
     }
 
     /// Counts work that a worker reported, for the throughput.
@@ -209,8 +281,11 @@ impl Running {
 
     /// Files a measured trial.
     pub(super) fn measured(&mut self, trial: &Addressed, counts: Counts) {
+        let (experiment, candidate) = (&self.record.experiment, &trial.trial.candidate);
+        let measurement = Measurement::new(experiment, trial.candidate, candidate, counts);
+        self.archive.insert_measured(experiment, candidate, measurement);
         self.evaluated += 1;
-        self.insert(trial, counts);
+        self.summary = None;
     }
 
     /// Files a trial that failed for good.
@@ -251,7 +326,8 @@ impl Running {
         let summary = self.summary();
         let reasons: BTreeSet<&String> = self.failures.values().collect();
         let shards = ledger.shard_counts(self.owner);
-        let (trials, drawn) = self.generation.as_ref().map_or((0, 0), |(all, drawn)| (all.len(), *drawn));
+        let drawing = self.generation.as_ref();
+        let (trials, drawn) = drawing.map_or((0, 0), |drawing| (drawing.candidates.len(), drawing.drawn()));
         let open = ledger.open_trials(self.owner);
         let state = match (self.finished, self.record.cancelled, self.record.paused) {
             (true, _, _) => State::Finished,
@@ -304,30 +380,59 @@ impl Running {
     }
 }
 
-/// What `f` makes of every index, in order, on all cores if that is worth it. To find a trial's address takes two
+/// Takes up to `most` off the front of a range.
+fn take(range: &mut Range<usize>, most: usize) -> Range<usize> {
+    let taken = range.start..range.end.min(range.start + most);
+    range.start = taken.end;
+    taken
+}
+
+/// A candidate that was drawn.
+struct Found {
+    trial: Addressed,
+    stored: Lookup,
+}
+
+/// What the store knows of it.
+enum Lookup {
+    Measured(Measurement),
+    /// Its shards that are settled.
+    Open(BTreeMap<Shard, Counts>),
+}
+
+impl Found {
+    fn new(experiment: &Experiment, trial: Addressed, stored: Stored) -> Self {
+        let stored = match stored {
+            Stored::Measured(counts) => {
+                let candidate = &trial.trial.candidate;
+                Lookup::Measured(Measurement::new(experiment, trial.candidate, candidate, counts))
+            }
+            Stored::Shards(settled) => Lookup::Open(settled),
+        };
+        Self { trial, stored }
+    }
+}
+
+/// What `f` makes of the parts of a range, in order, on all cores if that is worth it. To find a trial's address takes two
 /// hashes, and a coordinator that starts has to find those of all that was measured.
-fn in_parallel<T: Send>(range: std::ops::Range<usize>, f: &(impl Fn(usize) -> Option<T> + Sync)) -> Vec<T> {
+fn in_parallel<T: Send, E: Send>(
+    range: Range<usize>,
+    f: &(impl Fn(Range<usize>) -> Result<Vec<T>, E> + Sync),
+) -> Result<Vec<T>, E> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = cores.min(range.len() / WORTH_A_THREAD).max(1);
     let share = range.len().div_ceil(threads).max(1);
-    let parts: Vec<_> =
-        range.clone().step_by(share).map(|start| start..(start + share).min(range.end)).collect();
+    let first = range.start..range.end.min(range.start + share);
+    let others = (first.end..range.end).step_by(share).map(|start| start..range.end.min(start + share));
     std::thread::scope(|scope| {
-        let (first, others) = match parts.split_first() {
-            Some((first, others)) => (first.clone(), others),
-            None => return Vec::new(),
-        };
-        let others: Vec<_> = others
-            .iter()
-            .map(|part| scope.spawn(|| part.clone().filter_map(f).collect::<Vec<T>>()))
-            .collect();
-        let mut all: Vec<T> = first.filter_map(f).collect();
+        let others: Vec<_> = others.map(|part| scope.spawn(move || f(part))).collect();
+        let mut all = f(first)?;
         for other in others {
             match other.join() {
-                Ok(part) => all.extend(part),
+                Ok(part) => all.extend(part?),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        all
+        Ok(all)
     })
 }

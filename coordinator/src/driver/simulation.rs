@@ -15,6 +15,7 @@ use qslm_proto::v1::experiment_status::State;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::committer::measured;
 use super::*;
 use crate::search::testing::{experiment, measure, run};
 use crate::store::disk::Disk;
@@ -44,6 +45,8 @@ struct World {
     disk: Disk,
     driver: Driver,
     now: Millis,
+    /// The batch that is on disk without the driver knowing.
+    written: Option<Vec<ContentHash>>,
     workers: Vec<Worker>,
     named: u32,
     experiments: Vec<(Experiment, u32)>,
@@ -93,6 +96,7 @@ impl World {
             disk,
             driver,
             now: 0,
+            written: None,
             workers: Vec::new(),
             named: 0,
             experiments,
@@ -119,8 +123,10 @@ impl World {
     fn step(&mut self) {
         let index = self.rng.random_range(0..self.workers.len());
         match self.rng.random_range(0..100) {
-            0..30 => self.send(index),
-            30..60 => self.turn(),
+            0..26 => self.send(index),
+            26..42 => self.turn(),
+            42..52 => self.write(),
+            52..60 => self.hear(),
             60..78 => self.receive(index),
             78..92 => self.evaluate(index),
             92..96 => self.now += self.rng.random_range(0..TTL / 8),
@@ -152,6 +158,7 @@ impl World {
             finished: worker.unreported.clone(),
             held: worker.holds.iter().map(|grant| grant.lease).collect(),
             slots: 3 - worker.holds.len().min(3) as u32,
+            prefetch: u32::from(twice),
             wait_ms,
             experiment: None,
         };
@@ -159,29 +166,49 @@ impl World {
         worker.call = Some(Call { reported: worker.unreported.clone(), answer });
         if twice {
             let (nobody, _) = oneshot::channel();
-            self.driver.apply(Request::Report(report.clone(), nobody), self.now);
+            self.apply(Request::Report(report.clone(), nobody));
         }
         if !lost {
-            self.driver.apply(Request::Report(report, reply), self.now);
+            self.apply(Request::Report(report, reply));
         }
     }
 
-    /// The driver finishes a batch. The power may fail while it does.
     fn turn(&mut self) {
-        let dies = self.chance(60);
+        self.driver.turn(self.now).unwrap();
+        let overdue = self.driver.ledger.next_expiry().is_some_and(|ends| ends <= self.now);
+        assert!(!overdue, "seed {}: a lease outlived its time", self.seed);
+    }
+
+    /// The committer writes a batch. The power may fail while it does.
+    fn write(&mut self) {
+        if self.driver.in_flight.is_some() || self.driver.next.is_empty() {
+            return;
+        }
+        let dies = self.chance(20);
         if dies {
             self.disk.fail_in(self.rng.random_range(1..30));
         }
-        if self.driver.finish_batch(self.now).is_err() {
+        let writes = self.driver.take_batch();
+        if self.driver.store.commit(&writes).is_err() {
             assert!(dies, "seed {}: nothing else makes a store fail", self.seed);
             let image = self.disk.after_power_loss(&mut self.rng);
             self.restart(image);
         } else if dies {
             self.crash();
         } else {
-            let overdue = self.driver.ledger.next_expiry().is_some_and(|ends| ends <= self.now);
-            assert!(!overdue, "seed {}: a lease outlived its time", self.seed);
+            self.written = Some(measured(&writes));
         }
+    }
+
+    /// The driver hears of the batch that is on disk.
+    fn hear(&mut self) {
+        if let Some(written) = self.written.take() {
+            self.apply(Request::Committed(Ok(written)));
+        }
+    }
+
+    fn apply(&mut self, request: Request) {
+        assert!(self.driver.apply(request, self.now).unwrap());
     }
 
     /// A worker looks for an answer; it may get lost on the way.
@@ -239,14 +266,13 @@ impl World {
         let change = match self.rng.random_range(0..4) {
             0 => {
                 let submission = Box::new(Submission::new(experiment, shards));
-                self.driver.apply(Request::Submit(submission, reply), self.now);
-                return;
+                return self.apply(Request::Submit(submission, reply));
             }
             1 => Change { paused: yes, ..Change::default() },
             2 => Change { cancelled: yes, ..Change::default() },
             _ => Change { priority: Some(self.rng.random_range(-1..2)), ..Change::default() },
         };
-        self.driver.apply(Request::Change(experiment.id(), change, reply), self.now);
+        self.apply(Request::Change(experiment.id(), change, reply));
     }
 
     /// The process is killed, or the power fails.
@@ -258,6 +284,7 @@ impl World {
 
     fn restart(&mut self, image: Vec<u8>) {
         self.crashes += 1;
+        self.written = None;
         self.disk = Disk::holding(image);
         let store = Store::on(self.disk.clone()).unwrap();
         self.check(&store);
@@ -292,7 +319,7 @@ impl World {
         for (experiment, shards) in self.experiments.clone() {
             let (reply, _) = oneshot::channel();
             let submission = Box::new(Submission::new(experiment, shards));
-            self.driver.apply(Request::Submit(submission, reply), self.now);
+            self.apply(Request::Submit(submission, reply));
         }
     }
 }
@@ -311,7 +338,13 @@ fn simulate(seed: u64) -> u32 {
             break;
         }
     }
-    world.driver.finish_batch(world.now).unwrap();
+    world.hear();
+    while !world.driver.next.is_empty() {
+        let writes = world.driver.take_batch();
+        world.driver.store.commit(&writes).unwrap();
+        world.apply(Request::Committed(Ok(measured(&writes))));
+        world.turn();
+    }
     world.check(&world.driver.store);
     let measured = world.driver.store.contents().unwrap().measurements.len();
     let mut wanted = BTreeSet::new();

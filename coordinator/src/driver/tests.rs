@@ -34,7 +34,15 @@ fn part(grant: &Grant) -> Counts {
 }
 
 fn report(worker: &str, slots: u32) -> Report {
-    Report { worker: worker.to_owned(), finished: vec![], held: vec![], slots, wait_ms: 0, experiment: None }
+    Report {
+        worker: worker.to_owned(),
+        finished: vec![],
+        held: vec![],
+        slots,
+        prefetch: 0,
+        wait_ms: 0,
+        experiment: None,
+    }
 }
 
 fn finished(grant: &Grant) -> Finished {
@@ -264,7 +272,7 @@ async fn a_paused_experiment_gets_no_workers_keeps_what_comes_back_and_stays_pau
     thread.join().unwrap().unwrap();
     let (handle, _thread) = open(&path);
     let status = handle.get(id.clone()).await.unwrap();
-    assert_eq!(status.state(), State::Paused);
+    assert_eq!((status.state(), status.measured), (State::Paused, 2), "what was measured is shown");
     assert!(handle.report(report("a", 5)).await.unwrap().leases.is_empty());
     let resume = Change { paused: Some(false), ..Change::default() };
     let status = handle.change(id, resume).await.unwrap();

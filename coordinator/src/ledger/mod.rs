@@ -100,6 +100,15 @@ pub struct Grant {
     pub shard: Shard,
 }
 
+/// What the end of leases led to.
+#[derive(Debug, Default, PartialEq)]
+pub struct Expired {
+    /// The leases that ran out, with the workers that had them.
+    pub lapsed: Vec<(LeaseId, String)>,
+    /// The trials that are given up for it.
+    pub given_up: Vec<Closed>,
+}
+
 /// Shards of an owner's open trials, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShardCounts {
@@ -257,12 +266,13 @@ impl Ledger {
         self.give_up(lease.trial, format!("{reason}{times}"))
     }
 
-    /// Takes back every lease that has run out. Returns the trials that are given up for it.
-    pub fn expire(&mut self, now: Millis) -> Vec<Closed> {
-        let mut given_up = Vec::new();
+    /// Takes back every lease that has run out.
+    pub fn expire(&mut self, now: Millis) -> Expired {
+        let mut expired = Expired::default();
         for id in self.leases.over(now) {
             // Giving up a trial withdraws its other leases.
             let Some(lease) = self.end(id) else { continue };
+            expired.lapsed.push((id, lease.worker.clone()));
             let limit = self.limits.expiries;
             let Some(state) = self.shard_mut(&lease) else { continue };
             let expiries = state.return_expired(id);
@@ -272,10 +282,10 @@ impl Ledger {
             }
             let reason = format!("{expiries} workers went silent while evaluating it");
             if let Settled::Complete(closed) = self.give_up(lease.trial, reason) {
-                given_up.push(closed);
+                expired.given_up.push(closed);
             }
         }
-        given_up
+        expired
     }
 
     /// Withdraws an owner. What nobody else waits for is closed without a result.
@@ -301,6 +311,12 @@ impl Ledger {
     /// When the next lease runs out.
     pub fn next_expiry(&self) -> Option<Millis> {
         self.leases.next_end()
+    }
+
+    /// Whether there may be a shard to grant: one that is pending, or one that someone straggles with.
+    pub fn has_work(&self, now: Millis) -> bool {
+        let straggles = || self.leases.iter().next().is_some_and(|oldest| oldest.since + STRAGGLES.1 <= now);
+        self.queues.values().any(|queue| !queue.pending.is_empty()) || straggles()
     }
 
     /// Who wants an open trial.

@@ -295,7 +295,7 @@ fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &m
             Answer::Unknown(held)
         }
         Event::Expire => {
-            Answer::GivenUp(ledger.expire(now).into_iter().map(|closed| closed.trial.key).collect())
+            Answer::GivenUp(ledger.expire(now).given_up.into_iter().map(|closed| closed.trial.key).collect())
         }
         Event::Wait(_) => Answer::Said("time".to_owned()),
     }

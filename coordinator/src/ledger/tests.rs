@@ -48,8 +48,9 @@ fn an_expired_lease_returns_its_shard() {
     let mut ledger = ledger(1);
     let first = ledger.grant(0, 1, "a", 0, 10).unwrap();
     assert_eq!(ledger.grant(0, 2, "b", 0, 10), None);
-    assert!(ledger.expire(9).is_empty() && !has_pending(&ledger));
-    assert!(ledger.expire(10).is_empty() && has_pending(&ledger));
+    assert!(ledger.expire(9).lapsed.is_empty() && !has_pending(&ledger));
+    assert_eq!(ledger.expire(10).lapsed, [(1, "a".to_owned())]);
+    assert!(has_pending(&ledger));
     let second = ledger.grant(0, 2, "b", 0, 20).unwrap();
     assert_eq!((first.shard, first.trial), (second.shard, second.trial));
 }
@@ -153,7 +154,7 @@ fn a_shard_that_is_out_twice_is_pending_only_when_both_come_back() {
     ledger.grant(0, 4, "b", 4000, 10_000).unwrap();
     assert_eq!(ledger.fail(2, true, "chance"), Settled::Recorded);
     assert!(!has_pending(&ledger));
-    assert!(ledger.expire(10_000).is_empty());
+    assert!(ledger.expire(10_000).given_up.is_empty());
     assert!(has_pending(&ledger));
     assert_eq!(ledger.check(), Ok(()));
 }
@@ -180,7 +181,7 @@ fn a_trial_that_silences_every_worker_is_given_up() {
     let mut ledger = ledger(1);
     for lease in 1..=10 {
         ledger.grant(0, lease, "a", 0, lease).unwrap();
-        let given_up = ledger.expire(lease);
+        let given_up = ledger.expire(lease).given_up;
         assert_eq!(given_up.len(), usize::from(lease == 10));
     }
     assert!(is_empty(&ledger));

@@ -100,12 +100,17 @@ fn read_report(request: ReportRequest) -> Result<Report, Status> {
         let slots = request.free_slots;
         return Err(Invalid::new("free_slots", format!("{slots}: expected 0 to {MAX_SLOTS}")).into());
     }
+    if request.prefetch > MAX_SLOTS {
+        let prefetch = request.prefetch;
+        return Err(Invalid::new("prefetch", format!("{prefetch}: expected 0 to {MAX_SLOTS}")).into());
+    }
     let finished = request.finished.into_iter().map(read_finished).collect::<Result<_, _>>()?;
     Ok(Report {
         worker: request.worker,
         finished,
         held: request.holding,
         slots: request.free_slots,
+        prefetch: request.prefetch,
         wait_ms: request.wait_ms.min(MAX_WAIT_MS),
         experiment: Some(request.experiment).filter(|id| !id.is_empty()),
     })

@@ -1,7 +1,7 @@
 //! The candidates of a generation. A grid may have a million, which nobody wants in memory at once: they are made
 //! when they are asked for.
 
-use qslm_common::candidate::Candidate;
+use qslm_common::candidate::{Candidate, Patch};
 use qslm_common::space::{Group, Space};
 
 /// Candidates in an order that depends on the experiment and the archive alone.
@@ -18,10 +18,10 @@ enum Form {
 #[derive(Debug, Clone, PartialEq)]
 struct Combinations {
     first: Vec<Candidate>,
-    space: Space,
-    /// Every group at its first rung.
+    /// What the others are made from.
     base: Candidate,
-    moving: Vec<Group>,
+    /// What every group does to it at every rung.
+    moves: Vec<Vec<Patch>>,
     numbers: Numbers,
 }
 
@@ -35,22 +35,20 @@ pub(super) enum Numbers {
 }
 
 impl Candidates {
-    /// `first`, then the combinations of the rungs of `moving` with these numbers. `base` has all of them at the first
-    /// rung.
+    /// `first`, then the combinations of the rungs of `moving` with these numbers, made from `base`.
     pub(super) fn combinations(
         first: Vec<Candidate>,
         space: &Space,
         base: Candidate,
-        moving: Vec<Group>,
+        moving: &[Group],
         numbers: Numbers,
     ) -> Self {
-        Self(Form::Combinations(Box::new(Combinations {
-            first,
-            space: space.clone(),
-            base,
-            moving,
-            numbers,
-        })))
+        let moves = |group: &Group| {
+            let at = |rung| space.place(base.clone(), group, rung).patch_from(&base);
+            (0..space.rungs(group.part)).map(at).collect()
+        };
+        let moves = moving.iter().map(moves).collect();
+        Self(Form::Combinations(Box::new(Combinations { first, base, moves, numbers })))
     }
 
     /// How many there are.
@@ -91,11 +89,9 @@ impl Combinations {
         let Some(index) = index.checked_sub(self.first.len()) else { return self.first.get(index).cloned() };
         let mut number = self.numbers.get(index)?;
         let mut candidate = self.base.clone();
-        for group in &self.moving {
-            let rungs = self.space.rungs(group.part) as u64;
-            let rung = (number % rungs) as usize;
-            number /= rungs;
-            candidate = self.space.place(candidate, group, rung);
+        for rungs in &self.moves {
+            candidate.apply(rungs.get((number % rungs.len() as u64) as usize)?);
+            number /= rungs.len() as u64;
         }
         Some(candidate)
     }

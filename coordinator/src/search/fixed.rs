@@ -54,7 +54,7 @@ impl Fixed {
         // Everything is measured against the float model.
         let first = vec![Candidate::float(network)];
         let base = space.uniform(network, 0);
-        let candidates = Candidates::combinations(first, space, base, experiment.moving(tier), numbers);
+        let candidates = Candidates::combinations(first, space, base, &experiment.moving(tier), numbers);
         Self { generation: Some(Generation { stage, candidates }) }
     }
 

@@ -37,6 +37,8 @@ impl Contents {
                     // Cancelled in one place, wanted in another.
                     ours.cancelled &= theirs.cancelled;
                     ours.paused &= theirs.paused;
+                    // A hint, which the next start checks.
+                    ours.finished &= theirs.finished;
                     ours.priority = ours.priority.max(theirs.priority);
                 }
             }
@@ -87,7 +89,8 @@ mod tests {
         let flags = (any::<bool>(), any::<bool>(), -1i32..2);
         let record = (0u64..3, 1u32..4, flags).prop_map(|(order, shards, (cancelled, paused, priority))| {
             let experiment = experiment(Search::Qslm { sensitivity_bits: None });
-            ExperimentRecord { order, shards, cancelled, paused, priority, experiment }
+            let record = ExperimentRecord::new(order, shards, priority, experiment);
+            ExperimentRecord { cancelled, paused, finished: paused ^ cancelled, ..record }
         });
         let shard = (trial(), 0u32..2).prop_map(|(trial, index)| (trial, Shard { index, of: 2 }));
         (

@@ -22,6 +22,9 @@ pub struct ExperimentRecord {
     /// Whether a person holds it up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
+    /// Whether its search is known to have come to its end. After a restart it is read last.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finished: bool,
     /// Experiments of a higher one are worked on first.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
@@ -36,7 +39,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl ExperimentRecord {
     /// An experiment as it is submitted: neither cancelled nor paused.
     pub fn new(order: u64, shards: u32, priority: i32, experiment: Experiment) -> Self {
-        Self { order, shards, cancelled: false, paused: false, priority, experiment }
+        Self { order, shards, cancelled: false, paused: false, finished: false, priority, experiment }
     }
 }
 

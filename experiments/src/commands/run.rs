@@ -115,7 +115,7 @@ async fn search(
             // The store may hold other experiments that were interrupted; they are not what was asked for.
             let experiment = Some(status.id.clone());
             let (evaluator, cache) = (evaluator.clone(), cache.clone());
-            let agent = Agent { name, slots: 1, experiment, evaluator, cache };
+            let agent = Agent { name, slots: 1, experiment, evaluator, cache, spool: None };
             let (url, stop) = (embedded.url.clone(), stop.clone());
             agents.spawn(async move { agent.run(&url, stop).await });
         }

@@ -1,20 +1,15 @@
 //! `qslm bench coordinator`: trials that cost nothing, through the real path: gRPC on loopback, a durable store on disk.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use qslm_common::ENGINE_VERSION;
-use qslm_common::cost::{Cost, Device};
-use qslm_common::experiment::{Backend, Experiment, Strategy};
+use qslm_common::experiment::Strategy;
 use qslm_common::hash::ContentHash;
-use qslm_common::measurement::{Counts, Nll};
-use qslm_common::network::Network;
-use qslm_common::objective::{Constraints, Objective};
-use qslm_common::scheme::{Granularity, Range, Rounding, Symmetry, Width};
-use qslm_common::space::{Embedding, Space, Tier};
-use qslm_common::task::{Data, Task};
-use qslm_common::trade_off::TradeOff;
+use qslm_common::space::Tier;
+use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::work_client::WorkClient;
@@ -23,7 +18,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{quantile, show};
+use super::{quantile, show, workload};
 use crate::client::{Embedded, connect, submit};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, peak_memory_bytes};
@@ -39,7 +34,7 @@ pub struct CoordinatorBench {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     workers: Vec<u32>,
     /// Trials per measurement, each of one shard
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=999_999))]
     trials: u32,
     /// Evaluations that a worker has in hand
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -59,14 +54,24 @@ struct Row {
     trials: u64,
     /// Results on disk and acknowledged, per second.
     completions_per_second: f64,
+    /// Microseconds per result when 1,000 are on record, and at the end, each over the next or last 10,000; the ratio of
+    /// the second to the first. Absent for fewer than 22,000 trials.
+    early_micros: Option<f64>,
+    late_micros: Option<f64>,
+    late_to_early: Option<f64>,
     /// From sending results to hearing that they are safe.
     acknowledged_p50: f64,
     acknowledged_p99: f64,
     /// From asking for a lease to having it, one at a time on an idle system.
     lease_p50: f64,
     lease_p99: f64,
-    /// From submitting to the first lease.
+    /// From submitting to the answer.
     submit: f64,
+    /// Results in a transaction, on average, and milliseconds that one takes.
+    batch: f64,
+    commit: f64,
+    /// From starting a coordinator on the store, with all but one of the results, to the first lease.
+    restart: f64,
     peak_memory_mib: f64,
 }
 
@@ -83,11 +88,15 @@ impl CoordinatorBench {
             "workers",
             "trials",
             "completions_per_second",
+            "late_to_early",
             "acknowledged_p50",
             "acknowledged_p99",
             "lease_p50",
             "lease_p99",
             "submit",
+            "batch",
+            "commit",
+            "restart",
             "peak_memory_mib",
         ];
         show(&rows, &columns, self.output)
@@ -96,7 +105,8 @@ impl CoordinatorBench {
     async fn measure(&self, workers: u32) -> Outcome<Row> {
         std::fs::create_dir_all(&self.folder).map_err(|error| Failure::file(&self.folder, &error))?;
         let folder = tempfile::tempdir_in(&self.folder).map_err(anyhow::Error::from)?;
-        let embedded = Embedded::start(&folder.path().join("bench.redb")).await?;
+        let store = folder.path().join("bench.redb");
+        let embedded = Embedded::start(&store).await?;
         let resolved = experiment(folder.path(), self.trials)?;
         let mut client = connect(&embedded.url).await?;
         let started = Instant::now();
@@ -105,9 +115,11 @@ impl CoordinatorBench {
         let mut idle = idle_leases(&embedded.url).await?;
 
         let started = Instant::now();
+        let progress = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
         for worker in 0..workers {
-            tasks.spawn(work(embedded.url.clone(), format!("bench-{worker}"), self.slots));
+            let progress = progress.clone();
+            tasks.spawn(work(embedded.url.clone(), format!("bench-{worker}"), self.slots, progress));
         }
         let mut latencies = Vec::new();
         while let Some(done) = tasks.join_next().await {
@@ -115,14 +127,27 @@ impl CoordinatorBench {
         }
         let seconds = started.elapsed().as_secs_f64();
         let status = client.get(GetRequest { experiment: id }).await?.into_inner();
+        let commits = embedded.commits();
         embedded.stop().await?;
         if status.state() != State::Finished || status.measured != u64::from(self.trials) + 1 {
             let (measured, trials) = (status.measured, self.trials + 1);
             return Err(Failure::new(Exit::Failure, format!("{measured} of {trials} trials were recorded")));
         }
+        let restart = restart(&store, &resolved, self.trials).await?;
         latencies.sort_by(f64::total_cmp);
         idle.sort_by(f64::total_cmp);
+        let times = times_of(&progress.lock().unwrap_or_else(PoisonError::into_inner), started);
+        let (early, late) = match times.len() {
+            0..22_000 => (None, None),
+            all => (
+                Some((times[11_000] - times[1_000]) * 1e2),
+                Some((times[all - 1] - times[all - 10_001]) * 1e2),
+            ),
+        };
         Ok(Row {
+            early_micros: early,
+            late_micros: late,
+            late_to_early: late.zip(early).map(|(late, early)| late / early),
             workers,
             trials: status.measured,
             completions_per_second: status.measured as f64 / seconds,
@@ -131,46 +156,29 @@ impl CoordinatorBench {
             lease_p50: quantile(&idle, 0.5),
             lease_p99: quantile(&idle, 0.99),
             submit: submitted.as_secs_f64() * 1e3,
+            batch: commits.writes as f64 / commits.commits.max(1) as f64,
+            commit: commits.micros as f64 / 1e3 / commits.commits.max(1) as f64,
+            restart,
             peak_memory_mib: peak_memory_bytes().unwrap_or(0) as f64 / f64::from(1 << 20),
         })
     }
 }
 
-/// A random search over a network that nobody runs, with files that nobody reads.
+/// A random search, with files that nobody reads.
 fn experiment(folder: &Path, trials: u32) -> Outcome<Resolved> {
     let path = folder.join("empty");
     std::fs::write(&path, b"").map_err(|error| Failure::file(&path, &error))?;
-    let file = ContentHash::of(b"");
-    let network =
-        Network { vocabulary: 64, channels: 16, hidden: 64, blocks: 4, outputs: 64, binary_embedding: true };
-    let bits = [8, 6, 4, 3, 2].into_iter().filter_map(|bits| Width::try_from(bits).ok()).collect();
-    let experiment = Experiment {
-        name: "bench".to_owned(),
-        engine_version: ENGINE_VERSION,
-        backend: Backend::default(),
-        checkpoint: file,
-        network,
-        data: Data { text: file, tokenizer: file },
-        task: Task::Perplexity { window: 8, stride: 8, windows: None },
-        space: Space {
-            bits,
-            symmetry: Symmetry::Symmetric,
-            granularity: Granularity::Channel,
-            rounding: Rounding::default(),
-            range: Range::default(),
-            embedding: Embedding::Sign,
-            vectors: None,
-            activations: None,
-            membranes: None,
-        },
-        constraints: Constraints::default(),
-        objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],
-        trade_off: TradeOff::default(),
-        strategy: Strategy::Random { tier: Tier::Matrix, trials, seed: 1 },
-        device: Device::default(),
-    };
-    experiment.validate().map_err(|error| Failure::new(Exit::Failure, error))?;
-    Ok(Resolved { experiment, shards: 1, files: vec![(file, path)], positions: 1 })
+    let experiment = workload::experiment(Strategy::Random { tier: Tier::Matrix, trials, seed: 1 })?;
+    Ok(Resolved { experiment, shards: 1, files: vec![(ContentHash::of(b""), path)], positions: 1 })
+}
+
+/// When how many results were acknowledged.
+type Progress = Arc<Mutex<Vec<(Instant, usize)>>>;
+
+/// Seconds from the start to each acknowledged result.
+fn times_of(progress: &[(Instant, usize)], started: Instant) -> Vec<f64> {
+    let times = progress.iter().flat_map(|(at, results)| std::iter::repeat_n(*at - started, *results));
+    times.map(|time| time.as_secs_f64()).collect()
 }
 
 async fn channel(url: &str) -> Outcome<WorkClient<Channel>> {
@@ -187,7 +195,31 @@ fn request(worker: &str, finished: Vec<ShardReport>, holding: Vec<u64>, free_slo
         free_slots,
         wait_ms: 1000,
         experiment: String::new(),
+        prefetch: 0,
     }
+}
+
+/// Milliseconds until a coordinator that starts on the store has read all of it and grants the one trial that is new.
+async fn restart(store: &Path, resolved: &Resolved, trials: u32) -> Outcome<f64> {
+    // The same draws and one more: a search that was interrupted just before its end.
+    let strategy = Strategy::Random { tier: Tier::Matrix, trials: trials + 1, seed: 1 };
+    let experiment = workload::experiment(strategy)?;
+    let interrupted = Resolved { experiment, shards: 1, files: resolved.files.clone(), positions: 1 };
+    let embedded = Embedded::start(store).await?;
+    submit(&mut connect(&embedded.url).await?, &interrupted, None).await?;
+    embedded.stop().await?;
+    let started = Instant::now();
+    let embedded = Embedded::start(store).await?;
+    let mut client = channel(&embedded.url).await?;
+    loop {
+        let answer = client.report(request("restart", vec![], vec![], 1)).await?.into_inner();
+        if !answer.leases.is_empty() {
+            break;
+        }
+    }
+    let milliseconds = started.elapsed().as_secs_f64() * 1e3;
+    embedded.stop().await?;
+    Ok(milliseconds)
 }
 
 /// Milliseconds of each of some calls that ask for one lease and report nothing.
@@ -210,17 +242,19 @@ async fn idle_leases(url: &str) -> Outcome<Vec<f64>> {
 
 /// A worker that knows every answer: reports and asks until there is no more work. Milliseconds of every call that
 /// carried results.
-async fn work(url: String, name: String, slots: u32) -> Outcome<Vec<f64>> {
+async fn work(url: String, name: String, slots: u32, progress: Progress) -> Outcome<Vec<f64>> {
     let mut client = channel(&url).await?;
     let (mut times, mut finished) = (Vec::new(), Vec::new());
     loop {
         let carries = !finished.is_empty();
+        let results = finished.len();
         let started = Instant::now();
         let call = client.report(request(&name, std::mem::take(&mut finished), vec![], slots));
         let answer =
             tokio::time::timeout(Duration::from_secs(30), call).await.map_err(anyhow::Error::from)??;
         if carries {
             times.push(started.elapsed().as_secs_f64() * 1e3);
+            progress.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), results));
         }
         let leases = answer.into_inner().leases;
         if leases.is_empty() && !carries {
@@ -232,13 +266,12 @@ async fn work(url: String, name: String, slots: u32) -> Outcome<Vec<f64>> {
     }
 }
 
-/// A plausible result that follows from the candidate alone.
+/// What a worker would say of a lease.
 fn finish(lease: Lease) -> Outcome<ShardReport> {
     let missing = || Failure::new(Exit::Failure, "a lease without a trial");
     let trial = Trial::try_from(lease.trial.ok_or_else(missing)?).map_err(anyhow::Error::from)?;
-    let id = trial.candidate.id();
-    let nll = 1 << 24 | u64::from(id.as_bytes()[0]);
-    let counts = Counts { nll: Nll(nll), tokens: 1, positions: 1, ..Counts::zero(8) };
+    let shard = Shard { index: lease.index, of: lease.of };
+    let counts = workload::counts(&trial.candidate, shard);
     Ok(ShardReport {
         lease: lease.id,
         trial: trial.key().as_bytes().to_vec(),

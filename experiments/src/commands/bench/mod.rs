@@ -2,6 +2,8 @@
 
 mod coordinator;
 mod front;
+mod scale;
+mod workload;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -16,6 +18,8 @@ use crate::output::{Output, plain_table, print, print_json};
 #[command(after_help = "\
 Examples:
   qslm bench coordinator --workers 1,2,4,8
+  qslm bench coordinator --workers 8 --slots 128 --trials 1000000
+  qslm bench scale --workers 1000 --spread 0.5
   qslm bench front --output json")]
 pub struct Bench {
     #[command(subcommand)]
@@ -26,6 +30,7 @@ pub struct Bench {
 enum Part {
     Coordinator(coordinator::CoordinatorBench),
     Front(front::FrontBench),
+    Scale(scale::ScaleBench),
 }
 
 impl Bench {
@@ -34,6 +39,7 @@ impl Bench {
         match self.part {
             Part::Coordinator(bench) => bench.run().await,
             Part::Front(bench) => bench.run(),
+            Part::Scale(bench) => bench.run().await,
         }
     }
 }

@@ -1,0 +1,67 @@
+//! A search over a network that nobody runs: what coordinators are measured with.
+
+use qslm_common::ENGINE_VERSION;
+use qslm_common::candidate::Candidate;
+use qslm_common::cost::{Cost, Device};
+use qslm_common::experiment::{Backend, Experiment, Strategy};
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::{Counts, Nll};
+use qslm_common::network::Network;
+use qslm_common::objective::{Constraints, Objective};
+use qslm_common::scheme::{Granularity, Range, Rounding, Scheme, Symmetry, Width};
+use qslm_common::space::{Embedding, Space};
+use qslm_common::task::{Data, Shard, Task};
+use qslm_common::trade_off::TradeOff;
+
+use crate::exit::{Exit, Failure, Outcome};
+
+/// An experiment of four blocks whose files are all empty.
+pub(super) fn experiment(strategy: Strategy) -> Outcome<Experiment> {
+    let file = ContentHash::of(b"");
+    let network =
+        Network { vocabulary: 64, channels: 16, hidden: 64, blocks: 4, outputs: 64, binary_embedding: true };
+    let bits = [8, 6, 4, 3, 2].into_iter().filter_map(|bits| Width::try_from(bits).ok()).collect();
+    let experiment = Experiment {
+        name: "bench".to_owned(),
+        engine_version: ENGINE_VERSION,
+        backend: Backend::default(),
+        checkpoint: file,
+        network,
+        data: Data { text: file, tokenizer: file },
+        task: Task::Perplexity { window: 8, stride: 8, windows: None },
+        space: Space {
+            bits,
+            symmetry: Symmetry::Symmetric,
+            granularity: Granularity::Channel,
+            rounding: Rounding::default(),
+            range: Range::default(),
+            embedding: Embedding::Sign,
+            vectors: None,
+            activations: None,
+            membranes: None,
+        },
+        constraints: Constraints { max_perplexity_increase: Some(0.03), ..Constraints::default() },
+        objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],
+        trade_off: TradeOff::default(),
+        strategy,
+        device: Device::default(),
+    };
+    experiment.validate().map_err(|error| Failure::new(Exit::Failure, error))?;
+    Ok(experiment)
+}
+
+/// What a shard of a candidate would measure: a loss that grows fourfold with every bit taken, at a rate of each
+/// unit's own.
+pub(super) fn counts(candidate: &Candidate, shard: Shard) -> Counts {
+    let harm = |(index, (_, scheme)): (usize, (&str, Scheme))| match scheme {
+        Scheme::Integer(integer) => {
+            let rate = [0.02, 0.001, 0.5, 0.003, 0.1][index % 5];
+            rate * 0.25f64.powi(i32::from(integer.bits.get()) - 2)
+        }
+        Scheme::Float | Scheme::Half | Scheme::Sign => 0.0,
+    };
+    let nats = 4.0 + 0.1 * candidate.schemes().enumerate().map(harm).sum::<f64>();
+    // Equal parts would say nothing about adding them up.
+    let part = Nll::from_nats(nats).unwrap_or_default().0 + u64::from(shard.index);
+    Counts { nll: Nll(part), tokens: 1, positions: 1, ..Counts::zero(8) }
+}
