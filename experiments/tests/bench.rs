@@ -27,6 +27,23 @@ fn every_trial_is_recorded_once_for_any_number_of_connections() {
 }
 
 #[test]
+fn simulated_workers_finish_a_whole_search() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["bench", "scale", "--workers", "3,20", "--milliseconds", "2", "--spread", "0.9"];
+    let rows =
+        json(&[&arguments[..], &["--folder", folder.path().to_str().unwrap(), "--output", "json"]].concat());
+    for (row, shards) in rows.as_array().unwrap().iter().zip([1, 5]) {
+        assert_eq!(row["shards"], shards);
+        // The program itself fails if a trial of the ideal search is missing.
+        assert!(row["trials"].as_u64().unwrap() > 50, "{row}");
+        let efficiency = row["efficiency"].as_f64().unwrap();
+        assert!(efficiency > 0.0 && efficiency <= 1.0, "nobody is faster than the ideal: {row}");
+    }
+    assert!(refused(2, &["bench", "scale", "--spread", "1"]).contains("expected 0 to below 1"));
+    assert!(refused(2, &["bench", "scale", "--workers", "0"]).contains("expected 1 to 10000"));
+}
+
+#[test]
 fn fronts_are_measured() {
     let table = succeed(&["bench", "front", "--repeat", "1"]);
     assert_eq!(table.lines().count(), 6, "{table}");

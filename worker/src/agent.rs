@@ -199,10 +199,10 @@ impl Loop {
     }
 
     fn spool(&self, report: &ShardReport) {
-        if let Some(spool) = &self.agent.spool
-            && let Err(error) = spool.put(report)
-        {
-            tracing::warn!(worker = self.agent.name, %error, "cannot keep a result on disk");
+        let Some(spool) = &self.agent.spool else { return };
+        match spool.put(report) {
+            Ok(()) => tracing::debug!(worker = self.agent.name, lease = report.lease, "kept on disk"),
+            Err(error) => tracing::warn!(worker = self.agent.name, %error, "cannot keep a result on disk"),
         }
     }
 
@@ -331,6 +331,7 @@ async fn measure(
         text: fetch(trial.data.text, cache, &client, &interrupt).await?,
         tokenizer: fetch(trial.data.tokenizer, cache, &client, &interrupt).await?,
     };
+    tracing::debug!(candidate = trial.candidate.id().short(), shard.index, shard.of, "evaluating");
     let evaluator = evaluator.clone();
     let evaluation = tokio::task::spawn_blocking(move || {
         evaluator.evaluate(&trial, &files, shard, &|| interrupt.load(Ordering::Relaxed))
