@@ -18,7 +18,7 @@ pub enum Exit {
     Unavailable = 5,
     /// The experiment finished, but with failed trials or without a candidate that meets the constraints.
     Unmet = 6,
-    /// Interrupted by Ctrl-C.
+    /// Interrupted by Ctrl-C; 143 if by SIGTERM.
     Interrupted = 130,
 }
 
@@ -50,7 +50,11 @@ impl Failure {
         if !self.message.is_empty() {
             eprintln!("error: {}", self.message);
         }
-        ExitCode::from(self.code as u8)
+        const SIGTERM: u8 = 15;
+        match (self.code, qslm_program::signal()) {
+            (Exit::Interrupted, SIGTERM) => ExitCode::from(128 + SIGTERM),
+            (code, _) => ExitCode::from(code as u8),
+        }
     }
 }
 

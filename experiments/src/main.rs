@@ -18,7 +18,7 @@ mod tensors;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::Outcome;
 
@@ -33,18 +33,26 @@ Start here:
   qslm run experiments/specs/quickstart.toml
 
 Exit codes: 0 ok, 1 failure, 2 usage or bad spec, 3 not found, 4 conflict, 5 coordinator unavailable,
-6 finished with failed trials or an unmet constraint, 130 interrupted."
+6 finished with failed trials or an unmet constraint, 130 and 143 interrupted by SIGINT and SIGTERM."
 )]
 struct Cli {
-    /// What is logged to standard error: a level, or directives such as warn,qslm_worker=debug
-    #[arg(long, global = true, default_value = "warn")]
-    log: String,
+    /// What is logged to standard error: a level, or directives such as warn,qslm_worker=debug [default: warn]
+    #[arg(long, global = true)]
+    log: Option<String>,
+    /// Log more: -v what happens, -vv every step
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with_all = ["quiet", "log"])]
+    verbose: u8,
+    /// Nothing on standard error but what went wrong: no progress, no warnings
+    #[arg(short, long, global = true, conflicts_with = "log")]
+    quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(commands::init::Init),
+    Validate(commands::validate::Validate),
     Run(commands::run::Run),
     Eval(commands::eval::Eval),
     Compare(commands::compare::Compare),
@@ -64,6 +72,8 @@ enum Command {
     Reconcile(commands::stores::Reconcile),
     Db(commands::stores::Db),
     Bench(commands::bench::Bench),
+    Completions(commands::completions::Completions),
+    Version(commands::version::Version),
 }
 
 fn main() -> ExitCode {
@@ -74,8 +84,16 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Outcome {
-    qslm_program::init_log(&cli.log)?;
+    let usual = match (cli.quiet, cli.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, _) => "debug",
+    };
+    qslm_program::init_log(cli.log.as_deref().unwrap_or(usual))?;
     match cli.command {
+        Command::Init(init) => init.run(),
+        Command::Validate(validate) => validate.run(),
         Command::Run(run) => run.run().await,
         Command::Eval(eval) => eval.run(),
         Command::Compare(compare) => compare.run(),
@@ -95,5 +113,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Reconcile(reconcile) => reconcile.run(),
         Command::Db(db) => db.run(),
         Command::Bench(bench) => bench.run().await,
+        Command::Completions(completions) => completions.run(&mut Cli::command()),
+        Command::Version(version) => version.run(),
     }
 }

@@ -15,6 +15,34 @@ pub enum Output {
     Table,
     /// For programs: one JSON document
     Json,
+    /// The same as YAML
+    Yaml,
+}
+
+/// The form of experiments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Listed {
+    /// For people
+    Table,
+    /// For people with a wide terminal: every column
+    Wide,
+    /// For programs: one JSON document
+    Json,
+    /// The same as YAML
+    Yaml,
+    /// Ids only, one on a line
+    Name,
+}
+
+impl Listed {
+    /// The form of what follows, such as a front.
+    pub fn of_result(self) -> Output {
+        match self {
+            Self::Table | Self::Wide | Self::Name => Output::Table,
+            Self::Json => Output::Json,
+            Self::Yaml => Output::Yaml,
+        }
+    }
 }
 
 /// Prints to standard output. A reader that went away (`| head`) is no failure.
@@ -35,9 +63,15 @@ pub fn peak_memory_bytes() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Prints one JSON document.
-pub fn print_json(value: &impl Serialize) -> Outcome {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new(Exit::Failure, e))?;
+/// Prints one document: YAML if that is asked for, else JSON.
+pub fn print_data(output: Output, value: &impl Serialize) -> Outcome {
+    let failed = |error: &dyn std::error::Error| Failure::new(Exit::Failure, error);
+    if output == Output::Yaml {
+        // By way of JSON, so that both say the same in the same order.
+        let value = serde_json::to_value(value).map_err(|error| failed(&error))?;
+        return print(&serde_saphyr::to_string(&value).map_err(|error| failed(&error))?);
+    }
+    let text = serde_json::to_string_pretty(value).map_err(|error| failed(&error))?;
     print(&(text + "\n"))
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use qslm_proto::v1::ExperimentStatus;
+use qslm_proto::v1::experiment_status::State;
 
 /// Lines come at a change of tier, and at least this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -13,13 +14,17 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 pub struct Progress {
     started: Instant,
     bar: Option<ProgressBar>,
+    /// Whether anyone wants to see any of it.
+    shown: bool,
     last_line: Option<(Instant, String)>,
 }
 
 impl Progress {
     /// Bar or lines, as standard error is a terminal or not.
     pub fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        // `--quiet` leaves errors only.
+        let shown = tracing::enabled!(tracing::Level::WARN);
+        let bar = (shown && std::io::stderr().is_terminal()).then(|| {
             let template = "{spinner} {prefix:21} [{bar:24}] {pos} of at most {len} candidates\n  {wide_msg}";
             // A template that does not parse would be this program's mistake; the default one serves too.
             let style =
@@ -28,7 +33,7 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { started: Instant::now(), bar, last_line: None }
+        Self { started: Instant::now(), bar, shown, last_line: None }
     }
 
     /// Shows a status.
@@ -44,7 +49,7 @@ impl Progress {
             return;
         }
         let due = |(at, stage): &(Instant, String)| *stage != status.stage || at.elapsed() >= LINE_EVERY;
-        if self.last_line.as_ref().is_none_or(due) {
+        if self.shown && self.last_line.as_ref().is_none_or(due) {
             self.last_line = Some((Instant::now(), status.stage.clone()));
             let (settled, of) = (status.generation_settled, status.generation_trials);
             eprintln!("{:21} {settled}/{of}  {}", status.stage, describe(status, left));
@@ -82,6 +87,9 @@ fn describe(status: &ExperimentStatus, left: Option<Duration>) -> String {
     }
     if let Some(left) = left {
         words.push(format!("at most {} left", HumanDuration(left)));
+    }
+    if status.state() == State::Paused {
+        words.push("paused".to_owned());
     }
     words.push(format!("{} measured", status.measured));
     if status.failed > 0 {

@@ -98,6 +98,55 @@ fn an_experiment_can_be_cancelled_and_submitted_again() {
 }
 
 #[test]
+fn what_was_measured_while_the_coordinator_was_away_is_delivered_by_the_next_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let (mut first, url) = coordinator(&store);
+    // One trial takes a second or more, so that there is time to kill the coordinator meanwhile.
+    let submit = ["submit", SPEC, "--coordinator", &url, "--set", "task.stride=4", "--set", "run.shards=1"];
+    let id = succeed(&submit).trim().to_owned();
+    let worker = || {
+        let mut command = Command::new(program("qslm-worker"));
+        command.args(["--coordinator", &url, "--slots", "1", "--log", "info,qslm_worker=debug"]);
+        command.args(["--cache-dir", folder.path().join("cache").to_str().unwrap()]);
+        Running::start(&mut command)
+    };
+    let mut doomed = worker();
+    doomed.wait_for("evaluating");
+    first.kill();
+    doomed.wait_for("kept on disk");
+    doomed.kill();
+
+    let address = url.strip_prefix("http://").unwrap();
+    let mut command = Command::new(program("qslm-coordinator"));
+    command.args(["--listen", address, "--lease-ttl-s", "1", "--store", store.to_str().unwrap()]);
+    let mut second = Running::start(&mut command);
+    second.wait_for("listening");
+    let mut next = worker();
+    next.wait_for("delivers what was kept on disk");
+    // Acknowledged before the new worker can have evaluated anything itself.
+    next.wait_for("acknowledged");
+    let status = json(&["get", &id, "--coordinator", &url, "--output", "json"]);
+    assert_eq!(status["measured"], 1, "{status}");
+    assert!(next.terminate() == Some(0) && second.terminate() == Some(0));
+    assert_eq!(std::fs::read_dir(folder.path().join("cache/spool")).unwrap().count(), 1);
+    let spool = std::fs::read_dir(folder.path().join("cache/spool")).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(std::fs::read_dir(spool).unwrap().count(), 0, "what was delivered is forgotten");
+}
+
+#[test]
+fn whoever_submits_may_wait_for_the_front() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_coordinator, url) = coordinator(&folder.path().join("s.redb"));
+    let _worker = worker(&url, &folder.path().join("cache"), "2");
+    let mut submit = vec!["submit", SPEC, "--coordinator", &url, "--wait", "--output", "json"];
+    submit.extend(SMALL);
+    assert_eq!(succeed(&submit), embedded_front(folder.path()));
+    // Once more, of what is finished.
+    assert_eq!(succeed(&submit), embedded_front(folder.path()));
+}
+
+#[test]
 fn an_experiment_can_be_held_up_and_put_first() {
     let folder = tempfile::tempdir().unwrap();
     let (_coordinator, url) = coordinator(&folder.path().join("s.redb"));
@@ -120,6 +169,15 @@ fn an_experiment_can_be_held_up_and_put_first() {
     assert_eq!((&resumed["state"], &resumed["priority"]), (&"running".into(), &(-7).into()));
     let wrong = qslm(&["prioritize", id, "1001", "--coordinator", &url]);
     assert_eq!(wrong.status.code(), Some(2));
+
+    let list = |form: &str| succeed(&["list", "--coordinator", &url, "--output", form]);
+    assert_eq!(list("name"), format!("{id}\n"));
+    let lines = list("wide");
+    let columns = |line: &str| line.split("  ").filter(|column| !column.trim().is_empty()).count();
+    assert!(lines.contains("hypervolume") && columns(lines.lines().next().unwrap()) == 16, "{lines}");
+    assert!(!list("table").contains("hypervolume"));
+    let yaml = list("yaml");
+    assert!(yaml.contains(&format!("id: {id}")) && yaml.contains("priority: -7"), "{yaml}");
 }
 
 #[test]

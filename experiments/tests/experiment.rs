@@ -68,6 +68,22 @@ fn a_second_run_evaluates_nothing_and_prints_the_same() {
 }
 
 #[test]
+fn a_quiet_run_says_nothing_but_its_result_and_a_loud_one_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let said = |flag: &str| {
+        let output = qslm(&run_arguments(&store, &[flag]));
+        assert_eq!(output.status.code(), Some(0));
+        assert!(!output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(said("--quiet"), "");
+    assert!(said("-vv").contains(" DEBUG "));
+    let both = qslm(&run_arguments(&store, &["--quiet", "-v"]));
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
 fn a_killed_run_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole/s.redb");
@@ -111,13 +127,15 @@ fn an_interrupted_experiment_in_the_same_store_does_not_hold_up_another() {
 fn an_interrupt_ends_with_its_own_code_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");
-    let mut program = Running::start(Command::new(QSLM).args(run_arguments(&store, &[])));
-    program.wait_for("global");
-    let pid = program.child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let (code, _, errors) = program.finish();
-    assert_eq!(code, Some(130), "{errors}");
-    assert!(errors.contains("run the same command again"), "{errors}");
+    for (signal, words, expected) in [("-INT", "sensitivity", 130), ("-TERM", "global", 143)] {
+        let mut program = Running::start(Command::new(QSLM).args(run_arguments(&store, &[])));
+        program.wait_for(words);
+        let pid = program.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let (code, _, errors) = program.finish();
+        assert_eq!(code, Some(expected), "{errors}");
+        assert!(errors.contains("run the same command again"), "{errors}");
+    }
     assert!(evaluated(&run(&store, &[])) > 0);
 }
 

@@ -5,6 +5,7 @@ pub mod settings;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -57,13 +58,23 @@ pub fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
 pub fn init_log(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).map_err(|error| anyhow::anyhow!("log = {filter:?}: {error}"))?;
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Not a setting of ours but a word between terminals and programs: no-color.org.
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // A second call, as tests make, keeps the first one's settings.
-    let _ = format.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init();
+    let _ = format.with_ansi(colour && std::io::stderr().is_terminal()).with_target(false).try_init();
     std::panic::set_hook(Box::new(|panic| {
         let words = panic.to_string();
         tracing::error!("{}", words.split_whitespace().collect::<Vec<_>>().join(" "));
     }));
     Ok(())
+}
+
+/// The number of the signal that ended the program, if one did.
+static SIGNAL: AtomicU8 = AtomicU8::new(0);
+
+/// The number of the first SIGINT (2) or SIGTERM (15) that [`cancelled_by_signals`] saw; 0 before.
+pub fn signal() -> u8 {
+    SIGNAL.load(Ordering::Relaxed)
 }
 
 /// A token that is cancelled by the first SIGINT or SIGTERM; later ones change nothing. Whoever holds it ends
@@ -78,12 +89,13 @@ pub fn cancelled_by_signals() -> anyhow::Result<CancellationToken> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::spawn(async move {
         #[cfg(unix)]
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
+        let signal = tokio::select! {
+            _ = tokio::signal::ctrl_c() => 2,
+            _ = terminate.recv() => 15,
+        };
         #[cfg(not(unix))]
-        let _ = tokio::signal::ctrl_c().await;
+        let signal = tokio::signal::ctrl_c().await.map_or(2, |()| 2);
+        SIGNAL.store(signal, Ordering::Relaxed);
         cancel.cancel();
     });
     Ok(token)

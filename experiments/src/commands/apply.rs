@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
-use crate::output::{Output, print_json, print_pairs};
+use crate::output::{Output, print_data, print_pairs};
 use crate::schemes::SchemeArgs;
 
 /// Write a candidate as a packed file: sub-byte weights, scales, zero points and a manifest.
@@ -93,7 +93,7 @@ impl Apply {
             saving: qslm_common::footprint::saving(checkpoint.network(), size.tensors),
         };
         match self.output {
-            Output::Json => print_json(&report),
+            Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => print_pairs(&[
                 ("file".to_owned(), report.file),
                 ("candidate".to_owned(), report.candidate),

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::inputs::DataArgs;
-use crate::output::{Output, print_json, print_pairs};
+use crate::output::{Output, print_data, print_pairs};
 use crate::parallel::{evaluate_every, threads};
 use crate::schemes::{ModelArgs, SchemeArgs};
 use crate::statistics::paired;
@@ -95,7 +95,7 @@ impl Compare {
         let saving = saving(network, footprint_bytes(network, &other));
         let report = Report::new(&pairs, network, (&float, &other), saving)?;
         match self.output {
-            Output::Json => print_json(&report),
+            Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
         }
     }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::inputs::DataArgs;
-use crate::output::{Output, peak_memory_bytes, print_json};
+use crate::output::{Output, peak_memory_bytes, print_data};
 use crate::parallel::{evaluate_all, threads};
 use crate::schemes::{ModelArgs, SchemeArgs, calibrate_on};
 use crate::spec::refuse_toml;
@@ -110,7 +110,7 @@ impl Eval {
         let costs = device.costs(&network, &candidate, &counts);
         let report = Report::new(&network, &candidate, &counts, costs, seconds, self.model.backend);
         match self.output {
-            Output::Json => print_json(&report),
+            Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
         }
     }

@@ -13,7 +13,7 @@ use qslm_engine::checkpoint::packed::{Manifest, Provenance};
 use serde::Serialize;
 
 use crate::exit::{Failure, Outcome};
-use crate::output::{Output, plain_table, print, print_json};
+use crate::output::{Output, plain_table, print, print_data};
 
 /// Print hierarchy, shapes, parameters, bytes and schemes of a checkpoint.
 #[derive(Debug, Args)]
@@ -109,7 +109,7 @@ impl Inspect {
             membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
         };
         match self.output {
-            Output::Json => print_json(&report),
+            Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => print(&report.table()),
         }
     }

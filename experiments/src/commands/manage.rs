@@ -8,11 +8,13 @@ use qslm_common::hash::ContentHash;
 use qslm_proto::v1::{ChangeRequest, ExperimentStatus, GetRequest, ListRequest};
 use serde::Serialize;
 
+use super::plan;
 use super::run::Finished;
 use super::target::{Source, Target};
+use super::watch;
 use crate::client::submit;
 use crate::exit::Outcome;
-use crate::output::{Output, plain_table, print, print_json};
+use crate::output::{Listed, Output, plain_table, print, print_data};
 use crate::spec::resolve;
 
 /// Submit an experiment to a coordinator; its id is printed.
@@ -23,7 +25,12 @@ use crate::spec::resolve;
 #[command(after_help = "\
 Examples:
   qslm submit experiments/specs/quickstart.toml
-  qslm submit spec.toml --coordinator http://10.0.0.5:7477 --output json")]
+  qslm submit spec.toml --coordinator http://10.0.0.5:7477 --output json
+  qslm submit spec.toml --priority 10 --wait
+  qslm submit spec.toml --dry-run
+
+Exit codes: 0 done, 2 bad spec, 3 missing file, 5 no coordinator; with --wait also 6: finished with failed trials or
+no candidate within the constraints, and 130: interrupted, while the experiment goes on.")]
 pub struct Submit {
     /// The experiment's spec
     #[arg(value_name = "SPEC.toml")]
@@ -35,11 +42,17 @@ pub struct Submit {
     /// [default: 0, or what it has]
     #[arg(long, allow_negative_numbers = true, value_parser = priority())]
     priority: Option<i32>,
+    /// Submit nothing: print tiers, candidates and evaluations, and how long they may take on this machine
+    #[arg(long)]
+    dry_run: bool,
+    /// Follow the experiment until it has ended, then print its front
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
     #[command(flatten)]
     target: Target,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    output: Listed,
 }
 
 fn priority() -> clap::builder::RangedI64ValueParser<i32> {
@@ -54,7 +67,7 @@ pub struct List {
     source: Source,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    output: Listed,
 }
 
 /// Show one experiment.
@@ -72,8 +85,13 @@ Examples:
   qslm front quickstart
   qslm front quickstart --store runs/quickstart.redb --output json > front.json")]
 pub struct Front {
+    /// The experiment's id, or the beginning of it
+    experiment: String,
     #[command(flatten)]
-    one: One,
+    source: Source,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
 }
 
 /// End an experiment; what was measured stays.
@@ -121,7 +139,7 @@ struct Which {
     target: Target,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    output: Listed,
 }
 
 #[derive(Debug, Args)]
@@ -132,17 +150,24 @@ struct One {
     source: Source,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    output: Listed,
 }
 
 impl Submit {
     /// Submits and prints the id.
     pub async fn run(self) -> Outcome {
         let resolved = resolve(&self.spec, &self.settings)?;
-        let status = submit(&mut self.target.connect().await?, &resolved, self.priority).await?;
+        if self.dry_run {
+            return plan::show(&resolved, self.output.of_result());
+        }
+        let mut client = self.target.connect().await?;
+        let status = submit(&mut client, &resolved, self.priority).await?;
+        if self.wait {
+            return watch::follow(&mut client, &status.id, self.output.of_result()).await;
+        }
         match self.output {
-            Output::Json => print_json(&Shown::from(&status)),
-            Output::Table => print(&format!("{}\n", status.id)),
+            Listed::Table => show(&status, Listed::Name),
+            other => show(&status, other),
         }
     }
 }
@@ -154,8 +179,10 @@ impl List {
             async |client: &mut crate::client::Client| Ok(client.list(ListRequest {}).await?.into_inner());
         let all = self.source.with(list).await?.experiments;
         match self.output {
-            Output::Json => print_json(&all.iter().map(Shown::from).collect::<Vec<_>>()),
-            Output::Table => print_statuses(&all),
+            Listed::Json | Listed::Yaml => {
+                print_data(self.output.of_result(), &all.iter().map(Shown::from).collect::<Vec<_>>())
+            }
+            form => print_statuses(&all, form),
         }
     }
 }
@@ -173,9 +200,9 @@ impl Get {
 impl Front {
     /// Prints the front so far.
     pub async fn run(self) -> Outcome {
-        let id = self.one.experiment;
+        let id = self.experiment;
         let read = async |client: &mut crate::client::Client| Finished::read(client, &id).await;
-        self.one.source.with(read).await?.show(self.one.output)
+        self.source.with(read).await?.show(self.output)
     }
 }
 
@@ -217,10 +244,10 @@ impl Which {
     }
 }
 
-fn show(status: &ExperimentStatus, output: Output) -> Outcome {
+fn show(status: &ExperimentStatus, output: Listed) -> Outcome {
     match output {
-        Output::Json => print_json(&Shown::from(status)),
-        Output::Table => print_statuses(std::slice::from_ref(status)),
+        Listed::Json | Listed::Yaml => print_data(output.of_result(), &Shown::from(status)),
+        form => print_statuses(std::slice::from_ref(status), form),
     }
 }
 
@@ -274,33 +301,24 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
     }
 }
 
-fn print_statuses(all: &[ExperimentStatus]) -> Outcome {
-    let mut table = plain_table();
-    table.set_header([
-        "experiment",
-        "state",
-        "priority",
-        "tier",
-        "measured",
-        "failed",
-        "front",
-        "saved %",
-        "loss %",
-        "workers",
-    ]);
-    for column in [2, 4, 5, 6, 7, 8, 9] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+/// Prints a line per experiment: names alone, the usual columns, or all of them.
+fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
+    if form == Listed::Name {
+        return print(&all.iter().map(|status| format!("{}\n", status.id)).collect::<String>());
     }
+    let wide = form == Listed::Wide;
+    let mut table = plain_table();
+    let usual =
+        ["experiment", "state", "tier", "measured", "failed", "front", "saved %", "loss %", "workers"];
+    let more = ["priority", "evaluated", "shards out", "waiting", "tokens/s", "hypervolume", "best"];
+    table.set_header(usual.iter().chain(if wide { &more[..] } else { &[] }));
     for status in all {
         let percent = |value: f64| format!("{:.2}", value * 100.0);
         let best =
             |f: fn(&qslm_proto::v1::Best) -> f64| status.best.as_ref().map(f).map_or(String::new(), percent);
-        table.add_row([
+        let mut row = vec![
             status.id.clone(),
             status.state().as_str_name().to_lowercase(),
-            status.priority.to_string(),
             status.stage.clone(),
             status.measured.to_string(),
             status.failed.to_string(),
@@ -308,7 +326,24 @@ fn print_statuses(all: &[ExperimentStatus]) -> Outcome {
             best(|best| best.saving),
             best(|best| best.quality_loss),
             status.workers.to_string(),
-        ]);
+        ];
+        if wide {
+            let candidate =
+                Shown::from(status).best_candidate.map_or(String::new(), |id| id[..12].to_owned());
+            row.extend([
+                status.priority.to_string(),
+                status.evaluated.to_string(),
+                status.shards_leased.to_string(),
+                status.shards_pending.to_string(),
+                format!("{:.0}", status.tokens_per_second),
+                status.hypervolume.map_or(String::new(), |volume| format!("{volume:.4}")),
+                candidate,
+            ]);
+        }
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(3) {
+        column.set_cell_alignment(CellAlignment::Right);
     }
     print(&format!("{table}\n"))
 }

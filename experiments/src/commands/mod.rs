@@ -3,12 +3,17 @@
 pub mod apply;
 pub mod bench;
 pub mod compare;
+pub mod completions;
 pub mod eval;
 pub mod generate;
+pub mod init;
 pub mod inspect;
 pub mod manage;
+mod plan;
 pub mod run;
 pub mod sensitivity;
 pub mod stores;
 mod target;
+pub mod validate;
+pub mod version;
 pub mod watch;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::watch;
 use crate::client::{Client, Embedded, connect, submit};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Output, print};
+use crate::output::{Output, print, print_data};
 use crate::results;
 use crate::spec::{Resolved, resolve};
 
@@ -150,7 +150,9 @@ impl Finished {
     /// Prints it.
     pub(super) fn show(&self, output: Output) -> Outcome {
         match output {
+            // The bytes that the coordinator wrote: they are what two runs are compared by.
             Output::Json => print(&self.json),
+            Output::Yaml => print_data(output, &self.document()?),
             Output::Table => print(&results::tables(&self.document()?)),
         }
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::inputs::DataArgs;
-use crate::output::{Output, plain_table, print, print_json};
+use crate::output::{Output, plain_table, print, print_data};
 use crate::parallel::threads;
 use crate::schemes::{ModelArgs, SchemeArgs};
 use crate::sensitivity::{Metric, Options, Row, measure};
@@ -96,11 +96,11 @@ impl Sensitivity {
         }
         let correlations: Vec<_> = self.metrics.iter().map(|metric| correlation(&units, *metric)).collect();
         match self.output {
-            Output::Json => {
+            Output::Json | Output::Yaml => {
                 let named = self.metrics.iter().zip(correlations);
                 let rank_correlation =
                     named.map(|(metric, rho)| (metric.name().to_owned(), rho.into())).collect();
-                print_json(&Report { units, rank_correlation })
+                print_data(self.output, &Report { units, rank_correlation })
             }
             Output::Table => print(&self.table(&units, &correlations)),
         }

@@ -8,7 +8,7 @@ use qslm_coordinator::store::{Artifacts, Contents, Store, StoreError};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Output, print_json, print_pairs};
+use crate::output::{Output, print_data, print_pairs};
 
 /// Join the results of separate stores: every experiment, measurement and input file of all of them.
 ///
@@ -175,8 +175,8 @@ impl Report {
     }
 
     fn show(&self, output: Output) -> Outcome {
-        if output == Output::Json {
-            return print_json(self);
+        if output != Output::Table {
+            return print_data(output, self);
         }
         let row = |name: &str, value: &dyn std::fmt::Display| (name.to_owned(), value.to_string());
         let mut rows = vec![

@@ -27,19 +27,23 @@ pub struct Watch {
 impl Watch {
     /// Watches and prints.
     pub async fn run(self) -> Outcome {
-        let mut client = self.target.connect().await?;
-        let interrupted = qslm_program::cancelled_by_signals()?;
-        let status = tokio::select! {
-            status = until_ended(&mut client, &self.experiment) => status?,
-            () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
-        };
-        let finished = Finished::read(&mut client, &status.id).await?;
-        finished.show(self.output)?;
-        if status.state() == State::Cancelled {
-            return Err(Failure::new(Exit::Unmet, format!("{} was cancelled", status.id)));
-        }
-        finished.verdict()
+        follow(&mut self.target.connect().await?, &self.experiment, self.output).await
     }
+}
+
+/// Follows an experiment until it has ended, then prints its front and fails if it did not end well.
+pub(super) async fn follow(client: &mut Client, id: &str, output: Output) -> Outcome {
+    let interrupted = qslm_program::cancelled_by_signals()?;
+    let status = tokio::select! {
+        status = until_ended(client, id) => status?,
+        () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
+    };
+    let finished = Finished::read(client, &status.id).await?;
+    finished.show(output)?;
+    if status.state() == State::Cancelled {
+        return Err(Failure::new(Exit::Unmet, format!("{} was cancelled", status.id)));
+    }
+    finished.verdict()
 }
 
 /// Shows progress until the experiment has ended.

@@ -3,6 +3,7 @@
 //! A spec names files and leaves things out; an [`Experiment`] names contents and leaves nothing out.
 //! Resolving reads every file, so that bad input is told before anything is searched.
 
+mod check;
 mod written;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::parallel;
 use crate::schemes::calibrate_on;
 use crate::sensitivity::{self, Metric};
+pub use check::problems;
 pub use written::refuse_toml;
 use written::{ActivationRangeSpec, ActivationsSpec, CalibrationSpec, Spec, StrategySpec, TaskSpec};
 
@@ -51,13 +53,35 @@ struct Files {
 
 /// Reads a spec, applies `KEY=VALUE` settings on top, and finds everything that it names.
 pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
+    examine(path, settings).map_err(|refused| match refused {
+        Refused::Spec(problems) => refuse(path, &problems.join("; ")),
+        Refused::Other(failure) => failure,
+    })
+}
+
+/// Why a spec cannot be resolved.
+enum Refused {
+    /// What it says makes no sense; every problem.
+    Spec(Vec<String>),
+    /// A file, or the form of the spec.
+    Other(Failure),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Other(failure)
+    }
+}
+
+fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     let mut spec = written::read(path, settings)?;
     let (files, task) = find(path, &mut spec)?;
     let loaded = Checkpoint::load(&files.checkpoint, spec.checkpoint.binary_embedding);
     let loaded = loaded.map_err(|error| Failure::file(&files.checkpoint, &error))?;
     if loaded.manifest().is_some() {
         let file = files.checkpoint.display();
-        return Err(refuse(path, &format!("{file} is packed already: search from the float checkpoint")));
+        let words = format!("{file} is packed already: search from the float checkpoint");
+        return Err(refuse(path, &words).into());
     }
     let network = *loaded.network();
     let calibration = calibration(path, &spec, &files, &task, &loaded)?;
@@ -88,7 +112,7 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
     }
     problems.extend(ranking.iter().flat_map(|ranking| ranking.problems(&network)));
     if !problems.is_empty() {
-        return Err(refuse(path, &problems.join("; ")));
+        return Err(Refused::Spec(problems));
     }
     let mut data = load_data(&files.text, &files.tokenizer, &experiment.task, &network)?;
     let positions = data.positions();
@@ -106,6 +130,23 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
 
 fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {
     Failure::new(Exit::Usage, format!("{}: {what}", path.display()))
+}
+
+/// The files that a spec names, with the keys that name them.
+fn named_files(path: &Path, spec: &Spec) -> Vec<(&'static str, PathBuf)> {
+    let task = match &spec.task {
+        TaskSpec::Perplexity { text, .. } => ("task.text", text),
+        TaskSpec::Accuracy { labelled, .. } => ("task.labelled", labelled),
+    };
+    let checkpoint = &spec.checkpoint;
+    let mut named =
+        vec![("checkpoint.path", &checkpoint.path), ("checkpoint.tokenizer", &checkpoint.tokenizer), task];
+    if let Some(calibration) = &spec.calibration {
+        named.push(("calibration.text", &calibration.text));
+        named.push(("calibration.labelled", &calibration.labelled));
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    named.into_iter().filter_map(|(key, file)| Some((key, folder.join(file.as_ref()?)))).collect()
 }
 
 /// The files of a spec, relative to it, and the protocol.

@@ -231,20 +231,37 @@ pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
     for setting in settings {
         set(&mut table, setting)?;
     }
-    table.try_into().map_err(|error: toml::de::Error| refuse(path, &one_line(error.message())))
+    table.try_into().map_err(|error: toml::de::Error| refuse(path, &suggest(&one_line(error.message()))))
 }
 
 /// What is wrong with a TOML file, on one line, with the number of the line where it is.
 pub fn refuse_toml(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
     let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
-    let message = one_line(error.message());
+    let message = suggest(&one_line(error.message()));
     match line {
         Some(line) => refuse(path, &format!("line {line}: {message}")),
         None => refuse(path, &message),
     }
 }
 
-fn one_line(text: &str) -> String {
+/// Adds to the words about an unknown name which of the known ones may be meant.
+pub(super) fn suggest(message: &str) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let known = |unknown: &str, names: &mut dyn Iterator<Item = &str>| {
+        let scored = names.map(|name| (strsim::damerau_levenshtein(unknown, name), name.to_owned()));
+        // As many letters wrong as make a third of the word.
+        scored.min().filter(|(distance, _)| *distance <= unknown.len().div_ceil(3))
+    };
+    match names.next().filter(|_| message.starts_with("unknown ")) {
+        Some(unknown) => match known(unknown, &mut names) {
+            Some((_, name)) => format!("{message}; did you mean `{name}`?"),
+            None => message.to_owned(),
+        },
+        None => message.to_owned(),
+    }
+}
+
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -299,6 +316,15 @@ mod tests {
         let error = parse(&format!("bakend = \"flex\"\n{SPEC}"), &[]).unwrap_err();
         assert!(error.contains("line 1: unknown field `bakend`, expected one of"), "{error}");
         assert!(parse("name = ", &[]).unwrap_err().contains("line 1"));
+    }
+
+    #[test]
+    fn a_name_that_is_nearly_right_gets_a_suggestion() {
+        let unknown = "unknown field `windw`, expected one of `text`, `window`, `windows`";
+        assert_eq!(suggest(unknown), format!("{unknown}; did you mean `window`?"));
+        let nothing_like_it = "unknown field `colour`, expected one of `text`, `window`";
+        assert_eq!(suggest(nothing_like_it), nothing_like_it);
+        assert_eq!(suggest("missing field `window`"), "missing field `window`");
     }
 
     #[test]

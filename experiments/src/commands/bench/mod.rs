@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::exit::Outcome;
-use crate::output::{Output, plain_table, print, print_json};
+use crate::output::{Output, plain_table, print, print_data};
 
 /// Measure the parts of qslm on this machine.
 ///
@@ -46,8 +46,8 @@ impl Bench {
 
 /// Prints rows as JSON, or as a table with these fields as its columns.
 fn show(rows: &[impl Serialize], columns: &[&str], output: Output) -> Outcome {
-    if output == Output::Json {
-        return print_json(&rows);
+    if output != Output::Table {
+        return print_data(output, &rows);
     }
     let mut table = plain_table();
     table.set_header(columns);

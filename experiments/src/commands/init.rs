@@ -1,0 +1,186 @@
+//! `qslm init`: a spec to start from.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use qslm_engine::checkpoint::Checkpoint;
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::print;
+
+/// Write a commented spec for a checkpoint and a data set.
+///
+/// The checkpoint is read to see whether it models language or classifies. Nothing is overwritten.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm init --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt
+  qslm init --checkpoint model.pth --tokenizer tokenizer.json --labelled dev.tsv --out sst2.toml")]
+pub struct Init {
+    /// The float checkpoint (PyTorch or safetensors)
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// Its tokenizer.json
+    #[arg(long, value_name = "FILE")]
+    tokenizer: PathBuf,
+    /// Text to predict
+    #[arg(long, value_name = "FILE", group = "data")]
+    text: Option<PathBuf>,
+    /// Lines of `sentence TAB label` to classify
+    #[arg(long, value_name = "FILE", group = "data")]
+    labelled: Option<PathBuf>,
+    /// The model was trained on real-valued embeddings instead of their signs
+    #[arg(long)]
+    real_embedding: bool,
+    /// Name of the experiment [default: the checkpoint's]
+    #[arg(long)]
+    name: Option<String>,
+    /// The file to write [default: NAME.toml]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Init {
+    /// Writes the spec and prints where it is.
+    pub fn run(self) -> Outcome {
+        let binary = !self.real_embedding;
+        let (network, manifest) = Checkpoint::inspect(&self.checkpoint, binary)
+            .map_err(|error| Failure::file(&self.checkpoint, &error))?;
+        if manifest.is_some() {
+            let file = self.checkpoint.display();
+            let words = format!("{file} is packed already: search from the float checkpoint");
+            return Err(Failure::new(Exit::Usage, words));
+        }
+        let usage = |words: &str| Failure::new(Exit::Usage, words);
+        let (flag, data) = match (&self.text, &self.labelled) {
+            (Some(text), _) if !network.is_classifier() => ("text", text),
+            (_, Some(labelled)) if network.is_classifier() => ("labelled", labelled),
+            (Some(_), _) => {
+                return Err(usage("this checkpoint classifies: give --labelled instead of --text"));
+            }
+            (_, Some(_)) => {
+                return Err(usage("this checkpoint models language: give --text instead of --labelled"));
+            }
+            (None, None) => return Err(usage("--text or --labelled is needed")),
+        };
+        for file in [&self.tokenizer, data] {
+            if !file.is_file() {
+                return Err(Failure::new(Exit::NotFound, format!("{}: no such file", file.display())));
+            }
+        }
+        let name = self.name.clone().unwrap_or_else(|| name_of(&self.checkpoint));
+        let out = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
+        let relative = |file: &Path| seen_from(&out, file);
+        let spec = SPEC
+            .replace("{command}", &format!("qslm run {}", out.display()))
+            .replace("{name}", &name)
+            .replace("{checkpoint}", &relative(&self.checkpoint)?)
+            .replace("{tokenizer}", &relative(&self.tokenizer)?)
+            .replace("{binary}", if binary { "true" } else { "false" })
+            .replace("{task}", if flag == "text" { PERPLEXITY } else { ACCURACY })
+            .replace("{data}", &relative(data)?)
+            .replace("{embedding}", if binary { "sign" } else { "quantize" })
+            .replace("{constraint}", if flag == "text" { MAX_INCREASE } else { MAX_DROP });
+        let mut file = std::fs::File::create_new(&out).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                Failure::new(Exit::Conflict, format!("{}: is there already", out.display()))
+            }
+            _ => Failure::new(Exit::Failure, format!("{}: {error}", out.display())),
+        })?;
+        file.write_all(spec.as_bytes()).map_err(|error| Failure::file(&out, &error))?;
+        print(&format!("{}\n", out.display()))
+    }
+}
+
+/// An experiment's name made from a file's.
+fn name_of(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let kept: String =
+        stem.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).collect();
+    let kept = kept.trim_matches('-').chars().take(60).collect::<String>();
+    if kept.is_empty() { "experiment".to_owned() } else { kept }
+}
+
+/// A file as a spec may name it: relative to the spec where both lie in one folder, else with its whole path.
+fn seen_from(spec: &Path, file: &Path) -> Outcome<String> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(|error| Failure::file(path, &error));
+    let (spec, file) = (absolute(spec)?, absolute(file)?);
+    let inside = spec.parent().and_then(|folder| file.strip_prefix(folder).ok());
+    let path = inside.unwrap_or(&file).to_string_lossy().into_owned();
+    // As TOML writes a string: with everything escaped that has to be.
+    Ok(toml::Value::from(path).to_string())
+}
+
+const SPEC: &str = "\
+# Which bits can this model do without?
+#
+#   {command}
+
+name = \"{name}\"
+
+[checkpoint]
+path = {checkpoint}
+tokenizer = {tokenizer}
+# Whether the model was trained to see only the sign of its embedding weights.
+binary_embedding = {binary}
+
+{task}
+[space]
+bits = [8, 6, 4, 3, 2]    # 2 to 8, 16 or 32
+symmetry = \"symmetric\"    # or \"affine\"
+granularity = \"channel\"   # or \"tensor\", \"group:64\"
+embedding = \"{embedding}\"        # \"sign\" (one lossless bit), \"quantize\" or \"float\"
+
+[constraints]
+{constraint}
+# max_footprint_bytes = 1000000
+# min_saving = 0.85                # share of the float bytes
+
+[strategy]
+kind = \"qslm\"             # the tiered search; or \"ranked\", \"grid\", \"random\"
+
+[trade_off]
+kind = \"weighted_sum\"     # P/P0 - mu M/M0; or \"product\" with k, \"epsilon_constraint\"
+mu = 1.0
+
+[run]
+shards = 4                # how finely a trial is spread over workers; does not change the result
+";
+
+const PERPLEXITY: &str = "\
+[task]
+kind = \"perplexity\"
+text = {data}
+window = 128              # tokens per window; the network's state starts afresh in each
+# stride = 128            # from one window's start to the next
+# windows = 64            # stop after so many: a first look takes a minute
+";
+
+const ACCURACY: &str = "\
+[task]
+kind = \"accuracy\"
+labelled = {data}
+# sentences = 200         # stop after so many: a first look takes a minute
+";
+
+const MAX_INCREASE: &str = "max_perplexity_increase = 0.03   # 3 % above the float model";
+const MAX_DROP: &str = "max_accuracy_drop = 0.01         # one point below the float model";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_made_of_what_a_name_may_have() {
+        assert_eq!(name_of(Path::new("a/SpikeGPT-216M v2.pth")), "spikegpt-216m-v2");
+        assert_eq!(name_of(Path::new("___.pth")), "experiment");
+    }
+
+    #[test]
+    fn files_beside_the_spec_are_named_from_there() {
+        assert_eq!(seen_from(Path::new("x/s.toml"), Path::new("x/y/m.pth")).unwrap(), "\"y/m.pth\"");
+        let elsewhere = seen_from(Path::new("x/s.toml"), Path::new("y/m.pth")).unwrap();
+        assert!(Path::new(elsewhere.trim_matches('"')).is_absolute());
+    }
+}

@@ -1,0 +1,153 @@
+//! What a search would do: its tiers, candidates and evaluations, and how long that may take.
+
+use std::time::Instant;
+
+use qslm_common::archive::Archive;
+use qslm_common::candidate::Candidate;
+use qslm_common::experiment::{Experiment, Strategy};
+use qslm_common::space::{Part, Tier};
+use qslm_coordinator::search::{self, Step};
+use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::model::SpikeGpt;
+use qslm_engine::task::evaluate;
+use serde::Serialize;
+
+use crate::data::load_data;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Output, plain_table, print, print_data};
+use crate::parallel;
+use crate::spec::Resolved;
+
+/// Seconds of evaluating from which the pace is told.
+const SAMPLE: f64 = 1.0;
+
+/// What is printed; keys are part of the interface.
+#[derive(Serialize)]
+struct Plan {
+    experiment: String,
+    tiers: Vec<TierPlan>,
+    /// Candidates, the float model included.
+    candidates_at_most: u64,
+    /// Shards, each of which is one lease.
+    evaluations_at_most: u64,
+    tokens_per_candidate: u64,
+    /// Of one thread on this machine.
+    tokens_per_second: f64,
+    threads: usize,
+    /// On this machine, with all its threads.
+    seconds_at_most: f64,
+}
+
+/// A tier, or all there is to a strategy without tiers.
+#[derive(Serialize)]
+struct TierPlan {
+    tier: String,
+    groups: usize,
+    candidates_at_most: u64,
+}
+
+/// Prints what the search of `resolved` would do.
+pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
+    let experiment = &resolved.experiment;
+    let mut search = search::start(experiment);
+    let first = match search.next(&Archive::default()) {
+        Step::Measure(generation) => generation.candidates.len() as u64,
+        Step::Finished => 0,
+    };
+    let tell = || Failure::new(Exit::Failure, "this strategy cannot tell how much it will do");
+    let candidates = first + search.remaining_at_most().ok_or_else(tell)?;
+    let (pace, threads) = (tokens_per_second(resolved)?, parallel::threads(None));
+    let plan = Plan {
+        experiment: experiment.id(),
+        tiers: tiers(experiment, first),
+        candidates_at_most: candidates,
+        evaluations_at_most: candidates * u64::from(resolved.shards),
+        tokens_per_candidate: resolved.positions,
+        tokens_per_second: pace,
+        threads,
+        seconds_at_most: candidates as f64 * resolved.positions as f64 / (pace * threads as f64),
+    };
+    match output {
+        Output::Json | Output::Yaml => print_data(output, &plan),
+        Output::Table => plan.print(),
+    }
+}
+
+/// The tiers of the search. A tier below the first of a part tries only what the one before left over.
+fn tiers(experiment: &Experiment, first: u64) -> Vec<TierPlan> {
+    let Strategy::Qslm { .. } = experiment.strategy else {
+        let tier = match experiment.strategy {
+            Strategy::Grid { .. } => "grid",
+            Strategy::Random { .. } => "random",
+            Strategy::Ranked { .. } => "ranked",
+            Strategy::Qslm { .. } => "qslm",
+        };
+        return vec![TierPlan { tier: tier.to_owned(), groups: 1, candidates_at_most: first }];
+    };
+    let (space, network) = (&experiment.space, &experiment.network);
+    let sites = experiment.moving(Tier::Matrix).len();
+    let mut tiers =
+        vec![TierPlan { tier: "sensitivity".to_owned(), groups: sites, candidates_at_most: first }];
+    for part in space.parts() {
+        for tier in [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix] {
+            let global = part == Part::Weights && tier == Tier::Global;
+            let groups = if global { 1 } else { space.groups(network, part, tier).len() };
+            // Every width, if nothing wider was good enough before.
+            let widths = space.rungs(part);
+            let name = match part {
+                Part::Weights => format!("{tier:?}").to_lowercase(),
+                part => format!("{part:?}, {tier:?}").to_lowercase(),
+            };
+            tiers.push(TierPlan { tier: name, groups, candidates_at_most: (groups * widths) as u64 });
+        }
+    }
+    tiers
+}
+
+/// Evaluates the float model for about a second.
+fn tokens_per_second(resolved: &Resolved) -> Outcome<f64> {
+    let experiment = &resolved.experiment;
+    let [(_, checkpoint), (_, text), (_, tokenizer)] = &resolved.files[..] else {
+        return Err(Failure::new(Exit::Failure, "an experiment has three files"));
+    };
+    let binary = experiment.network.binary_embedding;
+    let loaded = Checkpoint::load(checkpoint, binary).map_err(|error| Failure::file(checkpoint, &error))?;
+    let data = load_data(text, tokenizer, &experiment.task, &experiment.network)?;
+    let float = Candidate::float(&experiment.network);
+    let failed = |error: &dyn std::error::Error| Failure::file(checkpoint, error);
+    let model = SpikeGpt::new(&loaded, &float, experiment.backend).map_err(|error| failed(&error))?;
+    let (started, mut tokens) = (Instant::now(), 0);
+    for sequence in 0..data.len() {
+        let counts = evaluate(&model, &data, sequence..sequence + 1, &|| false);
+        tokens += counts.map_err(|error| failed(&error))?.positions;
+        if started.elapsed().as_secs_f64() > SAMPLE {
+            break;
+        }
+    }
+    Ok(tokens.max(1) as f64 / started.elapsed().as_secs_f64())
+}
+
+impl Plan {
+    fn print(&self) -> Outcome {
+        let mut table = plain_table();
+        table.set_header(["tier", "groups", "candidates at most"]);
+        for tier in &self.tiers {
+            table.add_row([&tier.tier, &tier.groups.to_string(), &tier.candidates_at_most.to_string()]);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+        let time = std::time::Duration::from_secs_f64(self.seconds_at_most.min(1e9));
+        print(&format!(
+            "{}\n\n{table}\n\n{} candidates at most, {} evaluations, {} tokens each candidate\n\
+             at most {} on the {} threads of this machine ({:.0} tokens/s each)\n",
+            self.experiment,
+            self.candidates_at_most,
+            self.evaluations_at_most,
+            self.tokens_per_candidate,
+            indicatif::HumanDuration(time),
+            self.threads,
+            self.tokens_per_second,
+        ))
+    }
+}

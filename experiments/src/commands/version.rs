@@ -1,0 +1,75 @@
+//! `qslm version`: what this program is and what it found to run on.
+
+use clap::Args;
+use qslm_common::ENGINE_VERSION;
+use qslm_common::experiment::Backend;
+use serde::Serialize;
+
+use crate::exit::Outcome;
+use crate::output::{Output, print_data, print_pairs};
+
+/// Print version, commit, backends and processor features.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  qslm version --output json")]
+pub struct Version {
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// What is printed; keys are part of the interface.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    /// The commit that it was built from; `unknown` outside a repository.
+    commit: &'static str,
+    /// Results of another engine version are not mixed with this one's.
+    engine_version: u32,
+    backends: [Backend; 2],
+    cores: usize,
+    /// What of the processor the kernels may use.
+    cpu_features: Vec<&'static str>,
+}
+
+impl Version {
+    /// Prints it.
+    pub fn run(self) -> Outcome {
+        let report = Report {
+            version: env!("CARGO_PKG_VERSION"),
+            commit: env!("QSLM_COMMIT"),
+            engine_version: ENGINE_VERSION,
+            backends: [Backend::Flex, Backend::Ndarray],
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cpu_features: cpu_features(),
+        };
+        if self.output != Output::Table {
+            return print_data(self.output, &report);
+        }
+        let pairs = [
+            ("version", report.version.to_owned()),
+            ("commit", report.commit.to_owned()),
+            ("engine version", report.engine_version.to_string()),
+            ("backends", report.backends.map(|backend| backend.to_string()).join(", ")),
+            ("cores", report.cores.to_string()),
+            ("cpu features", report.cpu_features.join(", ")),
+        ];
+        print_pairs(&pairs.map(|(name, value)| (name.to_owned(), value)))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn cpu_features() -> Vec<&'static str> {
+    let features = [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+    ];
+    features.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_features() -> Vec<&'static str> {
+    Vec::new()
+}

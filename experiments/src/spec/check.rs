@@ -1,0 +1,197 @@
+//! Finding everything that is wrong with a spec at once, each with its line.
+//!
+//! A reader of TOML stops at the first mistake. So the text is read again and again, each time without the line that was
+//! complained about, until nothing is left to complain about or a complaint is about no line in particular. What is left
+//! is looked at as a whole: numbers, files, and whether they go together.
+
+use std::ops::Range;
+use std::path::Path;
+
+use super::written::{self, Spec, one_line};
+use super::{Refused, examine, named_files};
+use crate::exit::{Failure, Outcome};
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The line of the spec, from 1, if it is about one.
+    pub line: Option<usize>,
+    /// What is wrong.
+    pub words: String,
+}
+
+/// Every problem of the spec at `path` with `settings` on top, in the order of its lines.
+///
+/// # Errors
+/// If the spec itself cannot be read.
+pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+    let (mut problems, spec) = of_text(&text);
+    if let Some(spec) = &spec {
+        for (key, file) in named_files(path, spec) {
+            if !file.is_file() {
+                let words = format!("{key} = {:?}: no such file", file.display().to_string());
+                problems.push(Problem { line: line_of(&text, key), words });
+            }
+        }
+    }
+    // The whole is looked at only where its parts are right.
+    if problems.is_empty() {
+        match examine(path, settings) {
+            Ok(_) => {}
+            Err(Refused::Spec(words)) => {
+                let line = |words: &str| keys_in(words).find_map(|key| line_of(&text, key));
+                problems.extend(words.into_iter().map(|words| Problem { line: line(&words), words }));
+            }
+            Err(Refused::Other(failure)) => problems.push(Problem { line: None, words: failure.to_string() }),
+        }
+    }
+    problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
+    problems.dedup();
+    Ok(problems)
+}
+
+/// What is wrong with the text alone, and the spec without that, if that is one.
+fn of_text(text: &str) -> (Vec<Problem>, Option<Spec>) {
+    let (mut problems, mut taken_out) = (Vec::new(), Vec::new());
+    let mut rest = text.to_owned();
+    loop {
+        let error = match toml::from_str::<Spec>(&rest) {
+            Ok(spec) => return (problems, Some(spec)),
+            Err(error) => error,
+        };
+        let message = one_line(error.message());
+        let span = error.span().map(|span| culprit(&rest, span, error.message()));
+        let line = span.clone().map(|span| 1 + rest[..span.start].matches('\n').count());
+        if let Some(missing) = message.strip_prefix("missing field ") {
+            // Of what was taken out that is no wonder. Whatever lacks a field stays wrong without more of its lines.
+            if !taken_out.iter().any(|key: &String| missing.starts_with(&format!("`{key}`"))) {
+                problems.push(Problem { line, words: message });
+            }
+            return (problems, None);
+        }
+        problems.push(Problem { line, words: written::suggest(&message) });
+        let Some(span) = span else { return (problems, None) };
+        taken_out.extend(
+            rest[..span.end]
+                .lines()
+                .last()
+                .and_then(|line| line.split_once('='))
+                .map(|(key, _)| key.trim().to_owned()),
+        );
+        if !blank_lines(&mut rest, span) {
+            return (problems, None);
+        }
+    }
+}
+
+/// Where a mistake is. For some tables the reader knows no more than the table: then it is on the line without which it is
+/// another mistake, or none.
+fn culprit(text: &str, span: Range<usize>, message: &str) -> Range<usize> {
+    if !text[span.start..].starts_with('[') || message.starts_with("missing field") {
+        return span;
+    }
+    let mut start = span.start + text[span.start..].find('\n').map_or(0, |at| at + 1);
+    for line in text[start..].split_inclusive('\n') {
+        if line.trim_start().starts_with('[') {
+            break;
+        }
+        let here = start..start + line.trim_end().len();
+        start += line.len();
+        // Without its kind, nothing is known of a table.
+        if line.contains('=') && !line.trim_start().starts_with("kind") {
+            let mut without = text.to_owned();
+            without.replace_range(here.start..here.start, "#");
+            if toml::from_str::<Spec>(&without).err().is_none_or(|error| error.message() != message) {
+                return here;
+            }
+        }
+    }
+    span
+}
+
+/// Turns the lines of a span into comments. `false` if they are comments already.
+fn blank_lines(text: &mut String, span: Range<usize>) -> bool {
+    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[span.end..].find('\n').map_or(text.len(), |at| span.end + at);
+    let lines: Vec<String> = text[start..end].split('\n').map(|line| format!("#{line}")).collect();
+    if text[start..].starts_with('#') {
+        return false;
+    }
+    text.replace_range(start..end, &lines.join("\n"));
+    true
+}
+
+/// The words of a problem that may be keys, such as `space.bits` in `space.bits = []: ...`.
+fn keys_in(words: &str) -> impl Iterator<Item = &str> {
+    words.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.')).filter(|key| !key.is_empty())
+}
+
+/// The line on which a key is set, by its last name, and by the table that it stands in where there is one.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut inside = String::new();
+    let mut found = None;
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            inside = header.0.trim().to_owned();
+            continue;
+        }
+        let sets = line.split_once('=').is_some_and(|(left, _)| {
+            let left = left.trim();
+            left == name || left == key || format!("{inside}.{left}") == key
+        });
+        if sets && (inside == table || inside.ends_with(table)) {
+            return Some(index + 1);
+        }
+        if sets && found.is_none() {
+            found = Some(index + 1);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRONG: &str = "name = \"x\"\nbakend = \"flex\"\n[checkpoint]\npath = \"m.pth\"\n\n[task]\n\
+        kind = \"perplexity\"\nwindow = \"long\"\n[space]\nbits = [\n  8, 9\n]\nsymetry = \"affine\"\n";
+
+    #[test]
+    fn every_mistake_is_found_with_its_line() {
+        let (problems, spec) = of_text(WRONG);
+        let lines: Vec<_> = problems.iter().map(|problem| problem.line).collect();
+        let words: Vec<_> = problems.iter().map(|problem| problem.words.as_str()).collect();
+        for (line, part) in [
+            (2, "unknown field `bakend`"),
+            (2, "did you mean `backend`?"),
+            (8, "invalid type: string \"long\""),
+            (10, "9 bits: expected 2 to 8, 16 or 32"),
+            (13, "did you mean `symmetry`?"),
+        ] {
+            let found = problems.iter().any(|p| p.line == Some(line) && p.words.contains(part));
+            assert!(found, "line {line}: {part}: {lines:?} {words:?}");
+        }
+        assert!(spec.is_none(), "the window is gone, and there is no spec without one");
+    }
+
+    #[test]
+    fn what_cannot_be_parsed_is_one_problem() {
+        let (problems, spec) = of_text("name = \n");
+        assert!(spec.is_none());
+        assert_eq!(problems[0].line, Some(1));
+    }
+
+    #[test]
+    fn a_key_is_found_in_its_table() {
+        let text = "[a]\nbits = 1\n[space]\n  bits = 2\n[space.vectors]\nbits = 3\n";
+        assert_eq!(line_of(text, "space.bits"), Some(4));
+        assert_eq!(line_of(text, "space.vectors.bits"), Some(6));
+        assert_eq!(line_of(text, "bits"), Some(2));
+        assert_eq!(line_of(text, "nothing"), None);
+        let keys: Vec<_> = keys_in("task.stride = 9: expected").collect();
+        assert_eq!(keys, ["task.stride", "9", "expected"]);
+    }
+}
