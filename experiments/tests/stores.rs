@@ -119,3 +119,48 @@ fn what_is_no_store_is_named() {
     assert!(refused(4, &["db", "check", into]).contains("in use by another process"));
     drop(held);
 }
+
+#[test]
+fn every_measured_candidate_is_exported_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let path = store.to_str().unwrap();
+    // The tiered search, which goes through several generations.
+    let document: Value = serde_json::from_str(&succeed(&[
+        "run",
+        QUICKSTART,
+        "--store",
+        path,
+        "--set",
+        "task.windows=2",
+        "--output",
+        "json",
+    ]))
+    .unwrap();
+    let rows = succeed(&["export", "quickstart", "--store", path, "--format", "jsonl"]);
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len() as u64, document["measured"].as_u64().unwrap());
+    let ids: std::collections::BTreeSet<_> =
+        rows.iter().map(|row| row["candidate"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), rows.len());
+    for front in document["front"].as_array().unwrap() {
+        let row = rows.iter().find(|row| row["candidate"] == front["candidate"]).unwrap();
+        for key in ["footprint_bytes", "saving", "perplexity", "quality_loss", "firing_rate"] {
+            assert_eq!(row[key], front[key], "{key}");
+        }
+        assert_eq!(row["energy_joules_per_token"], front["costs"]["energy"]);
+    }
+    assert_eq!((&rows[0]["stage"], &rows[0]["quality_loss"]), (&"sensitivity".into(), &0.0.into()));
+
+    let out = folder.path().join("rows.csv");
+    succeed(&["export", "quickstart", "--store", path, "--out", out.to_str().unwrap()]);
+    let csv = std::fs::read_to_string(&out).unwrap();
+    let mut lines = csv.lines();
+    // Names and order are what other programs rely on.
+    let header = "stage,candidate,footprint_bytes,saving,perplexity,accuracy,quality_loss,nll_nats,tokens,hits,\
+        sentences,positions,firing_rate,energy_joules_per_token,schemes";
+    assert_eq!(lines.next().unwrap(), header);
+    assert_eq!(lines.count(), rows.len());
+    assert!(refused(3, &["export", "nothing", "--store", path]).contains("no experiment \"nothing\""));
+    refused(3, &["export", "quickstart", "--store", "no/such.redb"]);
+}

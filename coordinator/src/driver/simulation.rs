@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use qslm_common::archive::FrontDocument;
 use qslm_common::experiment::Strategy;
 use qslm_common::hash::ContentHash;
-use qslm_common::measurement::{Counts, Nll};
+use qslm_common::measurement::Counts;
 use qslm_common::space::Tier;
 use qslm_common::task::Shard;
 use qslm_proto::v1::experiment_status::State;
@@ -16,6 +16,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::committer::measured;
+use super::tests::part;
 use super::*;
 use crate::search::testing::{experiment, measure, run};
 use crate::store::disk::Disk;
@@ -63,17 +64,6 @@ struct World {
 
 fn options() -> Options {
     Options { lease_ttl: Duration::from_millis(TTL), ..Options::default() }
-}
-
-/// The part of a candidate's counts that falls into a shard.
-fn part(grant: &Grant) -> Counts {
-    let whole = measure(&grant.trial.trial.candidate);
-    let share = |n: u64| {
-        let cut = |i: u32| n * u64::from(i) / u64::from(grant.shard.of);
-        cut(grant.shard.index + 1) - cut(grant.shard.index)
-    };
-    let (tokens, positions) = (share(whole.tokens), share(whole.positions));
-    Counts { nll: Nll(share(whole.nll.0)), tokens, positions, ..whole }
 }
 
 impl World {

@@ -23,7 +23,7 @@ fn qslm() -> Experiment {
 }
 
 /// The part of a candidate's counts that falls into a shard.
-fn part(grant: &Grant) -> Counts {
+pub(super) fn part(grant: &Grant) -> Counts {
     let whole = measure(&grant.trial.trial.candidate);
     let share = |n: u64| {
         let cut = |i: u32| n * u64::from(i) / u64::from(grant.shard.of);

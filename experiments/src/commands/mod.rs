@@ -5,6 +5,7 @@ pub mod bench;
 pub mod compare;
 pub mod completions;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod init;
 pub mod inspect;
