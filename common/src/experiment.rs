@@ -101,6 +101,9 @@ pub enum Strategy {
     },
 }
 
+/// The highest priority of an experiment; the lowest is its negative.
+pub const MAX_PRIORITY: i32 = 1000;
+
 /// The most candidates that a grid or a random search may propose.
 pub const MAX_CANDIDATES: u64 = 1_000_000;
 

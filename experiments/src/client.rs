@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use qslm_common::hash::ContentHash;
 use qslm_coordinator::driver::{Commits, DriverError, Handle};
-use qslm_coordinator::store::StoreError;
 use qslm_coordinator::{Coordinator, Options};
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::{ExperimentStatus, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest};
@@ -41,7 +40,7 @@ impl Embedded {
     /// Opens `store`, making it if it is not there, and serves it.
     pub async fn start(store: &Path) -> Outcome<Self> {
         let coordinator = Coordinator::open(store, Options::default()).map_err(|error| match error {
-            DriverError::Store(StoreError::InUse(_)) => Failure::new(Exit::Conflict, error),
+            DriverError::Store(error) => error.into(),
             other => Failure::new(Exit::Failure, other),
         })?;
         let failed = |error: std::io::Error| Failure::new(Exit::Failure, format!("cannot listen: {error}"));

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use qslm_coordinator::store::StoreError;
+
 /// The documented exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -45,6 +47,14 @@ impl Failure {
         Self { code, message }
     }
 
+    /// Fails if there is no such file.
+    pub fn unless_file(path: &std::path::Path) -> Outcome {
+        match path.is_file() {
+            true => Ok(()),
+            false => Err(Self::new(Exit::NotFound, format!("{}: no such file", path.display()))),
+        }
+    }
+
     /// Prints the line and turns into the code.
     pub fn report(self) -> ExitCode {
         if !self.message.is_empty() {
@@ -79,6 +89,13 @@ impl From<tonic::Status> for Failure {
             _ => Exit::Failure,
         };
         Self::new(code, format!("coordinator: {}", status.message()))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let code = if matches!(error, StoreError::InUse(_)) { Exit::Conflict } else { Exit::Failure };
+        Self::new(code, error)
     }
 }
 

@@ -29,7 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(240);
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone)]
 enum Said {
     Listening,
-    Working,
     /// The coordinator told a worker that a shard of a trial is safe: trial, index, of.
     Acknowledged(String, u32, u32),
     /// The coordinator has a trial's sum on disk.
@@ -96,8 +95,7 @@ fn understand(line: &str) -> Option<Said> {
     if line.contains(" a lease ran out") {
         return Some(Said::LeaseRanOut);
     }
-    let listening = line.contains(" listening ").then_some(Said::Listening);
-    listening.or(line.contains(" working ").then_some(Said::Working))
+    line.contains(" listening ").then_some(Said::Listening)
 }
 
 /// A coordinator and its workers, for one experiment.
@@ -208,7 +206,7 @@ impl Cluster {
             Said::Acknowledged(trial, index, of) => drop(self.acknowledged.insert((trial, index, of))),
             Said::Recorded(trial) => *self.recorded.entry(trial).or_default() += 1,
             Said::LeaseRanOut => self.count("lease ran out"),
-            Said::Listening | Said::Working => {}
+            Said::Listening => {}
         }
     }
 

@@ -29,7 +29,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::cache::{ArtifactCache, CacheError};
 use crate::evaluator::{Evaluator, Failure, Files};
-use crate::spool::Spool;
+use crate::spool::{Spool, is_measured, trial_name};
 
 /// Waiting times after a failed call: doubled from the first to the last, with jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -201,7 +201,8 @@ impl Loop {
     fn spool(&self, report: &ShardReport) {
         let Some(spool) = &self.agent.spool else { return };
         match spool.put(report) {
-            Ok(()) => tracing::debug!(worker = self.agent.name, lease = report.lease, "kept on disk"),
+            Ok(true) => tracing::debug!(worker = self.agent.name, lease = report.lease, "kept on disk"),
+            Ok(false) => {}
             Err(error) => tracing::warn!(worker = self.agent.name, %error, "cannot keep a result on disk"),
         }
     }
@@ -229,8 +230,8 @@ impl Loop {
             if let Some(spool) = &self.agent.spool {
                 spool.remove(&report);
             }
-            if matches!(report.outcome, Some(shard_report::Outcome::Counts(_))) {
-                let trial: String = report.trial.iter().map(|byte| format!("{byte:02x}")).collect();
+            if is_measured(&report) {
+                let trial = trial_name(&report);
                 tracing::debug!(trial, index = report.index, of = report.of, "acknowledged");
             }
         }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
-use qslm_common::task::Shard;
+use qslm_proto::convert;
 use qslm_proto::v1::{ShardReport, shard_report};
 
 /// A folder with a file per result.
@@ -28,19 +28,19 @@ impl Spool {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// Keeps a measured result. A failure is not kept: it means something under its lease only.
+    /// Keeps a measured result; returns whether it is one. A failure is not kept: it means something under its lease only.
     ///
     /// # Errors
     /// If the disk fails or is full.
-    pub fn put(&self, report: &ShardReport) -> io::Result<()> {
-        if !matches!(report.outcome, Some(shard_report::Outcome::Counts(_))) {
-            return Ok(());
+    pub fn put(&self, report: &ShardReport) -> io::Result<bool> {
+        if !is_measured(report) {
+            return Ok(false);
         }
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         file.write_all(&report.encode_to_vec())?;
         file.as_file().sync_all()?;
         file.persist(self.path(report)).map_err(|error| error.error)?;
-        Ok(())
+        Ok(true)
     }
 
     /// Forgets a result that the coordinator has.
@@ -73,18 +73,25 @@ impl Spool {
     }
 
     fn path(&self, report: &ShardReport) -> PathBuf {
-        let trial: String = report.trial.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.folder.join(format!("{trial}-{}-of-{}.{RESULT}", report.index, report.of))
+        self.folder.join(format!("{}-{}-of-{}.{RESULT}", trial_name(report), report.index, report.of))
     }
 }
 
-/// Whether a report names a trial and a shard, as every one does that was kept. The coordinator refuses a worker that
-/// sends anything else.
+/// Whether a report brings counts.
+pub(crate) fn is_measured(report: &ShardReport) -> bool {
+    matches!(report.outcome, Some(shard_report::Outcome::Counts(_)))
+}
+
+/// The trial of a report as people and files name it; empty if it names none.
+pub(crate) fn trial_name(report: &ShardReport) -> String {
+    convert::hash("trial", &report.trial).map_or(String::new(), String::from)
+}
+
+/// Whether a report is of a trial and a shard, as every one is that was kept. The coordinator refuses a worker that sends
+/// anything else.
 fn is_filed(report: &ShardReport) -> bool {
-    let shard = Shard { index: report.index, of: report.of };
-    report.trial.len() == 32
-        && shard.is_valid()
-        && matches!(report.outcome, Some(shard_report::Outcome::Counts(_)))
+    let trial = convert::hash("trial", &report.trial);
+    trial.is_ok() && convert::shard(report.index, report.of).is_ok() && is_measured(report)
 }
 
 #[cfg(test)]

@@ -94,7 +94,10 @@ pub fn cancelled_by_signals() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => 15,
         };
         #[cfg(not(unix))]
-        let signal = tokio::signal::ctrl_c().await.map_or(2, |()| 2);
+        let signal = {
+            let _ = tokio::signal::ctrl_c().await;
+            2
+        };
         SIGNAL.store(signal, Ordering::Relaxed);
         cancel.cancel();
     });

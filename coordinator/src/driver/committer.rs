@@ -17,7 +17,6 @@ use crate::store::{Store, StoreError, Write};
 pub struct Metrics {
     commits: AtomicU64,
     writes: AtomicU64,
-    largest: AtomicU64,
     micros: AtomicU64,
 }
 
@@ -28,8 +27,6 @@ pub struct Commits {
     pub commits: u64,
     /// Changes that they wrote together.
     pub writes: u64,
-    /// Changes in the largest of them.
-    pub largest: u64,
     /// Microseconds that they took together.
     pub micros: u64,
 }
@@ -38,18 +35,12 @@ impl Metrics {
     /// The figures now.
     pub fn read(&self) -> Commits {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Commits {
-            commits: read(&self.commits),
-            writes: read(&self.writes),
-            largest: read(&self.largest),
-            micros: read(&self.micros),
-        }
+        Commits { commits: read(&self.commits), writes: read(&self.writes), micros: read(&self.micros) }
     }
 
     fn note(&self, writes: u64, started: Instant) {
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.writes.fetch_add(writes, Ordering::Relaxed);
-        self.largest.fetch_max(writes, Ordering::Relaxed);
         self.micros.fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
 }

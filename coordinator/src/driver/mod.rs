@@ -9,11 +9,11 @@
 //! coordinator dies now, those results were not acknowledged, come again, and the search proposes the same.
 
 mod committer;
+mod reports;
 mod request;
 mod running;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
@@ -25,11 +25,12 @@ use qslm_proto::v1::ExperimentStatus;
 use tokio::sync::{oneshot, watch};
 
 use crate::crash::{CrashPlan, CrashPoint};
-use crate::ledger::{Broken, Closed, Grant, LeaseId, Ledger, Limits, Millis, Outcome, Owner, Settled};
+use crate::ledger::{Broken, Closed, LeaseId, Ledger, Limits, Millis, Outcome, Owner};
 use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
 use committer::Committer;
 pub use committer::{CommitError, Commits, Metrics};
+use reports::{Waiting, Worker};
 pub use request::{Change, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Submission};
 use request::{Reply, Request};
 use running::Running;
@@ -120,30 +121,6 @@ impl Batch {
     }
 }
 
-/// What is known of a worker.
-struct Worker {
-    /// When it was last heard of.
-    seen: Millis,
-    /// Its latest report; whoever made an earlier one has given it up.
-    report: u64,
-    /// Evaluations that it may have in hand.
-    capacity: u64,
-}
-
-/// A report without an answer yet.
-struct Waiting {
-    worker: String,
-    slots: u32,
-    /// Leases beyond the slots that it would take.
-    prefetch: u32,
-    /// The only experiment that the worker works for, or any.
-    experiment: Option<String>,
-    dropped: Vec<LeaseId>,
-    /// When it has to be answered, work or not.
-    until: Millis,
-    reply: Reply<ReportAnswer>,
-}
-
 /// The thread of a driver; it gives the error that ended it, if any.
 pub type Thread = std::thread::JoinHandle<Result<(), DriverError>>;
 
@@ -198,11 +175,7 @@ impl Driver {
         Ok(driver)
     }
 
-    fn add(
-        &mut self,
-        record: ExperimentRecord,
-        failures: BTreeMap<qslm_common::hash::ContentHash, String>,
-    ) -> usize {
+    fn add(&mut self, record: ExperimentRecord, failures: BTreeMap<ContentHash, String>) -> usize {
         let index = self.experiments.len();
         self.experiments.push(Running::new(index as Owner, record, failures));
         index
@@ -303,18 +276,6 @@ impl Driver {
         }
     }
 
-    fn forget_silent_workers(&mut self, now: Millis) {
-        let ttl = self.ttl();
-        let capacity = &mut self.capacity;
-        self.workers.retain(|_, worker| {
-            let heard = worker.seen + ttl > now;
-            if !heard {
-                *capacity -= worker.capacity;
-            }
-            heard
-        });
-    }
-
     fn ttl(&self) -> Millis {
         self.options.lease_ttl.as_millis() as Millis
     }
@@ -339,8 +300,7 @@ impl Driver {
     fn advance(&mut self, index: usize) -> Result<(), DriverError> {
         let running = &mut self.experiments[index];
         let complete = running.advance(&mut self.ledger, &self.store, &self.unwritten)?;
-        self.unfinished |= self.experiments[index].is_looking_up();
-        let running = &mut self.experiments[index];
+        self.unfinished |= running.is_looking_up();
         if running.is_finished() && !running.record().finished {
             let record = ExperimentRecord { finished: true, ..running.record().clone() };
             self.next.writes.push(Write::Experiment(record.clone()));
@@ -471,77 +431,6 @@ impl Driver {
         running.change(record);
     }
 
-    /// Takes a worker's report. If it brings something, it is answered after the commit, else at once, or as soon as
-    /// there is work.
-    fn report(&mut self, report: Report, reply: Reply<ReportAnswer>, now: Millis) {
-        self.reports += 1;
-        let capacity = report.held.len() as u64 + u64::from(report.slots);
-        let worker = Worker { seen: now, report: self.reports, capacity };
-        self.capacity += capacity;
-        if let Some(before) = self.workers.insert(report.worker.clone(), worker) {
-            self.capacity -= before.capacity;
-        }
-        let news = !report.finished.is_empty();
-        for finished in report.finished {
-            self.settle(finished, now);
-        }
-        let mut unknown: BTreeSet<LeaseId> = report.held.into_iter().collect();
-        self.ledger.extend(&report.worker, &mut unknown, now + self.ttl());
-        let wait = if news || !unknown.is_empty() || report.slots == 0 { 0 } else { report.wait_ms };
-        let waiting = Waiting {
-            worker: report.worker,
-            slots: report.slots,
-            prefetch: report.prefetch,
-            experiment: report.experiment,
-            dropped: unknown.into_iter().collect(),
-            until: now + Millis::from(wait),
-            reply,
-        };
-        if news {
-            self.next.reports.push((self.reports, waiting));
-        } else {
-            self.waiting.insert(self.reports, waiting);
-        }
-    }
-
-    /// Takes what a worker made of a shard.
-    fn settle(&mut self, finished: Finished, now: Millis) {
-        let Finished { lease, trial, shard, outcome } = finished;
-        let owners = self.ledger.owners(&trial).to_vec();
-        let settled = match outcome {
-            ShardOutcome::Counts(counts) => {
-                let settled = self.ledger.settle(trial, shard, counts.clone(), now);
-                if matches!(settled, Settled::Recorded | Settled::Complete(_)) {
-                    for owner in &owners {
-                        self.experiments[*owner as usize].note_speed(now, counts.positions);
-                    }
-                }
-                // A result for a trial that is not open is kept, too: it was cancelled meanwhile, or the search has not
-                // come back to it since this coordinator started. A lease that nobody ever got proves nothing.
-                let late = matches!(settled, Settled::Unknown) && lease < self.next_lease;
-                if late || matches!(settled, Settled::Recorded) {
-                    self.next.writes.push(Write::Shard(trial, shard, counts));
-                }
-                settled
-            }
-            ShardOutcome::Failure { reason, retryable } => self.ledger.fail(lease, retryable, &reason),
-        };
-        match settled {
-            Settled::Complete(closed) => self.close(closed),
-            Settled::Conflict => {
-                tracing::error!(%trial, ?shard, "a shard came back with other counts than were recorded; the first ones stay");
-            }
-            Settled::Implausible => {
-                tracing::warn!(%trial, lease, "refused counts that this network cannot give");
-                let reason = "a worker reported counts that this network cannot give";
-                if let Settled::Complete(closed) = self.ledger.fail(lease, true, reason) {
-                    self.close(closed);
-                }
-            }
-            Settled::Recorded | Settled::Known | Settled::Unknown => {}
-        }
-    }
-
     /// Files a closed trial with everyone who waited for it.
     fn close(&mut self, closed: Closed) {
         let Closed { trial, owners, outcome } = closed;
@@ -561,70 +450,6 @@ impl Driver {
                 }
             }
         }
-    }
-
-    /// Answers the reports that are due and those for which there is work.
-    fn answer_reports(&mut self, now: Millis) -> Result<(), DriverError> {
-        // Whether there is anything for a worker who takes any work.
-        let mut dry = false;
-        for (number, waiting) in std::mem::take(&mut self.waiting) {
-            // A caller that is gone would let its leases run out.
-            let latest = self.workers.get(&waiting.worker).map(|worker| worker.report);
-            if waiting.reply.is_closed() || latest.is_some_and(|latest| latest != number) {
-                continue;
-            }
-            let mut leases = Vec::new();
-            let wanted = waiting.slots + waiting.prefetch;
-            while (leases.len() as u32) < wanted && !(dry && waiting.experiment.is_none()) {
-                let beforehand = leases.len() as u32 >= waiting.slots;
-                let Some(grant) = self.grant(&waiting, beforehand, now)? else {
-                    dry |= !beforehand && waiting.experiment.is_none() && !self.ledger.has_work(now);
-                    break;
-                };
-                leases.push(grant);
-            }
-            if leases.is_empty() && waiting.until > now {
-                self.waiting.insert(number, waiting);
-                continue;
-            }
-            let answer = ReportAnswer { leases, dropped: waiting.dropped, ttl: self.options.lease_ttl };
-            drop(waiting.reply.send(Ok(answer)));
-        }
-        Ok(())
-    }
-
-    /// The next shard for a worker: of the experiment with the highest priority; among equals, of the one that has
-    /// the fewest shards out, so that they share the workers evenly. What a worker takes `beforehand` it evaluates later:
-    /// there has to be enough for everyone else to do until then.
-    fn grant(
-        &mut self,
-        waiting: &Waiting,
-        beforehand: bool,
-        now: Millis,
-    ) -> Result<Option<Grant>, DriverError> {
-        let eligible = self.experiments.iter().enumerate().filter(|(_, running)| {
-            running.is_active() && waiting.experiment.as_ref().is_none_or(|only| running.id() == only)
-        });
-        let turn = |(index, running): (usize, &Running)| {
-            (Reverse(running.priority()), self.ledger.shard_counts(index as Owner).leased, index)
-        };
-        let mut turns: Vec<_> = eligible.map(turn).collect();
-        turns.sort_unstable();
-        for (_, _, index) in turns {
-            if self.ledger.shard_counts(index as Owner).pending == 0 {
-                self.advance(index)?;
-            }
-            let pending = self.ledger.shard_counts(index as Owner).pending;
-            if beforehand && u64::from(pending) < self.capacity {
-                continue;
-            }
-            let (lease, ends) = (self.next_lease, now + self.ttl());
-            if let Some(grant) = self.ledger.grant(index as Owner, lease, &waiting.worker, now, ends) {
-                self.next_lease += 1;
-                return Ok(Some(grant));
-            }
-        }
-        Ok(None)
     }
 }
 

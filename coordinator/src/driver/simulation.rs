@@ -18,6 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use super::committer::measured;
 use super::tests::part;
 use super::*;
+use crate::ledger::Grant;
 use crate::search::testing::{experiment, measure, run};
 use crate::store::disk::Disk;
 

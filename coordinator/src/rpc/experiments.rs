@@ -1,6 +1,6 @@
 //! The service that people call, through the `qslm` program.
 
-use qslm_common::experiment::Experiment;
+use qslm_common::experiment::{Experiment, MAX_PRIORITY};
 use qslm_common::hash::ContentHash;
 use qslm_common::task::MAX_SHARDS;
 use qslm_proto::convert::{self, Invalid};
@@ -132,8 +132,8 @@ async fn follow(
 
 fn check_priority(priority: Option<i32>) -> Result<Option<i32>, Invalid> {
     match priority {
-        Some(wrong) if !(-1000..=1000).contains(&wrong) => {
-            Err(Invalid::new("priority", format!("{wrong}: expected -1000 to 1000")))
+        Some(wrong) if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&wrong) => {
+            Err(Invalid::new("priority", format!("{wrong}: expected -{MAX_PRIORITY} to {MAX_PRIORITY}")))
         }
         fine => Ok(fine),
     }

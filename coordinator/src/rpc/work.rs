@@ -96,13 +96,10 @@ fn read_report(request: ReportRequest) -> Result<Report, Status> {
     if !(1..=MAX_NAME).contains(&request.worker.chars().count()) {
         return Err(Invalid::new("worker", format!("a name has 1 to {MAX_NAME} characters")).into());
     }
-    if request.free_slots > MAX_SLOTS {
-        let slots = request.free_slots;
-        return Err(Invalid::new("free_slots", format!("{slots}: expected 0 to {MAX_SLOTS}")).into());
-    }
-    if request.prefetch > MAX_SLOTS {
-        let prefetch = request.prefetch;
-        return Err(Invalid::new("prefetch", format!("{prefetch}: expected 0 to {MAX_SLOTS}")).into());
+    for (field, leases) in [("free_slots", request.free_slots), ("prefetch", request.prefetch)] {
+        if leases > MAX_SLOTS {
+            return Err(Invalid::new(field, format!("{leases}: expected 0 to {MAX_SLOTS}")).into());
+        }
     }
     let finished = request.finished.into_iter().map(read_finished).collect::<Result<_, _>>()?;
     Ok(Report {

@@ -20,6 +20,7 @@ use qslm_coordinator::search::{self, Step};
 use qslm_coordinator::store::{ExperimentRecord, Store, StoreError, Stored};
 use serde::Serialize;
 
+use super::stores::open;
 use crate::exit::{Exit, Failure, Outcome};
 
 /// Candidates that are looked up at a time.
@@ -86,11 +87,8 @@ enum Sink<W: Write> {
 impl Export {
     /// Writes the rows.
     pub fn run(self) -> Outcome {
-        if !self.store.is_file() {
-            return Err(Failure::new(Exit::NotFound, format!("{}: no such file", self.store.display())));
-        }
-        let store = Store::open(&self.store).map_err(failed)?;
-        let record = find(store.experiments().map_err(failed)?, &self.experiment)?;
+        let store = open(&self.store)?;
+        let record = find(store.experiments()?, &self.experiment)?;
         let name = self.out.as_ref().map_or("standard output".to_owned(), |path| path.display().to_string());
         let out: Box<dyn Write> = match &self.out {
             Some(path) => Box::new(std::fs::File::create(path).map_err(|error| Failure::file(path, &error))?),
@@ -106,7 +104,7 @@ impl Export {
             // A reader that went away (`| head`) is no failure.
             Err(Stop::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
             Err(Stop::Write(error)) => Err(Failure::new(Exit::Failure, format!("{name}: {error}"))),
-            Err(Stop::Store(error)) => Err(failed(error)),
+            Err(Stop::Store(error)) => Err(error.into()),
             Ok(()) => Ok(()),
         }
     }
@@ -128,11 +126,6 @@ impl From<std::io::Error> for Stop {
     fn from(error: std::io::Error) -> Self {
         Self::Write(error)
     }
-}
-
-fn failed(error: StoreError) -> Failure {
-    let code = if matches!(error, StoreError::InUse(_)) { Exit::Conflict } else { Exit::Failure };
-    Failure::new(code, error)
 }
 
 fn find(records: Vec<ExperimentRecord>, id: &str) -> Outcome<ExperimentRecord> {

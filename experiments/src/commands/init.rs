@@ -65,9 +65,7 @@ impl Init {
             (None, None) => return Err(usage("--text or --labelled is needed")),
         };
         for file in [&self.tokenizer, data] {
-            if !file.is_file() {
-                return Err(Failure::new(Exit::NotFound, format!("{}: no such file", file.display())));
-            }
+            Failure::unless_file(file)?;
         }
         let name = self.name.clone().unwrap_or_else(|| name_of(&self.checkpoint));
         let out = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));

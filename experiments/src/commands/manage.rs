@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::CellAlignment;
+use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
 use qslm_proto::v1::{ChangeRequest, ExperimentStatus, GetRequest, ListRequest};
 use serde::Serialize;
@@ -56,7 +57,8 @@ pub struct Submit {
 }
 
 fn priority() -> clap::builder::RangedI64ValueParser<i32> {
-    clap::value_parser!(i32).range(-1000..=1000)
+    let most = i64::from(MAX_PRIORITY);
+    clap::value_parser!(i32).range(-most..=most)
 }
 
 /// List the experiments of a coordinator or store.

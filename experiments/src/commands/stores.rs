@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use qslm_common::hash::ContentHash;
-use qslm_coordinator::store::{Artifacts, Contents, Store, StoreError};
+use qslm_coordinator::store::{Artifacts, Contents, Store};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -90,11 +90,11 @@ impl Reconcile {
     pub fn run(self) -> Outcome {
         let mut joined = Contents::default();
         for path in &self.stores {
-            joined.join(open(path)?.contents().map_err(failed)?);
+            joined.join(open(path)?.contents()?);
         }
-        let into = Store::open(&self.into).map_err(failed)?;
-        joined.join(into.contents().map_err(failed)?);
-        into.replace(&joined).map_err(failed)?;
+        let into = Store::open(&self.into)?;
+        joined.join(into.contents()?);
+        into.replace(&joined)?;
         for path in &self.stores {
             copy_artifacts(path, &self.into)?;
         }
@@ -111,8 +111,8 @@ impl Db {
         match self.action {
             Action::Check(OneStore { store: path, output }) => {
                 let mut store = open(&path)?;
-                let sound = store.check().map_err(failed)?;
-                let report = Report::new(&path, &store.contents().map_err(failed)?, Some(sound));
+                let sound = store.check()?;
+                let report = Report::new(&path, &store.contents()?, Some(sound));
                 report.show(output)?;
                 report.verdict()
             }
@@ -120,16 +120,16 @@ impl Db {
                 if to.exists() {
                     return Err(Failure::new(Exit::Conflict, format!("{}: is there already", to.display())));
                 }
-                let contents = open(&path)?.contents().map_err(failed)?;
-                Store::open(&to).and_then(|copy| copy.replace(&contents)).map_err(failed)?;
+                let contents = open(&path)?.contents()?;
+                Store::open(&to).and_then(|copy| copy.replace(&contents))?;
                 copy_artifacts(&path, &to)?;
                 Report::new(&to, &contents, None).show(output)
             }
             Action::Compact(OneStore { store: path, output }) => {
                 let mut store = open(&path)?;
                 // Space may become free in several steps.
-                while store.compact().map_err(failed)? {}
-                let contents = store.contents().map_err(failed)?;
+                while store.compact()? {}
+                let contents = store.contents()?;
                 drop(store);
                 Report::new(&path, &contents, None).show(output)
             }
@@ -138,11 +138,9 @@ impl Db {
 }
 
 /// Opens a store that has to be there.
-fn open(path: &Path) -> Outcome<Store> {
-    if !path.is_file() {
-        return Err(Failure::new(Exit::NotFound, format!("{}: no such file", path.display())));
-    }
-    Store::open(path).map_err(failed)
+pub(super) fn open(path: &Path) -> Outcome<Store> {
+    Failure::unless_file(path)?;
+    Ok(Store::open(path)?)
 }
 
 /// Gives the store at `to` every input file of the one at `from`.
@@ -150,11 +148,6 @@ fn copy_artifacts(from: &Path, to: &Path) -> Outcome {
     let beside = |store| Artifacts::beside(store).map_err(anyhow::Error::from);
     let (source, target) = (beside(from)?, beside(to)?);
     source.copy_to(&target).map_err(|error| Failure::file(source.folder(), &error))
-}
-
-fn failed(error: StoreError) -> Failure {
-    let code = if matches!(error, StoreError::InUse(_)) { Exit::Conflict } else { Exit::Failure };
-    Failure::new(code, error)
 }
 
 impl Report {

@@ -56,9 +56,7 @@ impl Source {
     /// Calls `f` with a connection.
     pub async fn with<T>(&self, f: impl AsyncFnOnce(&mut Client) -> Outcome<T>) -> Outcome<T> {
         let Some(store) = &self.store else { return f(&mut self.target.connect().await?).await };
-        if !store.is_file() {
-            return Err(Failure::new(Exit::NotFound, format!("{}: no such file", store.display())));
-        }
+        Failure::unless_file(store)?;
         let embedded = Embedded::start(store).await?;
         let value = match connect(&embedded.url).await {
             Ok(mut client) => f(&mut client).await,

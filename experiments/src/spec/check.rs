@@ -62,7 +62,7 @@ fn of_text(text: &str) -> (Vec<Problem>, Option<Spec>) {
         };
         let message = one_line(error.message());
         let span = error.span().map(|span| culprit(&rest, span, error.message()));
-        let line = span.clone().map(|span| 1 + rest[..span.start].matches('\n').count());
+        let line = span.as_ref().map(|span| written::line_at(&rest, span.start));
         if let Some(missing) = message.strip_prefix("missing field ") {
             // Of what was taken out that is no wonder. Whatever lacks a field stays wrong without more of its lines.
             if !taken_out.iter().any(|key: &String| missing.starts_with(&format!("`{key}`"))) {

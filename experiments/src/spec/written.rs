@@ -236,12 +236,17 @@ pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
 
 /// What is wrong with a TOML file, on one line, with the number of the line where it is.
 pub fn refuse_toml(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
-    let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
+    let line = error.span().map(|span| line_at(text, span.start));
     let message = suggest(&one_line(error.message()));
     match line {
         Some(line) => refuse(path, &format!("line {line}: {message}")),
         None => refuse(path, &message),
     }
+}
+
+/// The number of the line at an offset, from 1.
+pub(super) fn line_at(text: &str, offset: usize) -> usize {
+    1 + text[..offset].matches('\n').count()
 }
 
 /// Adds to the words about an unknown name which of the known ones may be meant.

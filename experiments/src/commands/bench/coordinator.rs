@@ -1,6 +1,6 @@
 //! `qslm bench coordinator`: trials that cost nothing, through the real path: gRPC on loopback, a durable store on disk.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,10 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{quantile, show, workload};
+use super::{Place, check_workers, quantile, show, workload};
 use crate::client::{Embedded, connect, submit};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Output, peak_memory_bytes};
+use crate::output::peak_memory_bytes;
 use crate::spec::Resolved;
 
 /// Leases taken one by one for the idle latency.
@@ -39,12 +39,8 @@ pub struct CoordinatorBench {
     /// Evaluations that a worker has in hand
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     slots: u32,
-    /// Where the stores are made, on the disk to be measured; they are removed afterwards
-    #[arg(long, value_name = "FOLDER", default_value = "runs")]
-    folder: PathBuf,
-    /// How to print the result
-    #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// What is printed; keys are part of the interface. Times are in milliseconds.
@@ -79,9 +75,7 @@ impl CoordinatorBench {
     pub(super) async fn run(self) -> Outcome {
         let mut rows = Vec::new();
         for workers in &self.workers {
-            if !(1..=256).contains(workers) {
-                return Err(Failure::new(Exit::Usage, format!("--workers {workers}: expected 1 to 256")));
-            }
+            check_workers(*workers, 256)?;
             rows.push(self.measure(*workers).await?);
         }
         let columns = [
@@ -99,12 +93,11 @@ impl CoordinatorBench {
             "restart",
             "peak_memory_mib",
         ];
-        show(&rows, &columns, self.output)
+        show(&rows, &columns, self.place.output)
     }
 
     async fn measure(&self, workers: u32) -> Outcome<Row> {
-        std::fs::create_dir_all(&self.folder).map_err(|error| Failure::file(&self.folder, &error))?;
-        let folder = tempfile::tempdir_in(&self.folder).map_err(anyhow::Error::from)?;
+        let folder = self.place.folder()?;
         let store = folder.path().join("bench.redb");
         let embedded = Embedded::start(&store).await?;
         let resolved = experiment(folder.path(), self.trials)?;

@@ -5,10 +5,13 @@ mod front;
 mod scale;
 mod workload;
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use tempfile::TempDir;
 
-use crate::exit::Outcome;
+use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, plain_table, print, print_data};
 
 /// Measure the parts of qslm on this machine.
@@ -18,7 +21,7 @@ use crate::output::{Output, plain_table, print, print_data};
 #[command(after_help = "\
 Examples:
   qslm bench coordinator --workers 1,2,4,8
-  qslm bench coordinator --workers 8 --slots 128 --trials 1000000
+  qslm bench coordinator --workers 8 --slots 128 --trials 999999
   qslm bench scale --workers 1000 --spread 0.5
   qslm bench front --output json")]
 pub struct Bench {
@@ -42,6 +45,33 @@ impl Bench {
             Part::Scale(bench) => bench.run().await,
         }
     }
+}
+
+/// Where a coordinator is measured, and how the figures are printed.
+#[derive(Debug, Args)]
+struct Place {
+    /// Where the stores are made, on the disk to be measured; they are removed afterwards
+    #[arg(long, value_name = "FOLDER", default_value = "runs")]
+    folder: PathBuf,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+impl Place {
+    /// A folder for one measurement.
+    fn folder(&self) -> Outcome<TempDir> {
+        std::fs::create_dir_all(&self.folder).map_err(|error| Failure::file(&self.folder, &error))?;
+        Ok(tempfile::tempdir_in(&self.folder).map_err(anyhow::Error::from)?)
+    }
+}
+
+/// Refuses a number of workers that is not 1 to `most`.
+fn check_workers(workers: u32, most: u32) -> Outcome {
+    if (1..=most).contains(&workers) {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Usage, format!("--workers {workers}: expected 1 to {most}")))
 }
 
 /// Prints rows as JSON, or as a table with these fields as its columns.

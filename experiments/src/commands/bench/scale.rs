@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -25,9 +24,8 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{show, workload};
+use super::{Place, check_workers, show, workload};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::Output;
 
 /// Measure how well the coordinator keeps many workers busy
 ///
@@ -47,12 +45,8 @@ pub struct ScaleBench {
     /// Shards per trial [default: one for every four workers]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     shards: Option<u32>,
-    /// Where the stores are made, on the disk to be measured; they are removed afterwards
-    #[arg(long, value_name = "FOLDER", default_value = "runs")]
-    folder: PathBuf,
-    /// How to print the result
-    #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// What is printed; keys are part of the interface.
@@ -94,9 +88,7 @@ impl ScaleBench {
             return Err(Failure::new(Exit::Usage, format!("--spread {spread}: expected 0 to below 1")));
         }
         for workers in &self.workers {
-            if !(1..=10_000).contains(workers) {
-                return Err(Failure::new(Exit::Usage, format!("--workers {workers}: expected 1 to 10000")));
-            }
+            check_workers(*workers, 10_000)?;
             rows.push(self.measure(*workers).await?);
         }
         let columns = [
@@ -109,7 +101,7 @@ impl ScaleBench {
             "seconds",
             "efficiency",
         ];
-        show(&rows, &columns, self.output)
+        show(&rows, &columns, self.place.output)
     }
 
     async fn measure(&self, workers: u32) -> Outcome<Row> {
@@ -118,8 +110,7 @@ impl ScaleBench {
         let experiment = workload::experiment(Strategy::Qslm { sensitivity_bits: None })?;
         let ideal = Ideal::of(&experiment, workers, shards, durations);
 
-        std::fs::create_dir_all(&self.folder).map_err(|error| Failure::file(&self.folder, &error))?;
-        let folder = tempfile::tempdir_in(&self.folder).map_err(anyhow::Error::from)?;
+        let folder = self.place.folder()?;
         let store = Store::open(&folder.path().join("bench.redb")).map_err(anyhow::Error::from)?;
         let (handle, thread) = driver::start(store, Options::default()).map_err(anyhow::Error::from)?;
         let stop = CancellationToken::new();
