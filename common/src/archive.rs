@@ -40,6 +40,16 @@ pub struct Measurement {
 }
 
 impl Measurement {
+    /// The candidate's id.
+    pub fn id(&self) -> ContentHash {
+        self.id
+    }
+
+    /// What was measured.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
     /// Of the candidate with this id.
     pub fn new(experiment: &Experiment, id: ContentHash, candidate: &Candidate, counts: Counts) -> Self {
         let footprint_bytes = footprint_bytes(&experiment.network, candidate);
@@ -116,16 +126,16 @@ impl Archive {
         );
     }
 
-    /// [`Archive::insert`], given what does not depend on the rest of the archive.
+    /// [`Archive::insert`], given what does not depend on the rest of the archive. Returns whether it is new.
     pub fn insert_measured(
         &mut self,
         experiment: &Experiment,
         candidate: &Candidate,
         measurement: Measurement,
-    ) {
+    ) -> bool {
         let Measurement { id, entry, losses } = measurement;
         match self.entries.entry(id) {
-            std::collections::btree_map::Entry::Occupied(_) => return,
+            std::collections::btree_map::Entry::Occupied(_) => return false,
             std::collections::btree_map::Entry::Vacant(vacant) => drop(vacant.insert(entry)),
         }
         let on_front = self.front.insert(&losses, id);
@@ -144,6 +154,7 @@ impl Archive {
         if compared && self.candidates.len() > 2 * self.front.len() + SPARE {
             self.forget();
         }
+        true
     }
 
     /// Drops the candidates that are neither on the front nor chosen: they will not be again.

@@ -72,7 +72,8 @@ pub struct MembraneSpace {
 }
 
 /// Which of the things that can be quantized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Part {
     /// The weights of a unit.
     Weights,
@@ -108,6 +109,18 @@ pub enum Tier {
     Module,
     /// Each matrix.
     Matrix,
+}
+
+impl Tier {
+    /// As it is written in a spec.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Global => "global",
+            Self::Block => "block",
+            Self::Module => "module",
+            Self::Matrix => "matrix",
+        }
+    }
 }
 
 /// What moves together.

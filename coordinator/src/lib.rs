@@ -7,11 +7,13 @@
 mod crash;
 pub mod driver;
 pub mod ledger;
+pub mod replay;
 pub mod rpc;
 pub mod search;
 pub mod server;
 pub mod settings;
 pub mod store;
+pub mod web;
 
 pub use crash::{CrashPlan, CrashPoint, InvalidPlan};
 pub use driver::Options;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use qslm_coordinator::Coordinator;
 use qslm_coordinator::settings::Settings;
+use qslm_coordinator::web::Web;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
@@ -21,7 +22,7 @@ use tokio::net::TcpListener;
     after_help = "\
 Examples:
   qslm-coordinator --store sweep.redb
-  qslm-coordinator --listen 0.0.0.0:7477 --lease-ttl-s 30
+  qslm-coordinator --listen 0.0.0.0:7477 --lease-ttl-s 30 --web off
   QSLM_COORDINATOR_STORE=/data/qslm.redb qslm-coordinator"
 )]
 struct Flags {
@@ -33,6 +34,10 @@ struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
+    /// Address and port of the live view for browsers, or off [default: 127.0.0.1:7478]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    web: Option<Web>,
     /// The file that keeps everything; inputs are kept beside it [default: qslm.redb]
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,7 +66,17 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let address = listener.local_addr()?;
     tracing::info!(%address, store = %settings.store.display(), "listening");
-    coordinator.serve(listener, stop).await?;
+    let web = match settings.web {
+        Web::Off => None,
+        Web::On(wanted) => {
+            let listener = TcpListener::bind(wanted).await.with_context(|| {
+                format!("web = \"{wanted}\": cannot listen there; choose another address, or off")
+            })?;
+            tracing::info!(address = %format!("http://{}", listener.local_addr()?), "live view");
+            Some(listener)
+        }
+    };
+    coordinator.serve(listener, web, stop).await?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -14,6 +14,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::driver::{self, DriverError, Handle, Options};
 use crate::rpc::{ExperimentsService, WorkService};
 use crate::store::{Artifacts, Store, StoreError};
+use crate::web;
 
 /// How long open calls may take to end once the coordinator stops. hyper may wait for ever on a stuck
 /// connection (hyper#4170), so the end does not depend on it.
@@ -52,12 +53,27 @@ impl Coordinator {
         &self.artifacts
     }
 
-    /// Serves on `listener` until `stop` is cancelled or the store fails, then closes the store.
+    /// Serves on `listener`, and the live view on `web`, until `stop` is cancelled or the store fails, then closes the
+    /// store.
     ///
     /// # Errors
     /// If the socket or the store fails.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        web: Option<TcpListener>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let Self { driver, thread, artifacts } = self;
+        // The view is a guest here: if it fails, the experiments go on.
+        let view = web.map(|listener| {
+            let serving = web::serve(listener, driver.clone(), stop.clone());
+            tokio::spawn(async move {
+                if let Err(error) = serving.await {
+                    tracing::error!(%error, "the live view stopped");
+                }
+            })
+        });
         let work = WorkService::new(driver.clone(), artifacts.clone());
         let experiments = ExperimentsService::new(driver.clone(), artifacts);
         let serving = Server::builder()
@@ -96,6 +112,11 @@ impl Coordinator {
             Some(result) => result?.context("serving")?,
             None if tokio::time::timeout(DRAIN, &mut serving).await.is_err() => serving.abort(),
             None => {}
+        }
+        if let Some(mut view) = view
+            && tokio::time::timeout(DRAIN, &mut view).await.is_err()
+        {
+            view.abort();
         }
         match store {
             Ok(result) => Ok(result?),

@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::Options;
+use crate::web::Web;
 
 /// What a coordinator can be told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,6 +16,8 @@ use crate::Options;
 pub struct Settings {
     /// Address and port to listen on.
     pub listen: SocketAddr,
+    /// Address and port of the live view for browsers, or `off`.
+    pub web: Web,
     /// The redb file that keeps everything; input files are kept beside it.
     pub store: PathBuf,
     /// Seconds after which a silent worker's leases are given to others, 1 to 3600.
@@ -29,6 +32,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7477)),
+            web: Web::On(SocketAddr::from(([127, 0, 0, 1], 7478))),
             store: PathBuf::from("qslm.redb"),
             lease_ttl_s: 15.0,
             log: "info".to_owned(),

@@ -49,7 +49,7 @@ impl Embedded {
         let artifacts = coordinator.artifacts().folder().to_owned();
         let driver = coordinator.driver().clone();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(coordinator.serve(listener, stop.clone()));
+        let serving = tokio::spawn(coordinator.serve(listener, None, stop.clone()));
         Ok(Self { url, artifacts, driver, stop, serving })
     }
 

@@ -1,6 +1,7 @@
 //! `qslm`: search, submit, watch and read quantization experiments.
 
 mod client;
+mod columns;
 mod commands;
 mod data;
 mod exit;
@@ -11,6 +12,7 @@ mod parallel;
 mod progress;
 mod results;
 mod schemes;
+mod screen;
 mod sensitivity;
 mod spec;
 mod statistics;
@@ -69,10 +71,13 @@ enum Command {
     Pause(commands::manage::Pause),
     Resume(commands::manage::Resume),
     Prioritize(commands::manage::Prioritize),
+    Report(commands::report::Report),
     Export(commands::export::Export),
     Reconcile(commands::stores::Reconcile),
     Db(commands::stores::Db),
     Bench(commands::bench::Bench),
+    Config(commands::config::Config),
+    Reference(commands::reference::Reference),
     Completions(commands::completions::Completions),
     Version(commands::version::Version),
 }
@@ -111,10 +116,13 @@ async fn run(cli: Cli) -> Outcome {
         Command::Pause(pause) => pause.run().await,
         Command::Resume(resume) => resume.run().await,
         Command::Prioritize(prioritize) => prioritize.run().await,
-        Command::Export(export) => export.run(),
+        Command::Report(report) => report.run().await,
+        Command::Export(export) => export.run().await,
         Command::Reconcile(reconcile) => reconcile.run(),
         Command::Db(db) => db.run(),
         Command::Bench(bench) => bench.run().await,
+        Command::Config(config) => config.run(),
+        Command::Reference(reference) => reference.run(),
         Command::Completions(completions) => completions.run(&mut Cli::command()),
         Command::Version(version) => version.run(),
     }

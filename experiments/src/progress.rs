@@ -74,9 +74,15 @@ impl Progress {
 }
 
 /// Candidates that are still to be measured, at most: of this generation and of those that may follow.
-fn ahead(status: &ExperimentStatus) -> Option<u64> {
+pub fn ahead(status: &ExperimentStatus) -> Option<u64> {
     let open = status.generation_trials.saturating_sub(status.generation_settled);
     Some(u64::from(open) + status.remaining_at_most?)
+}
+
+/// An experiment on a line of its own, where several are followed.
+pub fn line(status: &ExperimentStatus) -> String {
+    let state = status.state().as_str_name().to_lowercase();
+    format!("{} {state} {}  {}", status.id, status.stage, describe(status, None))
 }
 
 /// `best 88.1 % saved at +1.20 %, at most 2 minutes left, 12 measured, 41000 tokens/s, shards: 2 out, 6 waiting`

@@ -3,6 +3,7 @@
 use comfy_table::CellAlignment;
 use qslm_common::archive::{FrontDocument, Row};
 use qslm_common::cost::Cost;
+use qslm_report::plots::significant;
 
 use crate::output::plain_table;
 
@@ -94,11 +95,6 @@ fn cost_table(float: Option<&Row>, chosen: &Row) -> String {
         ]);
     }
     format!("\n{table}\n")
-}
-
-/// Whole numbers as they are, others with four significant digits.
-fn significant(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value}") } else { format!("{value:.3e}") }
 }
 
 /// Embedding and head on a line each, then a line per block with a column per matrix, each with the width of its

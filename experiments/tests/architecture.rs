@@ -10,16 +10,25 @@ use std::process::Command;
 use support::root;
 
 /// What each package may build on among our own, and which foreign packages are its alone to name.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("qslm-common", &[]),
     ("qslm-program", &[]),
+    ("qslm-report", &["qslm-common"]),
     ("qslm-proto", &["qslm-common"]),
     ("qslm-engine", &["qslm-common"]),
-    ("qslm-coordinator", &["qslm-common", "qslm-program", "qslm-proto"]),
+    ("qslm-coordinator", &["qslm-common", "qslm-program", "qslm-proto", "qslm-report"]),
     ("qslm-worker", &["qslm-common", "qslm-engine", "qslm-program", "qslm-proto"]),
     (
         "qslm",
-        &["qslm-common", "qslm-coordinator", "qslm-engine", "qslm-program", "qslm-proto", "qslm-worker"],
+        &[
+            "qslm-common",
+            "qslm-coordinator",
+            "qslm-engine",
+            "qslm-program",
+            "qslm-proto",
+            "qslm-report",
+            "qslm-worker",
+        ],
     ),
 ];
 

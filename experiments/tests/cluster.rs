@@ -15,7 +15,7 @@ const SMALL: [&str; 2] = ["--set", "task.windows=5"];
 /// A coordinator on a port of its own, and its address.
 fn coordinator(store: &Path) -> (Running, String) {
     let mut command = Command::new(program("qslm-coordinator"));
-    command.args(["--listen", "127.0.0.1:0", "--lease-ttl-s", "1", "--store", store.to_str().unwrap()]);
+    command.args(["--listen", "127.0.0.1:0", "--web", "off", "--lease-ttl-s", "1", "--store"]).arg(store);
     let mut coordinator = Running::start(&mut command);
     let line = coordinator.wait_for("listening");
     let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
@@ -119,7 +119,7 @@ fn what_was_measured_while_the_coordinator_was_away_is_delivered_by_the_next_wor
 
     let address = url.strip_prefix("http://").unwrap();
     let mut command = Command::new(program("qslm-coordinator"));
-    command.args(["--listen", address, "--lease-ttl-s", "1", "--store", store.to_str().unwrap()]);
+    command.args(["--listen", address, "--web", "off", "--lease-ttl-s", "1", "--store"]).arg(store);
     let mut second = Running::start(&mut command);
     second.wait_for("listening");
     let mut next = worker();

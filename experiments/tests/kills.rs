@@ -160,7 +160,7 @@ impl Cluster {
     /// Starts the coordinator, which may be told to die at some point; `false` if it died before it listened.
     fn start_coordinator(&mut self, crash_at: Option<String>) -> bool {
         let mut command = Command::new(program("qslm-coordinator"));
-        command.args(["--listen", &self.address.to_string(), "--lease-ttl-s", "1"]);
+        command.args(["--listen", &self.address.to_string(), "--web", "off", "--lease-ttl-s", "1"]);
         command.args(["--log", "info,qslm_coordinator=debug", "--store"]).arg(self.store());
         command.envs(crash_at.iter().map(|point| ("QSLM_COORDINATOR_CRASH_AT", point)));
         self.started += 1;

@@ -3,6 +3,8 @@
 //! Every program has one struct of settings with `#[serde(deny_unknown_fields)]`, so that a key that
 //! nobody reads is refused by name wherever it comes from.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::Context;
@@ -41,6 +43,71 @@ where
     settings.and_then(Config::try_deserialize).map_err(|error| one_line(&error))
 }
 
+/// A setting with what is in force and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// Its name.
+    pub key: String,
+    /// Its value, as text.
+    pub value: String,
+    /// `default`, the file, or the variable.
+    pub origin: String,
+}
+
+/// What [`load`] would give without flags, and where each value comes from.
+///
+/// # Errors
+/// As [`load`].
+pub fn explain<T>(file: Option<&Path>, prefix: &str) -> anyhow::Result<Vec<Setting>>
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    let text =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    explain_from::<T>(file, prefix, &std::env::vars_os().filter_map(text).collect())
+}
+
+/// Every setting with its default.
+///
+/// # Errors
+/// If a default cannot be written down.
+pub fn defaults<T>() -> anyhow::Result<Vec<Setting>>
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    explain_from::<T>(None, "", &HashMap::new())
+}
+
+fn explain_from<T>(
+    file: Option<&Path>,
+    prefix: &str,
+    variables: &HashMap<String, String>,
+) -> anyhow::Result<Vec<Setting>>
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    let environment =
+        Environment::with_prefix(prefix).source(Some(variables.clone().into_iter().collect::<Map<_, _>>()));
+    let in_force: T = load_from(file, environment, &serde_json::json!({}))?;
+    let text = file.map(|path| std::fs::read_to_string(path).with_context(|| path.display().to_string()));
+    let in_file = Config::builder()
+        .add_source(File::from_str(&text.transpose()?.unwrap_or_default(), FileFormat::Toml))
+        .build()
+        .map_err(|error| one_line(&error))?;
+    let values = serde_json::to_value(in_force)?;
+    let setting = |(key, value): (&String, &serde_json::Value)| {
+        let variable = format!("{prefix}_{}", key.to_uppercase());
+        let origin = match file {
+            _ if variables.contains_key(&variable) => variable,
+            Some(path) if in_file.get::<config::Value>(key).is_ok() => path.display().to_string(),
+            _ => "default".to_owned(),
+        };
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Setting { key: key.clone(), value, origin }
+    };
+    Ok(values.as_object().into_iter().flatten().map(setting).collect())
+}
+
 fn one_line(error: &config::ConfigError) -> anyhow::Error {
     anyhow::anyhow!("{}", error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
 }
@@ -66,6 +133,25 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+
+    #[test]
+    fn every_value_says_where_it_comes_from() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "slots = 4\nlisten = \"from the file\"").unwrap();
+        let variables = HashMap::from([("QSLM_TEST_LISTEN".to_owned(), "from outside".to_owned())]);
+        let settings = explain_from::<Settings>(Some(file.path()), "QSLM_TEST", &variables).unwrap();
+        let found: Vec<_> =
+            settings.iter().map(|s| (s.key.as_str(), s.value.as_str(), s.origin.as_str())).collect();
+        let path = file.path().display().to_string();
+        let expected = [
+            ("cache_dir", "null", "default"),
+            ("listen", "from outside", "QSLM_TEST_LISTEN"),
+            ("slots", "4", path.as_str()),
+        ];
+        assert_eq!(found, expected);
+        std::fs::write(file.path(), "slotz = 4").unwrap();
+        assert!(explain_from::<Settings>(Some(file.path()), "QSLM_TEST", &HashMap::new()).is_err());
+    }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(deny_unknown_fields)]

@@ -19,7 +19,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::operations::Operations;
-use super::{InvalidDevice, activation_bits, check, is_integer, state_bits, weight_bits};
+use super::{InvalidDevice, activation_bits, check, is_integer, state_bits};
 use crate::candidate::Candidate;
 use crate::footprint::unit_bytes;
 use crate::network::{Network, Unit};
@@ -117,7 +117,7 @@ impl EnergyTable {
             picojoules.arithmetic += self.mac(candidate, ops) * ops.macs + self.float_add_pj * ops.acs;
             let operands = match &ops.unit {
                 Some(unit) => {
-                    weight_bits(candidate.scheme(&unit.name)) + activation_bits(candidate, &unit.name)
+                    f64::from(candidate.scheme(&unit.name).bits()) + activation_bits(candidate, &unit.name)
                 }
                 None => 32.0,
             };
@@ -151,7 +151,7 @@ impl EnergyTable {
     /// width of the weight (0.9 pJ in 32-bit floats), a MAC also a multiplication (4.6 pJ).
     pub(super) fn published_per_token(&self, candidate: &Candidate, operations: &[Operations]) -> f64 {
         let picojoules = |ops: &Operations| {
-            let bits = ops.unit.as_ref().map_or(32.0, |unit| weight_bits(candidate.scheme(&unit.name)));
+            let bits = ops.unit.as_ref().map_or(32.0, |unit| f64::from(candidate.scheme(&unit.name).bits()));
             let ac = self.float_add_pj / 32.0 * bits;
             self.mac(candidate, ops) * ops.macs + ac * ops.acs
         };
@@ -162,7 +162,7 @@ impl EnergyTable {
     fn mac(&self, candidate: &Candidate, ops: &Operations) -> f64 {
         let Some(unit) = &ops.unit else { return 0.0 };
         let (weight, activation) =
-            (weight_bits(candidate.scheme(&unit.name)), activation_bits(candidate, &unit.name));
+            (f64::from(candidate.scheme(&unit.name).bits()), activation_bits(candidate, &unit.name));
         let product = weight * activation / (32.0 * 32.0);
         if is_integer(candidate, &unit.name) {
             self.integer_mul_pj * product + self.integer_add_pj / 32.0 * (weight + activation)

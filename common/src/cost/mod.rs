@@ -221,16 +221,6 @@ fn activation_bits(candidate: &Candidate, unit: &str) -> f64 {
     candidate.activation(unit).map_or(32.0, |activation| f64::from(activation.bits.get()))
 }
 
-/// Bits of a stored weight.
-fn weight_bits(scheme: Scheme) -> f64 {
-    match scheme {
-        Scheme::Float => 32.0,
-        Scheme::Half => 16.0,
-        Scheme::Sign => 1.0,
-        Scheme::Integer(integer) => f64::from(integer.bits.get()),
-    }
-}
-
 /// Whether a linear multiplies integers by integers.
 fn is_integer(candidate: &Candidate, unit: &str) -> bool {
     matches!(candidate.scheme(unit), Scheme::Integer(_)) && candidate.activation(unit).is_some()
@@ -248,6 +238,11 @@ fn check(problems: &mut Vec<InvalidDevice>, name: &str, value: f64, positive: bo
 }
 
 impl Cost {
+    /// Every cost, in the order of the table above.
+    pub fn all() -> impl Iterator<Item = Self> {
+        NAMES.into_iter().map(|(cost, _)| cost)
+    }
+
     /// Whether narrower activations or narrower membranes can lower it.
     pub fn sees_activations_or_membranes(self) -> bool {
         matches!(

@@ -164,6 +164,18 @@ pub enum InvalidScheme {
     Form(String),
 }
 
+impl Scheme {
+    /// Bits per weight, without scales: 1, 2 to 8, 16 or 32.
+    pub fn bits(self) -> u8 {
+        match self {
+            Self::Float => 32,
+            Self::Half => 16,
+            Self::Sign => 1,
+            Self::Integer(integer) => integer.bits.0,
+        }
+    }
+}
+
 impl Bits {
     /// A width of `bits` bits.
     ///

@@ -9,19 +9,23 @@
 //! coordinator dies now, those results were not acknowledged, come again, and the search proposes the same.
 
 mod committer;
+mod events;
 mod reports;
 mod request;
 mod running;
+mod seen;
+mod speed;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_proto::v1::ExperimentStatus;
+use qslm_report::{Report as ExperimentReport, Sample};
 use tokio::sync::{oneshot, watch};
 
 use crate::crash::{CrashPlan, CrashPoint};
@@ -30,8 +34,13 @@ use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
 use committer::Committer;
 pub use committer::{CommitError, Commits, Metrics};
+pub use events::Event;
+use events::Events;
+pub use reports::WorkerStatus;
 use reports::{Waiting, Worker};
-pub use request::{Change, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Submission};
+pub use request::{
+    Change, Cluster, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Source, Submission,
+};
 use request::{Reply, Request};
 use running::Running;
 
@@ -82,6 +91,11 @@ struct Driver {
     /// In the order of submission; the index is the owner's number in the ledger.
     experiments: Vec<Running>,
     next_lease: LeaseId,
+    /// Milliseconds since 1970 at the time 0, to tell people when something was. Nothing is decided by it.
+    born_unix_ms: u64,
+    /// The time of the request or turn under way.
+    now: Millis,
+    events: Events,
     workers: HashMap<String, Worker>,
     /// Evaluations that all workers together may have in hand, not counting what they take beforehand.
     capacity: u64,
@@ -155,6 +169,11 @@ impl Driver {
             options,
             ledger: Ledger::new(Limits::default()),
             experiments: Vec::new(),
+            born_unix_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_millis() as u64),
+            now: 0,
+            events: Events::default(),
             workers: HashMap::new(),
             capacity: 0,
             waiting: BTreeMap::new(),
@@ -168,17 +187,28 @@ impl Driver {
         };
         for record in driver.store.experiments()? {
             driver.options.crash_at.pass(CrashPoint::Starting);
-            let failures = driver.store.failures(&record.experiment.id())?;
-            driver.add(record, failures);
+            let id = record.experiment.id();
+            let (failures, timeline) = (driver.store.failures(&id)?, driver.store.timeline(&id)?);
+            driver.add(record, failures, timeline);
         }
         driver.turn(0)?;
         Ok(driver)
     }
 
-    fn add(&mut self, record: ExperimentRecord, failures: BTreeMap<ContentHash, String>) -> usize {
+    fn add(
+        &mut self,
+        record: ExperimentRecord,
+        failures: BTreeMap<ContentHash, String>,
+        timeline: Vec<Sample>,
+    ) -> usize {
         let index = self.experiments.len();
-        self.experiments.push(Running::new(index as Owner, record, failures));
+        self.experiments.push(Running::new(index as Owner, record, failures, timeline));
         index
+    }
+
+    /// Remembers something for people who look on.
+    fn note(&mut self, experiment: &str, text: impl Into<String>) {
+        self.events.note(self.born_unix_ms + self.now, experiment, text);
     }
 
     fn run(&mut self, requests: &Receiver<Request>, committer: &Committer) -> Result<(), DriverError> {
@@ -221,8 +251,10 @@ impl Driver {
 
     /// Expires, advances, grants and shows, in this order. Writes nothing.
     fn turn(&mut self, now: Millis) -> Result<(), DriverError> {
+        self.now = now;
         let expired = self.ledger.expire(now);
         for (lease, worker) in expired.lapsed {
+            self.note("", format!("a lease of {worker} ran out; its shard goes to another worker"));
             tracing::info!(worker, lease, "a lease ran out; its shard goes to another worker");
         }
         for closed in expired.given_up {
@@ -243,11 +275,26 @@ impl Driver {
             }
         }
         self.answer_reports(now)?;
+        self.tell(now);
         let workers = self.workers.len() as u32;
         for running in self.experiments.iter_mut().filter(|running| running.is_watched()) {
             running.publish(&self.ledger, now, workers);
         }
         Ok(self.ledger.check_totals()?)
+    }
+
+    /// Writes down how far experiments are, and what is new about them.
+    fn tell(&mut self, now: Millis) {
+        let unix_ms = self.born_unix_ms + now;
+        for running in &mut self.experiments {
+            let sample = running.sample(now, unix_ms);
+            // What is best changes with every other result at first; once a second is enough.
+            let news = if sample.is_some() || running.has_turned() { running.news() } else { Vec::new() };
+            for text in news {
+                self.events.note(unix_ms, running.id(), text);
+            }
+            self.next.writes.extend(sample.map(|sample| Write::Sample(running.id().to_owned(), sample)));
+        }
     }
 
     /// Takes what is to be written next; [`Driver::committed`] has to follow, before the next batch is taken.
@@ -314,6 +361,7 @@ impl Driver {
 
     /// Applies one request. `false` asks the driver to stop.
     fn apply(&mut self, request: Request, now: Millis) -> Result<bool, DriverError> {
+        self.now = now;
         if self.has_to_wait(&request) {
             self.parked.push(request);
             return Ok(true);
@@ -334,6 +382,18 @@ impl Driver {
             Request::Front(id, reply) => {
                 self.with(&id, reply, |driver, index| driver.experiments[index].front_document());
             }
+            Request::Describe(id, reply) => self.with(&id, reply, |driver, index| {
+                let workers = driver.workers.len() as u32;
+                driver.experiments[index].report(&driver.ledger, now, workers)
+            }),
+            Request::Cluster(reply) => {
+                let cluster = self.cluster(now);
+                self.answer(reply, Ok(cluster));
+            }
+            Request::Source(id, reply) => self.with(&id, reply, |driver, index| Source {
+                record: driver.experiments[index].record().clone(),
+                store: Arc::downgrade(&driver.store),
+            }),
             Request::Change(id, change, reply) => match self.find(&id) {
                 Ok(index) => {
                     self.change(index, change);
@@ -355,11 +415,21 @@ impl Driver {
         let loading = |index: usize| self.experiments[index].is_looking_up();
         match request {
             Request::List(_) => (0..self.experiments.len()).any(loading),
-            Request::Get(id, _) | Request::Watch(id, _) | Request::Front(id, _) => {
-                self.find(id).is_ok_and(loading)
-            }
+            Request::Get(id, _)
+            | Request::Watch(id, _)
+            | Request::Front(id, _)
+            | Request::Describe(id, _)
+            | Request::Source(id, _) => self.find(id).is_ok_and(loading),
             _ => false,
         }
+    }
+
+    /// Workers by name, and what happened lately.
+    fn cluster(&mut self, now: Millis) -> Cluster {
+        let mut workers: Vec<WorkerStatus> =
+            self.workers.iter_mut().map(|(name, worker)| worker.status(name, now)).collect();
+        workers.sort_by(|a, b| a.name.cmp(&b.name));
+        Cluster { workers, events: self.events.list() }
     }
 
     fn status(&mut self, index: usize, now: Millis) -> ExperimentStatus {
@@ -402,7 +472,8 @@ impl Driver {
             let order = self.experiments.len() as u64;
             let record = ExperimentRecord::new(order, shards, priority.unwrap_or(0), experiment);
             self.next.writes.push(Write::Experiment(record.clone()));
-            self.add(record, BTreeMap::new())
+            self.note(&id, "submitted");
+            self.add(record, BTreeMap::new(), Vec::new())
         });
         self.change(index, Change { cancelled: Some(false), paused: Some(false), priority });
         self.next.submitted.push((index, reply));
@@ -441,6 +512,10 @@ impl Driver {
         }
         for owner in owners {
             let Some(running) = self.experiments.get_mut(owner as usize) else { continue };
+            if let Outcome::Failed(reason) = &outcome {
+                let text = format!("{} failed: {reason}", trial.candidate.short());
+                self.events.note(self.born_unix_ms + self.now, running.id(), text);
+            }
             match &outcome {
                 Outcome::Measured(counts) => running.measured(&trial, counts.clone()),
                 Outcome::Failed(reason) => {

@@ -2,21 +2,89 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::request::Reply;
 use super::running::Running;
+use super::speed::Speed;
 use super::{Driver, DriverError, Finished, Report, ReportAnswer, ShardOutcome};
 use crate::ledger::{Grant, LeaseId, Millis, Owner, Settled};
 use crate::store::Write;
 
 /// What is known of a worker.
 pub(super) struct Worker {
+    /// When it was heard of first.
+    since: Millis,
     /// When it was last heard of.
     seen: Millis,
     /// Its latest report; whoever made an earlier one has given it up.
     report: u64,
     /// Evaluations that it may have in hand.
     capacity: u64,
+    /// Leases that it listed last.
+    holding: u32,
+    /// The only experiment that it works for, if it does.
+    experiment: Option<String>,
+    /// Shards that it measured.
+    measured: u64,
+    /// Shards that it could not measure.
+    failed: u64,
+    /// Tokens that it evaluated.
+    speed: Speed,
+}
+
+/// What people see of a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerStatus {
+    /// Its name.
+    pub name: String,
+    /// How long it has been here.
+    pub present: Duration,
+    /// How long ago it was heard of.
+    pub silent: Duration,
+    /// Evaluations that it may have in hand.
+    pub capacity: u64,
+    /// Leases that it listed last.
+    pub holding: u32,
+    /// The only experiment that it works for, if it does.
+    pub experiment: Option<String>,
+    /// Shards that it measured.
+    pub measured: u64,
+    /// Shards that it could not measure.
+    pub failed: u64,
+    /// Tokens that it evaluates per second, lately.
+    pub tokens_per_second: f64,
+}
+
+impl Worker {
+    fn new(now: Millis) -> Self {
+        Self {
+            since: now,
+            seen: now,
+            report: 0,
+            capacity: 0,
+            holding: 0,
+            experiment: None,
+            measured: 0,
+            failed: 0,
+            speed: Speed::default(),
+        }
+    }
+
+    /// What people see of it.
+    pub(super) fn status(&mut self, name: &str, now: Millis) -> WorkerStatus {
+        WorkerStatus {
+            name: name.to_owned(),
+            present: Duration::from_millis(now.saturating_sub(self.since)),
+            silent: Duration::from_millis(now.saturating_sub(self.seen)),
+            capacity: self.capacity,
+            holding: self.holding,
+            experiment: self.experiment.clone(),
+            measured: self.measured,
+            failed: self.failed,
+            tokens_per_second: self.speed.per_second(now),
+        }
+    }
 }
 
 /// A report without an answer yet.
@@ -38,11 +106,24 @@ impl Driver {
     /// there is work.
     pub(super) fn report(&mut self, report: Report, reply: Reply<ReportAnswer>, now: Millis) {
         self.reports += 1;
-        let capacity = report.held.len() as u64 + u64::from(report.slots);
-        let worker = Worker { seen: now, report: self.reports, capacity };
-        self.capacity += capacity;
-        if let Some(before) = self.workers.insert(report.worker.clone(), worker) {
-            self.capacity -= before.capacity;
+        if !self.workers.contains_key(&report.worker) {
+            self.note("", format!("worker {} is here", report.worker));
+        }
+        let worker = self.workers.entry(report.worker.clone()).or_insert_with(|| Worker::new(now));
+        self.capacity -= worker.capacity;
+        (worker.seen, worker.report) = (now, self.reports);
+        worker.capacity = report.held.len() as u64 + u64::from(report.slots);
+        worker.holding = report.held.len() as u32;
+        worker.experiment.clone_from(&report.experiment);
+        self.capacity += worker.capacity;
+        for finished in &report.finished {
+            match &finished.outcome {
+                ShardOutcome::Counts(counts) => {
+                    worker.measured += 1;
+                    worker.speed.note(now, counts.positions);
+                }
+                ShardOutcome::Failure { .. } => worker.failed += 1,
+            }
         }
         let news = !report.finished.is_empty();
         for finished in report.finished {
@@ -171,13 +252,10 @@ impl Driver {
 
     pub(super) fn forget_silent_workers(&mut self, now: Millis) {
         let ttl = self.ttl();
-        let capacity = &mut self.capacity;
-        self.workers.retain(|_, worker| {
-            let heard = worker.seen + ttl > now;
-            if !heard {
-                *capacity -= worker.capacity;
-            }
-            heard
-        });
+        let gone = self.workers.extract_if(|_, worker| worker.seen + ttl <= now);
+        for (name, worker) in gone.collect::<Vec<_>>() {
+            self.capacity -= worker.capacity;
+            self.note("", format!("worker {name} is silent"));
+        }
     }
 }

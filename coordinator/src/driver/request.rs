@@ -1,7 +1,8 @@
 //! What may be asked of the driver, and the handle to ask it.
 
 use super::{
-    Arc, Duration, Experiment, ExperimentStatus, LeaseId, Metrics, SyncSender, TrySendError, oneshot, watch,
+    Arc, Duration, Event, Experiment, ExperimentRecord, ExperimentReport, ExperimentStatus, LeaseId, Metrics,
+    Store, SyncSender, TrySendError, Weak, WorkerStatus, oneshot, watch,
 };
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
@@ -21,6 +22,9 @@ pub(super) enum Request {
     Get(String, Reply<ExperimentStatus>),
     Watch(String, Reply<watch::Receiver<ExperimentStatus>>),
     Front(String, Reply<String>),
+    Describe(String, Reply<ExperimentReport>),
+    Cluster(Reply<Cluster>),
+    Source(String, Reply<Source>),
     Change(String, Change, Reply<ExperimentStatus>),
     /// The committer has a batch on disk: the trials whose sums were in it.
     Committed(Committed),
@@ -54,6 +58,24 @@ pub struct Change {
     pub paused: Option<bool>,
     /// Experiments of a higher one are worked on first.
     pub priority: Option<i32>,
+}
+
+/// Who works, and what happened lately.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// Workers heard of within a lease's time, by name.
+    pub workers: Vec<WorkerStatus>,
+    /// The last events, oldest first.
+    pub events: Vec<Event>,
+}
+
+/// What an experiment's candidates are read from.
+#[derive(Clone)]
+pub struct Source {
+    /// The experiment.
+    pub record: ExperimentRecord,
+    /// Gone when the coordinator has stopped: whoever reads does not keep it open.
+    pub store: Weak<Store>,
 }
 
 /// Why a request was not met.
@@ -213,6 +235,30 @@ impl Handle {
     /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
     pub async fn front(&self, id: String) -> Result<String, Refusal> {
         self.ask(|reply| Request::Front(id, reply)).await
+    }
+
+    /// All that there is to see of an experiment.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
+    pub async fn describe(&self, id: String) -> Result<ExperimentReport, Refusal> {
+        self.ask(|reply| Request::Describe(id, reply)).await
+    }
+
+    /// Who works, and what happened lately.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the driver is busy or gone.
+    pub async fn cluster(&self) -> Result<Cluster, Refusal> {
+        self.ask(Request::Cluster).await
+    }
+
+    /// What an experiment's candidates are read from.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
+    pub async fn source(&self, id: String) -> Result<Source, Refusal> {
+        self.ask(|reply| Request::Source(id, reply)).await
     }
 
     /// Ends, holds up or advances an experiment.

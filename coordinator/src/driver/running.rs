@@ -1,6 +1,6 @@
 //! One experiment under way: its search, generation and archive, and what people see of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,14 +14,15 @@ use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Best, ExperimentStatus};
+use qslm_report::{FORMAT, Lifecycle, Report, Sample, Sensitivity};
 use tokio::sync::watch;
 
+use super::seen::Seen;
+use super::speed::Speed;
 use crate::ledger::{Closed, Ledger, Millis, Owner, Settled};
 use crate::search::{self, Candidates, Search, Step};
 use crate::store::{ExperimentRecord, Store, StoreError, Stored};
 
-/// Throughput is an average over this time.
-const SPEED_WINDOW: Millis = 10_000;
 /// Different reasons of failed trials that a status carries.
 const SHOWN_FAILURES: usize = 5;
 /// Shards that are kept ready for workers. The rest of a generation is drawn when these are out.
@@ -50,10 +51,11 @@ pub(super) struct Running {
     stage: &'static str,
     /// Trials measured since the coordinator started.
     evaluated: u64,
-    /// When how many tokens were reported.
-    speed: VecDeque<(Millis, u64)>,
-    /// The sum of them.
-    speed_tokens: u64,
+    /// Tokens that were reported.
+    speed: Speed,
+    seen: Seen,
+    /// What was told last, so that it is told when it changes.
+    told: Told,
     /// What a status says of the archive; worked out when the archive changes.
     summary: Option<Summary>,
     status: watch::Sender<ExperimentStatus>,
@@ -93,6 +95,14 @@ impl Drawing {
     }
 }
 
+/// What people were told of an experiment.
+#[derive(Default, PartialEq)]
+struct Told {
+    stage: &'static str,
+    state: State,
+    best: Option<Best>,
+}
+
 #[derive(Clone)]
 struct Summary {
     front: u32,
@@ -105,6 +115,7 @@ impl Running {
         owner: Owner,
         record: ExperimentRecord,
         failures: BTreeMap<ContentHash, String>,
+        timeline: Vec<Sample>,
     ) -> Self {
         Self {
             id: record.experiment.id(),
@@ -120,8 +131,9 @@ impl Running {
             finished: false,
             stage: "",
             evaluated: 0,
-            speed: VecDeque::new(),
-            speed_tokens: 0,
+            speed: Speed::default(),
+            seen: Seen::new(timeline),
+            told: Told::default(),
             summary: None,
             status: watch::Sender::new(ExperimentStatus::default()),
         }
@@ -254,11 +266,10 @@ impl Running {
         for Found { trial, stored } in found {
             let unwritten = unwritten.get(&trial.key);
             match (stored, unwritten) {
-                (Lookup::Measured(measurement), _) => {
-                    self.archive.insert_measured(experiment, &trial.trial.candidate, measurement);
-                }
+                (Lookup::Measured(measurement), _) => self.file(&trial, measurement),
                 (Lookup::Open(_), Some(counts)) => {
-                    self.archive.insert(experiment, &trial.trial.candidate, counts.clone());
+                    let measurement = self.measurement(&trial, counts.clone());
+                    self.file(&trial, measurement);
                 }
                 (Lookup::Open(_), None) if self.failures.contains_key(&trial.key) => {}
                 (Lookup::Open(_), None) if !active => self.passed_over = true,
@@ -276,17 +287,27 @@ impl Running {
 
     /// Counts work that a worker reported, for the throughput.
     pub(super) fn note_speed(&mut self, now: Millis, tokens: u64) {
-        self.speed.push_back((now, tokens));
-        self.speed_tokens = self.speed_tokens.saturating_add(tokens);
+        self.speed.note(now, tokens);
     }
 
     /// Files a measured trial.
     pub(super) fn measured(&mut self, trial: &Addressed, counts: Counts) {
-        let (experiment, candidate) = (&self.record.experiment, &trial.trial.candidate);
-        let measurement = Measurement::new(experiment, trial.candidate, candidate, counts);
-        self.archive.insert_measured(experiment, candidate, measurement);
+        let measurement = self.measurement(trial, counts);
+        self.file(trial, measurement);
         self.evaluated += 1;
         self.summary = None;
+    }
+
+    fn measurement(&self, trial: &Addressed, counts: Counts) -> Measurement {
+        Measurement::new(self.experiment(), trial.candidate, &trial.trial.candidate, counts)
+    }
+
+    fn file(&mut self, trial: &Addressed, measurement: Measurement) {
+        let experiment = &self.record.experiment;
+        if self.archive.get(&measurement.id()).is_none() {
+            self.seen.add(&experiment.network, self.stage, &measurement);
+        }
+        self.archive.insert_measured(experiment, &trial.trial.candidate, measurement);
     }
 
     /// Files a trial that failed for good.
@@ -319,26 +340,15 @@ impl Running {
     }
 
     pub(super) fn status(&mut self, ledger: &Ledger, now: Millis, workers: u32) -> ExperimentStatus {
-        while let Some((_, tokens)) = self.speed.pop_front_if(|(at, _)| *at + SPEED_WINDOW < now) {
-            self.speed_tokens = self.speed_tokens.saturating_sub(tokens);
-        }
-        // Over the time since the oldest report in the window, which is not yet full at the start.
-        let since = self.speed.front().map_or(0, |(at, _)| now - at).max(1000);
         let summary = self.summary();
         let reasons: BTreeSet<&String> = self.failures.values().collect();
         let shards = ledger.shard_counts(self.owner);
         let drawing = self.generation.as_ref();
         let (trials, drawn) = drawing.map_or((0, 0), |drawing| (drawing.candidates.len(), drawing.drawn()));
         let open = ledger.open_trials(self.owner);
-        let state = match (self.finished, self.record.cancelled, self.record.paused) {
-            (true, _, _) => State::Finished,
-            (false, true, _) => State::Cancelled,
-            (false, false, true) => State::Paused,
-            (false, false, false) => State::Running,
-        };
         ExperimentStatus {
             id: self.id.clone(),
-            state: state.into(),
+            state: self.state().into(),
             stage: self.stage.to_owned(),
             generation_settled: (drawn as u32).saturating_sub(open),
             generation_trials: trials as u32,
@@ -349,7 +359,7 @@ impl Running {
             shards_pending: shards.pending,
             evaluated: self.evaluated,
             workers,
-            tokens_per_second: self.speed_tokens as f64 * 1000.0 / since as f64,
+            tokens_per_second: self.speed.per_second(now),
             front: summary.front,
             hypervolume: summary.hypervolume,
             best: summary.best,
@@ -357,6 +367,108 @@ impl Running {
             failures: reasons.into_iter().take(SHOWN_FAILURES).cloned().collect(),
             priority: self.record.priority,
         }
+    }
+
+    fn state(&self) -> State {
+        match (self.finished, self.record.cancelled, self.record.paused) {
+            (true, _, _) => State::Finished,
+            (false, true, _) => State::Cancelled,
+            (false, false, true) => State::Paused,
+            (false, false, false) => State::Running,
+        }
+    }
+
+    /// All that there is to see.
+    pub(super) fn report(&mut self, ledger: &Ledger, now: Millis, workers: u32) -> Report {
+        let status = self.status(ledger, now, workers);
+        let state = match status.state() {
+            State::Finished => Lifecycle::Finished,
+            State::Cancelled => Lifecycle::Cancelled,
+            State::Paused => Lifecycle::Paused,
+            State::Running | State::Unspecified => Lifecycle::Running,
+        };
+        Report {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            id: status.id,
+            experiment: self.record.experiment.clone(),
+            state,
+            stage: status.stage,
+            generation_settled: status.generation_settled,
+            generation_trials: status.generation_trials,
+            failed: status.failed,
+            failures: status.failures,
+            remaining_at_most: status.remaining_at_most,
+            workers,
+            tokens_per_second: status.tokens_per_second,
+            stages: self.seen.stages().to_vec(),
+            spots: self.seen.cloud().spots(),
+            front: FrontDocument::new(self.experiment(), &self.archive),
+            sensitivity: self.sensitivity(),
+            timeline: self.seen.timeline().to_vec(),
+        }
+    }
+
+    /// What each part costs when it alone is quantized, as far as it was measured.
+    fn sensitivity(&self) -> Vec<Sensitivity> {
+        let Some(float) = self.archive.float(self.experiment()) else { return Vec::new() };
+        let probes = self.search.probes().into_iter();
+        let sensitivity = probes.map(|(part, name, alone)| {
+            let alone = self.archive.get(&alone.id());
+            let quality_loss = alone.map(|alone| quality_loss(&float.counts, &alone.counts));
+            Sensitivity { part, name, quality_loss }
+        });
+        sensitivity.collect()
+    }
+
+    /// How far it is now, if that is to be written down.
+    pub(super) fn sample(&mut self, now: Millis, unix_ms: u64) -> Option<Sample> {
+        // What was measured before a restart is not complete until it was read.
+        if self.looking_up || !self.seen.is_due(unix_ms, self.evaluated, self.finished) {
+            return None;
+        }
+        let summary = self.summary();
+        let sample = Sample {
+            unix_ms,
+            measured: self.archive.len() as u64,
+            front: summary.front,
+            hypervolume: summary.hypervolume,
+            tokens_per_second: self.speed.per_second(now),
+        };
+        self.seen.sample(sample, self.evaluated);
+        Some(sample)
+    }
+
+    /// Whether it is in another stage or state than people were told.
+    pub(super) fn has_turned(&self) -> bool {
+        self.stage != self.told.stage || self.state() != self.told.state
+    }
+
+    /// What people have not been told yet, in a few words each.
+    pub(super) fn news(&mut self) -> Vec<String> {
+        // A search that is read from the store is no news.
+        if self.looking_up {
+            return Vec::new();
+        }
+        let now = Told { stage: self.stage, state: self.state(), best: self.summary().best };
+        let before = std::mem::replace(&mut self.told, now);
+        let (before, now) = (&before, &self.told);
+        let mut news = Vec::new();
+        // Nothing is known before the first look, and that all of it is new is no news either.
+        if before.state == State::Unspecified {
+            return news;
+        }
+        if let Some(best) = now.best.as_ref().filter(|best| before.best.as_ref() != Some(best)) {
+            let (saving, loss) = (best.saving * 100.0, best.quality_loss * 100.0);
+            news.push(format!("best so far: {saving:.2} % saved at {loss:+.2} %"));
+        }
+        if now.stage != before.stage {
+            news.push(format!("{} begins", now.stage));
+        }
+        if now.state != before.state {
+            news.push(now.state.as_str_name().to_lowercase());
+        }
+        news
     }
 
     fn summary(&mut self) -> Summary {

@@ -7,15 +7,16 @@ use qslm_proto::convert::{self, Invalid};
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::experiments_server::Experiments;
 use qslm_proto::v1::{
-    ChangeRequest, ExperimentStatus, FrontResponse, GetRequest, ListRequest, ListResponse,
-    MissingArtifactsRequest, MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse,
-    SubmitRequest,
+    CandidatesResponse, ChangeRequest, ClusterRequest, ClusterResponse, DescribeResponse, Event,
+    ExperimentStatus, FrontResponse, GetRequest, ListRequest, ListResponse, MissingArtifactsRequest,
+    MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse, SubmitRequest, WorkerStatus,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::driver::{Change, Handle, Submission};
+use crate::driver::{self, Change, Handle, Submission};
+use crate::replay::{Stopped, replay};
 use crate::store::{ArtifactError, Artifacts};
 
 /// Submitting, watching and reading experiments.
@@ -101,6 +102,42 @@ impl Experiments for ExperimentsService {
         Ok(Response::new(FrontResponse { json }))
     }
 
+    async fn describe(&self, request: Request<GetRequest>) -> Result<Response<DescribeResponse>, Status> {
+        let report = self.driver.describe(request.into_inner().experiment).await?;
+        let json = serde_json::to_string(&report)
+            .map_err(|error| Status::internal(format!("the report cannot be written: {error}")))?;
+        Ok(Response::new(DescribeResponse { json }))
+    }
+
+    type CandidatesStream = ReceiverStream<Result<CandidatesResponse, Status>>;
+
+    async fn candidates(
+        &self,
+        request: Request<GetRequest>,
+    ) -> Result<Response<Self::CandidatesStream>, Status> {
+        let source = self.driver.source(request.into_inner().experiment).await?;
+        // A slow reader holds up its own stream only.
+        let (sender, receiver) = mpsc::channel(2);
+        tokio::task::spawn_blocking(move || {
+            let send = |candidates| sender.blocking_send(Ok(CandidatesResponse { candidates })).is_ok();
+            let refusal = match replay(&source, send) {
+                Ok(()) | Err(Stopped::Enough) => return,
+                Err(Stopped::Stopping) => Status::unavailable("the coordinator is stopping"),
+                Err(Stopped::Store(error)) => Status::internal(error.to_string()),
+            };
+            drop(sender.blocking_send(Err(refusal)));
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn cluster(&self, _request: Request<ClusterRequest>) -> Result<Response<ClusterResponse>, Status> {
+        let cluster = self.driver.cluster().await?;
+        Ok(Response::new(ClusterResponse {
+            workers: cluster.workers.into_iter().map(write_worker).collect(),
+            events: cluster.events.into_iter().map(write_event).collect(),
+        }))
+    }
+
     async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ExperimentStatus>, Status> {
         let ChangeRequest { experiment, cancelled, paused, priority } = request.into_inner();
         let change = Change { cancelled, paused, priority: check_priority(priority)? };
@@ -128,6 +165,26 @@ async fn follow(
             () = sender.closed() => return,
         }
     }
+}
+
+fn write_worker(worker: driver::WorkerStatus) -> WorkerStatus {
+    let millis = |time: std::time::Duration| time.as_millis() as u64;
+    WorkerStatus {
+        present_ms: millis(worker.present),
+        silent_ms: millis(worker.silent),
+        name: worker.name,
+        capacity: worker.capacity,
+        holding: worker.holding,
+        experiment: worker.experiment.unwrap_or_default(),
+        measured: worker.measured,
+        failed: worker.failed,
+        tokens_per_second: worker.tokens_per_second,
+    }
+}
+
+fn write_event(event: driver::Event) -> Event {
+    let driver::Event { number, unix_ms, experiment, text } = event;
+    Event { number, unix_ms, experiment, text }
 }
 
 fn check_priority(priority: Option<i32>) -> Result<Option<i32>, Invalid> {

@@ -10,7 +10,9 @@ mod fixed;
 mod qslm;
 
 use qslm_common::archive::Archive;
+use qslm_common::candidate::Candidate;
 use qslm_common::experiment::{Experiment, Strategy};
+use qslm_common::space::Part;
 
 pub use candidates::Candidates;
 
@@ -40,6 +42,12 @@ pub trait Search: Send {
 
     /// The most candidates that may still be proposed after the generation under way, if that can be told.
     fn remaining_at_most(&self) -> Option<u64>;
+
+    /// What is quantized alone to learn how sensitive it is, by kind and name, with the candidate that does it. Empty if
+    /// the strategy does not ask.
+    fn probes(&self) -> Vec<(Part, String, Candidate)> {
+        Vec::new()
+    }
 }
 
 /// The strategy of an experiment, at its start.
@@ -60,7 +68,6 @@ pub fn start(experiment: &Experiment) -> Box<dyn Search> {
 pub(crate) mod testing {
     //! An experiment whose measurements are a formula, for testing strategies without a network.
 
-    use qslm_common::candidate::Candidate;
     use qslm_common::cost::{Cost, Device};
     use qslm_common::measurement::{Counts, Nll};
     use qslm_common::network::Network;

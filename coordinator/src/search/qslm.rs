@@ -288,6 +288,10 @@ fn stage(part: Part, tier: Tier) -> &'static str {
 }
 
 impl Search for Qslm {
+    fn probes(&self) -> Vec<(Part, String, Candidate)> {
+        Self::probes(self).into_iter().map(|((part, name), alone)| (part, name, alone)).collect()
+    }
+
     fn next(&mut self, archive: &Archive) -> Step {
         let (state, step) = match std::mem::replace(&mut self.state, State::Finished) {
             State::Start => (State::Sensitivity, Step::Measure(self.sensitivity_generation())),

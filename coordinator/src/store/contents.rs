@@ -23,6 +23,8 @@ pub struct Contents {
     pub shards: BTreeMap<(ContentHash, Shard), BTreeSet<Counts>>,
     /// Why trials failed for good, by experiment and trial.
     pub failures: BTreeMap<(String, ContentHash), String>,
+    /// How far experiments were, as written, by experiment and milliseconds since 1970.
+    pub timeline: BTreeMap<(String, u64), Vec<u8>>,
 }
 
 impl Contents {
@@ -52,6 +54,10 @@ impl Contents {
         for (failure, theirs) in other.failures {
             let ours = self.failures.entry(failure).or_insert_with(|| theirs.clone());
             *ours = theirs.min(std::mem::take(ours));
+        }
+        for (at, theirs) in other.timeline {
+            let ours = self.timeline.entry(at).or_default();
+            *ours = theirs.max(std::mem::take(ours));
         }
         // A trial that was measured anywhere is neither open nor failed.
         self.shards.retain(|(trial, _), _| !self.measurements.contains_key(trial));
@@ -98,10 +104,11 @@ mod tests {
             prop::collection::btree_map(trial(), counts(), 0..4),
             prop::collection::btree_map(shard, counts(), 0..4),
             prop::collection::btree_map(("[ab]", trial()), "[xy]", 0..4),
+            prop::collection::btree_map(("[ab]", 0u64..3), prop::collection::vec(1u8..4, 1..3), 0..4),
         )
-            .prop_map(|(experiments, measurements, shards, failures)| {
+            .prop_map(|(experiments, measurements, shards, failures, timeline)| {
                 let mut contents = Contents::default();
-                contents.join(Contents { experiments, measurements, shards, failures });
+                contents.join(Contents { experiments, measurements, shards, failures, timeline });
                 contents
             })
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
+use qslm_report::Sample;
 use redb::{
     Database, DatabaseError, MultimapTableDefinition, ReadableDatabase, ReadableMultimapTable, ReadableTable,
     ReadableTableMetadata, TableDefinition,
@@ -13,7 +14,8 @@ use redb::{
 
 use super::contents::Contents;
 use super::record::{
-    ExperimentRecord, UnreadableRecord, decode_counts, decode_experiment, encode_counts, encode_experiment,
+    ExperimentRecord, UnreadableRecord, decode_counts, decode_experiment, decode_sample, encode_counts,
+    encode_experiment, encode_sample,
 };
 
 type Key = [u8; 32];
@@ -28,6 +30,9 @@ const MEASUREMENTS: TableDefinition<&Key, &[u8]> = TableDefinition::new("measure
 const SHARDS: TableDefinition<(&Key, u32, u32), &[u8]> = TableDefinition::new("shards");
 /// Experiment id and trial key to why the trial failed.
 const FAILURES: TableDefinition<(&str, &Key), &str> = TableDefinition::new("failures");
+/// Experiment id and milliseconds since 1970 to how far the experiment was then. Nothing depends on it but what people
+/// are shown, so stores without it are as good.
+const TIMELINE: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("timeline");
 /// Counts that another store had for a trial (shards and index 0) or one of its shards (as in [`SHARDS`]).
 const CONFLICTS: MultimapTableDefinition<(&Key, u32, u32), &[u8]> = MultimapTableDefinition::new("conflicts");
 
@@ -56,6 +61,8 @@ pub enum Write {
     Measurement(ContentHash, Counts),
     /// A trial of an experiment failed for good.
     Failure(String, ContentHash, String),
+    /// How far an experiment was at a time.
+    Sample(String, Sample),
 }
 
 /// What a store knows of a trial.
@@ -155,6 +162,7 @@ impl Store {
             transaction.open_table(MEASUREMENTS)?;
             transaction.open_table(SHARDS)?;
             transaction.open_table(FAILURES)?;
+            transaction.open_table(TIMELINE)?;
             transaction.open_multimap_table(CONFLICTS)?;
             Ok(epoch)
         })?;
@@ -216,6 +224,10 @@ impl Store {
                     }
                     Write::Failure(experiment, key, reason) => {
                         failures.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;
+                    }
+                    Write::Sample(experiment, sample) => {
+                        let at = (experiment.as_str(), sample.unix_ms);
+                        transaction.open_table(TIMELINE)?.insert(at, encode_sample(sample).as_slice())?;
                     }
                 }
             }
@@ -291,6 +303,22 @@ impl Store {
         })
     }
 
+    /// How an experiment went, by rising time.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn timeline(&self, experiment: &str) -> Result<Vec<Sample>, StoreError> {
+        let mut samples = Vec::new();
+        self.read(|transaction| {
+            let table = transaction.open_table(TIMELINE)?;
+            for row in table.range((experiment, 0)..=(experiment, u64::MAX))? {
+                samples.push(decode_sample(row?.1.value()));
+            }
+            Ok(())
+        })?;
+        samples.into_iter().collect::<Result<_, _>>().map_err(|error| self.record(error))
+    }
+
     /// All that the store knows.
     ///
     /// # Errors
@@ -309,7 +337,19 @@ impl Store {
                 BTreeSet::new()
             }
         };
+        let mut unreadable = None;
         self.read(|transaction| {
+            for row in transaction.open_table(TIMELINE)?.iter()? {
+                let (at, value) = row?;
+                let (experiment, unix_ms) = at.value();
+                match decode_sample(value.value()) {
+                    Ok(_) => {
+                        let at = (experiment.to_owned(), unix_ms);
+                        contents.timeline.insert(at, value.value().to_vec());
+                    }
+                    Err(error) => unreadable = Some(error),
+                }
+            }
             for row in transaction.open_table(MEASUREMENTS)?.iter()? {
                 let (key, value) = row?;
                 let key = ContentHash::from_bytes(*key.value());
@@ -341,7 +381,7 @@ impl Store {
             }
             Ok(())
         })?;
-        match broken {
+        match broken.or(unreadable) {
             Some(error) => Err(self.record(error)),
             None => Ok(contents),
         }
@@ -358,7 +398,9 @@ impl Store {
             let mut measurements = transaction.open_table(MEASUREMENTS)?;
             let mut shards = transaction.open_table(SHARDS)?;
             let mut failures = transaction.open_table(FAILURES)?;
+            let mut timeline = transaction.open_table(TIMELINE)?;
             experiments.retain(|_, _| false)?;
+            timeline.retain(|_, _| false)?;
             measurements.retain(|_, _| false)?;
             shards.retain(|_, _| false)?;
             failures.retain(|_, _| false)?;
@@ -385,6 +427,9 @@ impl Store {
                 for other in variants {
                     conflicts.insert(at, other.as_slice())?;
                 }
+            }
+            for ((experiment, unix_ms), sample) in &contents.timeline {
+                timeline.insert((experiment.as_str(), *unix_ms), sample.as_slice())?;
             }
             for ((experiment, key), reason) in &contents.failures {
                 failures.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;

@@ -4,10 +4,12 @@ use prost::Message;
 use qslm_common::experiment::Experiment;
 use qslm_common::measurement::Counts;
 use qslm_proto::v1;
+use qslm_report::Sample;
 use serde::{Deserialize, Serialize};
 
 const COUNTS_V1: u8 = 1;
 const EXPERIMENT_V1: u8 = 1;
+const SAMPLE_V1: u8 = 1;
 
 /// An experiment as it was submitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,6 +85,19 @@ pub(super) fn decode_experiment(bytes: &[u8]) -> Result<ExperimentRecord, Unread
     serde_json::from_slice(body).map_err(|error| unreadable("experiment", bytes, error))
 }
 
+pub(super) fn encode_sample(sample: &Sample) -> Vec<u8> {
+    let mut bytes = vec![SAMPLE_V1];
+    bytes.extend(serde_json::to_vec(sample).unwrap_or_default());
+    bytes
+}
+
+pub(super) fn decode_sample(bytes: &[u8]) -> Result<Sample, UnreadableRecord> {
+    let Some((&SAMPLE_V1, body)) = bytes.split_first() else {
+        return Err(unreadable("sample", bytes, "unknown version"));
+    };
+    serde_json::from_slice(body).map_err(|error| unreadable("sample", bytes, error))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -134,11 +149,22 @@ mod tests {
         assert_eq!(decode_experiment(&encode_experiment(&record)).unwrap(), record);
     }
 
+    #[test]
+    fn samples_of_version_1_stay_readable() {
+        let body = r#"{"unix_ms":5,"measured":2,"front":1,"hypervolume":0.25,"tokens_per_second":1.5}"#;
+        let fixture = [&[1], body.as_bytes()].concat();
+        let sample =
+            Sample { unix_ms: 5, measured: 2, front: 1, hypervolume: Some(0.25), tokens_per_second: 1.5 };
+        assert_eq!(encode_sample(&sample), fixture);
+        assert_eq!(decode_sample(&fixture).unwrap(), sample);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = decode_counts(&bytes);
             let _ = decode_experiment(&bytes);
+            let _ = decode_sample(&bytes);
         }
     }
 

@@ -23,7 +23,7 @@ pub struct Target {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Settings {
+pub(super) struct Settings {
     coordinator: String,
 }
 
@@ -34,11 +34,16 @@ impl Default for Settings {
 }
 
 impl Target {
-    /// Connects to the coordinator that the settings name.
-    pub async fn connect(&self) -> Outcome<Client> {
+    /// The address of the coordinator that the settings name.
+    pub fn address(&self) -> Outcome<String> {
         let settings = qslm_program::settings::load(self.config.as_deref(), "QSLM_CLIENT", self);
         let settings: Settings = settings.map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
-        connect(&settings.coordinator).await
+        Ok(settings.coordinator)
+    }
+
+    /// Connects to the coordinator that the settings name.
+    pub async fn connect(&self) -> Outcome<Client> {
+        connect(&self.address()?).await
     }
 }
 

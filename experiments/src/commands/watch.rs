@@ -1,8 +1,11 @@
-//! `qslm watch`: follow an experiment until it has ended.
+//! `qslm watch`: follow an experiment until it has ended, or look at all of them.
+
+use std::io::IsTerminal;
+use std::time::Duration;
 
 use clap::Args;
 use qslm_proto::v1::experiment_status::State;
-use qslm_proto::v1::{ExperimentStatus, GetRequest};
+use qslm_proto::v1::{ExperimentStatus, GetRequest, ListRequest};
 
 use super::run::Finished;
 use super::target::Target;
@@ -10,15 +13,32 @@ use crate::client::Client;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::screen::{self, Left};
 
-/// Follow an experiment until it has ended, then print its front.
+/// How often all experiments are looked at where there is no terminal to draw on.
+const OFTEN: Duration = Duration::from_secs(2);
+
+/// Follow an experiment until it has ended, then print its front; or look at all of them.
+///
+/// On a terminal this is a live view: experiments, progress, the front as it grows, workers, events; `q` leaves it, and
+/// it changes nothing. Where standard output is no terminal, or with `--plain`, it is a line at every change.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  qslm watch quickstart-1a2b3c4d5e6f")]
+#[command(after_help = "\
+Examples:
+  qslm watch                              # everything a coordinator does, until q
+  qslm watch quickstart                   # until it has ended, then its front
+  qslm watch quickstart --output json > front.json
+
+Exit codes: 0 done, or left by q; 3 no such experiment, 5 no coordinator, 6 cancelled, finished with failed trials or no
+candidate within the constraints, 130 interrupted, while the experiment goes on.")]
 pub struct Watch {
-    /// The experiment's id, or the beginning of it
-    experiment: String,
+    /// The experiment's id, or the beginning of it [default: all experiments]
+    experiment: Option<String>,
     #[command(flatten)]
     target: Target,
+    /// Lines instead of the live view
+    #[arg(long)]
+    plain: bool,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
@@ -27,7 +47,22 @@ pub struct Watch {
 impl Watch {
     /// Watches and prints.
     pub async fn run(self) -> Outcome {
-        follow(&mut self.target.connect().await?, &self.experiment, self.output).await
+        let mut client = self.target.connect().await?;
+        let can_draw = std::io::stdout().is_terminal()
+            && std::io::stdin().is_terminal()
+            && tracing::enabled!(tracing::Level::WARN);
+        if can_draw && !self.plain {
+            let address = self.target.address()?;
+            match screen::run(&mut client, address, self.experiment.as_deref()).await? {
+                Left::Quit => return Ok(()),
+                Left::Interrupted => return Err(Failure::new(Exit::Interrupted, "interrupted")),
+                Left::Ended => {}
+            }
+        }
+        match &self.experiment {
+            Some(id) => follow(&mut client, id, self.output).await,
+            None => follow_all(&mut client).await,
+        }
     }
 }
 
@@ -58,4 +93,29 @@ pub(super) async fn until_ended(client: &mut Client, id: &str) -> Outcome<Experi
         progress.show(&status);
     }
     Err(Failure::new(Exit::Unavailable, "the coordinator stopped"))
+}
+
+/// A line on standard error for every change of an experiment's stage or state, until none is under way.
+async fn follow_all(client: &mut Client) -> Outcome {
+    let interrupted = qslm_program::cancelled_by_signals()?;
+    let mut shown: Vec<(String, State, String)> = Vec::new();
+    let mut due = tokio::time::interval(OFTEN);
+    loop {
+        tokio::select! {
+            _ = due.tick() => {}
+            () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
+        }
+        let all = client.list(ListRequest {}).await?.into_inner().experiments;
+        let now: Vec<_> =
+            all.iter().map(|status| (status.id.clone(), status.state(), status.stage.clone())).collect();
+        for (status, line) in all.iter().zip(&now) {
+            if !shown.contains(line) {
+                eprintln!("{}", crate::progress::line(status));
+            }
+        }
+        shown = now;
+        if !all.iter().any(|status| status.state() == State::Running) {
+            return Ok(());
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! Resolving reads every file, so that bad input is told before anything is searched.
 
 mod check;
+pub mod reference;
 mod written;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,94 @@
+//! What a picture of the front shows: saving to the right, loss of quality upwards, and how far up.
+
+use qslm_common::archive::Row;
+
+use crate::Report;
+use crate::cloud::{Spot, badness};
+
+/// Without a bound on quality, losses above this are not what anybody looks for.
+const HIGHEST: f64 = 0.5;
+/// With one, losses above so many times the bound.
+const BOUNDS: f64 = 5.0;
+/// The stage that quantizes one part alone.
+const ALONE: &str = "sensitivity";
+/// A picture is at least this high, so that rounding does not fill it.
+const LOWEST: f64 = 0.002;
+
+/// Candidates by saving and loss, both as fractions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    /// All candidates within the picture.
+    pub points: Vec<Point>,
+    /// The front within the picture, by rising saving.
+    pub front: Vec<(f64, f64)>,
+    /// The chosen candidate, if it is within the picture.
+    pub chosen: Option<(f64, f64)>,
+    /// The most that may be lost.
+    pub bound: Option<f64>,
+    /// The smallest saving that is shown.
+    pub left: f64,
+    /// The largest loss that is shown.
+    pub top: f64,
+    /// Candidates that save less or lose more.
+    pub cut: u64,
+}
+
+/// Candidates that lie close together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// Index into the stages of the report.
+    pub stage: usize,
+    /// Share of the float bytes that is saved.
+    pub saving: f64,
+    /// Loss of quality against the float model.
+    pub loss: f64,
+    /// How many candidates.
+    pub count: u64,
+    /// The beginning of the candidate's id, if it is only one.
+    pub candidate: Option<String>,
+}
+
+impl Field {
+    /// `None` before the float model is measured, because everything is relative to it.
+    pub fn new(report: &Report) -> Option<Self> {
+        let float = report.front.float.as_ref()?;
+        let base = badness(&float.counts);
+        // What `quality_loss` says of counts, of what a spot keeps of them.
+        let loss = |spot: &Spot| match float.perplexity {
+            Some(_) => (spot.badness - base).exp() - 1.0,
+            None => spot.badness - base,
+        };
+        let all = report.spots.iter().map(|spot| Point {
+            stage: spot.stage,
+            saving: spot.saving,
+            loss: loss(spot),
+            count: spot.count,
+            candidate: spot.candidate.clone(),
+        });
+        let constraints = &report.experiment.constraints;
+        let bound = constraints.max_perplexity_increase.or(constraints.max_accuracy_drop);
+        let highest = bound.map_or(HIGHEST, |bound| BOUNDS * bound.max(LOWEST));
+        // What quantizes one part alone saves next to nothing, and would push everything else to the edge.
+        let is_alone = |stage: usize| report.stages.get(stage).is_some_and(|stage| stage.name == ALONE);
+        let others = report.spots.iter().filter(|spot| !is_alone(spot.stage));
+        let left = others.map(|spot| spot.saving).reduce(f64::min).unwrap_or(f64::NEG_INFINITY);
+        let is_shown = |saving: f64, loss: f64| saving >= left && loss <= highest;
+        let (points, others): (Vec<_>, Vec<_>) = all.partition(|point| is_shown(point.saving, point.loss));
+        let top = points.iter().map(|point| point.loss).fold(LOWEST, f64::max);
+        let points_left = points.iter().map(|point| point.saving).fold(1.0, f64::min);
+        let place = |row: &Row| {
+            row.quality_loss.map(|loss| (row.saving, loss)).filter(|(saving, loss)| is_shown(*saving, *loss))
+        };
+        let mut front: Vec<(f64, f64)> = report.front.front.iter().filter_map(place).collect();
+        front.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        Some(Self {
+            points,
+            front,
+            chosen: report.front.chosen.as_ref().and_then(place),
+            bound,
+            left: points_left,
+            top,
+            cut: others.iter().map(|point| point.count).sum(),
+        })
+    }
+}

@@ -1,0 +1,298 @@
+//! The page of an experiment: one HTML file that needs nothing else, or a part of a live view.
+
+use askama::Template;
+use chrono::{DateTime, Utc};
+use qslm_common::archive::Row;
+use qslm_common::cost::Cost;
+use qslm_common::experiment::Strategy;
+use qslm_common::footprint::float_bytes;
+use qslm_common::task::Task;
+
+use crate::plots::{self, percent};
+use crate::{Lifecycle, Report};
+
+/// A whole page with the style of all pages.
+#[derive(Template)]
+#[template(path = "page.html")]
+pub struct Page<'a> {
+    title: &'a str,
+    body: &'a str,
+    navigation: &'a [(&'a str, &'a str)],
+    live: &'a str,
+    css: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "experiment.html")]
+struct Body<'a> {
+    report: &'a Report,
+    verdict: String,
+    progress: String,
+    progress_at: u64,
+    progress_of: u64,
+    tiles: Vec<Tile>,
+    figures: Vec<Figure>,
+    quality_name: &'static str,
+    front: Vec<FrontRow>,
+    costs: Vec<[String; 5]>,
+    provenance: Vec<(&'static str, String)>,
+    experiment: String,
+    footer: String,
+}
+
+struct Tile {
+    name: &'static str,
+    value: String,
+    note: String,
+}
+
+struct Figure {
+    name: &'static str,
+    title: String,
+    caption: String,
+    svg: String,
+}
+
+struct FrontRow {
+    chosen: bool,
+    cells: [String; 8],
+}
+
+impl<'a> Page<'a> {
+    /// A page that stays as it is, around `body`, which is HTML already.
+    pub fn still(title: &'a str, body: &'a str) -> Self {
+        Self::live(title, body, &[], "")
+    }
+
+    /// A page that is kept up to date by `/live.js` with the events from `live`. `navigation` are addresses with words.
+    pub fn live(title: &'a str, body: &'a str, navigation: &'a [(&'a str, &'a str)], live: &'a str) -> Self {
+        Self { title, body, navigation, live, css: include_str!("../templates/style.css") }
+    }
+
+    /// The page as HTML.
+    pub fn html(&self) -> String {
+        render(self)
+    }
+}
+
+/// A file that shows the experiment without a network.
+pub fn file(report: &Report) -> String {
+    Page::still(&report.id, &body(report)).html()
+}
+
+/// What is to see of the experiment, without the page around it.
+pub fn body(report: &Report) -> String {
+    let figure = |plot: plots::Plot| Figure {
+        name: plot.name,
+        svg: plot.svg(),
+        title: plot.title,
+        caption: plot.caption,
+    };
+    let (progress, progress_at, progress_of) = progress(report);
+    render(&Body {
+        report,
+        verdict: verdict(report),
+        progress,
+        progress_at,
+        progress_of,
+        tiles: tiles(report),
+        figures: plots::all(report).into_iter().map(figure).collect(),
+        quality_name: quality_name(report),
+        front: front(report),
+        costs: costs(report),
+        provenance: provenance(report),
+        experiment: serde_json::to_string_pretty(&report.experiment).unwrap_or_default(),
+        footer: format!("qslm {}", report.version),
+    })
+}
+
+/// A template writes into memory, which does not fail.
+fn render(template: &impl Template) -> String {
+    template.render().unwrap_or_default()
+}
+
+fn is_perplexity(report: &Report) -> bool {
+    matches!(report.experiment.task, Task::Perplexity { .. })
+}
+
+fn quality_name(report: &Report) -> &'static str {
+    if is_perplexity(report) { "perplexity" } else { "accuracy" }
+}
+
+fn quality(row: &Row) -> String {
+    let accuracy = row.accuracy.map(percent);
+    row.perplexity.map(|perplexity| format!("{perplexity:.3}")).or(accuracy).unwrap_or_default()
+}
+
+/// A loss with its sign: `+2.72 %`.
+fn loss(row: &Row) -> String {
+    row.quality_loss.map_or(String::new(), |loss| format!("{:+.2} %", loss * 100.0))
+}
+
+/// The result in a sentence.
+fn verdict(report: &Report) -> String {
+    let Some(float) = &report.front.float else {
+        return "Nothing is measured yet.".to_owned();
+    };
+    let Some(chosen) = &report.front.chosen else {
+        return "No candidate that meets the constraints is measured so far.".to_owned();
+    };
+    let so_far = if report.state == Lifecycle::Finished { "" } else { " so far" };
+    format!(
+        "{} of the float model's memory saved{so_far}, at {} {} where the float model has {}.",
+        percent(chosen.saving),
+        quality_name(report),
+        quality(chosen),
+        quality(float),
+    )
+}
+
+/// Words, how far, of how much; no words for one that has ended.
+fn progress(report: &Report) -> (String, u64, u64) {
+    let settled = report.front.measured as u64 + report.failed;
+    if matches!(report.state, Lifecycle::Finished | Lifecycle::Cancelled) {
+        return (String::new(), settled, settled.max(1));
+    }
+    let open = u64::from(report.generation_trials.saturating_sub(report.generation_settled));
+    let ahead = report.remaining_at_most.map(|more| open + more);
+    let at_most = ahead.map_or(String::new(), |ahead| format!(", at most {ahead} to go"));
+    let words = format!(
+        "{}: {settled} candidates settled{at_most}; {} workers, {:.0} tokens/s",
+        if report.stage.is_empty() { "starting" } else { &report.stage },
+        report.workers,
+        report.tokens_per_second
+    );
+    (words, settled, (settled + ahead.unwrap_or(open)).max(1))
+}
+
+fn tiles(report: &Report) -> Vec<Tile> {
+    let tile = |name, value: String, note: String| Tile { name, value, note };
+    let mut tiles = Vec::new();
+    let float = report.front.float.as_ref();
+    if let (Some(float), Some(chosen)) = (float, &report.front.chosen) {
+        tiles.push(tile("memory saved", percent(chosen.saving), bytes(chosen.footprint_bytes)));
+        tiles.push(tile(
+            quality_name(report),
+            quality(chosen),
+            format!("{}, float {}", loss(chosen), quality(float)),
+        ));
+        let energy = |row: &Row| row.costs.get(&Cost::Energy).map(|joules| joules * 1e6);
+        if let (Some(before), Some(after)) = (energy(float), energy(chosen)) {
+            tiles.push(tile("energy per token", format!("{after:.1} uJ"), format!("float {before:.1} uJ")));
+        }
+        let note = format!("float {:.4}", float.firing_rate);
+        tiles.push(tile("firing rate", format!("{:.4}", chosen.firing_rate), note));
+    }
+    let measured = report.front.measured.to_string();
+    let failed = if report.failed > 0 { format!("{} failed", report.failed) } else { String::new() };
+    tiles.push(tile("candidates measured", measured, failed));
+    tiles.push(tile("on the front", report.front.front.len().to_string(), String::new()));
+    if let Some(volume) = report.front.hypervolume {
+        tiles.push(tile("hypervolume", format!("{volume:.4}"), String::new()));
+    }
+    tiles
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} bytes"),
+        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
+        _ => format!("{:.1} MB", count as f64 / 1e6),
+    }
+}
+
+fn front(report: &Report) -> Vec<FrontRow> {
+    let chosen = report.front.chosen.as_ref().map(|row| row.candidate);
+    let row = |row: &Row| FrontRow {
+        chosen: Some(row.candidate) == chosen,
+        cells: [
+            row.candidate.short(),
+            row.footprint_bytes.to_string(),
+            percent(row.saving),
+            quality(row),
+            loss(row),
+            row.costs.get(&Cost::Energy).map_or(String::new(), |joules| format!("{:.1} uJ", joules * 1e6)),
+            format!("{:.4}", row.firing_rate),
+            row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
+        ],
+    };
+    report.front.front.iter().map(row).collect()
+}
+
+fn costs(report: &Report) -> Vec<[String; 5]> {
+    let Some(chosen) = &report.front.chosen else { return Vec::new() };
+    let float = report.front.float.as_ref();
+    let row = |(cost, value): (&Cost, &f64)| {
+        let before = float.and_then(|float| float.costs.get(cost)).copied();
+        let change = before.filter(|before| *before > 0.0).map(|before| (value / before - 1.0) * 100.0);
+        [
+            cost.to_string(),
+            before.map_or(String::new(), plots::significant),
+            plots::significant(*value),
+            change.map_or(String::new(), |change| format!("{change:+.2} %")),
+            cost.unit().to_owned(),
+        ]
+    };
+    chosen.costs.iter().map(row).collect()
+}
+
+fn provenance(report: &Report) -> Vec<(&'static str, String)> {
+    let experiment = &report.experiment;
+    let network = &experiment.network;
+    let classes =
+        if network.is_classifier() { format!(", {} classes", network.outputs) } else { String::new() };
+    let mut rows = vec![
+        ("experiment", report.id.clone()),
+        ("checkpoint", experiment.checkpoint.to_string()),
+        ("text", experiment.data.text.to_string()),
+        ("tokenizer", experiment.data.tokenizer.to_string()),
+        (
+            "network",
+            format!(
+                "{} blocks, {} channels, vocabulary {}{classes}: {} parameters, {} as float",
+                network.blocks,
+                network.channels,
+                network.vocabulary,
+                network.parameters(),
+                bytes(float_bytes(network)),
+            ),
+        ),
+        ("task", task(&experiment.task)),
+        ("strategy", strategy(&experiment.strategy)),
+        ("objectives", experiment.objectives.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        ("engine", format!("version {}, products by {}", experiment.engine_version, experiment.backend)),
+    ];
+    if let (Some(first), Some(last)) = (report.timeline.first(), report.timeline.last()) {
+        rows.push(("measured", format!("{} to {}", date(first.unix_ms), date(last.unix_ms))));
+    }
+    rows
+}
+
+fn task(task: &Task) -> String {
+    let of = |count: &Option<u32>, what: &str| {
+        count.map_or(format!("all {what}"), |count| format!("the first {count} {what}"))
+    };
+    match task {
+        Task::Perplexity { window, stride, windows } => {
+            format!("perplexity, windows of {window} tokens every {stride}, {}", of(windows, "windows"))
+        }
+        Task::Accuracy { sentences } => format!("accuracy, {}", of(sentences, "sentences")),
+    }
+}
+
+fn strategy(strategy: &Strategy) -> String {
+    match strategy {
+        Strategy::Qslm { .. } => "qslm: sensitivity, then global, block, module and matrix tier".to_owned(),
+        Strategy::Grid { tier } => format!("grid over the {} tier", tier.name()),
+        Strategy::Random { tier, trials, seed } => {
+            format!("{trials} drawn at random over the {} tier, seed {seed}", tier.name())
+        }
+        Strategy::Ranked { metric, tier, .. } => format!("ranked by {metric} over the {} tier", tier.name()),
+    }
+}
+
+/// `2026-11-22 22:40:44 UTC`
+fn date(unix_ms: u64) -> String {
+    let date = i64::try_from(unix_ms).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
+    date.map_or(String::new(), |date| date.format("%Y-%m-%d %H:%M:%S UTC").to_string())
+}

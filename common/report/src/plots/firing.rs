@@ -1,0 +1,44 @@
+//! Firing rates of every population, of the float model and the chosen candidate.
+
+use kuva::plot::{LegendPosition, LinePlot, ScatterPlot};
+use kuva::render::layout::Layout;
+use kuva::render::plots::Plot as Layer;
+use qslm_common::archive::Row;
+use qslm_common::network::population_name;
+
+use super::{CHOSEN, FLOAT, Plot};
+use crate::Report;
+
+/// `None` before the float model is measured.
+pub(super) fn plot(report: &Report) -> Option<Plot> {
+    let network = &report.experiment.network;
+    let rates = |row: &Row| row.counts.firing_rates(network.channels);
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut add = |name: &str, colour: &str, row: &Row| {
+        let points: Vec<(f64, f64)> =
+            rates(row).into_iter().enumerate().map(|(at, rate)| (at as f64, rate)).collect();
+        let labels: Vec<String> = points
+            .iter()
+            .map(|(at, rate)| format!("{} of the {name} model: {rate:.4}", population_name(*at as usize)))
+            .collect();
+        layers
+            .push(LinePlot::new().with_data(points.clone()).with_color(colour).with_stroke_width(1.0).into());
+        let dots = ScatterPlot::new().with_data(points).with_color(colour).with_size(4.0).with_legend(name);
+        layers.push(dots.with_tooltip_labels(labels).with_tooltips().into());
+    };
+    add("float", FLOAT, report.front.float.as_ref()?);
+    if let Some(chosen) = &report.front.chosen {
+        add("chosen", CHOSEN, chosen);
+    }
+    // Two populations per block: att, then ffn.
+    let layout = Layout::auto_from_plots(&layers)
+        .with_width(900.0)
+        .with_height(340.0)
+        .with_x_label("population: two per block, after att and after ffn")
+        .with_y_label("spikes per neuron and token")
+        .with_y_axis_min(0.0)
+        .with_x_tick_step(if network.blocks > 8 { 4.0 } else { 1.0 })
+        .with_legend_position(LegendPosition::OutsideRightTop);
+    let caption = "How often a neuron of each population fires. Event-driven hardware pays for spikes.";
+    Some(Plot::new("firing", "Firing rates", caption, layers, layout))
+}

@@ -1,0 +1,109 @@
+//! The plots of a report, one per file, drawn with kuva.
+
+mod costs;
+mod firing;
+mod front;
+mod hypervolume;
+mod schemes;
+mod sensitivity;
+
+use kuva::backend::png::PngBackend;
+use kuva::backend::svg::SvgBackend;
+use kuva::plot::Heatmap;
+use kuva::render::layout::{Layout, TickFormat};
+use kuva::render::plots::Plot as Layer;
+use kuva::render::render::{Scene, render_multiple};
+
+use crate::Report;
+
+/// Colours that stay apart for people with any colour vision, and in grey (Okabe and Ito).
+const COLOURS: [&str; 7] = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C00"];
+/// Of the chosen candidate, everywhere.
+const CHOSEN: &str = "#D55E00";
+/// Of the float model, everywhere.
+const FLOAT: &str = "#7F7F7F";
+/// Of lines that only guide the eye.
+const GUIDE: &str = "#999999";
+
+/// A drawn plot.
+pub struct Plot {
+    /// What it is called in file names and on the page: lower case, no spaces.
+    pub name: &'static str,
+    /// What it shows.
+    pub title: String,
+    /// How to read it.
+    pub caption: String,
+    scene: Scene,
+}
+
+/// Every plot that there is data for, in the order of reading.
+pub fn all(report: &Report) -> Vec<Plot> {
+    let plots = [
+        front::plot(report),
+        hypervolume::plot(report),
+        sensitivity::plot(report),
+        schemes::plot(report),
+        firing::plot(report),
+        costs::plot(report),
+    ];
+    plots.into_iter().flatten().collect()
+}
+
+impl Plot {
+    fn new(
+        name: &'static str,
+        title: impl Into<String>,
+        caption: impl Into<String>,
+        layers: Vec<Layer>,
+        layout: Layout,
+    ) -> Self {
+        let layout = layout
+            .with_font_family("system-ui, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif")
+            .with_grid_line_width(0.5);
+        let scene = render_multiple(layers, layout);
+        Self { name, title: title.into(), caption: caption.into(), scene }
+    }
+
+    /// As SVG that scales with its place on a page; its text stays text.
+    pub fn svg(&self) -> String {
+        let (width, height) = (self.scene.width, self.scene.height);
+        // The library gives a size only, and a picture without a view box is cut off where there is less room.
+        let start = format!(r#"<svg viewBox="0 0 {width} {height}" role="img" aria-label="{}" "#, self.title);
+        SvgBackend::new().render_scene(&self.scene).replacen("<svg ", &start, 1)
+    }
+
+    /// As PNG with `scale` pixels per unit of the SVG.
+    ///
+    /// # Errors
+    /// If the picture is too large to draw.
+    pub fn png(&self, scale: f32) -> Result<Vec<u8>, String> {
+        PngBackend::new().with_scale(scale).render_scene(&self.scene)
+    }
+}
+
+/// A share in percent: `88.96 %`.
+pub fn percent(value: f64) -> String {
+    format!("{:.2} %", value * 100.0)
+}
+
+/// Whole numbers as they are, others with four significant digits.
+pub fn significant(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value}") } else { format!("{value:.3e}") }
+}
+
+/// Ticks in percent, of values that are percentages already.
+fn percent_ticks() -> TickFormat {
+    TickFormat::Custom(std::sync::Arc::new(|value| format!("{} %", tidy(value))))
+}
+
+/// Up to four decimals, without those at the end that say nothing.
+fn tidy(value: f64) -> String {
+    let text = format!("{value:.4}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".to_owned() } else { text.to_owned() }
+}
+
+/// An empty grid that fixes nothing but its size, for [`schemes`].
+fn grid(data: Vec<Vec<f64>>) -> Heatmap {
+    Heatmap::new().with_data(data)
+}

@@ -1,0 +1,58 @@
+//! Sensitivity: what it costs to quantize each part alone.
+
+use kuva::plot::BarPlot;
+use kuva::render::layout::Layout;
+use kuva::render::plots::Plot as Layer;
+use qslm_common::space::Part;
+
+use super::{COLOURS, Plot, percent_ticks};
+use crate::{Report, Sensitivity};
+
+/// Height of a bar with its gap.
+const BAR: f64 = 15.0;
+
+/// `None` if the strategy measured none.
+pub(super) fn plot(report: &Report) -> Option<Plot> {
+    let measured = |site: &&Sensitivity| site.quality_loss.is_some();
+    let sites: Vec<&Sensitivity> = report.sensitivity.iter().filter(measured).collect();
+    if sites.is_empty() {
+        return None;
+    }
+    let bar = |site: &&Sensitivity| {
+        let loss = site.quality_loss.unwrap_or(0.0) * 100.0;
+        (label(site), loss, COLOURS[colour(site.part)])
+    };
+    // From the top down in the network's order; bars are drawn from the bottom up.
+    let bars = BarPlot::new().with_colored_bars(sites.iter().rev().map(bar)).with_horizontal(true);
+    let layers: Vec<Layer> = vec![bars.with_tooltips().into()];
+    let layout = Layout::auto_from_plots(&layers)
+        .with_width(900.0)
+        .with_height(120.0 + BAR * sites.len() as f64)
+        .with_x_label(match report.experiment.task {
+            qslm_common::task::Task::Perplexity { .. } => "perplexity increase",
+            qslm_common::task::Task::Accuracy { .. } => "accuracy lost",
+        })
+        .with_x_tick_format(percent_ticks())
+        .with_tick_size(10);
+    let caption = "The loss of quality when one part alone is quantized and the rest stays float. The search lowers the least \
+                   sensitive parts first.";
+    Some(Plot::new("sensitivity", "Sensitivity of each part", caption, layers, layout))
+}
+
+fn colour(part: Part) -> usize {
+    match part {
+        Part::Weights => 0,
+        Part::Vectors => 1,
+        Part::Activations => 2,
+        Part::Membranes => 3,
+    }
+}
+
+/// A name without what all have in common.
+fn label(site: &Sensitivity) -> String {
+    let name = site.name.trim_start_matches("blocks.").trim_end_matches(".weight");
+    match site.part {
+        Part::Activations => format!("{name} (activation)"),
+        _ => name.to_owned(),
+    }
+}

@@ -1,0 +1,103 @@
+//! What people look at and the search does not: every candidate on a plot, the stages, and how it went over time.
+
+use qslm_common::archive::Measurement;
+use qslm_common::footprint::saving;
+use qslm_common::network::Network;
+use qslm_report::{Cloud, Sample, Stage, worked_ms};
+
+/// The shortest time between two samples.
+const OFTEN_MS: u64 = 1000;
+/// A sample comes after this share of the time worked so far at the earliest, so that their number stays small however
+/// long it takes: 5,000 in a week.
+const SHARE: u64 = 500;
+/// But not so rarely that work looks like an interruption.
+const RARELY_MS: u64 = 5 * 60 * 1000;
+
+/// Everything of one experiment that only people look at.
+#[derive(Default)]
+pub(super) struct Seen {
+    cloud: Cloud,
+    stages: Vec<Stage>,
+    timeline: Vec<Sample>,
+    /// How long was worked until the last sample.
+    worked_ms: u64,
+    /// Trials that had been measured since the coordinator started at the last sample.
+    evaluated: u64,
+}
+
+impl Seen {
+    /// With the samples that the store has, by rising time.
+    pub(super) fn new(timeline: Vec<Sample>) -> Self {
+        let worked_ms = worked_ms(&timeline).last().copied().unwrap_or(0);
+        Self { timeline, worked_ms, ..Self::default() }
+    }
+
+    /// Adds a candidate that `stage` was the first to propose.
+    pub(super) fn add(&mut self, network: &Network, stage: &str, measurement: &Measurement) {
+        let known = self.stages.iter().position(|known| known.name == stage);
+        let index = known.unwrap_or_else(|| {
+            self.stages.push(Stage { name: stage.to_owned(), measured: 0 });
+            self.stages.len() - 1
+        });
+        self.stages[index].measured += 1;
+        let entry = measurement.entry();
+        let saving = saving(network, entry.footprint_bytes);
+        self.cloud.insert(index, saving, &entry.counts, measurement.id());
+    }
+
+    /// Whether a sample is due, when `evaluated` trials were measured since the coordinator started.
+    pub(super) fn is_due(&self, unix_ms: u64, evaluated: u64, finished: bool) -> bool {
+        let since = self.timeline.last().map(|last| unix_ms.saturating_sub(last.unix_ms));
+        let pause = (self.worked_ms / SHARE).clamp(OFTEN_MS, RARELY_MS);
+        evaluated > self.evaluated && (finished || since.is_none_or(|since| since >= pause))
+    }
+
+    /// Adds a sample.
+    pub(super) fn sample(&mut self, sample: Sample, evaluated: u64) {
+        self.evaluated = evaluated;
+        // A clock that was set back would make time run backwards.
+        if self.timeline.last().is_some_and(|last| last.unix_ms >= sample.unix_ms) {
+            return;
+        }
+        self.timeline.push(sample);
+        self.worked_ms = worked_ms(&self.timeline).last().copied().unwrap_or(0);
+    }
+
+    pub(super) fn cloud(&self) -> &Cloud {
+        &self.cloud
+    }
+
+    pub(super) fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    pub(super) fn timeline(&self) -> &[Sample] {
+        &self.timeline
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_week_takes_a_few_thousand_samples_and_an_interruption_none() {
+        let sample =
+            |unix_ms| Sample { unix_ms, measured: 1, front: 1, hypervolume: None, tokens_per_second: 0.0 };
+        let mut seen = Seen::default();
+        let (mut now, mut evaluated) = (1, 0);
+        while now < 7 * 24 * 3_600_000 {
+            now += 500;
+            evaluated += 1;
+            if seen.is_due(now, evaluated, false) {
+                seen.sample(sample(now), evaluated);
+            }
+        }
+        assert!((1000..6000).contains(&seen.timeline().len()), "{}", seen.timeline().len());
+        let worked = seen.worked_ms;
+        assert!(worked > 6 * 24 * 3_600_000, "{worked}");
+        assert!(!seen.is_due(now + 3_600_000, seen.evaluated, false), "nothing was measured");
+        seen.sample(sample(now + 3_600_000), evaluated + 1);
+        assert_eq!(seen.worked_ms, worked);
+    }
+}

@@ -1,0 +1,12 @@
+// Keeps a page up to date: the server sends the page's content again whenever it has changed.
+"use strict";
+const content = document.getElementById("content");
+const connection = document.getElementById("connection");
+const events = new EventSource(document.body.dataset.live);
+events.onopen = () => { connection.textContent = "live"; };
+events.onmessage = (event) => {
+  const open = [...content.querySelectorAll("details")].map((details) => details.open);
+  content.innerHTML = event.data;
+  content.querySelectorAll("details").forEach((details, index) => { details.open = open[index] ?? false; });
+};
+events.onerror = () => { connection.textContent = "connection lost, trying again"; };

@@ -1,0 +1,169 @@
+//! What is on the pages, made at most once a second however many people ask.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use askama::Template;
+use chrono::{DateTime, Utc};
+use qslm_proto::v1::ExperimentStatus;
+use qslm_report::page;
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::driver::{Event, Handle, Refusal, WorkerStatus};
+
+/// What was made within this time is not made again.
+const FRESH: Duration = Duration::from_millis(900);
+/// Experiments whose pages are kept at hand.
+const KEPT: usize = 64;
+
+/// What a page is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Content {
+    /// All experiments.
+    Experiments,
+    /// Workers and events.
+    Workers,
+    /// The experiment of this id.
+    Experiment(String),
+}
+
+/// The pages as they were last made.
+pub(super) struct Pages {
+    driver: Handle,
+    made: Mutex<HashMap<Content, Arc<Slot>>>,
+}
+
+/// A page with the time at which it was made. Whoever makes it holds the lock, so that the others wait for that.
+type Slot = AsyncMutex<Option<(Instant, Arc<str>)>>;
+
+impl Pages {
+    pub(super) fn new(driver: Handle) -> Self {
+        Self { driver, made: Mutex::default() }
+    }
+
+    /// What is on a page, at most a second old.
+    pub(super) async fn get(&self, content: &Content) -> Result<Arc<str>, Refusal> {
+        let slot = self.slot(content);
+        let mut slot = slot.lock().await;
+        if let Some((at, body)) = &*slot
+            && at.elapsed() < FRESH
+        {
+            return Ok(body.clone());
+        }
+        let body: Arc<str> = self.make(content).await?.into();
+        *slot = Some((Instant::now(), body.clone()));
+        Ok(body)
+    }
+
+    fn slot(&self, content: &Content) -> Arc<Slot> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.len() > KEPT && !made.contains_key(content) {
+            made.clear();
+        }
+        made.entry(content.clone()).or_default().clone()
+    }
+
+    async fn make(&self, content: &Content) -> Result<String, Refusal> {
+        match content {
+            Content::Experiments => {
+                let experiments = self.driver.list().await?;
+                Ok(render(&ExperimentsBody {
+                    experiments: experiments.iter().map(ExperimentRow::new).collect(),
+                }))
+            }
+            Content::Workers => {
+                let cluster = self.driver.cluster().await?;
+                let workers = cluster.workers.iter().map(worker_row).collect();
+                let events = cluster.events.iter().rev().map(event_row).collect();
+                Ok(render(&WorkersBody { workers, events }))
+            }
+            Content::Experiment(id) => {
+                let report = self.driver.describe(id.clone()).await?;
+                let id = report.id.clone();
+                // Plots of thousands of spots take their time, and others want to be served.
+                let body = tokio::task::spawn_blocking(move || page::body(&report));
+                let body = body.await.map_err(|_| Refusal::Stopping)?;
+                Ok(render(&ExperimentBody { id: &id, body: &body }))
+            }
+        }
+    }
+}
+
+/// A template writes into memory, which does not fail.
+fn render(template: &impl Template) -> String {
+    template.render().unwrap_or_default()
+}
+
+#[derive(Template)]
+#[template(path = "experiments.html")]
+struct ExperimentsBody {
+    experiments: Vec<ExperimentRow>,
+}
+
+struct ExperimentRow {
+    id: String,
+    state: String,
+    cells: [String; 8],
+}
+
+impl ExperimentRow {
+    fn new(status: &ExperimentStatus) -> Self {
+        let percent = |value: f64| format!("{:.2} %", value * 100.0);
+        let best = status.best.as_ref();
+        Self {
+            id: status.id.clone(),
+            state: status.state().as_str_name().to_lowercase(),
+            cells: [
+                status.stage.clone(),
+                status.measured.to_string(),
+                status.failed.to_string(),
+                status.front.to_string(),
+                best.map_or(String::new(), |best| percent(best.saving)),
+                best.map_or(String::new(), |best| format!("{:+.2} %", best.quality_loss * 100.0)),
+                format!("{:.0}", status.tokens_per_second),
+                status.priority.to_string(),
+            ],
+        }
+    }
+}
+
+/// The page of an experiment with what can be taken along.
+#[derive(Template)]
+#[template(path = "experiment.html")]
+struct ExperimentBody<'a> {
+    id: &'a str,
+    body: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "workers.html")]
+struct WorkersBody {
+    workers: Vec<[String; 8]>,
+    events: Vec<[String; 3]>,
+}
+
+fn worker_row(worker: &WorkerStatus) -> [String; 8] {
+    let seconds = |time: Duration| format!("{} s", time.as_secs());
+    [
+        worker.name.clone(),
+        seconds(worker.present),
+        // A worker reports every few seconds; how many of them just passed would change the page all the time.
+        if worker.silent < Duration::from_secs(10) {
+            "now".to_owned()
+        } else {
+            seconds(worker.silent) + " ago"
+        },
+        format!("{} of {}", worker.holding, worker.capacity),
+        worker.measured.to_string(),
+        worker.failed.to_string(),
+        format!("{:.0}", worker.tokens_per_second),
+        worker.experiment.clone().unwrap_or_default(),
+    ]
+}
+
+fn event_row(event: &Event) -> [String; 3] {
+    let date = i64::try_from(event.unix_ms).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
+    let date = date.map_or(String::new(), |date| date.format("%Y-%m-%d %H:%M:%S").to_string());
+    [date, event.experiment.clone(), event.text.clone()]
+}

@@ -1,0 +1,185 @@
+//! The columns of an export: what a measured candidate is to other programs.
+//!
+//! Names, order and meaning are part of the interface; a new column goes to the end. `docs/export.md` is made of this
+//! table.
+
+use qslm_common::cost::Cost;
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::Counts;
+use qslm_proto::v1::MeasuredCandidate;
+
+/// A measured candidate with what is worked out once for several columns.
+pub struct Row {
+    candidate: MeasuredCandidate,
+    counts: Counts,
+}
+
+impl Row {
+    /// Of what a coordinator sent.
+    pub fn new(candidate: MeasuredCandidate) -> Self {
+        let counts = candidate.counts.clone().unwrap_or_default().into();
+        Self { candidate, counts }
+    }
+}
+
+/// One column.
+pub struct Column {
+    /// Its name, with the unit.
+    pub name: String,
+    /// What it says.
+    pub about: &'static str,
+    read: Read,
+}
+
+/// What kind of values a column has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// A whole number of at least 0.
+    Count,
+    /// A number, or nothing where it does not apply.
+    Number,
+}
+
+/// A value of a column.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Text.
+    Text(String),
+    /// A whole number of at least 0.
+    Count(u64),
+    /// A number, or nothing where it does not apply.
+    Number(Option<f64>),
+}
+
+enum Read {
+    Text(fn(&Row) -> String),
+    Count(fn(&Row) -> u64),
+    Number(fn(&Row) -> Option<f64>),
+    Cost(String),
+}
+
+impl Column {
+    /// What kind of values it has.
+    pub fn kind(&self) -> Kind {
+        match self.read {
+            Read::Text(_) => Kind::Text,
+            Read::Count(_) => Kind::Count,
+            Read::Number(_) | Read::Cost(_) => Kind::Number,
+        }
+    }
+
+    /// Its value of a row.
+    pub fn value(&self, row: &Row) -> Value {
+        match &self.read {
+            Read::Text(read) => Value::Text(read(row)),
+            Read::Count(read) => Value::Count(read(row)),
+            Read::Number(read) => Value::Number(read(row)),
+            Read::Cost(name) => Value::Number(row.candidate.costs.get(name).copied()),
+        }
+    }
+}
+
+/// All columns in their order.
+pub fn columns() -> Vec<Column> {
+    let column = |name: &str, about, read| Column { name: name.to_owned(), about, read };
+    let text = |name, about, read| column(name, about, Read::Text(read));
+    let count = |name, about, read| column(name, about, Read::Count(read));
+    let number = |name, about, read| column(name, about, Read::Number(read));
+    let mut columns = vec![
+        text("stage", "the stage of the search that was the first to propose it", |row| {
+            row.candidate.stage.clone()
+        }),
+        text("candidate", "its id: the hash of its schemes, 64 hexadecimal digits", id),
+        count("footprint_bytes", "bytes of the packed file's tensors", |row| row.candidate.footprint_bytes),
+        number("saving", "share of the float model's bytes that is saved, up to 1", |row| {
+            Some(row.candidate.saving)
+        }),
+        number("perplexity", "of a language model; empty for a classifier", |row| row.counts.perplexity()),
+        number("accuracy", "share of sentences classified rightly; empty for a language model", |row| {
+            row.counts.accuracy()
+        }),
+        number(
+            "quality_loss",
+            "against the float model: relative increase of perplexity, or accuracy lost as a fraction of all sentences",
+            |row| row.candidate.quality_loss,
+        ),
+        number("nll_nats", "summed negative log-likelihood, exact to 2^-24", |row| {
+            Some(row.counts.nll.nats())
+        }),
+        count("tokens", "scored tokens; 0 for a classifier", |row| row.counts.tokens),
+        count("hits", "sentences classified rightly; 0 for a language model", |row| row.counts.hits),
+        count("sentences", "classified sentences; 0 for a language model", |row| row.counts.sentences),
+        count("positions", "tokens that went through the network", |row| row.counts.positions),
+        number("firing_rate", "spikes per neuron and token over all populations, 0 to 1", |row| {
+            Some(row.candidate.firing_rate)
+        }),
+        text("spikes", "spikes of each population, separated by spaces", spikes),
+        text("schemes", "UNIT=SCHEME for everything that may be quantized, separated by spaces", |row| {
+            row.candidate.schemes.clone()
+        }),
+    ];
+    // The footprint has its column.
+    columns.extend(Cost::all().filter(|cost| *cost != Cost::Footprint).map(|cost| Column {
+        name: format!("{cost}_{}", in_a_name(cost.unit())),
+        about: "a cost of the device that the spec describes; empty where it describes none",
+        read: Read::Cost(cost.to_string()),
+    }));
+    columns
+}
+
+/// A unit as a part of a name.
+fn in_a_name(unit: &'static str) -> &'static str {
+    match unit {
+        "per token" => "per_token",
+        "J per token" => "joules_per_token",
+        "s per token" => "seconds_per_token",
+        "bytes per token" => "bytes_per_token",
+        other => other,
+    }
+}
+
+fn id(row: &Row) -> String {
+    let id = <[u8; 32]>::try_from(&row.candidate.candidate[..]);
+    id.map_or(String::new(), |bytes| ContentHash::from_bytes(bytes).to_string())
+}
+
+fn spikes(row: &Row) -> String {
+    row.counts.spikes.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_columns_are_what_other_programs_rely_on() {
+        let names: Vec<String> = columns().into_iter().map(|column| column.name).collect();
+        let expected = "stage candidate footprint_bytes saving perplexity accuracy quality_loss nll_nats tokens hits \
+                        sentences positions firing_rate spikes schemes";
+        assert_eq!(names[..15].join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));
+        let costs = [
+            "macs_per_token",
+            "acs_per_token",
+            "published_macs_per_token",
+            "published_acs_per_token",
+            "energy_joules_per_token",
+            "energy_arithmetic_joules_per_token",
+            "energy_registers_joules_per_token",
+            "energy_sram_joules_per_token",
+            "energy_dram_joules_per_token",
+            "published_energy_joules_per_token",
+            "state_bytes",
+            "nonvolatile_bytes",
+            "sram_bytes",
+            "two_memory_energy_joules_per_token",
+            "two_memory_area_mm2",
+            "latency_seconds_per_token",
+            "device_footprint_bytes",
+            "link_bytes_per_token",
+            "split_latency_seconds_per_token",
+        ];
+        assert_eq!(names[15..], costs);
+    }
+}

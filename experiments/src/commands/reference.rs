@@ -1,0 +1,151 @@
+//! `qslm reference`: the references in `docs/reference`, made of what the programs know of themselves. Not in the help:
+//! it is for whoever changes the programs; a test holds the files to it.
+
+use std::fmt::Write;
+
+use clap::{Args, ValueEnum};
+use qslm_common::cost::Cost;
+
+use super::config::Program;
+use crate::columns::{Kind, columns};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::print;
+use crate::spec::reference::TABLES;
+
+/// Print a reference as Markdown.
+#[derive(Debug, Args)]
+#[command(hide = true, after_help = "Example:\n  qslm reference spec > docs/reference/spec.md")]
+pub struct Reference {
+    /// Which one
+    #[arg(value_enum)]
+    which: Which,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Which {
+    /// The keys of a spec
+    Spec,
+    /// The settings of the programs
+    Configuration,
+    /// The columns of an export
+    Export,
+}
+
+impl Reference {
+    /// Prints it.
+    pub fn run(self) -> Outcome {
+        print(&match self.which {
+            Which::Spec => spec(),
+            Which::Configuration => {
+                configuration().map_err(|error| Failure::new(Exit::Failure, format!("{error:#}")))?
+            }
+            Which::Export => export(),
+        })
+    }
+}
+
+/// A row of a Markdown table.
+fn row(text: &mut String, cells: &[&str]) {
+    // Writing to a text does not fail.
+    let _ = writeln!(text, "| {} |", cells.join(" | "));
+}
+
+fn spec() -> String {
+    let mut text = "# Spec\n\nMade by `qslm reference spec`. A spec is a TOML file; `qslm init` writes one with comments, \
+                    `qslm validate` checks it, `--set KEY=VALUE` changes a key for one run.\n"
+        .to_owned();
+    for table in TABLES {
+        let _ = write!(text, "\n## {}\n\n", table.name);
+        if !table.about.is_empty() {
+            let _ = write!(text, "{}\n\n", table.about);
+        }
+        row(&mut text, &["key", "takes", "if left out", "meaning"]);
+        row(&mut text, &["---", "---", "---", "---"]);
+        for (name, takes, default, about) in table.keys {
+            row(&mut text, &[&format!("`{name}`"), takes, default, about]);
+        }
+    }
+    text.push_str("\n## Costs\n\n");
+    row(&mut text, &["name", "unit"]);
+    row(&mut text, &["---", "---"]);
+    for cost in Cost::all() {
+        row(&mut text, &[&format!("`{cost}`"), cost.unit()]);
+    }
+    text
+}
+
+/// What a setting means, by program and key.
+fn about(program: Program, key: &str) -> &'static str {
+    match (program, key) {
+        (Program::Coordinator, "listen") => "address and port for workers and people",
+        (Program::Coordinator, "web") => "address and port of the live view for browsers, or `off`",
+        (Program::Coordinator, "store") => {
+            "the redb file that keeps everything; input files are kept beside it"
+        }
+        (Program::Coordinator, "lease_ttl_s") => {
+            "seconds after which a silent worker's leases go to others, 1 to 3600"
+        }
+        (Program::Coordinator, "crash_at") => {
+            "for tests: dies at the n-th pass of a point, such as `after-commit:3`"
+        }
+        (Program::Worker, "coordinator") => "the coordinator's address",
+        (Program::Worker, "name") => "unique among the coordinator's workers; made up if empty",
+        (Program::Worker, "slots") => "evaluations at a time, one thread each, 1 to 1024; 0 for one per core",
+        (Program::Worker, "experiment") => "the id of the only experiment to work for; any if empty",
+        (Program::Worker, "cache_dir") => {
+            "where fetched checkpoints and data are kept, and results while the coordinator is away"
+        }
+        (Program::Worker, "cache_max_bytes") => "bytes that the cache may take",
+        (Program::Client, "coordinator") => "the coordinator's address",
+        (_, "log") => "what is logged: a level, or directives such as `info,qslm_worker=debug`",
+        _ => "",
+    }
+}
+
+fn configuration() -> anyhow::Result<String> {
+    let mut text = "# Configuration\n\nMade by `qslm reference configuration`. Defaults, a TOML `--config` file with these \
+                    keys, environment variables and flags (`--lease-ttl-s`), the later ones winning. `qslm config show \
+                    PROGRAM --origin` prints what is in force. A key that nobody reads is refused.\n"
+        .to_owned();
+    let programs = [
+        (Program::Coordinator, "qslm-coordinator"),
+        (Program::Worker, "qslm-worker"),
+        (Program::Client, "qslm, where it talks to a coordinator"),
+    ];
+    for (program, name) in programs {
+        let _ = write!(text, "\n## {name}\n\n");
+        row(&mut text, &["key", "variable", "default", "meaning"]);
+        row(&mut text, &["---", "---", "---", "---"]);
+        for setting in program.defaults()? {
+            let variable = format!("`{}_{}`", program.prefix(), setting.key.to_uppercase());
+            let default = match setting.key.as_str() {
+                // It depends on who runs it.
+                "cache_dir" => "`qslm` in the user's cache folder".to_owned(),
+                _ if setting.value.is_empty() => String::new(),
+                _ => format!("`{}`", setting.value),
+            };
+            let about = about(program, &setting.key);
+            anyhow::ensure!(!about.is_empty(), "{}: nothing says what it means", setting.key);
+            row(&mut text, &[&format!("`{}`", setting.key), &variable, &default, about]);
+        }
+    }
+    Ok(text)
+}
+
+fn export() -> String {
+    let mut text = "# Columns of an export\n\nMade by `qslm reference export`. The same in CSV, lines of JSON and Parquet; \
+                    an empty field, `null` or a missing value is one that does not apply. Names, order and meaning are kept; \
+                    a new column goes to the end.\n\n"
+        .to_owned();
+    row(&mut text, &["column", "kind", "Parquet", "meaning"]);
+    row(&mut text, &["---", "---", "---", "---"]);
+    for column in columns() {
+        let (kind, parquet) = match column.kind() {
+            Kind::Text => ("text", "string"),
+            Kind::Count => ("whole number", "uint64"),
+            Kind::Number => ("number", "double, optional"),
+        };
+        row(&mut text, &[&format!("`{}`", column.name), kind, parquet, column.about]);
+    }
+    text
+}

@@ -1,0 +1,100 @@
+//! `qslm report`: an experiment as one HTML file, and its plots as pictures.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use qslm_proto::v1::GetRequest;
+use qslm_report::{Report as Document, page, plots};
+
+use super::target::Source;
+use crate::client::Client;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::print;
+
+/// Write an experiment as one HTML file: front, hypervolume, sensitivity, chosen bits, firing rates, energy, provenance.
+///
+/// The file needs no network and no other file; it is readable on a phone and in print. An experiment that is under way
+/// shows how far it is. `--plots` also writes every plot as SVG and PNG, for papers.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm report quickstart --store runs/quickstart.redb
+  qslm report quickstart --coordinator http://10.0.0.5:7477 --out sweep.html
+  qslm report quickstart --store runs/quickstart.redb --plots figures --scale 3
+  qslm report quickstart --store runs/quickstart.redb --format json --out - | jq .sensitivity")]
+pub struct Report {
+    /// The experiment's id, or the beginning of it
+    experiment: String,
+    #[command(flatten)]
+    source: Source,
+    /// The file to write; - for standard output [default: ID.html]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// A page, or the document that it is made of
+    #[arg(long, value_enum, default_value = "html")]
+    format: Format,
+    /// Also write every plot into this folder, as NAME.svg and NAME.png
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
+    /// Pixels of a PNG per unit of the SVG, which is 900 wide
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    scale: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// One HTML file
+    Html,
+    /// The document as JSON
+    Json,
+}
+
+impl Report {
+    /// Writes the report and prints where it is.
+    pub async fn run(self) -> Outcome {
+        let request = GetRequest { experiment: self.experiment };
+        let read = async |client: &mut Client| Ok(client.describe(request).await?.into_inner().json);
+        let json = self.source.with(read).await?;
+        let document: Document = serde_json::from_str(&json).map_err(|error| {
+            Failure::new(Exit::Failure, format!("the coordinator's report cannot be read: {error}"))
+        })?;
+        let (text, extension) = match self.format {
+            Format::Html => (page::file(&document), "html"),
+            Format::Json => (json + "\n", "json"),
+        };
+        let mut written = Vec::new();
+        if let Some(folder) = &self.plots {
+            written.extend(write_plots(&document, folder, f32::from(self.scale))?);
+        }
+        match self.out {
+            Some(out) if out == Path::new("-") => return print(&text),
+            out => {
+                let path = out.unwrap_or_else(|| PathBuf::from(format!("{}.{extension}", document.id)));
+                write(&path, text.as_bytes())?;
+                written.push(path);
+            }
+        }
+        print(&written.iter().map(|path| format!("{}\n", path.display())).collect::<String>())
+    }
+}
+
+fn write_plots(document: &Document, folder: &Path, scale: f32) -> Outcome<Vec<PathBuf>> {
+    std::fs::create_dir_all(folder).map_err(|error| Failure::file(folder, &error))?;
+    let mut written = Vec::new();
+    for plot in plots::all(document) {
+        let png = plot.png(scale);
+        let png = png.map_err(|error| Failure::new(Exit::Failure, format!("{}.png: {error}", plot.name)))?;
+        for (extension, bytes) in [("svg", plot.svg().into_bytes()), ("png", png)] {
+            let path = folder.join(format!("{}.{extension}", plot.name));
+            write(&path, &bytes)?;
+            written.push(path);
+        }
+    }
+    Ok(written)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Outcome {
+    std::fs::write(path, bytes).map_err(|error| {
+        Failure::new(Exit::Failure, format!("{}: cannot be written: {error}", path.display()))
+    })
+}

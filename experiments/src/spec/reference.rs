@@ -1,0 +1,369 @@
+//! Every key of a spec, as `docs/reference/spec.md` shows them. A test holds the list to what a spec may say.
+
+/// A table of a spec.
+pub struct Table {
+    /// As it is written: `[space.activations]`.
+    pub name: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// Its keys, in the order of reading.
+    pub keys: &'static [Key],
+    /// A spec that has an unknown key in this table, for the test.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the test asks what the table may say"))]
+    probe: &'static str,
+}
+
+/// Name; what it takes; what holds if it is left out; what it means.
+pub type Key = (&'static str, &'static str, &'static str, &'static str);
+
+const ROOFLINE: &[Key] = &[
+    (
+        "macs_per_s",
+        "number above 0",
+        "required",
+        "multiply-accumulates per second with floats on either side",
+    ),
+    ("integer_macs_per_s", "number above 0", "as with floats", "the same of integers by integers"),
+    ("bytes_per_s", "number above 0", "required", "from the memory that holds the weights"),
+];
+
+/// All tables, in the order of reading.
+pub const TABLES: &[Table] = &[
+    Table {
+        name: "top level",
+        about: "Relative paths are relative to the spec; those of `--set` to where the command runs.",
+        keys: &[
+            (
+                "name",
+                "1 to 64 of a-z 0-9 - _ .",
+                "required",
+                "what people call the experiment; its id begins with it",
+            ),
+            (
+                "backend",
+                "\"flex\", \"ndarray\"",
+                "\"flex\"",
+                "what computes matrix products; last bits depend on it",
+            ),
+            ("checkpoint", "table", "required", "the model"),
+            ("task", "table", "required", "data and protocol"),
+            ("space", "table", "see below", "what may be chosen"),
+            ("constraints", "table", "none", "what has to hold"),
+            (
+                "objectives",
+                "2 or 3 of perplexity, error, firing_rate, any cost",
+                "quality and footprint",
+                "the axes of the front",
+            ),
+            ("trade_off", "table", "weighted_sum", "what picks one candidate of the front"),
+            ("strategy", "table", "qslm", "how candidates are proposed"),
+            ("calibration", "table", "none", "what static ranges are read off"),
+            ("device", "table", "45 nm energies", "what costs are modelled of"),
+            ("run", "table", "see below", "what does not change the result"),
+        ],
+        probe: "x_ = 1",
+    },
+    Table {
+        name: "[checkpoint]",
+        about: "",
+        keys: &[
+            ("path", "file", "required", "SpikeGPT as PyTorch .pth or safetensors"),
+            ("tokenizer", "file", "required", "its tokenizer.json"),
+            (
+                "binary_embedding",
+                "true, false",
+                "true",
+                "whether the network sees only the sign of embedding weights, as SpikeGPT does",
+            ),
+        ],
+        probe: "name = \"x\"\ntask = {}\n[checkpoint]\nx_ = 1",
+    },
+    Table {
+        name: "[task] kind = \"perplexity\"",
+        about: "",
+        keys: &[
+            ("text", "file", "required", "UTF-8 text"),
+            (
+                "window",
+                "1 or more",
+                "required",
+                "tokens per window; the network's state starts afresh in each",
+            ),
+            ("stride", "1 to window", "window", "tokens from one window's start to the next"),
+            ("windows", "1 or more", "all", "stop after so many windows"),
+        ],
+        probe: "[task]\nkind = \"perplexity\"\nx_ = 1",
+    },
+    Table {
+        name: "[task] kind = \"accuracy\"",
+        about: "",
+        keys: &[
+            ("labelled", "file", "required", "lines of sentence TAB label, labels from 0"),
+            ("sentences", "1 or more", "all", "stop after so many sentences"),
+        ],
+        probe: "[task]\nkind = \"accuracy\"\nx_ = 1",
+    },
+    Table {
+        name: "[space]",
+        about: "Schemes of weights; activations, membranes and one-dimensional parameters stay float unless they have a \
+                table.",
+        keys: &[
+            ("bits", "list of 2 to 8, 16, 32", "[8, 6, 4, 3, 2]", "widths; 16 and 32 are floats"),
+            ("symmetry", "\"symmetric\", \"affine\"", "\"symmetric\"", "without or with a zero point"),
+            (
+                "granularity",
+                "\"tensor\", \"channel\", \"group:N\"",
+                "\"channel\"",
+                "how many weights share a scale",
+            ),
+            (
+                "rounding",
+                "\"nearest\", \"truncate\", \"stochastic:SEED\"",
+                "\"nearest\"",
+                "how a weight becomes an integer",
+            ),
+            (
+                "range",
+                "\"minmax\", \"percentile:P\", \"least_squares\"",
+                "\"minmax\"",
+                "which weights the integers span",
+            ),
+            (
+                "embedding",
+                "\"sign\", \"quantize\", \"float\"",
+                "\"sign\" if binary_embedding",
+                "\"sign\" is one lossless bit of a binary embedding",
+            ),
+            ("vectors", "table", "float", "one-dimensional parameters"),
+            ("activations", "table", "float", "what enters linear layers"),
+            ("membranes", "table", "float", "what LIF neurons remember"),
+        ],
+        probe: "[space]\nx_ = 1",
+    },
+    Table {
+        name: "[space.vectors]",
+        about: "Layer norms, mixing and decay; all of them move together, one scale each.",
+        keys: &[("bits", "list of 2 to 8, 16, 32", "required", "widths")],
+        probe: "[space.vectors]\nx_ = 1",
+    },
+    Table {
+        name: "[space.activations]",
+        about: "",
+        keys: &[
+            ("bits", "list of 2 to 8, 32", "required", "widths"),
+            ("symmetry", "\"symmetric\", \"affine\"", "\"affine\"", "without or with a zero point"),
+            (
+                "range",
+                "\"dynamic\", \"static\"",
+                "\"dynamic\"",
+                "each token's own range, or one for all tokens, seen on [calibration]",
+            ),
+        ],
+        probe: "[space.activations]\nx_ = 1",
+    },
+    Table {
+        name: "[space.membranes]",
+        about: "",
+        keys: &[
+            ("bits", "list of 2 to 16", "required", "widths of the fixed-point potential"),
+            ("integer_bits", "0 to bits - 1", "2", "bits before the point: 2 spans -4 to 4"),
+        ],
+        probe: "[space.membranes]\nx_ = 1",
+    },
+    Table {
+        name: "[calibration]",
+        about: "One of text and labelled.",
+        keys: &[
+            ("text", "file", "", "text, cut as the task cuts"),
+            ("labelled", "file", "", "labelled sentences"),
+            ("sequences", "1 or more", "16", "its first windows or sentences"),
+        ],
+        probe: "[calibration]\nx_ = 1",
+    },
+    Table {
+        name: "[constraints]",
+        about: "None: the trade-off alone decides.",
+        keys: &[
+            ("max_perplexity_increase", "0 or more", "none", "against the float model; 0.03 is 3 %"),
+            ("max_accuracy_drop", "0 to 1", "none", "as a fraction of all sentences; 0.01 is one point"),
+            ("max_footprint_bytes", "1 or more", "none", "bytes of the packed file's tensors"),
+            ("min_saving", "below 1", "none", "1 - footprint / float bytes"),
+            (
+                "max",
+                "table of costs",
+                "none",
+                "the largest value of any cost, in its unit: max = { energy = 1e-4 }",
+            ),
+        ],
+        probe: "[constraints]\nx_ = 1",
+    },
+    Table {
+        name: "[trade_off] kind = \"weighted_sum\"",
+        about: "P/P0 - mu M/M0, with P the performance (1 / perplexity, or accuracy) and 0 for the float model.",
+        keys: &[
+            ("mu", "0 to 1000", "1 without a table", "what all of the float model's cost is worth"),
+            ("cost", "a cost", "\"footprint\"", "M"),
+        ],
+        probe: "[trade_off]\nkind = \"weighted_sum\"\nx_ = 1",
+    },
+    Table {
+        name: "[trade_off] kind = \"product\"",
+        about: "(1 - M/M0) exp(-k max(0, 1 - P/P0)).",
+        keys: &[
+            ("k", "0 to 1000", "required", "how steeply a loss of performance is punished"),
+            ("cost", "a cost", "\"footprint\"", "M"),
+        ],
+        probe: "[trade_off]\nkind = \"product\"\nx_ = 1",
+    },
+    Table {
+        name: "[trade_off] kind = \"epsilon_constraint\"",
+        about: "The cheapest candidate that meets the constraints; needs a bound on quality.",
+        keys: &[("cost", "a cost", "\"footprint\"", "M")],
+        probe: "[trade_off]\nkind = \"epsilon_constraint\"\nx_ = 1",
+    },
+    Table {
+        name: "[strategy] kind = \"qslm\"",
+        about: "The tiered search.",
+        keys: &[(
+            "sensitivity_bits",
+            "one of space.bits",
+            "the middle one",
+            "the width at which sensitivity is measured",
+        )],
+        probe: "[strategy]\nkind = \"qslm\"\nx_ = 1",
+    },
+    Table {
+        name: "[strategy] kind = \"grid\"",
+        about: "Every combination of widths, at most a million.",
+        keys: &[("tier", "\"global\", \"block\", \"module\", \"matrix\"", "required", "what moves together")],
+        probe: "[strategy]\nkind = \"grid\"\nx_ = 1",
+    },
+    Table {
+        name: "[strategy] kind = \"random\"",
+        about: "Combinations drawn with equal chances, without repetition.",
+        keys: &[
+            ("tier", "\"global\", \"block\", \"module\", \"matrix\"", "required", "what moves together"),
+            ("trials", "1 to 1000000", "required", "how many"),
+            ("seed", "whole number", "required", "the same seed draws the same, everywhere"),
+        ],
+        probe: "[strategy]\nkind = \"random\"\nx_ = 1",
+    },
+    Table {
+        name: "[strategy] kind = \"ranked\"",
+        about: "The least important groups at one width, the rest at another: every number of groups, every two widths.",
+        keys: &[
+            (
+                "metric",
+                "\"task_loss\", \"kl_divergence\", \"weight_error\", \"membrane_drift\", \"lsaq\"",
+                "required",
+                "the measure of importance",
+            ),
+            ("tier", "\"global\", \"block\", \"module\", \"matrix\"", "required", "what moves together"),
+            ("sequences", "1 or more", "16", "windows or sentences that the measure looks at"),
+            ("top_k", "1 or more", "10", "tokens that LSAQ compares"),
+        ],
+        probe: "[strategy]\nkind = \"ranked\"\nx_ = 1",
+    },
+    Table {
+        name: "[device.energy]",
+        about: "Picojoules per operation of 32 bits or per 32 bits moved; narrower ones cost less in proportion.",
+        keys: &[
+            ("float_add_pj", "0 or more", "0.9", "one float addition"),
+            ("float_mul_pj", "0 or more", "3.7", "one float multiplication"),
+            ("integer_add_pj", "0 or more", "0.1", "one integer addition"),
+            ("integer_mul_pj", "0 or more", "3.1", "one integer multiplication"),
+            ("register_pj", "0 or more", "0.8333", "32 bits from a register"),
+            ("sram_pj", "0 or more", "5", "32 bits from SRAM"),
+            ("dram_pj", "0 or more", "640", "32 bits from DRAM"),
+            ("sram_weights_bytes", "0 or more", "0", "on-chip memory that weights stay in"),
+            (
+                "tokens_per_weight_read",
+                "above 0",
+                "1",
+                "how many tokens of a batch share one read of a weight",
+            ),
+        ],
+        probe: "[device.energy]\nx_ = 1",
+    },
+    Table {
+        name: "[device.two_memory]",
+        about: "A dense non-volatile memory beside the SRAM.",
+        keys: &[
+            (
+                "nonvolatile",
+                "list of units, modules, blocks",
+                "required",
+                "what it holds: emb, head, blocks.3.att",
+            ),
+            ("nonvolatile_pj_per_byte", "0 or more", "required", "to read a byte of it"),
+            ("sram_pj_per_byte", "0 or more", "required", "to read or write a byte of SRAM"),
+            ("nonvolatile_mm2_per_mib", "0 or more", "required", "area of a MiB of it"),
+            ("sram_mm2_per_mib", "0 or more", "required", "area of a MiB of SRAM"),
+        ],
+        probe: "[device.two_memory]\nx_ = 1",
+    },
+    Table {
+        name: "[device.latency]",
+        about: "A roofline of the device.",
+        keys: ROOFLINE,
+        probe: "[device.latency]\nx_ = 1",
+    },
+    Table {
+        name: "[device.split]",
+        about: "The first blocks on the device, the rest and the head elsewhere.",
+        keys: &[
+            ("blocks_on_device", "0 to all", "required", "0: the embedding only"),
+            ("link_bits", "1 to 32", "32", "per number of the residual on the link"),
+            ("link_bytes_per_s", "above 0", "required", "over the link"),
+            ("link_latency_s", "0 or more", "required", "that a message takes whatever its size"),
+            ("remote", "table", "required", "the remote machine"),
+        ],
+        probe: "[device.split]\nx_ = 1",
+    },
+    Table {
+        name: "[device.split.remote]",
+        about: "A roofline of the remote machine.",
+        keys: ROOFLINE,
+        probe: "[device.split]\n[device.split.remote]\nx_ = 1",
+    },
+    Table {
+        name: "[run]",
+        about: "",
+        keys: &[("shards", "1 to 4096", "4", "per trial; spreads the work, does not change the result")],
+        probe: "[run]\nx_ = 1",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::written::Spec;
+    use super::*;
+
+    /// What has to be there before a table is looked at.
+    const BEFORE: &str = "name = \"x\"\ncheckpoint = {}\n";
+
+    #[test]
+    fn the_reference_has_every_key_and_no_other() {
+        for table in TABLES {
+            let is_before = table.probe.contains("[task]") || table.probe.starts_with("name");
+            let needed = if is_before { "" } else { "task = { kind = \"perplexity\", window = 1 }\n" };
+            let before = if table.probe.starts_with("name") { "" } else { BEFORE };
+            let spec = match table.name {
+                "top level" => table.probe.to_owned(),
+                _ => format!("{before}{needed}{}", table.probe),
+            };
+            let said = toml::from_str::<Spec>(&spec).unwrap_err().to_string();
+            let names: Vec<&str> = said.split('`').skip(1).step_by(2).collect();
+            let at = names
+                .iter()
+                .position(|name| *name == "x_")
+                .unwrap_or_else(|| panic!("{}: {said}", table.name));
+            let known: BTreeSet<&str> =
+                names[at + 1..].iter().copied().filter(|name| *name != "kind").collect();
+            let listed: BTreeSet<&str> = table.keys.iter().map(|key| key.0).collect();
+            assert_eq!(listed, known, "{}: {said}", table.name);
+        }
+    }
+}
