@@ -1,0 +1,72 @@
+//! The live view in a real browser: submit, watch the front grow, finished.
+
+use std::time::Duration;
+
+use fantoccini::Locator;
+use qslm_acceptance::browser::Browser;
+use qslm_acceptance::{Cluster, pictures, succeed};
+
+/// How long an experiment may take.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_sees_the_front_grow_until_the_experiment_is_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), true);
+    let browser = Browser::desktop().await;
+    browser.client.goto(&cluster.web).await.unwrap();
+    assert!(browser.client.source().await.unwrap().contains("There are none yet"));
+
+    let submit = ["submit", "experiments/specs/quickstart.toml", "--coordinator", &cluster.url];
+    let id = succeed(&submit).trim().to_owned();
+    // It comes up without anyone asking for it.
+    let link = browser.client.wait().at_most(PATIENCE).for_element(Locator::LinkText(&id)).await.unwrap();
+    link.click().await.unwrap();
+    let wait = || browser.client.wait().at_most(PATIENCE);
+    wait().for_element(Locator::Css("#front-table tr.chosen")).await.unwrap();
+    let volume = "[...document.querySelectorAll('.tiles div')].find(div => div.textContent.includes('hypervolume'))\
+                  .querySelector('dd').textContent";
+    let mut seen = vec![browser.value(volume).await];
+    // The page tells when it was brought up to date, so nothing has to be guessed.
+    browser.value("window.changes = 0, new MutationObserver(() => window.changes++).observe(document.getElementById('content'), {childList: true})").await;
+    while browser.value("document.querySelector('.state').textContent").await != "finished" {
+        let changes = browser.value("window.changes").await;
+        let changed = format!(
+            "window.changes > {changes} || document.querySelector('.state').textContent == 'finished'"
+        );
+        tokio::time::timeout(PATIENCE, async {
+            while browser.value(&changed).await != true {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .expect("the page stands still");
+        seen.push(browser.value(volume).await);
+    }
+    let volumes: Vec<f64> = seen.iter().map(|text| text.as_str().unwrap().parse().unwrap()).collect();
+    assert!(volumes.is_sorted(), "{volumes:?}");
+    let mut different = volumes.clone();
+    different.dedup();
+    assert!(different.len() > 2, "the front did not grow before our eyes: {volumes:?}");
+    assert_eq!(browser.value("document.getElementById('connection').textContent").await, "live");
+    browser.fits_its_width().await;
+    browser.picture(&pictures().join("web-experiment.png")).await;
+    browser.has_no_complaints().await;
+
+    browser.client.goto(&format!("{}/workers", cluster.web)).await.unwrap();
+    let page = browser.client.find(Locator::Id("content")).await.unwrap().text().await.unwrap();
+    assert!(page.contains("bench-1") && page.contains("submitted") && page.contains("finished"), "{page}");
+    browser.picture(&pictures().join("web-workers.png")).await;
+    browser.client.goto(&cluster.web).await.unwrap();
+    browser.picture(&pictures().join("web-experiments.png")).await;
+    browser.has_no_complaints().await;
+
+    // What the view gives away is what the program prints.
+    browser.client.goto(&format!("{}/experiments/{id}/front.json", cluster.web)).await.unwrap();
+    let shown = browser.client.find(Locator::Css("body")).await.unwrap().text().await.unwrap();
+    let printed = succeed(&["front", &id, "--coordinator", &cluster.url, "--output", "json"]);
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!(parse(&shown), parse(&printed));
+    browser.client.goto(&format!("{}/experiments/nothing", cluster.web)).await.unwrap();
+    assert!(browser.client.source().await.unwrap().contains("no experiment"));
+}

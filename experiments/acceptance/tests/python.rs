@@ -1,0 +1,45 @@
+//! The Python examples, against a real coordinator and a real export.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use qslm_acceptance::{Cluster, pictures, root, succeed};
+
+/// Python with the packages of `experiments/python/requirements.txt`; made by `.ci/run`.
+fn python() -> PathBuf {
+    let path = root().join("target/python/bin/python");
+    assert!(
+        path.is_file(),
+        "python3 -m venv target/python && target/python/bin/pip install -r experiments/python/requirements.txt"
+    );
+    path
+}
+
+/// Runs a script and gives what it prints.
+fn run(script: &str, arguments: &[&str]) -> String {
+    let script = root().join("experiments/python").join(script);
+    let output = Command::new(python()).arg(script).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn python_follows_an_experiment_and_plots_its_export() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), true);
+    let submit = ["submit", "experiments/specs/quickstart.toml", "--coordinator", &cluster.url];
+    let id = succeed(&[&submit[..], &["--set", "task.windows=5"]].concat()).trim().to_owned();
+    let said = run("follow.py", &[cluster.url.strip_prefix("http://").unwrap(), &id]);
+    let front = succeed(&["front", &id, "--coordinator", &cluster.url, "--output", "json"]);
+    let front: serde_json::Value = serde_json::from_str(&front).unwrap();
+    assert!(said.contains(&format!("finished: {} candidates", front["measured"])), "{said}");
+    let chosen = &front["chosen"]["candidate"].as_str().unwrap()[..12];
+    assert!(said.contains(&format!("chosen: {chosen}, ")), "{said}");
+
+    let parquet = folder.path().join("candidates.parquet");
+    succeed(&["export", &id, "--coordinator", &cluster.url, "--out", parquet.to_str().unwrap()]);
+    let picture = pictures().join("python.png");
+    let best = run("plot.py", &[parquet.to_str().unwrap(), picture.to_str().unwrap()]);
+    assert!(best.contains(front["chosen"]["candidate"].as_str().unwrap()), "{best}");
+    assert_eq!(std::fs::read(picture).unwrap()[..4], *b"\x89PNG");
+}
