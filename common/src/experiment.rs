@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::ENGINE_VERSION;
-use crate::candidate::Candidate;
+use crate::candidate::{Candidate, InvalidCandidate};
 use crate::cost::{Cost, Device};
 use crate::hash::ContentHash;
 use crate::network::Network;
@@ -99,6 +99,11 @@ pub enum Strategy {
         /// The tier's groups by name, least important first.
         order: Vec<String>,
     },
+    /// These and the float model.
+    List {
+        /// Canonical texts of candidates.
+        candidates: Vec<String>,
+    },
 }
 
 /// The highest priority of an experiment; the lowest is its negative.
@@ -106,6 +111,10 @@ pub const MAX_PRIORITY: i32 = 1000;
 
 /// The most candidates that a grid or a random search may propose.
 pub const MAX_CANDIDATES: u64 = 1_000_000;
+
+/// The most candidates that may be listed, and the most bytes that they may take: all of them travel in one message.
+pub const MAX_LISTED: usize = 1000;
+const MAX_LISTED_BYTES: usize = 3_000_000;
 
 /// Why an experiment cannot be run.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -139,6 +148,22 @@ pub enum InvalidExperiment {
         missing: String,
         /// How many names there are.
         count: usize,
+    },
+    /// A list of candidates that is empty or too long.
+    #[error("strategy.candidates: {0} candidates: expected 1 to {MAX_LISTED}")]
+    Listed(usize),
+    /// A list of candidates of too many bytes.
+    #[error(
+        "strategy.candidates: {0} bytes: expected at most {MAX_LISTED_BYTES}; make several lists of them"
+    )]
+    ListedBytes(usize),
+    /// A listed candidate that is none of the network's.
+    #[error("strategy.candidates: number {number}: {error}")]
+    ListedCandidate {
+        /// Its place, from 1.
+        number: usize,
+        /// What is wrong with it.
+        error: InvalidCandidate,
     },
     /// Parts of the space that the strategy would leave alone.
     #[error("strategy ranked orders weights only: leave vectors, activations and membranes out of the space")]
@@ -279,8 +304,22 @@ impl Experiment {
             Strategy::Grid { tier } => self.combinations(tier),
             Strategy::Random { tier, trials, .. } => u64::from(trials).min(self.combinations(tier)),
             Strategy::Ranked { tier, ref order, .. } => return self.order_problem(tier, order),
+            Strategy::List { ref candidates } => return self.list_problem(candidates),
         };
         (count == 0 || count > MAX_CANDIDATES).then_some(InvalidExperiment::Candidates { count })
+    }
+
+    fn list_problem(&self, candidates: &[String]) -> Option<InvalidExperiment> {
+        if candidates.is_empty() || candidates.len() > MAX_LISTED {
+            return Some(InvalidExperiment::Listed(candidates.len()));
+        }
+        let bytes = candidates.iter().map(String::len).sum();
+        if bytes > MAX_LISTED_BYTES {
+            return Some(InvalidExperiment::ListedBytes(bytes));
+        }
+        let check = |text: &String| Candidate::decode(text)?.validate(&self.network);
+        let wrong = candidates.iter().enumerate().find_map(|(at, text)| Some((at + 1, check(text).err()?)));
+        wrong.map(|(number, error)| InvalidExperiment::ListedCandidate { number, error })
     }
 
     fn order_problem(&self, tier: Tier, order: &[String]) -> Option<InvalidExperiment> {

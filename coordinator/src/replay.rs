@@ -21,8 +21,9 @@ use crate::driver::Source;
 use crate::search::{self, Step};
 use crate::store::{Store, StoreError, Stored};
 
-/// Candidates that are looked up at a time.
-const CHUNK: usize = 1024;
+/// Candidates that are looked up and handed on at a time: a message of them stays below the 4 MB that gRPC allows by
+/// itself.
+const CHUNK: usize = 256;
 
 /// Why not all candidates were handed on.
 #[derive(Debug, thiserror::Error)]

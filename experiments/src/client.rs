@@ -22,6 +22,9 @@ use crate::spec::Resolved;
 /// A connection for people's calls.
 pub type Client = ExperimentsClient<Channel>;
 
+/// Bytes of the largest answer that is taken: a front of thousands of candidates has megabytes.
+const LARGEST: usize = 1 << 30;
+
 /// Bytes per message of an upload.
 const CHUNK: usize = 256 * 1024;
 
@@ -74,7 +77,7 @@ pub async fn connect(url: &str) -> Outcome<Client> {
         .map_err(|_| Failure::new(Exit::Usage, format!("coordinator {url:?}: expected http://HOST:PORT")))?;
     let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await;
     let away = |_| Failure::new(Exit::Unavailable, format!("no coordinator answers at {url}"));
-    Ok(Client::new(channel.map_err(away)?))
+    Ok(Client::new(channel.map_err(away)?).max_decoding_message_size(LARGEST))
 }
 
 /// Uploads what the coordinator does not have, then submits.

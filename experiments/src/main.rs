@@ -7,6 +7,7 @@ mod data;
 mod exit;
 mod front_file;
 mod inputs;
+mod listed;
 mod output;
 mod parallel;
 mod progress;
@@ -73,6 +74,7 @@ enum Command {
     Prioritize(commands::manage::Prioritize),
     Report(commands::report::Report),
     Export(commands::export::Export),
+    Import(commands::import::Import),
     Reconcile(commands::stores::Reconcile),
     Db(commands::stores::Db),
     Bench(commands::bench::Bench),
@@ -118,6 +120,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Prioritize(prioritize) => prioritize.run().await,
         Command::Report(report) => report.run().await,
         Command::Export(export) => export.run().await,
+        Command::Import(import) => import.run(),
         Command::Reconcile(reconcile) => reconcile.run(),
         Command::Db(db) => db.run(),
         Command::Bench(bench) => bench.run().await,

@@ -49,6 +49,29 @@ pub struct Report {
     pub sensitivity: Vec<Sensitivity>,
     /// How it went, by rising time.
     pub timeline: Vec<Sample>,
+    /// What others found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comparisons: Vec<Comparison>,
+}
+
+/// Points of another tool to compare with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Where they are from.
+    pub source: String,
+    /// At most a few thousand.
+    pub points: Vec<Reference>,
+}
+
+/// A point of another tool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// What it is called there.
+    pub label: String,
+    /// Share of the float model's bytes that is saved.
+    pub saving: f64,
+    /// Loss of quality against the float model.
+    pub quality_loss: f64,
 }
 
 /// Whether an experiment is under way.

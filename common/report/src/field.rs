@@ -49,6 +49,11 @@ pub struct Point {
 }
 
 impl Field {
+    /// Whether a point lies within the picture.
+    pub fn shows(&self, saving: f64, loss: f64) -> bool {
+        saving >= self.left && loss <= self.top
+    }
+
     /// `None` before the float model is measured, because everything is relative to it.
     pub fn new(report: &Report) -> Option<Self> {
         let float = report.front.float.as_ref()?;

@@ -11,5 +11,5 @@ pub mod page;
 pub mod plots;
 
 pub use cloud::{Cloud, Spot, badness};
-pub use document::{FORMAT, Lifecycle, Report, Sample, Sensitivity, Stage, worked_ms};
+pub use document::{Comparison, FORMAT, Lifecycle, Reference, Report, Sample, Sensitivity, Stage, worked_ms};
 pub use field::{Field, Point};

@@ -178,7 +178,11 @@ fn tiles(report: &Report) -> Vec<Tile> {
         ));
         let energy = |row: &Row| row.costs.get(&Cost::Energy).map(|joules| joules * 1e6);
         if let (Some(before), Some(after)) = (energy(float), energy(chosen)) {
-            tiles.push(tile("energy per token", format!("{after:.1} uJ"), format!("float {before:.1} uJ")));
+            tiles.push(tile(
+                "energy per token",
+                format!("{after:.1} \u{b5}J"),
+                format!("float {before:.1} \u{b5}J"),
+            ));
         }
         let note = format!("float {:.4}", float.firing_rate);
         tiles.push(tile("firing rate", format!("{:.4}", chosen.firing_rate), note));
@@ -211,7 +215,9 @@ fn front(report: &Report) -> Vec<FrontRow> {
             percent(row.saving),
             quality(row),
             loss(row),
-            row.costs.get(&Cost::Energy).map_or(String::new(), |joules| format!("{:.1} uJ", joules * 1e6)),
+            row.costs
+                .get(&Cost::Energy)
+                .map_or(String::new(), |joules| format!("{:.1} \u{b5}J", joules * 1e6)),
             format!("{:.4}", row.firing_rate),
             row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
         ],
@@ -287,6 +293,7 @@ fn strategy(strategy: &Strategy) -> String {
         Strategy::Random { tier, trials, seed } => {
             format!("{trials} drawn at random over the {} tier, seed {seed}", tier.name())
         }
+        Strategy::List { candidates } => format!("{} listed candidates", candidates.len()),
         Strategy::Ranked { metric, tier, .. } => format!("ranked by {metric} over the {} tier", tier.name()),
     }
 }

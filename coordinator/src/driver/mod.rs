@@ -25,7 +25,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_proto::v1::ExperimentStatus;
-use qslm_report::{Report as ExperimentReport, Sample};
+use qslm_report::Report as ExperimentReport;
 use tokio::sync::{oneshot, watch};
 
 use crate::crash::{CrashPlan, CrashPoint};
@@ -43,6 +43,7 @@ pub use request::{
 };
 use request::{Reply, Request};
 use running::Running;
+use seen::Seen;
 
 /// Requests that may wait for the driver; more are refused with [`Refusal::Busy`].
 const QUEUE: usize = 4096;
@@ -188,8 +189,9 @@ impl Driver {
         for record in driver.store.experiments()? {
             driver.options.crash_at.pass(CrashPoint::Starting);
             let id = record.experiment.id();
-            let (failures, timeline) = (driver.store.failures(&id)?, driver.store.timeline(&id)?);
-            driver.add(record, failures, timeline);
+            let failures = driver.store.failures(&id)?;
+            let seen = Seen::new(driver.store.timeline(&id)?, driver.store.comparisons(&id)?);
+            driver.add(record, failures, seen);
         }
         driver.turn(0)?;
         Ok(driver)
@@ -199,10 +201,10 @@ impl Driver {
         &mut self,
         record: ExperimentRecord,
         failures: BTreeMap<ContentHash, String>,
-        timeline: Vec<Sample>,
+        seen: Seen,
     ) -> usize {
         let index = self.experiments.len();
-        self.experiments.push(Running::new(index as Owner, record, failures, timeline));
+        self.experiments.push(Running::new(index as Owner, record, failures, seen));
         index
     }
 
@@ -473,7 +475,7 @@ impl Driver {
             let record = ExperimentRecord::new(order, shards, priority.unwrap_or(0), experiment);
             self.next.writes.push(Write::Experiment(record.clone()));
             self.note(&id, "submitted");
-            self.add(record, BTreeMap::new(), Vec::new())
+            self.add(record, BTreeMap::new(), Seen::default())
         });
         self.change(index, Change { cancelled: Some(false), paused: Some(false), priority });
         self.next.submitted.push((index, reply));

@@ -115,7 +115,7 @@ impl Running {
         owner: Owner,
         record: ExperimentRecord,
         failures: BTreeMap<ContentHash, String>,
-        timeline: Vec<Sample>,
+        seen: Seen,
     ) -> Self {
         Self {
             id: record.experiment.id(),
@@ -132,7 +132,7 @@ impl Running {
             stage: "",
             evaluated: 0,
             speed: Speed::default(),
-            seen: Seen::new(timeline),
+            seen,
             told: Told::default(),
             summary: None,
             status: watch::Sender::new(ExperimentStatus::default()),
@@ -406,6 +406,7 @@ impl Running {
             front: FrontDocument::new(self.experiment(), &self.archive),
             sensitivity: self.sensitivity(),
             timeline: self.seen.timeline().to_vec(),
+            comparisons: self.seen.comparisons().to_vec(),
         }
     }
 

@@ -3,7 +3,7 @@
 use qslm_common::archive::Measurement;
 use qslm_common::footprint::saving;
 use qslm_common::network::Network;
-use qslm_report::{Cloud, Sample, Stage, worked_ms};
+use qslm_report::{Cloud, Comparison, Sample, Stage, worked_ms};
 
 /// The shortest time between two samples.
 const OFTEN_MS: u64 = 1000;
@@ -19,6 +19,7 @@ pub(super) struct Seen {
     cloud: Cloud,
     stages: Vec<Stage>,
     timeline: Vec<Sample>,
+    comparisons: Vec<Comparison>,
     /// How long was worked until the last sample.
     worked_ms: u64,
     /// Trials that had been measured since the coordinator started at the last sample.
@@ -26,10 +27,10 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// With the samples that the store has, by rising time.
-    pub(super) fn new(timeline: Vec<Sample>) -> Self {
+    /// With what the store has: samples by rising time, and what other tools found.
+    pub(super) fn new(timeline: Vec<Sample>, comparisons: Vec<Comparison>) -> Self {
         let worked_ms = worked_ms(&timeline).last().copied().unwrap_or(0);
-        Self { timeline, worked_ms, ..Self::default() }
+        Self { timeline, comparisons, worked_ms, ..Self::default() }
     }
 
     /// Adds a candidate that `stage` was the first to propose.
@@ -69,6 +70,10 @@ impl Seen {
 
     pub(super) fn stages(&self) -> &[Stage] {
         &self.stages
+    }
+
+    pub(super) fn comparisons(&self) -> &[Comparison] {
+        &self.comparisons
     }
 
     pub(super) fn timeline(&self) -> &[Sample] {

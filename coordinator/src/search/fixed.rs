@@ -82,6 +82,15 @@ impl Fixed {
     }
 }
 
+impl Fixed {
+    /// The candidates with these canonical texts. What is none was refused with the experiment.
+    pub(super) fn list(experiment: &Experiment, texts: &[String]) -> Self {
+        let float = std::iter::once(Candidate::float(&experiment.network));
+        let listed = texts.iter().filter_map(|text| Candidate::decode(text).ok());
+        Self { generation: Some(Generation { stage: "list", candidates: float.chain(listed).collect() }) }
+    }
+}
+
 impl Search for Fixed {
     fn next(&mut self, _archive: &Archive) -> Step {
         self.generation.take().map_or(Step::Finished, Step::Measure)
@@ -102,6 +111,31 @@ mod tests {
 
     fn ids(archive: &Archive) -> BTreeSet<String> {
         archive.iter().map(|(id, _)| id.to_string()).collect()
+    }
+
+    #[test]
+    fn a_list_is_measured_with_the_float_model_and_nothing_else() {
+        let mut experiment = experiment(Strategy::Grid { tier: Tier::Global });
+        let listed: Vec<Candidate> =
+            [2, 0].map(|rung| experiment.space.uniform(&experiment.network, rung)).to_vec();
+        let candidates = listed.iter().map(Candidate::encode).collect();
+        experiment.strategy = Strategy::List { candidates };
+        assert_eq!(experiment.validate(), Ok(()));
+        let archive = run(&experiment, |_| false).0;
+        let expected = [&Candidate::float(&experiment.network), &listed[0], &listed[1]];
+        assert!(
+            archive.len() == 3 && expected.iter().all(|candidate| archive.get(&candidate.id()).is_some())
+        );
+        let wrong = |candidates| Experiment { strategy: Strategy::List { candidates }, ..experiment.clone() };
+        assert!(
+            wrong(Vec::new())
+                .validate()
+                .unwrap_err()
+                .to_string()
+                .contains("0 candidates: expected 1 to 1000")
+        );
+        let error = wrong(vec![listed[0].encode(), "x".to_owned()]).validate().unwrap_err().to_string();
+        assert!(error.contains("number 2"), "{error}");
     }
 
     #[test]

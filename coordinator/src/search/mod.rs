@@ -60,6 +60,7 @@ pub fn start(experiment: &Experiment) -> Box<dyn Search> {
         Strategy::Random { tier, trials, seed } => {
             Box::new(fixed::Fixed::random(experiment, tier, trials, seed))
         }
+        Strategy::List { ref candidates } => Box::new(fixed::Fixed::list(experiment, candidates)),
         Strategy::Ranked { tier, ref order, .. } => Box::new(fixed::Fixed::ranked(experiment, tier, order)),
     }
 }

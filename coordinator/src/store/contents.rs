@@ -25,6 +25,8 @@ pub struct Contents {
     pub failures: BTreeMap<(String, ContentHash), String>,
     /// How far experiments were, as written, by experiment and milliseconds since 1970.
     pub timeline: BTreeMap<(String, u64), Vec<u8>>,
+    /// What other tools found, as written, by experiment and source.
+    pub comparisons: BTreeMap<(String, String), Vec<u8>>,
 }
 
 impl Contents {
@@ -57,6 +59,10 @@ impl Contents {
         }
         for (at, theirs) in other.timeline {
             let ours = self.timeline.entry(at).or_default();
+            *ours = theirs.max(std::mem::take(ours));
+        }
+        for (at, theirs) in other.comparisons {
+            let ours = self.comparisons.entry(at).or_default();
             *ours = theirs.max(std::mem::take(ours));
         }
         // A trial that was measured anywhere is neither open nor failed.
@@ -105,10 +111,12 @@ mod tests {
             prop::collection::btree_map(shard, counts(), 0..4),
             prop::collection::btree_map(("[ab]", trial()), "[xy]", 0..4),
             prop::collection::btree_map(("[ab]", 0u64..3), prop::collection::vec(1u8..4, 1..3), 0..4),
+            prop::collection::btree_map(("[ab]", "[xy]"), prop::collection::vec(1u8..4, 1..3), 0..4),
         )
-            .prop_map(|(experiments, measurements, shards, failures, timeline)| {
+            .prop_map(|(experiments, measurements, shards, failures, timeline, comparisons)| {
                 let mut contents = Contents::default();
-                contents.join(Contents { experiments, measurements, shards, failures, timeline });
+                let all = Contents { experiments, measurements, shards, failures, timeline, comparisons };
+                contents.join(all);
                 contents
             })
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
-use qslm_report::Sample;
+use qslm_report::{Comparison, Sample};
 use redb::{
     Database, DatabaseError, MultimapTableDefinition, ReadableDatabase, ReadableMultimapTable, ReadableTable,
     ReadableTableMetadata, TableDefinition,
@@ -14,8 +14,8 @@ use redb::{
 
 use super::contents::Contents;
 use super::record::{
-    ExperimentRecord, UnreadableRecord, decode_counts, decode_experiment, decode_sample, encode_counts,
-    encode_experiment, encode_sample,
+    ExperimentRecord, UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_sample,
+    encode_comparison, encode_counts, encode_experiment, encode_sample,
 };
 
 type Key = [u8; 32];
@@ -33,6 +33,8 @@ const FAILURES: TableDefinition<(&str, &Key), &str> = TableDefinition::new("fail
 /// Experiment id and milliseconds since 1970 to how far the experiment was then. Nothing depends on it but what people
 /// are shown, so stores without it are as good.
 const TIMELINE: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("timeline");
+/// Experiment id and source to points of another tool, which people compare with.
+const COMPARISONS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("comparisons");
 /// Counts that another store had for a trial (shards and index 0) or one of its shards (as in [`SHARDS`]).
 const CONFLICTS: MultimapTableDefinition<(&Key, u32, u32), &[u8]> = MultimapTableDefinition::new("conflicts");
 
@@ -63,6 +65,8 @@ pub enum Write {
     Failure(String, ContentHash, String),
     /// How far an experiment was at a time.
     Sample(String, Sample),
+    /// What another tool found; replaces what the same source found before.
+    Comparison(String, Comparison),
 }
 
 /// What a store knows of a trial.
@@ -163,6 +167,7 @@ impl Store {
             transaction.open_table(SHARDS)?;
             transaction.open_table(FAILURES)?;
             transaction.open_table(TIMELINE)?;
+            transaction.open_table(COMPARISONS)?;
             transaction.open_multimap_table(CONFLICTS)?;
             Ok(epoch)
         })?;
@@ -224,6 +229,11 @@ impl Store {
                     }
                     Write::Failure(experiment, key, reason) => {
                         failures.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;
+                    }
+                    Write::Comparison(experiment, comparison) => {
+                        let at = (experiment.as_str(), comparison.source.as_str());
+                        let comparison = encode_comparison(comparison);
+                        transaction.open_table(COMPARISONS)?.insert(at, comparison.as_slice())?;
                     }
                     Write::Sample(experiment, sample) => {
                         let at = (experiment.as_str(), sample.unix_ms);
@@ -319,6 +329,25 @@ impl Store {
         samples.into_iter().collect::<Result<_, _>>().map_err(|error| self.record(error))
     }
 
+    /// What other tools found, by source.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn comparisons(&self, experiment: &str) -> Result<Vec<Comparison>, StoreError> {
+        let mut found = Vec::new();
+        self.read(|transaction| {
+            for row in transaction.open_table(COMPARISONS)?.range((experiment, "")..)? {
+                let (at, value) = row?;
+                if at.value().0 != experiment {
+                    break;
+                }
+                found.push(decode_comparison(value.value()));
+            }
+            Ok(())
+        })?;
+        found.into_iter().collect::<Result<_, _>>().map_err(|error| self.record(error))
+    }
+
     /// All that the store knows.
     ///
     /// # Errors
@@ -339,6 +368,17 @@ impl Store {
         };
         let mut unreadable = None;
         self.read(|transaction| {
+            for row in transaction.open_table(COMPARISONS)?.iter()? {
+                let (at, value) = row?;
+                let (experiment, source) = at.value();
+                match decode_comparison(value.value()) {
+                    Ok(_) => {
+                        let at = (experiment.to_owned(), source.to_owned());
+                        contents.comparisons.insert(at, value.value().to_vec());
+                    }
+                    Err(error) => unreadable = Some(error),
+                }
+            }
             for row in transaction.open_table(TIMELINE)?.iter()? {
                 let (at, value) = row?;
                 let (experiment, unix_ms) = at.value();
@@ -401,6 +441,8 @@ impl Store {
             let mut timeline = transaction.open_table(TIMELINE)?;
             experiments.retain(|_, _| false)?;
             timeline.retain(|_, _| false)?;
+            let mut comparisons = transaction.open_table(COMPARISONS)?;
+            comparisons.retain(|_, _| false)?;
             measurements.retain(|_, _| false)?;
             shards.retain(|_, _| false)?;
             failures.retain(|_, _| false)?;
@@ -427,6 +469,9 @@ impl Store {
                 for other in variants {
                     conflicts.insert(at, other.as_slice())?;
                 }
+            }
+            for ((experiment, source), comparison) in &contents.comparisons {
+                comparisons.insert((experiment.as_str(), source.as_str()), comparison.as_slice())?;
             }
             for ((experiment, unix_ms), sample) in &contents.timeline {
                 timeline.insert((experiment.as_str(), *unix_ms), sample.as_slice())?;

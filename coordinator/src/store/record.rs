@@ -4,12 +4,13 @@ use prost::Message;
 use qslm_common::experiment::Experiment;
 use qslm_common::measurement::Counts;
 use qslm_proto::v1;
-use qslm_report::Sample;
+use qslm_report::{Comparison, Sample};
 use serde::{Deserialize, Serialize};
 
 const COUNTS_V1: u8 = 1;
 const EXPERIMENT_V1: u8 = 1;
 const SAMPLE_V1: u8 = 1;
+const COMPARISON_V1: u8 = 1;
 
 /// An experiment as it was submitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,6 +99,19 @@ pub(super) fn decode_sample(bytes: &[u8]) -> Result<Sample, UnreadableRecord> {
     serde_json::from_slice(body).map_err(|error| unreadable("sample", bytes, error))
 }
 
+pub(super) fn encode_comparison(comparison: &Comparison) -> Vec<u8> {
+    let mut bytes = vec![COMPARISON_V1];
+    bytes.extend(serde_json::to_vec(comparison).unwrap_or_default());
+    bytes
+}
+
+pub(super) fn decode_comparison(bytes: &[u8]) -> Result<Comparison, UnreadableRecord> {
+    let Some((&COMPARISON_V1, body)) = bytes.split_first() else {
+        return Err(unreadable("comparison", bytes, "unknown version"));
+    };
+    serde_json::from_slice(body).map_err(|error| unreadable("comparison", bytes, error))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -165,6 +179,7 @@ mod tests {
             let _ = decode_counts(&bytes);
             let _ = decode_experiment(&bytes);
             let _ = decode_sample(&bytes);
+            let _ = decode_comparison(&bytes);
         }
     }
 

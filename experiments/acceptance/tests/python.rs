@@ -43,3 +43,26 @@ fn python_follows_an_experiment_and_plots_its_export() {
     assert!(best.contains(front["chosen"]["candidate"].as_str().unwrap()), "{best}");
     assert_eq!(std::fs::read(picture).unwrap()[..4], *b"\x89PNG");
 }
+
+#[test]
+fn a_study_that_optuna_wrote_is_shown_beside_the_front() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (store, study) = (path("s.redb"), path("study.db"));
+    succeed(&[
+        "run",
+        "experiments/specs/quickstart.toml",
+        "--quiet",
+        "--store",
+        &store,
+        "--set",
+        "task.windows=2",
+    ]);
+    run("optuna_study.py", &[&study]);
+    let into = ["--into", &store, "--experiment", "quickstart"];
+    let said =
+        succeed(&[&["import", "optuna", &study, "--values", "quality_loss,saving"][..], &into].concat());
+    assert!(said.starts_with("optuna: by-block: 30 points"), "{said}");
+    let page = succeed(&["report", "quickstart", "--store", &store, "--out", "-"]);
+    assert!(page.contains("optuna: by-block, trial "), "no point of the study is on the plot");
+}

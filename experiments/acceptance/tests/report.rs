@@ -65,7 +65,7 @@ fn every_plot_is_there_as_svg_and_png() {
         let png = std::fs::read(plots.join(format!("{plot}.png"))).unwrap();
         assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n", "{plot}");
         // The width of the header's first chunk, at one pixel per unit.
-        assert_eq!(u32::from_be_bytes(png[16..20].try_into().unwrap()), 900, "{plot}");
+        assert_eq!(u32::from_be_bytes(png[16..20].try_into().unwrap()), 720, "{plot}");
     }
     let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(out).unwrap()).unwrap();
     let spots = report["spots"].as_array().unwrap().iter();

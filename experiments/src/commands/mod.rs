@@ -8,6 +8,7 @@ pub mod config;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod import;
 pub mod init;
 pub mod inspect;
 pub mod manage;

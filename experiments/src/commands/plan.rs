@@ -80,6 +80,7 @@ fn tiers(experiment: &Experiment, first: u64) -> Vec<TierPlan> {
             Strategy::Grid { .. } => "grid",
             Strategy::Random { .. } => "random",
             Strategy::Ranked { .. } => "ranked",
+            Strategy::List { .. } => "list",
             Strategy::Qslm { .. } => "qslm",
         };
         return vec![TierPlan { tier: tier.to_owned(), groups: 1, candidates_at_most: first }];

@@ -36,7 +36,7 @@ pub struct Report {
     /// Also write every plot into this folder, as NAME.svg and NAME.png
     #[arg(long, value_name = "FOLDER")]
     plots: Option<PathBuf>,
-    /// Pixels of a PNG per unit of the SVG, which is 900 wide
+    /// Pixels of a PNG per unit of the SVG, which is 720 wide
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     scale: u8,
 }

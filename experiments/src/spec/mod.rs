@@ -10,6 +10,7 @@ mod written;
 use std::path::{Path, PathBuf};
 
 use qslm_common::ENGINE_VERSION;
+use qslm_common::candidate::Candidate;
 use qslm_common::cost::Cost;
 use qslm_common::experiment::{Experiment, Strategy, check_model};
 use qslm_common::hash::ContentHash;
@@ -24,6 +25,7 @@ use qslm_worker::cache::hash_file;
 
 use crate::data::load_data;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::listed;
 use crate::parallel;
 use crate::schemes::calibrate_on;
 use crate::sensitivity::{self, Metric};
@@ -88,7 +90,7 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     let calibration = calibration(path, &spec, &files, &task, &loaded)?;
     let hash = |file: &PathBuf| hash_file(file).map_err(|error| Failure::file(file, &error));
     let space = spec.space.resolve(spec.checkpoint.binary_embedding, calibration);
-    let (strategy, ranking) = strategy(spec.strategy, &space, &network);
+    let (strategy, ranking) = strategy(path, spec.strategy, &space, &network)?;
     let mut experiment = Experiment {
         name: spec.name,
         engine_version: ENGINE_VERSION,
@@ -213,8 +215,18 @@ fn calibration_data(path: &Path, calibration: &CalibrationSpec, task: &Task) -> 
 
 /// The strategy, and how to get the order of a ranked one, which takes an evaluation. Until then its groups are in the
 /// order of the network.
-fn strategy(written: Option<StrategySpec>, space: &Space, network: &Network) -> (Strategy, Option<Ranking>) {
-    match written {
+fn strategy(
+    path: &Path,
+    written: Option<StrategySpec>,
+    space: &Space,
+    network: &Network,
+) -> Outcome<(Strategy, Option<Ranking>)> {
+    Ok(match written {
+        Some(StrategySpec::List { candidates }) => {
+            let file = path.parent().unwrap_or(Path::new("")).join(candidates);
+            let candidates = listed::read(&file, network)?.iter().map(Candidate::encode).collect();
+            (Strategy::List { candidates }, None)
+        }
         None => (Strategy::Qslm { sensitivity_bits: None }, None),
         Some(StrategySpec::Qslm { sensitivity_bits }) => (Strategy::Qslm { sensitivity_bits }, None),
         Some(StrategySpec::Grid { tier }) => (Strategy::Grid { tier }, None),
@@ -225,7 +237,7 @@ fn strategy(written: Option<StrategySpec>, space: &Space, network: &Network) -> 
             let strategy = Strategy::Ranked { metric: metric.name().to_owned(), tier, order };
             (strategy, Some(Ranking { metric, sequences, top_k }))
         }
-    }
+    })
 }
 
 /// How a ranked strategy gets its order.

@@ -265,6 +265,14 @@ pub const TABLES: &[Table] = &[
         probe: "[strategy]\nkind = \"ranked\"\nx_ = 1",
     },
     Table {
+        name: "[strategy] kind = \"list\"",
+        about: "Candidates that somebody wrote down. A line of JSON each: names or patterns with schemes, such as \
+                {\"blocks.*\": \"int4:symmetric:channel\", \"emb.weight\": \"sign\"}; the longest pattern that fits counts, \
+                what none fits stays float. A line of an export is one, too.",
+        keys: &[("candidates", "file", "required", "1 to 1000 lines")],
+        probe: "[strategy]\nkind = \"list\"\nx_ = 1",
+    },
+    Table {
         name: "[device.energy]",
         about: "Picojoules per operation of 32 bits or per 32 bits moved; narrower ones cost less in proportion.",
         keys: &[

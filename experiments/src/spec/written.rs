@@ -129,6 +129,10 @@ pub(super) enum StrategySpec {
         #[serde(default = "ten")]
         top_k: u32,
     },
+    List {
+        /// A file of candidates; see [`crate::listed`].
+        candidates: PathBuf,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -161,13 +165,14 @@ fn sixteen() -> u32 {
 }
 
 /// Where a spec may name files; relative ones are relative to the spec, or to here if set by a flag.
-const PATHS: [&str; 6] = [
+const PATHS: [&str; 7] = [
     "checkpoint.path",
     "checkpoint.tokenizer",
     "task.text",
     "task.labelled",
     "calibration.text",
     "calibration.labelled",
+    "strategy.candidates",
 ];
 
 impl CalibrationSpec {

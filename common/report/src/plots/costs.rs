@@ -6,7 +6,7 @@ use kuva::render::plots::Plot as Layer;
 use qslm_common::archive::Row;
 use qslm_common::cost::Cost;
 
-use super::{COLOURS, Plot};
+use super::{COLOURS, Plot, WIDTH};
 use crate::Report;
 
 /// The parts of [`Cost::Energy`], which add up to it.
@@ -33,7 +33,7 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
         .with_horizontal(true);
     let layers: Vec<Layer> = vec![bars.with_tooltips().into()];
     let layout = Layout::auto_from_plots(&layers)
-        .with_width(900.0)
+        .with_width(WIDTH)
         .with_height(260.0)
         .with_x_label("microjoules per token")
         .with_legend_position(LegendPosition::OutsideRightTop);

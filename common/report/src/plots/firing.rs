@@ -6,7 +6,7 @@ use kuva::render::plots::Plot as Layer;
 use qslm_common::archive::Row;
 use qslm_common::network::population_name;
 
-use super::{CHOSEN, FLOAT, Plot};
+use super::{CHOSEN, FLOAT, Plot, WIDTH};
 use crate::Report;
 
 /// `None` before the float model is measured.
@@ -32,7 +32,7 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
     }
     // Two populations per block: att, then ffn.
     let layout = Layout::auto_from_plots(&layers)
-        .with_width(900.0)
+        .with_width(WIDTH)
         .with_height(340.0)
         .with_x_label("population: two per block, after att and after ffn")
         .with_y_label("spikes per neuron and token")

@@ -7,8 +7,8 @@ use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::task::Task;
 
-use super::{CHOSEN, COLOURS, GUIDE, Plot, percent, percent_ticks};
-use crate::{Field, Point, Report, Stage};
+use super::{CHOSEN, COLOURS, GUIDE, Plot, WIDTH, percent, percent_ticks};
+use crate::{Comparison, Field, Point, Reference, Report, Stage};
 
 /// `None` before the float model is measured, because everything is relative to it.
 pub(super) fn plot(report: &Report) -> Option<Plot> {
@@ -19,6 +19,9 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
         if !points.is_empty() {
             layers.push(cloud(index, stage, &points));
         }
+    }
+    for (index, comparison) in report.comparisons.iter().enumerate() {
+        layers.extend(others(index, comparison, &field));
     }
     if field.front.len() > 1 {
         let line = field.front.iter().map(|(saving, loss)| (saving * 100.0, loss * 100.0));
@@ -37,7 +40,7 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
         Task::Accuracy { .. } => ("accuracy", "accuracy lost"),
     };
     let mut layout = Layout::auto_from_plots(&layers)
-        .with_width(900.0)
+        .with_width(WIDTH)
         .with_height(520.0)
         .with_x_label("memory saved")
         .with_y_label(lost)
@@ -60,6 +63,28 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
         ));
     }
     Some(Plot::new("front", "Memory saved against quality lost", caption, layers, layout))
+}
+
+/// What another tool found, as far as it is within the picture.
+fn others(index: usize, comparison: &Comparison, field: &Field) -> Option<Layer> {
+    let points = comparison.points.iter().filter(|point| field.shows(point.saving, point.quality_loss));
+    let points: Vec<&Reference> = points.collect();
+    if points.is_empty() {
+        return None;
+    }
+    let label = |point: &&Reference| {
+        let (saved, lost) = (percent(point.saving), percent(point.quality_loss));
+        format!("{}, {}: {saved} saved, {lost} lost", comparison.source, point.label)
+    };
+    let crosses = ScatterPlot::new()
+        .with_data(points.iter().map(|point| (point.saving * 100.0, point.quality_loss * 100.0)))
+        .with_marker(if index.is_multiple_of(2) { MarkerShape::Cross } else { MarkerShape::Plus })
+        .with_color(GUIDE)
+        .with_size(4.0)
+        .with_legend(comparison.source.clone())
+        .with_tooltip_labels(points.iter().map(label))
+        .with_tooltips();
+    Some(crosses.into())
 }
 
 /// The candidates of a stage, larger where there are more.

@@ -4,7 +4,7 @@ use kuva::plot::LinePlot;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 
-use super::{COLOURS, Plot};
+use super::{COLOURS, Plot, WIDTH};
 use crate::{Report, Sample, worked_ms};
 
 /// `None` with fewer than two samples.
@@ -26,7 +26,7 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
         .with_step();
     let layers: Vec<Layer> = vec![line.into()];
     let layout = Layout::auto_from_plots(&layers)
-        .with_width(900.0)
+        .with_width(WIDTH)
         .with_height(340.0)
         .with_x_label(format!("{unit} at work"))
         .with_y_label("hypervolume")

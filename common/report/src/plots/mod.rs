@@ -22,6 +22,8 @@ const COLOURS: [&str; 7] = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9
 const CHOSEN: &str = "#D55E00";
 /// Of the float model, everywhere.
 const FLOAT: &str = "#7F7F7F";
+/// Of every plot, in the units of its SVG. Narrow enough that its text can be read on a phone.
+const WIDTH: f64 = 720.0;
 /// Of lines that only guide the eye.
 const GUIDE: &str = "#999999";
 
@@ -59,7 +61,8 @@ impl Plot {
     ) -> Self {
         let layout = layout
             .with_font_family("system-ui, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif")
-            .with_grid_line_width(0.5);
+            .with_grid_line_width(0.5)
+            .with_label_size(14);
         let scene = render_multiple(layers, layout);
         Self { name, title: title.into(), caption: caption.into(), scene }
     }

@@ -7,7 +7,7 @@ use kuva::render::plots::Plot as Layer;
 use qslm_common::archive::Row;
 use qslm_common::scheme::Scheme;
 
-use super::{Plot, grid};
+use super::{Plot, WIDTH, grid};
 use crate::Report;
 
 /// The matrices of a block in the order of the network.
@@ -29,7 +29,7 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
     let map = map.with_labels(names.clone(), MATRICES.map(str::to_owned).to_vec()).with_tooltips();
     let layers: Vec<Layer> = vec![map.into()];
     let mut layout = Layout::auto_from_plots(&layers)
-        .with_width(900.0)
+        .with_width(WIDTH)
         .with_height(130.0 + ROW * f64::from(blocks))
         .with_x_categories(MATRICES.map(str::to_owned).to_vec())
         .with_y_categories(names)

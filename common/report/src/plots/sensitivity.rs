@@ -5,7 +5,7 @@ use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::space::Part;
 
-use super::{COLOURS, Plot, percent_ticks};
+use super::{COLOURS, Plot, WIDTH, percent_ticks};
 use crate::{Report, Sensitivity};
 
 /// Height of a bar with its gap.
@@ -26,7 +26,7 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
     let bars = BarPlot::new().with_colored_bars(sites.iter().rev().map(bar)).with_horizontal(true);
     let layers: Vec<Layer> = vec![bars.with_tooltips().into()];
     let layout = Layout::auto_from_plots(&layers)
-        .with_width(900.0)
+        .with_width(WIDTH)
         .with_height(120.0 + BAR * sites.len() as f64)
         .with_x_label(match report.experiment.task {
             qslm_common::task::Task::Perplexity { .. } => "perplexity increase",
