@@ -73,9 +73,11 @@ impl Field {
         let constraints = &report.experiment.constraints;
         let bound = constraints.max_perplexity_increase.or(constraints.max_accuracy_drop);
         let highest = bound.map_or(HIGHEST, |bound| BOUNDS * bound.max(LOWEST));
-        // What quantizes one part alone saves next to nothing, and would push everything else to the edge.
+        // The float model saves nothing and what quantizes one part alone next to nothing: they would push everything else
+        // to the edge.
         let is_alone = |stage: usize| report.stages.get(stage).is_some_and(|stage| stage.name == ALONE);
-        let others = report.spots.iter().filter(|spot| !is_alone(spot.stage));
+        let is_float = |spot: &Spot| spot.candidate.as_ref() == Some(&float.candidate.short());
+        let others = report.spots.iter().filter(|spot| !is_alone(spot.stage) && !is_float(spot));
         let left = others.map(|spot| spot.saving).reduce(f64::min).unwrap_or(f64::NEG_INFINITY);
         let is_shown = |saving: f64, loss: f64| saving >= left && loss <= highest;
         let (points, others): (Vec<_>, Vec<_>) = all.partition(|point| is_shown(point.saving, point.loss));
@@ -95,5 +97,30 @@ impl Field {
             top,
             cut: others.iter().map(|point| point.count).sum(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::report;
+
+    #[test]
+    fn the_picture_shows_what_was_searched_and_counts_the_rest() {
+        let report = report();
+        let field = Field::new(&report).unwrap();
+        let all: u64 = report.spots.iter().map(|spot| spot.count).sum();
+        assert_eq!(field.points.iter().map(|point| point.count).sum::<u64>() + field.cut, all);
+        // The float model and the part that was quantized alone are to the left of the picture, the broken one above it.
+        assert_eq!((field.points.len(), field.cut), (2, 3));
+        assert!(field.left > 0.4 && field.top < 0.2, "{field:?}");
+        assert!(field.shows(field.chosen.unwrap().0, field.chosen.unwrap().1));
+    }
+
+    #[test]
+    fn nothing_is_shown_before_there_is_something_to_compare_with() {
+        let mut report = report();
+        report.front.float = None;
+        assert_eq!(Field::new(&report), None);
     }
 }

@@ -9,6 +9,8 @@ mod document;
 mod field;
 pub mod page;
 pub mod plots;
+#[cfg(test)]
+mod testing;
 
 pub use cloud::{Cloud, Spot, badness};
 pub use document::{Comparison, FORMAT, Lifecycle, Reference, Report, Sample, Sensitivity, Stage, worked_ms};

@@ -19,6 +19,7 @@ pub struct Page<'a> {
     body: &'a str,
     navigation: &'a [(&'a str, &'a str)],
     live: &'a str,
+    revision: &'a str,
     css: &'static str,
 }
 
@@ -61,12 +62,19 @@ struct FrontRow {
 impl<'a> Page<'a> {
     /// A page that stays as it is, around `body`, which is HTML already.
     pub fn still(title: &'a str, body: &'a str) -> Self {
-        Self::live(title, body, &[], "")
+        Self::live(title, body, &[], "", "")
     }
 
-    /// A page that is kept up to date by `/live.js` with the events from `live`. `navigation` are addresses with words.
-    pub fn live(title: &'a str, body: &'a str, navigation: &'a [(&'a str, &'a str)], live: &'a str) -> Self {
-        Self { title, body, navigation, live, css: include_str!("../templates/style.css") }
+    /// A page that is kept up to date by `/live.js` with the events from `live`, beginning with those that are of another
+    /// `revision`. `navigation` are addresses with words.
+    pub fn live(
+        title: &'a str,
+        body: &'a str,
+        navigation: &'a [(&'a str, &'a str)],
+        live: &'a str,
+        revision: &'a str,
+    ) -> Self {
+        Self { title, body, navigation, live, revision, css: include_str!("../templates/style.css") }
     }
 
     /// The page as HTML.
@@ -302,4 +310,47 @@ fn strategy(strategy: &Strategy) -> String {
 fn date(unix_ms: u64) -> String {
     let date = i64::try_from(unix_ms).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
     date.map_or(String::new(), |date| date.format("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::report;
+    use crate::{Comparison, Reference};
+
+    #[test]
+    fn a_page_says_how_far_the_search_is() {
+        let page = file(&report());
+        for words in
+            ["<h1>formula", "running", "global: 6 candidates settled, at most 12 to go", "saved so far"]
+        {
+            assert!(page.contains(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn what_a_worker_says_is_text_and_nothing_else() {
+        let mut report = report();
+        report.stages[1].name = "<b>".to_owned();
+        let point = Reference { label: "<i>".to_owned(), saving: 0.8, quality_loss: 0.01 };
+        report.comparisons = vec![Comparison { source: "<b>study</b>".to_owned(), points: vec![point] }];
+        let page = file(&report);
+        assert!(page.contains("study") && !page.contains("<i>"), "the point is on the plot, as text");
+        assert!(
+            page.contains("a &#60;script&#62; in a reason") || page.contains("a &lt;script&gt; in a reason")
+        );
+        assert!(!page.contains("<script>") && !page.contains("<b>"));
+    }
+
+    #[test]
+    fn an_experiment_that_has_only_begun_has_a_page() {
+        let mut report = report();
+        report.front.float = None;
+        report.front.chosen = None;
+        report.front.front.clear();
+        report.spots.clear();
+        report.timeline.clear();
+        let page = file(&report);
+        assert!(page.contains("Nothing is measured yet.") && !page.contains("<figure"));
+    }
 }

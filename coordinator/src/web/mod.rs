@@ -16,6 +16,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use qslm_common::hash::ContentHash;
 use qslm_report::page::{self, Page};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -144,7 +145,8 @@ impl Site {
     async fn page(&self, title: &str, content: Content, live: &str) -> Response {
         match self.pages.get(&content).await {
             Ok(body) => {
-                with_type("text/html; charset=utf-8", Page::live(title, &body, NAVIGATION, live).html())
+                let page = Page::live(title, &body, NAVIGATION, live, &revision(&body)).html();
+                with_type("text/html; charset=utf-8", page)
             }
             Err(refusal) => refuse(&refusal),
         }
@@ -181,7 +183,8 @@ async fn follow(
         match site.pages.get(&content).await {
             Ok(body) if sent.as_ref() != Some(&body) => {
                 // Whoever reads slowly misses what was in between.
-                if sender.send(Ok(Event::default().data(&*body))).await.is_err() {
+                let event = Event::default().id(revision(&body)).data(&*body);
+                if sender.send(Ok(event)).await.is_err() {
                     return;
                 }
                 sent = Some(body);
@@ -190,6 +193,11 @@ async fn follow(
             Err(_) => return,
         }
     }
+}
+
+/// What tells one state of a page from another, so that a browser does not draw again what it shows.
+fn revision(body: &str) -> String {
+    ContentHash::of(body.as_bytes()).short()
 }
 
 fn refuse(refusal: &Refusal) -> Response {

@@ -20,8 +20,9 @@ async fn a_browser_sees_the_front_grow_until_the_experiment_is_finished() {
     let submit = ["submit", "experiments/specs/quickstart.toml", "--coordinator", &cluster.url];
     let id = succeed(&submit).trim().to_owned();
     // It comes up without anyone asking for it.
-    let link = browser.client.wait().at_most(PATIENCE).for_element(Locator::LinkText(&id)).await.unwrap();
-    link.click().await.unwrap();
+    browser.client.wait().at_most(PATIENCE).for_element(Locator::LinkText(&id)).await.unwrap();
+    // In one step, because the page may be brought up to date between two.
+    browser.value("document.querySelector('#experiments a').click()").await;
     let wait = || browser.client.wait().at_most(PATIENCE);
     wait().for_element(Locator::Css("#front-table tr.chosen")).await.unwrap();
     let volume = "[...document.querySelectorAll('.tiles div')].find(div => div.textContent.includes('hypervolume'))\

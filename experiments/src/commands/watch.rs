@@ -108,10 +108,10 @@ async fn follow_all(client: &mut Client) -> Outcome {
         let all = client.list(ListRequest {}).await?.into_inner().experiments;
         let now: Vec<_> =
             all.iter().map(|status| (status.id.clone(), status.state(), status.stage.clone())).collect();
-        for (status, line) in all.iter().zip(&now) {
-            if !shown.contains(line) {
-                eprintln!("{}", crate::progress::line(status));
-            }
+        // `--quiet` leaves errors only.
+        let news = all.iter().zip(&now).filter(|(_, line)| !shown.contains(line));
+        for (status, _) in news.filter(|_| tracing::enabled!(tracing::Level::WARN)) {
+            eprintln!("{}", crate::progress::line(status));
         }
         shown = now;
         if !all.iter().any(|status| status.state() == State::Running) {

@@ -4,10 +4,10 @@ mod costs;
 mod firing;
 mod front;
 mod hypervolume;
+mod raster;
 mod schemes;
 mod sensitivity;
 
-use kuva::backend::png::PngBackend;
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::Heatmap;
 use kuva::render::layout::{Layout, TickFormat};
@@ -80,7 +80,7 @@ impl Plot {
     /// # Errors
     /// If the picture is too large to draw.
     pub fn png(&self, scale: f32) -> Result<Vec<u8>, String> {
-        PngBackend::new().with_scale(scale).render_scene(&self.scene)
+        raster::png(&self.scene, scale)
     }
 }
 

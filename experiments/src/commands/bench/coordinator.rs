@@ -1,6 +1,6 @@
 //! `qslm bench coordinator`: trials that cost nothing, through the real path: gRPC on loopback, a durable store on disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,9 @@ pub struct CoordinatorBench {
     /// Evaluations that a worker has in hand
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     slots: u32,
+    /// Leave the store of the last measurement here, to look at something large
+    #[arg(long, value_name = "STORE")]
+    keep: Option<PathBuf>,
     #[command(flatten)]
     place: Place,
 }
@@ -125,6 +128,9 @@ impl CoordinatorBench {
         if status.state() != State::Finished || status.measured != u64::from(self.trials) + 1 {
             let (measured, trials) = (status.measured, self.trials + 1);
             return Err(Failure::new(Exit::Failure, format!("{measured} of {trials} trials were recorded")));
+        }
+        if let Some(keep) = &self.keep {
+            std::fs::copy(&store, keep).map_err(|error| Failure::file(keep, &error))?;
         }
         let restart = restart(&store, &resolved, self.trials).await?;
         latencies.sort_by(f64::total_cmp);

@@ -1,0 +1,64 @@
+//! A small report for tests.
+
+use qslm_common::archive::{Archive, FrontDocument};
+use qslm_common::candidate::Candidate;
+use qslm_common::experiment::Experiment;
+use qslm_common::measurement::{Counts, Nll};
+
+use crate::{Cloud, FORMAT, Lifecycle, Report, Sample, Stage};
+
+/// The float model, one part alone, uniform widths of which the last breaks the network.
+pub(crate) fn report() -> Report {
+    let experiment = Experiment::decode(include_str!("testing.json").trim()).unwrap();
+    let (network, space) = (&experiment.network, &experiment.space);
+    let mut archive = Archive::default();
+    let mut cloud = Cloud::default();
+    let unit = "blocks.0.att.key.weight";
+    let alone = Candidate::float(network).with([unit], space.scheme(unit, 2));
+    let uniform = |rung| space.uniform(network, rung);
+    let measured = [
+        (0, Candidate::float(network), 3.0),
+        (0, alone, 3.001),
+        (1, uniform(0), 3.002),
+        (1, uniform(2), 3.02),
+    ];
+    let mut add = |stage: usize, candidate: &Candidate, nats: f64| {
+        let nll = Nll::from_nats(nats * 100.0).unwrap();
+        let spikes = vec![40; network.population_count()];
+        let counts = Counts { nll, tokens: 100, positions: 100, spikes, ..Counts::default() };
+        let bytes = qslm_common::footprint::footprint_bytes(network, candidate);
+        cloud.insert(stage, qslm_common::footprint::saving(network, bytes), &counts, candidate.id());
+        archive.insert(&experiment, candidate, counts);
+    };
+    measured.iter().for_each(|(stage, candidate, nats)| add(*stage, candidate, *nats));
+    add(1, &uniform(4), 9.0);
+    let stage = |name: &str, measured| Stage { name: name.to_owned(), measured };
+    let sample = |unix_ms, hypervolume| Sample {
+        unix_ms,
+        measured: 5,
+        front: 3,
+        hypervolume: Some(hypervolume),
+        tokens_per_second: 100.0,
+    };
+    Report {
+        format: FORMAT,
+        version: "0".to_owned(),
+        id: experiment.id(),
+        state: Lifecycle::Running,
+        stage: "global".to_owned(),
+        generation_settled: 3,
+        generation_trials: 5,
+        failed: 1,
+        failures: vec!["a <script> in a reason".to_owned()],
+        remaining_at_most: Some(10),
+        workers: 2,
+        tokens_per_second: 100.0,
+        stages: vec![stage("sensitivity", 2), stage("global", 3)],
+        spots: cloud.spots(),
+        front: FrontDocument::new(&experiment, &archive),
+        sensitivity: Vec::new(),
+        timeline: vec![sample(1_000, 0.1), sample(2_000, 0.2)],
+        comparisons: Vec::new(),
+        experiment,
+    }
+}

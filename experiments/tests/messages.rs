@@ -1,0 +1,175 @@
+//! Every message that docs/troubleshooting.md explains, and every exit code, is one that the real programs give.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use qslm_common::measurement::Nll;
+use qslm_coordinator::store::{Store, Write};
+use support::{Running, program, qslm, root, succeed};
+
+const SPEC: &str = "experiments/specs/quickstart.toml";
+
+/// The documented messages with their exit codes.
+fn documented() -> BTreeMap<String, i32> {
+    let text = std::fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let entry = |line: &str| {
+        let (message, rest) = line.strip_prefix("**`")?.split_once("`** (")?;
+        Some((message.to_owned(), rest.split_once(')')?.0.parse().unwrap()))
+    };
+    text.lines().filter_map(entry).collect()
+}
+
+/// Fails unless the program ended with the documented code and said what is documented: the words between `...` and
+/// capital letters that stand for numbers.
+fn holds(documented: &BTreeMap<String, i32>, message: &str, output: &Output) {
+    let code = documented.get(message).unwrap_or_else(|| panic!("{message:?} is not documented"));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    assert_eq!(output.status.code(), Some(*code), "{message:?}: {said}");
+    let words =
+        message.split("...").flat_map(|part| part.split(" N ")).flat_map(|part| part.split("N trials "));
+    for words in words.map(str::trim).filter(|words| !words.is_empty()) {
+        assert!(said.contains(words), "{message:?}: {words:?} is not in {said}");
+    }
+}
+
+fn set(settings: &[&str]) -> Vec<String> {
+    settings.iter().flat_map(|setting| ["--set".to_owned(), (*setting).to_owned()]).collect()
+}
+
+fn run(store: &Path, settings: &[&str]) -> Output {
+    let mut arguments = vec!["run".to_owned(), SPEC.to_owned(), "--quiet".to_owned()];
+    arguments.extend(["--store".to_owned(), store.display().to_string()]);
+    arguments.extend(set(settings));
+    qslm(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// A checkpoint whose losses are beyond all bounds: the largest 16-bit floats as final norm and head, with mixed signs.
+fn broken_checkpoint(path: &Path) {
+    let mut bytes = std::fs::read(root().join("experiments/models/wikitext2-xs.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    for tensor in ["ln_out.weight", "head.weight"] {
+        let offsets = &header[tensor]["data_offsets"];
+        let at = |index: usize| 8 + length + offsets[index].as_u64().unwrap() as usize;
+        for (index, weight) in bytes[at(0)..at(1)].as_chunks_mut().0.iter_mut().enumerate() {
+            let negative = index.wrapping_mul(0x9e37_79b9) & 0x8000 != 0;
+            *weight = if negative { half::f16::MIN } else { half::f16::MAX }.to_le_bytes();
+        }
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn every_documented_message_is_one_that_a_program_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let documented = documented();
+    let mut given = BTreeSet::new();
+    let mut give = |message: &str, output: Output| {
+        holds(&documented, message, &output);
+        given.insert(message.to_owned());
+    };
+
+    let held = Store::open(&at("held.redb")).unwrap();
+    give("in use by another process", qslm(&["db", "check", at("held.redb").to_str().unwrap()]));
+    drop(held);
+    give("no coordinator answers at http://...", qslm(&["list", "--coordinator", "http://127.0.0.1:1"]));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let web = taken.local_addr().unwrap().to_string();
+    let mut coordinator = Command::new(program("qslm-coordinator"));
+    coordinator.args(["--listen", "127.0.0.1:0", "--web", &web, "--store"]).arg(at("web.redb"));
+    give("web = \"...\": cannot listen there", coordinator.output().unwrap());
+    let none = ["task.windows=1", "space.bits=[2]", "constraints.min_saving=0.5", "strategy.kind=grid"];
+    let none = [&none[..], &["strategy.tier=global", "constraints.max_perplexity_increase=0.001"]].concat();
+    give("no candidate meets the constraints", run(&at("none.redb"), &none));
+    let budget = ["constraints.max_footprint_bytes=10"];
+    let small = "... cannot be met: the smallest candidate of this space takes N bytes";
+    give(small, run(&at("small.redb"), &budget));
+    let classifier = ["checkpoint.path=experiments/models/sst2-xs.safetensors"];
+    let other = "perplexity needs a language model, this checkpoint classifies";
+    give(other, run(&at("other.redb"), &classifier));
+    give("unknown field ..., expected one of ...", run(&at("unknown.redb"), &["bakend=flex"]));
+    let broken = at("broken.safetensors");
+    broken_checkpoint(&broken);
+    let path = format!("checkpoint.path={}", broken.display());
+    give("N trials failed: ...", run(&at("broken.redb"), &["task.windows=1", &path]));
+
+    let grid = ["task.windows=1", "space.bits=[4]", "strategy.kind=grid", "strategy.tier=global"];
+    let (a, b) = (at("a.redb"), at("b.redb"));
+    assert!([&a, &b].iter().all(|store| run(store, &grid).status.code() != Some(1)));
+    let store = Store::open(&b).unwrap();
+    let contents = store.contents().unwrap();
+    let (trial, counts) = contents.measurements.iter().next().unwrap();
+    let mut counts = counts.first().unwrap().clone();
+    counts.nll = Nll(counts.nll.0 + 1);
+    store.commit(&[Write::Measurement(*trial, counts)]).unwrap();
+    drop(store);
+    let [a, b, both] = [a, b, at("both.redb")].map(|path| path.to_str().unwrap().to_owned());
+    let conflict = "N trials have different counts in different stores";
+    give(conflict, qslm(&["reconcile", &a, &b, "--into", &both]));
+
+    let documented: BTreeSet<String> = documented.into_keys().collect();
+    assert_eq!(given, documented, "a documented message that no program is made to give here");
+}
+
+/// What the last line of help and the table of docs/troubleshooting.md say of exit codes.
+#[test]
+fn every_documented_exit_code_is_one_that_a_program_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let text = std::fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let table = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let documented: BTreeSet<i32> =
+        table.flat_map(|cell| cell.split(", ")).filter_map(|code| code.parse().ok()).collect();
+    let mut given = BTreeSet::from([0]);
+    succeed(&["version"]);
+    let not_a_store = folder.path().join("text.redb");
+    std::fs::write(&not_a_store, "text".repeat(2000)).unwrap();
+    let held = Store::open(&folder.path().join("held.redb")).unwrap();
+    for (code, arguments) in [
+        (1, vec!["db", "check", not_a_store.to_str().unwrap()]),
+        (2, vec!["run", SPEC, "--set", "task.window=0", "--store", store.to_str().unwrap()]),
+        (2, vec!["lst"]),
+        (3, vec!["run", "nowhere.toml"]),
+        (4, vec!["db", "check", held.path().to_str().unwrap()]),
+        (5, vec!["list", "--coordinator", "http://127.0.0.1:1"]),
+    ] {
+        let output = qslm(&arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        given.insert(code);
+    }
+    let unmet = [
+        "task.windows=1",
+        "space.bits=[2]",
+        "constraints.min_saving=0.5",
+        "strategy.kind=grid",
+        "strategy.tier=global",
+    ];
+    assert_eq!(run(&store, &unmet).status.code(), Some(6));
+    given.insert(6);
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let store = folder.path().join(format!("{signal}.redb"));
+        let mut command = Command::new(support::QSLM);
+        command.args(["run", SPEC, "-v", "--store"]).arg(store);
+        let mut running = Running::start(&mut command);
+        running.wait_for("sensitivity");
+        Command::new("kill").args([&format!("-{signal}"), &running.child.id().to_string()]).status().unwrap();
+        assert_eq!(running.finish().0, Some(code));
+        given.insert(code);
+    }
+    assert_eq!(given, documented);
+    let help = succeed(&["--help"]);
+    let codes = help.split("Exit codes:").nth(1).unwrap();
+    assert!(documented.iter().all(|code| codes.contains(&code.to_string())), "{codes}");
+}
