@@ -20,6 +20,8 @@ pub enum Exit {
     Unavailable = 5,
     /// The experiment finished, but with failed trials or without a candidate that meets the constraints.
     Unmet = 6,
+    /// The coordinator, or whatever stands in front of it, does not allow it.
+    NotAllowed = 7,
     /// Interrupted by Ctrl-C; 143 if by SIGTERM.
     Interrupted = 130,
 }
@@ -83,6 +85,7 @@ impl From<tonic::Status> for Failure {
         let code = match status.code() {
             _ if broken => Exit::Unavailable,
             Code::NotFound => Exit::NotFound,
+            Code::PermissionDenied | Code::Unauthenticated => Exit::NotAllowed,
             Code::InvalidArgument => Exit::Usage,
             Code::FailedPrecondition | Code::AlreadyExists => Exit::Conflict,
             Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => Exit::Unavailable,

@@ -36,7 +36,7 @@ Start here:
   qslm run experiments/specs/quickstart.toml
 
 Exit codes: 0 ok, 1 failure, 2 usage or bad spec, 3 not found, 4 conflict, 5 coordinator unavailable,
-6 finished with failed trials or an unmet constraint, 130 and 143 interrupted by SIGINT and SIGTERM."
+6 finished with failed trials or an unmet constraint, 7 not allowed, 130 and 143 interrupted by SIGINT and SIGTERM."
 )]
 struct Cli {
     /// What is logged to standard error: a level, or directives such as warn,qslm_worker=debug [default: warn]

@@ -6,7 +6,6 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
 use support::{Running, json, program, qslm, refused, succeed};
 
 const SPEC: &str = "experiments/specs/quickstart.toml";
@@ -197,22 +196,9 @@ fn what_is_not_there_is_said_so() {
 
 #[test]
 fn a_network_that_breaks_down_fails_its_trials_with_the_reason() {
-    // The largest 16-bit floats as final norm and head, with mixed signs: every loss is beyond all bounds.
     let folder = tempfile::tempdir().unwrap();
     let broken = folder.path().join("broken.safetensors");
-    let mut bytes =
-        std::fs::read(support::root().join("experiments/models/wikitext2-xs.safetensors")).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    for tensor in ["ln_out.weight", "head.weight"] {
-        let offsets = &header[tensor]["data_offsets"];
-        let at = |index: usize| 8 + length + offsets[index].as_u64().unwrap() as usize;
-        for (index, weight) in bytes[at(0)..at(1)].as_chunks_mut().0.iter_mut().enumerate() {
-            let negative = index.wrapping_mul(0x9e37_79b9) & 0x8000 != 0;
-            *weight = if negative { half::f16::MIN } else { half::f16::MAX }.to_le_bytes();
-        }
-    }
-    std::fs::write(&broken, bytes).unwrap();
+    support::broken_checkpoint(&broken);
     let path = format!("checkpoint.path={}", broken.display());
     let store = folder.path().join("s.redb");
     let mut arguments = vec!["run", SPEC, "--store", store.to_str().unwrap(), "--set", &path];

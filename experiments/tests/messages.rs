@@ -9,7 +9,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use qslm_common::measurement::Nll;
+use qslm_coordinator::rpc::ExperimentsService;
 use qslm_coordinator::store::{Store, Write};
+use qslm_coordinator::{Coordinator, Options};
+use qslm_proto::v1::experiments_server::ExperimentsServer;
 use support::{Running, program, qslm, root, succeed};
 
 const SPEC: &str = "experiments/specs/quickstart.toml";
@@ -49,22 +52,6 @@ fn run(store: &Path, settings: &[&str]) -> Output {
     qslm(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// A checkpoint whose losses are beyond all bounds: the largest 16-bit floats as final norm and head, with mixed signs.
-fn broken_checkpoint(path: &Path) {
-    let mut bytes = std::fs::read(root().join("experiments/models/wikitext2-xs.safetensors")).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    for tensor in ["ln_out.weight", "head.weight"] {
-        let offsets = &header[tensor]["data_offsets"];
-        let at = |index: usize| 8 + length + offsets[index].as_u64().unwrap() as usize;
-        for (index, weight) in bytes[at(0)..at(1)].as_chunks_mut().0.iter_mut().enumerate() {
-            let negative = index.wrapping_mul(0x9e37_79b9) & 0x8000 != 0;
-            *weight = if negative { half::f16::MIN } else { half::f16::MAX }.to_le_bytes();
-        }
-    }
-    std::fs::write(path, bytes).unwrap();
-}
-
 #[test]
 fn every_documented_message_is_one_that_a_program_gives() {
     let folder = tempfile::tempdir().unwrap();
@@ -96,7 +83,7 @@ fn every_documented_message_is_one_that_a_program_gives() {
     give(other, run(&at("other.redb"), &classifier));
     give("unknown field ..., expected one of ...", run(&at("unknown.redb"), &["bakend=flex"]));
     let broken = at("broken.safetensors");
-    broken_checkpoint(&broken);
+    support::broken_checkpoint(&broken);
     let path = format!("checkpoint.path={}", broken.display());
     give("N trials failed: ...", run(&at("broken.redb"), &["task.windows=1", &path]));
 
@@ -116,6 +103,23 @@ fn every_documented_message_is_one_that_a_program_gives() {
 
     let documented: BTreeSet<String> = documented.into_keys().collect();
     assert_eq!(given, documented, "a documented message that no program is made to give here");
+}
+
+/// The exit code of a command that something in front of the coordinator refuses.
+fn refused_by_a_proxy(folder: &Path) -> i32 {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let coordinator = Coordinator::open(&folder.join("proxy.redb"), Options::default()).unwrap();
+    let service = ExperimentsService::new(coordinator.driver().clone(), coordinator.artifacts().clone());
+    let refuse = |_: tonic::Request<()>| Err(tonic::Status::permission_denied("this token may only read"));
+    let service = ExperimentsServer::with_interceptor(service, refuse);
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    runtime.spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    let output = qslm(&["cancel", "quickstart", "--coordinator", &url]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("error: coordinator: this token may only read"), "{said}");
+    output.status.code().unwrap()
 }
 
 /// What the last line of help and the table of docs/troubleshooting.md say of exit codes.
@@ -149,6 +153,7 @@ fn every_documented_exit_code_is_one_that_a_program_gives() {
         );
         given.insert(code);
     }
+    given.insert(refused_by_a_proxy(folder.path()));
     let unmet = [
         "task.windows=1",
         "space.bits=[2]",

@@ -62,6 +62,16 @@ async fn a_browser_sees_the_front_grow_until_the_experiment_is_finished() {
     browser.picture(&pictures().join("web-experiments.png")).await;
     browser.has_no_complaints().await;
 
+    // It only looks, and what a browser may do with it is said.
+    let status = "fetch('/', { method: 'POST' }).then((response) => response.status)";
+    let asked =
+        browser.client.execute_async(&format!("{status}.then(arguments[0])"), Vec::new()).await.unwrap();
+    assert_eq!(asked, 405);
+    let policy =
+        "fetch('/').then((response) => response.headers.get('content-security-policy')).then(arguments[0])";
+    let policy = browser.client.execute_async(policy, Vec::new()).await.unwrap();
+    assert!(policy.as_str().unwrap().starts_with("default-src 'none'"), "{policy}");
+
     // What the view gives away is what the program prints.
     browser.client.goto(&format!("{}/experiments/{id}/front.json", cluster.web)).await.unwrap();
     let shown = browser.client.find(Locator::Css("body")).await.unwrap().text().await.unwrap();
