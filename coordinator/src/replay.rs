@@ -1,8 +1,8 @@
 //! Every measured candidate of an experiment, read off the store.
 //!
 //! A store keeps counts by trial and no candidates: they follow from the experiment. So the search is gone through once
-//! more, with every answer from the store, and every candidate is handed on as it comes: a million of them take little
-//! memory, and nobody waits for the driver.
+//! more, with every answer from the store, and every candidate is handed on as it comes. Nobody waits for the driver; the
+//! archive that a search looks back on takes a few hundred bytes per candidate meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Weak;

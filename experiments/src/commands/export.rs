@@ -19,7 +19,7 @@ use text::{Csv, Lines};
 /// Write every measured candidate of an experiment as CSV, lines of JSON, or Parquet.
 ///
 /// A row per candidate, in the order in which the search proposed them; `--columns` lists what is in it. Rows are written
-/// as they are read, so a million of them take little memory. An experiment that is under way gives what is measured so
+/// as they are read; whoever has the store holds a few hundred bytes per candidate meanwhile. An experiment that is under way gives what is measured so
 /// far.
 #[derive(Debug, Args)]
 #[command(after_help = "\
