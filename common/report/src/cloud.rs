@@ -68,9 +68,9 @@ pub fn badness(counts: &Counts) -> f64 {
 }
 
 impl Cloud {
-    /// Adds a candidate that saves `saving` of the float bytes.
-    pub fn insert(&mut self, stage: usize, saving: f64, counts: &Counts, candidate: ContentHash) {
-        let cell = Cell { count: 1, saving, badness: badness(counts), candidate };
+    /// Adds a candidate that saves `saving` of the float bytes, with its [`badness`].
+    pub fn insert(&mut self, stage: usize, saving: f64, badness: f64, candidate: ContentHash) {
+        let cell = Cell { count: 1, saving, badness, candidate };
         let width = FINEST * f64::from(self.level).exp2();
         // Whatever is no number or out of range ends in the cells at the edge.
         let at = |value: f64| (value / width).floor() as i64;
@@ -127,7 +127,7 @@ mod tests {
     fn cloud(points: &[(usize, f64, f64)]) -> Cloud {
         let mut cloud = Cloud::default();
         for (index, (stage, saving, nats)) in points.iter().enumerate() {
-            cloud.insert(*stage, *saving, &counts(*nats), ContentHash::of(&index.to_le_bytes()));
+            cloud.insert(*stage, *saving, badness(&counts(*nats)), ContentHash::of(&index.to_le_bytes()));
         }
         cloud
     }
@@ -163,11 +163,11 @@ mod tests {
     #[test]
     fn absurd_values_have_a_place() {
         let mut cloud = cloud(&[(0, 0.5, 3.0)]);
-        cloud.insert(0, -1e300, &Counts::zero(0), ContentHash::of(b"a"));
-        cloud.insert(0, 0.1, &counts(Nll::LARGEST / 100.0), ContentHash::of(b"b"));
+        cloud.insert(0, -1e300, badness(&Counts::zero(0)), ContentHash::of(b"a"));
+        cloud.insert(0, 0.1, badness(&counts(Nll::LARGEST / 100.0)), ContentHash::of(b"b"));
         for index in 0..3000u32 {
             let id = ContentHash::of(&index.to_le_bytes());
-            cloud.insert(0, f64::from(index) / 3000.0, &counts(3.0), id);
+            cloud.insert(0, f64::from(index) / 3000.0, badness(&counts(3.0)), id);
         }
         assert!(cloud.spots().len() <= MOST_SPOTS);
         assert_eq!(cloud.spots().iter().map(|spot| spot.count).sum::<u64>(), 3003);

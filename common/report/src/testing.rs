@@ -5,7 +5,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::measurement::{Counts, Nll};
 
-use crate::{Cloud, FORMAT, Lifecycle, Report, Sample, Stage};
+use crate::{Cloud, FORMAT, Lifecycle, Report, Sample, Stage, badness};
 
 /// The float model, one part alone, uniform widths of which the last breaks the network.
 pub(crate) fn report() -> Report {
@@ -27,7 +27,7 @@ pub(crate) fn report() -> Report {
         let spikes = vec![40; network.population_count()];
         let counts = Counts { nll, tokens: 100, positions: 100, spikes, ..Counts::default() };
         let bytes = qslm_common::footprint::footprint_bytes(network, candidate);
-        cloud.insert(stage, qslm_common::footprint::saving(network, bytes), &counts, candidate.id());
+        cloud.insert(stage, qslm_common::footprint::saving(network, bytes), badness(&counts), candidate.id());
         archive.insert(&experiment, candidate, counts);
     };
     measured.iter().for_each(|(stage, candidate, nats)| add(*stage, candidate, *nats));

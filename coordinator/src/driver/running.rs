@@ -17,7 +17,7 @@ use qslm_proto::v1::{Best, ExperimentStatus};
 use qslm_report::{FORMAT, Lifecycle, Report, Sample, Sensitivity};
 use tokio::sync::watch;
 
-use super::seen::Seen;
+use super::seen::{Seen, Spotted};
 use super::speed::Speed;
 use crate::ledger::{Closed, Ledger, Millis, Owner, Settled};
 use crate::search::{self, Candidates, Search, Step};
@@ -304,10 +304,10 @@ impl Running {
 
     fn file(&mut self, trial: &Addressed, measurement: Measurement) {
         let experiment = &self.record.experiment;
-        if self.archive.get(&measurement.id()).is_none() {
-            self.seen.add(&experiment.network, self.stage, &measurement);
+        let spot = Spotted::new(&experiment.network, &measurement);
+        if self.archive.insert_measured(experiment, &trial.trial.candidate, measurement) {
+            self.seen.add(self.stage, spot);
         }
-        self.archive.insert_measured(experiment, &trial.trial.candidate, measurement);
     }
 
     /// Files a trial that failed for good.

@@ -2,8 +2,9 @@
 
 use qslm_common::archive::Measurement;
 use qslm_common::footprint::saving;
+use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
-use qslm_report::{Cloud, Comparison, Sample, Stage, worked_ms};
+use qslm_report::{Cloud, Comparison, Sample, Stage, badness, worked_ms};
 
 /// The shortest time between two samples.
 const OFTEN_MS: u64 = 1000;
@@ -26,6 +27,21 @@ pub(super) struct Seen {
     evaluated: u64,
 }
 
+/// Where a measured candidate lies on a plot.
+pub(super) struct Spotted {
+    saving: f64,
+    badness: f64,
+    id: ContentHash,
+}
+
+impl Spotted {
+    pub(super) fn new(network: &Network, measurement: &Measurement) -> Self {
+        let entry = measurement.entry();
+        let saving = saving(network, entry.footprint_bytes);
+        Self { saving, badness: badness(&entry.counts), id: measurement.id() }
+    }
+}
+
 impl Seen {
     /// With what the store has: samples by rising time, and what other tools found.
     pub(super) fn new(timeline: Vec<Sample>, comparisons: Vec<Comparison>) -> Self {
@@ -34,16 +50,14 @@ impl Seen {
     }
 
     /// Adds a candidate that `stage` was the first to propose.
-    pub(super) fn add(&mut self, network: &Network, stage: &str, measurement: &Measurement) {
+    pub(super) fn add(&mut self, stage: &str, spotted: Spotted) {
         let known = self.stages.iter().position(|known| known.name == stage);
         let index = known.unwrap_or_else(|| {
             self.stages.push(Stage { name: stage.to_owned(), measured: 0 });
             self.stages.len() - 1
         });
         self.stages[index].measured += 1;
-        let entry = measurement.entry();
-        let saving = saving(network, entry.footprint_bytes);
-        self.cloud.insert(index, saving, &entry.counts, measurement.id());
+        self.cloud.insert(index, spotted.saving, spotted.badness, spotted.id);
     }
 
     /// Whether a sample is due, when `evaluated` trials were measured since the coordinator started.

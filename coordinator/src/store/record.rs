@@ -5,6 +5,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::measurement::Counts;
 use qslm_proto::v1;
 use qslm_report::{Comparison, Sample};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 const COUNTS_V1: u8 = 1;
@@ -73,43 +74,47 @@ pub(super) fn decode_counts(bytes: &[u8]) -> Result<Counts, UnreadableRecord> {
 }
 
 pub(super) fn encode_experiment(record: &ExperimentRecord) -> Vec<u8> {
-    let mut bytes = vec![EXPERIMENT_V1];
-    // Only maps with non-text keys make this fail, and there are none.
-    bytes.extend(serde_json::to_vec(record).unwrap_or_default());
-    bytes
+    encode_json(EXPERIMENT_V1, record)
 }
 
 pub(super) fn decode_experiment(bytes: &[u8]) -> Result<ExperimentRecord, UnreadableRecord> {
-    let Some((&EXPERIMENT_V1, body)) = bytes.split_first() else {
-        return Err(unreadable("experiment", bytes, "unknown version"));
-    };
-    serde_json::from_slice(body).map_err(|error| unreadable("experiment", bytes, error))
+    decode_json("experiment", EXPERIMENT_V1, bytes)
 }
 
 pub(super) fn encode_sample(sample: &Sample) -> Vec<u8> {
-    let mut bytes = vec![SAMPLE_V1];
-    bytes.extend(serde_json::to_vec(sample).unwrap_or_default());
-    bytes
+    encode_json(SAMPLE_V1, sample)
 }
 
 pub(super) fn decode_sample(bytes: &[u8]) -> Result<Sample, UnreadableRecord> {
-    let Some((&SAMPLE_V1, body)) = bytes.split_first() else {
-        return Err(unreadable("sample", bytes, "unknown version"));
-    };
-    serde_json::from_slice(body).map_err(|error| unreadable("sample", bytes, error))
+    decode_json("sample", SAMPLE_V1, bytes)
 }
 
 pub(super) fn encode_comparison(comparison: &Comparison) -> Vec<u8> {
-    let mut bytes = vec![COMPARISON_V1];
-    bytes.extend(serde_json::to_vec(comparison).unwrap_or_default());
-    bytes
+    encode_json(COMPARISON_V1, comparison)
 }
 
 pub(super) fn decode_comparison(bytes: &[u8]) -> Result<Comparison, UnreadableRecord> {
-    let Some((&COMPARISON_V1, body)) = bytes.split_first() else {
-        return Err(unreadable("comparison", bytes, "unknown version"));
-    };
-    serde_json::from_slice(body).map_err(|error| unreadable("comparison", bytes, error))
+    decode_json("comparison", COMPARISON_V1, bytes)
+}
+
+fn encode_json(version: u8, value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = vec![version];
+    // Only maps with non-text keys make this fail, and there are none.
+    bytes.extend(serde_json::to_vec(value).unwrap_or_default());
+    bytes
+}
+
+fn decode_json<T: DeserializeOwned>(
+    what: &'static str,
+    version: u8,
+    bytes: &[u8],
+) -> Result<T, UnreadableRecord> {
+    match bytes.split_first() {
+        Some((found, body)) if *found == version => {
+            serde_json::from_slice(body).map_err(|error| unreadable(what, bytes, error))
+        }
+        _ => Err(unreadable(what, bytes, "unknown version")),
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ mod schemes;
 mod sensitivity;
 
 use kuva::backend::svg::SvgBackend;
-use kuva::plot::Heatmap;
 use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot as Layer;
 use kuva::render::render::{Scene, render_multiple};
@@ -104,9 +103,4 @@ fn tidy(value: f64) -> String {
     let text = format!("{value:.4}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
-}
-
-/// An empty grid that fixes nothing but its size, for [`schemes`].
-fn grid(data: Vec<Vec<f64>>) -> Heatmap {
-    Heatmap::new().with_data(data)
 }

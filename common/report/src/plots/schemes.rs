@@ -1,13 +1,13 @@
 //! The chosen bits: a row per block, a column per matrix.
 
-use kuva::plot::ColorMap;
+use kuva::plot::{ColorMap, Heatmap};
 use kuva::render::annotations::TextAnnotation;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::archive::Row;
 use qslm_common::scheme::Scheme;
 
-use super::{Plot, WIDTH, grid};
+use super::{Plot, WIDTH};
 use crate::Report;
 
 /// The matrices of a block in the order of the network.
@@ -25,7 +25,10 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
     // The first row is drawn at the bottom.
     let data: Vec<Vec<f64>> = rows.iter().rev().map(|row| row.to_vec()).collect();
     let names: Vec<String> = (0..blocks).rev().map(|block| format!("block {block}")).collect();
-    let map = grid(data).with_color_map(ColorMap::Custom(std::sync::Arc::new(blue))).with_legend("bits");
+    let map = Heatmap::new()
+        .with_data(data)
+        .with_color_map(ColorMap::Custom(std::sync::Arc::new(blue)))
+        .with_legend("bits");
     let map = map.with_labels(names.clone(), MATRICES.map(str::to_owned).to_vec()).with_tooltips();
     let layers: Vec<Layer> = vec![map.into()];
     let mut layout = Layout::auto_from_plots(&layers)
