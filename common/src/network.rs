@@ -26,6 +26,10 @@ pub struct Network {
 /// The name of the embedding's unit.
 pub const EMBEDDING: &str = "emb.weight";
 
+/// The matrices of a block in the order of the network; their units are called `blocks.0.att.key.weight` and so on.
+pub const MATRICES: [&str; 7] =
+    ["att.key", "att.value", "att.receptance", "att.output", "ffn.key", "ffn.value", "ffn.receptance"];
+
 /// One weight matrix, by its checkpoint name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {

@@ -3,7 +3,8 @@
 use comfy_table::CellAlignment;
 use qslm_common::archive::{FrontDocument, Row};
 use qslm_common::cost::Cost;
-use qslm_report::plots::significant;
+use qslm_common::network::MATRICES;
+use qslm_report::words::{costs, quality};
 
 use crate::output::plain_table;
 
@@ -83,16 +84,8 @@ fn cost_table(float: Option<&Row>, chosen: &Row) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    for (cost, value) in &chosen.costs {
-        let before = float.and_then(|float| float.costs.get(cost)).copied();
-        let change = before.filter(|before| *before > 0.0).map(|before| (value / before - 1.0) * 100.0);
-        table.add_row([
-            format!("  {cost}"),
-            before.map_or(String::new(), significant),
-            significant(*value),
-            change.map_or(String::new(), |change| format!("{change:+.2} %")),
-            cost.unit().to_owned(),
-        ]);
+    for [cost, before, after, change, unit] in costs(float, chosen) {
+        table.add_row([format!("  {cost}"), before, after, change, unit]);
     }
     format!("\n{table}\n")
 }
@@ -100,8 +93,6 @@ fn cost_table(float: Option<&Row>, chosen: &Row) -> String {
 /// Embedding and head on a line each, then a line per block with a column per matrix, each with the width of its
 /// activations if they are quantized; membranes last.
 fn scheme_table(row: &Row) -> String {
-    const MATRICES: [&str; 7] =
-        ["att.key", "att.value", "att.receptance", "att.output", "ffn.key", "ffn.value", "ffn.receptance"];
     let of = |unit: &str| row.schemes.get(unit).map_or("", String::as_str);
     // Symmetry and granularity are the same everywhere; the width is what differs.
     let width = |scheme: &str| scheme.split(':').next().unwrap_or(scheme).to_owned();
@@ -137,9 +128,4 @@ fn scheme_table(row: &Row) -> String {
 fn quality_name(document: &FrontDocument) -> &'static str {
     let is_perplexity = document.float.as_ref().is_none_or(|row| row.perplexity.is_some());
     if is_perplexity { "perplexity" } else { "accuracy" }
-}
-
-fn quality(row: &Row) -> String {
-    let accuracy = row.accuracy.map(|accuracy| format!("{:.2} %", accuracy * 100.0));
-    row.perplexity.map(|p| format!("{p:.3}")).or(accuracy).unwrap_or_default()
 }

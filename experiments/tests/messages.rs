@@ -8,9 +8,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use qslm_common::measurement::Nll;
 use qslm_coordinator::rpc::ExperimentsService;
-use qslm_coordinator::store::{Store, Write};
+use qslm_coordinator::store::Store;
 use qslm_coordinator::{Coordinator, Options};
 use qslm_proto::v1::experiments_server::ExperimentsServer;
 use support::{Running, program, qslm, root, succeed};
@@ -90,13 +89,7 @@ fn every_documented_message_is_one_that_a_program_gives() {
     let grid = ["task.windows=1", "space.bits=[4]", "strategy.kind=grid", "strategy.tier=global"];
     let (a, b) = (at("a.redb"), at("b.redb"));
     assert!([&a, &b].iter().all(|store| run(store, &grid).status.code() != Some(1)));
-    let store = Store::open(&b).unwrap();
-    let contents = store.contents().unwrap();
-    let (trial, counts) = contents.measurements.iter().next().unwrap();
-    let mut counts = counts.first().unwrap().clone();
-    counts.nll = Nll(counts.nll.0 + 1);
-    store.commit(&[Write::Measurement(*trial, counts)]).unwrap();
-    drop(store);
+    support::contradict(&b);
     let [a, b, both] = [a, b, at("both.redb")].map(|path| path.to_str().unwrap().to_owned());
     let conflict = "N trials have different counts in different stores";
     give(conflict, qslm(&["reconcile", &a, &b, "--into", &both]));

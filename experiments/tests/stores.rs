@@ -5,8 +5,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use qslm_common::measurement::Nll;
-use qslm_coordinator::store::{Store, Write};
+use qslm_coordinator::store::Store;
 use serde_json::Value;
 use support::{json, refused, succeed};
 
@@ -66,15 +65,7 @@ fn stores_that_disagree_are_told_apart() {
     let (a, b, both) = (at("a"), at("b"), at("both"));
     run(&a, "[4]");
     run(&b, "[4]");
-    let trial = {
-        let store = Store::open(&b).unwrap();
-        let contents = store.contents().unwrap();
-        let (trial, counts) = contents.measurements.iter().next().unwrap();
-        let mut counts = counts.first().unwrap().clone();
-        counts.nll = Nll(counts.nll.0 + 1);
-        store.commit(&[Write::Measurement(*trial, counts)]).unwrap();
-        trial.to_string()
-    };
+    let trial = support::contradict(&b);
     let arguments = ["reconcile", a.to_str().unwrap(), b.to_str().unwrap(), "--into", both.to_str().unwrap()];
     let output = support::qslm(&arguments);
     assert_eq!(output.status.code(), Some(4));

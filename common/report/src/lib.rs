@@ -11,6 +11,7 @@ pub mod page;
 pub mod plots;
 #[cfg(test)]
 mod testing;
+pub mod words;
 
 pub use cloud::{Cloud, Spot, badness};
 pub use document::{Comparison, FORMAT, Lifecycle, Reference, Report, Sample, Sensitivity, Stage, worked_ms};

@@ -1,15 +1,14 @@
 //! The page of an experiment: one HTML file that needs nothing else, or a part of a live view.
 
 use askama::Template;
-use chrono::{DateTime, Utc};
 use qslm_common::archive::Row;
 use qslm_common::cost::Cost;
 use qslm_common::experiment::Strategy;
 use qslm_common::footprint::float_bytes;
 use qslm_common::task::Task;
 
-use crate::plots::{self, percent};
-use crate::{Lifecycle, Report};
+use crate::words::{costs, date, percent, quality};
+use crate::{Lifecycle, Report, plots};
 
 /// A whole page with the style of all pages.
 #[derive(Template)]
@@ -107,15 +106,19 @@ pub fn body(report: &Report) -> String {
         figures: plots::all(report).into_iter().map(figure).collect(),
         quality_name: quality_name(report),
         front: front(report),
-        costs: costs(report),
+        costs: report
+            .front
+            .chosen
+            .as_ref()
+            .map_or(Vec::new(), |chosen| costs(report.front.float.as_ref(), chosen)),
         provenance: provenance(report),
         experiment: serde_json::to_string_pretty(&report.experiment).unwrap_or_default(),
         footer: format!("qslm {}", report.version),
     })
 }
 
-/// A template writes into memory, which does not fail.
-fn render(template: &impl Template) -> String {
+/// A template as HTML. It writes into memory, which does not fail.
+pub fn render(template: &impl Template) -> String {
     template.render().unwrap_or_default()
 }
 
@@ -125,11 +128,6 @@ fn is_perplexity(report: &Report) -> bool {
 
 fn quality_name(report: &Report) -> &'static str {
     if is_perplexity(report) { "perplexity" } else { "accuracy" }
-}
-
-fn quality(row: &Row) -> String {
-    let accuracy = row.accuracy.map(percent);
-    row.perplexity.map(|perplexity| format!("{perplexity:.3}")).or(accuracy).unwrap_or_default()
 }
 
 /// A loss with its sign: `+2.72 %`.
@@ -233,23 +231,6 @@ fn front(report: &Report) -> Vec<FrontRow> {
     report.front.front.iter().map(row).collect()
 }
 
-fn costs(report: &Report) -> Vec<[String; 5]> {
-    let Some(chosen) = &report.front.chosen else { return Vec::new() };
-    let float = report.front.float.as_ref();
-    let row = |(cost, value): (&Cost, &f64)| {
-        let before = float.and_then(|float| float.costs.get(cost)).copied();
-        let change = before.filter(|before| *before > 0.0).map(|before| (value / before - 1.0) * 100.0);
-        [
-            cost.to_string(),
-            before.map_or(String::new(), plots::significant),
-            plots::significant(*value),
-            change.map_or(String::new(), |change| format!("{change:+.2} %")),
-            cost.unit().to_owned(),
-        ]
-    };
-    chosen.costs.iter().map(row).collect()
-}
-
 fn provenance(report: &Report) -> Vec<(&'static str, String)> {
     let experiment = &report.experiment;
     let network = &experiment.network;
@@ -277,7 +258,7 @@ fn provenance(report: &Report) -> Vec<(&'static str, String)> {
         ("engine", format!("version {}, products by {}", experiment.engine_version, experiment.backend)),
     ];
     if let (Some(first), Some(last)) = (report.timeline.first(), report.timeline.last()) {
-        rows.push(("measured", format!("{} to {}", date(first.unix_ms), date(last.unix_ms))));
+        rows.push(("measured", format!("{} to {} UTC", date(first.unix_ms), date(last.unix_ms))));
     }
     rows
 }
@@ -304,12 +285,6 @@ fn strategy(strategy: &Strategy) -> String {
         Strategy::List { candidates } => format!("{} listed candidates", candidates.len()),
         Strategy::Ranked { metric, tier, .. } => format!("ranked by {metric} over the {} tier", tier.name()),
     }
-}
-
-/// `2026-11-22 22:40:44 UTC`
-fn date(unix_ms: u64) -> String {
-    let date = i64::try_from(unix_ms).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
-    date.map_or(String::new(), |date| date.format("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use askama::Template;
-use chrono::{DateTime, Utc};
 use qslm_proto::v1::ExperimentStatus;
-use qslm_report::page;
+use qslm_report::page::{self, render};
+use qslm_report::words::{date, percent};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::driver::{Event, Handle, Refusal, WorkerStatus};
@@ -90,11 +90,6 @@ impl Pages {
     }
 }
 
-/// A template writes into memory, which does not fail.
-fn render(template: &impl Template) -> String {
-    template.render().unwrap_or_default()
-}
-
 #[derive(Template)]
 #[template(path = "experiments.html")]
 struct ExperimentsBody {
@@ -109,7 +104,6 @@ struct ExperimentRow {
 
 impl ExperimentRow {
     fn new(status: &ExperimentStatus) -> Self {
-        let percent = |value: f64| format!("{:.2} %", value * 100.0);
         let best = status.best.as_ref();
         Self {
             id: status.id.clone(),
@@ -163,7 +157,5 @@ fn worker_row(worker: &WorkerStatus) -> [String; 8] {
 }
 
 fn event_row(event: &Event) -> [String; 3] {
-    let date = i64::try_from(event.unix_ms).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
-    let date = date.map_or(String::new(), |date| date.format("%Y-%m-%d %H:%M:%S").to_string());
-    [date, event.experiment.clone(), event.text.clone()]
+    [date(event.unix_ms), event.experiment.clone(), event.text.clone()]
 }

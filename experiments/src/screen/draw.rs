@@ -1,9 +1,9 @@
 //! Draws a [`View`]. Made for 80 columns and 24 lines; a larger terminal shows more of everything.
 
-use chrono::{DateTime, Utc};
 use qslm_proto::v1::ExperimentStatus;
 use qslm_proto::v1::experiment_status::State;
 use qslm_report::Field;
+use qslm_report::words::time;
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -214,8 +214,7 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let shown = usize::from(area.height.saturating_sub(2));
     let events = &view.cluster.events;
     let lines = events[events.len().saturating_sub(shown)..].iter().map(|event| {
-        let date = i64::try_from(event.unix_ms).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
-        let time = date.map_or(String::new(), |date| date.format("%H:%M:%S ").to_string());
+        let time = time(event.unix_ms) + " ";
         let about = if event.experiment.is_empty() { "" } else { " " };
         Line::from(vec![
             Span::styled(time, FAINT),

@@ -7,6 +7,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
+use qslm_common::measurement::Nll;
+use qslm_coordinator::store::{Store, Write};
+
 pub const QSLM: &str = env!("CARGO_BIN_EXE_qslm");
 
 /// The top of the repository.
@@ -45,6 +48,17 @@ pub fn broken_checkpoint(path: &Path) {
         }
     }
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Changes what a store knows of one of its trials, as no worker would; the trial's key.
+pub fn contradict(store: &Path) -> String {
+    let store = Store::open(store).unwrap();
+    let contents = store.contents().unwrap();
+    let (trial, counts) = contents.measurements.iter().next().unwrap();
+    let mut counts = counts.first().unwrap().clone();
+    counts.nll = Nll(counts.nll.0 + 1);
+    store.commit(&[Write::Measurement(*trial, counts)]).unwrap();
+    trial.to_string()
 }
 
 /// Runs `qslm` at the top of the repository until it ends.

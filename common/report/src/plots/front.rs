@@ -7,7 +7,8 @@ use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::task::Task;
 
-use super::{CHOSEN, COLOURS, GUIDE, Plot, WIDTH, percent, percent_ticks};
+use super::{CHOSEN, COLOURS, GUIDE, Plot, WIDTH, percent_ticks};
+use crate::words::percent;
 use crate::{Comparison, Field, Point, Reference, Report, Stage};
 
 /// `None` before the float model is measured, because everything is relative to it.

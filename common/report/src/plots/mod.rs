@@ -83,16 +83,6 @@ impl Plot {
     }
 }
 
-/// A share in percent: `88.96 %`.
-pub fn percent(value: f64) -> String {
-    format!("{:.2} %", value * 100.0)
-}
-
-/// Whole numbers as they are, others with four significant digits.
-pub fn significant(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value}") } else { format!("{value:.3e}") }
-}
-
 /// Ticks in percent, of values that are percentages already.
 fn percent_ticks() -> TickFormat {
     TickFormat::Custom(std::sync::Arc::new(|value| format!("{} %", tidy(value))))

@@ -5,14 +5,12 @@ use kuva::render::annotations::TextAnnotation;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::archive::Row;
+use qslm_common::network::MATRICES;
 use qslm_common::scheme::Scheme;
 
 use super::{Plot, WIDTH};
 use crate::Report;
 
-/// The matrices of a block in the order of the network.
-const MATRICES: [&str; 7] =
-    ["att.key", "att.value", "att.receptance", "att.output", "ffn.key", "ffn.value", "ffn.receptance"];
 /// Height of a row.
 const ROW: f64 = 30.0;
 
