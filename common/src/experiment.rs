@@ -371,12 +371,19 @@ pub fn check_model(network: &Network, task: &Task) -> Result<(), InvalidExperime
     }
 }
 
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Backend {
+    /// The name that specs and workers use.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Flex => "flex",
             Self::Ndarray => "ndarray",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod archive;
 pub mod candidate;
 pub mod cost;
+pub mod demands;
 pub mod experiment;
 pub mod footprint;
 pub mod hash;

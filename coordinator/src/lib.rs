@@ -7,6 +7,8 @@
 mod crash;
 pub mod driver;
 pub mod ledger;
+pub mod metrics;
+pub mod program;
 pub mod replay;
 pub mod rpc;
 pub mod search;
@@ -17,4 +19,4 @@ pub mod web;
 
 pub use crash::{CrashPlan, CrashPoint, InvalidPlan};
 pub use driver::Options;
-pub use server::Coordinator;
+pub use server::{Coordinator, Door, Ports};

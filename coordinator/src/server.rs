@@ -1,18 +1,23 @@
 //! A coordinator as a whole: store, driver and services on one socket.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use qslm_program::Coded;
 use qslm_proto::v1::experiments_server::ExperimentsServer;
 use qslm_proto::v1::work_server::WorkServer;
+use qslm_transport::{Gate, Incoming, Monitor, ServerTls, Tokens};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::driver::{self, DriverError, Handle, Options};
-use crate::rpc::{ExperimentsService, WorkService};
+use crate::metrics;
+use crate::rpc::{self, ExperimentsService, WorkService};
 use crate::store::{Artifacts, Store, StoreError};
 use crate::web;
 
@@ -22,6 +27,48 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// A connection on which nothing comes back for so long is given up.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Calls that one connection may have under way; more wait with the caller.
+const MOST_STREAMS: u32 = 128;
+
+/// Bytes of a call's headers.
+const LARGEST_HEADERS: u32 = 16 << 10;
+
+/// Where a coordinator listens.
+pub struct Ports {
+    /// For workers and people's programs.
+    pub grpc: TcpListener,
+    /// For browsers.
+    pub web: Option<TcpListener>,
+    /// For the cluster's own machinery.
+    pub monitor: Option<Monitor>,
+}
+
+impl Ports {
+    /// Only the port for programs.
+    pub fn grpc(listener: TcpListener) -> Self {
+        Self { grpc: listener, web: None, monitor: None }
+    }
+}
+
+/// Who may come in, and how many.
+pub struct Door {
+    /// How connections are encrypted, if they are.
+    pub tls: Option<ServerTls>,
+    /// Who may do what; everyone everything if there are none.
+    pub tokens: Option<Tokens>,
+    /// Connections at a time, of programs and of browsers each.
+    pub max_connections: usize,
+    /// Calls per second that one connection may make.
+    pub calls_per_second: u32,
+}
+
+impl Default for Door {
+    /// For a coordinator that only this process uses.
+    fn default() -> Self {
+        Self { tls: None, tokens: None, max_connections: 10_000, calls_per_second: u32::MAX }
+    }
+}
 
 /// A coordinator on an open store.
 pub struct Coordinator {
@@ -53,38 +100,58 @@ impl Coordinator {
         &self.artifacts
     }
 
-    /// Serves on `listener`, and the live view on `web`, until `stop` is cancelled or the store fails, then closes the
-    /// store.
+    /// Serves on `ports` whoever `door` lets in, until `stop` is cancelled or the store fails, then closes the store.
     ///
     /// # Errors
-    /// If the socket or the store fails.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        web: Option<TcpListener>,
-        stop: CancellationToken,
-    ) -> anyhow::Result<()> {
+    /// If a certificate, the socket or the store fails.
+    pub async fn serve(self, ports: Ports, door: Door, stop: CancellationToken) -> anyhow::Result<()> {
         let Self { driver, thread, artifacts } = self;
-        // The view is a guest here: if it fails, the experiments go on.
-        let view = web.map(|listener| {
-            let serving = web::serve(listener, driver.clone(), stop.clone());
-            tokio::spawn(async move {
+        let Door { tls, tokens, max_connections, calls_per_second } = door;
+        let tls = tls.map(ServerTls::watched).transpose().map_err(Coded::setting)?.map(Arc::new);
+        let gate = Arc::new(Gate::new(tokens, rpc::needs, calls_per_second));
+        let accept = |listener| Incoming::new(listener, tls.clone(), max_connections, stop.clone());
+        // These are guests here: if they fail, the experiments go on.
+        let mut guests = JoinSet::new();
+        if let Some(listener) = ports.web {
+            let serving = web::serve(accept(listener), gate.clone(), driver.clone(), stop.clone());
+            guests.spawn(async move {
                 if let Err(error) = serving.await {
                     tracing::error!(%error, "the live view stopped");
                 }
-            })
-        });
+            });
+        }
+        let (reporter, health) = tonic_health::server::health_reporter();
+        guests.spawn(rpc::watch_health(driver.clone(), reporter, stop.clone()));
+        if let Some(monitor) = ports.monitor {
+            let asked = driver.clone();
+            let metrics = move || {
+                let driver = asked.clone();
+                async move { metrics::text(&driver).await.ok() }
+            };
+            let serving = monitor.serve(Routes::new(health.clone()), metrics, stop.clone());
+            guests.spawn(async move {
+                if let Err(error) = serving.await {
+                    tracing::error!(%error, "health and metrics stopped");
+                }
+            });
+        }
         let work = WorkService::new(driver.clone(), artifacts.clone());
         let experiments = ExperimentsService::new(driver.clone(), artifacts);
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(qslm_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let routes = Routes::new(WorkServer::new(work))
+            .add_service(ExperimentsServer::new(experiments))
+            .add_service(reflection)
+            .add_service(health);
         let serving = Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
-            .add_service(WorkServer::new(work))
-            .add_service(ExperimentsServer::new(experiments))
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                stop.clone().cancelled_owned(),
-            );
+            .max_concurrent_streams(MOST_STREAMS)
+            .http2_max_header_list_size(LARGEST_HEADERS)
+            .add_routes(gate.guard(routes))
+            .serve_with_incoming_shutdown(accept(ports.grpc).stream(), stop.clone().cancelled_owned());
         let mut serving = tokio::spawn(serving);
         let ended = tokio::task::spawn_blocking(move || thread.join());
         tokio::pin!(ended);
@@ -113,11 +180,9 @@ impl Coordinator {
             None if tokio::time::timeout(DRAIN, &mut serving).await.is_err() => serving.abort(),
             None => {}
         }
-        if let Some(mut view) = view
-            && tokio::time::timeout(DRAIN, &mut view).await.is_err()
-        {
-            view.abort();
-        }
+        let all = async { while guests.join_next().await.is_some() {} };
+        // Whoever is not done by then is dropped.
+        drop(tokio::time::timeout(DRAIN, all).await);
         match store {
             Ok(result) => Ok(result?),
             Err(panic) => std::panic::resume_unwind(panic),

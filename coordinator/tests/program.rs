@@ -26,8 +26,19 @@ fn settings_are_refused_by_name() {
     assert!(refused(2, &[], &[("QSLM_COORDINATOR_STOER", "x")]).contains("stoer"));
     assert!(refused(2, &["--config", "no/such/file"], &[]).contains("no/such/file"));
     let store = folder.path().join("s.redb");
-    let error = refused(1, &["--lease-ttl-s", "0.1", "--store", store.to_str().unwrap()], &[]);
+    let error = refused(2, &["--lease-ttl-s", "0.1", "--store", store.to_str().unwrap()], &[]);
     assert!(error.contains("lease_ttl_s = 0.1: expected 1 to 3600 seconds"), "{error}");
+}
+
+#[test]
+fn it_does_not_listen_beyond_this_machine_without_authentication() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    for (flag, name) in [("--listen", "listen"), ("--web", "web")] {
+        let error = refused(2, &[flag, "0.0.0.0:0", "--store", store.to_str().unwrap()], &[]);
+        assert!(error.contains(&format!("{name} = 0.0.0.0:0: reachable from other machines")), "{error}");
+    }
+    assert!(!store.exists(), "refused before anything is made");
 }
 
 #[test]

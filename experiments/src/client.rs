@@ -1,26 +1,25 @@
 //! Talking to a coordinator: one that runs elsewhere, or one started here on a store.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use qslm_common::hash::ContentHash;
 use qslm_coordinator::driver::{Commits, DriverError, Handle};
-use qslm_coordinator::{Coordinator, Options};
+use qslm_coordinator::{Coordinator, Door, Options, Ports};
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::{ExperimentStatus, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest};
+use qslm_transport::{Access, Connector, Link};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::spec::Resolved;
 
 /// A connection for people's calls.
-pub type Client = ExperimentsClient<Channel>;
+pub type Client = ExperimentsClient<Link>;
 
 /// Bytes of the largest answer that is taken: a front of thousands of candidates has megabytes.
 const LARGEST: usize = 1 << 30;
@@ -52,8 +51,18 @@ impl Embedded {
         let artifacts = coordinator.artifacts().folder().to_owned();
         let driver = coordinator.driver().clone();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(coordinator.serve(listener, None, stop.clone()));
+        let serving = tokio::spawn(coordinator.serve(Ports::grpc(listener), Door::default(), stop.clone()));
         Ok(Self { url, artifacts, driver, stop, serving })
+    }
+
+    /// The way to it.
+    pub fn connector(&self) -> Outcome<Connector> {
+        Ok(Connector::new(&self.url, Access::default())?)
+    }
+
+    /// A connection to it.
+    pub async fn connect(&self) -> Outcome<Client> {
+        connect(&self.connector()?).await
     }
 
     /// What its committer did so far.
@@ -72,12 +81,14 @@ impl Embedded {
 }
 
 /// Connects to a coordinator.
-pub async fn connect(url: &str) -> Outcome<Client> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .map_err(|_| Failure::new(Exit::Usage, format!("coordinator {url:?}: expected http://HOST:PORT")))?;
-    let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await;
-    let away = |_| Failure::new(Exit::Unavailable, format!("no coordinator answers at {url}"));
-    Ok(Client::new(channel.map_err(away)?).max_decoding_message_size(LARGEST))
+pub async fn connect(connector: &Connector) -> Outcome<Client> {
+    let link = connector.connect().await.map_err(|error| {
+        let url = connector.url();
+        // With TLS there is more that can go wrong than that nobody is there.
+        let why = if url.starts_with("https") { format!(": {}", error.root_cause()) } else { String::new() };
+        Failure::new(Exit::Unavailable, format!("no coordinator answers at {url}{why}"))
+    })?;
+    Ok(Client::new(link).max_decoding_message_size(LARGEST))
 }
 
 /// Uploads what the coordinator does not have, then submits.
@@ -94,7 +105,8 @@ pub async fn submit(
         }
     }
     let experiment = resolved.experiment.encode();
-    let request = SubmitRequest { experiment, shards: resolved.shards, priority };
+    let demands = Some(resolved.demands.clone().into());
+    let request = SubmitRequest { experiment, shards: resolved.shards, priority, demands };
     Ok(client.submit(request).await?.into_inner())
 }
 

@@ -19,9 +19,13 @@ mod spec;
 mod statistics;
 mod tensors;
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+
+use qslm_program::LogFormat;
 
 use crate::exit::Outcome;
 
@@ -85,6 +89,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // An image has one file with three names.
+    let name = std::env::args_os().next().unwrap_or_default();
+    match Path::new(&name).file_stem().and_then(OsStr::to_str) {
+        Some("qslm-coordinator") => return qslm_coordinator::program::main(),
+        Some("qslm-worker") => return qslm_worker::program::main(),
+        _ => {}
+    }
     let cli = Cli::parse();
     let outcome =
         qslm_program::block_on(run(cli)).unwrap_or_else(|error| Err(anyhow::Error::from(error).into()));
@@ -98,7 +109,7 @@ async fn run(cli: Cli) -> Outcome {
         (false, 1) => "info",
         (false, _) => "debug",
     };
-    qslm_program::init_log(cli.log.as_deref().unwrap_or(usual))?;
+    qslm_program::init_log(cli.log.as_deref().unwrap_or(usual), LogFormat::Text)?;
     match cli.command {
         Command::Init(init) => init.run(),
         Command::Validate(validate) => validate.run(),

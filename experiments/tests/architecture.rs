@@ -10,14 +10,15 @@ use std::process::Command;
 use support::root;
 
 /// What each package may build on among our own, and which foreign packages are its alone to name.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("qslm-common", &[]),
     ("qslm-program", &[]),
     ("qslm-report", &["qslm-common"]),
+    ("qslm-transport", &[]),
     ("qslm-proto", &["qslm-common"]),
     ("qslm-engine", &["qslm-common"]),
-    ("qslm-coordinator", &["qslm-common", "qslm-program", "qslm-proto", "qslm-report"]),
-    ("qslm-worker", &["qslm-common", "qslm-engine", "qslm-program", "qslm-proto"]),
+    ("qslm-coordinator", &["qslm-common", "qslm-program", "qslm-proto", "qslm-report", "qslm-transport"]),
+    ("qslm-worker", &["qslm-common", "qslm-engine", "qslm-program", "qslm-proto", "qslm-transport"]),
     (
         "qslm",
         &[
@@ -27,6 +28,7 @@ const EDGES: [(&str, &[&str]); 8] = [
             "qslm-program",
             "qslm-proto",
             "qslm-report",
+            "qslm-transport",
             "qslm-worker",
         ],
     ),

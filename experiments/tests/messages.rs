@@ -5,13 +5,10 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use qslm_coordinator::rpc::ExperimentsService;
 use qslm_coordinator::store::Store;
-use qslm_coordinator::{Coordinator, Options};
-use qslm_proto::v1::experiments_server::ExperimentsServer;
 use support::{Running, program, qslm, root, succeed};
 
 const SPEC: &str = "experiments/specs/quickstart.toml";
@@ -94,25 +91,33 @@ fn every_documented_message_is_one_that_a_program_gives() {
     let conflict = "N trials have different counts in different stores";
     give(conflict, qslm(&["reconcile", &a, &b, "--into", &both]));
 
+    let mut open = Command::new(program("qslm-coordinator"));
+    open.args(["--listen", "0.0.0.0:0", "--store"]).arg(folder.path().join("open.redb"));
+    give("... reachable from other machines, where anybody could do anything", open.output().unwrap());
+    let (_coordinator, url, token) = guarded(folder.path());
+    give("a token is needed (token_file)", qslm(&["list", "--coordinator", &url]));
+    let token = token.to_str().unwrap();
+    let cancel = ["cancel", "quickstart", "--coordinator", &url, "--token-file", token];
+    give("... is a reader; this takes a submitter", qslm(&cancel));
+    let mut worker = Command::new(program("qslm-worker"));
+    worker.args(["--coordinator", &url, "--token-file", token, "--cache-dir"]).arg(folder.path());
+    give("the coordinator refuses this worker: ...", worker.output().unwrap());
+
     let documented: BTreeSet<String> = documented.into_keys().collect();
     assert_eq!(given, documented, "a documented message that no program is made to give here");
 }
 
-/// The exit code of a command that something in front of the coordinator refuses.
-fn refused_by_a_proxy(folder: &Path) -> i32 {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let coordinator = Coordinator::open(&folder.join("proxy.redb"), Options::default()).unwrap();
-    let service = ExperimentsService::new(coordinator.driver().clone(), coordinator.artifacts().clone());
-    let refuse = |_: tonic::Request<()>| Err(tonic::Status::permission_denied("this token may only read"));
-    let service = ExperimentsServer::with_interceptor(service, refuse);
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let incoming = tonic::transport::server::TcpIncoming::from(listener);
-    runtime.spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-    let output = qslm(&["cancel", "quickstart", "--coordinator", &url]);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("error: coordinator: this token may only read"), "{said}");
-    output.status.code().unwrap()
+/// A coordinator that knows one token, a reader's, which stands in the file of the second path.
+fn guarded(folder: &Path) -> (Running, String, PathBuf) {
+    let (tokens, token) = (folder.join("tokens"), folder.join("token"));
+    std::fs::write(&tokens, "reader eve readerreaderreader").unwrap();
+    std::fs::write(&token, "readerreaderreader").unwrap();
+    let mut command = Command::new(program("qslm-coordinator"));
+    command.args(["--listen", "127.0.0.1:0", "--web", "off", "--tokens"]).arg(tokens);
+    let mut coordinator = Running::start(command.arg("--store").arg(folder.join("guarded.redb")));
+    let line = coordinator.wait_for("listening");
+    let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    (coordinator, format!("http://{address}"), token)
 }
 
 /// What the last line of help and the table of docs/troubleshooting.md say of exit codes.
@@ -146,7 +151,10 @@ fn every_documented_exit_code_is_one_that_a_program_gives() {
         );
         given.insert(code);
     }
-    given.insert(refused_by_a_proxy(folder.path()));
+    let (_coordinator, url, token) = guarded(folder.path());
+    let cancel = ["cancel", "quickstart", "--coordinator", &url, "--token-file", token.to_str().unwrap()];
+    assert_eq!(qslm(&cancel).status.code(), Some(7));
+    given.insert(7);
     let unmet = [
         "task.windows=1",
         "space.bits=[2]",

@@ -4,6 +4,7 @@
 //! here, and [`Invalid`] names the field.
 
 use qslm_common::candidate::Candidate;
+use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
@@ -11,6 +12,9 @@ use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::Trial;
 
 use crate::v1;
+
+/// Characters of a reason.
+const LONGEST: usize = 1000;
 
 /// A message that means nothing in the domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,9 +25,10 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// A field and what is wrong with it.
+    /// A field and what is wrong with it. A reason may quote what came, of which only the beginning travels back: a status
+    /// is a header, and those have a bound.
     pub fn new(field: &'static str, reason: impl ToString) -> Self {
-        Self { field, reason: reason.to_string() }
+        Self { field, reason: reason.to_string().chars().take(LONGEST).collect() }
     }
 }
 
@@ -74,6 +79,60 @@ impl From<v1::Counts> for Counts {
             positions: counts.positions,
             spikes: counts.spikes,
         }
+    }
+}
+
+impl From<Capabilities> for v1::Capabilities {
+    fn from(capabilities: Capabilities) -> Self {
+        let Capabilities { backends, cpu_features, memory_bytes, labels } = capabilities;
+        Self {
+            backends: backends.into_iter().collect(),
+            cpu_features: cpu_features.into_iter().collect(),
+            memory_bytes,
+            labels: labels.into_iter().collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Capabilities> for Capabilities {
+    type Error = Invalid;
+
+    fn try_from(capabilities: v1::Capabilities) -> Result<Self, Invalid> {
+        let v1::Capabilities { backends, cpu_features, memory_bytes, labels } = capabilities;
+        let capabilities = Self {
+            backends: backends.into_iter().collect(),
+            cpu_features: cpu_features.into_iter().collect(),
+            memory_bytes,
+            labels: labels.into_iter().collect(),
+        };
+        capabilities.validate().map_err(|error| Invalid::new("capabilities", error))?;
+        Ok(capabilities)
+    }
+}
+
+impl From<Demands> for v1::Demands {
+    fn from(demands: Demands) -> Self {
+        let Demands { cpu_features, memory_bytes, labels } = demands;
+        Self {
+            cpu_features: cpu_features.into_iter().collect(),
+            memory_bytes,
+            labels: labels.into_iter().collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Demands> for Demands {
+    type Error = Invalid;
+
+    fn try_from(demands: v1::Demands) -> Result<Self, Invalid> {
+        let v1::Demands { cpu_features, memory_bytes, labels } = demands;
+        let demands = Self {
+            cpu_features: cpu_features.into_iter().collect(),
+            memory_bytes,
+            labels: labels.into_iter().collect(),
+        };
+        demands.validate().map_err(|error| Invalid::new("demands", error))?;
+        Ok(demands)
     }
 }
 

@@ -5,6 +5,13 @@
 
 pub mod convert;
 
+/// The version of the protocol that this program speaks. It grows when the meaning of a message changes: 2 since workers
+/// say what they can do.
+pub const PROTOCOL: u32 = 2;
+
+/// What the services look like, for reflection: an encoded `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("qslm");
+
 /// Messages and services of `qslm.v1`; see `qslm/v1/qslm.proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod v1 {

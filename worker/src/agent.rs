@@ -13,22 +13,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use qslm_common::ENGINE_VERSION;
+use qslm_common::demands::Capabilities;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
-use qslm_proto::convert;
+use qslm_program::Coded;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{Lease, ReportRequest, ReportResponse, ShardFailure, ShardReport, shard_report};
+use qslm_proto::{PROTOCOL, convert};
+use qslm_transport::gate::pushback;
+use qslm_transport::{Connector, Link};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
 
 use crate::cache::{ArtifactCache, CacheError};
+use crate::capabilities::fingerprint;
 use crate::evaluator::{Evaluator, Failure, Files};
+use crate::monitor::Tally;
 use crate::spool::{Spool, is_measured, trial_name};
 
 /// Waiting times after a failed call: doubled from the first to the last, with jitter.
@@ -55,6 +60,21 @@ pub struct Agent {
     pub cache: Arc<ArtifactCache>,
     /// Where results wait while the coordinator is away. Not needed where both are one process.
     pub spool: Option<Spool>,
+    /// What it tells the coordinator that it can do.
+    pub capabilities: Capabilities,
+    /// What it did, for whoever monitors it.
+    pub tally: Arc<Tally>,
+    /// Whether to end when all that it could work for has ended.
+    pub until_done: bool,
+}
+
+/// Why an agent ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// All that it could work for has ended.
+    Done,
 }
 
 /// What the loop keeps track of.
@@ -62,8 +82,8 @@ struct Loop {
     /// One permit per slot. A lease that was taken beforehand waits for one.
     slots: Arc<Semaphore>,
     agent: Agent,
-    endpoint: Endpoint,
-    client: WorkClient<Channel>,
+    connector: Connector,
+    client: WorkClient<Link>,
     /// Shards being evaluated, with the flag that ends them.
     running: BTreeMap<u64, Arc<AtomicBool>>,
     /// Results that no answered report has carried yet.
@@ -75,6 +95,10 @@ struct Loop {
     failures: u32,
     /// When to call again after a failure.
     pause_until: Option<tokio::time::Instant>,
+    /// Whether the coordinator ever answered.
+    known: bool,
+    /// Whether it said last that there is nothing more to do.
+    done: bool,
 }
 
 /// What ended a wait.
@@ -85,35 +109,39 @@ enum Event {
 }
 
 impl Agent {
-    /// Works for the coordinator at `url` until `stop` is cancelled, then hands its leases back.
+    /// Works for a coordinator until `stop` is cancelled, then hands its leases back.
     ///
     /// # Errors
-    /// If the address makes no sense, or the coordinator refuses this worker for good. A coordinator that is
-    /// away is waited for.
-    pub async fn run(self, url: &str, stop: CancellationToken) -> anyhow::Result<()> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .with_context(|| format!("coordinator = {url:?}: expected http://HOST:PORT"))?
-            .connect_timeout(Duration::from_secs(5))
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .tcp_nodelay(true);
+    /// If the coordinator refuses this worker for good. A coordinator that is away is waited for.
+    pub async fn run(self, coordinator: Connector, stop: CancellationToken) -> anyhow::Result<Ended> {
+        let connector = coordinator.keep_alive(KEEP_ALIVE);
         let (sender, mut finished) = mpsc::unbounded_channel();
         let mut state = Loop {
             slots: Arc::new(Semaphore::new(self.slots as usize)),
             agent: self,
-            client: WorkClient::new(endpoint.connect_lazy()),
-            endpoint,
+            client: WorkClient::new(connector.lazy()?),
+            connector,
             running: BTreeMap::new(),
             unreported: Vec::new(),
             sender,
             heartbeat: Duration::from_secs(1),
             failures: 0,
             pause_until: None,
+            known: false,
+            done: false,
         };
         state.take_over_spooled()?;
         loop {
+            if state.agent.until_done && state.done && state.running.is_empty() && state.unreported.is_empty()
+            {
+                state.farewell().await?;
+                return Ok(Ended::Done);
+            }
             match state.wait(&mut finished, &stop).await {
-                Event::Stop => return state.farewell().await,
+                Event::Stop => {
+                    state.farewell().await?;
+                    return Ok(Ended::Stopped);
+                }
                 Event::Finished(report) => state.keep(report),
                 Event::Answer(answer) => match *answer {
                     Ok(answer) => state.take(answer),
@@ -173,6 +201,8 @@ impl Loop {
             prefetch: (2 * self.agent.slots).saturating_sub(self.agent.slots.max(self.running.len() as u32)),
             wait_ms: self.heartbeat.as_millis() as u32,
             experiment: self.agent.experiment.clone().unwrap_or_default(),
+            protocol: PROTOCOL,
+            capabilities: Some(self.agent.capabilities.clone().into()),
         }
     }
 
@@ -190,11 +220,25 @@ impl Loop {
 
     /// Keeps a result, unless its lease was taken away meanwhile.
     fn keep(&mut self, report: ShardReport) {
-        if self.running.remove(&report.lease).is_some() {
+        let wanted = self.running.remove(&report.lease).is_some();
+        self.count(&report);
+        if wanted {
             if self.failures > 0 {
                 self.spool(&report);
             }
             self.unreported.push(report);
+        }
+    }
+
+    fn count(&self, report: &ShardReport) {
+        let tally = &self.agent.tally;
+        tally.holding.store(self.running.len() as u64, Ordering::Relaxed);
+        match &report.outcome {
+            Some(shard_report::Outcome::Counts(counts)) => {
+                tally.measured.fetch_add(1, Ordering::Relaxed);
+                tally.tokens.fetch_add(counts.positions, Ordering::Relaxed);
+            }
+            _ => drop(tally.failed.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
@@ -209,7 +253,15 @@ impl Loop {
 
     /// Goes on without an answer: what is in hand goes to disk, and the next call waits a little.
     fn note_failure(&mut self, status: &tonic::Status) -> anyhow::Result<()> {
-        refuse_for_good(status)?;
+        refuse_for_good(status, self.known)?;
+        self.agent.tally.unanswered.fetch_add(1, Ordering::Relaxed);
+        if let Some(wait) = pushback(status) {
+            // It is not away, it has too much to do; who comes back all at once makes that worse.
+            let (worker, said, pause) = (&self.agent.name, status.message(), jittered(wait * 2));
+            tracing::debug!(worker, said, ?pause, "told to wait");
+            self.pause_until = Some(tokio::time::Instant::now() + pause);
+            return Ok(());
+        }
         if self.failures == 0 {
             self.unreported.iter().for_each(|report| self.spool(report));
         }
@@ -219,13 +271,18 @@ impl Loop {
         tracing::warn!(worker, code = %status.code(), said, ?pause, "no answer");
         self.pause_until = Some(tokio::time::Instant::now() + pause);
         // The old connection may be one of those on which nothing ever comes back.
-        self.client = WorkClient::new(self.endpoint.connect_lazy());
+        match self.connector.lazy() {
+            Ok(link) => self.client = WorkClient::new(link),
+            // A certificate that is being replaced; the next failure tries again.
+            Err(error) => tracing::warn!(worker, error = format!("{error:#}"), "cannot connect"),
+        }
         Ok(())
     }
 
     /// Follows an answer: what was reported is safe, dropped leases end, new ones start.
     fn take(&mut self, answer: ReportResponse) {
-        (self.failures, self.pause_until) = (0, None);
+        (self.failures, self.pause_until, self.known) = (0, None, true);
+        self.done = answer.done && answer.leases.is_empty();
         for report in self.unreported.drain(..) {
             if let Some(spool) = &self.agent.spool {
                 spool.remove(&report);
@@ -283,22 +340,27 @@ async fn work(
     lease: Lease,
     evaluator: &Arc<Evaluator>,
     cache: &ArtifactCache,
-    client: WorkClient<Channel>,
+    client: WorkClient<Link>,
     interrupt: &Arc<AtomicBool>,
 ) -> ShardReport {
     let started = Instant::now();
     let (id, index, of) = (lease.id, lease.index, lease.of);
     // Named from the trial itself, so that a result can never be filed under another trial.
     let trial = lease.trial.ok_or_else(|| convert::Invalid::new("trial", "missing"));
-    let (key, outcome) = match trial.and_then(Trial::try_from) {
+    let (key, engine, outcome) = match trial.and_then(Trial::try_from) {
         // A failure is filed by its lease; without a trial that can be read there is no key to name. Another
         // worker, of another version perhaps, may be able to read it.
         Err(error) => {
-            (vec![0; 32], Err(Failure::Retryable(format!("this worker cannot read the trial: {error}"))))
+            let unread = Failure::Retryable(format!("this worker cannot read the trial: {error}"));
+            (vec![0; 32], String::new(), Err(unread))
         }
         Ok(trial) => {
-            let key = trial.key().as_bytes().to_vec();
-            (key, measure(trial, Shard { index, of }, evaluator, cache, client, interrupt.clone()).await)
+            let (key, engine) = (trial.key().as_bytes().to_vec(), fingerprint(trial.backend));
+            (
+                key,
+                engine,
+                measure(trial, Shard { index, of }, evaluator, cache, client, interrupt.clone()).await,
+            )
         }
     };
     let outcome = match outcome {
@@ -313,7 +375,7 @@ async fn work(
         }
     };
     let seconds = started.elapsed().as_secs_f64();
-    ShardReport { lease: id, trial: key, index, of, outcome: Some(outcome), seconds }
+    ShardReport { lease: id, trial: key, index, of, outcome: Some(outcome), seconds, engine }
 }
 
 async fn measure(
@@ -321,7 +383,7 @@ async fn measure(
     shard: Shard,
     evaluator: &Arc<Evaluator>,
     cache: &ArtifactCache,
-    client: WorkClient<Channel>,
+    client: WorkClient<Link>,
     interrupt: Arc<AtomicBool>,
 ) -> Result<Counts, Failure> {
     if !shard.is_valid() {
@@ -344,7 +406,7 @@ async fn measure(
 async fn fetch(
     hash: ContentHash,
     cache: &ArtifactCache,
-    client: &WorkClient<Channel>,
+    client: &WorkClient<Link>,
     interrupt: &AtomicBool,
 ) -> Result<PathBuf, Failure> {
     for failures in 1.. {
@@ -378,20 +440,26 @@ fn is_passing(code: Code) -> bool {
     )
 }
 
-/// Fails if the coordinator will never take this worker.
-fn refuse_for_good(status: &tonic::Status) -> anyhow::Result<()> {
-    match status.code() {
-        Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::PermissionDenied => {
-            bail!("the coordinator refuses this worker: {}", status.message())
-        }
-        _ => Ok(()),
-    }
+/// Fails if the coordinator will never take this worker: with exit code 7 if it is not allowed, else 4. A token that was
+/// good before is being replaced, perhaps, so that is waited for.
+fn refuse_for_good(status: &tonic::Status, known: bool) -> anyhow::Result<()> {
+    let code = match status.code() {
+        Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => 4,
+        Code::PermissionDenied => 7,
+        Code::Unauthenticated if !known => 7,
+        _ => return Ok(()),
+    };
+    Err(Coded::error(code, anyhow!("the coordinator refuses this worker: {}", status.message())))
 }
 
 /// The pause after so many failures in a row: between half and all of the doubled time.
 fn backoff(failures: u32) -> Duration {
     let (first, last) = BACKOFF;
-    let full = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(last);
+    jittered(first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(last))
+}
+
+/// Between half and all of a time.
+fn jittered(full: Duration) -> Duration {
     // The hasher's keys are the random numbers of the standard library.
     let chance = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
     full.mul_f64(0.5 + chance / 2.0)
@@ -399,14 +467,17 @@ fn backoff(failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use qslm_transport::Access;
+
     use super::*;
 
     #[tokio::test]
     async fn a_trial_that_cannot_be_read_is_handed_back_under_its_lease() {
         let folder = tempfile::tempdir().unwrap();
         let cache = ArtifactCache::new(folder.path().to_owned(), 1).unwrap();
-        let client = WorkClient::new(Endpoint::from_static("http://127.0.0.1:9").connect_lazy());
-        let lease = Lease { id: 7, trial: None, index: 0, of: 1 };
+        let nowhere = Connector::new("http://127.0.0.1:9", Access::default()).unwrap();
+        let client = WorkClient::new(nowhere.lazy().unwrap());
+        let lease = Lease { id: 7, trial: None, index: 0, of: 1, traceparent: String::new() };
         let report = work(lease, &Arc::new(Evaluator::new(1)), &cache, client, &Arc::default()).await;
         assert_eq!((report.lease, report.trial.len()), (7, 32), "what the coordinator takes");
         let Some(shard_report::Outcome::Failure(failure)) = report.outcome else { panic!("not a failure") };

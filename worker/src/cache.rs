@@ -9,8 +9,8 @@ use std::time::SystemTime;
 use qslm_common::hash::ContentHash;
 use qslm_proto::v1::FetchArtifactRequest;
 use qslm_proto::v1::work_client::WorkClient;
+use qslm_transport::Link;
 use tokio::sync::Mutex;
-use tonic::transport::Channel;
 
 /// A folder of artifacts, each named by its hash.
 pub struct ArtifactCache {
@@ -76,7 +76,7 @@ impl ArtifactCache {
     pub async fn ensure(
         &self,
         hash: ContentHash,
-        client: &mut WorkClient<Channel>,
+        client: &mut WorkClient<Link>,
     ) -> Result<PathBuf, CacheError> {
         let path = self.folder.join(hash.to_string());
         let mut checked = self.checked.lock().await;
@@ -100,7 +100,7 @@ impl ArtifactCache {
         &self,
         hash: ContentHash,
         path: &Path,
-        client: &mut WorkClient<Channel>,
+        client: &mut WorkClient<Link>,
     ) -> Result<(), CacheError> {
         let refuse = |status| CacheError::Fetch { hash, status };
         let failed = |error| CacheError::Io { folder: self.folder.clone(), error };

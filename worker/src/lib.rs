@@ -5,9 +5,12 @@
 
 pub mod agent;
 pub mod cache;
+pub mod capabilities;
 pub mod evaluator;
 pub mod memo;
 pub mod memory;
+pub mod monitor;
+pub mod program;
 pub mod settings;
 pub mod spool;
 

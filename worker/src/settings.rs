@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::ensure;
+use qslm_program::{LogFormat, Port};
+use qslm_transport::{Access, Connector};
 use serde::{Deserialize, Serialize};
 
 /// What a worker can be told.
@@ -21,8 +23,24 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// Bytes that the cache may take.
     pub cache_max_bytes: u64,
+    /// Whether to end, with exit code 0, when the experiment has ended; without one, when all have.
+    pub until_done: bool,
+    /// What else people tell this worker by, which experiments may demand: `zone=a,rack=7`.
+    pub labels: String,
+    /// Whoever signed the coordinator's certificate, in PEM; the system's roots if empty.
+    pub ca: PathBuf,
+    /// This worker's own certificate in PEM, where the coordinator asks for one.
+    pub certificate: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
+    /// A file that holds this worker's token.
+    pub token_file: PathBuf,
+    /// Address and port of health and metrics for the cluster's own machinery, or `off`.
+    pub monitor: Port,
     /// What is logged: a level, or directives such as `info,qslm_worker=debug`.
     pub log: String,
+    /// How it is logged: `text` for people, or `json`, an object per line.
+    pub log_format: LogFormat,
 }
 
 impl Default for Settings {
@@ -34,12 +52,29 @@ impl Default for Settings {
             experiment: String::new(),
             cache_dir: dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("qslm"),
             cache_max_bytes: 20 << 30,
+            until_done: false,
+            labels: String::new(),
+            ca: PathBuf::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            token_file: PathBuf::new(),
+            monitor: Port::Off,
             log: "info".to_owned(),
+            log_format: LogFormat::Text,
         }
     }
 }
 
 impl Settings {
+    /// The way to the coordinator.
+    ///
+    /// # Errors
+    /// One line that names the address or file.
+    pub fn connector(&self) -> anyhow::Result<Connector> {
+        let Self { ca, certificate, key, token_file, .. } = self.clone();
+        Connector::new(&self.coordinator, Access { ca, certificate, key, token_file })
+    }
+
     /// The number of slots, with 0 replaced by the number of cores.
     ///
     /// # Errors

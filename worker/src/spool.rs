@@ -103,7 +103,15 @@ mod tests {
     fn report(index: u32) -> ShardReport {
         let counts = Counts { nll: 5, tokens: 1, ..Counts::default() };
         let outcome = Some(shard_report::Outcome::Counts(counts));
-        ShardReport { lease: 7, trial: vec![171; 32], index, of: 3, outcome, seconds: 0.5 }
+        ShardReport {
+            lease: 7,
+            trial: vec![171; 32],
+            index,
+            of: 3,
+            outcome,
+            seconds: 0.5,
+            engine: String::new(),
+        }
     }
 
     #[test]

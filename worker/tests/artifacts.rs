@@ -9,9 +9,9 @@ use qslm_common::hash::ContentHash;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::work_server::{Work, WorkServer};
 use qslm_proto::v1::{ArtifactChunk, FetchArtifactRequest, ReportRequest, ReportResponse};
+use qslm_transport::{Access, Connector, Link};
 use qslm_worker::ArtifactCache;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 /// Sends the same chunks for every hash.
@@ -42,7 +42,7 @@ impl Work for Sender {
 }
 
 /// A client of a coordinator that sends these chunks, and how often it was asked.
-async fn serve(chunks: &[&[u8]]) -> (WorkClient<Channel>, Arc<AtomicU32>) {
+async fn serve(chunks: &[&[u8]]) -> (WorkClient<Link>, Arc<AtomicU32>) {
     let fetched = Arc::new(AtomicU32::new(0));
     let sender = Sender { chunks: chunks.iter().map(|c| c.to_vec()).collect(), fetched: fetched.clone() };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -53,7 +53,8 @@ async fn serve(chunks: &[&[u8]]) -> (WorkClient<Channel>, Arc<AtomicU32>) {
             .add_service(WorkServer::new(sender))
             .serve_with_incoming(incoming),
     );
-    (WorkClient::new(Endpoint::from_shared(url).unwrap().connect().await.unwrap()), fetched)
+    let connector = Connector::new(&url, Access::default()).unwrap();
+    (WorkClient::new(connector.connect().await.unwrap()), fetched)
 }
 
 fn cache(folder: &Path, max_bytes: u64) -> ArtifactCache {

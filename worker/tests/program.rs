@@ -20,11 +20,11 @@ fn refused(code: i32, arguments: &[&str], variables: &[(&str, &str)]) -> String 
 #[test]
 fn settings_are_refused_by_name() {
     assert!(refused(2, &[], &[("QSLM_WORKER_SLOTZ", "3")]).contains("slotz"));
-    let error = refused(1, &["--slots", "2000"], &[]);
+    let error = refused(2, &["--slots", "2000"], &[]);
     assert!(error.contains("slots = 2000: expected 0 to 1024"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().to_str().unwrap();
-    let error = refused(1, &["--coordinator", "not an address", "--cache-dir", cache], &[]);
+    let error = refused(2, &["--coordinator", "not an address", "--cache-dir", cache], &[]);
     assert!(error.contains("expected http://HOST:PORT"), "{error}");
     let error = refused(1, &["--cache-dir", "/dev/null/cache"], &[]);
     assert!(error.contains("/dev/null/cache"), "{error}");

@@ -1,15 +1,20 @@
 //! What the programs share: layered settings, log lines, and a graceful end on signals.
 
+mod port;
 pub mod settings;
 
+pub use port::{InvalidPort, Port};
+
+use std::fmt;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -17,8 +22,36 @@ use tracing_subscriber::EnvFilter;
 /// stop, and nobody waits for it then.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// A failure with an exit code of its own.
+#[derive(Debug)]
+pub struct Coded {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl Coded {
+    /// Makes an error end the program with `code`.
+    pub fn error(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
+        Self { code, error: error.into() }.into()
+    }
+
+    /// A setting that makes no sense.
+    pub fn setting(error: impl Into<anyhow::Error>) -> anyhow::Error {
+        Self::error(2, error)
+    }
+}
+
+impl fmt::Display for Coded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
+impl std::error::Error for Coded {}
+
 /// Runs a program: reads its settings as [`settings::load`] does and calls `body` with them. A failure is
-/// printed on one line; the exit code is 2 for settings that make no sense and 1 for anything else.
+/// printed on one line; the exit code is 2 for settings that make no sense, that of a [`Coded`] failure, and 1 for
+/// anything else.
 pub fn run<T, F>(
     file: Option<&Path>,
     prefix: &str,
@@ -32,7 +65,10 @@ where
     let body = |settings| block_on(body(settings)).unwrap_or_else(|error| Err(error.into()));
     let (error, code) = match settings::load(file, prefix, flags).map(body) {
         Ok(Ok(())) => return ExitCode::SUCCESS,
-        Ok(Err(error)) => (error, 1),
+        Ok(Err(error)) => {
+            let code = error.downcast_ref::<Coded>().map_or(1, |coded| coded.code);
+            (error, code)
+        }
         Err(error) => (error, 2),
     };
     eprintln!("error: {error:#}");
@@ -50,18 +86,46 @@ pub fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
     Ok(output)
 }
 
-/// Writes log lines to standard error, coloured on a terminal; a panic becomes one of them. `filter` is a level or the directives of
-/// `tracing-subscriber`, such as `info,qslm_coordinator=debug`.
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object per line, with what the line is about in fields of its own.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("expected text or json".to_owned()),
+        }
+    }
+}
+
+/// Writes log lines to standard error, coloured on a terminal; a panic becomes one of them. `filter` is a level or the
+/// directives of `tracing-subscriber`, such as `info,qslm_coordinator=debug`.
 ///
 /// # Errors
 /// If the filter does not parse.
-pub fn init_log(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| anyhow::anyhow!("log = {filter:?}: {error}"))?;
-    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+pub fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| Coded::setting(anyhow::anyhow!("log = {filter:?}: {error}")))?;
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // Not a setting of ours but a word between terminals and programs: no-color.org.
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // A second call, as tests make, keeps the first one's settings.
-    let _ = format.with_ansi(colour && std::io::stderr().is_terminal()).with_target(false).try_init();
+    let _ = match format {
+        LogFormat::Text => lines.with_ansi(colour && std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
+    };
     std::panic::set_hook(Box::new(|panic| {
         let words = panic.to_string();
         tracing::error!("{}", words.split_whitespace().collect::<Vec<_>>().join(" "));

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use qslm_common::hash::ContentHash;
 
 use super::request::Request;
@@ -13,11 +14,22 @@ use crate::crash::{CrashPlan, CrashPoint};
 use crate::store::{Store, StoreError, Write};
 
 /// What the committer did since the coordinator started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
     commits: AtomicU64,
     writes: AtomicU64,
     micros: AtomicU64,
+    batch: Histogram,
+    seconds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let [commits, writes, micros] = Default::default();
+        // 1 to 1,024 changes; half a millisecond to four seconds.
+        let (batch, seconds) = (exponential_buckets(1.0, 2.0, 11), exponential_buckets(0.0005, 2.0, 14));
+        Self { commits, writes, micros, batch: Histogram::new(batch), seconds: Histogram::new(seconds) }
+    }
 }
 
 /// A look at [`Metrics`].
@@ -38,10 +50,18 @@ impl Metrics {
         Commits { commits: read(&self.commits), writes: read(&self.writes), micros: read(&self.micros) }
     }
 
+    /// Changes per transaction, and seconds that transactions took.
+    pub fn histograms(&self) -> (Histogram, Histogram) {
+        (self.batch.clone(), self.seconds.clone())
+    }
+
     fn note(&self, writes: u64, started: Instant) {
+        let elapsed = started.elapsed();
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.writes.fetch_add(writes, Ordering::Relaxed);
-        self.micros.fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+        self.micros.fetch_add(elapsed.as_micros() as u64, Ordering::Relaxed);
+        self.batch.observe(writes as f64);
+        self.seconds.observe(elapsed.as_secs_f64());
     }
 }
 

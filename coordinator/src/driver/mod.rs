@@ -15,6 +15,7 @@ mod request;
 mod running;
 mod seen;
 mod speed;
+mod tally;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -39,16 +40,20 @@ use events::Events;
 pub use reports::WorkerStatus;
 use reports::{Waiting, Worker};
 pub use request::{
-    Change, Cluster, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Source, Submission,
+    Change, Cluster, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Snapshot, Source,
+    Submission,
 };
 use request::{Reply, Request};
-use running::Running;
+use running::{Running, Staff};
 use seen::Seen;
+pub use tally::Tally;
 
 /// Requests that may wait for the driver; more are refused with [`Refusal::Busy`].
 const QUEUE: usize = 4096;
 /// Requests that go into one transaction.
 const BATCH: usize = 512;
+/// Characters of an unknown id that are quoted.
+const SHOWN: usize = 100;
 /// How long the driver sleeps when nothing is due.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -98,6 +103,11 @@ struct Driver {
     now: Millis,
     events: Events,
     workers: HashMap<String, Worker>,
+    /// Changes when a worker comes, goes, or can do something else.
+    staffing: u64,
+    /// How many workers suit an experiment, by its index, and the staffing of which that holds.
+    suitable: Vec<(u64, u32)>,
+    tally: Tally,
     /// Evaluations that all workers together may have in hand, not counting what they take beforehand.
     capacity: u64,
     /// Reports by number that are to be answered: at once, or when there is work.
@@ -176,6 +186,9 @@ impl Driver {
             now: 0,
             events: Events::default(),
             workers: HashMap::new(),
+            staffing: 1,
+            suitable: Vec::new(),
+            tally: Tally::default(),
             capacity: 0,
             waiting: BTreeMap::new(),
             reports: 0,
@@ -255,6 +268,7 @@ impl Driver {
     fn turn(&mut self, now: Millis) -> Result<(), DriverError> {
         self.now = now;
         let expired = self.ledger.expire(now);
+        self.tally.expired += expired.lapsed.len() as u64;
         for (lease, worker) in expired.lapsed {
             self.note("", format!("a lease of {worker} ran out; its shard goes to another worker"));
             tracing::info!(worker, lease, "a lease ran out; its shard goes to another worker");
@@ -278,9 +292,11 @@ impl Driver {
         }
         self.answer_reports(now)?;
         self.tell(now);
-        let workers = self.workers.len() as u32;
-        for running in self.experiments.iter_mut().filter(|running| running.is_watched()) {
-            running.publish(&self.ledger, now, workers);
+        for index in 0..self.experiments.len() {
+            if self.experiments[index].is_watched() {
+                let staff = self.staff(index);
+                self.experiments[index].publish(&self.ledger, now, staff);
+            }
         }
         Ok(self.ledger.check_totals()?)
     }
@@ -377,20 +393,25 @@ impl Driver {
             }
             Request::Get(id, reply) => self.with(&id, reply, |driver, index| driver.status(index, now)),
             Request::Watch(id, reply) => self.with(&id, reply, |driver, index| {
-                let workers = driver.workers.len() as u32;
-                driver.experiments[index].publish(&driver.ledger, now, workers);
+                let staff = driver.staff(index);
+                driver.experiments[index].publish(&driver.ledger, now, staff);
                 driver.experiments[index].watch()
             }),
             Request::Front(id, reply) => {
                 self.with(&id, reply, |driver, index| driver.experiments[index].front_document());
             }
             Request::Describe(id, reply) => self.with(&id, reply, |driver, index| {
-                let workers = driver.workers.len() as u32;
-                driver.experiments[index].report(&driver.ledger, now, workers)
+                let staff = driver.staff(index);
+                driver.experiments[index].report(&driver.ledger, now, staff)
             }),
             Request::Cluster(reply) => {
                 let cluster = self.cluster(now);
                 self.answer(reply, Ok(cluster));
+            }
+            Request::Snapshot(reply) => {
+                let experiments = (0..self.experiments.len()).map(|index| self.status(index, now)).collect();
+                let Cluster { workers, .. } = self.cluster(now);
+                self.answer(reply, Ok(Snapshot { experiments, workers, tally: self.tally }));
             }
             Request::Source(id, reply) => self.with(&id, reply, |driver, index| Source {
                 record: driver.experiments[index].record().clone(),
@@ -435,8 +456,22 @@ impl Driver {
     }
 
     fn status(&mut self, index: usize, now: Millis) -> ExperimentStatus {
-        let workers = self.workers.len() as u32;
-        self.experiments[index].status(&self.ledger, now, workers)
+        let staff = self.staff(index);
+        self.experiments[index].status(&self.ledger, now, staff)
+    }
+
+    /// How many workers there are, and how many of them suit an experiment.
+    fn staff(&mut self, index: usize) -> Staff {
+        if self.suitable.len() <= index {
+            self.suitable.resize(index + 1, (0, 0));
+        }
+        if self.suitable[index].0 != self.staffing {
+            let running = &self.experiments[index];
+            let suitable =
+                self.workers.values().filter(|worker| running.suits(worker.capabilities())).count();
+            self.suitable[index] = (self.staffing, suitable as u32);
+        }
+        Staff { present: self.workers.len() as u32, suitable: self.suitable[index].1 }
     }
 
     /// Answers after the next commit.
@@ -458,16 +493,18 @@ impl Driver {
             return Ok(index);
         }
         let matches: Vec<_> = ids().filter(|(_, known)| known.starts_with(id)).collect();
+        // What is quoted travels back in a header, which has a bound.
+        let shown: String = id.chars().take(SHOWN).collect();
         match matches[..] {
             [(index, _)] if !id.is_empty() => Ok(index),
-            [] | [_] => Err(Refusal::NotFound(format!("no experiment {id:?}"))),
-            _ => Err(Refusal::Ambiguous(format!("{} experiments start with {id:?}", matches.len()))),
+            [] | [_] => Err(Refusal::NotFound(format!("no experiment {shown:?}"))),
+            _ => Err(Refusal::Ambiguous(format!("{} experiments start with {shown:?}", matches.len()))),
         }
     }
 
     /// Adds an experiment; one that is there already goes on, even if it was cancelled or paused.
     fn submit(&mut self, submission: Submission, reply: Reply<ExperimentStatus>) {
-        let Submission { experiment, shards, priority } = submission;
+        let Submission { experiment, shards, priority, demands } = submission;
         let id = experiment.id();
         let known = self.experiments.iter().position(|running| running.id() == id);
         let index = known.unwrap_or_else(|| {
@@ -477,7 +514,7 @@ impl Driver {
             self.note(&id, "submitted");
             self.add(record, BTreeMap::new(), Seen::default())
         });
-        self.change(index, Change { cancelled: Some(false), paused: Some(false), priority });
+        self.change(index, Change { cancelled: Some(false), paused: Some(false), priority, demands });
         self.next.submitted.push((index, reply));
     }
 
@@ -492,6 +529,7 @@ impl Driver {
             cancelled: change.cancelled.unwrap_or(known.cancelled),
             paused: change.paused.unwrap_or(known.paused),
             priority: change.priority.unwrap_or(known.priority),
+            demands: change.demands.unwrap_or_else(|| known.demands.clone()),
             ..known.clone()
         };
         if record == *known {
@@ -502,6 +540,8 @@ impl Driver {
         }
         self.next.writes.push(Write::Experiment(record.clone()));
         running.change(record);
+        // What is demanded may have changed.
+        self.staffing += 1;
     }
 
     /// Files a closed trial with everyone who waited for it.

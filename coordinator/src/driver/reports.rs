@@ -2,7 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
+
+use qslm_common::demands::Capabilities;
 
 use super::request::Reply;
 use super::running::Running;
@@ -25,6 +28,8 @@ pub(super) struct Worker {
     holding: u32,
     /// The only experiment that it works for, if it does.
     experiment: Option<String>,
+    /// What it can do.
+    capabilities: Arc<Capabilities>,
     /// Shards that it measured.
     measured: u64,
     /// Shards that it could not measure.
@@ -48,6 +53,8 @@ pub struct WorkerStatus {
     pub holding: u32,
     /// The only experiment that it works for, if it does.
     pub experiment: Option<String>,
+    /// What it can do.
+    pub capabilities: Capabilities,
     /// Shards that it measured.
     pub measured: u64,
     /// Shards that it could not measure.
@@ -65,10 +72,16 @@ impl Worker {
             capacity: 0,
             holding: 0,
             experiment: None,
+            capabilities: Arc::default(),
             measured: 0,
             failed: 0,
             speed: Speed::default(),
         }
+    }
+
+    /// What it can do.
+    pub(super) fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
     }
 
     /// What people see of it.
@@ -80,6 +93,7 @@ impl Worker {
             capacity: self.capacity,
             holding: self.holding,
             experiment: self.experiment.clone(),
+            capabilities: Capabilities::clone(&self.capabilities),
             measured: self.measured,
             failed: self.failed,
             tokens_per_second: self.speed.per_second(now),
@@ -95,6 +109,8 @@ pub(super) struct Waiting {
     prefetch: u32,
     /// The only experiment that the worker works for, or any.
     experiment: Option<String>,
+    /// What it can do. Whoever waits for longer than a lease's time is not known as a worker any more.
+    capabilities: Arc<Capabilities>,
     dropped: Vec<LeaseId>,
     /// When it has to be answered, work or not.
     pub(super) until: Millis,
@@ -107,6 +123,7 @@ impl Driver {
     pub(super) fn report(&mut self, report: Report, reply: Reply<ReportAnswer>, now: Millis) {
         self.reports += 1;
         if !self.workers.contains_key(&report.worker) {
+            self.staffing += 1;
             self.note("", format!("worker {} is here", report.worker));
         }
         let worker = self.workers.entry(report.worker.clone()).or_insert_with(|| Worker::new(now));
@@ -115,6 +132,10 @@ impl Driver {
         worker.capacity = report.held.len() as u64 + u64::from(report.slots);
         worker.holding = report.held.len() as u32;
         worker.experiment.clone_from(&report.experiment);
+        if worker.capabilities != report.capabilities {
+            worker.capabilities = report.capabilities.clone();
+            self.staffing += 1;
+        }
         self.capacity += worker.capacity;
         for finished in &report.finished {
             match &finished.outcome {
@@ -137,6 +158,7 @@ impl Driver {
             slots: report.slots,
             prefetch: report.prefetch,
             experiment: report.experiment,
+            capabilities: report.capabilities,
             dropped: unknown.into_iter().collect(),
             until: now + Millis::from(wait),
             reply,
@@ -152,6 +174,8 @@ impl Driver {
     fn settle(&mut self, finished: Finished, now: Millis) {
         let Finished { lease, trial, shard, outcome } = finished;
         let owners = self.ledger.owners(&trial).to_vec();
+        let in_force = self.ledger.is_out(lease);
+        let is_failure = matches!(outcome, ShardOutcome::Failure { .. });
         let settled = match outcome {
             ShardOutcome::Counts(counts) => {
                 let settled = self.ledger.settle(trial, shard, counts.clone(), now);
@@ -170,6 +194,7 @@ impl Driver {
             }
             ShardOutcome::Failure { reason, retryable } => self.ledger.fail(lease, retryable, &reason),
         };
+        self.tally.note(&settled, is_failure, in_force);
         match settled {
             Settled::Complete(closed) => self.close(closed),
             Settled::Conflict => {
@@ -210,10 +235,22 @@ impl Driver {
                 self.waiting.insert(number, waiting);
                 continue;
             }
-            let answer = ReportAnswer { leases, dropped: waiting.dropped, ttl: self.options.lease_ttl };
+            let answer = ReportAnswer {
+                done: leases.is_empty() && self.is_done(waiting.experiment.as_deref()),
+                leases,
+                dropped: waiting.dropped,
+                ttl: self.options.lease_ttl,
+            };
             drop(waiting.reply.send(Ok(answer)));
         }
         Ok(())
+    }
+
+    /// Whether everything that a worker could work for has ended.
+    fn is_done(&self, only: Option<&str>) -> bool {
+        let mut wanted =
+            self.experiments.iter().filter(|running| only.is_none_or(|only| running.id() == only)).peekable();
+        wanted.peek().is_some() && wanted.all(Running::has_ended)
     }
 
     /// The next shard for a worker: of the experiment with the highest priority; among equals, of the one that has
@@ -226,7 +263,9 @@ impl Driver {
         now: Millis,
     ) -> Result<Option<Grant>, DriverError> {
         let eligible = self.experiments.iter().enumerate().filter(|(_, running)| {
-            running.is_active() && waiting.experiment.as_ref().is_none_or(|only| running.id() == only)
+            running.is_active()
+                && waiting.experiment.as_ref().is_none_or(|only| running.id() == only)
+                && running.suits(&waiting.capabilities)
         });
         let turn = |(index, running): (usize, &Running)| {
             (Reverse(running.priority()), self.ledger.shard_counts(index as Owner).leased, index)
@@ -244,6 +283,7 @@ impl Driver {
             let (lease, ends) = (self.next_lease, now + self.ttl());
             if let Some(grant) = self.ledger.grant(index as Owner, lease, &waiting.worker, now, ends) {
                 self.next_lease += 1;
+                self.tally.granted += 1;
                 return Ok(Some(grant));
             }
         }
@@ -255,6 +295,7 @@ impl Driver {
         let gone = self.workers.extract_if(|_, worker| worker.seen + ttl <= now);
         for (name, worker) in gone.collect::<Vec<_>>() {
             self.capacity -= worker.capacity;
+            self.staffing += 1;
             self.note("", format!("worker {name} is silent"));
         }
     }

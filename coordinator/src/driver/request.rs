@@ -2,8 +2,9 @@
 
 use super::{
     Arc, Duration, Event, Experiment, ExperimentRecord, ExperimentReport, ExperimentStatus, LeaseId, Metrics,
-    Store, SyncSender, TrySendError, Weak, WorkerStatus, oneshot, watch,
+    Store, SyncSender, Tally, TrySendError, Weak, WorkerStatus, oneshot, watch,
 };
+use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
@@ -24,6 +25,7 @@ pub(super) enum Request {
     Front(String, Reply<String>),
     Describe(String, Reply<ExperimentReport>),
     Cluster(Reply<Cluster>),
+    Snapshot(Reply<Snapshot>),
     Source(String, Reply<Source>),
     Change(String, Change, Reply<ExperimentStatus>),
     /// The committer has a batch on disk: the trials whose sums were in it.
@@ -40,17 +42,19 @@ pub struct Submission {
     pub shards: u32,
     /// Its priority; `None` for 0, or for the one that it has.
     pub priority: Option<i32>,
+    /// Which workers may evaluate it; `None` for any, or for those that it has.
+    pub demands: Option<Demands>,
 }
 
 impl Submission {
     /// An experiment of the usual priority.
     pub fn new(experiment: Experiment, shards: u32) -> Self {
-        Self { experiment, shards, priority: None }
+        Self { experiment, shards, priority: None, demands: None }
     }
 }
 
 /// What a person may change of an experiment; `None` leaves it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
     /// Whether it is ended. What was measured stays.
     pub cancelled: Option<bool>,
@@ -58,6 +62,8 @@ pub struct Change {
     pub paused: Option<bool>,
     /// Experiments of a higher one are worked on first.
     pub priority: Option<i32>,
+    /// Which workers may evaluate it.
+    pub demands: Option<Demands>,
 }
 
 /// Who works, and what happened lately.
@@ -67,6 +73,17 @@ pub struct Cluster {
     pub workers: Vec<WorkerStatus>,
     /// The last events, oldest first.
     pub events: Vec<Event>,
+}
+
+/// Everything that is counted.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// All experiments, in the order of submission.
+    pub experiments: Vec<ExperimentStatus>,
+    /// Workers heard of within a lease's time, by name.
+    pub workers: Vec<WorkerStatus>,
+    /// What happened since the coordinator started.
+    pub tally: Tally,
 }
 
 /// What an experiment's candidates are read from.
@@ -112,6 +129,8 @@ pub struct Report {
     pub wait_ms: u32,
     /// The only experiment that it works for, or any.
     pub experiment: Option<String>,
+    /// What it can do.
+    pub capabilities: Arc<Capabilities>,
 }
 
 /// A shard that a worker is done with.
@@ -150,6 +169,8 @@ pub struct ReportAnswer {
     pub dropped: Vec<LeaseId>,
     /// How long a lease lasts after the last report that lists it.
     pub ttl: Duration,
+    /// Whether all that it could work for has ended.
+    pub done: bool,
 }
 
 /// A way to ask the driver. Clones ask the same driver.
@@ -251,6 +272,14 @@ impl Handle {
     /// [`Refusal`] if the driver is busy or gone.
     pub async fn cluster(&self) -> Result<Cluster, Refusal> {
         self.ask(Request::Cluster).await
+    }
+
+    /// Everything that is counted. The answer comes after a commit, so it also tells that the store works.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the driver is busy or gone.
+    pub async fn snapshot(&self) -> Result<Snapshot, Refusal> {
+        self.ask(Request::Snapshot).await
     }
 
     /// What an experiment's candidates are read from.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use qslm_common::archive::{Archive, FrontDocument, Measurement};
+use qslm_common::demands::Capabilities;
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::saving;
 use qslm_common::hash::ContentHash;
@@ -95,6 +96,15 @@ impl Drawing {
     }
 }
 
+/// How many workers there are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Staff {
+    /// Heard of within a lease's time.
+    pub(super) present: u32,
+    /// Of these, those that may evaluate the experiment.
+    pub(super) suitable: u32,
+}
+
 /// What people were told of an experiment.
 #[derive(Default, PartialEq)]
 struct Told {
@@ -162,6 +172,16 @@ impl Running {
 
     pub(super) fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    /// Whether nothing more is to be expected, unless a person changes that.
+    pub(super) fn has_ended(&self) -> bool {
+        self.finished || self.record.cancelled
+    }
+
+    /// Whether a worker may evaluate it.
+    pub(super) fn suits(&self, worker: &Capabilities) -> bool {
+        self.record.demands.are_met(self.experiment().backend, worker)
     }
 
     pub(super) fn is_looking_up(&self) -> bool {
@@ -330,8 +350,8 @@ impl Running {
     }
 
     /// Shows watchers the status if it changed.
-    pub(super) fn publish(&mut self, ledger: &Ledger, now: Millis, workers: u32) {
-        let status = self.status(ledger, now, workers);
+    pub(super) fn publish(&mut self, ledger: &Ledger, now: Millis, staff: Staff) {
+        let status = self.status(ledger, now, staff);
         self.status.send_if_modified(|shown| {
             let changed = *shown != status;
             *shown = status;
@@ -339,7 +359,7 @@ impl Running {
         });
     }
 
-    pub(super) fn status(&mut self, ledger: &Ledger, now: Millis, workers: u32) -> ExperimentStatus {
+    pub(super) fn status(&mut self, ledger: &Ledger, now: Millis, staff: Staff) -> ExperimentStatus {
         let summary = self.summary();
         let reasons: BTreeSet<&String> = self.failures.values().collect();
         let shards = ledger.shard_counts(self.owner);
@@ -358,7 +378,7 @@ impl Running {
             shards_leased: shards.leased,
             shards_pending: shards.pending,
             evaluated: self.evaluated,
-            workers,
+            workers: staff.present,
             tokens_per_second: self.speed.per_second(now),
             front: summary.front,
             hypervolume: summary.hypervolume,
@@ -366,6 +386,8 @@ impl Running {
             remaining_at_most: self.search.remaining_at_most(),
             failures: reasons.into_iter().take(SHOWN_FAILURES).cloned().collect(),
             priority: self.record.priority,
+            suitable_workers: staff.suitable,
+            demands: Some(self.record.demands.clone().into()),
         }
     }
 
@@ -379,8 +401,8 @@ impl Running {
     }
 
     /// All that there is to see.
-    pub(super) fn report(&mut self, ledger: &Ledger, now: Millis, workers: u32) -> Report {
-        let status = self.status(ledger, now, workers);
+    pub(super) fn report(&mut self, ledger: &Ledger, now: Millis, staff: Staff) -> Report {
+        let status = self.status(ledger, now, staff);
         let state = match status.state() {
             State::Finished => Lifecycle::Finished,
             State::Cancelled => Lifecycle::Cancelled,
@@ -399,7 +421,7 @@ impl Running {
             failed: status.failed,
             failures: status.failures,
             remaining_at_most: status.remaining_at_most,
-            workers,
+            workers: staff.present,
             tokens_per_second: status.tokens_per_second,
             stages: self.seen.stages().to_vec(),
             spots: self.seen.cloud().spots(),

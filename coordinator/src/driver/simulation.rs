@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::committer::measured;
-use super::tests::part;
+use super::tests::{able, part};
 use super::*;
 use crate::ledger::Grant;
 use crate::search::testing::{experiment, measure, run};
@@ -152,6 +152,7 @@ impl World {
             prefetch: u32::from(twice),
             wait_ms,
             experiment: None,
+            capabilities: Arc::new(able()),
         };
         let (reply, answer) = oneshot::channel();
         worker.call = Some(Call { reported: worker.unreported.clone(), answer });

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::experiment::Strategy;
 use qslm_common::measurement::Counts;
 use qslm_proto::v1::experiment_status::State;
@@ -16,7 +17,7 @@ fn open(path: &Path) -> (Handle, Thread) {
     start(Store::open(path).unwrap(), options).unwrap()
 }
 
-const CANCEL: Change = Change { cancelled: Some(true), paused: None, priority: None };
+const CANCEL: Change = Change { cancelled: Some(true), paused: None, priority: None, demands: None };
 
 fn qslm() -> Experiment {
     experiment(Strategy::Qslm { sensitivity_bits: None })
@@ -33,6 +34,12 @@ pub(super) fn part(grant: &Grant) -> Counts {
     Counts { nll, tokens: share(whole.tokens), positions: share(whole.positions), ..whole }
 }
 
+/// Has the usual backends.
+pub(super) fn able() -> Capabilities {
+    let backends = ["flex", "ndarray"].map(str::to_owned).into();
+    Capabilities { backends, ..Capabilities::default() }
+}
+
 fn report(worker: &str, slots: u32) -> Report {
     Report {
         worker: worker.to_owned(),
@@ -42,6 +49,7 @@ fn report(worker: &str, slots: u32) -> Report {
         prefetch: 0,
         wait_ms: 0,
         experiment: None,
+        capabilities: Arc::new(able()),
     }
 }
 
@@ -179,6 +187,78 @@ async fn ids_may_be_cut_short_while_they_are_unique() {
     assert!(matches!(handle.get("form".to_owned()).await, Err(Refusal::Ambiguous(_))));
     assert!(matches!(handle.get("x".to_owned()).await, Err(Refusal::NotFound(_))));
     assert!(matches!(handle.get(String::new()).await, Err(Refusal::Ambiguous(_))));
+}
+
+#[tokio::test]
+async fn only_workers_that_have_what_is_demanded_get_leases() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    let labels = std::collections::BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
+    let demands = Some(Demands { labels: labels.clone(), ..Demands::default() });
+    let submission = Submission { demands, ..Submission::new(qslm(), 1) };
+    let id = handle.submit(submission.clone()).await.unwrap().id;
+    assert!(handle.report(report("plain", 5)).await.unwrap().leases.is_empty());
+    let labelled =
+        Report { capabilities: Arc::new(Capabilities { labels, ..able() }), ..report("labelled", 1) };
+    assert_eq!(handle.report(labelled).await.unwrap().leases.len(), 1);
+    let backendless = Report { capabilities: Arc::default(), ..report("other", 5) };
+    assert!(handle.report(backendless).await.unwrap().leases.is_empty());
+    let status = handle.get(id.clone()).await.unwrap();
+    assert_eq!((status.workers, status.suitable_workers), (3, 1));
+    // Submitting again without a word about workers leaves it; with one changes it.
+    handle.submit(Submission { demands: None, ..submission.clone() }).await.unwrap();
+    assert!(handle.report(report("plain", 5)).await.unwrap().leases.is_empty());
+    handle.submit(Submission { demands: Some(Demands::default()), ..submission }).await.unwrap();
+    assert_eq!(handle.get(id).await.unwrap().suitable_workers, 2);
+    assert!(!handle.report(report("plain", 5)).await.unwrap().leases.is_empty());
+}
+
+#[tokio::test]
+async fn a_worker_is_told_when_all_that_it_could_work_for_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    let done = async |only: Option<&str>| {
+        let asking = Report { experiment: only.map(str::to_owned), ..report("asks", 0) };
+        handle.report(asking).await.unwrap().done
+    };
+    assert!(!done(None).await, "nothing was submitted yet");
+    let id = handle.submit(Submission::new(qslm(), 1)).await.unwrap().id;
+    assert!(!done(None).await && !done(Some(&id)).await);
+    assert!(work(&handle, 1, 10_000).await);
+    assert!(done(None).await && done(Some(&id)).await && !done(Some("later")).await);
+    let other = Experiment {
+        task: qslm_common::task::Task::Perplexity { window: 4, stride: 4, windows: None },
+        ..qslm()
+    };
+    let other = handle.submit(Submission::new(other, 1)).await.unwrap().id;
+    assert!(!done(None).await && done(Some(&id)).await);
+    handle.change(other, CANCEL).await.unwrap();
+    assert!(done(None).await);
+}
+
+#[tokio::test]
+async fn what_happens_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    handle.submit(Submission::new(qslm(), 1)).await.unwrap();
+    let leases = handle.report(report("a", 2)).await.unwrap().leases;
+    let both = || Report { finished: leases.iter().map(finished).collect(), ..report("a", 0) };
+    handle.report(both()).await.unwrap();
+    handle.report(both()).await.unwrap();
+    let Snapshot { tally, workers, experiments } = handle.snapshot().await.unwrap();
+    assert_eq!((tally.granted, tally.recorded, tally.fenced), (2, 2, 2));
+    assert_eq!((workers.len(), experiments.len(), experiments[0].measured), (1, 1, 2));
+    let text = crate::metrics::text(&handle).await.unwrap();
+    for line in [
+        format!("qslm_trials_measured{{experiment=\"{}\"}} 2.0", qslm().id()),
+        "qslm_results_total{outcome=\"recorded\"} 2.0".to_owned(),
+        "qslm_leases_granted_total 2.0".to_owned(),
+        "# TYPE qslm_commit_seconds histogram".to_owned(),
+    ] {
+        assert!(text.contains(&line), "{line}\n{text}");
+    }
+    let documented = crate::metrics::reference();
+    assert!(documented.iter().all(|(name, ..)| text.contains(name.as_str())));
 }
 
 #[tokio::test]

@@ -207,6 +207,11 @@ impl Ledger {
         late.filter(alone).map(|lease| (lease.trial, lease.shard.index)).next()
     }
 
+    /// Whether a lease is in force.
+    pub fn is_out(&self, lease: LeaseId) -> bool {
+        self.leases.get(lease).is_some()
+    }
+
     /// Hears from a worker which leases it holds: those run until `ends` now, its others are taken back.
     /// Removes from `held` what it found, so that the rest is known to nobody.
     pub fn extend(&mut self, worker: &str, held: &mut BTreeSet<LeaseId>, ends: Millis) {

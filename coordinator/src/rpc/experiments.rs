@@ -1,5 +1,6 @@
 //! The service that people call, through the `qslm` program.
 
+use qslm_common::demands::Demands;
 use qslm_common::experiment::{Experiment, MAX_PRIORITY};
 use qslm_common::hash::ContentHash;
 use qslm_common::task::MAX_SHARDS;
@@ -66,7 +67,7 @@ impl Experiments for ExperimentsService {
     }
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<ExperimentStatus>, Status> {
-        let SubmitRequest { experiment, shards, priority } = request.into_inner();
+        let SubmitRequest { experiment, shards, priority, demands } = request.into_inner();
         let experiment =
             Experiment::decode(&experiment).map_err(|error| Invalid::new("experiment", error))?;
         if !(1..=MAX_SHARDS).contains(&shards) {
@@ -77,7 +78,9 @@ impl Experiments for ExperimentsService {
             return Err(Status::failed_precondition(format!("artifact {hash} has to be uploaded first")));
         }
         let priority = check_priority(priority)?;
-        Ok(Response::new(self.driver.submit(Submission { experiment, shards, priority }).await?))
+        let demands = demands.map(Demands::try_from).transpose()?;
+        let submission = Submission { experiment, shards, priority, demands };
+        Ok(Response::new(self.driver.submit(submission).await?))
     }
 
     async fn list(&self, _request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
@@ -140,7 +143,7 @@ impl Experiments for ExperimentsService {
 
     async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ExperimentStatus>, Status> {
         let ChangeRequest { experiment, cancelled, paused, priority } = request.into_inner();
-        let change = Change { cancelled, paused, priority: check_priority(priority)? };
+        let change = Change { cancelled, paused, priority: check_priority(priority)?, demands: None };
         Ok(Response::new(self.driver.change(experiment, change).await?))
     }
 }
@@ -179,6 +182,7 @@ fn write_worker(worker: driver::WorkerStatus) -> WorkerStatus {
         measured: worker.measured,
         failed: worker.failed,
         tokens_per_second: worker.tokens_per_second,
+        capabilities: Some(worker.capabilities.into()),
     }
 }
 

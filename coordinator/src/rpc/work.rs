@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
+use qslm_proto::PROTOCOL;
 use qslm_proto::convert::{self, Invalid};
 use qslm_proto::v1::work_server::Work;
 use qslm_proto::v1::{
@@ -49,6 +51,7 @@ impl Work for WorkService {
             leases: answer.leases.iter().map(write_lease).collect(),
             dropped: answer.dropped,
             ttl_ms: u32::try_from(answer.ttl.as_millis()).unwrap_or(u32::MAX),
+            done: answer.done,
         }))
     }
 
@@ -87,6 +90,13 @@ fn send_chunks(mut file: File, sender: &mpsc::Sender<Result<ArtifactChunk, Statu
 }
 
 fn read_report(request: ReportRequest) -> Result<Report, Status> {
+    if request.protocol != PROTOCOL {
+        // Before there were versions, the field was not there.
+        let given = request.protocol.max(1);
+        return Err(Status::failed_precondition(format!(
+            "the worker speaks protocol {given}, the coordinator {PROTOCOL}: upgrade the older one"
+        )));
+    }
     if request.engine_version != ENGINE_VERSION {
         let given = request.engine_version;
         return Err(Status::failed_precondition(format!(
@@ -110,6 +120,7 @@ fn read_report(request: ReportRequest) -> Result<Report, Status> {
         prefetch: request.prefetch,
         wait_ms: request.wait_ms.min(MAX_WAIT_MS),
         experiment: Some(request.experiment).filter(|id| !id.is_empty()),
+        capabilities: Arc::new(request.capabilities.unwrap_or_default().try_into()?),
     })
 }
 
@@ -136,5 +147,6 @@ fn write_lease(grant: &Grant) -> Lease {
         trial: Some((&grant.trial.trial).into()),
         index: grant.shard.index,
         of: grant.shard.of,
+        traceparent: String::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! How values are written: one version byte, then the value. A new version keeps the old readers.
 
 use prost::Message;
+use qslm_common::demands::Demands;
 use qslm_common::experiment::Experiment;
 use qslm_common::measurement::Counts;
 use qslm_proto::v1;
@@ -32,6 +33,9 @@ pub struct ExperimentRecord {
     /// Experiments of a higher one are worked on first.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
+    /// Which workers may evaluate it.
+    #[serde(default, skip_serializing_if = "Demands::is_empty")]
+    pub demands: Demands,
     /// What it is.
     pub experiment: Experiment,
 }
@@ -43,7 +47,16 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl ExperimentRecord {
     /// An experiment as it is submitted: neither cancelled nor paused.
     pub fn new(order: u64, shards: u32, priority: i32, experiment: Experiment) -> Self {
-        Self { order, shards, cancelled: false, paused: false, finished: false, priority, experiment }
+        Self {
+            order,
+            shards,
+            cancelled: false,
+            paused: false,
+            finished: false,
+            priority,
+            demands: Demands::default(),
+            experiment,
+        }
     }
 }
 

@@ -3,27 +3,29 @@
 //! A page is what the coordinator knows when it is asked for, with a stream of server-sent events that brings the same
 //! part of the page again whenever it has changed. However many people look on, a page is made at most once a second.
 
-mod address;
 mod pages;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use qslm_common::hash::ContentHash;
 use qslm_report::page::{self, Page};
-use tokio::net::TcpListener;
+use qslm_transport::{Gate, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-pub use address::{InvalidWeb, Web};
 use pages::{Content, Pages};
 
 use crate::driver::{Handle, Refusal};
@@ -60,7 +62,13 @@ struct Site {
 ///
 /// # Errors
 /// If the socket fails.
-pub async fn serve(listener: TcpListener, driver: Handle, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    incoming: Incoming,
+    gate: Arc<Gate>,
+    driver: Handle,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let on_loopback = incoming.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let site = Site {
         pages: Arc::new(Pages::new(driver.clone())),
         driver,
@@ -80,7 +88,28 @@ pub async fn serve(listener: TcpListener, driver: Handle, stop: CancellationToke
         .route("/live.js", get(async || with_type("text/javascript; charset=utf-8", SCRIPT)))
         .fallback(async || (StatusCode::NOT_FOUND, "no such page\n"))
         .with_state(site);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    let router = gate.guard_pages(router).layer(middleware::from_fn_with_state(on_loopback, check_host));
+    axum::serve(incoming, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// A page from elsewhere can have its own name point here (DNS rebinding), but it cannot choose which name is asked for.
+async fn check_host(State(on_loopback): State<bool>, request: Request, next: Next) -> Response {
+    // HTTP/2 says it in the address, HTTP/1 in a header.
+    let header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(Authority::as_str).or(header).unwrap_or_default();
+    if on_loopback && !names_loopback(host) {
+        return (StatusCode::MISDIRECTED_REQUEST, "this is for http://localhost only\n").into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether a host, with a port or without, is this machine by a name that cannot mean another.
+fn names_loopback(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
+    });
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 async fn experiments(State(site): State<Site>) -> Response {
@@ -220,4 +249,18 @@ fn with_headers(mut response: Response) -> Response {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_names_of_this_machine() {
+        let fine = ["localhost", "LOCALHOST:7478", "127.0.0.1:7478", "127.0.0.9", "[::1]:7478", "[::1]"];
+        assert!(fine.into_iter().all(names_loopback));
+        let other =
+            ["", "evil.example:7478", "localhost.evil.example", "10.0.0.1:7478", "127.0.0.1.evil.example"];
+        assert!(!other.into_iter().any(names_loopback));
+    }
 }

@@ -271,6 +271,8 @@ struct Shown<'a> {
     shards_leased: u32,
     shards_pending: u32,
     workers: u32,
+    /// Those that have what `run.workers` demands, and the backend.
+    suitable_workers: u32,
     tokens_per_second: f64,
     failures: &'a [String],
     priority: i32,
@@ -296,6 +298,7 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             shards_leased: status.shards_leased,
             shards_pending: status.shards_pending,
             workers: status.workers,
+            suitable_workers: status.suitable_workers,
             tokens_per_second: status.tokens_per_second,
             failures: &status.failures,
             priority: status.priority,
@@ -312,7 +315,8 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
     let mut table = plain_table();
     let usual =
         ["experiment", "state", "tier", "measured", "failed", "front", "saved %", "loss %", "workers"];
-    let more = ["priority", "evaluated", "shards out", "waiting", "tokens/s", "hypervolume", "best"];
+    let more =
+        ["priority", "suitable", "evaluated", "shards out", "waiting", "tokens/s", "hypervolume", "best"];
     table.set_header(usual.iter().chain(if wide { &more[..] } else { &[] }));
     for status in all {
         let percent = |value: f64| format!("{:.2}", value * 100.0);
@@ -334,6 +338,7 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
                 Shown::from(status).best_candidate.map_or(String::new(), |id| id[..12].to_owned());
             row.extend([
                 status.priority.to_string(),
+                status.suitable_workers.to_string(),
                 status.evaluated.to_string(),
                 status.shards_leased.to_string(),
                 status.shards_pending.to_string(),

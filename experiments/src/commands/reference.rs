@@ -29,6 +29,8 @@ enum Which {
     Configuration,
     /// The columns of an export
     Export,
+    /// What Prometheus reads
+    Metrics,
 }
 
 impl Reference {
@@ -40,6 +42,7 @@ impl Reference {
                 configuration().map_err(|error| Failure::new(Exit::Failure, format!("{error:#}")))?
             }
             Which::Export => export(),
+            Which::Metrics => metrics(),
         })
     }
 }
@@ -88,6 +91,35 @@ fn about(program: Program, key: &str) -> &'static str {
         (Program::Coordinator, "crash_at") => {
             "for tests: dies at the n-th pass of a point, such as `after-commit:3`"
         }
+        (Program::Coordinator, "monitor") | (Program::Worker, "monitor") => {
+            "address and port of gRPC health checks and metrics, without TLS or tokens, or `off`"
+        }
+        (Program::Coordinator, "tokens") => {
+            "a file of lines `ROLE NAME TOKEN`, roles worker, reader, submitter; if empty, everyone may do everything"
+        }
+        (Program::Coordinator, "certificate") => "the certificate that callers see, in PEM; turns TLS on",
+        (Program::Coordinator, "client_ca") => {
+            "callers need a certificate that one of these signed (mutual TLS), in PEM"
+        }
+        (Program::Coordinator, "insecure") => {
+            "listen beyond this machine though anybody who reaches it may do anything"
+        }
+        (Program::Coordinator, "max_connections") => "connections at a time; more wait; 1 to 100000",
+        (Program::Coordinator, "calls_per_second") => {
+            "calls per second of one connection; more are told to wait; 1 to 1000000"
+        }
+        (Program::Worker, "until_done") => {
+            "end, with exit code 0, when the experiment has ended; without one, when all have"
+        }
+        (Program::Worker, "labels") => "what else experiments may demand of a worker: `zone=a,rack=7`",
+        (Program::Worker, "certificate") => {
+            "the worker's own certificate in PEM, where the coordinator asks for one"
+        }
+        (Program::Client, "certificate") => "your own certificate in PEM, where the coordinator asks for one",
+        (_, "ca") => "whoever signed the coordinator's certificate, in PEM; the system's roots if empty",
+        (_, "key") => "the private key of the certificate, in PEM",
+        (_, "token_file") => "a file that holds a token",
+        (_, "log_format") => "how it is logged: `text` for people, or `json`, an object per line",
         (Program::Worker, "coordinator") => "the coordinator's address",
         (Program::Worker, "name") => "unique among the coordinator's workers; made up if empty",
         (Program::Worker, "slots") => "evaluations at a time, one thread each, 1 to 1024; 0 for one per core",
@@ -130,6 +162,27 @@ fn configuration() -> anyhow::Result<String> {
         }
     }
     Ok(text)
+}
+
+fn metrics() -> String {
+    let mut text = "# Metrics\n\nMade by `qslm reference metrics`. OpenMetrics text at `http://ADDRESS/metrics` of the `monitor` \
+                    port, without TLS or tokens; the same port answers gRPC health checks. Counters begin at 0 when a program \
+                    starts. Of experiments that have ended only the last 20 are shown. `k8s/monitoring` has a dashboard and \
+                    alert rules.\n"
+        .to_owned();
+    let programs = [
+        ("qslm-coordinator", qslm_coordinator::metrics::reference()),
+        ("qslm-worker", qslm_worker::monitor::reference()),
+    ];
+    for (name, metrics) in programs {
+        let _ = write!(text, "\n## {name}\n\n");
+        row(&mut text, &["metric", "kind", "meaning"]);
+        row(&mut text, &["---", "---", "---"]);
+        for (name, kind, help) in metrics {
+            row(&mut text, &[&format!("`{name}`"), kind, help]);
+        }
+    }
+    text
 }
 
 fn export() -> String {

@@ -1,18 +1,21 @@
 //! `qslm run`: a whole experiment in one process, the same code as the distributed form.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use qslm_common::archive::FrontDocument;
+use qslm_common::demands::Demands;
 use qslm_proto::v1::GetRequest;
 use qslm_proto::v1::experiment_status::State;
+use qslm_worker::capabilities::detect;
 use qslm_worker::{Agent, ArtifactCache, Evaluator};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::watch;
-use crate::client::{Client, Embedded, connect, submit};
+use crate::client::{Client, Embedded, submit};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, print, print_data};
 use crate::results;
@@ -103,7 +106,9 @@ async fn search(
     workers: u32,
     interrupted: &CancellationToken,
 ) -> Outcome<Option<Finished>> {
-    let mut client = connect(&embedded.url).await?;
+    let mut client = embedded.connect().await?;
+    // Demands are for choosing among workers; here there is one machine.
+    let resolved = &Resolved { demands: Demands::default(), ..resolved.clone() };
     let status = submit(&mut client, resolved, None).await?;
     let stop = CancellationToken::new();
     let mut agents = JoinSet::new();
@@ -115,9 +120,19 @@ async fn search(
             // The store may hold other experiments that were interrupted; they are not what was asked for.
             let experiment = Some(status.id.clone());
             let (evaluator, cache) = (evaluator.clone(), cache.clone());
-            let agent = Agent { name, slots: 1, experiment, evaluator, cache, spool: None };
-            let (url, stop) = (embedded.url.clone(), stop.clone());
-            agents.spawn(async move { agent.run(&url, stop).await });
+            let agent = Agent {
+                name,
+                slots: 1,
+                experiment,
+                evaluator,
+                cache,
+                spool: None,
+                capabilities: detect(BTreeMap::new()),
+                tally: Arc::default(),
+                until_done: false,
+            };
+            let (connector, stop) = (embedded.connector()?, stop.clone());
+            agents.spawn(async move { agent.run(connector, stop).await });
         }
         tracing::debug!(tokens = resolved.positions, "tokens per trial");
     }

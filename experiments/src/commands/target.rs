@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use qslm_transport::{Access, Connector};
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, Embedded, connect};
@@ -15,6 +16,22 @@ pub struct Target {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     coordinator: Option<String>,
+    /// Whoever signed the coordinator's certificate, in PEM [default: the system's roots]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<PathBuf>,
+    /// Your own certificate in PEM, where the coordinator asks for one
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<PathBuf>,
+    /// A file that holds your token
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_file: Option<PathBuf>,
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -25,25 +42,32 @@ pub struct Target {
 #[serde(deny_unknown_fields)]
 pub(super) struct Settings {
     coordinator: String,
+    ca: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+    token_file: PathBuf,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { coordinator: "http://127.0.0.1:7477".to_owned() }
+        let [ca, certificate, key, token_file] = Default::default();
+        Self { coordinator: "http://127.0.0.1:7477".to_owned(), ca, certificate, key, token_file }
     }
 }
 
 impl Target {
-    /// The address of the coordinator that the settings name.
-    pub fn address(&self) -> Outcome<String> {
+    /// The way to the coordinator that the settings name.
+    pub fn connector(&self) -> Outcome<Connector> {
         let settings = qslm_program::settings::load(self.config.as_deref(), "QSLM_CLIENT", self);
-        let settings: Settings = settings.map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
-        Ok(settings.coordinator)
+        let connector = settings.and_then(|Settings { coordinator, ca, certificate, key, token_file }| {
+            Connector::new(&coordinator, Access { ca, certificate, key, token_file })
+        });
+        connector.map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))
     }
 
     /// Connects to the coordinator that the settings name.
     pub async fn connect(&self) -> Outcome<Client> {
-        connect(&self.address()?).await
+        connect(&self.connector()?).await
     }
 }
 
@@ -63,7 +87,7 @@ impl Source {
         let Some(store) = &self.store else { return f(&mut self.target.connect().await?).await };
         Failure::unless_file(store)?;
         let embedded = Embedded::start(store).await?;
-        let value = match connect(&embedded.url).await {
+        let value = match embedded.connect().await {
             Ok(mut client) => f(&mut client).await,
             Err(failure) => Err(failure),
         };

@@ -3,6 +3,8 @@
 use clap::Args;
 use qslm_common::ENGINE_VERSION;
 use qslm_common::experiment::Backend;
+use qslm_engine::backend::BACKENDS;
+use qslm_worker::capabilities::cpu_features;
 use serde::Serialize;
 
 use crate::exit::Outcome;
@@ -25,7 +27,7 @@ struct Report {
     commit: &'static str,
     /// Results of another engine version are not mixed with this one's.
     engine_version: u32,
-    backends: [Backend; 2],
+    backends: &'static [Backend],
     cores: usize,
     /// What of the processor the kernels may use.
     cpu_features: Vec<&'static str>,
@@ -38,7 +40,7 @@ impl Version {
             version: env!("CARGO_PKG_VERSION"),
             commit: env!("QSLM_COMMIT"),
             engine_version: ENGINE_VERSION,
-            backends: [Backend::Flex, Backend::Ndarray],
+            backends: &BACKENDS,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             cpu_features: cpu_features(),
         };
@@ -49,27 +51,10 @@ impl Version {
             ("version", report.version.to_owned()),
             ("commit", report.commit.to_owned()),
             ("engine version", report.engine_version.to_string()),
-            ("backends", report.backends.map(|backend| backend.to_string()).join(", ")),
+            ("backends", report.backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
             ("cores", report.cores.to_string()),
             ("cpu features", report.cpu_features.join(", ")),
         ];
         print_pairs(&pairs.map(|(name, value)| (name.to_owned(), value)))
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn cpu_features() -> Vec<&'static str> {
-    let features = [
-        ("avx2", is_x86_feature_detected!("avx2")),
-        ("fma", is_x86_feature_detected!("fma")),
-        ("avx512f", is_x86_feature_detected!("avx512f")),
-        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
-        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
-    ];
-    features.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn cpu_features() -> Vec<&'static str> {
-    Vec::new()
 }

@@ -52,7 +52,7 @@ impl Watch {
             && std::io::stdin().is_terminal()
             && tracing::enabled!(tracing::Level::WARN);
         if can_draw && !self.plain {
-            let address = self.target.address()?;
+            let address = self.target.connector()?.url().to_owned();
             match screen::run(&mut client, address, self.experiment.as_deref()).await? {
                 Left::Quit => return Ok(()),
                 Left::Interrupted => return Err(Failure::new(Exit::Interrupted, "interrupted")),

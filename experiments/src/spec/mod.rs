@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use qslm_common::ENGINE_VERSION;
 use qslm_common::candidate::Candidate;
 use qslm_common::cost::Cost;
+use qslm_common::demands::Demands;
 use qslm_common::experiment::{Experiment, Strategy, check_model};
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
@@ -34,7 +35,7 @@ pub use written::refuse_toml;
 use written::{ActivationRangeSpec, ActivationsSpec, CalibrationSpec, Spec, StrategySpec, TaskSpec};
 
 /// A spec with everything found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Resolved {
     /// What it means.
     pub experiment: Experiment,
@@ -44,6 +45,8 @@ pub struct Resolved {
     pub files: Vec<(ContentHash, PathBuf)>,
     /// Tokens that one trial evaluates.
     pub positions: u64,
+    /// Which workers may evaluate it.
+    pub demands: Demands,
 }
 
 /// The files that a spec names.
@@ -108,11 +111,12 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
         device: spec.device,
         task,
     };
-    let shards = spec.run.shards;
+    let (shards, demands) = (spec.run.shards, spec.run.workers);
     let mut problems: Vec<String> = experiment.problems().iter().map(ToString::to_string).collect();
     if !(1..=MAX_SHARDS).contains(&shards) {
         problems.push(format!("run.shards = {shards}: expected 1 to {MAX_SHARDS}"));
     }
+    problems.extend(demands.validate().err().map(|error| format!("run.workers.{error}")));
     problems.extend(ranking.iter().flat_map(|ranking| ranking.problems(&network)));
     if !problems.is_empty() {
         return Err(Refused::Spec(problems));
@@ -128,7 +132,7 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
         (experiment.data.text, files.text),
         (experiment.data.tokenizer, files.tokenizer),
     ];
-    Ok(Resolved { experiment, shards, files, positions })
+    Ok(Resolved { experiment, shards, files, positions, demands })
 }
 
 fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {

@@ -337,8 +337,31 @@ pub const TABLES: &[Table] = &[
     Table {
         name: "[run]",
         about: "",
-        keys: &[("shards", "1 to 4096", "4", "per trial; spreads the work, does not change the result")],
+        keys: &[
+            ("shards", "1 to 4096", "4", "per trial; spreads the work, does not change the result"),
+            (
+                "workers",
+                "table",
+                "any worker",
+                "which workers of a cluster may evaluate it; `qslm run` works here",
+            ),
+        ],
         probe: "[run]\nx_ = 1",
+    },
+    Table {
+        name: "[run.workers]",
+        about: "",
+        keys: &[
+            (
+                "cpu_features",
+                "list of names",
+                "[]",
+                "instruction sets, such as \"avx512f\"; `qslm version` lists some",
+            ),
+            ("memory_bytes", "number", "0", "memory that a worker may use"),
+            ("labels", "table of texts", "{}", "labels that a worker was started with (`--labels`)"),
+        ],
+        probe: "[run]\n[run.workers]\nx_ = 1",
     },
 ];
 

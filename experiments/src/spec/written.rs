@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use qslm_common::cost::Device;
+use qslm_common::demands::Demands;
 use qslm_common::experiment::Backend;
 use qslm_common::objective::{Constraints, Objective};
 use qslm_common::scheme::{Calibration, Granularity, Range, Rounding, Symmetry, Width};
@@ -140,11 +141,13 @@ pub(super) enum StrategySpec {
 pub(super) struct RunSpec {
     /// Shards per trial: how finely a trial is spread over workers. Does not change the result.
     pub(super) shards: u32,
+    /// Which workers of a cluster may evaluate it. Does not change the result.
+    pub(super) workers: Demands,
 }
 
 impl Default for RunSpec {
     fn default() -> Self {
-        Self { shards: 4 }
+        Self { shards: 4, workers: Demands::default() }
     }
 }
 

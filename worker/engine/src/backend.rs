@@ -3,6 +3,9 @@
 use burn::tensor::Device;
 use qslm_common::experiment::Backend;
 
+/// The backends that this program was built with.
+pub const BACKENDS: [Backend; 2] = [Backend::Flex, Backend::Ndarray];
+
 /// The device that computes matrix products for `backend`.
 // Upstream has deprecated burn-ndarray in favour of flex. It stays here as the second opinion: two
 // implementations that agree are worth more than one.

@@ -6,20 +6,22 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use qslm_common::ENGINE_VERSION;
+use qslm_common::demands::Demands;
 use qslm_common::experiment::Strategy;
 use qslm_common::hash::ContentHash;
 use qslm_common::space::Tier;
 use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
+use qslm_proto::PROTOCOL;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{GetRequest, Lease, ReportRequest, ShardReport, shard_report};
+use qslm_transport::{Connector, Link};
 use serde::Serialize;
 use tokio::task::JoinSet;
-use tonic::transport::{Channel, Endpoint};
 
 use super::{Place, check_workers, quantile, show, workload};
-use crate::client::{Embedded, connect, submit};
+use crate::client::{Embedded, submit};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::peak_memory_bytes;
 use crate::spec::Resolved;
@@ -104,18 +106,18 @@ impl CoordinatorBench {
         let store = folder.path().join("bench.redb");
         let embedded = Embedded::start(&store).await?;
         let resolved = experiment(folder.path(), self.trials)?;
-        let mut client = connect(&embedded.url).await?;
+        let mut client = embedded.connect().await?;
         let started = Instant::now();
         let id = submit(&mut client, &resolved, None).await?.id;
         let submitted = started.elapsed();
-        let mut idle = idle_leases(&embedded.url).await?;
+        let mut idle = idle_leases(&embedded.connector()?).await?;
 
         let started = Instant::now();
         let progress = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
         for worker in 0..workers {
             let progress = progress.clone();
-            tasks.spawn(work(embedded.url.clone(), format!("bench-{worker}"), self.slots, progress));
+            tasks.spawn(work(embedded.connector()?, format!("bench-{worker}"), self.slots, progress));
         }
         let mut latencies = Vec::new();
         while let Some(done) = tasks.join_next().await {
@@ -164,11 +166,17 @@ impl CoordinatorBench {
 }
 
 /// A random search, with files that nobody reads.
-fn experiment(folder: &Path, trials: u32) -> Outcome<Resolved> {
+pub(super) fn experiment(folder: &Path, trials: u32) -> Outcome<Resolved> {
     let path = folder.join("empty");
     std::fs::write(&path, b"").map_err(|error| Failure::file(&path, &error))?;
     let experiment = workload::experiment(Strategy::Random { tier: Tier::Matrix, trials, seed: 1 })?;
-    Ok(Resolved { experiment, shards: 1, files: vec![(ContentHash::of(b""), path)], positions: 1 })
+    Ok(Resolved {
+        experiment,
+        shards: 1,
+        files: vec![(ContentHash::of(b""), path)],
+        positions: 1,
+        demands: Demands::default(),
+    })
 }
 
 /// When how many results were acknowledged.
@@ -180,12 +188,16 @@ fn times_of(progress: &[(Instant, usize)], started: Instant) -> Vec<f64> {
     times.map(|time| time.as_secs_f64()).collect()
 }
 
-async fn channel(url: &str) -> Outcome<WorkClient<Channel>> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(anyhow::Error::from)?.tcp_nodelay(true);
-    Ok(WorkClient::new(endpoint.connect().await.map_err(anyhow::Error::from)?))
+async fn channel(connector: &Connector) -> Outcome<WorkClient<Link>> {
+    Ok(WorkClient::new(connector.connect().await?))
 }
 
-fn request(worker: &str, finished: Vec<ShardReport>, holding: Vec<u64>, free_slots: u32) -> ReportRequest {
+pub(super) fn request(
+    worker: &str,
+    finished: Vec<ShardReport>,
+    holding: Vec<u64>,
+    free_slots: u32,
+) -> ReportRequest {
     ReportRequest {
         worker: worker.to_owned(),
         engine_version: ENGINE_VERSION,
@@ -195,6 +207,8 @@ fn request(worker: &str, finished: Vec<ShardReport>, holding: Vec<u64>, free_slo
         wait_ms: 1000,
         experiment: String::new(),
         prefetch: 0,
+        protocol: PROTOCOL,
+        capabilities: Some(workload::capabilities().into()),
     }
 }
 
@@ -203,13 +217,19 @@ async fn restart(store: &Path, resolved: &Resolved, trials: u32) -> Outcome<f64>
     // The same draws and one more: a search that was interrupted just before its end.
     let strategy = Strategy::Random { tier: Tier::Matrix, trials: trials + 1, seed: 1 };
     let experiment = workload::experiment(strategy)?;
-    let interrupted = Resolved { experiment, shards: 1, files: resolved.files.clone(), positions: 1 };
+    let interrupted = Resolved {
+        experiment,
+        shards: 1,
+        files: resolved.files.clone(),
+        positions: 1,
+        demands: Demands::default(),
+    };
     let embedded = Embedded::start(store).await?;
-    submit(&mut connect(&embedded.url).await?, &interrupted, None).await?;
+    submit(&mut embedded.connect().await?, &interrupted, None).await?;
     embedded.stop().await?;
     let started = Instant::now();
     let embedded = Embedded::start(store).await?;
-    let mut client = channel(&embedded.url).await?;
+    let mut client = channel(&embedded.connector()?).await?;
     loop {
         let answer = client.report(request("restart", vec![], vec![], 1)).await?.into_inner();
         if !answer.leases.is_empty() {
@@ -222,8 +242,8 @@ async fn restart(store: &Path, resolved: &Resolved, trials: u32) -> Outcome<f64>
 }
 
 /// Milliseconds of each of some calls that ask for one lease and report nothing.
-async fn idle_leases(url: &str) -> Outcome<Vec<f64>> {
-    let mut client = channel(url).await?;
+async fn idle_leases(connector: &Connector) -> Outcome<Vec<f64>> {
+    let mut client = channel(connector).await?;
     let (mut times, mut holding) = (Vec::new(), Vec::new());
     for _ in 0..IDLE_LEASES {
         let started = Instant::now();
@@ -241,8 +261,8 @@ async fn idle_leases(url: &str) -> Outcome<Vec<f64>> {
 
 /// A worker that knows every answer: reports and asks until there is no more work. Milliseconds of every call that
 /// carried results.
-async fn work(url: String, name: String, slots: u32, progress: Progress) -> Outcome<Vec<f64>> {
-    let mut client = channel(&url).await?;
+async fn work(connector: Connector, name: String, slots: u32, progress: Progress) -> Outcome<Vec<f64>> {
+    let mut client = channel(&connector).await?;
     let (mut times, mut finished) = (Vec::new(), Vec::new());
     loop {
         let carries = !finished.is_empty();
@@ -266,7 +286,7 @@ async fn work(url: String, name: String, slots: u32, progress: Progress) -> Outc
 }
 
 /// What a worker would say of a lease.
-fn finish(lease: Lease) -> Outcome<ShardReport> {
+pub(super) fn finish(lease: Lease) -> Outcome<ShardReport> {
     let missing = || Failure::new(Exit::Failure, "a lease without a trial");
     let trial = Trial::try_from(lease.trial.ok_or_else(missing)?).map_err(anyhow::Error::from)?;
     let shard = Shard { index: lease.index, of: lease.of };
@@ -278,5 +298,6 @@ fn finish(lease: Lease) -> Outcome<ShardReport> {
         of: lease.of,
         outcome: Some(shard_report::Outcome::Counts((&counts).into())),
         seconds: 0.0,
+        engine: String::new(),
     })
 }

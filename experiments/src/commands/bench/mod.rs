@@ -2,6 +2,7 @@
 
 mod coordinator;
 mod front;
+mod load;
 mod scale;
 mod workload;
 
@@ -23,6 +24,7 @@ Examples:
   qslm bench coordinator --workers 1,2,4,8
   qslm bench coordinator --workers 8 --slots 128 --trials 999999
   qslm bench scale --workers 1000 --spread 0.5
+  qslm bench load --connections 2000 --seconds 30
   qslm bench front --output json")]
 pub struct Bench {
     #[command(subcommand)]
@@ -33,6 +35,7 @@ pub struct Bench {
 enum Part {
     Coordinator(coordinator::CoordinatorBench),
     Front(front::FrontBench),
+    Load(load::LoadBench),
     Scale(scale::ScaleBench),
 }
 
@@ -42,6 +45,7 @@ impl Bench {
         match self.part {
             Part::Coordinator(bench) => bench.run().await,
             Part::Front(bench) => bench.run(),
+            Part::Load(bench) => bench.run().await,
             Part::Scale(bench) => bench.run().await,
         }
     }

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -232,6 +233,7 @@ async fn work(
                 held,
                 wait_ms: 1000,
                 experiment: None,
+                capabilities: Arc::new(workload::capabilities()),
             };
             let handle = handle.clone();
             call = Some(Box::pin(async move { handle.report(report).await }));

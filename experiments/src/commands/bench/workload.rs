@@ -3,6 +3,7 @@
 use qslm_common::ENGINE_VERSION;
 use qslm_common::candidate::Candidate;
 use qslm_common::cost::{Cost, Device};
+use qslm_common::demands::Capabilities;
 use qslm_common::experiment::{Backend, Experiment, Strategy};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
@@ -14,6 +15,12 @@ use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trade_off::TradeOff;
 
 use crate::exit::{Exit, Failure, Outcome};
+
+/// What a worker has to have for it.
+pub(super) fn capabilities() -> Capabilities {
+    let backends = [Backend::default().to_string()].into();
+    Capabilities { backends, ..Capabilities::default() }
+}
 
 /// An experiment of four blocks whose files are all empty.
 pub(super) fn experiment(strategy: Strategy) -> Outcome<Experiment> {

@@ -1,0 +1,67 @@
+//! Values as people read them, the same on pages, in plots and in tables of a terminal.
+
+use chrono::{DateTime, Utc};
+use qslm_common::archive::Row;
+use qslm_common::cost::Cost;
+
+/// A share in percent: `88.96 %`.
+pub fn percent(value: f64) -> String {
+    format!("{:.2} %", value * 100.0)
+}
+
+/// Whole numbers as they are, others with four significant digits.
+pub fn significant(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value}") } else { format!("{value:.3e}") }
+}
+
+/// Perplexity or accuracy, whichever was measured.
+pub fn quality(row: &Row) -> String {
+    let accuracy = row.accuracy.map(percent);
+    row.perplexity.map(|perplexity| format!("{perplexity:.3}")).or(accuracy).unwrap_or_default()
+}
+
+/// What a candidate costs beside the float model, a line per cost: its name, the value for float, the value for the
+/// candidate, the change, the unit.
+pub fn costs(float: Option<&Row>, candidate: &Row) -> Vec<[String; 5]> {
+    let line = |(cost, value): (&Cost, &f64)| {
+        let before = float.and_then(|float| float.costs.get(cost)).copied();
+        let change = before.filter(|before| *before > 0.0).map(|before| (value / before - 1.0) * 100.0);
+        [
+            cost.to_string(),
+            before.map_or(String::new(), significant),
+            significant(*value),
+            change.map_or(String::new(), |change| format!("{change:+.2} %")),
+            cost.unit().to_owned(),
+        ]
+    };
+    candidate.costs.iter().map(line).collect()
+}
+
+/// A time in milliseconds since 1970 as `2026-11-22 22:40:44`, in UTC; nothing for one beyond the calendar.
+pub fn date(unix_ms: u64) -> String {
+    let date = i64::try_from(unix_ms).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
+    date.map_or(String::new(), |date| date.format("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+/// The same without the day: `22:40:44`.
+pub fn time(unix_ms: u64) -> String {
+    date(unix_ms).split(' ').next_back().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_in_utc_and_absurd_ones_not_at_all() {
+        assert_eq!(date(1_700_000_000_123), "2023-11-14 22:13:20");
+        assert_eq!(time(1_700_000_000_123), "22:13:20");
+        assert_eq!((date(u64::MAX), time(u64::MAX)), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(percent(0.88964), "88.96 %");
+        assert_eq!((significant(12.0).as_str(), significant(0.001_234_56).as_str()), ("12", "1.235e-3"));
+    }
+}

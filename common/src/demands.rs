@@ -1,0 +1,135 @@
+//! What workers can do, and what an experiment demands of them.
+//!
+//! Neither changes a result. The backend does, so it is part of the experiment; the rest says where it is to be
+//! evaluated.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::experiment::Backend;
+
+/// Entries of a set, and characters of an entry, that are taken.
+const MOST: usize = 64;
+const LONGEST: usize = 128;
+
+/// What a worker can do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Names of the backends that it has, of which others than ours may be.
+    pub backends: BTreeSet<String>,
+    /// Instruction sets of its processor, by Rust's names.
+    pub cpu_features: BTreeSet<String>,
+    /// Memory that it may use, in bytes; 0 if unknown.
+    pub memory_bytes: u64,
+    /// Whatever else people tell workers apart by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a worker must have to evaluate an experiment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Demands {
+    /// All of these instruction sets.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub cpu_features: BTreeSet<String>,
+    /// At least so many bytes of memory.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub memory_bytes: u64,
+    /// All of these labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
+/// More than anybody says of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: expected at most {MOST} entries of 1 to {LONGEST} characters")]
+pub struct TooMuch {
+    what: &'static str,
+}
+
+impl Capabilities {
+    /// # Errors
+    /// [`TooMuch`] names the field.
+    pub fn validate(&self) -> Result<(), TooMuch> {
+        check("backends", self.backends.iter())?;
+        check("cpu_features", self.cpu_features.iter())?;
+        check("labels", self.labels.keys().chain(self.labels.values()))
+    }
+}
+
+impl Demands {
+    /// Whether anything is demanded.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// # Errors
+    /// [`TooMuch`] names the field.
+    pub fn validate(&self) -> Result<(), TooMuch> {
+        check("cpu_features", self.cpu_features.iter())?;
+        check("labels", self.labels.keys().chain(self.labels.values()))
+    }
+
+    /// Whether a worker has everything, and the backend.
+    pub fn are_met(&self, backend: Backend, by: &Capabilities) -> bool {
+        by.backends.contains(backend.name())
+            && self.cpu_features.is_subset(&by.cpu_features)
+            && self.memory_bytes <= by.memory_bytes
+            && self.labels.iter().all(|(label, value)| by.labels.get(label) == Some(value))
+    }
+}
+
+fn check<'a>(what: &'static str, entries: impl Iterator<Item = &'a String>) -> Result<(), TooMuch> {
+    // Labels come as names and values.
+    let mut entries = entries.take(2 * MOST + 1).enumerate();
+    let fine =
+        entries.all(|(index, entry)| index < 2 * MOST && (1..=LONGEST).contains(&entry.chars().count()));
+    if fine { Ok(()) } else { Err(TooMuch { what }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(entries: &[&str]) -> BTreeSet<String> {
+        entries.iter().map(|entry| (*entry).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_worker_needs_all_that_is_demanded() {
+        let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
+        let worker = Capabilities {
+            backends: set(&["flex", "ndarray"]),
+            cpu_features: set(&["avx2", "fma"]),
+            memory_bytes: 8 << 30,
+            labels: labels.clone(),
+        };
+        let none = Demands::default();
+        assert!(none.are_met(Backend::Flex, &worker));
+        assert!(!none.are_met(Backend::Flex, &Capabilities::default()), "no backend");
+        let fine = Demands { cpu_features: set(&["avx2"]), memory_bytes: 8 << 30, labels };
+        assert!(fine.are_met(Backend::Ndarray, &worker));
+        let more = [
+            Demands { cpu_features: set(&["avx2", "avx512f"]), ..Demands::default() },
+            Demands { memory_bytes: (8 << 30) + 1, ..Demands::default() },
+            Demands { labels: BTreeMap::from([("zone".to_owned(), "b".to_owned())]), ..Demands::default() },
+            Demands { labels: BTreeMap::from([("rack".to_owned(), "a".to_owned())]), ..Demands::default() },
+        ];
+        assert!(more.iter().all(|demands| !demands.are_met(Backend::Flex, &worker)));
+    }
+
+    #[test]
+    fn there_is_a_bound_on_what_may_be_said() {
+        let many: BTreeSet<String> = (0..1000).map(|number| number.to_string()).collect();
+        let long = Capabilities { backends: set(&["x".repeat(129).as_str()]), ..Capabilities::default() };
+        assert!(long.validate().is_err());
+        assert!(Demands { cpu_features: many, ..Demands::default() }.validate().is_err());
+        assert!(Demands { cpu_features: set(&[""]), ..Demands::default() }.validate().is_err());
+        assert_eq!(Demands { cpu_features: set(&["avx2"]), ..Demands::default() }.validate(), Ok(()));
+    }
+}

@@ -1,0 +1,202 @@
+//! Lets calls in: by the role of whoever makes them, and no more per second than a connection may make.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tonic::Status;
+use tonic::service::Routes;
+
+use crate::incoming::Peer;
+use crate::tokens::{Caller, Role, Tokens};
+
+/// What gRPC calls the milliseconds after which a refused call may be made again (gRPC proposal A6).
+pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// What a call needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: it says nothing and does nothing of interest.
+    Nothing,
+    /// Any token.
+    Anyone,
+    /// A token of this role; a submitter may do what a reader may.
+    Role(Role),
+}
+
+/// Who is let in.
+pub struct Gate {
+    tokens: Option<Tokens>,
+    needs: fn(&str) -> Needs,
+    calls_per_second: u32,
+}
+
+impl Gate {
+    /// Without `tokens`, everyone may do everything. `needs` is what a call of a path, such as `/qslm.v1.Work/Report`,
+    /// needs.
+    pub fn new(tokens: Option<Tokens>, needs: fn(&str) -> Needs, calls_per_second: u32) -> Self {
+        Self { tokens, needs, calls_per_second }
+    }
+
+    /// Puts the gate before gRPC services.
+    pub fn guard(self: Arc<Self>, routes: Routes) -> Routes {
+        routes.into_axum_router().layer(middleware::from_fn_with_state(self, call)).into()
+    }
+
+    /// Puts the gate before pages, which readers may see.
+    pub fn guard_pages(self: Arc<Self>, pages: axum::Router) -> axum::Router {
+        pages.layer(middleware::from_fn_with_state(self, page))
+    }
+
+    fn admit(&self, headers: &HeaderMap, needs: Needs) -> Result<(), Status> {
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        if needs == Needs::Nothing {
+            return Ok(());
+        }
+        let token =
+            bearer(headers).ok_or_else(|| Status::unauthenticated("a token is needed (token_file)"))?;
+        let caller =
+            tokens.caller(token).ok_or_else(|| Status::unauthenticated("this token is not known"))?;
+        match needs {
+            Needs::Role(role) if !may(&caller, role) => Err(Status::permission_denied(format!(
+                "{} is a {}; this takes a {role}",
+                caller.name, caller.role
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn may(caller: &Caller, role: Role) -> bool {
+    caller.role == role || (caller.role == Role::Submitter && role == Role::Reader)
+}
+
+/// A call that may be made again after a while.
+pub fn busy(words: &str, wait: Duration) -> Status {
+    let mut status = Status::resource_exhausted(words);
+    let milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+    if let Ok(value) = milliseconds.to_string().parse() {
+        status.metadata_mut().insert(PUSHBACK, value);
+    }
+    status
+}
+
+/// How long a refused call asks to be waited, if it does.
+pub fn pushback(status: &Status) -> Option<Duration> {
+    let milliseconds = status.metadata().get(PUSHBACK)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(milliseconds))
+}
+
+async fn call(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let paced = match request.extensions().get::<Peer>() {
+        Some(peer) => peer.take(gate.calls_per_second),
+        None => Ok(()),
+    };
+    let admitted = match paced {
+        Ok(()) => gate.admit(request.headers(), (gate.needs)(request.uri().path())),
+        Err(wait) => Err(busy("this connection makes too many calls", wait)),
+    };
+    match admitted {
+        Ok(()) => next.run(request).await,
+        Err(status) => status.into_http::<Body>(),
+    }
+}
+
+async fn page(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let Some(tokens) = &gate.tokens else { return next.run(request).await };
+    // Programs send a bearer token; a browser asks for a name, which does not matter, and a password.
+    let caller = match (bearer(request.headers()), password(request.headers())) {
+        (Some(token), _) => tokens.caller(token),
+        (None, Some(token)) => tokens.caller(&token),
+        (None, None) => None,
+    };
+    match caller {
+        Some(caller) if may(&caller, Role::Reader) => next.run(request).await,
+        Some(_) => (StatusCode::FORBIDDEN, "this takes the token of a reader\n").into_response(),
+        None => {
+            let ask =
+                HeaderValue::from_static("Basic realm=\"qslm: any name, a reader's token as password\"");
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, ask)], "a token is needed\n")
+                .into_response()
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+fn password(headers: &HeaderMap) -> Option<String> {
+    let encoded = headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
+    let text = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
+    Some(text.split_once(':')?.1.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate() -> Gate {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lines =
+            ["worker w wwwwwwwwwwwwwwww", "reader r rrrrrrrrrrrrrrrr", "submitter s ssssssssssssssss"];
+        std::fs::write(file.path(), lines.join("\n")).unwrap();
+        Gate::new(Some(Tokens::load(file.path()).unwrap()), |_| Needs::Anyone, 100)
+    }
+
+    fn headers(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[test]
+    fn each_role_may_do_what_it_is_there_for() {
+        let gate = gate();
+        let allowed = |who: char, role| {
+            let token = format!("Bearer {}", who.to_string().repeat(16));
+            gate.admit(&headers(&token), Needs::Role(role)).is_ok()
+        };
+        let table = "wrs"
+            .chars()
+            .map(|who| [Role::Worker, Role::Reader, Role::Submitter].map(|role| allowed(who, role)));
+        let expected = [[true, false, false], [false, true, false], [false, true, true]];
+        assert_eq!(table.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn without_a_known_token_there_is_no_call() {
+        let gate = gate();
+        let code = |headers, needs| gate.admit(&headers, needs).map_err(|status| status.code());
+        let refused = Err(tonic::Code::Unauthenticated);
+        assert_eq!(code(HeaderMap::new(), Needs::Anyone), refused);
+        assert_eq!(code(headers("Bearer xxxxxxxxxxxxxxxx"), Needs::Anyone), refused);
+        assert_eq!(code(headers("wwwwwwwwwwwwwwww"), Needs::Anyone), refused);
+        assert_eq!(code(headers("Bearer wwwwwwwwwwwwwwww"), Needs::Anyone), Ok(()));
+        assert_eq!(code(HeaderMap::new(), Needs::Nothing), Ok(()));
+        let status =
+            gate.admit(&headers("Bearer wwwwwwwwwwwwwwww"), Needs::Role(Role::Submitter)).unwrap_err();
+        assert_eq!(status.message(), "w is a worker; this takes a submitter");
+    }
+
+    #[test]
+    fn a_browser_sends_the_token_as_a_password() {
+        let header = format!("Basic {}", STANDARD.encode("me:rrrr:rrrr"));
+        assert_eq!(password(&headers(&header)).as_deref(), Some("rrrr:rrrr"));
+        assert_eq!(password(&headers("Basic !!")), None);
+    }
+
+    #[test]
+    fn how_long_to_wait_survives_the_way() {
+        let status = busy("later", Duration::from_millis(250));
+        assert_eq!(
+            (status.code(), pushback(&status)),
+            (tonic::Code::ResourceExhausted, Some(Duration::from_millis(250)))
+        );
+        assert_eq!(pushback(&Status::internal("x")), None);
+    }
+}

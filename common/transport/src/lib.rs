@@ -1,0 +1,21 @@
+//! What lies between a program and the network.
+//!
+//! Inwards: [`incoming`] accepts connections, with TLS if there is a certificate; [`gate`] lets calls in by the role of
+//! their token and by their number; [`client`] is the other end. [`monitor`] is what a cluster's own machinery looks at.
+//! Certificates and tokens are files, read again when they change ([`watched`]).
+
+pub mod client;
+pub mod gate;
+pub mod incoming;
+pub mod monitor;
+pub mod tls;
+pub mod tokens;
+pub mod watched;
+
+pub use client::{Access, Connector, Link};
+pub use gate::{Gate, Needs};
+pub use incoming::{Connection, Incoming, Peer};
+pub use monitor::Monitor;
+pub use tls::ServerTls;
+pub use tokens::{Caller, Role, Tokens};
+pub use watched::Watched;

@@ -1,0 +1,41 @@
+//! What happened since the coordinator started, in numbers.
+
+use crate::ledger::Settled;
+
+/// Counts that only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Leases given to workers.
+    pub granted: u64,
+    /// Leases that ran out.
+    pub expired: u64,
+    /// Shards that were measured and kept.
+    pub recorded: u64,
+    /// Results of shards that were settled already.
+    pub duplicate: u64,
+    /// Results whose lease had run out or been taken back; those that were new are kept all the same.
+    pub fenced: u64,
+    /// Results with other counts than were recorded for the same shard.
+    pub conflicting: u64,
+    /// Results with counts that the network cannot give.
+    pub implausible: u64,
+    /// Shards that a worker could not measure.
+    pub failed: u64,
+}
+
+impl Tally {
+    /// Counts a result that came under a lease that was in force, or not.
+    pub(super) fn note(&mut self, settled: &Settled, is_failure: bool, in_force: bool) {
+        if !in_force {
+            self.fenced += 1;
+        }
+        match settled {
+            _ if is_failure => self.failed += 1,
+            Settled::Recorded | Settled::Complete(_) => self.recorded += 1,
+            Settled::Known => self.duplicate += 1,
+            Settled::Conflict => self.conflicting += 1,
+            Settled::Implausible => self.implausible += 1,
+            Settled::Unknown => {}
+        }
+    }
+}

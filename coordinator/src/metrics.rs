@@ -1,0 +1,258 @@
+//! What a Prometheus server reads of a coordinator: one table makes the answer and the reference.
+
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use qslm_common::ENGINE_VERSION;
+use qslm_proto::v1::ExperimentStatus;
+use qslm_proto::v1::experiment_status::State;
+
+use crate::driver::{Handle, Refusal, Snapshot};
+
+/// Experiments that have ended and are shown all the same: the latest.
+const ENDED: usize = 20;
+
+/// A metric of a snapshot.
+struct Metric {
+    name: &'static str,
+    help: &'static str,
+    counter: bool,
+    values: fn(&Snapshot) -> Vec<Value>,
+}
+
+/// A value with its labels.
+type Value = (Vec<(&'static str, String)>, f64);
+
+const METRICS: &[Metric] = &[
+    Metric {
+        name: "qslm_shards",
+        help: "Shards of the generation under way, by experiment and state: pending, leased, settled",
+        counter: false,
+        values: |snapshot| {
+            let states = |status: &ExperimentStatus| {
+                let states = [
+                    ("pending", status.shards_pending),
+                    ("leased", status.shards_leased),
+                    ("settled", status.shards_settled),
+                ];
+                let id = status.id.clone();
+                states.map(|(state, shards)| {
+                    (vec![("experiment", id.clone()), ("state", state.to_owned())], f64::from(shards))
+                })
+            };
+            shown(snapshot).flat_map(states).collect()
+        },
+    },
+    Metric {
+        name: "qslm_open_shards",
+        help: "Shards that wait for a worker or are with one, of all experiments together: what a pool is scaled by",
+        counter: false,
+        values: |snapshot| {
+            let open = snapshot.experiments.iter().filter(|status| status.state() == State::Running);
+            let open = open.map(|status| u64::from(status.shards_pending) + u64::from(status.shards_leased));
+            vec![(vec![], open.sum::<u64>() as f64)]
+        },
+    },
+    Metric {
+        name: "qslm_trials_measured",
+        help: "Trials on record, by experiment",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| Some(status.measured as f64)),
+    },
+    Metric {
+        name: "qslm_trials_failed",
+        help: "Trials that are given up, by experiment",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| Some(status.failed as f64)),
+    },
+    Metric {
+        name: "qslm_front_size",
+        help: "Candidates on the front, by experiment",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| Some(f64::from(status.front))),
+    },
+    Metric {
+        name: "qslm_hypervolume",
+        help: "Hypervolume of the front, by experiment, once the float model is measured",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| status.hypervolume),
+    },
+    Metric {
+        name: "qslm_tokens_per_second",
+        help: "Tokens that all workers together evaluate per second, lately, by experiment",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| Some(status.tokens_per_second)),
+    },
+    Metric {
+        name: "qslm_suitable_workers",
+        help: "Workers that may evaluate an experiment",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| Some(f64::from(status.suitable_workers))),
+    },
+    Metric {
+        name: "qslm_experiments",
+        help: "Experiments by state: running, paused, finished, cancelled",
+        counter: false,
+        values: |snapshot| {
+            let states = [State::Running, State::Paused, State::Finished, State::Cancelled];
+            let count =
+                |state: State| snapshot.experiments.iter().filter(|status| status.state() == state).count();
+            let value =
+                |state: State| (vec![("state", state.as_str_name().to_lowercase())], count(state) as f64);
+            states.map(value).to_vec()
+        },
+    },
+    Metric {
+        name: "qslm_workers",
+        help: "Workers heard of within a lease's time",
+        counter: false,
+        values: |snapshot| vec![(vec![], snapshot.workers.len() as f64)],
+    },
+    Metric {
+        name: "qslm_worker_last_seen_seconds",
+        help: "Seconds since a worker was heard of; it is left out after a lease's time",
+        counter: false,
+        values: |snapshot| {
+            let value = |worker: &crate::driver::WorkerStatus| {
+                (vec![("worker", worker.name.clone())], worker.silent.as_secs_f64())
+            };
+            snapshot.workers.iter().map(value).collect()
+        },
+    },
+    Metric {
+        name: "qslm_worker_tokens_per_second",
+        help: "Tokens that a worker evaluates per second, lately",
+        counter: false,
+        values: |snapshot| {
+            let value = |worker: &crate::driver::WorkerStatus| {
+                (vec![("worker", worker.name.clone())], worker.tokens_per_second)
+            };
+            snapshot.workers.iter().map(value).collect()
+        },
+    },
+    Metric {
+        name: "qslm_leases_granted",
+        help: "Leases given to workers",
+        counter: true,
+        values: |snapshot| vec![(vec![], snapshot.tally.granted as f64)],
+    },
+    Metric {
+        name: "qslm_leases_expired",
+        help: "Leases that ran out because their worker was silent",
+        counter: true,
+        values: |snapshot| vec![(vec![], snapshot.tally.expired as f64)],
+    },
+    Metric {
+        name: "qslm_results",
+        help: "Results of shards by what came of them: recorded, duplicate (settled already), conflicting (other counts than \
+               recorded), implausible (refused), failed",
+        counter: true,
+        values: |snapshot| {
+            let tally = &snapshot.tally;
+            let outcomes = [
+                ("recorded", tally.recorded),
+                ("duplicate", tally.duplicate),
+                ("conflicting", tally.conflicting),
+                ("implausible", tally.implausible),
+                ("failed", tally.failed),
+            ];
+            outcomes.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count as f64)).to_vec()
+        },
+    },
+    Metric {
+        name: "qslm_results_fenced",
+        help: "Results whose lease had run out or been taken back; those that were new are kept all the same",
+        counter: true,
+        values: |snapshot| vec![(vec![], snapshot.tally.fenced as f64)],
+    },
+    Metric {
+        name: "qslm_build",
+        help: "1, with the version of the program, of its engine and of its protocol",
+        counter: false,
+        values: |_| {
+            let labels = vec![
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("engine_version", ENGINE_VERSION.to_string()),
+                ("protocol", qslm_proto::PROTOCOL.to_string()),
+            ];
+            vec![(labels, 1.0)]
+        },
+    },
+];
+
+/// Those of the committer, which counts them itself.
+const COMMITS: [(&str, &str); 2] = [
+    ("qslm_commit_batch", "Changes that one transaction of the store wrote"),
+    ("qslm_commit_seconds", "Seconds until a transaction was on disk"),
+];
+
+/// Experiments under way, and the last ones that have ended.
+fn shown(snapshot: &Snapshot) -> impl Iterator<Item = &ExperimentStatus> {
+    let under_way = |status: &&ExperimentStatus| matches!(status.state(), State::Running | State::Paused);
+    let ended = snapshot.experiments.iter().rev().filter(move |status| !under_way(status)).take(ENDED);
+    snapshot.experiments.iter().filter(under_way).chain(ended)
+}
+
+fn each(snapshot: &Snapshot, value: fn(&ExperimentStatus) -> Option<f64>) -> Vec<Value> {
+    let labelled =
+        |status: &ExperimentStatus| Some((vec![("experiment", status.id.clone())], value(status)?));
+    shown(snapshot).filter_map(labelled).collect()
+}
+
+#[derive(Debug)]
+struct Reading(Arc<Snapshot>);
+
+impl Collector for Reading {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        for Metric { name, help, counter, values } in METRICS {
+            let kind = if *counter { MetricType::Counter } else { MetricType::Gauge };
+            // The library's own registrations end their help so.
+            let mut metric = encoder.encode_descriptor(name, &format!("{help}."), None, kind)?;
+            for (labels, value) in values(&self.0) {
+                // Only the last value is without labels.
+                if labels.is_empty() {
+                    write(*counter, value, metric)?;
+                    break;
+                }
+                write(*counter, value, metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write(counter: bool, value: f64, encoder: MetricEncoder) -> Result<(), std::fmt::Error> {
+    if counter { ConstCounter::new(value).encode(encoder) } else { ConstGauge::new(value).encode(encoder) }
+}
+
+/// Everything in the OpenMetrics text format.
+///
+/// # Errors
+/// [`Refusal`] if the driver is busy or gone.
+pub async fn text(driver: &Handle) -> Result<String, Refusal> {
+    let snapshot = Arc::new(driver.snapshot().await?);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Reading(snapshot)));
+    let (batch, seconds) = driver.metrics().histograms();
+    registry.register(COMMITS[0].0, COMMITS[0].1, batch);
+    registry.register(COMMITS[1].0, COMMITS[1].1, seconds);
+    let mut text = String::new();
+    // Writing into memory does not fail.
+    let _ = encode(&mut text, &registry);
+    Ok(text)
+}
+
+/// Name, kind and help of every metric, in the order of the answer.
+pub fn reference() -> Vec<(String, &'static str, &'static str)> {
+    let ours = METRICS.iter().map(|metric| match metric.counter {
+        true => (format!("{}_total", metric.name), "counter", metric.help),
+        false => (metric.name.to_owned(), "gauge", metric.help),
+    });
+    ours.chain(COMMITS.map(|(name, help)| (name.to_owned(), "histogram", help))).collect()
+}

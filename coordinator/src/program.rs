@@ -1,0 +1,145 @@
+//! The program `qslm-coordinator`: its flags, and how it starts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use qslm_program::{LogFormat, Port};
+use qslm_transport::Monitor;
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use crate::settings::Settings;
+use crate::{Coordinator, Ports};
+
+/// Lease quantization trials to workers and keep every result.
+///
+/// Settings: defaults < --config FILE < QSLM_COORDINATOR_* variables < flags.
+#[derive(Debug, Parser, Serialize)]
+#[command(
+    name = "qslm-coordinator",
+    version,
+    after_help = "\
+Examples:
+  qslm-coordinator --store sweep.redb
+  qslm-coordinator --listen 0.0.0.0:7477 --tokens tokens --certificate tls.crt --key tls.key
+  QSLM_COORDINATOR_STORE=/data/qslm.redb qslm-coordinator"
+)]
+struct Flags {
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Address and port to listen on [default: 127.0.0.1:7477]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    /// Address and port of the live view for browsers, or off [default: 127.0.0.1:7478]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    web: Option<Port>,
+    /// The file that keeps everything; inputs are kept beside it [default: qslm.redb]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<PathBuf>,
+    /// Seconds until a silent worker's leases go to others, 1 to 3600 [default: 15]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_ttl_s: Option<f64>,
+    /// Address and port of health and metrics for the cluster's own machinery, without TLS or tokens, or off [default: off]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    monitor: Option<Port>,
+    /// Who may do what: lines of ROLE NAME TOKEN [default: everyone everything]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<PathBuf>,
+    /// The certificate in PEM that callers see; turns TLS on
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<PathBuf>,
+    /// Callers need a certificate that one of these signed (mutual TLS)
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ca: Option<PathBuf>,
+    /// Listen beyond this machine though anybody who reaches it may do anything
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    insecure: Option<bool>,
+    /// Connections at a time; more wait, 1 to 100000 [default: 4096]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_connections: Option<u32>,
+    /// Calls per second of one connection; more are told to wait, 1 to 1000000 [default: 1000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calls_per_second: Option<u32>,
+    /// What is logged: a level or directives [default: info]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    /// How it is logged: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+}
+
+/// Runs the program with the flags of this process.
+pub fn main() -> ExitCode {
+    let flags = Flags::parse();
+    qslm_program::run(flags.config.as_deref(), "QSLM_COORDINATOR", &flags, run)
+}
+
+async fn run(settings: Settings) -> anyhow::Result<()> {
+    qslm_program::init_log(&settings.log, settings.log_format)?;
+    let stop = qslm_program::cancelled_by_signals()?;
+    let (options, door) = (settings.options()?, settings.door()?);
+    check_file_limit(settings.max_connections);
+    let coordinator = Coordinator::open(&settings.store, options)?;
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let address = listener.local_addr()?;
+    tracing::info!(%address, store = %settings.store.display(), "listening");
+    let web = match settings.web {
+        Port::Off => None,
+        Port::On(wanted) => {
+            let listener = TcpListener::bind(wanted).await.with_context(|| {
+                format!("web = \"{wanted}\": cannot listen there; choose another address, or off")
+            })?;
+            let scheme = if door.tls.is_some() { "https" } else { "http" };
+            tracing::info!(address = %format!("{scheme}://{}", listener.local_addr()?), "live view");
+            Some(listener)
+        }
+    };
+    let monitor = match settings.monitor {
+        Port::Off => None,
+        Port::On(wanted) => Some(Monitor::bind(wanted).await?),
+    };
+    coordinator.serve(Ports { grpc: listener, web, monitor }, door, stop).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Asks the system for as many open files as it allows, and says so if connections may lack some.
+fn check_file_limit(connections: u32) {
+    // A store, artifacts, the live view, and what the system itself opens.
+    let needed = u64::from(connections) + 512;
+    match rlimit::increase_nofile_limit(needed) {
+        Ok(allowed) if allowed >= needed => {}
+        Ok(allowed) => {
+            tracing::warn!(
+                allowed,
+                needed,
+                "max_connections = {connections} may not be reached: the limit of open files is lower"
+            );
+        }
+        Err(error) => tracing::warn!(%error, "cannot tell how many files may be open"),
+    }
+}

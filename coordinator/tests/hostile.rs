@@ -1,0 +1,270 @@
+//! Peers that mean no good, over real sockets: whatever they send, the coordinator refuses it, keeps what it has, and
+//! goes on serving others.
+#![allow(clippy::unwrap_used)]
+
+use qslm_common::ENGINE_VERSION;
+use qslm_common::hash::ContentHash;
+use qslm_coordinator::{Coordinator, Door, Options, Ports};
+use qslm_proto::PROTOCOL;
+use qslm_proto::v1::experiments_client::ExperimentsClient;
+use qslm_proto::v1::work_client::WorkClient;
+use qslm_proto::v1::{
+    Capabilities, Counts, FetchArtifactRequest, GetRequest, ListRequest, PutArtifactRequest, ReportRequest,
+    ShardReport, SubmitRequest, shard_report,
+};
+use qslm_transport::gate::pushback;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+struct Served {
+    address: String,
+    folder: tempfile::TempDir,
+    stop: CancellationToken,
+    serving: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Served {
+    async fn start(door: Door) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = Coordinator::open(&folder.path().join("s.redb"), Options::default()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(coordinator.serve(Ports::grpc(listener), door, stop.clone()));
+        Self { address, folder, stop, serving }
+    }
+
+    async fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+
+    async fn work(&self) -> WorkClient<Channel> {
+        WorkClient::new(self.channel().await)
+    }
+
+    async fn experiments(&self) -> ExperimentsClient<Channel> {
+        ExperimentsClient::new(self.channel().await)
+    }
+
+    /// That it still does its work, and ends without an error.
+    async fn ends_well(self) {
+        let answer = self.work().await.report(report("honest")).await.unwrap().into_inner();
+        assert!(answer.leases.is_empty() && answer.ttl_ms > 0);
+        assert!(
+            self.experiments().await.list(ListRequest {}).await.unwrap().into_inner().experiments.is_empty()
+        );
+        self.stop.cancel();
+        self.serving.await.unwrap().unwrap();
+    }
+
+    fn artifacts(&self) -> Vec<String> {
+        let folder = self.folder.path().join("s.redb.artifacts");
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.into_string().unwrap()).collect()
+    }
+}
+
+fn report(worker: &str) -> ReportRequest {
+    let backends = vec!["flex".to_owned()];
+    ReportRequest {
+        worker: worker.to_owned(),
+        engine_version: ENGINE_VERSION,
+        protocol: PROTOCOL,
+        free_slots: 1,
+        capabilities: Some(Capabilities { backends, ..Capabilities::default() }),
+        ..ReportRequest::default()
+    }
+}
+
+fn result(lease: u64, trial: Vec<u8>) -> ShardReport {
+    let counts = Counts { nll: 1, tokens: 1, positions: 1, ..Counts::default() };
+    let outcome = Some(shard_report::Outcome::Counts(counts));
+    ShardReport { lease, trial, index: 0, of: 1, outcome, ..ShardReport::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_that_make_no_sense_are_refused_by_name() {
+    let served = Served::start(Door::default()).await;
+    let mut work = served.work().await;
+    let mut refused = async |change: fn(&mut ReportRequest)| {
+        let mut request = report("bad");
+        change(&mut request);
+        let status = work.report(request).await.unwrap_err();
+        (status.code(), status.message().to_owned())
+    };
+    let invalid = |words: &str| (Code::InvalidArgument, words.to_owned());
+    let too_many = "free_slots: 4000000000: expected 0 to 1024";
+    assert_eq!(refused(|report| report.free_slots = 4_000_000_000).await, invalid(too_many));
+    let name = "worker: a name has 1 to 128 characters";
+    assert_eq!(refused(|report| report.worker.clear()).await, invalid(name));
+    assert_eq!(refused(|report| report.worker = "x".repeat(1_000_000)).await, invalid(name));
+    let hash = "finished.trial: a content hash has 32 bytes";
+    assert_eq!(refused(|report| report.finished.push(result(1, vec![0; 31]))).await, invalid(hash));
+    let (code, words) =
+        refused(|report| report.finished.push(ShardReport { index: 7, of: 3, ..result(1, vec![0; 32]) }))
+            .await;
+    assert_eq!((code, words.as_str()), (Code::InvalidArgument, "shard: 7 of 3"));
+    let (code, words) = refused(|report| {
+        let labels = (0..5000).map(|n| (n.to_string(), "x".to_owned())).collect();
+        report.capabilities = Some(Capabilities { labels, ..Capabilities::default() });
+    })
+    .await;
+    assert!(
+        code == Code::InvalidArgument && words.starts_with("capabilities: labels: expected at most"),
+        "{words}"
+    );
+    served.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_another_protocol_or_engine_is_told_so() {
+    let served = Served::start(Door::default()).await;
+    let mut work = served.work().await;
+    let old = work.report(ReportRequest { protocol: 0, ..report("old") }).await.unwrap_err();
+    let words = format!("the worker speaks protocol 1, the coordinator {PROTOCOL}: upgrade the older one");
+    assert_eq!((old.code(), old.message()), (Code::FailedPrecondition, words.as_str()));
+    let new = work.report(ReportRequest { protocol: PROTOCOL + 1, ..report("new") }).await.unwrap_err();
+    assert_eq!(new.code(), Code::FailedPrecondition);
+    let other = ReportRequest { engine_version: ENGINE_VERSION + 1, ..report("other") };
+    assert_eq!(work.report(other).await.unwrap_err().code(), Code::FailedPrecondition);
+    served.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_that_nobody_leased_are_not_kept() {
+    let served = Served::start(Door::default()).await;
+    let mut work = served.work().await;
+    // A lease that never was, of a trial that nobody opened; and the same again and again.
+    for _ in 0..3 {
+        let finished = vec![result(u64::MAX, vec![7; 32]), result(3, vec![8; 32])];
+        work.report(ReportRequest { finished, ..report("liar") }).await.unwrap();
+    }
+    drop(work);
+    let path = served.folder.path().join("s.redb");
+    served.stop.cancel();
+    served.serving.await.unwrap().unwrap();
+    let contents = qslm_coordinator::store::Store::open(&path).unwrap().contents().unwrap();
+    assert!(
+        contents.measurements.is_empty()
+            && !contents.shards.keys().any(|(trial, ..)| { *trial == ContentHash::from_bytes([7; 32]) })
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_that_is_not_what_it_was_announced_as_leaves_nothing() {
+    let served = Served::start(Door::default()).await;
+    let mut experiments = served.experiments().await;
+    let mut put = async |hash: Vec<u8>, chunks: Vec<Vec<u8>>| {
+        let mut hash = Some(hash);
+        let messages: Vec<_> = chunks
+            .into_iter()
+            .map(|data| PutArtifactRequest { hash: hash.take().unwrap_or_default(), data })
+            .collect();
+        experiments.put_artifact(tokio_stream::iter(messages)).await.map_err(|status: Status| status.code())
+    };
+    let announced = ContentHash::of(b"honest").as_bytes().to_vec();
+    assert_eq!(put(announced.clone(), vec![b"other".to_vec()]).await.unwrap_err(), Code::InvalidArgument);
+    assert_eq!(put(b"../../../etc/passwd".to_vec(), vec![vec![1]]).await.unwrap_err(), Code::InvalidArgument);
+    assert_eq!(put(Vec::new(), vec![vec![1]]).await.unwrap_err(), Code::InvalidArgument);
+    assert!(served.artifacts().is_empty(), "{:?}", served.artifacts());
+    put(announced, vec![b"hon".to_vec(), b"est".to_vec()]).await.unwrap();
+    assert_eq!(served.artifacts(), [ContentHash::of(b"honest").to_string()]);
+    for name in [&b"../s.redb"[..], &[0; 33]] {
+        let request = FetchArtifactRequest { hash: name.to_vec() };
+        assert_eq!(
+            served.work().await.fetch_artifact(request).await.unwrap_err().code(),
+            Code::InvalidArgument
+        );
+    }
+    served.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_with_tricks_and_experiments_that_are_none_are_refused() {
+    let served = Served::start(Door::default()).await;
+    let mut experiments = served.experiments().await;
+    for name in ["../../etc/passwd", "a/b", "\0", "%2e%2e", &"x".repeat(100_000)] {
+        let status = experiments.get(GetRequest { experiment: name.to_owned() }).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound);
+        assert!(status.message().len() < 1000);
+    }
+    for text in [
+        "",
+        "{}",
+        "[[[[[[[[",
+        &"[".repeat(100_000),
+        "{\"name\":\"../x\"}",
+        &format!("{{\"{}\":1}}", "x".repeat(100_000)),
+    ] {
+        let request = SubmitRequest { experiment: text.to_owned(), shards: 1, ..SubmitRequest::default() };
+        assert_eq!(experiments.submit(request).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    served.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_beyond_the_limit_and_compressed_ones_are_refused() {
+    let served = Served::start(Door::default()).await;
+    let huge = ReportRequest { holding: (0..8 << 20).collect(), ..report("huge") };
+    let status = served.work().await.max_encoding_message_size(1 << 30).report(huge).await.unwrap_err();
+    assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status}");
+    // A few kilobytes that would become gigabytes: no encoding is accepted at all.
+    let mut request = tonic::Request::new(report("bomb"));
+    request.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+    let status = served.work().await.report(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented, "{status}");
+    served.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_on_the_socket_ends_the_connection_only() {
+    let served = Served::start(Door::default()).await;
+    let noise: Vec<Vec<u8>> = vec![
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().copied().chain([0xff; 4096]).collect(),
+        (0..=255).cycle().take(100_000).collect(),
+        b"PRI * HTTP/2.0\r\n\r\nSM".to_vec(),
+    ];
+    for bytes in noise {
+        let mut socket = TcpStream::connect(&served.address).await.unwrap();
+        // It may hang up before it has heard everything.
+        drop(socket.write_all(&bytes).await);
+        drop(socket.shutdown().await);
+        let mut answer = Vec::new();
+        drop(socket.read_to_end(&mut answer).await);
+    }
+    served.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_too_often_is_told_when_to_come_back() {
+    let served = Served::start(Door { calls_per_second: 20, ..Door::default() }).await;
+    let mut work = served.work().await;
+    let mut refusals = 0;
+    for _ in 0..60 {
+        if let Err(status) = work.report(ReportRequest { free_slots: 0, ..report("eager") }).await {
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            let wait = pushback(&status).unwrap();
+            assert!(wait.as_millis() <= 51, "{wait:?}");
+            refusals += 1;
+        }
+    }
+    assert!(refusals > 20, "{refusals}");
+    // Only that connection.
+    served.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_nobody_knows_is_ignored() {
+    use prost::Message;
+    // What a later version of the same protocol would send: one field more.
+    let mut bytes = report("later").encode_to_vec();
+    prost::encoding::encode_key(1000, prost::encoding::WireType::LengthDelimited, &mut bytes);
+    prost::encoding::encode_varint(3, &mut bytes);
+    bytes.extend(b"new");
+    let request = ReportRequest::decode(&bytes[..]).unwrap();
+    assert_eq!(request, report("later"));
+}

@@ -1,0 +1,158 @@
+//! The program `qslm-worker`: its flags, and how it starts and ends.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use clap::Parser;
+use qslm_common::hash::ContentHash;
+use qslm_program::{Coded, LogFormat, Port};
+use qslm_transport::Monitor;
+use serde::Serialize;
+
+use crate::agent::Ended;
+use crate::capabilities::{detect, parse_labels};
+use crate::monitor::{self, Tally};
+use crate::settings::Settings;
+use crate::{Agent, ArtifactCache, Evaluator, Spool};
+
+/// Measure quantization candidates for a coordinator.
+///
+/// Settings: defaults < --config FILE < QSLM_WORKER_* variables < flags.
+#[derive(Debug, Parser, Serialize)]
+#[command(
+    name = "qslm-worker",
+    version,
+    after_help = "\
+Examples:
+  qslm-worker --coordinator http://10.0.0.5:7477
+  qslm-worker --slots 4 --cache-dir /var/cache/qslm
+  qslm-worker --coordinator https://coordinator:7477 --ca ca.crt --token-file token --until-done
+  QSLM_WORKER_COORDINATOR=http://coordinator:7477 qslm-worker
+
+Exit codes:
+  0    told to stop, or done (--until-done)
+  1    failed
+  2    settings that make no sense
+  4    the coordinator is of another version
+  7    the coordinator does not let this worker in
+  143  told to stop before all was done (--until-done)"
+)]
+struct Flags {
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// The coordinator's address [default: http://127.0.0.1:7477]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coordinator: Option<String>,
+    /// A name unique among the coordinator's workers [default: made up]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// Evaluations at a time, one thread each; 0 for one per core [default: 0]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slots: Option<u32>,
+    /// Work for the experiment with this id only [default: any]
+    #[arg(long, value_name = "ID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experiment: Option<String>,
+    /// Where fetched checkpoints and data are kept, and results while the coordinator is away [default: qslm in the
+    /// user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_dir: Option<PathBuf>,
+    /// Bytes that the cache may take [default: 20 GiB]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_max_bytes: Option<u64>,
+    /// End, with exit code 0, when the experiment has ended; without one, when all have
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until_done: Option<bool>,
+    /// What else tells this worker from others, for experiments to demand: zone=a,rack=7
+    #[arg(long, value_name = "LABEL=VALUE,..")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<String>,
+    /// Whoever signed the coordinator's certificate, in PEM [default: the system's roots]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<PathBuf>,
+    /// This worker's own certificate in PEM, where the coordinator asks for one
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<PathBuf>,
+    /// A file that holds the token of this worker
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_file: Option<PathBuf>,
+    /// Address and port of health and metrics for the cluster's own machinery, or off [default: off]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    monitor: Option<Port>,
+    /// What is logged: a level or directives [default: info]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    /// How it is logged: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+}
+
+/// Runs the program with the flags of this process.
+pub fn main() -> ExitCode {
+    let flags = Flags::parse();
+    qslm_program::run(flags.config.as_deref(), "QSLM_WORKER", &flags, run)
+}
+
+async fn run(settings: Settings) -> anyhow::Result<()> {
+    qslm_program::init_log(&settings.log, settings.log_format)?;
+    let stop = qslm_program::cancelled_by_signals()?;
+    let slots = settings.slots().map_err(Coded::setting)?;
+    let connector = settings.connector().map_err(Coded::setting)?;
+    let labels = parse_labels(&settings.labels).map_err(Coded::setting)?;
+    let capabilities = detect(labels);
+    capabilities.validate().map_err(Coded::setting)?;
+    let tally = Arc::new(Tally::default());
+    if let Port::On(address) = settings.monitor {
+        let port = Monitor::bind(address).await?;
+        tokio::spawn(monitor::serve(port, tally.clone(), stop.clone()));
+    }
+    let spool =
+        settings.cache_dir.join("spool").join(ContentHash::of(settings.coordinator.as_bytes()).short());
+    let spool = Spool::open(&spool).with_context(|| format!("spool {}", spool.display()))?;
+    let agent = Agent {
+        name: if settings.name.is_empty() { made_up_name() } else { settings.name },
+        slots,
+        experiment: Some(settings.experiment).filter(|id| !id.is_empty()),
+        evaluator: Arc::new(Evaluator::new(slots as usize)),
+        cache: Arc::new(ArtifactCache::new(settings.cache_dir, settings.cache_max_bytes)?),
+        spool: Some(spool),
+        capabilities,
+        tally,
+        until_done: settings.until_done,
+    };
+    tracing::info!(worker = agent.name, slots, coordinator = settings.coordinator, "working");
+    let ended = agent.run(connector, stop).await?;
+    tracing::info!("{}", if ended == Ended::Done { "done" } else { "stopped" });
+    // A worker that was to stay until the end and did not has to be started again, by a Kubernetes Job for one.
+    if settings.until_done && ended == Ended::Stopped {
+        return Err(Coded::error(128 + qslm_program::signal(), anyhow!("stopped before all was done")));
+    }
+    Ok(())
+}
+
+/// A name that no other worker has: the process number alone repeats from container to container.
+fn made_up_name() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let chance = RandomState::new().build_hasher().finish();
+    format!("worker-{}-{:08x}", std::process::id(), chance as u32)
+}
