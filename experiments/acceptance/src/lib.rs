@@ -5,6 +5,9 @@
 #![allow(clippy::disallowed_methods, reason = "tests find their programs and wait for a browser")]
 
 pub mod browser;
+pub mod certificates;
+pub mod containers;
+pub mod hosts;
 pub mod terminal;
 
 use std::io::{BufRead, BufReader};
@@ -70,6 +73,20 @@ impl Running {
             }
         }
     }
+
+    /// The most memory that it has taken so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        // Read to the end, or it could not go on writing.
+        std::io::copy(&mut self.log, &mut std::io::sink()).unwrap();
+        self.child.wait().unwrap().code()
+    }
 }
 
 impl Drop for Running {
@@ -111,6 +128,6 @@ impl Cluster {
 }
 
 /// The word after `key`.
-fn after(line: &str, key: &str) -> String {
+pub fn after(line: &str, key: &str) -> String {
     line.split(key).nth(1).unwrap().split_whitespace().next().unwrap().trim_matches('"').to_owned()
 }

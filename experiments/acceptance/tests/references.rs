@@ -25,7 +25,7 @@ fn hold(name: &str, expected: &str) {
 
 #[test]
 fn the_references_are_what_the_programs_say() {
-    for which in ["spec", "configuration", "export"] {
+    for which in ["spec", "configuration", "export", "metrics"] {
         hold(&format!("{which}.md"), &succeed(&["reference", which]));
     }
 }
@@ -73,7 +73,11 @@ fn the_reference_of_the_interface_is_what_the_proto_says() {
         for field in message.fields() {
             let kind = kind(&field.kind());
             let kind = match () {
-                () if field.is_map() => "map of string to double".to_owned(),
+                () if field.is_map() => {
+                    let kind = field.kind();
+                    let entry = kind.as_message().unwrap();
+                    format!("map of string to {}", self::kind(&entry.map_entry_value_field().kind()))
+                }
                 () if field.is_list() => format!("list of {kind}"),
                 () if field.supports_presence() && field.kind().as_message().is_none() => {
                     format!("optional {kind}")
