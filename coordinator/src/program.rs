@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use qslm_program::{LogFormat, Port};
+use qslm_program::{LogFlags, Port};
 use qslm_transport::Monitor;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -80,14 +80,9 @@ struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     calls_per_second: Option<u32>,
-    /// What is logged: a level or directives [default: info]
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    log: Option<String>,
-    /// How it is logged: text or json [default: text]
-    #[arg(long, value_name = "FORMAT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    log_format: Option<LogFormat>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    log: LogFlags,
 }
 
 /// Runs the program with the flags of this process.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use qslm_common::hash::ContentHash;
-use qslm_program::{Coded, LogFormat, Port};
-use qslm_transport::Monitor;
+use qslm_program::{Coded, LogFlags, Port};
+use qslm_transport::{AccessFlags, Monitor};
 use serde::Serialize;
 
 use crate::agent::Ended;
@@ -77,34 +77,16 @@ struct Flags {
     #[arg(long, value_name = "LABEL=VALUE,..")]
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<String>,
-    /// Whoever signed the coordinator's certificate, in PEM [default: the system's roots]
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca: Option<PathBuf>,
-    /// This worker's own certificate in PEM, where the coordinator asks for one
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    certificate: Option<PathBuf>,
-    /// Its private key in PEM
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<PathBuf>,
-    /// A file that holds the token of this worker
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    access: AccessFlags,
     /// Address and port of health and metrics for the cluster's own machinery, or off [default: off]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     monitor: Option<Port>,
-    /// What is logged: a level or directives [default: info]
-    #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    log: Option<String>,
-    /// How it is logged: text or json [default: text]
-    #[arg(long, value_name = "FORMAT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    log_format: Option<LogFormat>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    log: LogFlags,
 }
 
 /// Runs the program with the flags of this process.

@@ -1,22 +1,21 @@
 //! What the programs share: layered settings, log lines, and a graceful end on signals.
 
+mod log;
 mod port;
 pub mod settings;
 
+pub use log::{LogFlags, LogFormat, init_log};
 pub use port::{InvalidPort, Port};
 
 use std::fmt;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// How long threads may go on once a program is done. An evaluation looks only between two sequences whether it should
 /// stop, and nobody waits for it then.
@@ -84,53 +83,6 @@ pub fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
     let output = runtime.block_on(future);
     runtime.shutdown_timeout(GRACE);
     Ok(output)
-}
-
-/// How log lines are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// A JSON object per line, with what the line is about in fields of its own.
-    Json,
-}
-
-impl FromStr for LogFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("expected text or json".to_owned()),
-        }
-    }
-}
-
-/// Writes log lines to standard error, coloured on a terminal; a panic becomes one of them. `filter` is a level or the
-/// directives of `tracing-subscriber`, such as `info,qslm_coordinator=debug`.
-///
-/// # Errors
-/// If the filter does not parse.
-pub fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| Coded::setting(anyhow::anyhow!("log = {filter:?}: {error}")))?;
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // Not a setting of ours but a word between terminals and programs: no-color.org.
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // A second call, as tests make, keeps the first one's settings.
-    let _ = match format {
-        LogFormat::Text => lines.with_ansi(colour && std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
-    };
-    std::panic::set_hook(Box::new(|panic| {
-        let words = panic.to_string();
-        tracing::error!("{}", words.split_whitespace().collect::<Vec<_>>().join(" "));
-    }));
-    Ok(())
 }
 
 /// The number of the signal that ended the program, if one did.

@@ -5,6 +5,7 @@
 //! Certificates and tokens are files, read again when they change ([`watched`]).
 
 pub mod client;
+mod flags;
 pub mod gate;
 pub mod incoming;
 pub mod monitor;
@@ -13,6 +14,7 @@ pub mod tokens;
 pub mod watched;
 
 pub use client::{Access, Connector, Link};
+pub use flags::AccessFlags;
 pub use gate::{Gate, Needs};
 pub use incoming::{Connection, Incoming, Peer};
 pub use monitor::Monitor;

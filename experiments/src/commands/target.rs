@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use qslm_transport::{Access, Connector};
+use qslm_transport::{Access, AccessFlags, Connector};
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, Embedded, connect};
@@ -16,22 +16,9 @@ pub struct Target {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     coordinator: Option<String>,
-    /// Whoever signed the coordinator's certificate, in PEM [default: the system's roots]
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca: Option<PathBuf>,
-    /// Your own certificate in PEM, where the coordinator asks for one
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    certificate: Option<PathBuf>,
-    /// Its private key in PEM
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<PathBuf>,
-    /// A file that holds your token
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    access: AccessFlags,
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
