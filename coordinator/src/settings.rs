@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use qslm_program::{Coded, LogFormat, Port};
-use qslm_transport::{ServerTls, Tokens};
+use qslm_transport::{ServerTls, Tokens, given};
 use serde::{Deserialize, Serialize};
 
 use crate::{Door, Options};
@@ -96,13 +96,15 @@ impl Settings {
         for (name, value, most) in bounds {
             ensure!((1..=most).contains(&value), "{name} = {value}: expected 1 to {most}");
         }
-        let tls = match (given(&self.certificate), given(&self.key), given(&self.client_ca)) {
+        let [certificate, key, client_ca] =
+            [&self.certificate, &self.key, &self.client_ca].map(|path| given(path).map(Path::to_owned));
+        let tls = match (certificate, key, client_ca) {
             (Some(certificate), Some(key), client_ca) => Some(ServerTls { certificate, key, client_ca }),
             (None, None, None) => None,
             (None, None, Some(ca)) => bail!("client_ca = {}: needs certificate and key", ca.display()),
             _ => bail!("certificate and key belong together"),
         };
-        let tokens = given(&self.tokens).map(|path| Tokens::load(&path)).transpose()?;
+        let tokens = given(&self.tokens).map(Tokens::load).transpose()?;
         let guarded = tokens.is_some() || tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let web = match self.web {
             Port::On(address) => Some(("web", address)),
@@ -131,10 +133,6 @@ impl Settings {
         ensure!((1.0..=3600.0).contains(&seconds), "lease_ttl_s = {seconds}: expected 1 to 3600 seconds");
         Ok(Duration::from_secs_f64(seconds))
     }
-}
-
-fn given(path: &Path) -> Option<PathBuf> {
-    Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty())
 }
 
 #[cfg(test)]

@@ -131,7 +131,8 @@ impl Connector {
     }
 }
 
-fn given(path: &Path) -> Option<&Path> {
+/// A path of a setting, of which an empty one is none.
+pub fn given(path: &Path) -> Option<&Path> {
     Some(path).filter(|path| !path.as_os_str().is_empty())
 }
 

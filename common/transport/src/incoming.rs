@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
@@ -42,10 +43,8 @@ pub struct Connection {
     _place: OwnedSemaphorePermit,
 }
 
-enum Stream {
-    Plain(TcpStream),
-    Encrypted(Box<TlsStream<TcpStream>>),
-}
+/// Without TLS, or with it.
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// What is known of a connection; requests that come over it carry it.
 #[derive(Debug, Clone)]
@@ -167,11 +166,11 @@ async fn accept(
         let (sender, tls) = (sender.clone(), tls.clone());
         tokio::spawn(async move {
             let stream = match tls {
-                None => Stream::Plain(socket),
+                None => Stream::Left(socket),
                 Some(tls) => {
                     let handshake = TlsAcceptor::from(tls.get()).accept(socket);
                     match tokio::time::timeout(patience, handshake).await {
-                        Ok(Ok(stream)) => Stream::Encrypted(Box::new(stream)),
+                        Ok(Ok(stream)) => Stream::Right(Box::new(stream)),
                         Ok(Err(error)) => {
                             tracing::debug!(%address, %error, "no TLS with this caller");
                             return;
@@ -202,10 +201,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Encrypted(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
-        };
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let Some((missing, until)) = &mut self.patience else { return read };
         let come = buffer.filled().len() - before;
         if come >= *missing {
@@ -228,24 +224,15 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Encrypted(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
-        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Encrypted(stream) => Pin::new(stream.as_mut()).poll_flush(context),
-        }
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Encrypted(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
-        }
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -253,17 +240,11 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Stream::Encrypted(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, slices),
-        }
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Encrypted(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 }
 

@@ -13,7 +13,7 @@ pub mod tls;
 pub mod tokens;
 pub mod watched;
 
-pub use client::{Access, Connector, Link};
+pub use client::{Access, Connector, Link, given};
 pub use flags::AccessFlags;
 pub use gate::{Gate, Needs};
 pub use incoming::{Connection, Incoming, Peer};

@@ -48,6 +48,14 @@ pub fn succeed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// What `qslm run` prints of the quickstart: the front that every cluster has to find.
+pub fn one_process() -> serde_json::Value {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let run = ["run", "experiments/specs/quickstart.toml", "--output", "json", "--quiet", "--store"];
+    serde_json::from_str(&succeed(&[&run[..], &[store.to_str().unwrap()]].concat())).unwrap()
+}
+
 /// A program under way whose log is read. Killed when dropped.
 pub struct Running {
     child: Child,

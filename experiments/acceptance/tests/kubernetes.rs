@@ -5,7 +5,7 @@
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use qslm_acceptance::{root, succeed};
+use qslm_acceptance::{one_process, root};
 use serde_json::Value;
 
 /// How long anything may take that a cluster does.
@@ -108,9 +108,5 @@ fn a_sweep_that_loses_pods_finds_what_one_process_finds() {
     let pods = namespace.succeed(&["get", "pods", "--selector", selector, ended, "--output", "name"]);
     let front: Value = serde_json::from_str(&namespace.log(pods.lines().next().unwrap())).unwrap();
 
-    let folder = tempfile::tempdir().unwrap();
-    let store = folder.path().join("s.redb");
-    let local = ["run", "experiments/specs/quickstart.toml", "--output", "json", "--quiet", "--store"];
-    let local = succeed(&[&local[..], &[store.to_str().unwrap()]].concat());
-    assert_eq!(front, serde_json::from_str::<Value>(&local).unwrap());
+    assert_eq!(front, one_process());
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -17,7 +16,7 @@ use tonic::Code;
 use super::super::target::Target;
 use super::coordinator::{experiment, finish, request};
 use super::{quantile, show};
-use crate::client::submit;
+use crate::client::{connect, submit};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Output;
 
@@ -66,31 +65,29 @@ struct Row {
     errors: BTreeMap<String, u64>,
 }
 
-/// What all connections count together.
+/// What one connection, or all together, saw.
 #[derive(Default)]
-struct Counts {
-    answered: AtomicU64,
-    completed: AtomicU64,
-    told_to_wait: AtomicU64,
+struct Seen {
+    /// Milliseconds of answered calls.
+    times: Vec<f64>,
+    completed: u64,
+    told_to_wait: u64,
+    errors: Vec<String>,
 }
-
-/// What one connection saw: milliseconds of its answered calls, and its errors.
-type Seen = (Vec<f64>, Vec<String>);
 
 impl LoadBench {
     pub(super) async fn run(self) -> Outcome {
         let connector = self.target.connector()?;
-        let mut client = self.target.connect().await?;
+        let mut client = connect(&connector).await?;
         let folder = tempfile::tempdir().map_err(anyhow::Error::from)?;
         let resolved = experiment(folder.path(), TRIALS)?;
         let id = submit(&mut client, &resolved, None).await?.id;
-        let counts = Arc::new(Counts::default());
         let started = Instant::now();
         let until = started + Duration::from_secs(self.seconds.into());
         let places = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
         let mut tasks = JoinSet::new();
         for number in 0..self.connections {
-            let (connector, counts, places) = (connector.clone(), counts.clone(), places.clone());
+            let (connector, places) = (connector.clone(), places.clone());
             tasks.spawn(async move {
                 let link = {
                     // The semaphore is never closed.
@@ -98,32 +95,35 @@ impl LoadBench {
                     connector.connect().await
                 };
                 match link {
-                    Ok(link) => work(WorkClient::new(link), number, until, &counts).await,
-                    Err(error) => (Vec::new(), vec![format!("cannot connect: {error:#}")]),
+                    Ok(link) => work(WorkClient::new(link), number, until).await,
+                    Err(error) => {
+                        Seen { errors: vec![format!("cannot connect: {error:#}")], ..Seen::default() }
+                    }
                 }
             });
         }
-        let (mut latencies, mut errors) = (Vec::new(), BTreeMap::new());
+        let (mut all, mut errors) = (Seen::default(), BTreeMap::new());
         while let Some(seen) = tasks.join_next().await {
-            let (times, failures) = seen.map_err(anyhow::Error::from)?;
-            latencies.extend(times);
-            for failure in failures {
-                *errors.entry(failure).or_insert(0) += 1;
+            let seen = seen.map_err(anyhow::Error::from)?;
+            all.times.extend(seen.times);
+            all.completed += seen.completed;
+            all.told_to_wait += seen.told_to_wait;
+            for error in seen.errors {
+                *errors.entry(error).or_insert(0) += 1;
             }
         }
         let seconds = started.elapsed().as_secs_f64();
         let cancel = ChangeRequest { experiment: id, cancelled: Some(true), ..ChangeRequest::default() };
         client.change(cancel).await?;
-        latencies.sort_by(f64::total_cmp);
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        all.times.sort_by(f64::total_cmp);
         let row = Row {
             connections: self.connections,
             seconds,
-            calls_per_second: count(&counts.answered) as f64 / seconds,
-            completions_per_second: count(&counts.completed) as f64 / seconds,
-            answered_p50: quantile(&latencies, 0.5),
-            answered_p99: quantile(&latencies, 0.99),
-            told_to_wait: count(&counts.told_to_wait),
+            calls_per_second: all.times.len() as f64 / seconds,
+            completions_per_second: all.completed as f64 / seconds,
+            answered_p50: quantile(&all.times, 0.5),
+            answered_p99: quantile(&all.times, 0.99),
+            told_to_wait: all.told_to_wait,
             errors,
         };
         let failed: u64 = row.errors.values().sum();
@@ -146,31 +146,30 @@ impl LoadBench {
 }
 
 /// A worker that knows every answer, until its time is over.
-async fn work(mut client: WorkClient<Link>, number: u32, until: Instant, counts: &Counts) -> Seen {
+async fn work(mut client: WorkClient<Link>, number: u32, until: Instant) -> Seen {
     let name = format!("load-{number}");
-    let (mut times, mut errors, mut finished) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut seen, mut finished) = (Seen::default(), Vec::new());
     while Instant::now() < until {
         let report = request(&name, finished.clone(), vec![], 1);
         let asked = Instant::now();
         match client.report(report).await {
             Ok(answer) => {
-                times.push(asked.elapsed().as_secs_f64() * 1e3);
-                counts.answered.fetch_add(1, Ordering::Relaxed);
-                counts.completed.fetch_add(finished.len() as u64, Ordering::Relaxed);
-                finished =
-                    answer.into_inner().leases.into_iter().filter_map(|lease| finish(lease).ok()).collect();
+                seen.times.push(asked.elapsed().as_secs_f64() * 1e3);
+                seen.completed += finished.len() as u64;
+                let leases = answer.into_inner().leases.into_iter();
+                finished = leases.filter_map(|lease| finish(lease).ok()).collect();
             }
             Err(status) if status.code() == Code::ResourceExhausted => {
-                counts.told_to_wait.fetch_add(1, Ordering::Relaxed);
+                seen.told_to_wait += 1;
                 tokio::time::sleep(pushback(&status).unwrap_or(Duration::from_millis(100))).await;
             }
             Err(status) => {
-                errors.push(format!("{}: {}", status.code(), status.message()));
+                seen.errors.push(format!("{}: {}", status.code(), status.message()));
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
     // Hands back what it has, so that others need not wait.
     drop(client.report(request(&name, finished, vec![], 0)).await);
-    (times, errors)
+    seen
 }
