@@ -64,6 +64,10 @@ pub enum Backend {
     Flex,
     /// burn-ndarray, the second opinion.
     Ndarray,
+    /// burn-cuda: NVIDIA's graphics cards. In programs built with `--features cuda`.
+    Cuda,
+    /// burn-wgpu: graphics cards by Vulkan, Metal or DirectX. In programs built with `--features wgpu`.
+    Wgpu,
 }
 
 /// How candidates are proposed.
@@ -377,7 +381,15 @@ impl Backend {
         match self {
             Self::Flex => "flex",
             Self::Ndarray => "ndarray",
+            Self::Cuda => "cuda",
+            Self::Wgpu => "wgpu",
         }
+    }
+
+    /// Whether a graphics card computes: the last bits of products differ between cards and drivers then, and so may the
+    /// last digits of what two workers measure of the same shard.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Self::Cuda | Self::Wgpu)
     }
 }
 
@@ -389,7 +401,7 @@ impl fmt::Display for Backend {
 
 /// A text that names no backend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("backend {0:?}: expected flex or ndarray")]
+#[error("backend {0:?}: expected flex, ndarray, cuda or wgpu")]
 pub struct UnknownBackend(String);
 
 impl FromStr for Backend {
@@ -399,6 +411,8 @@ impl FromStr for Backend {
         match text {
             "flex" => Ok(Self::Flex),
             "ndarray" => Ok(Self::Ndarray),
+            "cuda" => Ok(Self::Cuda),
+            "wgpu" => Ok(Self::Wgpu),
             _ => Err(UnknownBackend(text.to_owned())),
         }
     }

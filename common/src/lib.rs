@@ -8,6 +8,7 @@ pub mod archive;
 pub mod candidate;
 pub mod cost;
 pub mod demands;
+pub mod evidence;
 pub mod experiment;
 pub mod footprint;
 pub mod hash;

@@ -19,4 +19,5 @@ pub mod web;
 
 pub use crash::{CrashPlan, CrashPoint, InvalidPlan};
 pub use driver::Options;
+pub use rpc::Quotas;
 pub use server::{Coordinator, Door, Ports};

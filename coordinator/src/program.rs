@@ -80,6 +80,22 @@ struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     calls_per_second: Option<u32>,
+    /// Send traces to this OpenTelemetry collector (OTLP over gRPC, http://HOST:4317)
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traces: Option<String>,
+    /// Uploads that one client may have under way, 1 to 1000000 [default: 8]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uploads_per_client: Option<u32>,
+    /// Experiments of one client that have not ended, 1 to 1000000 [default: 1000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experiments_per_client: Option<u32>,
+    /// Bytes that all uploaded files together may take [default: 256 GiB]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifacts_max_bytes: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
     log: LogFlags,

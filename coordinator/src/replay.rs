@@ -9,6 +9,7 @@ use std::sync::Weak;
 
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
+use qslm_common::evidence::Evidence;
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::{footprint_bytes, saving};
 use qslm_common::hash::ContentHash;
@@ -50,6 +51,7 @@ pub fn replay(
 ) -> Result<(), Stopped> {
     let experiment = &source.record.experiment;
     let failures = open(&source.store)?.failures(&experiment.id())?;
+    let known = open(&source.store)?.engines()?;
     let mut search = search::start(experiment);
     let float_id = Candidate::float(&experiment.network).id();
     let (mut archive, mut float) = (Archive::default(), None);
@@ -64,7 +66,7 @@ pub fn replay(
             for (trial, stored) in
                 trials.iter().zip(open(&source.store)?.look_up(&keys, source.record.shards)?)
             {
-                let Stored::Measured(counts) = stored else {
+                let Stored::Measured(Evidence { counts, engines }) = stored else {
                     under_way |= !failures.contains_key(&trial.key);
                     continue;
                 };
@@ -73,7 +75,13 @@ pub fn replay(
                     if trial.candidate == float_id {
                         float = Some(counts.clone());
                     }
-                    found.push(describe(experiment, generation.stage, trial, &counts, float.as_ref()));
+                    let engines = engines.iter();
+                    let names = engines
+                        .map(|engine| known.get(engine).cloned().unwrap_or_else(|| engine.to_string()));
+                    found.push(MeasuredCandidate {
+                        engines: names.collect(),
+                        ..describe(experiment, generation.stage, trial, &counts, float.as_ref())
+                    });
                     archive.insert(experiment, &trial.trial.candidate, counts);
                 }
             }
@@ -118,5 +126,6 @@ fn describe(
         costs: costs.into_iter().map(|(cost, value)| (cost.to_string(), value)).collect(),
         schemes: schemes.join(" "),
         firing_rate: counts.mean_firing_rate(network.channels),
+        engines: Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use qslm_program::Coded;
 use qslm_proto::v1::experiments_server::ExperimentsServer;
 use qslm_proto::v1::work_server::WorkServer;
-use qslm_transport::{Gate, Incoming, Monitor, ServerTls, Tokens};
+use qslm_transport::{Gate, Incoming, Monitor, ServerTls, Tokens, Traces};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use tonic::transport::Server;
 
 use crate::driver::{self, DriverError, Handle, Options};
 use crate::metrics;
-use crate::rpc::{self, ExperimentsService, WorkService};
+use crate::rpc::{self, ExperimentsService, Quotas, WorkService};
 use crate::store::{Artifacts, Store, StoreError};
 use crate::web;
 
@@ -61,12 +61,20 @@ pub struct Door {
     pub max_connections: usize,
     /// Calls per second that one connection may make.
     pub calls_per_second: u32,
+    /// What each of them may have under way.
+    pub quotas: Quotas,
 }
 
 impl Default for Door {
     /// For a coordinator that only this process uses.
     fn default() -> Self {
-        Self { tls: None, tokens: None, max_connections: 10_000, calls_per_second: u32::MAX }
+        Self {
+            tls: None,
+            tokens: None,
+            max_connections: 10_000,
+            calls_per_second: u32::MAX,
+            quotas: Quotas::NONE,
+        }
     }
 }
 
@@ -75,6 +83,7 @@ pub struct Coordinator {
     driver: Handle,
     thread: driver::Thread,
     artifacts: Artifacts,
+    traces: Option<Traces>,
 }
 
 impl Coordinator {
@@ -86,8 +95,9 @@ impl Coordinator {
         let store = Store::open(store)?;
         let artifacts = Artifacts::beside(store.path())
             .map_err(|error| StoreError::Io { path: store.path().to_owned(), error })?;
+        let traces = options.traces.clone();
         let (driver, thread) = driver::start(store, options)?;
-        Ok(Self { driver, thread, artifacts })
+        Ok(Self { driver, thread, artifacts, traces })
     }
 
     /// The driver, for whoever is in the same process.
@@ -105,8 +115,9 @@ impl Coordinator {
     /// # Errors
     /// If a certificate, the socket or the store fails.
     pub async fn serve(self, ports: Ports, door: Door, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { driver, thread, artifacts } = self;
-        let Door { tls, tokens, max_connections, calls_per_second } = door;
+        let Self { driver, thread, artifacts, traces } = self;
+        let Door { tls, tokens, max_connections, calls_per_second, quotas } = door;
+        let artifacts = artifacts.at_most(quotas.artifacts_max_bytes);
         let tls = tls.map(ServerTls::watched).transpose().map_err(Coded::setting)?.map(Arc::new);
         let gate = Arc::new(Gate::new(tokens, rpc::needs, calls_per_second));
         let accept = |listener| Incoming::new(listener, tls.clone(), max_connections, stop.clone());
@@ -135,8 +146,8 @@ impl Coordinator {
                 }
             });
         }
-        let work = WorkService::new(driver.clone(), artifacts.clone());
-        let experiments = ExperimentsService::new(driver.clone(), artifacts);
+        let work = WorkService::new(driver.clone(), artifacts.clone(), traces.is_some());
+        let experiments = ExperimentsService::new(driver.clone(), artifacts, quotas);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(qslm_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -183,6 +194,9 @@ impl Coordinator {
         let all = async { while guests.join_next().await.is_some() {} };
         // Whoever is not done by then is dropped.
         drop(tokio::time::timeout(DRAIN, all).await);
+        if let Some(traces) = traces {
+            tokio::task::spawn_blocking(move || traces.end()).await?;
+        }
         match store {
             Ok(result) => Ok(result?),
             Err(panic) => std::panic::resume_unwind(panic),

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use qslm_program::{Coded, LogFormat, Port};
-use qslm_transport::{ServerTls, Tokens, given};
+use qslm_transport::{ServerTls, Tokens, Traces, given};
 use serde::{Deserialize, Serialize};
 
-use crate::{Door, Options};
+use crate::{Door, Options, Quotas};
 
 /// What a coordinator can be told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,14 @@ pub struct Settings {
     pub max_connections: u32,
     /// Calls per second of one connection; more are told to wait. 1 to 1000000.
     pub calls_per_second: u32,
+    /// Uploads that one client (a token's name, or an address) may have under way, 1 to 1000000.
+    pub uploads_per_client: u32,
+    /// Experiments of one client that have not ended, 1 to 1000000.
+    pub experiments_per_client: u32,
+    /// Bytes that all uploaded files together may take.
+    pub artifacts_max_bytes: u64,
+    /// Where to send traces: an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`; nowhere if empty.
+    pub traces: String,
     /// What is logged: a level, or directives such as `info,qslm_coordinator=debug`.
     pub log: String,
     /// How it is logged: `text` for people, or `json`, an object per line.
@@ -63,6 +71,10 @@ impl Default for Settings {
             insecure: false,
             max_connections: 4096,
             calls_per_second: 1000,
+            uploads_per_client: 8,
+            experiments_per_client: 1000,
+            artifacts_max_bytes: 256 << 30,
+            traces: String::new(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             crash_at: String::new(),
@@ -77,7 +89,12 @@ impl Settings {
     /// If a setting is out of its range.
     pub fn options(&self) -> anyhow::Result<Options> {
         let crash_at = self.crash_at.parse().context("crash_at").map_err(Coded::setting)?;
-        Ok(Options { lease_ttl: self.lease_ttl().map_err(Coded::setting)?, crash_at })
+        let traces = Traces::start(&self.traces, "qslm-coordinator", &self.listen.to_string());
+        Ok(Options {
+            lease_ttl: self.lease_ttl().map_err(Coded::setting)?,
+            crash_at,
+            traces: traces.map_err(Coded::setting)?,
+        })
     }
 
     /// Who may come in.
@@ -92,6 +109,8 @@ impl Settings {
         let bounds = [
             ("max_connections", self.max_connections, 100_000),
             ("calls_per_second", self.calls_per_second, 1_000_000),
+            ("uploads_per_client", self.uploads_per_client, 1_000_000),
+            ("experiments_per_client", self.experiments_per_client, 1_000_000),
         ];
         for (name, value, most) in bounds {
             ensure!((1..=most).contains(&value), "{name} = {value}: expected 1 to {most}");
@@ -125,6 +144,11 @@ impl Settings {
             tokens,
             max_connections: self.max_connections as usize,
             calls_per_second: self.calls_per_second,
+            quotas: Quotas {
+                uploads_per_client: self.uploads_per_client,
+                experiments_per_client: self.experiments_per_client,
+                artifacts_max_bytes: self.artifacts_max_bytes,
+            },
         })
     }
 

@@ -4,7 +4,7 @@
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::hash::ContentHash;
-use qslm_coordinator::{Coordinator, Door, Options, Ports};
+use qslm_coordinator::{Coordinator, Door, Options, Ports, Quotas};
 use qslm_proto::PROTOCOL;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::work_client::WorkClient;
@@ -179,6 +179,40 @@ async fn an_artifact_that_is_not_what_it_was_announced_as_leaves_nothing() {
             Code::InvalidArgument
         );
     }
+    served.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_has_no_more_under_way_than_its_quotas() {
+    let quotas = Quotas { uploads_per_client: 1, experiments_per_client: 1, artifacts_max_bytes: 1000 };
+    let served = Served::start(Door { quotas, ..Door::default() }).await;
+    // An upload that never ends.
+    let (sender, messages) = tokio::sync::mpsc::channel(1);
+    let hash = ContentHash::of(b"x").as_bytes().to_vec();
+    sender.send(PutArtifactRequest { hash: hash.clone(), data: vec![0; 10] }).await.unwrap();
+    let stalled = tokio_stream::wrappers::ReceiverStream::new(messages);
+    let mut client = served.experiments().await;
+    let stalled = tokio::spawn(async move { client.put_artifact(stalled).await });
+    while served.artifacts().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let mut experiments = served.experiments().await;
+    let mut put = async |data: Vec<u8>| {
+        let hash = ContentHash::of(&data).as_bytes().to_vec();
+        experiments.put_artifact(tokio_stream::iter([PutArtifactRequest { hash, data }])).await
+    };
+    let refusal = put(vec![1]).await.unwrap_err();
+    assert_eq!(refusal.message(), "127.0.0.1 has 1 uploads under way (uploads_per_client)");
+    assert!(pushback(&refusal).is_some(), "{refusal}");
+    stalled.abort();
+    drop(sender);
+    // Its place is free once the coordinator has noticed.
+    while let Err(status) = put(vec![1; 600]).await {
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        tokio::task::yield_now().await;
+    }
+    let refusal = put(vec![2; 600]).await.unwrap_err();
+    assert_eq!(refusal.message(), "all artifacts together may take 1000 bytes (artifacts_max_bytes)");
     served.ends_well().await;
 }
 

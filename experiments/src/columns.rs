@@ -126,6 +126,11 @@ pub fn columns() -> Vec<Column> {
         about: "a cost of the device that the spec describes; empty where it describes none",
         read: Read::Cost(cost.to_string()),
     }));
+    columns.push(text(
+        "engines",
+        "what measured it (program, version, backend, processor), separated by `; `; empty where that is not known",
+        |row| row.candidate.engines.join("; "),
+    ));
     columns
 }
 
@@ -180,6 +185,7 @@ mod tests {
             "link_bytes_per_token",
             "split_latency_seconds_per_token",
         ];
-        assert_eq!(names[15..], costs);
+        assert_eq!(names[15..34], costs);
+        assert_eq!(names[34..], ["engines"]);
     }
 }

@@ -51,6 +51,7 @@ impl ModelArgs {
 
     /// The network of a checkpoint that was read, under a candidate.
     pub fn build(&self, checkpoint: Checkpoint, candidate: &Candidate) -> Outcome<SpikeGpt> {
+        qslm_engine::backend::check(self.backend).map_err(|error| Failure::new(Exit::Usage, error))?;
         let model = SpikeGpt::from_checkpoint(checkpoint, candidate, self.backend);
         model.map_err(|error| Failure::new(Exit::Usage, error))
     }

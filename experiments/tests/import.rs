@@ -78,10 +78,15 @@ fn results_of_another_store_become_results_here() {
     let file = file.to_str().unwrap();
     let import = ["import", "results", file, "--into", empty, "--experiment", "quickstart"];
     let count = exported.lines().count();
+    let engine = lines(&exported)[0]["engines"].as_str().unwrap().to_owned();
+    assert!(engine.starts_with("qslm 0.1.0, engine 1, flex, "), "{engine}");
     assert_eq!(succeed(&import), format!("{count} new results, 0 known\n"));
     assert_eq!(succeed(&import), format!("0 new results, {count} known\n"));
     let front = succeed(&["front", id, "--store", empty, "--output", "json"]);
     assert_eq!(serde_json::from_str::<Value>(&front).unwrap(), whole);
+    // Who measured came along.
+    let report = json(&["report", "quickstart", "--store", empty, "--format", "json", "--out", "-"]);
+    assert_eq!(report["engines"], json!([{ "engine": engine, "measured": count }]));
 
     // Nothing is taken in if a line is wrong.
     let mut rows = lines(&exported);

@@ -25,16 +25,18 @@ use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{Lease, ReportRequest, ReportResponse, ShardFailure, ShardReport, shard_report};
 use qslm_proto::{PROTOCOL, convert};
 use qslm_transport::gate::pushback;
-use qslm_transport::{Connector, Link};
+use qslm_transport::{Connector, Link, Traces};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
+use tracing::Instrument;
 
 use crate::cache::{ArtifactCache, CacheError};
 use crate::capabilities::fingerprint;
 use crate::evaluator::{Evaluator, Failure, Files};
 use crate::monitor::Tally;
 use crate::spool::{Spool, is_measured, trial_name};
+use crate::traced::{Work, lease_line};
 
 /// Waiting times after a failed call: doubled from the first to the last, with jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -62,6 +64,8 @@ pub struct Agent {
     pub spool: Option<Spool>,
     /// What it tells the coordinator that it can do.
     pub capabilities: Capabilities,
+    /// Where it sends traces, if anywhere.
+    pub traces: Option<Traces>,
     /// What it did, for whoever monitors it.
     pub tally: Arc<Tally>,
     /// Whether to end when all that it could work for has ended.
@@ -304,14 +308,20 @@ impl Loop {
             self.running.insert(lease.id, interrupt.clone());
             let (evaluator, cache) = (self.agent.evaluator.clone(), self.agent.cache.clone());
             let (client, sender) = (self.client.clone(), self.sender.clone());
-            let slots = self.slots.clone();
-            tokio::spawn(async move {
+            let (slots, traces) = (self.slots.clone(), self.agent.traces.clone());
+            let traced = traces.and_then(|traces| Work::start(traces, &lease, &self.agent.name));
+            let line = lease_line(&lease);
+            let work = async move {
                 // The semaphore is never closed.
                 let _permit = slots.acquire_owned().await;
                 let report = work(lease, &evaluator, &cache, client, &interrupt).await;
+                if let Some(traced) = traced {
+                    traced.end(&report);
+                }
                 // The loop is gone if the worker has stopped.
                 let _ = sender.send(report);
-            });
+            };
+            tokio::spawn(work.instrument(line));
         }
     }
 
@@ -355,12 +365,11 @@ async fn work(
             (vec![0; 32], String::new(), Err(unread))
         }
         Ok(trial) => {
-            let (key, engine) = (trial.key().as_bytes().to_vec(), fingerprint(trial.backend));
-            (
-                key,
-                engine,
-                measure(trial, Shard { index, of }, evaluator, cache, client, interrupt.clone()).await,
-            )
+            let (key, engine) = (trial.key(), fingerprint(trial.backend));
+            tracing::Span::current().record("trial", tracing::field::display(key));
+            let shard = Shard { index, of };
+            let outcome = measure(trial, shard, evaluator, cache, client, interrupt.clone()).await;
+            (key.as_bytes().to_vec(), engine, outcome)
         }
     };
     let outcome = match outcome {
@@ -394,7 +403,7 @@ async fn measure(
         text: fetch(trial.data.text, cache, &client, &interrupt).await?,
         tokenizer: fetch(trial.data.tokenizer, cache, &client, &interrupt).await?,
     };
-    tracing::debug!(candidate = trial.candidate.id().short(), shard.index, shard.of, "evaluating");
+    tracing::debug!(candidate = trial.candidate.id().short(), "evaluating");
     let evaluator = evaluator.clone();
     let evaluation = tokio::task::spawn_blocking(move || {
         evaluator.evaluate(&trial, &files, shard, &|| interrupt.load(Ordering::Relaxed))
@@ -477,7 +486,14 @@ mod tests {
         let cache = ArtifactCache::new(folder.path().to_owned(), 1).unwrap();
         let nowhere = Connector::new("http://127.0.0.1:9", Access::default()).unwrap();
         let client = WorkClient::new(nowhere.lazy().unwrap());
-        let lease = Lease { id: 7, trial: None, index: 0, of: 1, traceparent: String::new() };
+        let lease = Lease {
+            id: 7,
+            trial: None,
+            index: 0,
+            of: 1,
+            traceparent: String::new(),
+            experiment: String::new(),
+        };
         let report = work(lease, &Arc::new(Evaluator::new(1)), &cache, client, &Arc::default()).await;
         assert_eq!((report.lease, report.trial.len()), (7, 32), "what the coordinator takes");
         let Some(shard_report::Outcome::Failure(failure)) = report.outcome else { panic!("not a failure") };

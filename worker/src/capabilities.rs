@@ -6,14 +6,14 @@ use anyhow::{Context, ensure};
 use qslm_common::ENGINE_VERSION;
 use qslm_common::demands::Capabilities;
 use qslm_common::experiment::Backend;
-use qslm_engine::backend::BACKENDS;
+use qslm_engine::backend::usable;
 
 use crate::memory;
 
 /// Backends, processor and memory of this machine, with the labels that people gave it.
 pub fn detect(labels: BTreeMap<String, String>) -> Capabilities {
     Capabilities {
-        backends: BACKENDS.iter().map(ToString::to_string).collect(),
+        backends: usable().iter().map(ToString::to_string).collect(),
         cpu_features: cpu_features().into_iter().map(str::to_owned).collect(),
         memory_bytes: memory::limit().unwrap_or(0),
         labels,

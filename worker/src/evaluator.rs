@@ -12,7 +12,7 @@ use qslm_common::network::Network;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::Trial;
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
-use qslm_engine::model::SpikeGpt;
+use qslm_engine::model::{CannotBuild, SpikeGpt};
 use qslm_engine::task::{
     DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate,
 };
@@ -126,7 +126,11 @@ impl Evaluator {
             ));
         }
         let model = SpikeGpt::new(&checkpoint, &trial.candidate, trial.backend);
-        model.map(Arc::new).map_err(|error| Failure::Final(error.to_string()))
+        model.map(Arc::new).map_err(|error| match error {
+            // Another worker may have it.
+            CannotBuild::Backend(error) => Failure::Retryable(error.to_string()),
+            CannotBuild::Candidate(error) => Failure::Final(error.to_string()),
+        })
     }
 }
 

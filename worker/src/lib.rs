@@ -13,6 +13,7 @@ pub mod monitor;
 pub mod program;
 pub mod settings;
 pub mod spool;
+mod traced;
 
 pub use agent::Agent;
 pub use cache::ArtifactCache;

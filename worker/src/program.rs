@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use clap::Parser;
 use qslm_common::hash::ContentHash;
 use qslm_program::{Coded, LogFlags, Port};
-use qslm_transport::{AccessFlags, Monitor};
+use qslm_transport::{AccessFlags, Monitor, Traces};
 use serde::Serialize;
 
 use crate::agent::Ended;
@@ -84,6 +84,10 @@ struct Flags {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     monitor: Option<Port>,
+    /// Send traces to this OpenTelemetry collector (OTLP over gRPC, http://HOST:4317)
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traces: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
     log: LogFlags,
@@ -111,8 +115,11 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let spool =
         settings.cache_dir.join("spool").join(ContentHash::of(settings.coordinator.as_bytes()).short());
     let spool = Spool::open(&spool).with_context(|| format!("spool {}", spool.display()))?;
+    let name = if settings.name.is_empty() { made_up_name() } else { settings.name };
+    let traces = Traces::start(&settings.traces, "qslm-worker", &name).map_err(Coded::setting)?;
     let agent = Agent {
-        name: if settings.name.is_empty() { made_up_name() } else { settings.name },
+        name,
+        traces: traces.clone(),
         slots,
         experiment: Some(settings.experiment).filter(|id| !id.is_empty()),
         evaluator: Arc::new(Evaluator::new(slots as usize)),
@@ -123,7 +130,11 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         until_done: settings.until_done,
     };
     tracing::info!(worker = agent.name, slots, coordinator = settings.coordinator, "working");
-    let ended = agent.run(connector, stop).await?;
+    let ended = agent.run(connector, stop).await;
+    if let Some(traces) = traces {
+        tokio::task::spawn_blocking(move || traces.end()).await?;
+    }
+    let ended = ended?;
     tracing::info!("{}", if ended == Ended::Done { "done" } else { "stopped" });
     // A worker that was to stay until the end and did not has to be started again, by a Kubernetes Job for one.
     if settings.until_done && ended == Ended::Stopped {

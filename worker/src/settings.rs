@@ -37,6 +37,8 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// Address and port of health and metrics for the cluster's own machinery, or `off`.
     pub monitor: Port,
+    /// Where to send traces: an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`; nowhere if empty.
+    pub traces: String,
     /// What is logged: a level, or directives such as `info,qslm_worker=debug`.
     pub log: String,
     /// How it is logged: `text` for people, or `json`, an object per line.
@@ -59,6 +61,7 @@ impl Default for Settings {
             key: PathBuf::new(),
             token_file: PathBuf::new(),
             monitor: Port::Off,
+            traces: String::new(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
         }

@@ -52,6 +52,18 @@ pub struct Report {
     /// What others found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub comparisons: Vec<Comparison>,
+    /// What measured, as far as it is known; the most first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub engines: Vec<EngineShare>,
+}
+
+/// What an engine measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineShare {
+    /// Program, version, backend and processor.
+    pub engine: String,
+    /// Candidates that it measured, wholly or in part.
+    pub measured: u64,
 }
 
 /// Points of another tool to compare with.

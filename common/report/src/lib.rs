@@ -14,5 +14,7 @@ mod testing;
 pub mod words;
 
 pub use cloud::{Cloud, Spot, badness};
-pub use document::{Comparison, FORMAT, Lifecycle, Reference, Report, Sample, Sensitivity, Stage, worked_ms};
+pub use document::{
+    Comparison, EngineShare, FORMAT, Lifecycle, Reference, Report, Sample, Sensitivity, Stage, worked_ms,
+};
 pub use field::{Field, Point};

@@ -3,12 +3,12 @@
 use askama::Template;
 use qslm_common::archive::Row;
 use qslm_common::cost::Cost;
-use qslm_common::experiment::Strategy;
+use qslm_common::experiment::{Experiment, Strategy};
 use qslm_common::footprint::float_bytes;
 use qslm_common::task::Task;
 
 use crate::words::{costs, date, percent, quality};
-use crate::{Lifecycle, Report, plots};
+use crate::{EngineShare, Lifecycle, Report, plots};
 
 /// A whole page with the style of all pages.
 #[derive(Template)]
@@ -255,12 +255,25 @@ fn provenance(report: &Report) -> Vec<(&'static str, String)> {
         ("task", task(&experiment.task)),
         ("strategy", strategy(&experiment.strategy)),
         ("objectives", experiment.objectives.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-        ("engine", format!("version {}, products by {}", experiment.engine_version, experiment.backend)),
+        ("engine", engine(experiment)),
     ];
     if let (Some(first), Some(last)) = (report.timeline.first(), report.timeline.last()) {
         rows.push(("measured", format!("{} to {} UTC", date(first.unix_ms), date(last.unix_ms))));
     }
+    for EngineShare { engine, measured } in &report.engines {
+        rows.push(("measured by", format!("{engine}: {measured} candidates")));
+    }
     rows
+}
+
+/// What computed, and what to know about its numbers.
+fn engine(experiment: &Experiment) -> String {
+    let Experiment { engine_version, backend, .. } = experiment;
+    let note = match backend.is_gpu() {
+        true => " on graphics cards: other cards and drivers, and processors, give other last digits",
+        false => "",
+    };
+    format!("version {engine_version}, products by {backend}{note}")
 }
 
 fn task(task: &Task) -> String {

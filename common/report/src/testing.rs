@@ -5,7 +5,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::measurement::{Counts, Nll};
 
-use crate::{Cloud, FORMAT, Lifecycle, Report, Sample, Stage, badness};
+use crate::{Cloud, EngineShare, FORMAT, Lifecycle, Report, Sample, Stage, badness};
 
 /// The float model, one part alone, uniform widths of which the last breaks the network.
 pub(crate) fn report() -> Report {
@@ -59,6 +59,7 @@ pub(crate) fn report() -> Report {
         sensitivity: Vec::new(),
         timeline: vec![sample(1_000, 0.1), sample(2_000, 0.2)],
         comparisons: Vec::new(),
+        engines: vec![EngineShare { engine: "qslm 0, engine 1, flex, x86_64 avx2".to_owned(), measured: 5 }],
         experiment,
     }
 }

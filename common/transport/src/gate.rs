@@ -30,6 +30,10 @@ pub enum Needs {
     Role(Role),
 }
 
+/// Who calls, as far as it is known: the name beside the token, or else the address. Requests carry it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client(pub String);
+
 /// Who is let in.
 pub struct Gate {
     tokens: Option<Tokens>,
@@ -54,10 +58,11 @@ impl Gate {
         pages.layer(middleware::from_fn_with_state(self, page))
     }
 
-    fn admit(&self, headers: &HeaderMap, needs: Needs) -> Result<(), Status> {
-        let Some(tokens) = &self.tokens else { return Ok(()) };
+    /// Whoever may call, if anybody has to say who it is.
+    fn admit(&self, headers: &HeaderMap, needs: Needs) -> Result<Option<Arc<Caller>>, Status> {
+        let Some(tokens) = &self.tokens else { return Ok(None) };
         if needs == Needs::Nothing {
-            return Ok(());
+            return Ok(None);
         }
         let token =
             bearer(headers).ok_or_else(|| Status::unauthenticated("a token is needed (token_file)"))?;
@@ -68,7 +73,7 @@ impl Gate {
                 "{} is a {}; this takes a {role}",
                 caller.name, caller.role
             ))),
-            _ => Ok(()),
+            _ => Ok(Some(caller)),
         }
     }
 }
@@ -93,7 +98,7 @@ pub fn pushback(status: &Status) -> Option<Duration> {
     Some(Duration::from_millis(milliseconds))
 }
 
-async fn call(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+async fn call(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let paced = match request.extensions().get::<Peer>() {
         Some(peer) => peer.take(gate.calls_per_second),
         None => Ok(()),
@@ -103,7 +108,12 @@ async fn call(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
         Err(wait) => Err(busy("this connection makes too many calls", wait)),
     };
     match admitted {
-        Ok(()) => next.run(request).await,
+        Ok(caller) => {
+            let address = || request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_string());
+            let name = caller.map(|caller| caller.name.clone()).or_else(address);
+            request.extensions_mut().insert(Client(name.unwrap_or_else(|| "somebody".to_owned())));
+            next.run(request).await
+        }
         Err(status) => status.into_http::<Body>(),
     }
 }
@@ -171,7 +181,7 @@ mod tests {
     #[test]
     fn without_a_known_token_there_is_no_call() {
         let gate = gate();
-        let code = |headers, needs| gate.admit(&headers, needs).map_err(|status| status.code());
+        let code = |headers, needs| gate.admit(&headers, needs).map(drop).map_err(|status| status.code());
         let refused = Err(tonic::Code::Unauthenticated);
         assert_eq!(code(HeaderMap::new(), Needs::Anyone), refused);
         assert_eq!(code(headers("Bearer xxxxxxxxxxxxxxxx"), Needs::Anyone), refused);

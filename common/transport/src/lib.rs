@@ -1,7 +1,8 @@
 //! What lies between a program and the network.
 //!
 //! Inwards: [`incoming`] accepts connections, with TLS if there is a certificate; [`gate`] lets calls in by the role of
-//! their token and by their number; [`client`] is the other end. [`monitor`] is what a cluster's own machinery looks at.
+//! their token and by their number; [`client`] is the other end. [`monitor`] is what a cluster's own machinery looks at,
+//! [`traces`] what it is sent.
 //! Certificates and tokens are files, read again when they change ([`watched`]).
 
 pub mod client;
@@ -11,6 +12,7 @@ pub mod incoming;
 pub mod monitor;
 pub mod tls;
 pub mod tokens;
+pub mod traces;
 pub mod watched;
 
 pub use client::{Access, Connector, Link, given};
@@ -20,4 +22,5 @@ pub use incoming::{Connection, Incoming, Peer};
 pub use monitor::Monitor;
 pub use tls::ServerTls;
 pub use tokens::{Caller, Role, Tokens};
+pub use traces::Traces;
 pub use watched::Watched;

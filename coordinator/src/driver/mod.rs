@@ -16,17 +16,19 @@ mod running;
 mod seen;
 mod speed;
 mod tally;
+mod traced;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
-use qslm_common::measurement::Counts;
 use qslm_proto::v1::ExperimentStatus;
 use qslm_report::Report as ExperimentReport;
+use qslm_transport::Traces;
 use tokio::sync::{oneshot, watch};
 
 use crate::crash::{CrashPlan, CrashPoint};
@@ -47,6 +49,7 @@ use request::{Reply, Request};
 use running::{Running, Staff};
 use seen::Seen;
 pub use tally::Tally;
+use traced::Traced;
 
 /// Requests that may wait for the driver; more are refused with [`Refusal::Busy`].
 const QUEUE: usize = 4096;
@@ -58,17 +61,19 @@ const SHOWN: usize = 100;
 const IDLE: Duration = Duration::from_secs(60);
 
 /// How a coordinator behaves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// How long a lease lasts after the last report that lists it.
     pub lease_ttl: Duration,
     /// When to die, for tests.
     pub crash_at: CrashPlan,
+    /// Where to send traces, if anywhere.
+    pub traces: Option<Traces>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lease_ttl: Duration::from_secs(15), crash_at: CrashPlan::default() }
+        Self { lease_ttl: Duration::from_secs(15), crash_at: CrashPlan::default(), traces: None }
     }
 }
 
@@ -102,6 +107,7 @@ struct Driver {
     /// The time of the request or turn under way.
     now: Millis,
     events: Events,
+    traced: Option<Traced>,
     workers: HashMap<String, Worker>,
     /// Changes when a worker comes, goes, or can do something else.
     staffing: u64,
@@ -118,7 +124,9 @@ struct Driver {
     /// The same for the transaction that is being written.
     in_flight: Option<Batch>,
     /// Sums that are not on disk yet.
-    unwritten: HashMap<ContentHash, Counts>,
+    unwritten: HashMap<ContentHash, Evidence>,
+    /// What the engines are that results name.
+    engines: BTreeMap<Fingerprint, String>,
     /// Whoever submitted or changed an experiment, which is on disk now.
     submitted: Vec<(usize, Reply<ExperimentStatus>)>,
     /// Questions about experiments of which more is to be looked up: half an answer would be a wrong one.
@@ -159,7 +167,7 @@ pub fn start(store: Store, options: Options) -> Result<(Handle, Thread), DriverE
     let mut driver = Driver::new(store, options)?;
     let metrics = Arc::new(Metrics::default());
     let committer =
-        Committer::start(driver.store.clone(), options.crash_at, metrics.clone(), sender.clone())?;
+        Committer::start(driver.store.clone(), driver.options.crash_at, metrics.clone(), sender.clone())?;
     let thread = std::thread::Builder::new().name("driver".to_owned()).spawn(move || {
         let ended = driver.run(&receiver, &committer);
         // In this order, so that the committer does not wait for a driver that hears nothing more.
@@ -176,8 +184,8 @@ impl Driver {
         let mut driver = Self {
             // A restarted coordinator must not give a lease number twice.
             next_lease: store.epoch() << 32,
+            engines: store.engines()?,
             store: Arc::new(store),
-            options,
             ledger: Ledger::new(Limits::default()),
             experiments: Vec::new(),
             born_unix_ms: SystemTime::now()
@@ -185,6 +193,7 @@ impl Driver {
                 .map_or(0, |since| since.as_millis() as u64),
             now: 0,
             events: Events::default(),
+            traced: options.traces.clone().map(Traced::new),
             workers: HashMap::new(),
             staffing: 1,
             suitable: Vec::new(),
@@ -198,6 +207,7 @@ impl Driver {
             submitted: Vec::new(),
             parked: Vec::new(),
             unfinished: false,
+            options,
         };
         for record in driver.store.experiments()? {
             driver.options.crash_at.pass(CrashPoint::Starting);
@@ -272,6 +282,9 @@ impl Driver {
         for (lease, worker) in expired.lapsed {
             self.note("", format!("a lease of {worker} ran out; its shard goes to another worker"));
             tracing::info!(worker, lease, "a lease ran out; its shard goes to another worker");
+            if let Some(traced) = &mut self.traced {
+                traced.ended(lease, Some("it ran out"), self.born_unix_ms + now);
+            }
         }
         for closed in expired.given_up {
             self.close(closed);
@@ -402,7 +415,7 @@ impl Driver {
             }
             Request::Describe(id, reply) => self.with(&id, reply, |driver, index| {
                 let staff = driver.staff(index);
-                driver.experiments[index].report(&driver.ledger, now, staff)
+                driver.experiments[index].report(&driver.ledger, now, staff, &driver.engines)
             }),
             Request::Cluster(reply) => {
                 let cluster = self.cluster(now);
@@ -546,11 +559,16 @@ impl Driver {
 
     /// Files a closed trial with everyone who waited for it.
     fn close(&mut self, closed: Closed) {
+        if let Some(traced) = &mut self.traced {
+            let ids = closed.owners.iter().filter_map(|owner| self.experiments.get(*owner as usize));
+            let ids: Vec<&str> = ids.map(Running::id).collect();
+            traced.closed(&closed, ids.join(" "), self.born_unix_ms + self.now);
+        }
         let Closed { trial, owners, outcome } = closed;
-        if let Outcome::Measured(counts) = &outcome {
+        if let Outcome::Measured(evidence) = &outcome {
             self.options.crash_at.pass(CrashPoint::UpdatingFront);
-            self.next.writes.push(Write::Measurement(trial.key, counts.clone()));
-            self.unwritten.insert(trial.key, counts.clone());
+            self.next.writes.push(Write::Measurement(trial.key, evidence.clone()));
+            self.unwritten.insert(trial.key, evidence.clone());
         }
         for owner in owners {
             let Some(running) = self.experiments.get_mut(owner as usize) else { continue };
@@ -559,7 +577,7 @@ impl Driver {
                 self.events.note(self.born_unix_ms + self.now, running.id(), text);
             }
             match &outcome {
-                Outcome::Measured(counts) => running.measured(&trial, counts.clone()),
+                Outcome::Measured(evidence) => running.measured(&trial, evidence.clone()),
                 Outcome::Failed(reason) => {
                     running.failed(&trial, reason);
                     let failure = Write::Failure(running.id().to_owned(), trial.key, reason.clone());

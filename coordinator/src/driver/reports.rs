@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qslm_common::demands::Capabilities;
+use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 
 use super::request::Reply;
 use super::running::Running;
@@ -13,6 +14,9 @@ use super::speed::Speed;
 use super::{Driver, DriverError, Finished, Report, ReportAnswer, ShardOutcome};
 use crate::ledger::{Grant, LeaseId, Millis, Owner, Settled};
 use crate::store::Write;
+
+/// Different engines that are told apart: kinds of machines and versions of the program, not workers.
+const MOST_ENGINES: usize = 1000;
 
 /// What is known of a worker.
 pub(super) struct Worker {
@@ -170,31 +174,49 @@ impl Driver {
         }
     }
 
+    /// The fingerprint of an engine, whose description goes on record the first time.
+    fn known_engine(&mut self, description: String) -> Engines {
+        let fingerprint = Fingerprint::of(&description);
+        if !description.is_empty()
+            && !self.engines.contains_key(&fingerprint)
+            && self.engines.len() < MOST_ENGINES
+        {
+            self.next.writes.push(Write::Engine(fingerprint, description.clone()));
+            self.engines.insert(fingerprint, description);
+        }
+        self.engines.get_key_value(&fingerprint).map(|(known, _)| *known).into_iter().collect()
+    }
+
     /// Takes what a worker made of a shard.
     fn settle(&mut self, finished: Finished, now: Millis) {
-        let Finished { lease, trial, shard, outcome } = finished;
+        let Finished { lease, trial, shard, engine, outcome } = finished;
         let owners = self.ledger.owners(&trial).to_vec();
         let in_force = self.ledger.is_out(lease);
         let is_failure = matches!(outcome, ShardOutcome::Failure { .. });
         let settled = match outcome {
             ShardOutcome::Counts(counts) => {
-                let settled = self.ledger.settle(trial, shard, counts.clone(), now);
+                let evidence = Evidence { engines: self.known_engine(engine), counts };
+                let settled = self.ledger.settle(trial, shard, evidence.clone(), now);
                 if matches!(settled, Settled::Recorded | Settled::Complete(_)) {
                     for owner in &owners {
-                        self.experiments[*owner as usize].note_speed(now, counts.positions);
+                        self.experiments[*owner as usize].note_speed(now, evidence.counts.positions);
                     }
                 }
                 // A result for a trial that is not open is kept, too: it was cancelled meanwhile, or the search has not
                 // come back to it since this coordinator started. A lease that nobody ever got proves nothing.
                 let late = matches!(settled, Settled::Unknown) && lease < self.next_lease;
                 if late || matches!(settled, Settled::Recorded) {
-                    self.next.writes.push(Write::Shard(trial, shard, counts));
+                    self.next.writes.push(Write::Shard(trial, shard, evidence));
                 }
                 settled
             }
             ShardOutcome::Failure { reason, retryable } => self.ledger.fail(lease, retryable, &reason),
         };
         self.tally.note(&settled, is_failure, in_force);
+        let unix_ms = self.born_unix_ms + now;
+        if let Some(traced) = &mut self.traced {
+            traced.ended(lease, is_failure.then_some("the worker could not measure it"), unix_ms);
+        }
         match settled {
             Settled::Complete(closed) => self.close(closed),
             Settled::Conflict => {
@@ -235,7 +257,10 @@ impl Driver {
                 self.waiting.insert(number, waiting);
                 continue;
             }
+            let experiments = leases.iter().map(|grant| grant.owner);
+            let id = |owner: Owner| self.experiments[owner as usize].id().to_owned();
             let answer = ReportAnswer {
+                experiments: experiments.map(|owner| (owner, id(owner))).collect(),
                 done: leases.is_empty() && self.is_done(waiting.experiment.as_deref()),
                 leases,
                 dropped: waiting.dropped,
@@ -284,6 +309,13 @@ impl Driver {
             if let Some(grant) = self.ledger.grant(index as Owner, lease, &waiting.worker, now, ends) {
                 self.next_lease += 1;
                 self.tally.granted += 1;
+                let unix_ms = self.born_unix_ms + now;
+                if let Some(traced) = &mut self.traced {
+                    traced.granted(&grant, &waiting.worker, unix_ms);
+                }
+                let (experiment, trial, shard) =
+                    (self.experiments[index].id(), grant.trial.key, grant.shard.index);
+                tracing::debug!(experiment, %trial, shard, of = grant.shard.of, lease, worker = waiting.worker, "granted");
                 return Ok(Some(grant));
             }
         }

@@ -1,8 +1,8 @@
 //! What may be asked of the driver, and the handle to ask it.
 
 use super::{
-    Arc, Duration, Event, Experiment, ExperimentRecord, ExperimentReport, ExperimentStatus, LeaseId, Metrics,
-    Store, SyncSender, Tally, TrySendError, Weak, WorkerStatus, oneshot, watch,
+    Arc, BTreeMap, Duration, Event, Experiment, ExperimentRecord, ExperimentReport, ExperimentStatus,
+    LeaseId, Metrics, Store, SyncSender, Tally, TrySendError, Weak, WorkerStatus, oneshot, watch,
 };
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::hash::ContentHash;
@@ -10,7 +10,7 @@ use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 
 use super::committer::Committed;
-use crate::ledger::Grant;
+use crate::ledger::{Grant, Owner};
 
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -142,6 +142,8 @@ pub struct Finished {
     pub trial: ContentHash,
     /// Which shard.
     pub shard: Shard,
+    /// What measured it, in a few words; may be empty.
+    pub engine: String,
     /// What came of it.
     pub outcome: ShardOutcome,
 }
@@ -165,6 +167,8 @@ pub enum ShardOutcome {
 pub struct ReportAnswer {
     /// New work.
     pub leases: Vec<Grant>,
+    /// The ids of the experiments that it is for, by their numbers.
+    pub experiments: BTreeMap<Owner, String>,
     /// Leases it listed that are not its own any more.
     pub dropped: Vec<LeaseId>,
     /// How long a lease lasts after the last report that lists it.

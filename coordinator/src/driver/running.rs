@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use qslm_common::archive::{Archive, FrontDocument, Measurement};
 use qslm_common::demands::Capabilities;
+use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::saving;
 use qslm_common::hash::ContentHash;
-use qslm_common::measurement::Counts;
 use qslm_common::objective::quality_loss;
 use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
@@ -208,7 +208,7 @@ impl Running {
         &mut self,
         ledger: &mut Ledger,
         store: &Store,
-        unwritten: &HashMap<ContentHash, Counts>,
+        unwritten: &HashMap<ContentHash, Evidence>,
     ) -> Result<Vec<Closed>, StoreError> {
         let mut closed = Vec::new();
         let mut left = CHUNK;
@@ -267,7 +267,7 @@ impl Running {
         range: Range<usize>,
         ledger: &mut Ledger,
         store: &Store,
-        unwritten: &HashMap<ContentHash, Counts>,
+        unwritten: &HashMap<ContentHash, Evidence>,
         closed: &mut Vec<Closed>,
     ) -> Result<(), StoreError> {
         let active = self.is_active();
@@ -286,11 +286,8 @@ impl Running {
         for Found { trial, stored } in found {
             let unwritten = unwritten.get(&trial.key);
             match (stored, unwritten) {
-                (Lookup::Measured(measurement), _) => self.file(&trial, measurement),
-                (Lookup::Open(_), Some(counts)) => {
-                    let measurement = self.measurement(&trial, counts.clone());
-                    self.file(&trial, measurement);
-                }
+                (Lookup::Measured(measurement, engines), _) => self.file(&trial, measurement, &engines),
+                (Lookup::Open(_), Some(evidence)) => self.file_evidence(&trial, evidence.clone()),
                 (Lookup::Open(_), None) if self.failures.contains_key(&trial.key) => {}
                 (Lookup::Open(_), None) if !active => self.passed_over = true,
                 (Lookup::Open(settled), None) => {
@@ -311,22 +308,23 @@ impl Running {
     }
 
     /// Files a measured trial.
-    pub(super) fn measured(&mut self, trial: &Addressed, counts: Counts) {
-        let measurement = self.measurement(trial, counts);
-        self.file(trial, measurement);
+    pub(super) fn measured(&mut self, trial: &Addressed, evidence: Evidence) {
+        self.file_evidence(trial, evidence);
         self.evaluated += 1;
         self.summary = None;
     }
 
-    fn measurement(&self, trial: &Addressed, counts: Counts) -> Measurement {
-        Measurement::new(self.experiment(), trial.candidate, &trial.trial.candidate, counts)
+    fn file_evidence(&mut self, trial: &Addressed, Evidence { counts, engines }: Evidence) {
+        let measurement =
+            Measurement::new(self.experiment(), trial.candidate, &trial.trial.candidate, counts);
+        self.file(trial, measurement, &engines);
     }
 
-    fn file(&mut self, trial: &Addressed, measurement: Measurement) {
+    fn file(&mut self, trial: &Addressed, measurement: Measurement, engines: &Engines) {
         let experiment = &self.record.experiment;
         let spot = Spotted::new(&experiment.network, &measurement);
         if self.archive.insert_measured(experiment, &trial.trial.candidate, measurement) {
-            self.seen.add(self.stage, spot);
+            self.seen.add(self.stage, spot, engines);
         }
     }
 
@@ -401,7 +399,13 @@ impl Running {
     }
 
     /// All that there is to see.
-    pub(super) fn report(&mut self, ledger: &Ledger, now: Millis, staff: Staff) -> Report {
+    pub(super) fn report(
+        &mut self,
+        ledger: &Ledger,
+        now: Millis,
+        staff: Staff,
+        known: &BTreeMap<Fingerprint, String>,
+    ) -> Report {
         let status = self.status(ledger, now, staff);
         let state = match status.state() {
             State::Finished => Lifecycle::Finished,
@@ -429,6 +433,7 @@ impl Running {
             sensitivity: self.sensitivity(),
             timeline: self.seen.timeline().to_vec(),
             comparisons: self.seen.comparisons().to_vec(),
+            engines: self.seen.engines(known),
         }
     }
 
@@ -531,17 +536,18 @@ struct Found {
 
 /// What the store knows of it.
 enum Lookup {
-    Measured(Measurement),
+    Measured(Measurement, Engines),
     /// Its shards that are settled.
-    Open(BTreeMap<Shard, Counts>),
+    Open(BTreeMap<Shard, Evidence>),
 }
 
 impl Found {
     fn new(experiment: &Experiment, trial: Addressed, stored: Stored) -> Self {
         let stored = match stored {
-            Stored::Measured(counts) => {
+            Stored::Measured(Evidence { counts, engines }) => {
                 let candidate = &trial.trial.candidate;
-                Lookup::Measured(Measurement::new(experiment, trial.candidate, candidate, counts))
+                let measurement = Measurement::new(experiment, trial.candidate, candidate, counts);
+                Lookup::Measured(measurement, engines)
             }
             Stored::Shards(settled) => Lookup::Open(settled),
         };

@@ -1,10 +1,13 @@
 //! What people look at and the search does not: every candidate on a plot, the stages, and how it went over time.
 
+use std::collections::BTreeMap;
+
 use qslm_common::archive::Measurement;
+use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::footprint::saving;
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
-use qslm_report::{Cloud, Comparison, Sample, Stage, badness, worked_ms};
+use qslm_report::{Cloud, Comparison, EngineShare, Sample, Stage, badness, worked_ms};
 
 /// The shortest time between two samples.
 const OFTEN_MS: u64 = 1000;
@@ -21,6 +24,8 @@ pub(super) struct Seen {
     stages: Vec<Stage>,
     timeline: Vec<Sample>,
     comparisons: Vec<Comparison>,
+    /// Candidates that each engine had a part in.
+    engines: BTreeMap<Fingerprint, u64>,
     /// How long was worked until the last sample.
     worked_ms: u64,
     /// Trials that had been measured since the coordinator started at the last sample.
@@ -49,8 +54,11 @@ impl Seen {
         Self { timeline, comparisons, worked_ms, ..Self::default() }
     }
 
-    /// Adds a candidate that `stage` was the first to propose.
-    pub(super) fn add(&mut self, stage: &str, spotted: Spotted) {
+    /// Adds a candidate that `stage` was the first to propose and `engines` measured.
+    pub(super) fn add(&mut self, stage: &str, spotted: Spotted, engines: &Engines) {
+        for engine in engines {
+            *self.engines.entry(*engine).or_default() += 1;
+        }
         let known = self.stages.iter().position(|known| known.name == stage);
         let index = known.unwrap_or_else(|| {
             self.stages.push(Stage { name: stage.to_owned(), measured: 0 });
@@ -88,6 +96,17 @@ impl Seen {
 
     pub(super) fn comparisons(&self) -> &[Comparison] {
         &self.comparisons
+    }
+
+    /// Who measured how much, the most first.
+    pub(super) fn engines(&self, known: &BTreeMap<Fingerprint, String>) -> Vec<EngineShare> {
+        let share = |(engine, measured): (&Fingerprint, &u64)| EngineShare {
+            engine: known.get(engine).cloned().unwrap_or_else(|| engine.to_string()),
+            measured: *measured,
+        };
+        let mut shares: Vec<_> = self.engines.iter().map(share).collect();
+        shares.sort_by(|a, b| b.measured.cmp(&a.measured).then_with(|| a.engine.cmp(&b.engine)));
+        shares
     }
 
     pub(super) fn timeline(&self) -> &[Sample] {

@@ -247,7 +247,8 @@ impl World {
         } else {
             ShardOutcome::Counts(part(&grant))
         };
-        worker.unreported.push(Finished { lease, trial, shard, outcome });
+        let engine = format!("engine {}", index % 2);
+        worker.unreported.push(Finished { lease, trial, shard, engine, outcome });
     }
 
     /// Someone submits again, cancels, holds up or puts first.
@@ -291,11 +292,14 @@ impl World {
         assert!(contents.conflicts().is_empty(), "seed {}", self.seed);
         for ((trial, shard), counts) in &self.acknowledged {
             let whole = contents.measurements.contains_key(trial);
-            let part = contents.shards.get(&(*trial, *shard)).is_some_and(|known| known.contains(counts));
+            let part = contents.shards.get(&(*trial, *shard)).is_some_and(|known| known.contains_key(counts));
             assert!(whole || part, "seed {}: an acknowledged result of {trial} is lost", self.seed);
         }
         for (trial, counts) in &contents.measurements {
-            assert_eq!(counts.first(), self.truth.get(trial), "seed {}", self.seed);
+            assert_eq!(counts.keys().next(), self.truth.get(trial), "seed {}", self.seed);
+            for engine in counts.values().flatten() {
+                assert!(contents.engines.contains_key(engine), "seed {}: an engine nobody knows", self.seed);
+            }
         }
     }
 

@@ -27,8 +27,8 @@ mod trial;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use qslm_common::evidence::Evidence;
 use qslm_common::hash::ContentHash;
-use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
 
@@ -98,6 +98,8 @@ pub struct Grant {
     pub trial: Arc<Addressed>,
     /// On which part of the data.
     pub shard: Shard,
+    /// On whose account.
+    pub owner: Owner,
 }
 
 /// What the end of leases led to.
@@ -133,7 +135,7 @@ impl Ledger {
         owner: Owner,
         trial: Arc<Addressed>,
         of: u32,
-        settled: &BTreeMap<Shard, Counts>,
+        settled: &BTreeMap<Shard, Evidence>,
     ) -> Settled {
         let key = trial.key;
         if !self.trials.contains_key(&key) {
@@ -142,9 +144,9 @@ impl Ledger {
             // What came in while the trial was not open is checked only now.
             let network = trial.trial.network;
             let plausible =
-                |counts: &&Counts| counts.is_plausible(network.population_count(), network.channels);
+                |part: &&Evidence| part.counts.is_plausible(network.population_count(), network.channels);
             let shards = (0..of).map(|index| match settled.get(&Shard { index, of }).filter(plausible) {
-                Some(counts) => ShardState::Settled(counts.clone()),
+                Some(part) => ShardState::Settled(part.clone()),
                 None => ShardState::default(),
             });
             let open = OpenTrial { order, trial, owners: Vec::new(), shards: shards.collect() };
@@ -190,7 +192,7 @@ impl Ledger {
         let worker = worker.to_owned();
         self.leases.insert(lease, Lease { trial: key, shard, worker, owner, since: now, ends });
         self.queues.entry(owner).or_default().leased += 1;
-        Some(Grant { lease, trial, shard })
+        Some(Grant { lease, trial, shard, owner })
     }
 
     /// The owner's shard that has been out for longest, if that is much longer than usual, with another worker than
@@ -225,21 +227,28 @@ impl Ledger {
     }
 
     /// Takes a result for a shard, under a lease or not.
-    pub fn settle(&mut self, key: ContentHash, shard: Shard, counts: Counts, now: Millis) -> Settled {
+    pub fn settle(
+        &mut self,
+        key: ContentHash,
+        shard: Shard,
+        result: impl Into<Evidence>,
+        now: Millis,
+    ) -> Settled {
+        let result = result.into();
         let Some(open) = self.trials.get_mut(&key) else { return Settled::Unknown };
         if shard.of as usize != open.shards.len() || shard.index >= shard.of {
             return Settled::Unknown;
         }
         let network = &open.trial.trial.network;
-        if !counts.is_plausible(network.population_count(), network.channels) {
+        if !result.counts.is_plausible(network.population_count(), network.channels) {
             return Settled::Implausible;
         }
         let state = &mut open.shards[shard.index as usize];
         if let ShardState::Settled(known) = state {
-            return if *known == counts { Settled::Known } else { Settled::Conflict };
+            return if known.counts == result.counts { Settled::Known } else { Settled::Conflict };
         }
         let leases = state.leases().to_vec();
-        *state = ShardState::Settled(counts);
+        *state = ShardState::Settled(result);
         for owner in &open.owners {
             if let Some(queue) = self.queues.get_mut(owner) {
                 queue.settled += 1;
@@ -392,8 +401,8 @@ impl Ledger {
         match sum {
             None => Settled::Unknown,
             Some(None) => Settled::Recorded,
-            Some(Some(counts)) => match self.remove(key) {
-                Some(open) => Settled::Complete(open.close(counts)),
+            Some(Some(sum)) => match self.remove(key) {
+                Some(open) => Settled::Complete(open.close(sum)),
                 None => Settled::Unknown,
             },
         }

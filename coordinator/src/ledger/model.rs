@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use qslm_common::experiment::Strategy as Search;
-use qslm_common::measurement::Nll;
+use qslm_common::measurement::{Counts, Nll};
 use qslm_common::trial::Trial;
 
 use super::*;
@@ -259,8 +259,8 @@ fn words(settled: Settled) -> Answer {
         Settled::Conflict => "conflict".to_owned(),
         Settled::Unknown => "unknown".to_owned(),
         Settled::Implausible => "implausible".to_owned(),
-        Settled::Complete(Closed { outcome: Outcome::Measured(counts), .. }) => {
-            format!("measured {}", counts.nll.0)
+        Settled::Complete(Closed { outcome: Outcome::Measured(sum), .. }) => {
+            format!("measured {}", sum.counts.nll.0)
         }
         Settled::Complete(Closed { outcome: Outcome::Failed(_), .. }) => "failed".to_owned(),
     })

@@ -1,7 +1,8 @@
 //! The ledger by examples, and against chance: random events with every invariant checked at every step.
 
+use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::experiment::Strategy;
-use qslm_common::measurement::Nll;
+use qslm_common::measurement::{Counts, Nll};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -72,13 +73,15 @@ fn a_result_under_an_expired_lease_is_taken_while_the_shard_is_open() {
 fn the_last_shard_closes_the_trial_with_the_sum() {
     let mut ledger = ledger(2);
     let key = trial(0).key;
-    ledger.settle(key, Shard { index: 1, of: 2 }, counts(7), 0);
+    let by = |engine, nll| Evidence { counts: counts(nll), engines: [Fingerprint(engine)].into() };
+    ledger.settle(key, Shard { index: 1, of: 2 }, by(1, 7), 0);
     let Settled::Complete(Closed { trial, outcome: Outcome::Measured(sum), .. }) =
-        ledger.settle(key, Shard { index: 0, of: 2 }, counts(5), 0)
+        ledger.settle(key, Shard { index: 0, of: 2 }, by(2, 5), 0)
     else {
         panic!("not complete")
     };
-    assert_eq!((trial.key, sum.nll, sum.tokens), (key, Nll(12), 2));
+    assert_eq!((trial.key, sum.counts.nll, sum.counts.tokens), (key, Nll(12), 2));
+    assert_eq!(sum.engines, [Fingerprint(1), Fingerprint(2)].into());
     assert!(is_empty(&ledger));
     assert_eq!(ledger.settle(key, Shard { index: 0, of: 2 }, counts(5), 0), Settled::Unknown);
 }
@@ -86,11 +89,11 @@ fn the_last_shard_closes_the_trial_with_the_sum() {
 #[test]
 fn shards_that_were_settled_before_are_not_granted_again() {
     let mut ledger = Ledger::new(Limits::default());
-    let settled = BTreeMap::from([(Shard { index: 0, of: 2 }, counts(3))]);
+    let settled = BTreeMap::from([(Shard { index: 0, of: 2 }, counts(3).into())]);
     ledger.open(0, trial(0), 2, &settled);
     assert_eq!(ledger.grant(0, 1, "a", 0, 10).unwrap().shard.index, 1);
     assert_eq!(ledger.grant(0, 2, "a", 0, 10), None);
-    let all = BTreeMap::from([0, 1].map(|index| (Shard { index, of: 2 }, counts(3))));
+    let all = BTreeMap::from([0, 1].map(|index| (Shard { index, of: 2 }, counts(3).into())));
     assert!(measured(&ledger.open(0, trial(1), 2, &all)));
 }
 
@@ -245,7 +248,7 @@ fn simulate(seed: u64) {
                 assert_ne!(settled, Settled::Conflict, "seed {seed}");
                 if let Settled::Complete(Closed { outcome: Outcome::Measured(sum), owners, .. }) = settled {
                     wanted -= owners.len();
-                    assert_eq!(results.insert(key, sum), None, "seed {seed}: recorded twice");
+                    assert_eq!(results.insert(key, sum.counts), None, "seed {seed}: recorded twice");
                 }
             }
             (7, Some(grant)) => {

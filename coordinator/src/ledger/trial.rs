@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use qslm_common::evidence::{Engines, Evidence};
 use qslm_common::measurement::{CannotAdd, Counts};
 use qslm_common::trial::Addressed;
 
@@ -25,14 +26,14 @@ pub(super) enum ShardState {
     /// Waiting, or with a worker under a lease; a straggler's shard with two.
     Open { leases: Vec<LeaseId>, failures: u32, expiries: u32 },
     /// Done.
-    Settled(Counts),
+    Settled(Evidence),
 }
 
 /// How a trial ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// All shards are settled; the sum of their counts.
-    Measured(Counts),
+    /// All shards are settled; the sum of their counts, and all who counted.
+    Measured(Evidence),
     /// It cannot be measured, and why.
     Failed(String),
 }
@@ -140,24 +141,26 @@ impl OpenTrial {
     }
 
     /// The sum over all shards; `None` while one is open.
-    pub(super) fn sum(&self) -> Option<Result<Counts, CannotAdd>> {
+    pub(super) fn sum(&self) -> Option<Result<Evidence, CannotAdd>> {
         let mut total = Counts::zero(self.trial.trial.network.population_count());
+        let mut engines = Engines::new();
         for shard in &self.shards {
-            let ShardState::Settled(counts) = shard else { return None };
-            if let Err(error) = total.add(counts) {
+            let ShardState::Settled(part) = shard else { return None };
+            if let Err(error) = total.add(&part.counts) {
                 return Some(Err(error));
             }
+            engines.extend(&part.engines);
         }
-        Some(Ok(total))
+        Some(Ok(Evidence { counts: total, engines }))
     }
 
     /// How the trial ended, given the sum of its shards.
-    pub(super) fn close(self, counts: Result<Counts, CannotAdd>) -> Closed {
-        self.end(match counts {
-            Ok(counts) if counts.perplexity().is_none() && counts.accuracy().is_none() => {
+    pub(super) fn close(self, sum: Result<Evidence, CannotAdd>) -> Closed {
+        self.end(match sum {
+            Ok(Evidence { counts, .. }) if counts.perplexity().is_none() && counts.accuracy().is_none() => {
                 Outcome::Failed("nothing was scored".to_owned())
             }
-            Ok(counts) => Outcome::Measured(counts),
+            Ok(evidence) => Outcome::Measured(evidence),
             Err(error) => Outcome::Failed(error.to_string()),
         })
     }

@@ -12,10 +12,12 @@ use qslm_proto::v1::{
     ExperimentStatus, FrontResponse, GetRequest, ListRequest, ListResponse, MissingArtifactsRequest,
     MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse, SubmitRequest, WorkerStatus,
 };
+use qslm_transport::gate::Client;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::quotas::{Desk, Quotas};
 use crate::driver::{self, Change, Handle, Submission};
 use crate::replay::{Stopped, replay};
 use crate::store::{ArtifactError, Artifacts};
@@ -24,12 +26,13 @@ use crate::store::{ArtifactError, Artifacts};
 pub struct ExperimentsService {
     driver: Handle,
     artifacts: Artifacts,
+    desk: Desk,
 }
 
 impl ExperimentsService {
-    /// Serves what `driver` decides and stores into `artifacts`.
-    pub fn new(driver: Handle, artifacts: Artifacts) -> Self {
-        Self { driver, artifacts }
+    /// Serves what `driver` decides and stores into `artifacts`, no more for anybody than `quotas` say.
+    pub fn new(driver: Handle, artifacts: Artifacts, quotas: Quotas) -> Self {
+        Self { driver, artifacts, desk: Desk::new(quotas) }
     }
 
     fn missing(&self, hashes: impl IntoIterator<Item = ContentHash>) -> Vec<ContentHash> {
@@ -53,6 +56,7 @@ impl Experiments for ExperimentsService {
         &self,
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<PutArtifactResponse>, Status> {
+        let _counts = self.desk.upload(&client(&request))?;
         let mut stream = request.into_inner();
         let first = stream.message().await?.ok_or_else(|| Invalid::new("hash", "missing"))?;
         let hash = convert::hash("hash", &first.hash)?;
@@ -67,6 +71,7 @@ impl Experiments for ExperimentsService {
     }
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<ExperimentStatus>, Status> {
+        let client = client(&request);
         let SubmitRequest { experiment, shards, priority, demands } = request.into_inner();
         let experiment =
             Experiment::decode(&experiment).map_err(|error| Invalid::new("experiment", error))?;
@@ -79,6 +84,14 @@ impl Experiments for ExperimentsService {
         }
         let priority = check_priority(priority)?;
         let demands = demands.map(Demands::try_from).transpose()?;
+        let id = experiment.id();
+        if self.desk.is_full(&client, &id) {
+            let all = self.driver.list().await?.into_iter();
+            let ended =
+                |status: &ExperimentStatus| matches!(status.state(), State::Finished | State::Cancelled);
+            self.desk.forget(&all.filter(ended).map(|status| status.id).collect());
+        }
+        self.desk.submit(&client, &id)?;
         let submission = Submission { experiment, shards, priority, demands };
         Ok(Response::new(self.driver.submit(submission).await?))
     }
@@ -170,6 +183,11 @@ async fn follow(
     }
 }
 
+/// Who calls. Whatever serves without a gate has one caller.
+fn client<T>(request: &Request<T>) -> Client {
+    request.extensions().get().cloned().unwrap_or_else(|| Client("somebody".to_owned()))
+}
+
 fn write_worker(worker: driver::WorkerStatus) -> WorkerStatus {
     let millis = |time: std::time::Duration| time.as_millis() as u64;
     WorkerStatus {
@@ -204,6 +222,7 @@ fn refuse(error: ArtifactError) -> Status {
     let words = error.to_string();
     match error {
         ArtifactError::OtherContent { .. } | ArtifactError::TooLarge => Status::invalid_argument(words),
+        ArtifactError::TooMuch(_) => Status::resource_exhausted(words),
         ArtifactError::Io(_) => Status::internal(words),
     }
 }

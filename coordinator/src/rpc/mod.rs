@@ -3,11 +3,13 @@
 mod experiments;
 mod health;
 mod needs;
+mod quotas;
 mod work;
 
 pub use experiments::ExperimentsService;
 pub use health::watch_health;
 pub use needs::needs;
+pub use quotas::Quotas;
 pub use work::WorkService;
 
 use std::time::Duration;

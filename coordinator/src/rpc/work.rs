@@ -1,23 +1,26 @@
 //! The service that workers call.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
+use qslm_common::evidence::LONGEST_ENGINE;
 use qslm_proto::PROTOCOL;
 use qslm_proto::convert::{self, Invalid};
 use qslm_proto::v1::work_server::Work;
 use qslm_proto::v1::{
     ArtifactChunk, FetchArtifactRequest, Lease, ReportRequest, ReportResponse, ShardReport, shard_report,
 };
+use qslm_transport::traces::Place;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::CHUNK;
 use crate::driver::{Finished, Handle, Report, ShardOutcome};
-use crate::ledger::Grant;
+use crate::ledger::{Grant, Owner};
 use crate::store::Artifacts;
 
 /// Leases that one report may ask for.
@@ -33,12 +36,14 @@ const MAX_REASON: usize = 500;
 pub struct WorkService {
     driver: Handle,
     artifacts: Artifacts,
+    /// Whether anybody traces.
+    traced: bool,
 }
 
 impl WorkService {
-    /// Serves what `driver` decides and `artifacts` holds.
-    pub fn new(driver: Handle, artifacts: Artifacts) -> Self {
-        Self { driver, artifacts }
+    /// Serves what `driver` decides and `artifacts` holds. Leases name their place in a trace if trials are `traced`.
+    pub fn new(driver: Handle, artifacts: Artifacts, traced: bool) -> Self {
+        Self { driver, artifacts, traced }
     }
 }
 
@@ -48,7 +53,7 @@ impl Work for WorkService {
         let report = read_report(request.into_inner())?;
         let answer = self.driver.report(report).await?;
         Ok(Response::new(ReportResponse {
-            leases: answer.leases.iter().map(write_lease).collect(),
+            leases: answer.leases.iter().map(|grant| self.write_lease(grant, &answer.experiments)).collect(),
             dropped: answer.dropped,
             ttl_ms: u32::try_from(answer.ttl.as_millis()).unwrap_or(u32::MAX),
             done: answer.done,
@@ -70,6 +75,20 @@ impl Work for WorkService {
         let (sender, receiver) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || send_chunks(file, &sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+impl WorkService {
+    fn write_lease(&self, grant: &Grant, experiments: &BTreeMap<Owner, String>) -> Lease {
+        let place = self.traced.then(|| Place::of_lease(grant.trial.key.as_bytes(), grant.lease));
+        Lease {
+            id: grant.lease,
+            trial: Some((&grant.trial.trial).into()),
+            index: grant.shard.index,
+            of: grant.shard.of,
+            traceparent: place.map_or(String::new(), |place| place.to_traceparent()),
+            experiment: experiments.get(&grant.owner).cloned().unwrap_or_default(),
+        }
     }
 }
 
@@ -128,7 +147,7 @@ fn read_finished(report: ShardReport) -> Result<Finished, Invalid> {
     let outcome = match report.outcome {
         Some(shard_report::Outcome::Counts(counts)) => ShardOutcome::Counts(counts.into()),
         Some(shard_report::Outcome::Failure(failure)) => ShardOutcome::Failure {
-            reason: failure.reason.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect(),
+            reason: one_line(&failure.reason, MAX_REASON),
             retryable: failure.retryable,
         },
         None => return Err(Invalid::new("finished.outcome", "neither counts nor failure")),
@@ -137,16 +156,12 @@ fn read_finished(report: ShardReport) -> Result<Finished, Invalid> {
         lease: report.lease,
         trial: convert::hash("finished.trial", &report.trial)?,
         shard: convert::shard(report.index, report.of)?,
+        engine: one_line(&report.engine, LONGEST_ENGINE),
         outcome,
     })
 }
 
-fn write_lease(grant: &Grant) -> Lease {
-    Lease {
-        id: grant.lease,
-        trial: Some((&grant.trial.trial).into()),
-        index: grant.shard.index,
-        of: grant.shard.of,
-        traceparent: String::new(),
-    }
+/// What a peer wrote, on one line and not longer than that.
+fn one_line(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
 }

@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use qslm_common::hash::ContentHash;
 use tempfile::NamedTempFile;
@@ -14,6 +16,9 @@ use tempfile::NamedTempFile;
 #[derive(Debug, Clone)]
 pub struct Artifacts {
     folder: PathBuf,
+    /// Bytes that are there or under way, and how many there may be.
+    used: Arc<AtomicU64>,
+    most: u64,
 }
 
 /// An artifact on its way in.
@@ -23,6 +28,31 @@ pub struct ArtifactWriter {
     size: u64,
     file: NamedTempFile,
     target: PathBuf,
+    room: Room,
+}
+
+/// Bytes that are taken off what there is room for, until they are kept or the upload is over.
+#[derive(Debug)]
+struct Room {
+    used: Arc<AtomicU64>,
+    most: u64,
+    taken: u64,
+}
+
+impl Room {
+    fn take(&mut self, bytes: u64) -> Result<(), ArtifactError> {
+        self.taken += bytes;
+        if self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.most {
+            return Err(ArtifactError::TooMuch(self.most));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.taken, Ordering::Relaxed);
+    }
 }
 
 /// Why an artifact was not stored.
@@ -39,6 +69,9 @@ pub enum ArtifactError {
     /// More than anybody's checkpoint.
     #[error("larger than {} bytes", Artifacts::LARGEST)]
     TooLarge,
+    /// There is no room for more.
+    #[error("all artifacts together may take {0} bytes (artifacts_max_bytes)")]
+    TooMuch(u64),
     /// The disk fails or is full.
     #[error("cannot store: {0}")]
     Io(#[from] io::Error),
@@ -56,7 +89,17 @@ impl Artifacts {
         let mut name = store.as_os_str().to_owned();
         name.push(".artifacts");
         std::fs::create_dir_all(&name)?;
-        Ok(Self { folder: name.into() })
+        let mut used = 0;
+        for entry in std::fs::read_dir(&name)? {
+            used += entry?.metadata()?.len();
+        }
+        Ok(Self { folder: name.into(), used: Arc::new(used.into()), most: u64::MAX })
+    }
+
+    /// The same, of at most so many bytes together.
+    #[must_use]
+    pub fn at_most(self, bytes: u64) -> Self {
+        Self { most: bytes, ..self }
     }
 
     /// Where the artifacts are.
@@ -112,6 +155,7 @@ impl Artifacts {
             size: 0,
             file: NamedTempFile::new_in(&self.folder)?,
             target: self.path(&announced),
+            room: Room { used: self.used.clone(), most: self.most, taken: 0 },
         })
     }
 
@@ -130,6 +174,7 @@ impl ArtifactWriter {
         if self.size > Artifacts::LARGEST {
             return Err(ArtifactError::TooLarge);
         }
+        self.room.take(bytes.len() as u64)?;
         self.hasher.update(bytes);
         Ok(self.file.write_all(bytes)?)
     }
@@ -138,12 +183,16 @@ impl ArtifactWriter {
     ///
     /// # Errors
     /// [`ArtifactError::OtherContent`] if the hash is not the announced one; nothing is kept then.
-    pub fn finish(self) -> Result<(), ArtifactError> {
+    pub fn finish(mut self) -> Result<(), ArtifactError> {
         let actual = ContentHash::from_bytes(*self.hasher.finalize().as_bytes());
         if actual != self.announced {
             return Err(ArtifactError::OtherContent { announced: self.announced, actual });
         }
         self.file.as_file().sync_all()?;
+        // What is there already is replaced by the same.
+        if !self.target.exists() {
+            self.room.taken = 0;
+        }
         self.file.persist(&self.target).map_err(|error| error.error)?;
         // The rename is durable once the folder is.
         let folder = self.target.parent().unwrap_or(Path::new("."));
@@ -172,5 +221,28 @@ mod tests {
         assert_eq!(io::read_to_string(artifacts.open(&hash).unwrap()).unwrap(), "content");
         // Nothing but the artifact is left behind.
         assert_eq!(std::fs::read_dir(artifacts.folder()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_bytes_and_what_was_not_kept_gives_its_room_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("s.redb");
+        let put = |artifacts: &Artifacts, announced: &[u8], bytes: &[u8]| {
+            let mut writer = artifacts.create(ContentHash::of(announced))?;
+            writer.write(bytes)?;
+            writer.finish()
+        };
+        let artifacts = Artifacts::beside(&store).unwrap().at_most(12);
+        let error = put(&artifacts, b"thirteen byte", b"thirteen byte").unwrap_err().to_string();
+        assert_eq!(error, "all artifacts together may take 12 bytes (artifacts_max_bytes)");
+        assert!(matches!(put(&artifacts, b"x", b"nine byte"), Err(ArtifactError::OtherContent { .. })));
+        for _ in 0..3 {
+            put(&artifacts, b"sixsix", b"sixsix").unwrap();
+        }
+        assert!(matches!(put(&artifacts, b"seven7!", b"seven7!"), Err(ArtifactError::TooMuch(12))));
+        put(&artifacts, b"sixfit", b"sixfit").unwrap();
+        // After a restart, too.
+        let again = Artifacts::beside(&store).unwrap().at_most(12);
+        assert!(matches!(put(&again, b"1", b"1"), Err(ArtifactError::TooMuch(12))));
     }
 }

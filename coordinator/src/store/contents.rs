@@ -4,8 +4,9 @@
 //! brought together in any order and any number of times. Measurements are deterministic; where two stores hold different
 //! counts for the same trial, something is wrong with one of them, and both are kept and shown.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
@@ -17,16 +18,28 @@ use super::record::ExperimentRecord;
 pub struct Contents {
     /// Experiments by id.
     pub experiments: BTreeMap<String, ExperimentRecord>,
-    /// The counts of measured trials; more than one if stores disagree.
-    pub measurements: BTreeMap<ContentHash, BTreeSet<Counts>>,
+    /// The counts of measured trials.
+    pub measurements: BTreeMap<ContentHash, Variants>,
     /// The counts of settled shards of trials that are still open.
-    pub shards: BTreeMap<(ContentHash, Shard), BTreeSet<Counts>>,
+    pub shards: BTreeMap<(ContentHash, Shard), Variants>,
+    /// What the engines are that counted.
+    pub engines: BTreeMap<Fingerprint, String>,
     /// Why trials failed for good, by experiment and trial.
     pub failures: BTreeMap<(String, ContentHash), String>,
     /// How far experiments were, as written, by experiment and milliseconds since 1970.
     pub timeline: BTreeMap<(String, u64), Vec<u8>>,
     /// What other tools found, as written, by experiment and source.
     pub comparisons: BTreeMap<(String, String), Vec<u8>>,
+}
+
+/// Counts, each with the engines that gave them; more than one if stores disagree.
+pub type Variants = BTreeMap<Counts, Engines>;
+
+/// Adds counts to others, and engines to those that gave the same.
+pub(super) fn add(variants: &mut Variants, more: impl IntoIterator<Item = (Counts, Engines)>) {
+    for (counts, engines) in more {
+        variants.entry(counts).or_default().extend(engines);
+    }
 }
 
 impl Contents {
@@ -48,10 +61,14 @@ impl Contents {
             }
         }
         for (trial, theirs) in other.measurements {
-            self.measurements.entry(trial).or_default().extend(theirs);
+            add(self.measurements.entry(trial).or_default(), theirs);
         }
         for (shard, theirs) in other.shards {
-            self.shards.entry(shard).or_default().extend(theirs);
+            add(self.shards.entry(shard).or_default(), theirs);
+        }
+        for (engine, theirs) in other.engines {
+            let ours = self.engines.entry(engine).or_insert_with(|| theirs.clone());
+            *ours = theirs.min(std::mem::take(ours));
         }
         for (failure, theirs) in other.failures {
             let ours = self.failures.entry(failure).or_insert_with(|| theirs.clone());
@@ -71,7 +88,7 @@ impl Contents {
     }
 
     /// Trials (or shards of open ones) with more than one set of counts on record.
-    pub fn conflicts(&self) -> Vec<(ContentHash, &BTreeSet<Counts>)> {
+    pub fn conflicts(&self) -> Vec<(ContentHash, &Variants)> {
         let whole = self.measurements.iter().map(|(trial, counts)| (*trial, counts));
         let parts = self.shards.iter().map(|((trial, _), counts)| (*trial, counts));
         whole.chain(parts).filter(|(_, counts)| counts.len() > 1).collect()
@@ -87,9 +104,10 @@ mod tests {
     use super::*;
     use crate::search::testing::experiment;
 
-    fn counts() -> impl Strategy<Value = BTreeSet<Counts>> {
+    fn counts() -> impl Strategy<Value = Variants> {
         let one = (0u64..3).prop_map(|nll| Counts { nll: Nll(nll), tokens: 1, ..Counts::zero(2) });
-        prop::collection::btree_set(one, 1..2)
+        let engines = prop::collection::btree_set((0u64..3).prop_map(Fingerprint), 0..3);
+        prop::collection::btree_map(one, engines, 1..2)
     }
 
     fn trial() -> impl Strategy<Value = ContentHash> {
@@ -112,13 +130,24 @@ mod tests {
             prop::collection::btree_map(("[ab]", trial()), "[xy]", 0..4),
             prop::collection::btree_map(("[ab]", 0u64..3), prop::collection::vec(1u8..4, 1..3), 0..4),
             prop::collection::btree_map(("[ab]", "[xy]"), prop::collection::vec(1u8..4, 1..3), 0..4),
+            prop::collection::btree_map((0u64..3).prop_map(Fingerprint), "[ab]", 0..3),
         )
-            .prop_map(|(experiments, measurements, shards, failures, timeline, comparisons)| {
-                let mut contents = Contents::default();
-                let all = Contents { experiments, measurements, shards, failures, timeline, comparisons };
-                contents.join(all);
-                contents
-            })
+            .prop_map(
+                |(experiments, measurements, shards, failures, timeline, comparisons, engines)| {
+                    let mut contents = Contents::default();
+                    let all = Contents {
+                        experiments,
+                        measurements,
+                        shards,
+                        failures,
+                        timeline,
+                        comparisons,
+                        engines,
+                    };
+                    contents.join(all);
+                    contents
+                },
+            )
     }
 
     fn joined(parts: &[&Contents]) -> Contents {
@@ -145,10 +174,12 @@ mod tests {
         fn nothing_that_was_measured_is_lost_and_no_conflict_is_hidden(a in contents(), b in contents()) {
             let both = joined(&[&a, &b]);
             for (trial, counts) in a.measurements.iter().chain(&b.measurements) {
-                prop_assert!(both.measurements[trial].is_superset(counts));
+                for (counts, engines) in counts {
+                    prop_assert!(both.measurements[trial][counts].is_superset(engines));
+                }
             }
-            let differ = |(trial, counts): (&ContentHash, &BTreeSet<Counts>)| {
-                b.measurements.get(trial).is_some_and(|other| other != counts)
+            let differ = |(trial, counts): (&ContentHash, &Variants)| {
+                b.measurements.get(trial).is_some_and(|other| !other.keys().eq(counts.keys()))
             };
             let expected = a.measurements.iter().filter(|pair| differ(*pair)).count();
             let whole = both.measurements.values().filter(|counts| counts.len() > 1).count();

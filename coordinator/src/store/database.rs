@@ -1,10 +1,10 @@
 //! The redb file: tables, one write transaction per batch, and what is read back at the start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::hash::ContentHash;
-use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_report::{Comparison, Sample};
 use redb::{
@@ -12,7 +12,7 @@ use redb::{
     ReadableTableMetadata, TableDefinition,
 };
 
-use super::contents::Contents;
+use super::contents::{Contents, add};
 use super::record::{
     ExperimentRecord, UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_sample,
     encode_comparison, encode_counts, encode_experiment, encode_sample,
@@ -35,6 +35,8 @@ const FAILURES: TableDefinition<(&str, &Key), &str> = TableDefinition::new("fail
 const TIMELINE: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("timeline");
 /// Experiment id and source to points of another tool, which people compare with.
 const COMPARISONS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("comparisons");
+/// The fingerprint of an engine to its description. Records name engines by their fingerprints.
+const ENGINES: TableDefinition<u64, &str> = TableDefinition::new("engines");
 /// Counts that another store had for a trial (shards and index 0) or one of its shards (as in [`SHARDS`]).
 const CONFLICTS: MultimapTableDefinition<(&Key, u32, u32), &[u8]> = MultimapTableDefinition::new("conflicts");
 
@@ -58,9 +60,11 @@ pub enum Write {
     /// An experiment was submitted or changed.
     Experiment(ExperimentRecord),
     /// A shard of a trial was settled. Changes nothing if the trial was measured.
-    Shard(ContentHash, Shard, Counts),
+    Shard(ContentHash, Shard, Evidence),
     /// A trial was measured; its shards are not needed any more.
-    Measurement(ContentHash, Counts),
+    Measurement(ContentHash, Evidence),
+    /// What an engine is that results name by its fingerprint.
+    Engine(Fingerprint, String),
     /// A trial of an experiment failed for good.
     Failure(String, ContentHash, String),
     /// How far an experiment was at a time.
@@ -73,9 +77,9 @@ pub enum Write {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stored {
     /// It was measured.
-    Measured(Counts),
+    Measured(Evidence),
     /// It was not, but these of its shards are settled.
-    Shards(BTreeMap<Shard, Counts>),
+    Shards(BTreeMap<Shard, Evidence>),
 }
 
 /// Why a store cannot be used.
@@ -168,6 +172,7 @@ impl Store {
             transaction.open_table(FAILURES)?;
             transaction.open_table(TIMELINE)?;
             transaction.open_table(COMPARISONS)?;
+            transaction.open_table(ENGINES)?;
             transaction.open_multimap_table(CONFLICTS)?;
             Ok(epoch)
         })?;
@@ -207,23 +212,27 @@ impl Store {
                         let id = record.experiment.id();
                         experiments.insert(id.as_str(), encode_experiment(record).as_slice())?;
                     }
-                    Write::Shard(key, shard, counts) => {
+                    Write::Shard(key, shard, Evidence { counts, engines }) => {
                         let at = (key.as_bytes(), shard.of, shard.index);
-                        let counts = encode_counts(counts);
-                        let known = shards.get(at)?.map(|known| known.value() == counts);
+                        let record = encode_counts(counts, engines);
+                        let known = shards.get(at)?.map(|known| decode_counts(known.value()));
                         match known {
                             None if measurements.get(key.as_bytes())?.is_none() => {
-                                shards.insert(at, counts.as_slice())?;
+                                shards.insert(at, record.as_slice())?;
                             }
+                            None => {}
+                            Some(Ok(known)) if known.counts == *counts => {}
                             // The first ones stay; that there were others is not hidden.
-                            Some(false) => {
-                                transaction.open_multimap_table(CONFLICTS)?.insert(at, counts.as_slice())?;
+                            Some(_) => {
+                                transaction.open_multimap_table(CONFLICTS)?.insert(at, record.as_slice())?;
                             }
-                            _ => {}
                         }
                     }
-                    Write::Measurement(key, counts) => {
-                        measurements.insert(key.as_bytes(), encode_counts(counts).as_slice())?;
+                    Write::Engine(fingerprint, description) => {
+                        transaction.open_table(ENGINES)?.insert(fingerprint.0, description.as_str())?;
+                    }
+                    Write::Measurement(key, Evidence { counts, engines }) => {
+                        measurements.insert(key.as_bytes(), encode_counts(counts, engines).as_slice())?;
                         let key = key.as_bytes();
                         shards.retain_in((key, 0, 0)..=(key, u32::MAX, u32::MAX), |_, _| false)?;
                     }
@@ -285,7 +294,7 @@ impl Store {
                     for row in shards.range((key, of, 0)..=(key, of, u32::MAX))? {
                         let (at, value) = row?;
                         match decode_counts(value.value()) {
-                            Ok(counts) => drop(settled.insert(Shard { index: at.value().2, of }, counts)),
+                            Ok(part) => drop(settled.insert(Shard { index: at.value().2, of }, part)),
                             Err(error) => broken = Some(error),
                         }
                     }
@@ -348,6 +357,21 @@ impl Store {
         found.into_iter().collect::<Result<_, _>>().map_err(|error| self.record(error))
     }
 
+    /// The engines that results name, by their fingerprints.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read.
+    pub fn engines(&self) -> Result<BTreeMap<Fingerprint, String>, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(ENGINES)?;
+            let rows = table.iter()?.map(|row| {
+                let (fingerprint, description) = row?;
+                Ok((Fingerprint(fingerprint.value()), description.value().to_owned()))
+            });
+            rows.collect()
+        })
+    }
+
     /// All that the store knows.
     ///
     /// # Errors
@@ -356,14 +380,15 @@ impl Store {
         let experiments = self.experiments()?.into_iter();
         let mut contents = Contents {
             experiments: experiments.map(|record| (record.experiment.id(), record)).collect(),
+            engines: self.engines()?,
             ..Contents::default()
         };
         let mut broken = None;
         let mut decoded = |bytes: &[u8]| match decode_counts(bytes) {
-            Ok(counts) => BTreeSet::from([counts]),
+            Ok(Evidence { counts, engines }) => Some((counts, engines)),
             Err(error) => {
                 broken.get_or_insert(error);
-                BTreeSet::new()
+                None
             }
         };
         let mut unreadable = None;
@@ -393,13 +418,13 @@ impl Store {
             for row in transaction.open_table(MEASUREMENTS)?.iter()? {
                 let (key, value) = row?;
                 let key = ContentHash::from_bytes(*key.value());
-                contents.measurements.insert(key, decoded(value.value()));
+                add(contents.measurements.entry(key).or_default(), decoded(value.value()));
             }
             for row in transaction.open_table(SHARDS)?.iter()? {
                 let (at, value) = row?;
                 let (key, of, index) = at.value();
                 let at = (ContentHash::from_bytes(*key), Shard { index, of });
-                contents.shards.insert(at, decoded(value.value()));
+                add(contents.shards.entry(at).or_default(), decoded(value.value()));
             }
             for row in transaction.open_table(FAILURES)?.iter()? {
                 let (at, reason) = row?;
@@ -412,11 +437,11 @@ impl Store {
                 let (key, of, index) = at.value();
                 let key = ContentHash::from_bytes(*key);
                 for value in values {
-                    let counts = decoded(value?.value());
-                    match of {
-                        0 => contents.measurements.entry(key).or_default().extend(counts),
-                        of => contents.shards.entry((key, Shard { index, of })).or_default().extend(counts),
-                    }
+                    let variants = match of {
+                        0 => contents.measurements.entry(key).or_default(),
+                        of => contents.shards.entry((key, Shard { index, of })).or_default(),
+                    };
+                    add(variants, decoded(value?.value()));
                 }
             }
             Ok(())
@@ -443,6 +468,8 @@ impl Store {
             timeline.retain(|_, _| false)?;
             let mut comparisons = transaction.open_table(COMPARISONS)?;
             comparisons.retain(|_, _| false)?;
+            let mut engines = transaction.open_table(ENGINES)?;
+            engines.retain(|_, _| false)?;
             measurements.retain(|_, _| false)?;
             shards.retain(|_, _| false)?;
             failures.retain(|_, _| false)?;
@@ -451,8 +478,11 @@ impl Store {
             for (id, record) in &contents.experiments {
                 experiments.insert(id.as_str(), encode_experiment(record).as_slice())?;
             }
+            for (fingerprint, description) in &contents.engines {
+                engines.insert(fingerprint.0, description.as_str())?;
+            }
             for (key, counts) in &contents.measurements {
-                let mut variants = counts.iter().map(encode_counts);
+                let mut variants = counts.iter().map(|(counts, engines)| encode_counts(counts, engines));
                 if let Some(first) = variants.next() {
                     measurements.insert(key.as_bytes(), first.as_slice())?;
                 }
@@ -462,7 +492,7 @@ impl Store {
             }
             for ((key, shard), counts) in &contents.shards {
                 let at = (key.as_bytes(), shard.of, shard.index);
-                let mut variants = counts.iter().map(encode_counts);
+                let mut variants = counts.iter().map(|(counts, engines)| encode_counts(counts, engines));
                 if let Some(first) = variants.next() {
                     shards.insert(at, first.as_slice())?;
                 }
@@ -533,13 +563,14 @@ fn redb_error(path: &Path, error: impl Into<redb::Error>) -> StoreError {
 #[cfg(test)]
 mod tests {
     use qslm_common::experiment::Strategy;
-    use qslm_common::measurement::Nll;
+    use qslm_common::measurement::{Counts, Nll};
 
     use super::*;
     use crate::search::testing::experiment;
 
-    fn counts(nll: u64) -> Counts {
-        Counts { nll: Nll(nll), tokens: 1, ..Counts::zero(2) }
+    fn counts(nll: u64) -> Evidence {
+        let counts = Counts { nll: Nll(nll), tokens: 1, ..Counts::zero(2) };
+        Evidence { counts, engines: [Fingerprint(nll)].into() }
     }
 
     #[test]
@@ -549,7 +580,7 @@ mod tests {
         let (a, b) = (ContentHash::of(b"a"), ContentHash::of(b"b"));
         let experiment = experiment(Strategy::Qslm { sensitivity_bits: None });
         let record = ExperimentRecord::new(0, 2, 0, experiment);
-        let open = |shards: &[(Shard, Counts)]| Stored::Shards(shards.iter().cloned().collect());
+        let open = |shards: &[(Shard, Evidence)]| Stored::Shards(shards.iter().cloned().collect());
         let shard = |index, of| Shard { index, of };
         {
             let store = Store::open(&path).unwrap();
@@ -586,7 +617,8 @@ mod tests {
             let store = Store::open(&folder.path().join(name)).unwrap();
             let shard = Write::Shard(b, Shard { index: 0, of: 2 }, counts(nll));
             let failure = Write::Failure("x".to_owned(), ContentHash::of(&[nll as u8]), "broke".to_owned());
-            store.commit(&[Write::Measurement(a, counts(nll)), shard, failure]).unwrap();
+            let engine = Write::Engine(Fingerprint(nll), format!("engine {nll}"));
+            store.commit(&[Write::Measurement(a, counts(nll)), shard, failure, engine]).unwrap();
             store.contents().unwrap()
         };
         let mut joined = with("one", 1);
@@ -598,6 +630,8 @@ mod tests {
         assert_eq!(store.contents().unwrap(), joined);
         assert_eq!(store.look_up(&[a], 1).unwrap(), [Stored::Measured(counts(1))], "the lower of the two");
         assert_eq!(store.failures("x").unwrap().len(), 2);
+        let engines = [1, 2].map(|number| (Fingerprint(number), format!("engine {number}")));
+        assert_eq!(store.engines().unwrap(), BTreeMap::from(engines));
         assert!(store.check().unwrap());
         store.compact().unwrap();
         assert_eq!(store.contents().unwrap(), joined);

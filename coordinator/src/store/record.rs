@@ -2,6 +2,7 @@
 
 use prost::Message;
 use qslm_common::demands::Demands;
+use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 use qslm_common::experiment::Experiment;
 use qslm_common::measurement::Counts;
 use qslm_proto::v1;
@@ -10,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 const COUNTS_V1: u8 = 1;
+/// As version 1, after the number of engines (2 bytes) and their fingerprints (8 bytes each), little-endian.
+const COUNTS_V2: u8 = 2;
 const EXPERIMENT_V1: u8 = 1;
 const SAMPLE_V1: u8 = 1;
 const COMPARISON_V1: u8 = 1;
@@ -73,17 +76,36 @@ fn unreadable(what: &'static str, bytes: &[u8], reason: impl ToString) -> Unread
     UnreadableRecord { what, version: bytes.first().copied(), reason: reason.to_string() }
 }
 
-pub(super) fn encode_counts(counts: &Counts) -> Vec<u8> {
-    let mut bytes = vec![COUNTS_V1];
+pub(super) fn encode_counts(counts: &Counts, engines: &Engines) -> Vec<u8> {
+    let mut bytes = match u16::try_from(engines.len()) {
+        Ok(number @ 1..) => {
+            let [low, high] = number.to_le_bytes();
+            vec![COUNTS_V2, low, high]
+        }
+        // Where nobody knows who counted, nothing has changed.
+        _ => vec![COUNTS_V1],
+    };
+    if bytes[0] == COUNTS_V2 {
+        bytes.extend(engines.iter().flat_map(|Fingerprint(name)| name.to_le_bytes()));
+    }
     bytes.extend(v1::Counts::from(counts).encode_to_vec());
     bytes
 }
 
-pub(super) fn decode_counts(bytes: &[u8]) -> Result<Counts, UnreadableRecord> {
-    let Some((&COUNTS_V1, body)) = bytes.split_first() else {
-        return Err(unreadable("counts", bytes, "unknown version"));
+pub(super) fn decode_counts(bytes: &[u8]) -> Result<Evidence, UnreadableRecord> {
+    let refuse = |reason: &str| unreadable("counts", bytes, reason);
+    let (engines, body) = match bytes {
+        [COUNTS_V1, body @ ..] => (Engines::new(), body),
+        [COUNTS_V2, low, high, rest @ ..] => {
+            let length = 8 * usize::from(u16::from_le_bytes([*low, *high]));
+            let (names, body) = rest.split_at_checked(length).ok_or_else(|| refuse("it is cut short"))?;
+            let (names, _) = names.as_chunks();
+            (names.iter().map(|name| Fingerprint(u64::from_le_bytes(*name))).collect(), body)
+        }
+        _ => return Err(refuse("unknown version")),
     };
-    v1::Counts::decode(body).map(Counts::from).map_err(|error| unreadable("counts", bytes, error))
+    let counts = v1::Counts::decode(body).map_err(|error| unreadable("counts", bytes, error))?;
+    Ok(Evidence { counts: counts.into(), engines })
 }
 
 pub(super) fn encode_experiment(record: &ExperimentRecord) -> Vec<u8> {
@@ -144,8 +166,16 @@ mod tests {
         let counts = Counts { nll: Nll(300), tokens: 2, positions: 3, spikes: vec![4, 5], ..Counts::zero(0) };
         // These bytes are in people's stores. A change of format adds a version; it never edits this line.
         let fixture = [1, 8, 172, 2, 16, 2, 40, 3, 50, 2, 4, 5];
-        assert_eq!(encode_counts(&counts), fixture);
-        assert_eq!(decode_counts(&fixture).unwrap(), counts);
+        assert_eq!(encode_counts(&counts, &Engines::new()), fixture);
+        assert_eq!(decode_counts(&fixture).unwrap(), counts.clone().into());
+        // Version 2 says who counted.
+        let engines = Engines::from([Fingerprint(7), Fingerprint(258)]);
+        let fixture =
+            [&[2, 2, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0][..], &fixture[1..]].concat();
+        assert_eq!(encode_counts(&counts, &engines), fixture);
+        assert_eq!(decode_counts(&fixture).unwrap(), Evidence { counts, engines });
+        let error = decode_counts(&fixture[..18]).unwrap_err().to_string();
+        assert_eq!(error, "counts record of version Some(2) cannot be read: it is cut short");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `qslm import`: results that were measured elsewhere, and points of other tools to compare with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use qslm_common::candidate::Candidate;
+use qslm_common::evidence::{Evidence, Fingerprint, LONGEST_ENGINE};
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::saving;
 use qslm_common::hash::ContentHash;
@@ -130,7 +131,9 @@ fn results(file: &Path, into: &Into) -> Outcome {
         };
         let row: Value = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
         let (key, counts) = result(&row, &record.experiment).map_err(refuse)?;
-        taken.measurements.entry(key).or_default().insert(counts);
+        let engines: BTreeMap<_, _> = engines(&row).collect();
+        taken.measurements.entry(key).or_default().insert(counts, engines.keys().copied().collect());
+        taken.engines.extend(engines);
     }
     let mut contents = store.contents()?;
     let known = |key: &ContentHash| contents.measurements.contains_key(key);
@@ -148,6 +151,13 @@ fn results(file: &Path, into: &Into) -> Outcome {
             format!("{differ} results differ from those on record; both are kept"),
         )),
     }
+}
+
+/// What measured a row of an export; exports of earlier versions do not say.
+fn engines(row: &Value) -> impl Iterator<Item = (Fingerprint, String)> {
+    let names = row["engines"].as_str().unwrap_or_default().split("; ").filter(|name| !name.is_empty());
+    let short = names.map(|name| name.chars().take(LONGEST_ENGINE).collect::<String>());
+    short.map(|name| (Fingerprint::of(&name), name))
 }
 
 /// The trial and counts of a row of an export.
@@ -248,7 +258,7 @@ impl Place {
         let experiment = &record.experiment;
         let float = Addressed::from(experiment.trial(Candidate::float(&experiment.network)));
         let float = match &store.look_up(&[float.key], record.shards)?[..] {
-            [Stored::Measured(counts)] => match quality.1 {
+            [Stored::Measured(Evidence { counts, .. })] => match quality.1 {
                 Meaning::Perplexity => counts.perplexity(),
                 Meaning::Accuracy => counts.accuracy(),
                 _ => None,

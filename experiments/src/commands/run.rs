@@ -57,6 +57,8 @@ impl Run {
     /// Runs, shows progress, and prints the front.
     pub async fn run(self) -> Outcome {
         let resolved = resolve(&self.spec, &self.settings)?;
+        qslm_engine::backend::check(resolved.experiment.backend)
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
         let name = &resolved.experiment.name;
         let store = self.store.unwrap_or_else(|| Path::new("runs").join(format!("{name}.redb")));
         let cores = || std::thread::available_parallelism().map_or(1, usize::from) as u32;
@@ -115,6 +117,7 @@ async fn search(
     if status.state() == State::Running {
         let cache = ArtifactCache::new(embedded.artifacts.clone(), u64::MAX).map_err(anyhow::Error::from)?;
         let (cache, evaluator) = (Arc::new(cache), Arc::new(Evaluator::new(workers as usize)));
+        let capabilities = detect(BTreeMap::new());
         for index in 0..workers {
             let name = format!("local-{index}");
             // The store may hold other experiments that were interrupted; they are not what was asked for.
@@ -127,7 +130,8 @@ async fn search(
                 evaluator,
                 cache,
                 spool: None,
-                capabilities: detect(BTreeMap::new()),
+                capabilities: capabilities.clone(),
+                traces: None,
                 tally: Arc::default(),
                 until_done: false,
             };

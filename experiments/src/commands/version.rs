@@ -40,7 +40,7 @@ impl Version {
             version: env!("CARGO_PKG_VERSION"),
             commit: env!("QSLM_COMMIT"),
             engine_version: ENGINE_VERSION,
-            backends: &BACKENDS,
+            backends: BACKENDS,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             cpu_features: cpu_features(),
         };

@@ -51,6 +51,11 @@ pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
     Ok(problems)
 }
 
+/// Every problem of a spec's text that needs no other file to be seen.
+pub fn problems_of_text(text: &str) -> Vec<Problem> {
+    of_text(text).0
+}
+
 /// What is wrong with the text alone, and the spec without that, if that is one.
 fn of_text(text: &str) -> (Vec<Problem>, Option<Spec>) {
     let (mut problems, mut taken_out) = (Vec::new(), Vec::new());

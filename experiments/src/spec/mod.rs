@@ -30,7 +30,7 @@ use crate::listed;
 use crate::parallel;
 use crate::schemes::calibrate_on;
 use crate::sensitivity::{self, Metric};
-pub use check::problems;
+pub use check::{problems, problems_of_text};
 pub use written::refuse_toml;
 use written::{ActivationRangeSpec, ActivationsSpec, CalibrationSpec, Spec, StrategySpec, TaskSpec};
 

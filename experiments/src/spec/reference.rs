@@ -41,9 +41,10 @@ pub const TABLES: &[Table] = &[
             ),
             (
                 "backend",
-                "\"flex\", \"ndarray\"",
+                "\"flex\", \"ndarray\", \"cuda\", \"wgpu\"",
                 "\"flex\"",
-                "what computes matrix products; last bits depend on it",
+                "what computes matrix products; last bits depend on it. The last two are graphics cards, for programs built \
+                 with --features cuda or wgpu",
             ),
             ("checkpoint", "table", "required", "the model"),
             ("task", "table", "required", "data and protocol"),

@@ -55,9 +55,9 @@ pub fn contradict(store: &Path) -> String {
     let store = Store::open(store).unwrap();
     let contents = store.contents().unwrap();
     let (trial, counts) = contents.measurements.iter().next().unwrap();
-    let mut counts = counts.first().unwrap().clone();
+    let mut counts = counts.keys().next().unwrap().clone();
     counts.nll = Nll(counts.nll.0 + 1);
-    store.commit(&[Write::Measurement(*trial, counts)]).unwrap();
+    store.commit(&[Write::Measurement(*trial, counts.into())]).unwrap();
     trial.to_string()
 }
 
@@ -94,7 +94,8 @@ pub fn refused(code: i32, arguments: &[&str]) -> String {
 /// A program under way whose log is read. Killed when dropped.
 pub struct Running {
     pub child: Child,
-    stderr: BufReader<ChildStderr>,
+    /// Gone when nobody reads what more there is; see [`Running::read_on`].
+    stderr: Option<BufReader<ChildStderr>>,
 }
 
 impl Running {
@@ -105,7 +106,7 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let stderr = child.stderr.take().map(BufReader::new);
         Self { child, stderr }
     }
 
@@ -114,11 +115,20 @@ impl Running {
         let mut seen = String::new();
         loop {
             let start = seen.len();
-            assert!(self.stderr.read_line(&mut seen).unwrap() > 0, "ended without {words:?}:\n{seen}");
+            assert!(
+                self.stderr.as_mut().unwrap().read_line(&mut seen).unwrap() > 0,
+                "ended without {words:?}:\n{seen}"
+            );
             if seen[start..].contains(words) {
                 return seen[start..].trim_end().to_owned();
             }
         }
+    }
+
+    /// Reads the rest of the log in the background: a program whose log fills the pipe waits.
+    pub fn read_on(&mut self) {
+        let mut stderr = self.stderr.take().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
     }
 
     /// SIGKILL.
@@ -138,7 +148,7 @@ impl Running {
         let (mut out, mut errors) = (String::new(), String::new());
         let mut stdout = self.child.stdout.take().unwrap();
         // What is printed at the end fits into the pipe, so reading one after the other cannot block.
-        self.stderr.read_to_string(&mut errors).unwrap();
+        self.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
         stdout.read_to_string(&mut out).unwrap();
         (self.child.wait().unwrap().code(), out, errors)
     }

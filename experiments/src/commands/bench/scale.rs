@@ -245,6 +245,7 @@ async fn work(
                     lease: grant.lease,
                     trial: grant.trial.key,
                     shard: grant.shard,
+                    engine: String::new(),
                     outcome: ShardOutcome::Counts(workload::counts(&grant.trial.trial.candidate, grant.shard)),
                 }));
             }

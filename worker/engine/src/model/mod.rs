@@ -17,7 +17,7 @@ use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::experiment::Backend;
 use qslm_common::network::Network;
 
-use crate::backend::device;
+use crate::backend::{NotBuiltIn, device};
 use crate::checkpoint::Checkpoint;
 use crate::kernels::norm::layer_norm;
 use crate::quant::fake_quantize;
@@ -37,6 +37,17 @@ pub struct SpikeGpt {
     blocks: Vec<Block>,
     ln_out: Norm,
     head: Linear,
+}
+
+/// Why there is no such model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CannotBuild {
+    /// The candidate is not one of the network.
+    #[error(transparent)]
+    Candidate(#[from] InvalidCandidate),
+    /// The program lacks the backend.
+    #[error(transparent)]
+    Backend(#[from] NotBuiltIn),
 }
 
 /// Scale and shift of a layer norm, `[channel]` each.
@@ -66,24 +77,24 @@ impl SpikeGpt {
     /// Builds the network of `checkpoint` with units, activations and membranes kept as `candidate` says.
     ///
     /// # Errors
-    /// [`InvalidCandidate`] if the candidate is not one of this network.
+    /// [`CannotBuild`] if the candidate is not one of this network, or the program lacks the backend.
     pub fn new(
         checkpoint: &Checkpoint,
         candidate: &Candidate,
         backend: Backend,
-    ) -> Result<Self, InvalidCandidate> {
+    ) -> Result<Self, CannotBuild> {
         Self::build(Source::Shared(checkpoint), *checkpoint.network(), candidate, backend)
     }
 
     /// As [`SpikeGpt::new`], but uses the checkpoint up, which halves the peak of memory.
     ///
     /// # Errors
-    /// [`InvalidCandidate`] if the candidate is not one of this network.
+    /// [`CannotBuild`] if the candidate is not one of this network, or the program lacks the backend.
     pub fn from_checkpoint(
         checkpoint: Checkpoint,
         candidate: &Candidate,
         backend: Backend,
-    ) -> Result<Self, InvalidCandidate> {
+    ) -> Result<Self, CannotBuild> {
         let network = *checkpoint.network();
         Self::build(Source::UsedUp(RefCell::new(checkpoint)), network, candidate, backend)
     }
@@ -93,9 +104,9 @@ impl SpikeGpt {
         network: Network,
         candidate: &Candidate,
         backend: Backend,
-    ) -> Result<Self, InvalidCandidate> {
+    ) -> Result<Self, CannotBuild> {
         candidate.validate(&network)?;
-        let builder = Builder { source, network, candidate, device: device(backend) };
+        let builder = Builder { source, network, candidate, device: device(backend)? };
         let mut embedding = builder.weights("emb.weight", network.channels as usize);
         if network.binary_embedding {
             embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });

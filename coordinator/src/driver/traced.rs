@@ -1,0 +1,87 @@
+//! What the driver tells a tracing collector: how long trials were open, and what became of their leases.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use qslm_common::hash::ContentHash;
+use qslm_common::task::Shard;
+use qslm_transport::traces::{Place, Span, Traces};
+
+use crate::ledger::{Closed, Grant, LeaseId, Outcome};
+
+/// Open trials and leases, while somebody traces.
+pub(super) struct Traced {
+    traces: Traces,
+    /// When the first shard of an open trial was leased, and which leases there are.
+    trials: HashMap<ContentHash, (SystemTime, Vec<LeaseId>)>,
+    leases: HashMap<LeaseId, Out>,
+}
+
+/// A lease that is out.
+struct Out {
+    trial: ContentHash,
+    shard: Shard,
+    worker: String,
+    since: SystemTime,
+}
+
+impl Traced {
+    pub(super) fn new(traces: Traces) -> Self {
+        Self { traces, trials: HashMap::new(), leases: HashMap::new() }
+    }
+
+    /// A worker got a lease.
+    pub(super) fn granted(&mut self, grant: &Grant, worker: &str, unix_ms: u64) {
+        let (trial, since) = (grant.trial.key, at(unix_ms));
+        self.trials.entry(trial).or_insert_with(|| (since, Vec::new())).1.push(grant.lease);
+        let out = Out { trial, shard: grant.shard, worker: worker.to_owned(), since };
+        self.leases.insert(grant.lease, out);
+    }
+
+    /// A lease ended: with a result, or else for the reason given.
+    pub(super) fn ended(&mut self, lease: LeaseId, error: Option<&str>, unix_ms: u64) {
+        let Some(Out { trial, shard, worker, since }) = self.leases.remove(&lease) else { return };
+        self.traces.record(Span {
+            place: Place::of_lease(trial.as_bytes(), lease),
+            parent: Some(Place::of_trial(trial.as_bytes())),
+            name: "lease",
+            start: since,
+            end: at(unix_ms),
+            attributes: vec![
+                ("qslm.lease", lease.to_string()),
+                ("qslm.shard", format!("{}/{}", shard.index, shard.of)),
+                ("qslm.worker", worker),
+            ],
+            error: error.map(str::to_owned),
+        });
+    }
+
+    /// A trial is not open any more. Its other leases are not waited for.
+    pub(super) fn closed(&mut self, closed: &Closed, experiments: String, unix_ms: u64) {
+        let Closed { trial, outcome, .. } = closed;
+        let (start, leases) = self.trials.remove(&trial.key).unwrap_or_else(|| (at(unix_ms), Vec::new()));
+        for lease in leases {
+            self.ended(lease, Some("given back, or not needed any more"), unix_ms);
+        }
+        self.traces.record(Span {
+            place: Place::of_trial(trial.key.as_bytes()),
+            parent: None,
+            name: "trial",
+            start,
+            end: at(unix_ms),
+            attributes: vec![
+                ("qslm.trial", trial.key.to_string()),
+                ("qslm.candidate", trial.candidate.to_string()),
+                ("qslm.experiments", experiments),
+            ],
+            error: match outcome {
+                Outcome::Measured(_) => None,
+                Outcome::Failed(reason) => Some(reason.clone()),
+            },
+        });
+    }
+}
+
+fn at(unix_ms: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(unix_ms)
+}

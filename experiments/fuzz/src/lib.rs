@@ -1,0 +1,202 @@
+//! Everything that reads what strangers wrote, one function each: whatever the bytes, it returns, in bounded time and
+//! memory, and what it takes it can write and read again.
+//!
+//! A fuzzer feeds them for as long as one likes (`experiments/fuzz/run`); with `cargo test` they see real inputs, cut and
+//! changed by chance.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::Write;
+
+use prost::Message;
+use qslm_common::candidate::Candidate;
+use qslm_common::demands::{Capabilities, Demands};
+use qslm_common::experiment::Experiment;
+use qslm_common::trial::Trial;
+use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::task::TokenizerFile;
+use qslm_proto::v1;
+use tempfile::NamedTempFile;
+
+/// A checkpoint file, PyTorch's or safetensors, float or packed.
+///
+/// # Panics
+/// If a checkpoint is taken whose tensors are not those of its network.
+pub fn checkpoint(data: &[u8]) {
+    as_file(data, |path| {
+        for binary_embedding in [true, false] {
+            let Ok(checkpoint) = Checkpoint::load(path, binary_embedding) else { continue };
+            for unit in checkpoint.network().units() {
+                assert_eq!(checkpoint.tensor(&unit.name).len(), unit.rows * unit.columns);
+            }
+        }
+    });
+}
+
+/// A `tokenizer.json`, for a vocabulary of 2,048; the rest of the data after a zero byte is encoded.
+///
+/// # Panics
+/// If a token is not below the vocabulary.
+pub fn tokenizer(data: &[u8]) {
+    let (json, text) = match data.iter().position(|byte| *byte == 0) {
+        Some(end) => (&data[..end], String::from_utf8_lossy(&data[end + 1..]).into_owned()),
+        None => (data, "The lighthouse keeper\n".to_owned()),
+    };
+    as_file(json, |path| {
+        let Ok(tokenizer) = TokenizerFile::load(path, 2048) else { return };
+        if let Ok(ids) = tokenizer.encode(&text) {
+            assert!(ids.iter().all(|id| *id < 2048), "a token beyond the vocabulary");
+        }
+    });
+}
+
+/// A spec as people write it.
+pub fn spec(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        qslm::spec_problems(text);
+    }
+}
+
+/// A candidate's canonical text.
+///
+/// # Panics
+/// If a candidate is not what its own text says.
+pub fn candidate(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(candidate) = Candidate::decode(text) else { return };
+    let again = candidate.encode();
+    assert_eq!(Candidate::decode(&again), Ok(candidate.clone()), "{again:?}");
+    assert_eq!(again, text, "one form only, since it is what an id is the hash of");
+}
+
+/// A message of the protocol, and what becomes of it; the first byte says which.
+///
+/// # Panics
+/// If a trial or an experiment is not what its own message says.
+pub fn wire(data: &[u8]) {
+    let Some((kind, body)) = data.split_first() else { return };
+    match kind % 4 {
+        0 => {
+            let Ok(message) = v1::Trial::decode(body) else { return };
+            let Ok(trial) = Trial::try_from(message) else { return };
+            assert_eq!(Trial::try_from(v1::Trial::from(&trial)), Ok(trial));
+        }
+        1 => {
+            let Ok(message) = v1::ReportRequest::decode(body) else { return };
+            for report in &message.finished {
+                drop(qslm_proto::convert::shard(report.index, report.of));
+                drop(qslm_proto::convert::hash("trial", &report.trial));
+            }
+            drop(message.capabilities.map(Capabilities::try_from));
+        }
+        2 => {
+            let Ok(message) = v1::SubmitRequest::decode(body) else { return };
+            drop(message.demands.map(Demands::try_from));
+            let Ok(experiment) = Experiment::decode(&message.experiment) else { return };
+            assert_eq!(Experiment::decode(&experiment.encode()), Ok(experiment));
+        }
+        _ => drop(v1::ReportResponse::decode(body)),
+    }
+}
+
+/// Hands the bytes over as a file, the same one every time.
+fn as_file(data: &[u8], read: impl FnOnce(&std::path::Path)) {
+    thread_local! {
+        static FILE: RefCell<Option<NamedTempFile>> = const { RefCell::new(None) };
+    }
+    FILE.with_borrow_mut(|file| {
+        if file.is_none() {
+            *file = NamedTempFile::new().ok();
+        }
+        let Some(file) = file else { return };
+        let written = File::create(file.path()).and_then(|mut file| file.write_all(data));
+        if written.is_ok() {
+            read(file.path());
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The bundled inputs, which a fuzzer starts from, too.
+    fn seed(path: &str) -> Vec<u8> {
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
+    }
+
+    /// The text of a candidate that has everything.
+    fn candidate_text() -> Vec<u8> {
+        let network = qslm_common::network::Network {
+            vocabulary: 64,
+            channels: 16,
+            hidden: 64,
+            blocks: 2,
+            outputs: 64,
+            binary_embedding: true,
+        };
+        Candidate::float(&network).encode().into_bytes()
+    }
+
+    fn any_of(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+        let places = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
+        (prop::sample::select(seeds), places, any::<prop::sample::Index>(), any::<bool>()).prop_map(
+            |(mut bytes, places, end, cut)| {
+                for (place, byte) in places {
+                    // Most of what is structure stands at the beginning.
+                    let within = bytes.len().min(4096);
+                    bytes[place.index(within)] = byte;
+                }
+                if cut {
+                    bytes.truncate(end.index(bytes.len()));
+                }
+                bytes
+            },
+        )
+    }
+
+    #[test]
+    fn what_is_right_is_taken() {
+        checkpoint(&seed("models/wikitext2-xs.safetensors"));
+        checkpoint(&seed("../worker/engine/tests/data/tiny/model.pth"));
+        tokenizer(&seed("models/tokenizer.json"));
+        spec(&seed("specs/quickstart.toml"));
+        assert!(qslm::spec_problems(std::str::from_utf8(&seed("specs/edge.toml")).unwrap()).is_empty());
+        candidate(&candidate_text());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_broken_checkpoint_is_refused(
+            data in any_of(vec![seed("../worker/engine/tests/data/tiny/model.pth"), seed("models/wikitext2-xs.safetensors")]),
+        ) {
+            checkpoint(&data);
+        }
+
+        #[test]
+        fn a_broken_tokenizer_is_refused(data in any_of(vec![seed("models/tokenizer.json")])) {
+            tokenizer(&data);
+        }
+
+        #[test]
+        fn a_broken_spec_is_refused(data in any_of(vec![seed("specs/quickstart.toml"), seed("specs/edge.toml")])) {
+            spec(&data);
+        }
+
+        #[test]
+        fn a_broken_candidate_is_refused(data in any_of(vec![candidate_text()])) {
+            candidate(&data);
+        }
+
+        #[test]
+        fn a_broken_message_is_refused(data in prop::collection::vec(any::<u8>(), 0..200)) {
+            wire(&data);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What a worker tells of a lease: in its log lines, and to a tracing collector.
+
+use std::time::{Duration, SystemTime};
+
+use qslm_proto::v1::{Lease, ShardReport, shard_report};
+use qslm_transport::Traces;
+use qslm_transport::traces::{Place, Span};
+
+/// What log lines about a lease say with all they say.
+pub(crate) fn lease_line(lease: &Lease) -> tracing::Span {
+    let (id, shard, of) = (lease.id, lease.index, lease.of);
+    let trial = tracing::field::Empty;
+    tracing::info_span!("evaluation", experiment = lease.experiment, trial, shard, of, lease = id)
+}
+
+/// A lease on its way through a worker, while somebody traces.
+pub(crate) struct Work {
+    traces: Traces,
+    place: Place,
+    parent: Place,
+    start: SystemTime,
+    worker: String,
+    experiment: String,
+}
+
+impl Work {
+    /// It came just now. `None` if the coordinator does not trace.
+    pub(crate) fn start(traces: Traces, lease: &Lease, worker: &str) -> Option<Self> {
+        let parent = Place::from_traceparent(&lease.traceparent)?;
+        let (worker, experiment) = (worker.to_owned(), lease.experiment.clone());
+        Some(Self { traces, place: parent.beside(), parent, start: SystemTime::now(), worker, experiment })
+    }
+
+    /// It is done.
+    pub(crate) fn end(self, report: &ShardReport) {
+        let end = SystemTime::now();
+        let error = match &report.outcome {
+            Some(shard_report::Outcome::Failure(failure)) => Some(failure.reason.clone()),
+            _ => None,
+        };
+        let mut attributes = vec![
+            ("qslm.worker", self.worker),
+            ("qslm.experiment", self.experiment),
+            ("qslm.lease", report.lease.to_string()),
+            ("qslm.shard", format!("{}/{}", report.index, report.of)),
+            ("qslm.engine", report.engine.clone()),
+        ];
+        if let Some(shard_report::Outcome::Counts(counts)) = &report.outcome {
+            attributes.push(("qslm.positions", counts.positions.to_string()));
+        }
+        // From the lease's coming to its going; the evaluation itself, after waiting for a slot, is a part of that.
+        let took = Duration::try_from_secs_f64(report.seconds).unwrap_or_default();
+        let evaluation = self.place.beside();
+        let (traces, place) = (self.traces, self.place);
+        let span = Span {
+            place: place.clone(),
+            parent: Some(self.parent),
+            name: "work",
+            start: self.start,
+            end,
+            attributes,
+            error: error.clone(),
+        };
+        let start = end.checked_sub(took).map_or(self.start, |start| start.max(self.start));
+        let part = Span {
+            place: evaluation,
+            parent: Some(place),
+            name: "evaluate",
+            start,
+            attributes: Vec::new(),
+            ..span.clone()
+        };
+        traces.record(part);
+        traces.record(span);
+    }
+}
