@@ -3,7 +3,10 @@
 
 mod support;
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use half::f16;
 use safetensors::SafeTensors;
@@ -136,6 +139,47 @@ fn a_checkpoint_that_is_a_script_is_refused_and_never_executed() {
         let error = eval(1, &file, &[]);
         assert_says(&error, &[file.file_name().unwrap().to_str().unwrap()]);
         assert!(!witness.exists(), "{} was executed", file.display());
+    }
+}
+
+#[test]
+fn a_checkpoint_that_would_grow_to_gigabytes_is_refused_within_little_memory() {
+    use zip::write::SimpleFileOptions;
+    let broken = Broken::new();
+    let deflated = SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Deflated)
+        .compression_level(Some(1))
+        .large_file(true);
+    let zeros = vec![0u8; 1 << 20];
+    let mut tiny = File::open(root().join("worker/engine/tests/data/tiny/model.pth")).unwrap();
+    // The pickle itself, or a tensor's storage: a few megabytes that hold two gigabytes of zeros.
+    for bomb in ["data.pkl", "data/0"] {
+        let path = broken.0.path().join("bomb.pth");
+        let mut out = zip::ZipWriter::new(File::create(&path).unwrap());
+        let mut archive = zip::ZipArchive::new(&mut tiny).unwrap();
+        for index in 0..archive.len() {
+            let mut entry = archive.by_index(index).unwrap();
+            let name = entry.name().unwrap().into_owned();
+            out.start_file(name.as_str(), deflated).unwrap();
+            if name.ends_with(bomb) {
+                (0..2048).for_each(|_| out.write_all(&zeros).unwrap());
+            } else {
+                std::io::copy(&mut entry, &mut out).unwrap();
+            }
+        }
+        out.finish().unwrap();
+        let size = std::fs::metadata(&path).unwrap().len();
+        assert!(size < 32 << 20, "{bomb}: {size} bytes");
+        // Whoever tries to hold it all does not get the memory, and ends by a signal.
+        let command = format!("ulimit -v 1500000; exec {} inspect {}", support::QSLM, path.display());
+        let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        match bomb {
+            "data.pkl" => assert_eq!(output.status.code(), Some(1), "{bomb}: {said}"),
+            // More bytes than the tensor needs are not looked at.
+            _ => assert!(matches!(output.status.code(), Some(0 | 1)), "{bomb}: {:?} {said}", output.status),
+        }
+        assert!(!said.contains("panicked") && said.lines().count() <= 1, "{bomb}: {said}");
     }
 }
 

@@ -12,13 +12,16 @@ use qslm_common::network::Network;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::Trial;
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
-use qslm_engine::model::{CannotBuild, SpikeGpt};
+use qslm_engine::model::{CannotBuild, Reuse, Shared, SpikeGpt};
 use qslm_engine::task::{
-    DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate,
+    DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate_sharing,
 };
 
 use crate::memo::Memo;
 use crate::memory;
+
+/// Bytes for what candidates have in common, per slot.
+const SHARED_PER_SLOT: u64 = 1 << 30;
 
 /// Evaluates shards, several at a time if asked from several threads.
 pub struct Evaluator {
@@ -26,6 +29,8 @@ pub struct Evaluator {
     datasets: Memo<(Data, Task, Network), Arc<Dataset>>,
     /// Shards of one trial usually come one after the other.
     models: Memo<ContentHash, Arc<SpikeGpt>>,
+    /// What candidates have in common.
+    shared: Shared,
     /// Bytes of memory that there are, if known.
     memory: Option<u64>,
 }
@@ -58,10 +63,17 @@ impl Evaluator {
         Self::with_memory(slots, memory::limit())
     }
 
-    /// An evaluator that has so many bytes of memory; `None` if that is not known.
+    /// An evaluator that has so many bytes of memory; `None` if that is not known. Of these it takes up to a gigabyte
+    /// per slot, and a quarter at most, for what candidates have in common.
     pub fn with_memory(slots: usize, memory: Option<u64>) -> Self {
         let (checkpoints, datasets, models) = (Memo::new(2), Memo::new(2), Memo::new(slots + 1));
-        Self { checkpoints, datasets, models, memory }
+        let shared = (slots as u64 * SHARED_PER_SLOT).min(memory.map_or(u64::MAX, |memory| memory / 4));
+        Self { checkpoints, datasets, models, shared: Shared::new(shared), memory }
+    }
+
+    /// How much it did not have to compute.
+    pub fn reuse(&self) -> Reuse {
+        self.shared.reuse()
     }
 
     /// Measures one shard. A panic in the engine is a [`Failure::Final`] with the panic's words.
@@ -105,9 +117,13 @@ impl Evaluator {
         let data_key = (trial.data.clone(), trial.task.clone(), trial.network);
         let data = self.datasets.get_or_make(&data_key, || load_data(trial, files))?;
         let model = self.models.get_or_make(&trial.key(), || self.build(trial, files))?;
-        evaluate(&model, &data, shard.range(data.len()), interrupt).map_err(|error| match error {
-            EvaluateError::Interrupted => Failure::Interrupted,
-            other => Failure::Final(other.to_string()),
+        // Everything that the counts depend on but the candidate.
+        let shared = (&self.shared, trial.key_of(ContentHash::of(b"any candidate")));
+        evaluate_sharing(&model, &data, shard.range(data.len()), shared, interrupt).map_err(|error| {
+            match error {
+                EvaluateError::Interrupted => Failure::Interrupted,
+                other => Failure::Final(other.to_string()),
+            }
         })
     }
 
@@ -125,7 +141,10 @@ impl Evaluator {
                 "the checkpoint has another shape than the experiment says".to_owned(),
             ));
         }
-        let model = SpikeGpt::new(&checkpoint, &trial.candidate, trial.backend);
+        // Matrices do not depend on the data.
+        let of = format!("{} {} {}", trial.checkpoint, trial.network.binary_embedding, trial.backend);
+        let of = ContentHash::of(of.as_bytes());
+        let model = SpikeGpt::sharing(&checkpoint, &trial.candidate, trial.backend, &self.shared, of);
         model.map(Arc::new).map_err(|error| match error {
             // Another worker may have it.
             CannotBuild::Backend(error) => Failure::Retryable(error.to_string()),

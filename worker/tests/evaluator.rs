@@ -8,6 +8,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Backend;
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
+use qslm_common::scheme::Scheme;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::Trial;
 use qslm_engine::checkpoint::Checkpoint;
@@ -50,4 +51,49 @@ fn a_panic_fails_the_trial_with_its_words_and_the_next_evaluation_works() {
     let newer = Trial { engine_version: ENGINE_VERSION + 1, ..trial };
     let refused = evaluator.evaluate(&newer, &files, shard, &|| false);
     assert!(matches!(refused, Err(Failure::Retryable(words)) if words.contains("the trial needs")));
+}
+
+/// Candidates as a search proposes them: one part after the other narrower, then others that share nothing.
+fn candidates(network: &Network) -> Vec<Candidate> {
+    let float = Candidate::float(network);
+    let int = |bits: u8| format!("int{bits}:symmetric:channel").parse::<Scheme>().unwrap();
+    let uniform = Candidate::new(network, |_| int(4));
+    let mut all = vec![float.clone(), uniform.clone()];
+    for unit in network.units() {
+        all.push(float.clone().with([unit.name.as_str()], int(3)));
+        all.push(uniform.clone().with([unit.name.as_str()], int(2)));
+    }
+    all.push(float.clone().with(["emb.weight"], Scheme::Sign));
+    all.push(float.clone().with_vectors(Scheme::Half));
+    let key = "blocks.2.att.key.weight";
+    all.push(uniform.clone().with_activations([key], "int4:affine:dynamic".parse().ok()));
+    all.push(uniform.with_membranes(["blocks.1.lif2"], "fixed5:2".parse().ok()));
+    all
+}
+
+#[test]
+fn candidates_that_share_a_beginning_are_measured_as_each_alone() {
+    let files = Files {
+        checkpoint: bundled("models/wikitext2-xs.safetensors"),
+        text: bundled("data/encyclopaedia.txt"),
+        tokenizer: bundled("models/tokenizer.json"),
+    };
+    let network = *Checkpoint::load(&files.checkpoint, true).unwrap().network();
+    let halves = [0, 1].map(|index| Shard { index, of: 2 });
+    let measure = |evaluator: &Evaluator, candidate: &Candidate| {
+        let trial = Trial { candidate: candidate.clone(), ..trial(network) };
+        halves.map(|shard| evaluator.evaluate(&trial, &files, shard, &|| false).unwrap())
+    };
+    // Plenty of room, and so little that nearly nothing is found again.
+    for memory in [1 << 30, 24 << 20] {
+        let shared = Evaluator::with_memory(1, Some(memory));
+        for candidate in candidates(&network) {
+            let alone = measure(&Evaluator::with_memory(1, Some(6 << 20)), &candidate);
+            assert_eq!(measure(&shared, &candidate), alone, "{}", candidate.encode());
+        }
+        let reuse = shared.reuse();
+        let share = reuse.computed_share().unwrap();
+        assert!(reuse.reused > 0 || memory < 1 << 30, "{reuse:?}");
+        assert!(memory < 1 << 30 || share < 0.8, "{share}");
+    }
 }

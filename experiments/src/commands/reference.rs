@@ -108,6 +108,16 @@ fn about(program: Program, key: &str) -> &'static str {
         (Program::Coordinator, "calls_per_second") => {
             "calls per second of one connection; more are told to wait; 1 to 1000000"
         }
+        (Program::Coordinator, "uploads_per_client") => {
+            "uploads that one client (a token's name, or an address) may have under way; 1 to 1000000"
+        }
+        (Program::Coordinator, "experiments_per_client") => {
+            "experiments of one client that have not ended; 1 to 1000000"
+        }
+        (Program::Coordinator, "artifacts_max_bytes") => "bytes that all uploaded files together may take",
+        (Program::Coordinator | Program::Worker, "traces") => {
+            "where to send traces: an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`"
+        }
         (Program::Worker, "until_done") => {
             "end, with exit code 0, when the experiment has ended; without one, when all have"
         }

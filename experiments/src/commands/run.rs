@@ -85,7 +85,12 @@ impl Run {
         if self.output == Output::Table {
             let evaluated = finished.evaluated;
             let (store, front) = (store.display(), path.display());
-            print(&format!("\nEvaluated in this run: {evaluated}\nResults: {store}\nFront:   {front}\n"))?;
+            let arithmetic = finished.computed_share.map_or(String::new(), |share| {
+                format!("Arithmetic: {:.0} % of what each candidate alone takes\n", share * 100.0)
+            });
+            print(&format!(
+                "\nEvaluated in this run: {evaluated}\n{arithmetic}Results: {store}\nFront:   {front}\n"
+            ))?;
         }
         finished.verdict()
     }
@@ -99,6 +104,9 @@ pub(super) struct Finished {
     evaluated: u64,
     failed: u64,
     failures: Vec<String>,
+    /// The share of their arithmetic that was done: the rest was found where candidates begin alike. Known where the
+    /// workers were this process's own.
+    computed_share: Option<f64>,
 }
 
 /// Submits and waits. `None` if interrupted.
@@ -114,9 +122,10 @@ async fn search(
     let status = submit(&mut client, resolved, None).await?;
     let stop = CancellationToken::new();
     let mut agents = JoinSet::new();
+    let evaluator = Arc::new(Evaluator::new(workers as usize));
     if status.state() == State::Running {
         let cache = ArtifactCache::new(embedded.artifacts.clone(), u64::MAX).map_err(anyhow::Error::from)?;
-        let (cache, evaluator) = (Arc::new(cache), Arc::new(Evaluator::new(workers as usize)));
+        let cache = Arc::new(cache);
         let capabilities = detect(BTreeMap::new());
         for index in 0..workers {
             let name = format!("local-{index}");
@@ -153,7 +162,10 @@ async fn search(
     while agents.join_next().await.is_some() {}
     match watched {
         None => Ok(None),
-        Some(status) => Ok(Some(Finished::read(&mut client, &status?.id).await?)),
+        Some(status) => {
+            let finished = Finished::read(&mut client, &status?.id).await?;
+            Ok(Some(Finished { computed_share: evaluator.reuse().computed_share(), ..finished }))
+        }
     }
 }
 
@@ -163,7 +175,13 @@ impl Finished {
         let get = || GetRequest { experiment: id.to_owned() };
         let json = client.front(get()).await?.into_inner().json;
         let status = client.get(get()).await?.into_inner();
-        Ok(Self { json, evaluated: status.evaluated, failed: status.failed, failures: status.failures })
+        Ok(Self {
+            json,
+            evaluated: status.evaluated,
+            failed: status.failed,
+            failures: status.failures,
+            computed_share: None,
+        })
     }
 
     /// Prints it.

@@ -6,6 +6,12 @@ use qslm_common::scheme::Activation;
 use super::probe::Probe;
 use crate::quant::fake_quantize_rows;
 
+/// `[outputs, inputs]` row-major weights on a device, as a view of `[inputs, outputs]`.
+pub(super) fn matrix(weights: Vec<f32>, inputs: usize, device: &Device) -> Tensor<2> {
+    let shape = [weights.len() / inputs, inputs];
+    Tensor::<2>::from_data(TensorData::new(weights, shape), device).transpose()
+}
+
 /// `y = W x`, for rows of inputs.
 #[derive(Debug)]
 pub(super) struct Linear {
@@ -19,17 +25,14 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    /// From `[outputs, inputs]` row-major weights.
+    /// From what [`matrix`] made.
     pub(super) fn new(
         unit: &str,
-        weights: Vec<f32>,
+        transposed: Tensor<2>,
         inputs: usize,
         activation: Option<Activation>,
-        device: &Device,
     ) -> Self {
-        let shape = [weights.len() / inputs, inputs];
-        let weight = Tensor::<2>::from_data(TensorData::new(weights, shape), device);
-        Self { unit: unit.to_owned(), activation, transposed: weight.transpose(), inputs }
+        Self { unit: unit.to_owned(), activation, transposed, inputs }
     }
 
     /// `[rows, inputs]` to `[rows, outputs]`.

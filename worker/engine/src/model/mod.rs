@@ -7,14 +7,17 @@
 mod block;
 mod linear;
 mod probe;
+mod shared;
 mod state;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::experiment::Backend;
+use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 
 use crate::backend::{NotBuiltIn, device};
@@ -23,16 +26,20 @@ use crate::kernels::norm::layer_norm;
 use crate::quant::fake_quantize;
 use block::Block;
 use linear::Linear;
+use shared::{Border, MatrixKey};
 
 pub use probe::{Probe, Unwatched};
+pub use shared::{Reuse, Shared};
 pub use state::State;
 
 /// A network ready to run.
 #[derive(Debug)]
 pub struct SpikeGpt {
     network: Network,
+    /// What decides the residual stream that enters each block, and that which leaves the last.
+    prefixes: Vec<ContentHash>,
     /// `[vocabulary, channel]`; 0 and 1 only if the embedding is binary.
-    embedding: Vec<f32>,
+    embedding: Arc<Vec<f32>>,
     ln0: Norm,
     blocks: Vec<Block>,
     ln_out: Norm,
@@ -71,6 +78,8 @@ struct Builder<'a> {
     network: Network,
     candidate: &'a Candidate,
     device: Device,
+    /// Where matrices are kept for other candidates, and the name of checkpoint and backend there.
+    shared: Option<(&'a Shared, ContentHash)>,
 }
 
 impl SpikeGpt {
@@ -83,7 +92,23 @@ impl SpikeGpt {
         candidate: &Candidate,
         backend: Backend,
     ) -> Result<Self, CannotBuild> {
-        Self::build(Source::Shared(checkpoint), *checkpoint.network(), candidate, backend)
+        Self::build(Source::Shared(checkpoint), *checkpoint.network(), candidate, backend, None)
+    }
+
+    /// As [`SpikeGpt::new`], with matrices that `shared` has, or keeps for other candidates. `of` names checkpoint and
+    /// backend.
+    ///
+    /// # Errors
+    /// [`CannotBuild`] if the candidate is not one of this network, or the program lacks the backend.
+    pub fn sharing(
+        checkpoint: &Checkpoint,
+        candidate: &Candidate,
+        backend: Backend,
+        shared: &Shared,
+        of: ContentHash,
+    ) -> Result<Self, CannotBuild> {
+        let network = *checkpoint.network();
+        Self::build(Source::Shared(checkpoint), network, candidate, backend, Some((shared, of)))
     }
 
     /// As [`SpikeGpt::new`], but uses the checkpoint up, which halves the peak of memory.
@@ -96,7 +121,7 @@ impl SpikeGpt {
         backend: Backend,
     ) -> Result<Self, CannotBuild> {
         let network = *checkpoint.network();
-        Self::build(Source::UsedUp(RefCell::new(checkpoint)), network, candidate, backend)
+        Self::build(Source::UsedUp(RefCell::new(checkpoint)), network, candidate, backend, None)
     }
 
     fn build(
@@ -104,16 +129,14 @@ impl SpikeGpt {
         network: Network,
         candidate: &Candidate,
         backend: Backend,
+        shared: Option<(&Shared, ContentHash)>,
     ) -> Result<Self, CannotBuild> {
         candidate.validate(&network)?;
-        let builder = Builder { source, network, candidate, device: device(backend)? };
-        let mut embedding = builder.weights("emb.weight", network.channels as usize);
-        if network.binary_embedding {
-            embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });
-        }
+        let builder = Builder { source, network, candidate, device: device(backend)?, shared };
         Ok(Self {
             network,
-            embedding,
+            prefixes: shared::prefixes(&network, candidate),
+            embedding: builder.embedding(),
             ln0: builder.norm("blocks.0.ln0"),
             blocks: (0..network.blocks).map(|index| Block::new(&builder, index)).collect(),
             ln_out: builder.norm("ln_out"),
@@ -145,13 +168,7 @@ impl SpikeGpt {
         spikes: &mut [u64],
         probe: &mut dyn Probe,
     ) -> Vec<f32> {
-        let channels = self.network.channels as usize;
-        let mut x = Vec::with_capacity(tokens.len() * channels);
-        for token in tokens {
-            let start = *token as usize * channels;
-            x.extend_from_slice(&self.embedding[start..start + channels]);
-        }
-        let mut x = self.ln0.apply(&x);
+        let mut x = self.embed(tokens);
         for (index, (block, state)) in self.blocks.iter().zip(&mut state.blocks).enumerate() {
             probe.residual(index, &x);
             let [lif1, lif2] = block.forward(&mut x, state, probe);
@@ -160,6 +177,53 @@ impl SpikeGpt {
         }
         probe.residual(self.blocks.len(), &x);
         self.ln_out.apply(&x)
+    }
+
+    /// As [`SpikeGpt::features`] of the whole sequence with this index of the data that `of` names, beginning at the last
+    /// border that another candidate left in `shared`, and leaving those that come after.
+    pub(crate) fn features_sharing(
+        &self,
+        tokens: &[u32],
+        spikes: &mut [u64],
+        shared: &Shared,
+        of: ContentHash,
+        sequence: usize,
+    ) -> Vec<f32> {
+        let at = |border: usize| (of, self.prefixes[border], sequence);
+        // The first border is cheaper to compute than to keep.
+        let found =
+            (1..=self.blocks.len()).rev().find_map(|border| Some((border, shared.find(&at(border))?)));
+        let (from, mut x) = match found {
+            Some((border, kept)) => {
+                spikes[..kept.spikes.len()].copy_from_slice(&kept.spikes);
+                (border, kept.residual.clone())
+            }
+            None => (0, self.embed(tokens)),
+        };
+        let mut state = self.start();
+        for (index, (block, state)) in self.blocks.iter().zip(&mut state.blocks).enumerate().skip(from) {
+            let [lif1, lif2] = block.forward(&mut x, state, &mut Unwatched);
+            spikes[2 * index] += lif1;
+            spikes[2 * index + 1] += lif2;
+            let border = Border { residual: x.clone(), spikes: spikes[..2 * index + 2].to_vec() };
+            shared.keep(at(index + 1), border);
+        }
+        let (d, h) = (u64::from(self.network.channels), u64::from(self.network.hidden));
+        let (blocks, head) = (5 * d * d + 2 * d * h, d * u64::from(self.network.outputs));
+        let (computed, tokens) = ((self.blocks.len() - from) as u64, tokens.len() as u64);
+        shared.note(tokens * (computed * blocks + head), tokens * from as u64 * blocks);
+        self.ln_out.apply(&x)
+    }
+
+    /// What enters the first block, `[time, channel]`.
+    fn embed(&self, tokens: &[u32]) -> Vec<f32> {
+        let channels = self.network.channels as usize;
+        let mut x = Vec::with_capacity(tokens.len() * channels);
+        for token in tokens {
+            let start = *token as usize * channels;
+            x.extend_from_slice(&self.embedding[start..start + channels]);
+        }
+        self.ln0.apply(&x)
     }
 
     /// `Wh features`: `[rows, channel]` to `[rows, outputs]`.
@@ -213,7 +277,29 @@ impl Builder<'_> {
         let network = self.network;
         // Only `ffn.value` reads the hidden channels; every other linear reads the residual stream.
         let columns = if unit.ends_with("ffn.value.weight") { network.hidden } else { network.channels };
-        let weights = self.weights(unit, columns as usize);
-        Linear::new(unit, weights, columns as usize, self.candidate.activation(unit), &self.device)
+        let make = || linear::matrix(self.weights(unit, columns as usize), columns as usize, &self.device);
+        let transposed = match self.shared {
+            Some((shared, of)) => shared.linear(self.key(of, unit), make),
+            None => make(),
+        };
+        Linear::new(unit, transposed, columns as usize, self.candidate.activation(unit))
+    }
+
+    fn embedding(&self) -> Arc<Vec<f32>> {
+        let make = || {
+            let mut embedding = self.weights("emb.weight", self.network.channels as usize);
+            if self.network.binary_embedding {
+                embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });
+            }
+            Arc::new(embedding)
+        };
+        match self.shared {
+            Some((shared, of)) => shared.embedding(self.key(of, "emb.weight"), make),
+            None => make(),
+        }
+    }
+
+    fn key(&self, of: ContentHash, unit: &str) -> MatrixKey {
+        (of, unit.to_owned(), self.candidate.scheme(unit))
     }
 }

@@ -5,11 +5,12 @@
 
 use std::ops::Range;
 
+use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 
 use super::dataset::{Dataset, Sequence, Target};
 use crate::kernels::loss;
-use crate::model::{Probe, SpikeGpt};
+use crate::model::{Probe, Shared, SpikeGpt};
 
 /// Rows of logits are formed in blocks of about this many numbers, so that a large vocabulary does not
 /// need a `[time, vocabulary]` buffer.
@@ -48,9 +49,37 @@ pub fn evaluate(
     sequences: Range<usize>,
     interrupt: Interrupt<'_>,
 ) -> Result<Counts, EvaluateError> {
+    sum(model, data, sequences, None, interrupt)
+}
+
+/// As [`evaluate`], with what other candidates left in `shared` under the name `of`, which stands for everything that
+/// decides the counts but the candidate. The counts are the same.
+///
+/// # Errors
+/// [`EvaluateError`]; nothing is counted then.
+///
+/// # Panics
+/// If `sequences` reaches beyond the data.
+pub fn evaluate_sharing(
+    model: &SpikeGpt,
+    data: &Dataset,
+    sequences: Range<usize>,
+    (shared, of): (&Shared, ContentHash),
+    interrupt: Interrupt<'_>,
+) -> Result<Counts, EvaluateError> {
+    sum(model, data, sequences, Some((shared, of)), interrupt)
+}
+
+fn sum(
+    model: &SpikeGpt,
+    data: &Dataset,
+    sequences: Range<usize>,
+    shared: Option<(&Shared, ContentHash)>,
+    interrupt: Interrupt<'_>,
+) -> Result<Counts, EvaluateError> {
     let mut counts = Counts::zero(model.network().populations().len());
     for index in sequences {
-        let one = evaluate_one(model, data, index, interrupt)?;
+        let one = evaluate_one(model, data, index, shared, interrupt)?;
         counts.add(&one).map_err(|_| EvaluateError::Overflow)?;
     }
     Ok(counts)
@@ -69,27 +98,37 @@ pub fn evaluate_each(
     sequences: Range<usize>,
     interrupt: Interrupt<'_>,
 ) -> Result<Vec<Counts>, EvaluateError> {
-    sequences.map(|index| evaluate_one(model, data, index, interrupt)).collect()
+    sequences.map(|index| evaluate_one(model, data, index, None, interrupt)).collect()
 }
 
 fn evaluate_one(
     model: &SpikeGpt,
     data: &Dataset,
     index: usize,
+    shared: Option<(&Shared, ContentHash)>,
     interrupt: Interrupt<'_>,
 ) -> Result<Counts, EvaluateError> {
     if interrupt() {
         return Err(EvaluateError::Interrupted);
     }
-    let counts = evaluate_sequence(model, data, data.sequence(index));
+    let counts = evaluate_sequence(model, data, index, shared);
     counts.ok_or(EvaluateError::NotFinite { sequence: index })
 }
 
 /// Counts of one sequence; `None` if its loss is not finite.
-fn evaluate_sequence(model: &SpikeGpt, data: &Dataset, sequence: &Sequence) -> Option<Counts> {
+fn evaluate_sequence(
+    model: &SpikeGpt,
+    data: &Dataset,
+    index: usize,
+    shared: Option<(&Shared, ContentHash)>,
+) -> Option<Counts> {
+    let sequence = data.sequence(index);
     let mut counts = Counts::zero(model.network().populations().len());
     let tokens = data.tokens(sequence.input.clone());
-    let features = model.features(tokens, &mut model.start(), &mut counts.spikes);
+    let features = match shared {
+        Some((shared, of)) => model.features_sharing(tokens, &mut counts.spikes, shared, of, index),
+        None => model.features(tokens, &mut model.start(), &mut counts.spikes),
+    };
     counts.positions = tokens.len() as u64;
     match &sequence.target {
         Target::NextToken(scored) => {

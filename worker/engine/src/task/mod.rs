@@ -9,7 +9,7 @@ mod tokenizer;
 
 pub use calibrate::{NotFinite, calibrate};
 pub use dataset::{DataError, Dataset};
-pub use evaluate::{EvaluateError, Interrupt, evaluate, evaluate_each, sequence_logits};
+pub use evaluate::{EvaluateError, Interrupt, evaluate, evaluate_each, evaluate_sharing, sequence_logits};
 pub use sample::{Sampler, SamplerError};
 pub use sensitivity::{Distance, distance, layer_importance, weight_error};
 pub use tokenizer::{Decoder, TokenizerError, TokenizerFile};

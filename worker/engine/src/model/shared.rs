@@ -1,0 +1,233 @@
+//! What evaluations of candidates of one network share.
+//!
+//! A search evaluates thousands of nearly equal networks. What enters a block is decided by the embedding and the blocks
+//! before it, so candidates that agree on those share the residual stream at that *border*, sequence by sequence, and
+//! need not compute it again. And a matrix under a scheme is the same matrix in every candidate. Both are kept within a
+//! number of bytes, those that were used again longest. What is shared is what would be computed, to the bit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use burn::tensor::Tensor;
+use qslm_common::candidate::Candidate;
+use qslm_common::hash::ContentHash;
+use qslm_common::network::{Network, Place, population_name};
+use qslm_common::scheme::Scheme;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+
+/// Entries that are expected; more or fewer are as well.
+const EXPECTED: usize = 1024;
+
+/// Kept borders and matrices.
+pub struct Shared {
+    borders: Cache<BorderKey, Arc<Border>, Bytes>,
+    linears: Cache<MatrixKey, Tensor<2>, Bytes>,
+    embeddings: Cache<MatrixKey, Arc<Vec<f32>>, Bytes>,
+    computed: AtomicU64,
+    reused: AtomicU64,
+}
+
+/// Data and everything else but the candidate; what was decided before the border; the sequence.
+type BorderKey = (ContentHash, ContentHash, usize);
+/// Checkpoint and backend; the unit and its scheme.
+pub(super) type MatrixKey = (ContentHash, String, Scheme);
+
+/// The residual stream of a whole sequence, `[time, channel]`, between two blocks, and the spikes of the populations
+/// before it.
+pub(super) struct Border {
+    pub(super) residual: Vec<f32>,
+    pub(super) spikes: Vec<u64>,
+}
+
+/// How much was not computed, in multiply-accumulates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reuse {
+    /// Computed.
+    pub computed: u64,
+    /// Found at a border.
+    pub reused: u64,
+}
+
+impl Reuse {
+    /// The share of all that was computed, 0 to 1; `None` if there was nothing to compute.
+    pub fn computed_share(self) -> Option<f64> {
+        let all = self.computed + self.reused;
+        (all > 0).then(|| self.computed as f64 / all as f64)
+    }
+}
+
+impl Shared {
+    /// Keeps up to `bytes`: half of them borders, three eighths linears, the rest embeddings.
+    pub fn new(bytes: u64) -> Self {
+        Self {
+            borders: cache(bytes / 2),
+            linears: cache(bytes / 8 * 3),
+            embeddings: cache(bytes / 8),
+            computed: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
+        }
+    }
+
+    /// What it saved so far.
+    pub fn reuse(&self) -> Reuse {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Reuse { computed: read(&self.computed), reused: read(&self.reused) }
+    }
+
+    /// A linear under a scheme, as a view of `[inputs, outputs]`, made now if it is not there.
+    pub(super) fn linear(&self, key: MatrixKey, make: impl FnOnce() -> Tensor<2>) -> Tensor<2> {
+        get_or_make(&self.linears, key, make)
+    }
+
+    /// An embedding under a scheme, `[vocabulary, channel]`, made now if it is not there.
+    pub(super) fn embedding(&self, key: MatrixKey, make: impl FnOnce() -> Arc<Vec<f32>>) -> Arc<Vec<f32>> {
+        get_or_make(&self.embeddings, key, make)
+    }
+
+    pub(super) fn find(&self, key: &BorderKey) -> Option<Arc<Border>> {
+        self.borders.get(key)
+    }
+
+    pub(super) fn keep(&self, key: BorderKey, border: Border) {
+        self.borders.insert(key, Arc::new(border));
+    }
+
+    pub(super) fn note(&self, computed: u64, reused: u64) {
+        self.computed.fetch_add(computed, Ordering::Relaxed);
+        self.reused.fetch_add(reused, Ordering::Relaxed);
+    }
+}
+
+fn get_or_make<Key: std::hash::Hash + Eq, Value: Clone>(
+    cache: &Cache<Key, Value, Bytes>,
+    key: Key,
+    make: impl FnOnce() -> Value,
+) -> Value
+where
+    Bytes: Weighter<Key, Value>,
+{
+    if let Some(value) = cache.get(&key) {
+        return value;
+    }
+    // Two threads may make the same at once; both are right.
+    let value = make();
+    cache.insert(key, value.clone());
+    value
+}
+
+fn cache<Key: std::hash::Hash + Eq, Value: Clone>(bytes: u64) -> Cache<Key, Value, Bytes>
+where
+    Bytes: Weighter<Key, Value>,
+{
+    // One shard: an entry may be as large as the whole, and they are few.
+    let mut options = OptionsBuilder::new();
+    options.estimated_items_capacity(EXPECTED).weight_capacity(bytes).shards(1);
+    match options.build() {
+        Ok(options) => {
+            let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+            Cache::with_options(options, Bytes, hasher, lifecycle)
+        }
+        Err(_) => Cache::with_weighter(EXPECTED, bytes, Bytes),
+    }
+}
+
+/// Weighs by bytes of memory.
+#[derive(Debug, Clone, Copy)]
+struct Bytes;
+
+impl Weighter<BorderKey, Arc<Border>> for Bytes {
+    fn weight(&self, _: &BorderKey, border: &Arc<Border>) -> u64 {
+        (size_of::<BorderKey>() + size_of::<Border>() + 4 * border.residual.len() + 8 * border.spikes.len())
+            as u64
+    }
+}
+
+impl Weighter<MatrixKey, Tensor<2>> for Bytes {
+    fn weight(&self, key: &MatrixKey, matrix: &Tensor<2>) -> u64 {
+        (size_of::<MatrixKey>() + key.1.len() + 4 * matrix.shape().num_elements()) as u64
+    }
+}
+
+impl Weighter<MatrixKey, Arc<Vec<f32>>> for Bytes {
+    fn weight(&self, key: &MatrixKey, matrix: &Arc<Vec<f32>>) -> u64 {
+        (size_of::<MatrixKey>() + key.1.len() + 4 * matrix.len()) as u64
+    }
+}
+
+/// What decides the residual stream at each border, from the one before the first block to the one after the last.
+pub(super) fn prefixes(network: &Network, candidate: &Candidate) -> Vec<ContentHash> {
+    let mut text = format!("qslm prefix 1\nvectors {}\n", candidate.vectors());
+    let units = network.units();
+    let embedding = units.iter().find(|unit| matches!(unit.place, Place::Embedding));
+    // Only its signs are read if it is binary, and a float and a sign say the same of them.
+    let scheme = embedding.map_or(Scheme::Float, |unit| candidate.scheme(&unit.name));
+    let scheme = if network.binary_embedding && scheme == Scheme::Sign { Scheme::Float } else { scheme };
+    text.push_str(&format!("emb {scheme}\n"));
+    let mut prefix = ContentHash::of(text.as_bytes());
+    let mut all = vec![prefix];
+    for block in 0..network.blocks {
+        let mut text = format!("{prefix}\n");
+        let within = format!("blocks.{block}.");
+        for unit in units.iter().filter(|unit| unit.name.starts_with(&within)) {
+            text.push_str(&format!("{} {}", unit.name, candidate.scheme(&unit.name)));
+            if let Some(activation) = candidate.activation(&unit.name) {
+                text.push_str(&format!(" {activation}"));
+            }
+            text.push('\n');
+        }
+        for population in [2 * block, 2 * block + 1] {
+            if let Some(membrane) = candidate.membrane(&population_name(population as usize)) {
+                text.push_str(&format!("{population} {membrane}\n"));
+            }
+        }
+        prefix = ContentHash::of(text.as_bytes());
+        all.push(prefix);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> Network {
+        Network { vocabulary: 32, channels: 16, hidden: 64, blocks: 3, outputs: 32, binary_embedding: true }
+    }
+
+    /// How many borders two candidates share.
+    fn common(a: &Candidate, b: &Candidate) -> usize {
+        let (a, b) = (prefixes(&network(), a), prefixes(&network(), b));
+        a.iter().zip(&b).take_while(|(a, b)| a == b).count()
+    }
+
+    #[test]
+    fn candidates_share_what_comes_before_the_first_difference() {
+        let float = Candidate::float(&network());
+        let int4: Scheme = "int4:symmetric:channel".parse().unwrap();
+        let with = |unit: &str| float.clone().with([unit], int4);
+        assert_eq!(common(&float, &float), 4);
+        assert_eq!(common(&float, &with("head.weight")), 4);
+        assert_eq!(common(&float, &with("blocks.2.ffn.value.weight")), 3);
+        assert_eq!(common(&float, &with("blocks.0.att.key.weight")), 1);
+        assert_eq!(common(&float, &with("emb.weight")), 0);
+        assert_eq!(common(&float, &float.clone().with(["emb.weight"], Scheme::Sign)), 4, "the same signs");
+        assert_eq!(common(&float, &float.clone().with_vectors(Scheme::Half)), 0);
+        let activation =
+            float.clone().with_activations(["blocks.1.att.key.weight"], "int8:affine:dynamic".parse().ok());
+        assert_eq!(common(&float, &activation), 2);
+        let membrane = float.clone().with_membranes(["blocks.1.lif1"], "fixed8:2".parse().ok());
+        assert_eq!(common(&float, &membrane), 2, "{:?}", network().populations());
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let shared = Shared::new(200_000);
+        let key = |number: usize| (ContentHash::of(b"data"), ContentHash::of(b"prefix"), number);
+        for number in 0..100 {
+            shared.keep(key(number), Border { residual: vec![0.0; 1000], spikes: vec![] });
+        }
+        let kept = (0..100).filter(|number| shared.find(&key(*number)).is_some()).count();
+        assert!((1..=25).contains(&kept), "{kept} of 4 kB in 100 kB");
+    }
+}
