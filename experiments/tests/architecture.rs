@@ -32,6 +32,7 @@ const EDGES: [(&str, &[&str]); 9] = [
             "qslm-worker",
         ],
     ),
+    ("qslm-fuzz", &["qslm", "qslm-common", "qslm-engine", "qslm-proto"]),
 ];
 
 /// Direct dependencies of every package of the workspace, without those of tests.
