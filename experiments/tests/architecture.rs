@@ -10,7 +10,7 @@ use std::process::Command;
 use support::root;
 
 /// What each package may build on among our own, and which foreign packages are its alone to name.
-const EDGES: [(&str, &[&str]); 9] = [
+const EDGES: [(&str, &[&str]); 10] = [
     ("qslm-common", &[]),
     ("qslm-program", &[]),
     ("qslm-report", &["qslm-common"]),
