@@ -19,6 +19,14 @@ fn bundled(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../experiments").join(path)
 }
 
+fn bundled_files() -> Files {
+    Files {
+        checkpoint: bundled("models/wikitext2-xs.safetensors"),
+        text: bundled("data/encyclopaedia.txt"),
+        tokenizer: bundled("models/tokenizer.json"),
+    }
+}
+
 fn trial(network: Network) -> Trial {
     let hash = ContentHash::of(b"");
     Trial {
@@ -34,11 +42,7 @@ fn trial(network: Network) -> Trial {
 
 #[test]
 fn a_panic_fails_the_trial_with_its_words_and_the_next_evaluation_works() {
-    let files = Files {
-        checkpoint: bundled("models/wikitext2-xs.safetensors"),
-        text: bundled("data/encyclopaedia.txt"),
-        tokenizer: bundled("models/tokenizer.json"),
-    };
+    let files = bundled_files();
     let network = *Checkpoint::load(&files.checkpoint, true).unwrap().network();
     let evaluator = Evaluator::new(1);
     let shard = Shard { index: 0, of: 1 };
@@ -73,11 +77,7 @@ fn candidates(network: &Network) -> Vec<Candidate> {
 
 #[test]
 fn candidates_that_share_a_beginning_are_measured_as_each_alone() {
-    let files = Files {
-        checkpoint: bundled("models/wikitext2-xs.safetensors"),
-        text: bundled("data/encyclopaedia.txt"),
-        tokenizer: bundled("models/tokenizer.json"),
-    };
+    let files = bundled_files();
     let network = *Checkpoint::load(&files.checkpoint, true).unwrap().network();
     let halves = [0, 1].map(|index| Shard { index, of: 2 });
     let measure = |evaluator: &Evaluator, candidate: &Candidate| {

@@ -129,17 +129,11 @@ mod tests {
         std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
     }
 
-    /// The text of a candidate that has everything.
+    /// The text of the bundled model's float candidate.
     fn candidate_text() -> Vec<u8> {
-        let network = qslm_common::network::Network {
-            vocabulary: 64,
-            channels: 16,
-            hidden: 64,
-            blocks: 2,
-            outputs: 64,
-            binary_embedding: true,
-        };
-        Candidate::float(&network).encode().into_bytes()
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/wikitext2-xs.safetensors");
+        let checkpoint = Checkpoint::load(&path, true).unwrap();
+        Candidate::float(checkpoint.network()).encode().into_bytes()
     }
 
     fn any_of(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
