@@ -23,6 +23,8 @@ use opentelemetry_sdk::trace::{
 
 /// The header of W3C Trace Context that names a span.
 const TRACEPARENT: &str = "traceparent";
+/// Version, trace, span and flags, in hexadecimal digits, with dashes between: the length of that header.
+const TRACEPARENT_BYTES: usize = "00-".len() + 32 + "-".len() + 16 + "-01".len();
 /// How long the last spans may take to be sent.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -72,6 +74,10 @@ impl Place {
 
     /// From the header `traceparent`; `None` for a text that is none, the empty one among them.
     pub fn from_traceparent(text: &str) -> Option<Self> {
+        // The propagator also takes names with too few digits.
+        if text.len() != TRACEPARENT_BYTES {
+            return None;
+        }
         let headers = HashMap::from([(TRACEPARENT.to_owned(), text.to_owned())]);
         let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &headers);
         let found = context.span().span_context().clone();
