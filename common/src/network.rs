@@ -176,9 +176,8 @@ impl Network {
 
     /// Number of weights in matrices.
     pub fn matrix_parameters(&self) -> u64 {
-        let [v, d, h, o, l] =
-            [self.vocabulary, self.channels, self.hidden, self.outputs, self.blocks].map(u64::from);
-        (v + o) * d + l * (5 * d * d + 2 * d * h)
+        let [v, d, o, l] = [self.vocabulary, self.channels, self.outputs, self.blocks].map(u64::from);
+        (v + o) * d + l * self.macs_per_block()
     }
 
     /// Number of one-dimensional parameters: 11 per block, and two layer norms more.
@@ -194,6 +193,12 @@ impl Network {
     /// Number of all parameters.
     pub fn parameters(&self) -> u64 {
         self.matrix_parameters() + self.vector_parameters()
+    }
+
+    /// Multiply-accumulates of the linears of one block per token, which is the number of their weights.
+    pub fn macs_per_block(&self) -> u64 {
+        let [d, h] = [self.channels, self.hidden].map(u64::from);
+        5 * d * d + 2 * d * h
     }
 
     /// Multiply-accumulates of all linears per token. The embedding is a look-up and does none.

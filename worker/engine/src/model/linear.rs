@@ -26,12 +26,8 @@ pub(super) struct Linear {
 
 impl Linear {
     /// From what [`matrix`] made.
-    pub(super) fn new(
-        unit: &str,
-        transposed: Tensor<2>,
-        inputs: usize,
-        activation: Option<Activation>,
-    ) -> Self {
+    pub(super) fn new(unit: &str, transposed: Tensor<2>, activation: Option<Activation>) -> Self {
+        let [inputs, _] = transposed.dims();
         Self { unit: unit.to_owned(), activation, transposed, inputs }
     }
 

@@ -169,11 +169,9 @@ impl SpikeGpt {
         probe: &mut dyn Probe,
     ) -> Vec<f32> {
         let mut x = self.embed(tokens);
-        for (index, (block, state)) in self.blocks.iter().zip(&mut state.blocks).enumerate() {
+        for index in 0..self.blocks.len() {
             probe.residual(index, &x);
-            let [lif1, lif2] = block.forward(&mut x, state, probe);
-            spikes[2 * index] += lif1;
-            spikes[2 * index + 1] += lif2;
+            self.pass_block(index, &mut x, state, spikes, probe);
         }
         probe.residual(self.blocks.len(), &x);
         self.ln_out.apply(&x)
@@ -201,18 +199,30 @@ impl SpikeGpt {
             None => (0, self.embed(tokens)),
         };
         let mut state = self.start();
-        for (index, (block, state)) in self.blocks.iter().zip(&mut state.blocks).enumerate().skip(from) {
-            let [lif1, lif2] = block.forward(&mut x, state, &mut Unwatched);
-            spikes[2 * index] += lif1;
-            spikes[2 * index + 1] += lif2;
+        for index in from..self.blocks.len() {
+            self.pass_block(index, &mut x, &mut state, spikes, &mut Unwatched);
             let border = Border { residual: x.clone(), spikes: spikes[..2 * index + 2].to_vec() };
             shared.keep(at(index + 1), border);
         }
-        let (d, h) = (u64::from(self.network.channels), u64::from(self.network.hidden));
-        let (blocks, head) = (5 * d * d + 2 * d * h, d * u64::from(self.network.outputs));
+        let block = self.network.macs_per_block();
+        let head = u64::from(self.network.channels) * u64::from(self.network.outputs);
         let (computed, tokens) = ((self.blocks.len() - from) as u64, tokens.len() as u64);
-        shared.note(tokens * (computed * blocks + head), tokens * from as u64 * blocks);
+        shared.note(tokens * (computed * block + head), tokens * from as u64 * block);
         self.ln_out.apply(&x)
+    }
+
+    /// Takes the residual stream `x` through a block, and adds the spikes of its two populations.
+    fn pass_block(
+        &self,
+        index: usize,
+        x: &mut [f32],
+        state: &mut State,
+        spikes: &mut [u64],
+        probe: &mut dyn Probe,
+    ) {
+        let [lif1, lif2] = self.blocks[index].forward(x, &mut state.blocks[index], probe);
+        spikes[2 * index] += lif1;
+        spikes[2 * index + 1] += lif2;
     }
 
     /// What enters the first block, `[time, channel]`.
@@ -274,15 +284,13 @@ impl Builder<'_> {
     }
 
     fn linear(&self, unit: &str) -> Linear {
-        let network = self.network;
-        // Only `ffn.value` reads the hidden channels; every other linear reads the residual stream.
-        let columns = if unit.ends_with("ffn.value.weight") { network.hidden } else { network.channels };
-        let make = || linear::matrix(self.weights(unit, columns as usize), columns as usize, &self.device);
+        let (_, columns) = self.network.shape_of(unit);
+        let make = || linear::matrix(self.weights(unit, columns), columns, &self.device);
         let transposed = match self.shared {
             Some((shared, of)) => shared.linear(self.key(of, unit), make),
             None => make(),
         };
-        Linear::new(unit, transposed, columns as usize, self.candidate.activation(unit))
+        Linear::new(unit, transposed, self.candidate.activation(unit))
     }
 
     fn embedding(&self) -> Arc<Vec<f32>> {
