@@ -104,14 +104,14 @@ mod tests {
     fn a_worker_needs_all_that_is_demanded() {
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
         let worker = Capabilities {
-            backends: set(&["flex", "ndarray"]),
+            backends: set(&["native", "ndarray"]),
             cpu_features: set(&["avx2", "fma"]),
             memory_bytes: 8 << 30,
             labels: labels.clone(),
         };
         let none = Demands::default();
-        assert!(none.are_met(Backend::Flex, &worker));
-        assert!(!none.are_met(Backend::Flex, &Capabilities::default()), "no backend");
+        assert!(none.are_met(Backend::Native, &worker));
+        assert!(!none.are_met(Backend::Native, &Capabilities::default()), "no backend");
         let fine = Demands { cpu_features: set(&["avx2"]), memory_bytes: 8 << 30, labels };
         assert!(fine.are_met(Backend::Ndarray, &worker));
         let more = [
@@ -120,7 +120,7 @@ mod tests {
             Demands { labels: BTreeMap::from([("zone".to_owned(), "b".to_owned())]), ..Demands::default() },
             Demands { labels: BTreeMap::from([("rack".to_owned(), "a".to_owned())]), ..Demands::default() },
         ];
-        assert!(more.iter().all(|demands| !demands.are_met(Backend::Flex, &worker)));
+        assert!(more.iter().all(|demands| !demands.are_met(Backend::Native, &worker)));
     }
 
     #[test]

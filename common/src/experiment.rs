@@ -59,8 +59,10 @@ pub struct Experiment {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// burn-flex, the default.
+    /// qslm's own, the default: the same bits on every processor.
     #[default]
+    Native,
+    /// burn-flex.
     Flex,
     /// burn-ndarray, the second opinion.
     Ndarray,
@@ -379,6 +381,7 @@ impl Backend {
     /// The name that specs and workers use.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Native => "native",
             Self::Flex => "flex",
             Self::Ndarray => "ndarray",
             Self::Cuda => "cuda",
@@ -401,7 +404,7 @@ impl fmt::Display for Backend {
 
 /// A text that names no backend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("backend {0:?}: expected flex, ndarray, cuda or wgpu")]
+#[error("backend {0:?}: expected native, flex, ndarray, cuda or wgpu")]
 pub struct UnknownBackend(String);
 
 impl FromStr for Backend {
@@ -409,6 +412,7 @@ impl FromStr for Backend {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
+            "native" => Ok(Self::Native),
             "flex" => Ok(Self::Flex),
             "ndarray" => Ok(Self::Ndarray),
             "cuda" => Ok(Self::Cuda),
@@ -430,7 +434,7 @@ pub(crate) mod tests {
         Experiment {
             name: "tiny".to_owned(),
             engine_version: ENGINE_VERSION,
-            backend: Backend::Flex,
+            backend: Backend::Native,
             checkpoint: ContentHash::of(b"checkpoint"),
             network: Network {
                 vocabulary: 96,

@@ -68,7 +68,7 @@ impl Served {
 }
 
 fn report(worker: &str) -> ReportRequest {
-    let backends = vec!["flex".to_owned()];
+    let backends = vec!["native".to_owned()];
     ReportRequest {
         worker: worker.to_owned(),
         engine_version: ENGINE_VERSION,

@@ -137,7 +137,7 @@ fn a_trial_is_one_trace_from_coordinator_to_worker() {
         let evaluate = named("evaluate").find(|(_, span)| span.parent_span_id == work.span_id).unwrap();
         assert!(evaluate.1.start_time_unix_nano >= work.start_time_unix_nano);
         assert!(evaluate.1.end_time_unix_nano <= work.end_time_unix_nano);
-        assert!(text(&work.attributes, "qslm.engine").contains("flex"));
+        assert!(text(&work.attributes, "qslm.engine").contains("native"));
     }
     assert!(named("lease").any(|(_, span)| text(&span.attributes, "qslm.lease") == lease.to_string()));
 }

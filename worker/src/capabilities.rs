@@ -86,6 +86,6 @@ mod tests {
     #[test]
     fn a_worker_can_do_something() {
         let able = detect(BTreeMap::new());
-        assert!(able.backends.contains("flex") && able.validate().is_ok());
+        assert!(able.backends.contains("native") && able.validate().is_ok());
     }
 }

@@ -59,7 +59,10 @@ pub(crate) fn report() -> Report {
         sensitivity: Vec::new(),
         timeline: vec![sample(1_000, 0.1), sample(2_000, 0.2)],
         comparisons: Vec::new(),
-        engines: vec![EngineShare { engine: "qslm 0, engine 1, flex, x86_64 avx2".to_owned(), measured: 5 }],
+        engines: vec![EngineShare {
+            engine: "qslm 0, engine 2, native, x86_64 avx2".to_owned(),
+            measured: 5,
+        }],
         experiment,
     }
 }

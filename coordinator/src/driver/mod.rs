@@ -23,6 +23,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use qslm_common::ENGINE_VERSION;
 use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
@@ -214,7 +215,15 @@ impl Driver {
             let id = record.experiment.id();
             let failures = driver.store.failures(&id)?;
             let seen = Seen::new(driver.store.timeline(&id)?, driver.store.comparisons(&id)?);
-            driver.add(record, failures, seen);
+            let finished = record.finished;
+            let index = driver.add(record, failures, seen);
+            if driver.experiments[index].is_outdated() && !finished {
+                let words = format!(
+                    "it was submitted for another engine than version {ENGINE_VERSION}: it stays paused"
+                );
+                tracing::warn!(experiment = id, "{words}");
+                driver.note(&id, words);
+            }
         }
         driver.turn(0)?;
         Ok(driver)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
+use qslm_common::ENGINE_VERSION;
 use qslm_common::archive::{Archive, FrontDocument, Measurement};
 use qslm_common::demands::Capabilities;
 use qslm_common::evidence::{Engines, Evidence, Fingerprint};
@@ -167,7 +168,16 @@ impl Running {
 
     /// Whether workers may get work of it.
     pub(super) fn is_active(&self) -> bool {
-        !self.finished && !self.record.cancelled && !self.record.paused
+        !self.has_ended() && !self.is_paused()
+    }
+
+    /// Whether its engine gave other numbers than this program's, so that no worker can go on with it.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.experiment().engine_version != ENGINE_VERSION
+    }
+
+    fn is_paused(&self) -> bool {
+        self.record.paused || self.is_outdated()
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -390,7 +400,7 @@ impl Running {
     }
 
     fn state(&self) -> State {
-        match (self.finished, self.record.cancelled, self.record.paused) {
+        match (self.finished, self.record.cancelled, self.is_paused()) {
             (true, _, _) => State::Finished,
             (false, true, _) => State::Cancelled,
             (false, false, true) => State::Paused,

@@ -36,7 +36,7 @@ pub(super) fn part(grant: &Grant) -> Counts {
 
 /// Has the usual backends.
 pub(super) fn able() -> Capabilities {
-    let backends = ["flex", "ndarray"].map(str::to_owned).into();
+    let backends = ["native", "ndarray"].map(str::to_owned).into();
     Capabilities { backends, ..Capabilities::default() }
 }
 
@@ -359,6 +359,24 @@ async fn a_paused_experiment_gets_no_workers_keeps_what_comes_back_and_stays_pau
     let status = handle.change(id, resume).await.unwrap();
     assert_eq!((status.state(), status.measured, status.evaluated), (State::Running, 2, 0));
     assert!(work(&handle, 1, 10_000).await);
+}
+
+#[tokio::test]
+async fn an_experiment_of_another_engine_stays_paused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.redb");
+    let (handle, thread) = open(&path);
+    let old = Experiment { engine_version: ENGINE_VERSION - 1, ..qslm() };
+    let id = handle.submit(Submission::new(old, 1)).await.unwrap().id;
+    let resume = Change { paused: Some(false), ..Change::default() };
+    assert_eq!(handle.change(id.clone(), resume).await.unwrap().state(), State::Paused);
+    assert!(handle.report(report("a", 5)).await.unwrap().leases.is_empty());
+    handle.stop();
+    thread.join().unwrap().unwrap();
+    let (handle, _thread) = open(&path);
+    assert_eq!(handle.get(id).await.unwrap().state(), State::Paused);
+    let words = "it was submitted for another engine than version 2: it stays paused";
+    assert!(handle.cluster().await.unwrap().events.iter().any(|event| event.text == words));
 }
 
 #[tokio::test]

@@ -41,10 +41,10 @@ pub const TABLES: &[Table] = &[
             ),
             (
                 "backend",
-                "\"flex\", \"ndarray\", \"cuda\", \"wgpu\"",
-                "\"flex\"",
-                "what computes matrix products; last bits depend on it. The last two are graphics cards, for programs built \
-                 with --features cuda or wgpu",
+                "\"native\", \"flex\", \"ndarray\", \"cuda\", \"wgpu\"",
+                "\"native\"",
+                "what computes matrix products; last bits depend on it. native gives the same bits on every processor, flex and \
+                 ndarray are Burn's; the last two are graphics cards, for programs built with --features cuda or wgpu",
             ),
             ("checkpoint", "table", "required", "the model"),
             ("task", "table", "required", "data and protocol"),

@@ -1,4 +1,4 @@
-//! The Burn device behind a backend's name.
+//! What computes matrix products, behind a backend's name.
 
 use std::panic::catch_unwind;
 
@@ -7,6 +7,7 @@ use qslm_common::experiment::Backend;
 
 /// The backends that this program was built with.
 pub const BACKENDS: &[Backend] = &[
+    Backend::Native,
     Backend::Flex,
     Backend::Ndarray,
     #[cfg(feature = "cuda")]
@@ -20,21 +21,31 @@ pub const BACKENDS: &[Backend] = &[
 #[error("this program was built without the backend {0}: build it with --features {0}")]
 pub struct NotBuiltIn(pub Backend);
 
-/// The device that computes matrix products for `backend`: of several graphics cards the first.
+/// What computes matrix products.
+#[derive(Debug, Clone)]
+pub enum Library {
+    /// [`crate::kernels::product`].
+    Native,
+    /// Burn, on this device.
+    Burn(Device),
+}
+
+/// What computes matrix products for `backend`: of several graphics cards the first.
 ///
 /// # Errors
 /// [`NotBuiltIn`]. Whether there is such a device is found out when it is used; see [`check`].
 // Upstream has deprecated burn-ndarray in favour of flex. It stays here as the second opinion: two
 // implementations that agree are worth more than one.
 #[expect(deprecated)]
-pub fn device(backend: Backend) -> Result<Device, NotBuiltIn> {
+pub fn library(backend: Backend) -> Result<Library, NotBuiltIn> {
     match backend {
-        Backend::Flex => Ok(Device::flex()),
-        Backend::Ndarray => Ok(Device::ndarray()),
+        Backend::Native => Ok(Library::Native),
+        Backend::Flex => Ok(Library::Burn(Device::flex())),
+        Backend::Ndarray => Ok(Library::Burn(Device::ndarray())),
         #[cfg(feature = "cuda")]
-        Backend::Cuda => Ok(Device::cuda(0)),
+        Backend::Cuda => Ok(Library::Burn(Device::cuda(0))),
         #[cfg(feature = "wgpu")]
-        Backend::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        Backend::Wgpu => Ok(Library::Burn(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),
         #[cfg(not(all(feature = "cuda", feature = "wgpu")))]
         other => Err(NotBuiltIn(other)),
     }
@@ -56,7 +67,7 @@ pub enum Unusable {
 /// # Errors
 /// [`Unusable`] says what is missing.
 pub fn check(backend: Backend) -> Result<(), Unusable> {
-    device(backend)?;
+    library(backend)?;
     // Without a driver or a card, the first use of a device panics. A processor is there.
     let works = !backend.is_gpu() || catch_unwind(|| multiplies(backend)).unwrap_or(false);
     works.then_some(()).ok_or(Unusable::NoCard(backend))
@@ -68,7 +79,7 @@ pub fn usable() -> Vec<Backend> {
 }
 
 fn multiplies(backend: Backend) -> bool {
-    let Ok(device) = device(backend) else { return false };
+    let Ok(Library::Burn(device)) = library(backend) else { return false };
     let two = Tensor::<2>::from_floats([[2.0]], &device);
     let product = two.clone().matmul(two).into_data();
     product.try_into_vec::<f32>().is_ok_and(|values| values == [4.0])
@@ -80,10 +91,10 @@ mod tests {
 
     #[test]
     fn a_backend_is_usable_or_refused_by_name() {
-        for backend in [Backend::Flex, Backend::Ndarray, Backend::Cuda, Backend::Wgpu] {
-            assert_eq!(device(backend).is_ok(), BACKENDS.contains(&backend), "{backend}");
+        for backend in [Backend::Native, Backend::Flex, Backend::Ndarray, Backend::Cuda, Backend::Wgpu] {
+            assert_eq!(library(backend).is_ok(), BACKENDS.contains(&backend), "{backend}");
         }
-        assert!(usable().starts_with(&[Backend::Flex, Backend::Ndarray]));
+        assert!(usable().starts_with(&[Backend::Native, Backend::Flex, Backend::Ndarray]));
         assert!(multiplies(Backend::Flex) && multiplies(Backend::Ndarray));
         let words = "this program was built without the backend cuda: build it with --features cuda";
         assert_eq!(NotBuiltIn(Backend::Cuda).to_string(), words);

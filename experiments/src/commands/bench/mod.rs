@@ -1,6 +1,7 @@
 //! `qslm bench`: how fast the program's own parts are, on this machine, now.
 
 mod coordinator;
+mod eval;
 mod front;
 mod load;
 mod scale;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -23,6 +25,7 @@ use crate::output::{Output, plain_table, print, print_data};
 Examples:
   qslm bench coordinator --workers 1,2,4,8
   qslm bench coordinator --workers 8 --slots 128 --trials 999999
+  qslm bench eval --channels 768 --vocabulary 50277
   qslm bench scale --workers 1000 --spread 0.5
   qslm bench load --connections 2000 --seconds 30
   qslm bench front --output json")]
@@ -34,6 +37,7 @@ pub struct Bench {
 #[derive(Debug, Subcommand)]
 enum Part {
     Coordinator(coordinator::CoordinatorBench),
+    Eval(eval::EvalBench),
     Front(front::FrontBench),
     Load(load::LoadBench),
     Scale(scale::ScaleBench),
@@ -44,6 +48,7 @@ impl Bench {
     pub async fn run(self) -> Outcome {
         match self.part {
             Part::Coordinator(bench) => bench.run().await,
+            Part::Eval(bench) => bench.run(),
             Part::Front(bench) => bench.run(),
             Part::Load(bench) => bench.run().await,
             Part::Scale(bench) => bench.run().await,
@@ -87,9 +92,10 @@ fn show(rows: &[impl Serialize], columns: &[&str], output: Output) -> Outcome {
     table.set_header(columns);
     for row in rows {
         let fields = serde_json::to_value(row).unwrap_or_default();
-        table.add_row(columns.iter().map(|column| match fields[column].as_f64() {
-            Some(number) if number.fract() != 0.0 => format!("{number:.3}"),
-            _ => fields[column].to_string().trim_matches('"').to_owned(),
+        table.add_row(columns.iter().map(|column| match &fields[column] {
+            Value::Null => String::new(),
+            Value::Number(number) if number.is_f64() => format!("{:.3}", number.as_f64().unwrap_or(f64::NAN)),
+            other => other.to_string().trim_matches('"').to_owned(),
         }));
     }
     for column in table.column_iter_mut().skip(1) {

@@ -9,6 +9,8 @@ pub mod grid;
 pub mod lif;
 pub mod loss;
 pub mod norm;
+pub mod peak;
+pub mod product;
 pub mod shift;
 mod simd;
 pub mod wkv;

@@ -1,15 +1,80 @@
-//! A bias-free linear layer: the one place where Burn computes.
+//! A bias-free linear layer.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::tensor::{Tensor, TensorData};
 use qslm_common::scheme::Activation;
 
 use super::probe::Probe;
+use crate::backend::Library;
+use crate::kernels::product::Packed;
 use crate::quant::fake_quantize_rows;
 
-/// `[outputs, inputs]` row-major weights on a device, as a view of `[inputs, outputs]`.
-pub(super) fn matrix(weights: Vec<f32>, inputs: usize, device: &Device) -> Tensor<2> {
-    let shape = [weights.len() / inputs, inputs];
-    Tensor::<2>::from_data(TensorData::new(weights, shape), device).transpose()
+/// Rows of outputs are formed in blocks of about this many numbers where a large vocabulary would not fit memory.
+const OUTPUTS_AT_ONCE: usize = 1 << 22;
+
+/// Weights where they are computed with; a clone is the same ones.
+#[derive(Debug, Clone)]
+pub(super) enum Matrix {
+    /// Packed for our own product.
+    Packed(Arc<Packed>),
+    /// On a device of Burn, as a view of `[inputs, outputs]`.
+    Burn(Tensor<2>),
+}
+
+impl Matrix {
+    /// From `[outputs, inputs]` row-major weights.
+    pub(super) fn new(weights: Vec<f32>, inputs: usize, library: &Library) -> Self {
+        match library {
+            Library::Native => Self::Packed(Arc::new(Packed::new(&weights, inputs))),
+            Library::Burn(device) => {
+                let shape = [weights.len() / inputs, inputs];
+                Self::Burn(Tensor::<2>::from_data(TensorData::new(weights, shape), device).transpose())
+            }
+        }
+    }
+
+    /// Bytes of memory that the weights take.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.bytes(),
+            Self::Burn(transposed) => 4 * transposed.shape().num_elements(),
+        }
+    }
+
+    fn inputs(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.inputs(),
+            Self::Burn(transposed) => transposed.dims()[0],
+        }
+    }
+
+    fn outputs(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.outputs(),
+            Self::Burn(transposed) => transposed.dims()[1],
+        }
+    }
+
+    /// `[rows, inputs]` to `[rows, outputs]`.
+    fn multiply(&self, x: Vec<f32>) -> Vec<f32> {
+        let rows = x.len() / self.inputs();
+        match self {
+            Self::Packed(packed) => {
+                let mut out = vec![0.0; rows * packed.outputs()];
+                packed.multiply(&x, 0..packed.outputs(), &mut out);
+                out
+            }
+            Self::Burn(transposed) => {
+                let x = TensorData::new(x, [rows, self.inputs()]);
+                let y =
+                    Tensor::<2>::from_data(x, &transposed.device()).matmul(transposed.clone()).into_data();
+                y.try_into_vec::<f32>()
+                    .unwrap_or_else(|error| panic!("a product of f32 is not f32: {error:?}"))
+            }
+        }
+    }
 }
 
 /// `y = W x`, for rows of inputs.
@@ -19,16 +84,12 @@ pub(super) struct Linear {
     unit: String,
     /// What x is rounded to first; `None` for float.
     activation: Option<Activation>,
-    /// W transposed as a view: `[inputs, outputs]`.
-    transposed: Tensor<2>,
-    inputs: usize,
+    matrix: Matrix,
 }
 
 impl Linear {
-    /// From what [`matrix`] made.
-    pub(super) fn new(unit: &str, transposed: Tensor<2>, activation: Option<Activation>) -> Self {
-        let [inputs, _] = transposed.dims();
-        Self { unit: unit.to_owned(), activation, transposed, inputs }
+    pub(super) fn new(unit: &str, matrix: Matrix, activation: Option<Activation>) -> Self {
+        Self { unit: unit.to_owned(), activation, matrix }
     }
 
     /// `[rows, inputs]` to `[rows, outputs]`.
@@ -41,12 +102,74 @@ impl Linear {
             return x;
         }
         probe.input(&self.unit, &x);
-        if let Some(scheme) = self.activation {
-            fake_quantize_rows(&mut x, self.inputs, scheme);
+        self.round(&mut x);
+        self.matrix.multiply(x)
+    }
+
+    /// As [`Linear::forward`], with the outputs shown piece by piece, whole rows of them never being there at once if
+    /// they are many: `show` gets the first row of a piece, which of the outputs it has, and their numbers, row by row.
+    /// Pieces of a row come in order, and begin at multiples of `width`, which is a multiple of 32.
+    pub(super) fn forward_in_pieces(
+        &self,
+        mut x: Vec<f32>,
+        width: usize,
+        mut show: impl FnMut(usize, Range<usize>, &[f32]),
+    ) {
+        self.round(&mut x);
+        let (inputs, outputs) = (self.matrix.inputs(), self.matrix.outputs());
+        let pieces = (0..outputs).step_by(width).map(|start| start..outputs.min(start + width));
+        match &self.matrix {
+            Matrix::Packed(packed) => {
+                let mut out = vec![0.0; x.len() / inputs * width.min(outputs)];
+                for piece in pieces {
+                    let out = &mut out[..x.len() / inputs * piece.len()];
+                    packed.multiply(&x, piece.clone(), out);
+                    show(0, piece, out);
+                }
+            }
+            Matrix::Burn(_) => {
+                let block = (OUTPUTS_AT_ONCE / outputs).max(1);
+                for (x, first) in x.chunks(block * inputs).zip((0..).step_by(block)) {
+                    let out = self.matrix.multiply(x.to_vec());
+                    for (row, out) in out.chunks_exact(outputs).enumerate() {
+                        pieces.clone().for_each(|piece| show(first + row, piece.clone(), &out[piece]));
+                    }
+                }
+            }
         }
-        let shape = [x.len() / self.inputs, self.inputs];
-        let x = Tensor::<2>::from_data(TensorData::new(x, shape), &self.transposed.device());
-        let y = x.matmul(self.transposed.clone()).into_data();
-        y.try_into_vec::<f32>().unwrap_or_else(|error| panic!("a product of f32 is not f32: {error:?}"))
+    }
+
+    fn round(&self, x: &mut [f32]) {
+        if let Some(scheme) = self.activation {
+            fake_quantize_rows(x, self.matrix.inputs(), scheme);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qslm_common::experiment::Backend;
+
+    use super::*;
+    use crate::backend::library;
+    use crate::model::Unwatched;
+
+    #[test]
+    fn pieces_put_together_are_the_whole_on_every_backend() {
+        let (inputs, outputs, rows, width) = (12, 150, 7, 64);
+        let weights: Vec<f32> = (0..inputs * outputs).map(|i| (i as f32 * 0.37).sin()).collect();
+        let x: Vec<f32> = (0..inputs * rows).map(|i| (i as f32 * 0.73).sin()).collect();
+        for backend in [Backend::Native, Backend::Flex, Backend::Ndarray] {
+            let matrix = Matrix::new(weights.clone(), inputs, &library(backend).unwrap());
+            let linear = Linear::new("head.weight", matrix, "int8:affine:dynamic".parse().ok());
+            let mut together = vec![Vec::new(); rows];
+            linear.forward_in_pieces(x.clone(), width, |first, piece, out| {
+                for (row, out) in together[first..].iter_mut().zip(out.chunks_exact(piece.len())) {
+                    assert_eq!(row.len(), piece.start, "pieces of a row come in order");
+                    row.extend_from_slice(out);
+                }
+            });
+            assert_eq!(together.concat(), linear.forward(x.clone(), &mut Unwatched), "{backend}");
+        }
     }
 }

@@ -14,18 +14,18 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use burn::tensor::Device;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::experiment::Backend;
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 
-use crate::backend::{NotBuiltIn, device};
+use crate::backend::{Library, NotBuiltIn, library};
 use crate::checkpoint::Checkpoint;
+use crate::kernels::loss::{self, Loss};
 use crate::kernels::norm::layer_norm;
 use crate::quant::fake_quantize;
 use block::Block;
-use linear::Linear;
+use linear::{Linear, Matrix};
 use shared::{Border, MatrixKey};
 
 pub use probe::{Probe, Unwatched};
@@ -77,7 +77,7 @@ struct Builder<'a> {
     source: Source<'a>,
     network: Network,
     candidate: &'a Candidate,
-    device: Device,
+    library: Library,
     /// Where matrices are kept for other candidates, and the name of checkpoint and backend there.
     shared: Option<(&'a Shared, ContentHash)>,
 }
@@ -132,7 +132,7 @@ impl SpikeGpt {
         shared: Option<(&Shared, ContentHash)>,
     ) -> Result<Self, CannotBuild> {
         candidate.validate(&network)?;
-        let builder = Builder { source, network, candidate, device: device(backend)?, shared };
+        let builder = Builder { source, network, candidate, library: library(backend)?, shared };
         Ok(Self {
             network,
             prefixes: shared::prefixes(&network, candidate),
@@ -241,6 +241,22 @@ impl SpikeGpt {
         self.head.forward(features, &mut Unwatched)
     }
 
+    /// The loss of every `target` under the logits of its row of `features`, `[targets, channel]`, in nats. No row of
+    /// logits is there as a whole if the vocabulary is large.
+    ///
+    /// # Panics
+    /// If there are not as many rows as targets, or a target is not an output of the head.
+    pub fn losses(&self, features: Vec<f32>, targets: &[u32]) -> Vec<f64> {
+        assert_eq!(features.len(), targets.len() * self.network.channels as usize);
+        let mut losses: Vec<Loss> = targets.iter().map(|target| Loss::of(*target as usize)).collect();
+        self.head.forward_in_pieces(features, loss::PIECE, |first, piece, logits| {
+            for (loss, logits) in losses[first..].iter_mut().zip(logits.chunks_exact(piece.len())) {
+                loss.add(logits);
+            }
+        });
+        losses.iter().map(Loss::nats).collect()
+    }
+
     /// `LN_out(x)` of any residual stream, `[rows, channel]`: what the head would see if the network ended there.
     pub fn read_out(&self, residual: &[f32]) -> Vec<f32> {
         self.ln_out.apply(residual)
@@ -285,12 +301,12 @@ impl Builder<'_> {
 
     fn linear(&self, unit: &str) -> Linear {
         let (_, columns) = self.network.shape_of(unit);
-        let make = || linear::matrix(self.weights(unit, columns), columns, &self.device);
-        let transposed = match self.shared {
+        let make = || Matrix::new(self.weights(unit, columns), columns, &self.library);
+        let matrix = match self.shared {
             Some((shared, of)) => shared.linear(self.key(of, unit), make),
             None => make(),
         };
-        Linear::new(unit, transposed, self.candidate.activation(unit))
+        Linear::new(unit, matrix, self.candidate.activation(unit))
     }
 
     fn embedding(&self) -> Arc<Vec<f32>> {

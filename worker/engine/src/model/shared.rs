@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use burn::tensor::Tensor;
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::network::{Network, Place, population_name};
@@ -16,13 +15,15 @@ use qslm_common::scheme::Scheme;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
+use super::linear::Matrix;
+
 /// Entries that are expected; more or fewer are as well.
 const EXPECTED: usize = 1024;
 
 /// Kept borders and matrices.
 pub struct Shared {
     borders: Cache<BorderKey, Arc<Border>, Bytes>,
-    linears: Cache<MatrixKey, Tensor<2>, Bytes>,
+    linears: Cache<MatrixKey, Matrix, Bytes>,
     embeddings: Cache<MatrixKey, Arc<Vec<f32>>, Bytes>,
     computed: AtomicU64,
     reused: AtomicU64,
@@ -75,8 +76,8 @@ impl Shared {
         Reuse { computed: read(&self.computed), reused: read(&self.reused) }
     }
 
-    /// A linear under a scheme, as a view of `[inputs, outputs]`, made now if it is not there.
-    pub(super) fn linear(&self, key: MatrixKey, make: impl FnOnce() -> Tensor<2>) -> Tensor<2> {
+    /// A linear under a scheme, made now if it is not there.
+    pub(super) fn linear(&self, key: MatrixKey, make: impl FnOnce() -> Matrix) -> Matrix {
         get_or_make(&self.linears, key, make)
     }
 
@@ -143,9 +144,9 @@ impl Weighter<BorderKey, Arc<Border>> for Bytes {
     }
 }
 
-impl Weighter<MatrixKey, Tensor<2>> for Bytes {
-    fn weight(&self, key: &MatrixKey, matrix: &Tensor<2>) -> u64 {
-        (size_of::<MatrixKey>() + key.1.len() + 4 * matrix.shape().num_elements()) as u64
+impl Weighter<MatrixKey, Matrix> for Bytes {
+    fn weight(&self, key: &MatrixKey, matrix: &Matrix) -> u64 {
+        (size_of::<MatrixKey>() + key.1.len() + matrix.bytes()) as u64
     }
 }
 

@@ -12,10 +12,6 @@ use super::dataset::{Dataset, Sequence, Target};
 use crate::kernels::loss;
 use crate::model::{Probe, Shared, SpikeGpt};
 
-/// Rows of logits are formed in blocks of about this many numbers, so that a large vocabulary does not
-/// need a `[time, vocabulary]` buffer.
-pub(super) const LOGITS_AT_ONCE: usize = 1 << 22;
-
 /// Asked before every sequence; `true` ends the evaluation with [`EvaluateError::Interrupted`].
 pub type Interrupt<'a> = &'a (dyn Fn() -> bool + Sync);
 
@@ -132,9 +128,9 @@ fn evaluate_sequence(
     counts.positions = tokens.len() as u64;
     match &sequence.target {
         Target::NextToken(scored) => {
-            let features = &features[scored_rows(sequence, model.network().channels)];
+            let features = features[scored_rows(sequence, model.network().channels)].to_vec();
             let targets = data.tokens(scored.start + 1..scored.end + 1);
-            counts.nll = Nll::from_nats(next_token_nll(model, features, targets))?;
+            counts.nll = Nll::from_nats(model.losses(features, targets).iter().sum())?;
             counts.tokens = targets.len() as u64;
         }
         Target::Label(label) => {
@@ -170,21 +166,6 @@ pub(super) fn head_input(
         Target::NextToken(_) => features[scored_rows(sequence, model.network().channels)].to_vec(),
         Target::Label(_) => mean_row(&features, tokens.len()),
     }
-}
-
-/// Summed loss of `targets` under the logits of `features`, `[targets, channel]`.
-fn next_token_nll(model: &SpikeGpt, features: &[f32], targets: &[u32]) -> f64 {
-    let channels = model.network().channels as usize;
-    let outputs = model.network().outputs as usize;
-    let block = (LOGITS_AT_ONCE / outputs).max(1);
-    let mut sum = 0.0;
-    for (features, targets) in features.chunks(block * channels).zip(targets.chunks(block)) {
-        let logits = model.logits(features.to_vec());
-        for (logits, target) in logits.chunks_exact(outputs).zip(targets) {
-            sum += loss::nll(logits, *target as usize);
-        }
-    }
-    sum
 }
 
 /// Mean over the rows of `[rows, channel]`.

@@ -12,9 +12,13 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::dataset::{Dataset, Sequence, Target};
-use super::evaluate::{EvaluateError, Interrupt, LOGITS_AT_ONCE, head_input};
+use super::evaluate::{EvaluateError, Interrupt, head_input};
 use crate::kernels::loss;
 use crate::model::{Probe, SpikeGpt, Unwatched};
+
+/// Rows of logits are formed in blocks of about this many numbers, so that a large vocabulary does not need a
+/// `[time, vocabulary]` buffer.
+const LOGITS_AT_ONCE: usize = 1 << 22;
 
 /// How far a changed network is from the one it was made of, on the same data.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
