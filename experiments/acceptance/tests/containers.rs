@@ -49,6 +49,7 @@ fn containers_of_the_image_find_what_one_process_finds() {
     let coordinator = ["qslm-coordinator", "--listen", &listen, "--web", "off", "--store", "/data/s.redb"];
     run("coordinator", &[&volume], &coordinator);
     engine.log("coordinator").wait_for("listening");
+    assert_bill_of_materials(&engine);
     let worker = ["qslm-worker", "--coordinator", &url, "--until-done"];
     for name in ["worker-a", "worker-b", "worker-c"] {
         run(name, &[], &worker);
@@ -86,6 +87,20 @@ fn containers_of_the_image_find_what_one_process_finds() {
     assert_eq!(serde_json::from_str::<Value>(&front).unwrap(), one_process());
     engine.succeed(&["stop", "--time", "20", "coordinator"]);
     assert_eq!(wait("coordinator"), "0");
+}
+
+/// The image says what it is made of.
+fn assert_bill_of_materials(engine: &Engine) {
+    let path = engine.volume("bill").join("qslm.cdx.json");
+    engine.succeed(&["cp", "coordinator:/usr/share/qslm/qslm.cdx.json", path.to_str().unwrap()]);
+    let text = std::fs::read_to_string(path).unwrap();
+    let bill: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(bill["bomFormat"], "CycloneDX");
+    let components = bill["components"].as_array().unwrap();
+    let redb = components.iter().find(|component| component["name"] == "redb").unwrap();
+    assert!(redb["hashes"][0]["content"].as_str().is_some_and(|hash| hash.len() == 64), "{redb}");
+    assert!(redb["purl"].as_str().unwrap().starts_with("pkg:cargo/redb@"), "{redb}");
+    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "where it was built is nobody's business");
 }
 
 fn free_port() -> u16 {
