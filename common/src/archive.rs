@@ -17,6 +17,7 @@ use crate::hash::ContentHash;
 use crate::measurement::Counts;
 use crate::objective::{Measured, quality_loss};
 use crate::pareto::{self, Frontier};
+use crate::racing::Racing;
 use crate::scheme::Scheme;
 
 /// What is known of one measured candidate.
@@ -84,6 +85,8 @@ pub struct Archive {
     front: Frontier<ContentHash>,
     /// The best of those that meet the constraints; `None` before the float model is measured.
     chosen: Option<Best>,
+    /// Candidates that were given up before all of the data was evaluated.
+    stopped: BTreeSet<ContentHash>,
     /// The id of the float model; known from the first measurement on, because it takes a hash to tell.
     float_id: Option<ContentHash>,
 }
@@ -138,11 +141,18 @@ impl Archive {
             std::collections::btree_map::Entry::Occupied(_) => return false,
             std::collections::btree_map::Entry::Vacant(vacant) => drop(vacant.insert(entry)),
         }
-        let on_front = self.front.insert(&losses, id);
-        if id == *self.float_id.get_or_insert_with(|| float_id(experiment)) {
+        self.stopped.remove(&id);
+        let is_float = id == *self.float_id.get_or_insert_with(|| float_id(experiment));
+        let mut on_front = self.may_be_on_front(experiment, id) && self.front.insert(&losses, id);
+        if is_float {
             // Everything is compared with it, also what came before.
             let all: Vec<ContentHash> = self.entries.keys().copied().collect();
-            all.into_iter().for_each(|id| self.consider(experiment, id));
+            for other in all {
+                if experiment.racing.is_some() && other != id {
+                    on_front |= self.catch_up(experiment, other);
+                }
+                self.consider(experiment, other);
+            }
         } else {
             self.consider(experiment, id);
         }
@@ -155,6 +165,34 @@ impl Archive {
             self.forget();
         }
         true
+    }
+
+    /// Notes that a candidate was given up before all of the data was evaluated: it loses too much. Returns whether that
+    /// is new.
+    pub fn stop(&mut self, id: ContentHash) -> bool {
+        !self.entries.contains_key(&id) && self.stopped.insert(id)
+    }
+
+    /// Number of candidates that were given up; see [`Archive::stop`].
+    pub fn stopped(&self) -> usize {
+        self.stopped.len()
+    }
+
+    /// Whether a measured candidate may be on the front. In a race those that lose too much quality are not: which of
+    /// them were measured to the end is chance.
+    fn may_be_on_front(&self, experiment: &Experiment, id: ContentHash) -> bool {
+        if experiment.racing.is_none() {
+            return true;
+        }
+        let compared = self.float(experiment).zip(self.get(&id));
+        compared
+            .is_some_and(|(float, entry)| experiment.constraints.allow_quality(&float.counts, &entry.counts))
+    }
+
+    /// Puts a candidate that came before the float model on the front if it belongs there.
+    fn catch_up(&mut self, experiment: &Experiment, id: ContentHash) -> bool {
+        let losses = self.get(&id).map(|entry| losses(experiment, entry)).unwrap_or_default();
+        self.may_be_on_front(experiment, id) && self.front.insert(&losses, id)
     }
 
     /// Drops the candidates that are neither on the front nor chosen: they will not be again.
@@ -254,8 +292,11 @@ pub struct FrontDocument {
     pub checkpoint: ContentHash,
     /// The axes of the front.
     pub objectives: Vec<crate::objective::Objective>,
-    /// Candidates that were measured.
+    /// Candidates that were measured, or given up because they lose too much.
     pub measured: usize,
+    /// When candidates were given up, if they were; those that lose too much are not on the front then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub racing: Option<Racing>,
     /// Share of the reference box that the front dominates, 0 to 1; absent before the float model is measured.
     pub hypervolume: Option<f64>,
     /// The float model under the same protocol.
@@ -314,7 +355,8 @@ impl FrontDocument {
             experiment: experiment.id(),
             checkpoint: experiment.checkpoint,
             objectives: experiment.objectives.clone(),
-            measured: archive.len(),
+            measured: archive.len() + archive.stopped(),
+            racing: experiment.racing,
             hypervolume: archive.hypervolume(experiment),
             float: float.map(|entry| row(Known { id: as_is.id(), candidate: &as_is, entry })),
             chosen: archive.chosen().map(row),

@@ -16,6 +16,7 @@ use crate::cost::{Cost, Device};
 use crate::hash::ContentHash;
 use crate::network::Network;
 use crate::objective::{Constraints, InvalidObjective, Objective, validate_objectives};
+use crate::racing::Racing;
 use crate::scheme::Width;
 use crate::space::{Group, Part, Space, Tier};
 use crate::task::{Data, Task};
@@ -53,6 +54,9 @@ pub struct Experiment {
     /// What costs are modelled of.
     #[serde(default, skip_serializing_if = "Device::is_default")]
     pub device: Device,
+    /// When candidates that lose too much quality are given up; `None` measures all of them to the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub racing: Option<Racing>,
 }
 
 /// A library that computes matrix products.
@@ -185,6 +189,9 @@ pub enum InvalidExperiment {
     /// A trade-off over something that the spec does not describe.
     #[error("trade_off.cost: {0}")]
     TradeOffCost(crate::objective::InvalidObjective),
+    /// A race without a finish.
+    #[error("racing: needs a bound on quality: constraints.max_perplexity_increase or max_accuracy_drop")]
+    RacingWithoutBound,
     /// Sensitivity at a width that the space does not have.
     #[error("strategy.sensitivity_bits = {0}: not one of space.bits")]
     SensitivityBits(u8),
@@ -285,6 +292,9 @@ impl Experiment {
         problems.extend(objectives.err().map(InvalidExperiment::Objectives));
         problems.extend(self.trade_off.validate(self.constraints.bounds_quality()).err().map(Into::into));
         problems.extend(self.trade_off_cost_problem());
+        if self.racing.is_some() && !self.constraints.bounds_quality() {
+            problems.push(InvalidExperiment::RacingWithoutBound);
+        }
         problems
     }
 
@@ -462,6 +472,7 @@ pub(crate) mod tests {
             trade_off: TradeOff::default(),
             strategy: Strategy::Qslm { sensitivity_bits: None },
             device: Device::default(),
+            racing: None,
         }
     }
 

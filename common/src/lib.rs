@@ -16,6 +16,7 @@ pub mod measurement;
 pub mod network;
 pub mod objective;
 pub mod pareto;
+pub mod racing;
 pub mod scheme;
 pub mod space;
 pub mod task;

@@ -72,6 +72,12 @@ const METRICS: &[Metric] = &[
         values: |snapshot| each(snapshot, |status| Some(status.failed as f64)),
     },
     Metric {
+        name: "qslm_trials_stopped",
+        help: "Trials that were given up because they lose too much quality, by experiment",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| Some(status.stopped as f64)),
+    },
+    Metric {
         name: "qslm_front_size",
         help: "Candidates on the front, by experiment",
         counter: false,

@@ -15,6 +15,7 @@ use qslm_common::footprint::{footprint_bytes, saving};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::objective::quality_loss;
+use qslm_common::racing::Race;
 use qslm_common::trial::Addressed;
 use qslm_proto::v1::MeasuredCandidate;
 
@@ -54,7 +55,8 @@ pub fn replay(
     let known = open(&source.store)?.engines()?;
     let mut search = search::start(experiment);
     let float_id = Candidate::float(&experiment.network).id();
-    let (mut archive, mut float) = (Archive::default(), None);
+    let (mut archive, mut float, mut race) = (Archive::default(), None, None);
+    let shards = source.record.shards;
     while let Step::Measure(generation) = search.next(&archive) {
         let candidates = &generation.candidates;
         let mut under_way = false;
@@ -66,14 +68,31 @@ pub fn replay(
             for (trial, stored) in
                 trials.iter().zip(open(&source.store)?.look_up(&keys, source.record.shards)?)
             {
-                let Stored::Measured(Evidence { counts, engines }) = stored else {
-                    under_way |= !failures.contains_key(&trial.key);
-                    continue;
+                let (counts, engines) = match stored {
+                    Stored::Measured(Evidence { counts, engines }) => (counts, engines),
+                    Stored::Shards(parts) => {
+                        let lost = |race: &Race| {
+                            let parts = parts.iter().map(|(shard, part)| (shard.index, &part.counts));
+                            generation.may_race && race.is_lost(parts, shards)
+                        };
+                        if race.as_ref().is_some_and(lost) {
+                            archive.stop(trial.candidate);
+                        } else {
+                            under_way |= !failures.contains_key(&trial.key);
+                        }
+                        continue;
+                    }
                 };
                 if archive.get(&trial.candidate).is_none() {
                     // Every search proposes the float model first; without it there is nothing to compare with.
                     if trial.candidate == float_id {
                         float = Some(counts.clone());
+                        if let Some(racing) = experiment.racing {
+                            let parts = open(&source.store)?.parts(&trial.key, shards)?;
+                            let parts = if parts.len() == shards as usize { parts } else { BTreeMap::new() };
+                            let parts = parts.into_values().map(|part| part.counts).collect();
+                            race = Race::new(racing, &experiment.constraints, &counts, parts);
+                        }
                     }
                     let engines = engines.iter();
                     let names = engines

@@ -41,7 +41,7 @@ impl Progress {
         let ahead = ahead(status);
         let left = ahead.and_then(|ahead| self.time_left(status, ahead));
         if let Some(bar) = &self.bar {
-            let settled = status.measured + status.failed;
+            let settled = status.measured + status.failed + status.stopped;
             bar.set_length(settled + ahead.unwrap_or(0));
             bar.set_position(settled);
             bar.set_prefix(status.stage.clone());
@@ -98,6 +98,9 @@ fn describe(status: &ExperimentStatus, left: Option<Duration>) -> String {
         words.push("paused".to_owned());
     }
     words.push(format!("{} measured", status.measured));
+    if status.stopped > 0 {
+        words.push(format!("{} given up", status.stopped));
+    }
     if status.failed > 0 {
         words.push(format!("{} failed", status.failed));
     }

@@ -13,7 +13,10 @@ pub fn tables(document: &FrontDocument) -> String {
     let mut text = front_table(document);
     if let Some(hypervolume) = document.hypervolume {
         let measured = document.measured;
-        text.push_str(&format!("\n{measured} candidates measured, hypervolume {hypervolume:.4}\n"));
+        let racing = document.racing.map_or(String::new(), |racing| {
+            format!(" or given up (racing: {racing}; those that lose too much are not shown)")
+        });
+        text.push_str(&format!("\n{measured} candidates measured{racing}, hypervolume {hypervolume:.4}\n"));
     }
     match &document.chosen {
         Some(chosen) => {

@@ -195,7 +195,8 @@ fn tiles(report: &Report) -> Vec<Tile> {
     }
     let measured = report.front.measured.to_string();
     let failed = if report.failed > 0 { format!("{} failed", report.failed) } else { String::new() };
-    tiles.push(tile("candidates measured", measured, failed));
+    let name = if report.front.racing.is_some() { "measured or given up" } else { "candidates measured" };
+    tiles.push(tile(name, measured, failed));
     tiles.push(tile("on the front", report.front.front.len().to_string(), String::new()));
     if let Some(volume) = report.front.hypervolume {
         tiles.push(tile("hypervolume", format!("{volume:.4}"), String::new()));

@@ -1,7 +1,7 @@
 //! What workers say and what they get: reports with results come in, leases go out.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -193,9 +193,16 @@ impl Driver {
         let owners = self.ledger.owners(&trial).to_vec();
         let in_force = self.ledger.is_out(lease);
         let is_failure = matches!(outcome, ShardOutcome::Failure { .. });
+        let keeps_parts = |owner: &&Owner| self.experiments[**owner as usize].keeps_parts_of(&trial);
+        let racers: Vec<Owner> = owners.iter().filter(keeps_parts).copied().collect();
+        let mut parts = BTreeMap::new();
         let settled = match outcome {
             ShardOutcome::Counts(counts) => {
                 let evidence = Evidence { engines: self.known_engine(engine), counts };
+                if !racers.is_empty() {
+                    parts = self.ledger.parts(&trial).map(|(_, parts, _)| parts).unwrap_or_default();
+                    parts.insert(shard, evidence.clone());
+                }
                 let settled = self.ledger.settle(trial, shard, evidence.clone(), now);
                 if matches!(settled, Settled::Recorded | Settled::Complete(_)) {
                     for owner in &owners {
@@ -218,7 +225,24 @@ impl Driver {
             traced.ended(lease, is_failure.then_some("the worker could not measure it"), unix_ms);
         }
         match settled {
-            Settled::Complete(closed) => self.close(closed),
+            Settled::Complete(closed) => {
+                self.close(closed);
+                for racer in &racers {
+                    self.experiments[*racer as usize].start_race(&parts);
+                }
+                // After the sum, which stands for them all otherwise.
+                if !parts.is_empty() {
+                    self.next.writes.push(Write::Parts(trial, parts));
+                }
+            }
+            Settled::Recorded => {
+                for owner in owners {
+                    let running = &mut self.experiments[owner as usize];
+                    if running.judge(&trial, &mut self.ledger) {
+                        tracing::debug!(experiment = running.id(), %trial, "lost the race: given up");
+                    }
+                }
+            }
             Settled::Conflict => {
                 tracing::error!(%trial, ?shard, "a shard came back with other counts than were recorded; the first ones stay");
             }
@@ -229,7 +253,7 @@ impl Driver {
                     self.close(closed);
                 }
             }
-            Settled::Recorded | Settled::Known | Settled::Unknown => {}
+            Settled::Known | Settled::Unknown => {}
         }
     }
 

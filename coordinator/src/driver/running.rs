@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::archive::{Archive, FrontDocument, Measurement};
+use qslm_common::candidate::Candidate;
 use qslm_common::demands::Capabilities;
 use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::saving;
 use qslm_common::hash::ContentHash;
 use qslm_common::objective::quality_loss;
+use qslm_common::racing::Race;
 use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
 use qslm_proto::v1::experiment_status::State;
@@ -49,6 +51,14 @@ pub(super) struct Running {
     archive: Archive,
     /// Failed trials with their reasons.
     failures: BTreeMap<ContentHash, String>,
+    /// What candidates run against, once the float model is measured, if they race.
+    race: Option<Race>,
+    /// Whether those of the generation do.
+    may_race: bool,
+    /// The trial of the float model.
+    float: ContentHash,
+    /// Shards of trials that were given up which nobody had to evaluate.
+    spared: u64,
     finished: bool,
     stage: &'static str,
     /// Trials measured since the coordinator started.
@@ -128,6 +138,7 @@ impl Running {
         failures: BTreeMap<ContentHash, String>,
         seen: Seen,
     ) -> Self {
+        let float = record.experiment.trial(Candidate::float(&record.experiment.network)).key();
         Self {
             id: record.experiment.id(),
             owner,
@@ -139,6 +150,10 @@ impl Running {
             passed_over: false,
             archive: Archive::default(),
             failures,
+            race: None,
+            may_race: false,
+            float,
+            spared: 0,
             finished: false,
             stage: "",
             evaluated: 0,
@@ -205,6 +220,7 @@ impl Running {
         if !self.finished && (cancelled || self.passed_over && self.is_active()) {
             // The search starts over and finds what was measured, so no half-open generation is kept.
             self.passed_over = false;
+            self.spared = 0;
             self.generation = None;
             self.search = search::start(&self.record.experiment);
         }
@@ -247,7 +263,7 @@ impl Running {
                 _ if self.passed_over => break,
                 _ => match self.search.next(&self.archive) {
                     Step::Measure(generation) => {
-                        self.stage = generation.stage;
+                        (self.stage, self.may_race) = (generation.stage, generation.may_race);
                         let experiment = &self.record.experiment;
                         let is_measured = |candidates: &Candidates, index| {
                             let trial = candidates.get(index).map(|candidate| experiment.trial(candidate));
@@ -296,9 +312,17 @@ impl Running {
         for Found { trial, stored } in found {
             let unwritten = unwritten.get(&trial.key);
             match (stored, unwritten) {
-                (Lookup::Measured(measurement, engines), _) => self.file(&trial, measurement, &engines),
+                (Lookup::Measured(measurement, engines), _) => {
+                    self.file(&trial, measurement, &engines);
+                    if self.keeps_parts_of(&trial.key) && self.race.is_none() {
+                        self.start_race(&store.parts(&trial.key, shards)?);
+                    }
+                }
                 (Lookup::Open(_), Some(evidence)) => self.file_evidence(&trial, evidence.clone()),
                 (Lookup::Open(_), None) if self.failures.contains_key(&trial.key) => {}
+                (Lookup::Open(settled), None) if self.has_lost(&trial, &settled, shards) => {
+                    self.give_up(&trial, shards - settled.len() as u32);
+                }
                 (Lookup::Open(_), None) if !active => self.passed_over = true,
                 (Lookup::Open(settled), None) => {
                     let opened = ledger.open(self.owner, Arc::new(trial), shards, &settled);
@@ -310,6 +334,48 @@ impl Running {
         }
         self.summary = None;
         Ok(())
+    }
+
+    /// Whether all shards of a trial have to be kept: the others' are compared with them.
+    pub(super) fn keeps_parts_of(&self, trial: &ContentHash) -> bool {
+        self.experiment().racing.is_some() && self.float == *trial
+    }
+
+    /// Takes the float model's shards over, of which all others run against; all of them, or none.
+    pub(super) fn start_race(&mut self, parts: &BTreeMap<Shard, Evidence>) {
+        let experiment = &self.record.experiment;
+        let (Some(racing), Some(float)) = (experiment.racing, self.archive.float(experiment)) else { return };
+        let complete = parts.len() == self.record.shards as usize;
+        let parts = if complete { parts.values().map(|part| part.counts.clone()).collect() } else { vec![] };
+        self.race = Race::new(racing, &experiment.constraints, &float.counts, parts);
+    }
+
+    /// Whether a trial that is not complete has lost the race.
+    fn has_lost(&self, trial: &Addressed, settled: &BTreeMap<Shard, Evidence>, of: u32) -> bool {
+        let parts = settled.iter().map(|(shard, part)| (shard.index, &part.counts));
+        self.may_race
+            && trial.key != self.float
+            && self.race.as_ref().is_some_and(|race| race.is_lost(parts, of))
+    }
+
+    /// Gives an open trial up if it has lost. Returns whether it did.
+    pub(super) fn judge(&mut self, key: &ContentHash, ledger: &mut Ledger) -> bool {
+        if !self.may_race || self.race.is_none() {
+            return false;
+        }
+        let Some((trial, settled, of)) = ledger.parts(key) else { return false };
+        if !self.has_lost(&trial, &settled, of) {
+            return false;
+        }
+        ledger.leave(self.owner, *key);
+        self.give_up(&trial, of - settled.len() as u32);
+        true
+    }
+
+    fn give_up(&mut self, trial: &Addressed, spared: u32) {
+        if self.archive.stop(trial.candidate) {
+            self.spared += u64::from(spared);
+        }
     }
 
     /// Counts work that a worker reported, for the throughput.
@@ -382,6 +448,8 @@ impl Running {
             generation_trials: trials as u32,
             measured: self.archive.len() as u64,
             failed: self.failures.len() as u64,
+            stopped: self.archive.stopped() as u64,
+            shards_spared: self.spared,
             shards_settled: shards.settled,
             shards_leased: shards.leased,
             shards_pending: shards.pending,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use qslm_common::archive::{FrontDocument, Row};
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::experiment::Strategy;
 use qslm_common::measurement::Counts;
@@ -359,6 +360,77 @@ async fn a_paused_experiment_gets_no_workers_keeps_what_comes_back_and_stays_pau
     let status = handle.change(id, resume).await.unwrap();
     assert_eq!((status.state(), status.measured, status.evaluated), (State::Running, 2, 0));
     assert!(work(&handle, 1, 10_000).await);
+}
+
+/// As [`part`], of data whose shards are not equally hard.
+fn uneven_part(grant: &Grant) -> Counts {
+    let whole = measure(&grant.trial.trial.candidate);
+    let of = f64::from(grant.shard.of);
+    let cut = |at: u32| {
+        let at = f64::from(at);
+        (whole.nll.0 as f64 * (at + 0.3 * at.sin()) / (of + 0.3 * of.sin())) as u64
+    };
+    let nll = qslm_common::measurement::Nll(cut(grant.shard.index + 1) - cut(grant.shard.index));
+    Counts { nll, ..part(grant) }
+}
+
+/// Works until nothing is left or for so many reports, a shard at a time.
+async fn work_unevenly(handle: &Handle, steps: usize) {
+    let mut done = Vec::new();
+    for _ in 0..steps {
+        let answer = handle.report(Report { finished: done, ..report("a", 1) }).await.unwrap();
+        done = answer
+            .leases
+            .iter()
+            .map(|grant| Finished { outcome: ShardOutcome::Counts(uneven_part(grant)), ..finished(grant) })
+            .collect();
+        if done.is_empty() && handle.list().await.unwrap()[0].state() == State::Finished {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_race_finds_what_measuring_everything_finds_with_less_work() {
+    const SHARDS: u32 = 16;
+    let racing = Experiment { racing: "confidence:0.99".parse().ok(), ..qslm() };
+    let run = async |experiment: &Experiment, steps: &[usize]| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.redb");
+        for steps in steps {
+            let (handle, thread) = open(&path);
+            handle.submit(Submission::new(experiment.clone(), SHARDS)).await.unwrap();
+            work_unevenly(&handle, *steps).await;
+            handle.stop();
+            thread.join().unwrap().unwrap();
+        }
+        let (handle, thread) = open(&path);
+        let status = handle.submit(Submission::new(experiment.clone(), SHARDS)).await.unwrap();
+        assert_eq!(status.state(), State::Finished);
+        let front: FrontDocument =
+            serde_json::from_str(&handle.front(experiment.id()).await.unwrap()).unwrap();
+        let mut exported = 0;
+        let source = handle.source(experiment.id()).await.unwrap();
+        crate::replay::replay(&source, |found| {
+            exported += found.len() as u64;
+            true
+        })
+        .unwrap();
+        assert_eq!(exported, status.measured, "an export goes to the end, without what was given up");
+        handle.stop();
+        thread.join().unwrap().unwrap();
+        (front, status)
+    };
+    let (all, _) = run(&qslm(), &[100_000]).await;
+    let (raced, status) = run(&racing, &[100_000]).await;
+    assert!(status.stopped > 5 && status.shards_spared > 5 * 6, "{status:?}");
+    assert_eq!((raced.measured, raced.racing), (all.measured, racing.racing));
+    assert_eq!(raced.chosen, all.chosen);
+    let good = |row: &&Row| row.quality_loss.is_some_and(|loss| loss <= 0.03);
+    let expected: Vec<&Row> = all.front.iter().filter(good).collect();
+    assert_eq!(raced.front.iter().collect::<Vec<_>>(), expected);
+    let (interrupted, again) = run(&racing, &[30, 500, 200, 100_000]).await;
+    assert_eq!((interrupted, again.stopped), (raced, status.stopped));
 }
 
 #[tokio::test]

@@ -306,20 +306,48 @@ impl Ledger {
     pub fn withdraw(&mut self, owner: Owner) {
         let own = self.trials.values().filter(|open| open.owners.contains(&owner));
         for key in own.map(|open| open.trial.key).collect::<Vec<_>>() {
-            let Some(open) = self.trials.get_mut(&key) else { continue };
-            let Some(heir) = open.owners.iter().copied().find(|other| *other != owner) else {
-                self.remove(key);
-                continue;
-            };
-            open.owners.retain(|other| *other != owner);
-            for id in open.shards.iter().flat_map(ShardState::leases) {
-                if let Some(lease) = self.leases.get_mut(*id).filter(|lease| lease.owner == owner) {
-                    lease.owner = heir;
-                    self.queues.entry(heir).or_default().leased += 1;
-                }
-            }
+            self.leave(owner, key);
         }
         self.queues.remove(&owner);
+    }
+
+    /// Withdraws an owner from one trial. If nobody else waits for it, it is closed without a result.
+    pub fn leave(&mut self, owner: Owner, key: ContentHash) {
+        let Some(open) = self.trials.get_mut(&key).filter(|open| open.owners.contains(&owner)) else {
+            return;
+        };
+        let Some(heir) = open.owners.iter().copied().find(|other| *other != owner) else {
+            self.remove(key);
+            return;
+        };
+        open.owners.retain(|other| *other != owner);
+        let mut inherited = 0;
+        for id in open.shards.iter().flat_map(ShardState::leases) {
+            if let Some(lease) = self.leases.get_mut(*id).filter(|lease| lease.owner == owner) {
+                lease.owner = heir;
+                inherited += 1;
+            }
+        }
+        self.queues.entry(heir).or_default().leased += inherited;
+        if let Some(queue) = self.queues.get_mut(&owner) {
+            queue.leased -= inherited;
+            queue.trials -= 1;
+            queue.settled -= open.settled();
+            for place in open.places() {
+                queue.pending.remove(&place);
+            }
+        }
+    }
+
+    /// An open trial, what its settled shards gave, and how many shards it has.
+    pub fn parts(&self, key: &ContentHash) -> Option<(Arc<Addressed>, BTreeMap<Shard, Evidence>, u32)> {
+        let open = self.trials.get(key)?;
+        let of = open.shards.len() as u32;
+        let settled = (0..of).zip(&open.shards).filter_map(|(index, shard)| match shard {
+            ShardState::Settled(part) => Some((Shard { index, of }, part.clone())),
+            ShardState::Open { .. } => None,
+        });
+        Some((open.trial.clone(), settled.collect(), of))
     }
 
     /// When the next lease runs out.

@@ -15,6 +15,7 @@ enum Event {
     Open { owner: Owner, trial: usize, shards: u32 },
     Grant { owner: Owner, worker: usize, lasts: Millis },
     Withdraw(Owner),
+    Leave { owner: Owner, trial: usize },
     Settle { trial: usize, index: u32, counts: u64 },
     Fail { lease: LeaseId, retryable: bool },
     Extend { worker: usize, held: BTreeSet<LeaseId>, lasts: Millis },
@@ -30,6 +31,7 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (0..2u32, 0usize..3, lasts.clone())
             .prop_map(|(owner, worker, lasts)| Event::Grant { owner, worker, lasts }),
         1 => (0..2u32).prop_map(Event::Withdraw),
+        1 => (0..2u32, 0usize..3).prop_map(|(owner, trial)| Event::Leave { owner, trial }),
         4 => (0usize..3, 0u32..4, 1u64..3).prop_map(|(trial, index, counts)| Event::Settle { trial, index, counts }),
         2 => (1u64..12, any::<bool>()).prop_map(|(lease, retryable)| Event::Fail { lease, retryable }),
         2 => (0usize..3, held, lasts).prop_map(|(worker, held, lasts)| Event::Extend { worker, held, lasts }),
@@ -44,6 +46,19 @@ struct ModelTrial {
     owners: Vec<Owner>,
     shards: Vec<ModelShard>,
     open: bool,
+}
+
+impl ModelTrial {
+    fn lose(&mut self, owner: Owner) {
+        self.owners.retain(|other| *other != owner);
+        let Some(heir) = self.owners.first() else {
+            self.open = false;
+            return;
+        };
+        for lease in self.shards.iter_mut().flat_map(|shard| &mut shard.out) {
+            lease.owner = *heir;
+        }
+    }
 }
 
 #[derive(Default)]
@@ -159,17 +174,14 @@ impl Model {
             }
             Event::Withdraw(owner) => {
                 self.durations[*owner as usize] = (0, 0);
-                for trial in self.trials.iter_mut().filter(|trial| trial.open) {
-                    trial.owners.retain(|other| other != owner);
-                    let Some(heir) = trial.owners.first() else {
-                        trial.open = false;
-                        continue;
-                    };
-                    for lease in trial.shards.iter_mut().flat_map(|shard| &mut shard.out) {
-                        lease.owner = *heir;
-                    }
-                }
+                self.trials.iter_mut().filter(|trial| trial.open).for_each(|trial| trial.lose(*owner));
                 said("withdrawn")
+            }
+            Event::Leave { owner, trial: number } => {
+                if let Some(trial) = self.opened(*number) {
+                    trial.lose(*owner);
+                }
+                said("left")
             }
             Event::Grant { owner, worker, lasts } => {
                 let found = self.to_grant(*owner, *worker, now);
@@ -279,6 +291,10 @@ fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &m
         Event::Withdraw(owner) => {
             ledger.withdraw(*owner);
             Answer::Said("withdrawn".to_owned())
+        }
+        Event::Leave { owner, trial: number } => {
+            ledger.leave(*owner, trial(*number).key());
+            Answer::Said("left".to_owned())
         }
         Event::Grant { owner, worker, lasts } => {
             let grant = ledger.grant(*owner, lease, WORKERS[*worker], now, now + lasts);

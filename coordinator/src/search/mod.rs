@@ -32,6 +32,8 @@ pub struct Generation {
     pub stage: &'static str,
     /// What to measure.
     pub candidates: Candidates,
+    /// Whether nobody needs to know how bad those are that lose too much; see [`qslm_common::racing`].
+    pub may_race: bool,
 }
 
 /// A strategy under way.
@@ -113,6 +115,7 @@ pub(crate) mod testing {
             trade_off: TradeOff::default(),
             strategy,
             device: Device::default(),
+            racing: None,
         }
     }
 

@@ -91,7 +91,9 @@ impl Qslm {
     fn sensitivity_generation(&self) -> Generation {
         let float = Candidate::float(self.network());
         let alone = self.probes().into_iter().map(|(_, alone)| alone);
-        Generation { stage: "sensitivity", candidates: std::iter::once(float).chain(alone).collect() }
+        let candidates = std::iter::once(float).chain(alone).collect();
+        // Sensitive parts are told apart by how much they lose.
+        Generation { stage: "sensitivity", candidates, may_race: false }
     }
 
     /// Every site that moves, with the candidate that quantizes it alone.
@@ -108,7 +110,7 @@ impl Qslm {
     fn global_generation(&self) -> Generation {
         let uniform = |rung| self.space().uniform(self.network(), rung);
         let candidates = (0..self.space().rungs(Part::Weights)).map(uniform).collect();
-        Generation { stage: "global", candidates }
+        Generation { stage: "global", candidates, may_race: true }
     }
 
     /// Reads the added loss of every site off the archive.
@@ -182,7 +184,8 @@ impl Qslm {
                     continue;
                 }
                 let candidates = tried.iter().map(|(_, candidate)| candidate.clone()).collect();
-                let generation = Generation { stage: stage(lowering.part, lowering.tier), candidates };
+                let stage = stage(lowering.part, lowering.tier);
+                let generation = Generation { stage, candidates, may_race: true };
                 lowering.trying = Some((group, tried));
                 return (State::Lowering(lowering), Step::Measure(generation));
             }

@@ -63,6 +63,8 @@ pub enum Write {
     Shard(ContentHash, Shard, Evidence),
     /// A trial was measured; its shards are not needed any more.
     Measurement(ContentHash, Evidence),
+    /// All shards of a measured trial, to be kept although it was: others race against them.
+    Parts(ContentHash, BTreeMap<Shard, Evidence>),
     /// What an engine is that results name by its fingerprint.
     Engine(Fingerprint, String),
     /// A trial of an experiment failed for good.
@@ -236,6 +238,12 @@ impl Store {
                         let key = key.as_bytes();
                         shards.retain_in((key, 0, 0)..=(key, u32::MAX, u32::MAX), |_, _| false)?;
                     }
+                    Write::Parts(key, parts) => {
+                        for (shard, Evidence { counts, engines }) in parts {
+                            let at = (key.as_bytes(), shard.of, shard.index);
+                            shards.insert(at, encode_counts(counts, engines).as_slice())?;
+                        }
+                    }
                     Write::Failure(experiment, key, reason) => {
                         failures.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;
                     }
@@ -304,6 +312,25 @@ impl Store {
             Ok(())
         })?;
         found.into_iter().collect::<Result<_, _>>().map_err(|error| self.record(error))
+    }
+
+    /// What a trial's shards gave, as far as that is on record: also of a measured one, if somebody asked for that.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read, or a record in it.
+    pub fn parts(&self, key: &ContentHash, of: u32) -> Result<BTreeMap<Shard, Evidence>, StoreError> {
+        let parts = self.read(|transaction| {
+            let shards = transaction.open_table(SHARDS)?;
+            let key = key.as_bytes();
+            let mut parts = Vec::new();
+            for row in shards.range((key, of, 0)..=(key, of, u32::MAX))? {
+                let (at, value) = row?;
+                let shard = Shard { index: at.value().2, of };
+                parts.push(decode_counts(value.value()).map(|part| (shard, part)));
+            }
+            Ok(parts)
+        })?;
+        parts.into_iter().collect::<Result<_, _>>().map_err(|error| self.record(error))
     }
 
     /// The trials of an experiment that failed for good, with the reasons.
@@ -607,6 +634,12 @@ mod tests {
         assert_eq!(store.look_up(&[a, b], 2).unwrap(), [Stored::Measured(counts(9)), of_b]);
         assert_eq!(store.look_up(&[a, b], 3).unwrap(), [Stored::Measured(counts(9)), open(&[])]);
         assert_eq!(store.contents().unwrap().shards.len(), 1);
+        // Unless somebody races against them.
+        let parts = BTreeMap::from([(shard(0, 2), counts(4)), (shard(1, 2), counts(5))]);
+        store.commit(&[Write::Measurement(a, counts(9)), Write::Parts(a, parts.clone())]).unwrap();
+        assert_eq!(store.parts(&a, 2).unwrap(), parts);
+        assert_eq!(store.parts(&a, 3).unwrap(), BTreeMap::new());
+        assert_eq!(store.look_up(&[a], 2).unwrap(), [Stored::Measured(counts(9))]);
     }
 
     #[test]

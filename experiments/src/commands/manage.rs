@@ -261,6 +261,8 @@ struct Shown<'a> {
     stage: &'a str,
     measured: u64,
     failed: u64,
+    /// Given up before all of the data was evaluated, because they lose too much.
+    stopped: u64,
     evaluated: u64,
     front: u32,
     hypervolume: Option<f64>,
@@ -288,6 +290,7 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             stage: &status.stage,
             measured: status.measured,
             failed: status.failed,
+            stopped: status.stopped,
             evaluated: status.evaluated,
             front: status.front,
             hypervolume: status.hypervolume,
@@ -315,8 +318,17 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
     let mut table = plain_table();
     let usual =
         ["experiment", "state", "tier", "measured", "failed", "front", "saved %", "loss %", "workers"];
-    let more =
-        ["priority", "suitable", "evaluated", "shards out", "waiting", "tokens/s", "hypervolume", "best"];
+    let more = [
+        "priority",
+        "suitable",
+        "given up",
+        "evaluated",
+        "shards out",
+        "waiting",
+        "tokens/s",
+        "hypervolume",
+        "best",
+    ];
     table.set_header(usual.iter().chain(if wide { &more[..] } else { &[] }));
     for status in all {
         let percent = |value: f64| format!("{:.2}", value * 100.0);
@@ -339,6 +351,7 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
             row.extend([
                 status.priority.to_string(),
                 status.suitable_workers.to_string(),
+                status.stopped.to_string(),
                 status.evaluated.to_string(),
                 status.shards_leased.to_string(),
                 status.shards_pending.to_string(),

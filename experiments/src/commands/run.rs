@@ -104,6 +104,8 @@ pub(super) struct Finished {
     evaluated: u64,
     failed: u64,
     failures: Vec<String>,
+    /// Shards that nobody had to evaluate, because their candidates were given up.
+    spared: u64,
     /// The share of their arithmetic that was done: the rest was found where candidates begin alike. Known where the
     /// workers were this process's own.
     computed_share: Option<f64>,
@@ -164,7 +166,11 @@ async fn search(
         None => Ok(None),
         Some(status) => {
             let finished = Finished::read(&mut client, &status?.id).await?;
-            Ok(Some(Finished { computed_share: evaluator.reuse().computed_share(), ..finished }))
+            // A shard is as large as the next.
+            let shard = resolved.experiment.network.macs_per_token() as f64 * resolved.positions as f64
+                / f64::from(resolved.shards);
+            let spared = (finished.spared as f64 * shard) as u64;
+            Ok(Some(Finished { computed_share: evaluator.reuse().computed_share(spared), ..finished }))
         }
     }
 }
@@ -180,6 +186,7 @@ impl Finished {
             evaluated: status.evaluated,
             failed: status.failed,
             failures: status.failures,
+            spared: status.shards_spared,
             computed_share: None,
         })
     }

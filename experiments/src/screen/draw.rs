@@ -111,7 +111,7 @@ fn experiment_row(status: &ExperimentStatus) -> Row<'static> {
 
 fn draw_progress(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let Some(status) = view.experiments.get(view.position()) else { return };
-    let settled = status.measured + status.failed;
+    let settled = status.measured + status.failed + status.stopped;
     let ended = matches!(status.state(), State::Finished | State::Cancelled);
     let ahead = if ended { Some(0) } else { ahead(status) };
     let share = ahead.map_or(0.0, |ahead| settled as f64 / (settled + ahead).max(1) as f64);

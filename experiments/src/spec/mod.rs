@@ -109,6 +109,7 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
         trade_off: spec.trade_off,
         strategy,
         device: spec.device,
+        racing: spec.racing,
         task,
     };
     let (shards, demands) = (spec.run.shards, spec.run.workers);

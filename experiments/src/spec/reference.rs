@@ -60,6 +60,14 @@ pub const TABLES: &[Table] = &[
             ("strategy", "table", "qslm", "how candidates are proposed"),
             ("calibration", "table", "none", "what static ranges are read off"),
             ("device", "table", "45 nm energies", "what costs are modelled of"),
+            (
+                "racing",
+                "\"proof\", \"confidence:P\", P from 0.9 to below 1",
+                "none",
+                "when candidates that lose more quality than the constraints allow are given up: once their shards so far prove \
+                 it, or once a t test of the differences to the float model is that sure. They are not on the front then. The \
+                 tier of sensitivity is measured to the end. Works with as many run.shards as there are decisions to take",
+            ),
             ("run", "table", "see below", "what does not change the result"),
         ],
         probe: "x_ = 1",

@@ -6,6 +6,7 @@ use qslm_common::cost::Device;
 use qslm_common::demands::Demands;
 use qslm_common::experiment::Backend;
 use qslm_common::objective::{Constraints, Objective};
+use qslm_common::racing::Racing;
 use qslm_common::scheme::{Calibration, Granularity, Range, Rounding, Symmetry, Width};
 use qslm_common::space::{ActivationSpace, Embedding, MembraneSpace, Space, Tier, VectorSpace};
 use qslm_common::task::Task;
@@ -36,6 +37,7 @@ pub(super) struct Spec {
     pub(super) calibration: Option<CalibrationSpec>,
     #[serde(default)]
     pub(super) device: Device,
+    pub(super) racing: Option<Racing>,
     #[serde(default)]
     pub(super) run: RunSpec,
 }

@@ -52,6 +52,7 @@ pub(super) fn experiment(strategy: Strategy) -> Outcome<Experiment> {
         trade_off: TradeOff::default(),
         strategy,
         device: Device::default(),
+        racing: None,
     };
     experiment.validate().map_err(|error| Failure::new(Exit::Failure, error))?;
     Ok(experiment)

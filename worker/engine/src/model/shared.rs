@@ -51,9 +51,10 @@ pub struct Reuse {
 }
 
 impl Reuse {
-    /// The share of all that was computed, 0 to 1; `None` if there was nothing to compute.
-    pub fn computed_share(self) -> Option<f64> {
-        let all = self.computed + self.reused;
+    /// The share of all that was computed, 0 to 1; `None` if there was nothing to compute. `spared` are
+    /// multiply-accumulates that nobody wanted any more.
+    pub fn computed_share(self, spared: u64) -> Option<f64> {
+        let all = self.computed + self.reused + spared;
         (all > 0).then(|| self.computed as f64 / all as f64)
     }
 }

@@ -1,0 +1,267 @@
+//! Racing: a candidate is given up before all of the data was evaluated, once it is clear that it loses more quality than
+//! the constraints allow.
+//!
+//! The name is the field's (Hoeffding races, F-Race): candidates run over the data side by side, and those that cannot
+//! win leave. What leaves is not on the front, and neither is what was measured and turned out to lose too much, so a front
+//! does not depend on who left when.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, StudentsT};
+
+use crate::measurement::Counts;
+use crate::objective::Constraints;
+
+/// When a candidate leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Racing {
+    /// Once the shards so far prove that it loses too much, even if it made no error on the others.
+    Proof,
+    /// Also once one can be so sure (0.9 to below 1) of that; see [`Race::is_lost`].
+    Confidence(f64),
+}
+
+/// A text that says no such thing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("racing {0:?}: expected \"proof\" or \"confidence:P\" with P from 0.9 to below 1")]
+pub struct InvalidRacing(String);
+
+/// What candidates of one experiment run against.
+#[derive(Debug, Clone)]
+pub struct Race {
+    racing: Racing,
+    /// The most that may be lost on all of the data: nats, or hits.
+    allowed: f64,
+    /// The most that may be lost per token or sentence, against the float model.
+    allowed_each: f64,
+    /// The float model's counts of every shard; empty if only their sum is known.
+    parts: Vec<Counts>,
+}
+
+/// Shards of which a spread can be told.
+const FEWEST: usize = 3;
+/// What rounding may add up to, as a share.
+const ROUNDING: f64 = 1e-9;
+
+impl Race {
+    /// Against the float model's counts: of all data, and of every shard in order if they are known. `None` if the
+    /// constraints do not bound quality, or there is nothing to compare.
+    pub fn new(
+        racing: Racing,
+        constraints: &Constraints,
+        float: &Counts,
+        parts: Vec<Counts>,
+    ) -> Option<Self> {
+        let (allowed_each, items) = match float.accuracy() {
+            Some(_) => (constraints.max_accuracy_drop?, float.sentences),
+            None => (constraints.max_perplexity_increase?.ln_1p(), float.tokens),
+        };
+        let allowed = loss(float) + allowed_each * items as f64;
+        (items > 0).then_some(Self { racing, allowed, allowed_each, parts })
+    }
+
+    /// Whether a candidate has lost, given the counts of some of its `of` shards by index.
+    ///
+    /// Losses are summed negative log-likelihood, or misses; neither is ever negative, so a sum that exceeds what all of the
+    /// data may lose is a proof. With a confidence P, the differences to the float model per token (or sentence) are
+    /// averaged over the shards: the candidate has lost, too, if a one-sided Student's t test (shards taken as a
+    /// sample without replacement) rejects that their mean is within what is allowed, at a level of (1 - P) / `of`, since it
+    /// is asked after every shard.
+    pub fn is_lost<'a>(&self, parts: impl Iterator<Item = (u32, &'a Counts)>, of: u32) -> bool {
+        let mut lost = 0.0;
+        let mut excesses = Vec::new();
+        for (index, part) in parts {
+            lost += loss(part);
+            if let Some(float) = self.parts.get(index as usize).filter(|float| items(float) > 0) {
+                excesses.push((loss(part) - loss(float)) / items(float) as f64 - self.allowed_each);
+            }
+        }
+        let proved = lost > self.allowed * (1.0 + ROUNDING);
+        match self.racing {
+            Racing::Proof => proved,
+            Racing::Confidence(sure) => proved || exceeds(&excesses, of, (1.0 - sure) / f64::from(of)),
+        }
+    }
+}
+
+/// Whether the mean of `of` numbers is above 0, at this level, given some of them.
+fn exceeds(sample: &[f64], of: u32, level: f64) -> bool {
+    let n = sample.len() as f64;
+    let mean = sample.iter().sum::<f64>() / n;
+    let variance = sample.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    let error = (variance / n * (1.0 - n / f64::from(of))).sqrt();
+    // No spread at all says that the sample is too small, not that it is certain.
+    if sample.len() < FEWEST || !mean.is_finite() || mean <= 0.0 || error <= 0.0 {
+        return false;
+    }
+    StudentsT::new(0.0, 1.0, n - 1.0).is_ok_and(|distribution| distribution.sf(mean / error) < level)
+}
+
+/// Nats, or misses of a classifier.
+fn loss(counts: &Counts) -> f64 {
+    match counts.sentences {
+        0 => counts.nll.nats(),
+        sentences => sentences.saturating_sub(counts.hits) as f64,
+    }
+}
+
+fn items(counts: &Counts) -> u64 {
+    counts.sentences.max(counts.tokens)
+}
+
+impl fmt::Display for Racing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Proof => f.write_str("proof"),
+            Self::Confidence(sure) => write!(f, "confidence:{sure}"),
+        }
+    }
+}
+
+impl FromStr for Racing {
+    type Err = InvalidRacing;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRacing> {
+        if text == "proof" {
+            return Ok(Self::Proof);
+        }
+        let sure = text.strip_prefix("confidence:").and_then(|sure| sure.parse().ok());
+        let sure = sure.filter(|sure| (0.9..1.0).contains(sure));
+        sure.map(Self::Confidence).ok_or_else(|| InvalidRacing(text.chars().take(80).collect()))
+    }
+}
+
+impl TryFrom<String> for Racing {
+    type Error = InvalidRacing;
+
+    fn try_from(text: String) -> Result<Self, InvalidRacing> {
+        text.parse()
+    }
+}
+
+impl From<Racing> for String {
+    fn from(racing: Racing) -> Self {
+        racing.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::measurement::Nll;
+
+    fn tokens(nats: f64) -> Counts {
+        Counts { nll: Nll::from_nats(nats).unwrap(), tokens: 100, positions: 100, ..Counts::zero(0) }
+    }
+
+    fn sentences(hits: u64) -> Counts {
+        Counts { hits, sentences: 100, positions: 900, ..Counts::zero(0) }
+    }
+
+    fn sum(parts: &[Counts]) -> Counts {
+        let mut total = Counts::zero(0);
+        parts.iter().for_each(|part| total.add(part).unwrap());
+        total
+    }
+
+    fn at_most(increase: f64) -> Constraints {
+        let (max_perplexity_increase, max_accuracy_drop) = (Some(increase), Some(increase));
+        Constraints { max_perplexity_increase, max_accuracy_drop, ..Constraints::default() }
+    }
+
+    fn race(racing: Racing, float: &[Counts]) -> Race {
+        Race::new(racing, &at_most(0.03), &sum(float), float.to_vec()).unwrap()
+    }
+
+    fn is_lost(race: &Race, parts: &[Counts], settled: usize) -> bool {
+        race.is_lost((0..).zip(&parts[..settled]), parts.len() as u32)
+    }
+
+    /// Shards of different difficulty, and a candidate that loses `more` nats per token, give or take `noise`.
+    fn shards(more: f64, noise: f64) -> (Vec<Counts>, Vec<Counts>) {
+        let float: Vec<f64> = (0..16).map(|i| 400.0 + 80.0 * f64::from(i).sin()).collect();
+        let shifted = float
+            .iter()
+            .enumerate()
+            .map(|(i, nats)| tokens(nats + 100.0 * (more + noise * (i as f64 * 2.3).cos())));
+        (float.iter().map(|nats| tokens(*nats)).collect(), shifted.collect())
+    }
+
+    proptest! {
+        #[test]
+        fn a_proof_is_never_wrong(
+            float in prop::collection::vec(1.0f64..900.0, 8),
+            candidate in prop::collection::vec(1.0f64..900.0, 8),
+            settled in 0usize..=8,
+        ) {
+            let float: Vec<Counts> = float.into_iter().map(tokens).collect();
+            let candidate: Vec<Counts> = candidate.into_iter().map(tokens).collect();
+            let allowed = at_most(0.03).allow_quality(&sum(&float), &sum(&candidate));
+            prop_assert!(!(allowed && is_lost(&race(Racing::Proof, &float), &candidate, settled)));
+        }
+
+        #[test]
+        fn a_proof_about_hits_is_never_wrong(
+            float in prop::collection::vec(0u64..=100, 8),
+            candidate in prop::collection::vec(0u64..=100, 8),
+            settled in 0usize..=8,
+        ) {
+            let float: Vec<Counts> = float.into_iter().map(sentences).collect();
+            let candidate: Vec<Counts> = candidate.into_iter().map(sentences).collect();
+            let allowed = at_most(0.03).allow_quality(&sum(&float), &sum(&candidate));
+            prop_assert!(!(allowed && is_lost(&race(Racing::Proof, &float), &candidate, settled)));
+        }
+    }
+
+    #[test]
+    fn what_is_broken_leaves_before_the_end() {
+        let (float, broken) = shards(4.0, 0.0);
+        let race = race(Racing::Proof, &float);
+        let left = (0..=16).find(|settled| is_lost(&race, &broken, *settled));
+        assert_eq!(left, Some(9), "twice the loss: about half of the data");
+        let (_, float_again) = shards(0.0, 0.0);
+        assert!(!is_lost(&race, &float_again, 16));
+    }
+
+    #[test]
+    fn with_a_confidence_what_loses_clearly_leaves_early_and_what_does_not_stays() {
+        let sure = Racing::Confidence(0.999);
+        let (float, poor) = shards(0.2, 0.02);
+        let left = |float: &[Counts], parts: &[Counts]| {
+            let race = race(sure, float);
+            (0..=16).find(|settled| is_lost(&race, parts, *settled))
+        };
+        assert!(
+            left(&float, &poor).is_some_and(|settled| (3..=6).contains(&settled)),
+            "{:?}",
+            left(&float, &poor)
+        );
+        assert_eq!(left(&float, &shards(0.02, 0.02).1), None, "within what is allowed");
+        assert_eq!(left(&float, &shards(0.031, 0.05).1), Some(16), "too close to tell before the end");
+        // Without the float model's shards there is only the proof.
+        let unpaired = Race::new(sure, &at_most(0.03), &sum(&float), vec![]).unwrap();
+        assert!(!is_lost(&unpaired, &poor, 8));
+    }
+
+    #[test]
+    fn nothing_races_without_a_bound() {
+        assert!(Race::new(Racing::Proof, &Constraints::default(), &tokens(1.0), vec![]).is_none());
+        assert!(Race::new(Racing::Proof, &at_most(0.1), &Counts::zero(0), vec![]).is_none());
+    }
+
+    #[test]
+    fn texts_are_read_back_and_others_refused() {
+        for racing in [Racing::Proof, Racing::Confidence(0.999), Racing::Confidence(0.9)] {
+            assert_eq!(racing.to_string().parse(), Ok(racing));
+        }
+        for wrong in ["", "Proof", "confidence", "confidence:1", "confidence:0.5", "confidence:nan"] {
+            let error = wrong.parse::<Racing>().unwrap_err().to_string();
+            assert!(error.contains(&format!("{wrong:?}")) && error.contains("below 1"), "{error}");
+        }
+    }
+}
