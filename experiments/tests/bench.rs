@@ -27,6 +27,24 @@ fn every_trial_is_recorded_once_for_any_number_of_connections() {
 }
 
 #[test]
+fn an_evaluation_is_measured_as_a_whole_and_by_kernels() {
+    let small =
+        ["--channels", "32", "--vocabulary", "64", "--blocks", "2", "--window", "16", "--windows", "3"];
+    let arguments = ["bench", "eval", "--repeat", "1", "--threads", "2", "--output", "json"];
+    let rows = json(&[&arguments[..], &small].concat());
+    let rows = rows.as_array().unwrap();
+    let named =
+        |what: &str| rows.iter().filter(|row| row["what"].as_str().unwrap().starts_with(what)).count();
+    assert_eq!((named("peak"), named("whole"), named("product")), (2, 4, 4), "{rows:?}");
+    for row in rows {
+        assert!(row["gflops"].as_f64().or(row["ns_per_element"].as_f64()).unwrap() > 0.0, "{row}");
+        let whole = row["what"].as_str().unwrap().starts_with("whole");
+        assert_eq!(row["tokens_per_second"].as_f64().is_some_and(|speed| speed > 0.0), whole, "{row}");
+    }
+    assert!(refused(2, &["bench", "eval", "--channels", "1"]).contains("8..=4096"));
+}
+
+#[test]
 fn simulated_workers_finish_a_whole_search() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["bench", "scale", "--workers", "3,20", "--milliseconds", "2", "--spread", "0.9"];

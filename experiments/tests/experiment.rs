@@ -56,6 +56,30 @@ fn the_front_is_the_same_bytes_for_any_number_of_workers_and_shards() {
 }
 
 #[test]
+fn a_race_chooses_what_a_full_search_chooses() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &[&str]| -> Value {
+        let store = folder.path().join(name).join("s.redb");
+        let shards = ["--set", "run.shards=20", "--set", "task.windows=20", "--output", "json"];
+        let arguments = ["run", QUICKSTART, "--store", store.to_str().unwrap()];
+        let front = serde_json::from_str(&succeed(&[&arguments[..], &shards, more].concat())).unwrap();
+        // A second run comes to the same verdicts, and has nothing to do.
+        assert_eq!(evaluated(&succeed(&[&arguments[..], &shards[..4], more].concat())), 0);
+        front
+    };
+    let all = run("all", &[]);
+    for racing in ["proof", "confidence:0.99"] {
+        let raced = run(&racing.replace(':', "-"), &["--set", &format!("racing={racing}")]);
+        assert_eq!((&raced["chosen"], &raced["measured"]), (&all["chosen"], &all["measured"]));
+        assert_eq!(raced["racing"], racing);
+        let rows = raced["front"].as_array().unwrap();
+        assert!(rows.iter().all(|row| row["quality_loss"].as_f64().unwrap() <= 0.03));
+    }
+    let arguments = ["run", QUICKSTART, "--set", "racing=soon"];
+    assert!(refused(2, &arguments).contains("expected \"proof\" or \"confidence:P\""));
+}
+
+#[test]
 fn a_second_run_evaluates_nothing_and_prints_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");

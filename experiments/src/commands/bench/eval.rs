@@ -16,7 +16,6 @@ use qslm_engine::kernels::product::Packed;
 use qslm_engine::kernels::{lif, loss, norm, peak, shift, wkv};
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::Dataset;
-use qslm_worker::memory;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
@@ -24,7 +23,7 @@ use serde::Serialize;
 
 use super::{quantile, show};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::Output;
+use crate::output::{Output, peak_memory_bytes};
 use crate::parallel::{evaluate_all, threads};
 
 /// Measure evaluation: tokens per second of a network with random weights, its kernels, and the share of the peak
@@ -85,7 +84,7 @@ struct Row {
     ns_per_element: Option<f64>,
     /// The most memory that the process had until then.
     #[serde(skip_serializing_if = "Option::is_none")]
-    peak_megabytes: Option<f64>,
+    peak_mebibytes: Option<f64>,
 }
 
 const COLUMNS: [&str; 8] = [
@@ -96,7 +95,7 @@ const COLUMNS: [&str; 8] = [
     "gflops",
     "share_of_peak",
     "ns_per_element",
-    "peak_megabytes",
+    "peak_mebibytes",
 ];
 
 impl EvalBench {
@@ -172,7 +171,7 @@ impl EvalBench {
         let operations = (2 * network.macs_per_token() * counts.positions) as f64;
         Ok(Row {
             tokens_per_second: Some(counts.positions as f64 / seconds),
-            peak_megabytes: memory::peak().map(|bytes| bytes as f64 / 1e6),
+            peak_mebibytes: peak_memory_bytes().map(|bytes| bytes as f64 / f64::from(1 << 20)),
             ..product(what, threads, seconds, operations, peak)
         })
     }
