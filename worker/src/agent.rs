@@ -237,6 +237,9 @@ impl Loop {
     fn count(&self, report: &ShardReport) {
         let tally = &self.agent.tally;
         tally.holding.store(self.running.len() as u64, Ordering::Relaxed);
+        let reuse = self.agent.evaluator.reuse();
+        tally.computed.store(reuse.computed, Ordering::Relaxed);
+        tally.reused.store(reuse.reused, Ordering::Relaxed);
         match &report.outcome {
             Some(shard_report::Outcome::Counts(counts)) => {
                 tally.measured.fetch_add(1, Ordering::Relaxed);

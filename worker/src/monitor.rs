@@ -22,18 +22,34 @@ pub struct Tally {
     pub failed: AtomicU64,
     /// Tokens evaluated.
     pub tokens: AtomicU64,
+    /// Multiply-accumulates of evaluations that were computed.
+    pub computed: AtomicU64,
+    /// Multiply-accumulates of evaluations that were found where candidates begin alike.
+    pub reused: AtomicU64,
     /// Calls that the coordinator did not answer, or refused.
     pub unanswered: AtomicU64,
 }
 
 impl Tally {
     /// Name, whether it only grows, help, and value.
-    fn table(&self) -> [(&'static str, bool, &'static str, &AtomicU64); 5] {
+    fn table(&self) -> [(&'static str, bool, &'static str, &AtomicU64); 7] {
         [
             ("qslm_worker_holding", false, "Shards being evaluated, or waiting for a thread", &self.holding),
             ("qslm_worker_measured", true, "Shards measured", &self.measured),
             ("qslm_worker_failed", true, "Shards that could not be measured", &self.failed),
             ("qslm_worker_tokens", true, "Tokens evaluated", &self.tokens),
+            (
+                "qslm_worker_macs_computed",
+                true,
+                "Multiply-accumulates of evaluations that were computed",
+                &self.computed,
+            ),
+            (
+                "qslm_worker_macs_reused",
+                true,
+                "Multiply-accumulates of evaluations that were found where candidates begin alike",
+                &self.reused,
+            ),
             (
                 "qslm_worker_unanswered",
                 true,

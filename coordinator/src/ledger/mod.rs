@@ -62,6 +62,9 @@ impl Default for Limits {
 /// A shard is a straggler's if it is out for so many times what shards took on average, and at least so long.
 const STRAGGLES: (u64, Millis) = (3, 1000);
 
+/// Pending shards that are looked through for one that suits a worker.
+const LOOK: usize = 64;
+
 /// The open trials.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -87,6 +90,9 @@ struct Queue {
     settled: u32,
     /// Settled leases on this owner's account, and how long they were out together.
     durations: (u64, Millis),
+    /// Who had a part of the data last, by the shard's index. Candidates begin alike, and what a worker computed of one it
+    /// need not compute again of the next on the same part.
+    had: BTreeMap<u32, String>,
 }
 
 /// What a worker gets.
@@ -166,7 +172,8 @@ impl Ledger {
         self.complete(key)
     }
 
-    /// Grants the owner's next pending shard, oldest trial first; or else a straggler's.
+    /// Grants the owner's next pending shard, oldest trial first; or else a straggler's. Of the next few it is one whose part
+    /// of the data nobody but this worker had last, if there is one.
     pub fn grant(
         &mut self,
         owner: Owner,
@@ -175,7 +182,7 @@ impl Ledger {
         now: Millis,
         ends: Millis,
     ) -> Option<Grant> {
-        let next = self.queues.get(&owner)?.pending.first().copied();
+        let next = self.next_pending(owner, worker);
         let (key, index) = match next {
             Some((order, index)) => (*self.by_order.get(&order)?, index),
             None => self.straggler(owner, worker, now)?,
@@ -189,10 +196,22 @@ impl Ledger {
             }
         }
         let trial = open.trial.clone();
+        let queue = self.queues.entry(owner).or_default();
+        queue.leased += 1;
+        if next.is_some() && shard.of > 1 && queue.had.get(&index).is_none_or(|had| had != worker) {
+            queue.had.insert(index, worker.to_owned());
+        }
         let worker = worker.to_owned();
         self.leases.insert(lease, Lease { trial: key, shard, worker, owner, since: now, ends });
-        self.queues.entry(owner).or_default().leased += 1;
         Some(Grant { lease, trial, shard, owner })
+    }
+
+    fn next_pending(&self, owner: Owner, worker: &str) -> Option<Place> {
+        let queue = self.queues.get(&owner)?;
+        let first = *queue.pending.first()?;
+        let suits = |place: &&Place| queue.had.get(&place.1).is_none_or(|had| had == worker);
+        // Rather another's than none.
+        Some(queue.pending.iter().take(LOOK).find(suits).copied().unwrap_or(first))
     }
 
     /// The owner's shard that has been out for longest, if that is much longer than usual, with another worker than

@@ -82,6 +82,8 @@ struct Model {
     trials: Vec<ModelTrial>,
     /// By owner: settled leases, and how long they were out together.
     durations: [(u64, Millis); 2],
+    /// By owner: who had a shard's index last.
+    had: [BTreeMap<usize, usize>; 2],
 }
 
 /// What an event led to, in words that both can say.
@@ -131,11 +133,16 @@ impl Model {
 
     fn to_grant(&self, owner: Owner, worker: usize, now: Millis) -> Option<(usize, usize)> {
         let owned = |t: usize| self.trials[t].open && self.trials[t].owners.contains(&owner);
+        let waiting = |shard: &ModelShard| shard.settled.is_none() && shard.out.is_empty();
+        let mut pending = Vec::new();
         for (t, trial) in self.trials.iter().enumerate().filter(|(t, _)| owned(*t)) {
-            let waiting = |shard: &ModelShard| shard.settled.is_none() && shard.out.is_empty();
-            if let Some(s) = trial.shards.iter().position(waiting) {
-                return Some((t, s));
-            }
+            let indexes = (0..trial.shards.len()).filter(|s| waiting(&trial.shards[*s]));
+            pending.extend(indexes.map(|s| (t, s)));
+        }
+        let had = |place: &&(usize, usize)| self.had[owner as usize].get(&place.1);
+        let suits = |place: &&(usize, usize)| had(place).is_none_or(|had| *had == worker);
+        if let Some(next) = pending.iter().find(suits).or(pending.first()) {
+            return Some(*next);
         }
         let (settled, together) = self.durations[owner as usize];
         if settled == 0 {
@@ -174,6 +181,7 @@ impl Model {
             }
             Event::Withdraw(owner) => {
                 self.durations[*owner as usize] = (0, 0);
+                self.had[*owner as usize].clear();
                 self.trials.iter_mut().filter(|trial| trial.open).for_each(|trial| trial.lose(*owner));
                 said("withdrawn")
             }
@@ -187,6 +195,10 @@ impl Model {
                 let found = self.to_grant(*owner, *worker, now);
                 let (owner, worker) = (*owner, *worker);
                 Answer::Granted(found.map(|(t, s)| {
+                    let shards = &self.trials[t].shards;
+                    if shards[s].out.is_empty() && shards.len() > 1 {
+                        self.had[owner as usize].insert(s, worker);
+                    }
                     let new = ModelLease { id: lease, owner, worker, since: now, ends: now + lasts };
                     self.trials[t].shards[s].out.push(new);
                     (self.trials[t].trial.key(), s as u32)

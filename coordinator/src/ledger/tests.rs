@@ -57,6 +57,29 @@ fn an_expired_lease_returns_its_shard() {
 }
 
 #[test]
+fn a_worker_gets_the_parts_of_the_data_that_it_had_before() {
+    let mut ledger = Ledger::new(Limits::default());
+    for number in 0..3 {
+        ledger.open(0, trial(number), 4, &BTreeMap::new());
+    }
+    let mut leases = 0;
+    let mut grant = |worker| {
+        leases += 1;
+        let grant = ledger.grant(0, leases, worker, 0, 10).unwrap();
+        (grant.trial.key, grant.shard.index)
+    };
+    let [first, second, third] = [0, 1, 2].map(|number| trial(number).key);
+    let a_had = [grant("a"), grant("a"), grant("a")];
+    assert_eq!(a_had, [(first, 0), (first, 1), (first, 2)]);
+    // One that nobody had, and then none is left but another's: it is taken over.
+    assert_eq!([grant("b"), grant("b"), grant("b")], [(first, 3), (second, 3), (third, 3)]);
+    assert_eq!(grant("b"), (second, 0));
+    // What a lost it does not ask for as long as there is other work.
+    assert_eq!([grant("a"), grant("a")], [(second, 1), (second, 2)]);
+    assert_eq!([grant("a"), grant("a"), grant("b")], [(third, 1), (third, 2), (third, 0)]);
+}
+
+#[test]
 fn a_result_under_an_expired_lease_is_taken_while_the_shard_is_open() {
     let mut ledger = ledger(2);
     let late = ledger.grant(0, 1, "a", 0, 10).unwrap();

@@ -18,7 +18,10 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use super::linear::Matrix;
 
 /// Entries that are expected; more or fewer are as well.
-const EXPECTED: usize = 1024;
+const EXPECTED: usize = 16 * 1024;
+/// The share of the room that is for what was used again. A search goes on from what it computed last, of which nothing was
+/// used again yet, so that needs as much.
+const USED_AGAIN: f64 = 0.5;
 
 /// Kept borders and matrices.
 pub struct Shared {
@@ -124,7 +127,7 @@ where
 {
     // One shard: an entry may be as large as the whole, and they are few.
     let mut options = OptionsBuilder::new();
-    options.estimated_items_capacity(EXPECTED).weight_capacity(bytes).shards(1);
+    options.estimated_items_capacity(EXPECTED).weight_capacity(bytes).hot_allocation(USED_AGAIN).shards(1);
     match options.build() {
         Ok(options) => {
             let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
