@@ -73,9 +73,11 @@ impl Race {
     pub fn is_lost<'a>(&self, parts: impl Iterator<Item = (u32, &'a Counts)>, of: u32) -> bool {
         let mut lost = 0.0;
         let mut excesses = Vec::new();
+        // A trial that another experiment opened may be cut otherwise.
+        let floats = if self.parts.len() == of as usize { &self.parts[..] } else { &[] };
         for (index, part) in parts {
             lost += loss(part);
-            if let Some(float) = self.parts.get(index as usize).filter(|float| items(float) > 0) {
+            if let Some(float) = floats.get(index as usize).filter(|float| items(float) > 0) {
                 excesses.push((loss(part) - loss(float)) / items(float) as f64 - self.allowed_each);
             }
         }
@@ -246,6 +248,9 @@ mod tests {
         // Without the float model's shards there is only the proof.
         let unpaired = Race::new(sure, &at_most(0.03), &sum(&float), vec![]).unwrap();
         assert!(!is_lost(&unpaired, &poor, 8));
+        // Nor is anything compared with shards of another cut.
+        let paired = race(sure, &float);
+        assert!(paired.is_lost((0..).zip(&poor[..8]), 16) && !paired.is_lost((0..).zip(&poor[..8]), 17));
     }
 
     #[test]
