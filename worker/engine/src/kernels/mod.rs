@@ -2,7 +2,8 @@
 //!
 //! Buffers are row-major `[time, channel]`. Loops run over channels inside and time outside, so the
 //! compiler vectorises over channels; every function is compiled once per instruction set and chosen at
-//! run time. No operation is fused or reordered by that choice, so all give the same bits.
+//! run time. No operation is fused or reordered by that choice, so all give the same bits. `product` fuses
+//! multiplication and addition, in all of them alike.
 
 pub mod exp;
 pub mod grid;

@@ -1,4 +1,4 @@
-//! A bias-free linear layer.
+//! A bias-free linear layer: the one place where matrices are multiplied, by our product or by Burn.
 
 use std::ops::Range;
 use std::sync::Arc;
