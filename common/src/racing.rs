@@ -63,40 +63,50 @@ impl Race {
         (items > 0).then_some(Self { racing, allowed, allowed_each, parts })
     }
 
-    /// Whether a candidate has lost, given the counts of some of its `of` shards by index.
+    /// Whether a candidate has lost, given the counts of some of its `of` shards with their indexes, in order. More of them
+    /// never take that back, so it does not matter which came in meanwhile.
     ///
     /// Losses are summed negative log-likelihood, or misses; neither is ever negative, so a sum that exceeds what all of the
-    /// data may lose is a proof. With a confidence P, the differences to the float model per token (or sentence) are
-    /// averaged over the shards: the candidate has lost, too, if a one-sided Student's t test (shards taken as a
-    /// sample without replacement) rejects that their mean is within what is allowed, at a level of (1 - P) / `of`, since it
-    /// is asked after every shard.
+    /// data may lose is a proof. With a confidence P, the candidate has lost, too, if a one-sided Student's t test rejects
+    /// that it is within what is allowed. The sample are its first k shards (without replacement), what is
+    /// tested is the mean of their differences to the float model per token or sentence. It is tested at certain k, `m` of them,
+    /// at a level of (1 - P) / m each.
     pub fn is_lost<'a>(&self, parts: impl Iterator<Item = (u32, &'a Counts)>, of: u32) -> bool {
-        let mut lost = 0.0;
-        let mut excesses = Vec::new();
         // A trial that another experiment opened may be cut otherwise.
         let floats = if self.parts.len() == of as usize { &self.parts[..] } else { &[] };
+        let (mut lost, mut excesses) = (0.0, Vec::new());
         for (index, part) in parts {
             lost += loss(part);
-            if let Some(float) = floats.get(index as usize).filter(|float| items(float) > 0) {
-                excesses.push((loss(part) - loss(float)) / items(float) as f64 - self.allowed_each);
+            // Only shards without a gap before them.
+            if let Some(float) = floats.get(index as usize).filter(|_| index as usize == excesses.len()) {
+                let items = items(float).max(1) as f64;
+                excesses.push((loss(part) - loss(float)) / items - self.allowed_each);
             }
         }
         let proved = lost > self.allowed * (1.0 + ROUNDING);
         match self.racing {
             Racing::Proof => proved,
-            Racing::Confidence(sure) => proved || exceeds(&excesses, of, (1.0 - sure) / f64::from(of)),
+            Racing::Confidence(sure) => proved || exceeds(&excesses, of, 1.0 - sure),
         }
     }
 }
 
-/// Whether the mean of `of` numbers is above 0, at this level, given some of them.
+/// Whether the mean of `of` numbers is above 0, given the first of them, at this level.
 fn exceeds(sample: &[f64], of: u32, level: f64) -> bool {
+    let looks: Vec<usize> = std::iter::successors(Some(FEWEST), |k| Some((k + 1).max(k * 5 / 4)))
+        .take_while(|k| *k < of as usize)
+        .collect();
+    let level = level / looks.len().max(1) as f64;
+    looks.into_iter().take_while(|k| *k <= sample.len()).any(|k| is_above(&sample[..k], of, level))
+}
+
+fn is_above(sample: &[f64], of: u32, level: f64) -> bool {
     let n = sample.len() as f64;
     let mean = sample.iter().sum::<f64>() / n;
     let variance = sample.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
     let error = (variance / n * (1.0 - n / f64::from(of))).sqrt();
     // No spread at all says that the sample is too small, not that it is certain.
-    if sample.len() < FEWEST || !mean.is_finite() || mean <= 0.0 || error <= 0.0 {
+    if !mean.is_finite() || mean <= 0.0 || error <= 0.0 {
         return false;
     }
     StudentsT::new(0.0, 1.0, n - 1.0).is_ok_and(|distribution| distribution.sf(mean / error) < level)
@@ -217,6 +227,27 @@ mod tests {
             let candidate: Vec<Counts> = candidate.into_iter().map(sentences).collect();
             let allowed = at_most(0.03).allow_quality(&sum(&float), &sum(&candidate));
             prop_assert!(!(allowed && is_lost(&race(Racing::Proof, &float), &candidate, settled)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_verdict_stays_whatever_else_comes_in(
+            more in 0.0f64..0.4,
+            noise in 0.0f64..0.3,
+            settled in prop::collection::vec(any::<bool>(), 16),
+            also in prop::collection::vec(any::<bool>(), 16),
+        ) {
+            let (float, candidate) = shards(more, noise);
+            let of_those = |is_in: &dyn Fn(usize) -> bool| -> Vec<(u32, Counts)> {
+                (0..16).filter(|i| is_in(*i)).map(|i| (i as u32, candidate[i].clone())).collect()
+            };
+            for racing in [Racing::Proof, Racing::Confidence(0.95)] {
+                let race = race(racing, &float);
+                let lost = |parts: &[(u32, Counts)]| race.is_lost(parts.iter().map(|(i, part)| (*i, part)), 16);
+                let (before, after) = (of_those(&|i| settled[i]), of_those(&|i| settled[i] || also[i]));
+                prop_assert!(!lost(&before) || lost(&after));
+            }
         }
     }
 
