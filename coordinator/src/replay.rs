@@ -65,17 +65,12 @@ pub fn replay(
             let trials: Vec<Addressed> = chunk.map(|candidate| experiment.trial(candidate).into()).collect();
             let keys: Vec<ContentHash> = trials.iter().map(|trial| trial.key).collect();
             let mut found = Vec::new();
-            for (trial, stored) in
-                trials.iter().zip(open(&source.store)?.look_up(&keys, source.record.shards)?)
-            {
+            for (trial, stored) in trials.iter().zip(open(&source.store)?.look_up(&keys, shards)?) {
                 let (counts, engines) = match stored {
                     Stored::Measured(Evidence { counts, engines }) => (counts, engines),
                     Stored::Shards(parts) => {
-                        let lost = |race: &Race| {
-                            let parts = parts.iter().map(|(shard, part)| (shard.index, &part.counts));
-                            generation.may_race && race.is_lost(parts, shards)
-                        };
-                        if race.as_ref().is_some_and(lost) {
+                        let lost = |race: &Race| search::has_lost(race, &parts, shards);
+                        if generation.may_race && race.as_ref().is_some_and(lost) {
                             archive.stop(trial.candidate);
                         } else {
                             under_way |= !failures.contains_key(&trial.key);
@@ -87,11 +82,9 @@ pub fn replay(
                     // Every search proposes the float model first; without it there is nothing to compare with.
                     if trial.candidate == float_id {
                         float = Some(counts.clone());
-                        if let Some(racing) = experiment.racing {
+                        if experiment.racing.is_some() {
                             let parts = open(&source.store)?.parts(&trial.key, shards)?;
-                            let parts = if parts.len() == shards as usize { parts } else { BTreeMap::new() };
-                            let parts = parts.into_values().map(|part| part.counts).collect();
-                            race = Race::new(racing, &experiment.constraints, &counts, parts);
+                            race = search::race(experiment, &counts, &parts, shards);
                         }
                     }
                     let engines = engines.iter();

@@ -344,18 +344,16 @@ impl Running {
     /// Takes the float model's shards over, of which all others run against; all of them, or none.
     pub(super) fn start_race(&mut self, parts: &BTreeMap<Shard, Evidence>) {
         let experiment = &self.record.experiment;
-        let (Some(racing), Some(float)) = (experiment.racing, self.archive.float(experiment)) else { return };
-        let complete = parts.len() == self.record.shards as usize;
-        let parts = if complete { parts.values().map(|part| part.counts.clone()).collect() } else { vec![] };
-        self.race = Race::new(racing, &experiment.constraints, &float.counts, parts);
+        let float = self.archive.float(experiment);
+        self.race =
+            float.and_then(|float| search::race(experiment, &float.counts, parts, self.record.shards));
     }
 
     /// Whether a trial that is not complete has lost the race.
     fn has_lost(&self, trial: &Addressed, settled: &BTreeMap<Shard, Evidence>, of: u32) -> bool {
-        let parts = settled.iter().map(|(shard, part)| (shard.index, &part.counts));
         self.may_race
             && trial.key != self.float
-            && self.race.as_ref().is_some_and(|race| race.is_lost(parts, of))
+            && self.race.as_ref().is_some_and(|race| search::has_lost(race, settled, of))
     }
 
     /// Gives an open trial up if it has lost. Returns whether it did.

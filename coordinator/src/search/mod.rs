@@ -8,6 +8,7 @@
 mod candidates;
 mod fixed;
 mod qslm;
+mod race;
 
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
@@ -15,6 +16,7 @@ use qslm_common::experiment::{Experiment, Strategy};
 use qslm_common::space::Part;
 
 pub use candidates::Candidates;
+pub use race::{has_lost, race};
 
 /// What a strategy wants next.
 #[derive(Debug, Clone, PartialEq)]

@@ -295,19 +295,9 @@ impl Store {
                     found.push(decode_counts(counts.value()).map(Stored::Measured));
                     continue;
                 }
-                let mut settled = BTreeMap::new();
-                let mut broken = None;
                 // Most trials are new, and most stores have no shards at all.
-                if !none_open {
-                    for row in shards.range((key, of, 0)..=(key, of, u32::MAX))? {
-                        let (at, value) = row?;
-                        match decode_counts(value.value()) {
-                            Ok(part) => drop(settled.insert(Shard { index: at.value().2, of }, part)),
-                            Err(error) => broken = Some(error),
-                        }
-                    }
-                }
-                found.push(broken.map_or(Ok(Stored::Shards(settled)), Err));
+                let settled = if none_open { Ok(BTreeMap::new()) } else { read_parts(&shards, key, of)? };
+                found.push(settled.map(Stored::Shards));
             }
             Ok(())
         })?;
@@ -319,18 +309,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the file cannot be read, or a record in it.
     pub fn parts(&self, key: &ContentHash, of: u32) -> Result<BTreeMap<Shard, Evidence>, StoreError> {
-        let parts = self.read(|transaction| {
-            let shards = transaction.open_table(SHARDS)?;
-            let key = key.as_bytes();
-            let mut parts = Vec::new();
-            for row in shards.range((key, of, 0)..=(key, of, u32::MAX))? {
-                let (at, value) = row?;
-                let shard = Shard { index: at.value().2, of };
-                parts.push(decode_counts(value.value()).map(|part| (shard, part)));
-            }
-            Ok(parts)
-        })?;
-        parts.into_iter().collect::<Result<_, _>>().map_err(|error| self.record(error))
+        let read = |transaction: &redb::ReadTransaction| {
+            read_parts(&transaction.open_table(SHARDS)?, key.as_bytes(), of)
+        };
+        self.read(read)?.map_err(|error| self.record(error))
     }
 
     /// The trials of an experiment that failed for good, with the reasons.
@@ -585,6 +567,23 @@ impl Store {
 
 fn redb_error(path: &Path, error: impl Into<redb::Error>) -> StoreError {
     StoreError::Redb { path: path.to_owned(), error: Box::new(error.into()) }
+}
+
+/// A trial's shards, or the record that cannot be read.
+fn read_parts(
+    shards: &impl ReadableTable<(&'static Key, u32, u32), &'static [u8]>,
+    key: &Key,
+    of: u32,
+) -> Result<Result<BTreeMap<Shard, Evidence>, UnreadableRecord>, redb::Error> {
+    let mut parts = BTreeMap::new();
+    for row in shards.range((key, of, 0)..=(key, of, u32::MAX))? {
+        let (at, value) = row?;
+        match decode_counts(value.value()) {
+            Ok(part) => drop(parts.insert(Shard { index: at.value().2, of }, part)),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(parts))
 }
 
 #[cfg(test)]

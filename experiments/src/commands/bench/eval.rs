@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use qslm_common::candidate::Candidate;
@@ -21,7 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 
-use super::{quantile, show};
+use super::{median_seconds, show};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, peak_memory_bytes};
 use crate::parallel::{evaluate_all, threads};
@@ -228,15 +228,7 @@ impl EvalBench {
     /// Seconds that `f` takes: the median, after a first time that does not count.
     fn median(&self, mut f: impl FnMut()) -> f64 {
         f();
-        let mut times: Vec<f64> = (0..self.repeat)
-            .map(|_| {
-                let started = Instant::now();
-                f();
-                started.elapsed().as_secs_f64()
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        quantile(&times, 0.5)
+        median_seconds(self.repeat, f)
     }
 }
 

@@ -1,14 +1,12 @@
 //! `qslm bench front`: how fast a front follows new points, and how fast it and its volume are computed anew.
 
-use std::time::Instant;
-
 use clap::Args;
 use qslm_common::pareto::{Frontier, front, hypervolume};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::{quantile, show};
+use super::{median_seconds, show};
 use crate::exit::Outcome;
 use crate::output::Output;
 
@@ -55,15 +53,7 @@ impl FrontBench {
 
     fn measure(&self, (what, points, run): Measurement) -> Row {
         let mut front = 0;
-        let mut times: Vec<f64> = (0..self.repeat)
-            .map(|_| {
-                let started = Instant::now();
-                front = run(&points);
-                started.elapsed().as_secs_f64()
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        let seconds = quantile(&times, 0.5);
+        let seconds = median_seconds(self.repeat, || front = run(&points));
         let points = points.len();
         Row { what, points, front, milliseconds: seconds * 1e3, points_per_second: points as f64 / seconds }
     }

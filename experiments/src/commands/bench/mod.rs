@@ -8,6 +8,7 @@ mod scale;
 mod workload;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -102,6 +103,19 @@ fn show(rows: &[impl Serialize], columns: &[&str], output: Output) -> Outcome {
         column.set_cell_alignment(comfy_table::CellAlignment::Right);
     }
     print(&format!("{table}\n"))
+}
+
+/// Seconds that `f` takes: the median of so many times.
+fn median_seconds(times: u32, mut f: impl FnMut()) -> f64 {
+    let mut seconds: Vec<f64> = (0..times)
+        .map(|_| {
+            let started = Instant::now();
+            f();
+            started.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    quantile(&seconds, 0.5)
 }
 
 /// The value that a share of the (sorted) values does not exceed.
