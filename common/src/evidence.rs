@@ -15,7 +15,7 @@ use crate::measurement::Counts;
 pub const LONGEST_ENGINE: usize = 200;
 
 /// The name of an engine on a kind of machine: the first eight bytes of the hash of its description, such as
-/// `qslm 0.1.0, engine 2, native, x86_64 avx2 fma`.
+/// `qslm 0.1.0, engine 3, native, x86_64 avx2 fma`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(pub u64);
 
@@ -65,9 +65,9 @@ mod tests {
 
     #[test]
     fn a_fingerprint_is_the_beginning_of_a_hash() {
-        let text = "qslm 0.1.0, engine 2, native, x86_64 avx2";
+        let text = "qslm 0.1.0, engine 3, native, x86_64 avx2";
         let name = Fingerprint::of(text);
-        assert_ne!(name, Fingerprint::of("qslm 0.1.0, engine 2, native, x86_64"));
+        assert_ne!(name, Fingerprint::of("qslm 0.1.0, engine 3, native, x86_64"));
         let bytes: String = name.0.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(ContentHash::of(text.as_bytes()).to_string().starts_with(&bytes));
     }

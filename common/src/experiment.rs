@@ -63,9 +63,13 @@ pub struct Experiment {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// qslm's own, the default: the same bits on every processor.
+    /// qslm's own, the default: the same bits on every processor. In floats, but in exact integers where weights and
+    /// activations are both quantized.
     #[default]
     Native,
+    /// qslm's own, with exact integers wherever weights are quantized; activations that are not become 24 bits below the
+    /// largest of their row. The same bits on every processor, and faster on those with AMX.
+    Integer,
     /// burn-flex.
     Flex,
     /// burn-ndarray, the second opinion.
@@ -393,6 +397,7 @@ impl Backend {
         match self {
             Self::Native => "native",
             Self::Flex => "flex",
+            Self::Integer => "integer",
             Self::Ndarray => "ndarray",
             Self::Cuda => "cuda",
             Self::Wgpu => "wgpu",
@@ -414,7 +419,7 @@ impl fmt::Display for Backend {
 
 /// A text that names no backend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("backend {0:?}: expected native, flex, ndarray, cuda or wgpu")]
+#[error("backend {0:?}: expected native, integer, flex, ndarray, cuda or wgpu")]
 pub struct UnknownBackend(String);
 
 impl FromStr for Backend {
@@ -424,6 +429,7 @@ impl FromStr for Backend {
         match text {
             "native" => Ok(Self::Native),
             "flex" => Ok(Self::Flex),
+            "integer" => Ok(Self::Integer),
             "ndarray" => Ok(Self::Ndarray),
             "cuda" => Ok(Self::Cuda),
             "wgpu" => Ok(Self::Wgpu),

@@ -25,4 +25,4 @@ pub mod trial;
 
 /// Changes whenever an evaluation could give other numbers for the same candidate, checkpoint, data
 /// and protocol. Part of every trial's content address, so old results are never taken for new ones.
-pub const ENGINE_VERSION: u32 = 2;
+pub const ENGINE_VERSION: u32 = 3;

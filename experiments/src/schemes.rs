@@ -26,7 +26,7 @@ pub struct ModelArgs {
     /// The model was trained on real-valued embeddings instead of their signs
     #[arg(long)]
     pub real_embedding: bool,
-    /// What computes the matrix products: native, or flex or ndarray of Burn; cuda or wgpu where the program has them
+    /// What computes the matrix products: native or integer, or flex or ndarray of Burn; cuda or wgpu where the program has them
     #[arg(long, default_value_t)]
     pub backend: Backend,
 }

@@ -128,14 +128,14 @@ pub fn measure(
         let distance = distance
             .map_err(|error: EvaluateError| Failure::new(Exit::Failure, format!("{}: {error}", unit.name)))?;
         let weights = checkpoint.tensor(&unit.name);
-        let stored = fake_quantize(weights.into(), unit.columns, scheme, &unit.name);
+        let stored = fake_quantize(weights.clone(), unit.columns, scheme, &unit.name);
         done();
         Ok(Row {
             unit: unit.name.clone(),
             scheme: scheme.to_string(),
             task_loss: distance.task_loss,
             kl_divergence: distance.divergence,
-            weight_error: weight_error(weights, &stored),
+            weight_error: weight_error(&weights, &stored),
             membrane_drift: distance.membrane_drift,
             lsaq: match unit.place {
                 Place::Block(block, _) => importance.get(block as usize).copied(),

@@ -44,8 +44,17 @@ fn front(folder: &Path, more: &[&str]) -> (String, Value) {
 
 #[test]
 fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
-    let settings: [&[&str]; 3] = [
+    let settings: [&[&str]; 5] = [
         &[],
+        &["--set", "backend=integer", "--set", "space.symmetry=affine"],
+        &[
+            "--set",
+            "space.activations.bits=[8, 4]",
+            "--set",
+            "space.granularity=tensor",
+            "--set",
+            "trade_off.cost=energy",
+        ],
         &[
             "--set",
             "space.symmetry=affine",
@@ -70,7 +79,8 @@ fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
             let header = applied["header_bytes"].as_u64().unwrap();
             assert_eq!(size, row["footprint_bytes"].as_u64().unwrap() + header);
 
-            let measured = eval(out, &[]);
+            let backend = if more.contains(&"backend=integer") { "integer" } else { "native" };
+            let measured = eval(out, &["--backend", backend]);
             let nats = row["counts"]["nll"].as_u64().unwrap() as f64 / f64::from(1 << 24);
             assert_eq!(measured["nll_sum"].as_f64(), Some(nats), "the same loss to the bit");
             assert_eq!(measured["candidate"], row["candidate"]);

@@ -79,7 +79,7 @@ fn results_of_another_store_become_results_here() {
     let import = ["import", "results", file, "--into", empty, "--experiment", "quickstart"];
     let count = exported.lines().count();
     let engine = lines(&exported)[0]["engines"].as_str().unwrap().to_owned();
-    assert!(engine.starts_with("qslm 0.1.0, engine 2, native, "), "{engine}");
+    assert!(engine.starts_with("qslm 0.1.0, engine 3, native, "), "{engine}");
     assert_eq!(succeed(&import), format!("{count} new results, 0 known\n"));
     assert_eq!(succeed(&import), format!("0 new results, {count} known\n"));
     let front = succeed(&["front", id, "--store", empty, "--output", "json"]);

@@ -29,7 +29,7 @@ fn each(model: &str, data: &[&str], compare: impl Fn(&Value, &Value, &Value)) {
     let quantized = expected["quantized"].as_array().unwrap();
     assert!(quantized.len() >= 8);
     for one in std::iter::once(&expected["float"]).chain(quantized) {
-        for backend in ["native", "flex", "ndarray"] {
+        for backend in ["native", "integer", "flex", "ndarray"] {
             compare(one, &eval(&model, data, one, backend), &expected["tolerance"]);
         }
     }
@@ -157,7 +157,7 @@ fn backends_agree_on_five_digits_and_where_rounding_steps_in_on_three() {
         };
         // A last bit may put an activation on the other side of a rounding, and what follows from it is a step.
         let bound = if candidate.contains(&"--activation-bits") { 1e-3 } else { 1e-5 };
-        for other in ["flex", "ndarray"] {
+        for other in ["integer", "flex", "ndarray"] {
             let relative = (on("native") / on(other) - 1.0).abs();
             assert!(relative <= bound, "{candidate:?} on {other}: {relative:e}");
         }

@@ -110,7 +110,7 @@ fn a_dry_run_tells_what_a_search_would_do_and_asks_no_coordinator() {
 fn the_program_says_what_it_is() {
     let version = json(&["version", "--output", "json"]);
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(version["backends"], serde_json::json!(["native", "flex", "ndarray"]));
+    assert_eq!(version["backends"], serde_json::json!(["native", "integer", "flex", "ndarray"]));
     let commit = version["commit"].as_str().unwrap();
     assert!(commit == "unknown" || commit.len() == 12, "{commit}");
     for shell in ["bash", "zsh", "fish"] {

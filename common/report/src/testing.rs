@@ -60,7 +60,7 @@ pub(crate) fn report() -> Report {
         timeline: vec![sample(1_000, 0.1), sample(2_000, 0.2)],
         comparisons: Vec::new(),
         engines: vec![EngineShare {
-            engine: "qslm 0, engine 2, native, x86_64 avx2".to_owned(),
+            engine: "qslm 0, engine 3, native, x86_64 avx2".to_owned(),
             measured: 5,
         }],
         experiment,

@@ -453,7 +453,7 @@ async fn an_experiment_of_another_engine_stays_paused() {
     thread.join().unwrap().unwrap();
     let (handle, _thread) = open(&path);
     assert_eq!(handle.get(id).await.unwrap().state(), State::Paused);
-    let words = "it was submitted for another engine than version 2: it stays paused";
+    let words = format!("it was submitted for another engine than version {ENGINE_VERSION}: it stays paused");
     assert!(handle.cluster().await.unwrap().events.iter().any(|event| event.text == words));
 }
 

@@ -41,10 +41,12 @@ pub const TABLES: &[Table] = &[
             ),
             (
                 "backend",
-                "\"native\", \"flex\", \"ndarray\", \"cuda\", \"wgpu\"",
+                "\"native\", \"integer\", \"flex\", \"ndarray\", \"cuda\", \"wgpu\"",
                 "\"native\"",
-                "what computes matrix products; last bits depend on it. native gives the same bits on every processor, flex and \
-                 ndarray are Burn's; the last two are graphics cards, for programs built with --features cuda or wgpu",
+                "what computes matrix products; last bits depend on it. native and integer give the same bits on every \
+                 processor: native in floats, and in exact integers where weights and activations are quantized; integer \
+                 wherever weights are, which is faster on processors with AMX. flex and ndarray are Burn's; the last two \
+                 are graphics cards, for programs built with --features cuda or wgpu",
             ),
             ("checkpoint", "table", "required", "the model"),
             ("task", "table", "required", "data and protocol"),

@@ -8,6 +8,7 @@ use qslm_common::experiment::Backend;
 /// The backends that this program was built with.
 pub const BACKENDS: &[Backend] = &[
     Backend::Native,
+    Backend::Integer,
     Backend::Flex,
     Backend::Ndarray,
     #[cfg(feature = "cuda")]
@@ -24,8 +25,10 @@ pub struct NotBuiltIn(pub Backend);
 /// What computes matrix products.
 #[derive(Debug, Clone)]
 pub enum Library {
-    /// [`crate::kernels::product`].
+    /// [`crate::kernels::product`], and [`crate::kernels::integer`] where weights and activations are quantized.
     Native,
+    /// [`crate::kernels::integer`] where weights are quantized, else [`crate::kernels::product`].
+    Integer,
     /// Burn, on this device.
     Burn(Device),
 }
@@ -40,6 +43,7 @@ pub enum Library {
 pub fn library(backend: Backend) -> Result<Library, NotBuiltIn> {
     match backend {
         Backend::Native => Ok(Library::Native),
+        Backend::Integer => Ok(Library::Integer),
         Backend::Flex => Ok(Library::Burn(Device::flex())),
         Backend::Ndarray => Ok(Library::Burn(Device::ndarray())),
         #[cfg(feature = "cuda")]
@@ -91,10 +95,12 @@ mod tests {
 
     #[test]
     fn a_backend_is_usable_or_refused_by_name() {
-        for backend in [Backend::Native, Backend::Flex, Backend::Ndarray, Backend::Cuda, Backend::Wgpu] {
+        let gpus = [Backend::Cuda, Backend::Wgpu];
+        let processors = [Backend::Native, Backend::Integer, Backend::Flex, Backend::Ndarray];
+        for backend in processors.into_iter().chain(gpus) {
             assert_eq!(library(backend).is_ok(), BACKENDS.contains(&backend), "{backend}");
         }
-        assert!(usable().starts_with(&[Backend::Native, Backend::Flex, Backend::Ndarray]));
+        assert!(usable().starts_with(&processors));
         assert!(multiplies(Backend::Flex) && multiplies(Backend::Ndarray));
         let words = "this program was built without the backend cuda: build it with --features cuda";
         assert_eq!(NotBuiltIn(Backend::Cuda).to_string(), words);

@@ -45,7 +45,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn all_backends_give_the_published_logits_losses_and_firing_rates() {
     let expected = expected();
-    for backend in [Backend::Native, Backend::Flex, Backend::Ndarray] {
+    for backend in [Backend::Native, Backend::Integer, Backend::Flex, Backend::Ndarray] {
         let model = model(backend);
         let data = Dataset::rows(&expected.tokens, model.network().vocabulary).unwrap();
         let logits: Vec<f32> = (0..data.len()).flat_map(|i| sequence_logits(&model, &data, i)).collect();
@@ -67,7 +67,7 @@ fn all_backends_give_the_published_logits_losses_and_firing_rates() {
 #[test]
 fn a_sequence_cut_anywhere_gives_the_whole_sequences_logits() {
     let tokens: Vec<u32> = expected().tokens[0].iter().map(|id| *id as u32).collect();
-    for backend in [Backend::Native, Backend::Flex, Backend::Ndarray] {
+    for backend in [Backend::Native, Backend::Integer, Backend::Flex, Backend::Ndarray] {
         let model = model(backend);
         let run = |cuts: &[usize]| {
             let (mut state, mut spikes, mut features) = (model.start(), vec![0; 8], Vec::new());

@@ -12,9 +12,11 @@ use qslm_common::experiment::Backend;
 use qslm_common::network::Network;
 use qslm_common::scheme::{Activation, Scheme};
 use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::kernels::integer::Codes;
 use qslm_engine::kernels::product::Packed;
 use qslm_engine::kernels::{lif, loss, norm, peak, shift, wkv};
 use qslm_engine::model::SpikeGpt;
+use qslm_engine::quant::grid_of_row;
 use qslm_engine::task::Dataset;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -45,7 +47,7 @@ pub struct EvalBench {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     windows: u32,
     /// What computes the matrix products
-    #[arg(long, value_delimiter = ',', default_value = "native,flex")]
+    #[arg(long, value_delimiter = ',', default_value = "native,integer,flex")]
     backends: Vec<Backend>,
     /// What the matrices are kept in for the quantized figures
     #[arg(long, default_value = "int8:symmetric:channel")]
@@ -110,10 +112,15 @@ impl EvalBench {
         if threads > 1 {
             rows.push(peak_row(threads, peak_of_all));
         }
-        for (backend, number) in self.backends.iter().zip(0..) {
+        for backend in &self.backends {
             for (what, candidate) in self.candidates() {
-                // What is rounded is rounded before; one backend shows what that costs.
-                if number == 0 || what == "float" {
+                // Ours differ in what is quantized, those of Burn round it before they multiply floats.
+                let differs = match backend {
+                    Backend::Native => true,
+                    Backend::Integer => what == "weights quantized",
+                    _ => what == "float",
+                };
+                if differs {
                     let what = format!("whole, {what}, {backend}");
                     rows.push(self.whole(what, &checkpoint, &candidate, *backend, threads, peak_of_all)?);
                 }
@@ -181,13 +188,24 @@ impl EvalBench {
         let (rows, narrow, wide) = (self.window as usize, self.channels as usize, 4 * self.channels as usize);
         let shapes = [(narrow, narrow), (narrow, wide), (wide, narrow), (narrow, self.vocabulary as usize)];
         let measure = |(inputs, outputs): (usize, usize)| {
-            let packed = Packed::new(&wave(inputs * outputs), inputs);
+            let weights = wave(inputs * outputs);
+            let packed = Packed::new(&weights, inputs);
+            let codes: Vec<i8> = weights.iter().map(|weight| (weight * 63.0) as i8).collect();
+            let codes = Codes::new(&codes, inputs, vec![1.0 / 63.0; outputs], &[]);
             let (x, mut out) = (wave(rows * inputs), vec![0.0; rows * outputs]);
-            let seconds = self.median(|| packed.multiply(&x, 0..outputs, black_box(&mut out)));
-            let what = format!("product, {inputs} to {outputs}, native");
-            product(what, 1, seconds, (2 * rows * inputs * outputs) as f64, peak)
+            let row = |kind: &str, seconds: f64| {
+                let what = format!("product, {inputs} to {outputs}, {kind}");
+                product(what, 1, seconds, (2 * rows * inputs * outputs) as f64, peak)
+            };
+            let floats = self.median(|| packed.multiply(&x, 0..outputs, black_box(&mut out)));
+            // With the making of the integers.
+            let weights = self.median(|| codes.multiply(&codes.rows(&x), 0..outputs, black_box(&mut out)));
+            let grid = |row: &[f32]| grid_of_row(row, self.activation);
+            let both = self
+                .median(|| codes.multiply(&codes.quantized_rows(&x, grid), 0..outputs, black_box(&mut out)));
+            [row("floats", floats), row("8-bit weights", weights), row("and activations", both)]
         };
-        shapes.into_iter().map(measure).collect()
+        shapes.into_iter().flat_map(measure).collect()
     }
 
     /// What comes between the products.

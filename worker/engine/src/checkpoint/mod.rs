@@ -8,17 +8,44 @@ pub mod packed;
 mod safe_file;
 mod shape;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use qslm_common::network::Network;
+use qslm_common::scheme::Integer;
 
-/// The parameters of a network as 32-bit floats, whatever the file stored.
+use crate::quant::{Quantized, dequantize};
+
+/// The parameters of a network: 32-bit floats, or the codes of a packed file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     network: Network,
-    tensors: BTreeMap<String, Vec<f32>>,
+    tensors: BTreeMap<String, Values>,
     manifest: Option<packed::Manifest>,
+}
+
+/// The values of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+enum Values {
+    Floats(Vec<f32>),
+    Codes(Codes),
+}
+
+/// A matrix as a packed file stores it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Codes {
+    /// Its codes with their scales.
+    pub quantized: Quantized,
+    /// The scheme that they were made by.
+    pub scheme: Integer,
+    columns: usize,
+}
+
+impl Codes {
+    fn values(&self) -> Vec<f32> {
+        dequantize(&self.quantized, self.columns, self.scheme)
+    }
 }
 
 /// Why a file is not a checkpoint of a SpikeGPT network.
@@ -99,7 +126,7 @@ impl Checkpoint {
         for name in file.names() {
             let values = file.read(&name)?;
             check_finite(&name, &values)?;
-            tensors.insert(name, values);
+            tensors.insert(name, Values::Floats(values));
         }
         Ok(Self { network, tensors, manifest: None })
     }
@@ -133,8 +160,12 @@ impl Checkpoint {
     ///
     /// # Panics
     /// If the network has no tensor of that name: loading made sure of all that it has.
-    pub fn tensor(&self, name: &str) -> &[f32] {
-        self.tensors.get(name).unwrap_or_else(|| panic!("the network has no tensor {name}"))
+    pub fn tensor(&self, name: &str) -> Cow<'_, [f32]> {
+        match self.tensors.get(name) {
+            Some(Values::Floats(values)) => Cow::Borrowed(values),
+            Some(Values::Codes(codes)) => Cow::Owned(codes.values()),
+            None => panic!("the network has no tensor {name}"),
+        }
     }
 
     /// As [`Checkpoint::tensor`], but takes the values out, so that they need not be there twice.
@@ -142,9 +173,19 @@ impl Checkpoint {
     /// # Panics
     /// If the network has no tensor of that name, or it was taken before.
     pub fn take(&mut self, name: &str) -> Vec<f32> {
-        self.tensors
-            .remove(name)
-            .unwrap_or_else(|| panic!("the network has no tensor {name}, or not any more"))
+        match self.tensors.remove(name) {
+            Some(Values::Floats(values)) => values,
+            Some(Values::Codes(codes)) => codes.values(),
+            None => panic!("the network has no tensor {name}, or not any more"),
+        }
+    }
+
+    /// The codes of a matrix, if the file stores such.
+    pub fn codes(&self, name: &str) -> Option<&Codes> {
+        match self.tensors.get(name)? {
+            Values::Floats(_) => None,
+            Values::Codes(codes) => Some(codes),
+        }
     }
 }
 

@@ -18,9 +18,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::safe_file::SafeFile;
-use super::{Checkpoint, CheckpointError};
+use super::{Checkpoint, CheckpointError, Codes, Values};
 use crate::quant::pack::{pack, unpack};
-use crate::quant::{Quantized, dequantize, quantize, to_half};
+use crate::quant::{Quantized, quantize, to_half};
 
 /// The key of the manifest in the header's metadata.
 const MANIFEST: &str = "qslm.manifest";
@@ -117,12 +117,12 @@ pub fn write(
     };
     let mut tensors = Tensors::new();
     for unit in network.units() {
-        let weights = checkpoint.tensor(&unit.name);
+        let weights = &checkpoint.tensor(&unit.name);
         let (shape, scheme) = (vec![unit.rows, unit.columns], candidate.scheme(&unit.name));
         tensors.extend(pack_matrix(&unit.name, shape, weights, scheme));
     }
     for vector in network.vectors() {
-        let values = checkpoint.tensor(&vector.name);
+        let values = &checkpoint.tensor(&vector.name);
         tensors.extend(pack_matrix(&vector.name, vector.shape, values, candidate.vectors()));
     }
     let manifest = serde_json::to_string(&manifest).map_err(|error| refuse(error.to_string()))?;
@@ -217,14 +217,14 @@ impl Manifest {
     }
 }
 
-/// The tensors of a packed file as the 32-bit floats that they stand for.
+/// The tensors of a packed file: codes as they are, all else as the 32-bit floats that it stands for.
 ///
 /// # Errors
 /// The first part that is missing, extra, of another type or size, or not finite.
 pub(super) fn read(
     file: &mut SafeFile,
     manifest: &Manifest,
-) -> Result<BTreeMap<String, Vec<f32>>, CheckpointError> {
+) -> Result<BTreeMap<String, Values>, CheckpointError> {
     let left = file.names().into_iter().collect();
     let mut parts = Parts { file, left };
     let mut tensors = BTreeMap::new();
@@ -256,18 +256,20 @@ impl Parts<'_> {
         rows: usize,
         columns: usize,
         scheme: Scheme,
-    ) -> Result<Vec<f32>, CheckpointError> {
+    ) -> Result<Values, CheckpointError> {
         let count = rows * columns;
         let part = |name: &str| format!("{tensor}.{name}");
         match scheme {
-            Scheme::Float => self.floats(tensor, count),
+            Scheme::Float => self.floats(tensor, count).map(Values::Floats),
             Scheme::Half => {
                 let bytes = self.bytes(tensor, Dtype::F16, 2 * count)?;
-                Ok(bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect())
+                let values = bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32());
+                Ok(Values::Floats(values.collect()))
             }
             Scheme::Sign => {
                 let signs = self.codes(&part("signs"), 1, count)?;
-                Ok(signs.into_iter().map(|bit| if bit == 0 { -1.0 } else { 1.0 }).collect())
+                let values = signs.into_iter().map(|bit| if bit == 0 { -1.0 } else { 1.0 });
+                Ok(Values::Floats(values.collect()))
             }
             Scheme::Integer(integer) => {
                 let scales = integer.granularity.scales(rows, columns);
@@ -282,7 +284,7 @@ impl Parts<'_> {
                         }
                     },
                 };
-                Ok(dequantize(&quantized, columns, integer))
+                Ok(Values::Codes(Codes { quantized, scheme: integer, columns }))
             }
         }
     }

@@ -5,11 +5,28 @@ use super::simd::per_instruction_set;
 /// Lanes of partial results: fixed, so that they do not depend on the processor.
 const LANES: usize = 16;
 
+/// The numbers `scale (q - zero)` for the codes q from `q_min` to `q_max`, at most 256 of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Grid {
+    /// The step s; 0 if all that is rounded to it is zeros, NaN if some of it is no number.
+    pub scale: f32,
+    /// The code z of zero.
+    pub zero: i32,
+    /// The smallest code.
+    pub q_min: i32,
+    /// The largest code.
+    pub q_max: i32,
+}
+
 per_instruction_set! {
     /// The smallest and the largest number of a row, zero included; NaN if the row holds NaN or infinity.
     pub fn span(row: &[f32]) -> (f32, f32) {
         let (mut low, mut high, mut poison) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
-        for chunk in row.chunks(LANES) {
+        let (chunks, rest) = row.as_chunks::<LANES>();
+        // Zeros change nothing.
+        let mut last = [0.0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        for chunk in chunks.iter().chain([&last]) {
             for (lane, x) in chunk.iter().enumerate() {
                 low[lane] = if *x < low[lane] { *x } else { low[lane] };
                 high[lane] = if *x > high[lane] { *x } else { high[lane] };

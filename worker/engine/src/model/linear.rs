@@ -1,4 +1,4 @@
-//! A bias-free linear layer: the one place where matrices are multiplied, by our product or by Burn.
+//! A bias-free linear layer: the one place where matrices are multiplied, by our products or by Burn.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,8 +8,10 @@ use qslm_common::scheme::Activation;
 
 use super::probe::Probe;
 use crate::backend::Library;
+use crate::kernels::integer::Codes;
+use crate::kernels::integer::rows::Rows;
 use crate::kernels::product::Packed;
-use crate::quant::fake_quantize_rows;
+use crate::quant::{Quantized, fake_quantize_rows, grid_of_row};
 
 /// Rows of outputs are formed in blocks of about this many numbers where a large vocabulary would not fit memory.
 const OUTPUTS_AT_ONCE: usize = 1 << 22;
@@ -17,17 +19,27 @@ const OUTPUTS_AT_ONCE: usize = 1 << 22;
 /// Weights where they are computed with; a clone is the same ones.
 #[derive(Debug, Clone)]
 pub(super) enum Matrix {
-    /// Packed for our own product.
+    /// Codes for our own product of integers.
+    Codes(Arc<Codes>),
+    /// Floats for our own product.
     Packed(Arc<Packed>),
     /// On a device of Burn, as a view of `[inputs, outputs]`.
     Burn(Tensor<2>),
 }
 
 impl Matrix {
+    /// From codes of `rows` outputs with a scale per output, or one for all, for our own product.
+    pub(super) fn of_codes(quantized: &Quantized, rows: usize) -> Self {
+        let scales = per_row(&quantized.scales, rows);
+        let zeros = per_row(&quantized.zero_points, rows);
+        let inputs = quantized.codes.len() / rows;
+        Self::Codes(Arc::new(Codes::new(&quantized.codes, inputs, scales, &zeros)))
+    }
+
     /// From `[outputs, inputs]` row-major weights.
     pub(super) fn new(weights: Vec<f32>, inputs: usize, library: &Library) -> Self {
         match library {
-            Library::Native => Self::Packed(Arc::new(Packed::new(&weights, inputs))),
+            Library::Native | Library::Integer => Self::Packed(Arc::new(Packed::new(&weights, inputs))),
             Library::Burn(device) => {
                 let shape = [weights.len() / inputs, inputs];
                 Self::Burn(Tensor::<2>::from_data(TensorData::new(weights, shape), device).transpose())
@@ -38,6 +50,7 @@ impl Matrix {
     /// Bytes of memory that the weights take.
     pub(super) fn bytes(&self) -> usize {
         match self {
+            Self::Codes(codes) => codes.bytes(),
             Self::Packed(packed) => packed.bytes(),
             Self::Burn(transposed) => 4 * transposed.shape().num_elements(),
         }
@@ -45,6 +58,7 @@ impl Matrix {
 
     fn inputs(&self) -> usize {
         match self {
+            Self::Codes(codes) => codes.inputs(),
             Self::Packed(packed) => packed.inputs(),
             Self::Burn(transposed) => transposed.dims()[0],
         }
@@ -52,29 +66,42 @@ impl Matrix {
 
     fn outputs(&self) -> usize {
         match self {
+            Self::Codes(codes) => codes.outputs(),
             Self::Packed(packed) => packed.outputs(),
             Self::Burn(transposed) => transposed.dims()[1],
         }
     }
 
-    /// `[rows, inputs]` to `[rows, outputs]`.
-    fn multiply(&self, x: Vec<f32>) -> Vec<f32> {
-        let rows = x.len() / self.inputs();
-        match self {
-            Self::Packed(packed) => {
-                let mut out = vec![0.0; rows * packed.outputs()];
-                packed.multiply(&x, 0..packed.outputs(), &mut out);
-                out
+    /// The matrix with rows of inputs, `[rows, inputs]`, rounded to `activation` first.
+    fn with(&self, mut x: Vec<f32>, activation: Option<Activation>) -> Product<'_> {
+        match (self, activation) {
+            (Self::Codes(codes), None) => Product::Codes(codes, codes.rows(&x)),
+            (Self::Codes(codes), Some(scheme)) => {
+                Product::Codes(codes, codes.quantized_rows(&x, |row| grid_of_row(row, scheme)))
             }
-            Self::Burn(transposed) => {
-                let x = TensorData::new(x, [rows, self.inputs()]);
-                let y =
-                    Tensor::<2>::from_data(x, &transposed.device()).matmul(transposed.clone()).into_data();
-                y.try_into_vec::<f32>()
-                    .unwrap_or_else(|error| panic!("a product of f32 is not f32: {error:?}"))
+            (Self::Packed(packed), None) => Product::Packed(packed, x),
+            (Self::Burn(transposed), None) => Product::Burn(transposed, x),
+            (_, Some(scheme)) => {
+                fake_quantize_rows(&mut x, self.inputs(), scheme);
+                self.with(x, None)
             }
         }
     }
+}
+
+/// One value per row, of as many, or of one for all, or of none.
+fn per_row<T: Copy>(values: &[T], rows: usize) -> Vec<T> {
+    match values {
+        [value] => vec![*value; rows],
+        values => values.to_vec(),
+    }
+}
+
+/// A matrix and rows of inputs in the form that it multiplies.
+enum Product<'a> {
+    Codes(&'a Codes, Rows),
+    Packed(&'a Packed, Vec<f32>),
+    Burn(&'a Tensor<2>, Vec<f32>),
 }
 
 /// `y = W x`, for rows of inputs.
@@ -97,13 +124,19 @@ impl Linear {
     /// # Panics
     /// If the buffer is not a whole number of rows, or the backend fails: both are faults of this program,
     /// and the worker turns a panic into a failed trial.
-    pub(super) fn forward(&self, mut x: Vec<f32>, probe: &mut dyn Probe) -> Vec<f32> {
+    pub(super) fn forward(&self, x: Vec<f32>, probe: &mut dyn Probe) -> Vec<f32> {
         if x.is_empty() {
             return x;
         }
         probe.input(&self.unit, &x);
-        self.round(&mut x);
-        self.matrix.multiply(x)
+        let outputs = self.matrix.outputs();
+        let mut out = vec![0.0; x.len() / self.matrix.inputs() * outputs];
+        match self.matrix.with(x, self.activation) {
+            Product::Codes(codes, rows) => codes.multiply(&rows, 0..outputs, &mut out),
+            Product::Packed(packed, x) => packed.multiply(&x, 0..outputs, &mut out),
+            Product::Burn(transposed, x) => return burn_product(transposed, x),
+        }
+        out
     }
 
     /// As [`Linear::forward`], with the outputs shown piece by piece, whole rows of them never being there at once if
@@ -111,26 +144,28 @@ impl Linear {
     /// Pieces of a row come in order, and begin at multiples of `width`, which is a multiple of 32.
     pub(super) fn forward_in_pieces(
         &self,
-        mut x: Vec<f32>,
+        x: Vec<f32>,
         width: usize,
         mut show: impl FnMut(usize, Range<usize>, &[f32]),
     ) {
-        self.round(&mut x);
         let (inputs, outputs) = (self.matrix.inputs(), self.matrix.outputs());
+        let count = x.len() / inputs;
         let pieces = (0..outputs).step_by(width).map(|start| start..outputs.min(start + width));
-        match &self.matrix {
-            Matrix::Packed(packed) => {
-                let mut out = vec![0.0; x.len() / inputs * width.min(outputs)];
-                for piece in pieces {
-                    let out = &mut out[..x.len() / inputs * piece.len()];
-                    packed.multiply(&x, piece.clone(), out);
-                    show(0, piece, out);
-                }
+        let mut show_all_rows = |multiply: &dyn Fn(Range<usize>, &mut [f32])| {
+            let mut out = vec![0.0; count * width.min(outputs)];
+            for piece in pieces.clone() {
+                let out = &mut out[..count * piece.len()];
+                multiply(piece.clone(), out);
+                show(0, piece, out);
             }
-            Matrix::Burn(_) => {
+        };
+        match self.matrix.with(x, self.activation) {
+            Product::Codes(codes, rows) => show_all_rows(&|piece, out| codes.multiply(&rows, piece, out)),
+            Product::Packed(packed, x) => show_all_rows(&|piece, out| packed.multiply(&x, piece, out)),
+            Product::Burn(transposed, x) => {
                 let block = (OUTPUTS_AT_ONCE / outputs).max(1);
                 for (x, first) in x.chunks(block * inputs).zip((0..).step_by(block)) {
-                    let out = self.matrix.multiply(x.to_vec());
+                    let out = burn_product(transposed, x.to_vec());
                     for (row, out) in out.chunks_exact(outputs).enumerate() {
                         pieces.clone().for_each(|piece| show(first + row, piece.clone(), &out[piece]));
                     }
@@ -138,12 +173,14 @@ impl Linear {
             }
         }
     }
+}
 
-    fn round(&self, x: &mut [f32]) {
-        if let Some(scheme) = self.activation {
-            fake_quantize_rows(x, self.matrix.inputs(), scheme);
-        }
-    }
+/// Rows of `x` times a view of `[inputs, outputs]`: `[rows, outputs]`.
+fn burn_product(transposed: &Tensor<2>, x: Vec<f32>) -> Vec<f32> {
+    let shape = [x.len() / transposed.dims()[0], transposed.dims()[0]];
+    let x = Tensor::<2>::from_data(TensorData::new(x, shape), &transposed.device());
+    let y = x.matmul(transposed.clone()).into_data();
+    y.try_into_vec::<f32>().unwrap_or_else(|error| panic!("a product of f32 is not f32: {error:?}"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! SpikeGPT, exactly as MODEL.md section 1 states it; float and quantized are the same code.
 //!
-//! A quantized weight is dequantized once when the model is built, so a product costs the same at every
-//! width; activations and membranes are rounded as they come. Buffers are `[time, channel]` for one sequence at a time; the batch is the caller's loop,
+//! A quantized matrix is dequantized once when the model is built, or multiplied as integers (see [`Backend`]);
+//! activations and membranes are rounded as they come. Buffers are `[time, channel]` for one sequence at a time; the batch is the caller's loop,
 //! which keeps every result independent of what it was batched with.
 
 mod block;
@@ -18,12 +18,13 @@ use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::experiment::Backend;
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
+use qslm_common::scheme::{Integer, Scheme};
 
 use crate::backend::{Library, NotBuiltIn, library};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Codes};
 use crate::kernels::loss::{self, Loss};
 use crate::kernels::norm::layer_norm;
-use crate::quant::fake_quantize;
+use crate::quant::{fake_quantize, quantize};
 use block::Block;
 use linear::{Linear, Matrix};
 use shared::{Border, MatrixKey};
@@ -70,6 +71,16 @@ enum Source<'a> {
     Shared(&'a Checkpoint),
     /// A checkpoint that is used up, so that the values are not there twice.
     UsedUp(RefCell<Checkpoint>),
+}
+
+impl Source<'_> {
+    /// Looks at the codes of a matrix, if the checkpoint stores such.
+    fn codes<T>(&self, unit: &str, look: impl FnOnce(&Codes) -> Option<T>) -> Option<T> {
+        match self {
+            Self::Shared(checkpoint) => checkpoint.codes(unit).and_then(look),
+            Self::UsedUp(checkpoint) => checkpoint.borrow().codes(unit).and_then(look),
+        }
+    }
 }
 
 /// Builds the parts of a model from a checkpoint under a candidate's schemes.
@@ -285,7 +296,7 @@ impl Builder<'_> {
 
     fn values(&self, name: &str) -> Cow<'_, [f32]> {
         match &self.source {
-            Source::Shared(checkpoint) => checkpoint.tensor(name).into(),
+            Source::Shared(checkpoint) => checkpoint.tensor(name),
             Source::UsedUp(checkpoint) => checkpoint.borrow_mut().take(name).into(),
         }
     }
@@ -300,13 +311,45 @@ impl Builder<'_> {
     }
 
     fn linear(&self, unit: &str) -> Linear {
-        let (_, columns) = self.network.shape_of(unit);
-        let make = || Matrix::new(self.weights(unit, columns), columns, &self.library);
+        let make = || self.matrix(unit);
         let matrix = match self.shared {
             Some((shared, of)) => shared.linear(self.key(of, unit), make),
             None => make(),
         };
         Linear::new(unit, matrix, self.candidate.activation(unit))
+    }
+
+    fn matrix(&self, unit: &str) -> Matrix {
+        let (rows, columns) = self.network.shape_of(unit);
+        self.matrix_of_codes(unit, rows, columns)
+            .unwrap_or_else(|| Matrix::new(self.weights(unit, columns), columns, &self.library))
+    }
+
+    /// The codes of a unit, if it is multiplied as such and has at most one scale for each output: those that its scheme
+    /// gives it, or, if it stays as it is, those of a packed checkpoint.
+    fn matrix_of_codes(&self, unit: &str, rows: usize, columns: usize) -> Option<Matrix> {
+        let multiplied = |scheme: Integer| {
+            let scales = scheme.granularity.scales(rows, columns);
+            self.multiplies_codes(unit) && (scales == 1 || scales == rows)
+        };
+        match self.candidate.scheme(unit) {
+            Scheme::Integer(scheme) if multiplied(scheme) => {
+                Some(Matrix::of_codes(&quantize(&self.values(unit), columns, scheme, unit), rows))
+            }
+            Scheme::Float => self.source.codes(unit, |codes| {
+                multiplied(codes.scheme).then(|| Matrix::of_codes(&codes.quantized, rows))
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether a unit is multiplied in integers where it is quantized.
+    fn multiplies_codes(&self, unit: &str) -> bool {
+        match self.library {
+            Library::Native => self.candidate.activation(unit).is_some(),
+            Library::Integer => true,
+            Library::Burn(_) => false,
+        }
     }
 
     fn embedding(&self) -> Arc<Vec<f32>> {
@@ -324,6 +367,6 @@ impl Builder<'_> {
     }
 
     fn key(&self, of: ContentHash, unit: &str) -> MatrixKey {
-        (of, unit.to_owned(), self.candidate.scheme(unit))
+        (of, unit.to_owned(), self.candidate.scheme(unit), self.multiplies_codes(unit))
     }
 }

@@ -34,8 +34,8 @@ pub struct Shared {
 
 /// Data and everything else but the candidate; what was decided before the border; the sequence.
 type BorderKey = (ContentHash, ContentHash, usize);
-/// Checkpoint and backend; the unit and its scheme.
-pub(super) type MatrixKey = (ContentHash, String, Scheme);
+/// Checkpoint and backend; the unit and its scheme; whether it is there as codes.
+pub(super) type MatrixKey = (ContentHash, String, Scheme, bool);
 
 /// The residual stream of a whole sequence, `[time, channel]`, between two blocks, and the spikes of the populations
 /// before it.

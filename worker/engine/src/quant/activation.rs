@@ -2,21 +2,15 @@
 
 use qslm_common::scheme::{Activation, ActivationRange, Granularity, Integer};
 
-use super::range::Grid;
-use crate::kernels::grid;
+use crate::kernels::grid::{self, Grid};
 
 /// Rounds every row of `x`, `[rows, columns]`, to the grid that `scheme` gives it.
 ///
 /// The arithmetic is that of weights: `x ~ s (q - z)`, to nearest, the even code on a tie, clamped at the ends of the
 /// range. A row that holds NaN or infinity becomes NaN, so that a broken network shows.
 pub fn fake_quantize_rows(x: &mut [f32], columns: usize, scheme: Activation) {
-    let integer = Integer::new(scheme.bits, scheme.symmetry, Granularity::Tensor);
     for row in x.chunks_exact_mut(columns) {
-        let (min, max) = match scheme.range {
-            ActivationRange::Dynamic => grid::span(row),
-            ActivationRange::Static(span) => (span.min(), span.max()),
-        };
-        let Grid { scale, zero, q_min, q_max } = Grid::over(min, max, integer);
+        let Grid { scale, zero, q_min, q_max } = grid_of_row(row, scheme);
         if scale == 0.0 {
             // A range of zero leaves one value; NaN stays NaN.
             row.iter_mut().for_each(|x| *x *= 0.0);
@@ -24,6 +18,15 @@ pub fn fake_quantize_rows(x: &mut [f32], columns: usize, scheme: Activation) {
             grid::round(row, scale, zero as f32, q_min as f32, q_max as f32);
         }
     }
+}
+
+/// The grid that a row of inputs is rounded to.
+pub fn grid_of_row(row: &[f32], scheme: Activation) -> Grid {
+    let (min, max) = match scheme.range {
+        ActivationRange::Dynamic => grid::span(row),
+        ActivationRange::Static(span) => (span.min(), span.max()),
+    };
+    Grid::over(min, max, Integer::new(scheme.bits, scheme.symmetry, Granularity::Tensor))
 }
 
 #[cfg(test)]

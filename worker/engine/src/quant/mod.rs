@@ -14,8 +14,8 @@ use std::borrow::Cow;
 use half::f16;
 use qslm_common::scheme::{Granularity, Integer, Scheme, Symmetry};
 
-pub use activation::fake_quantize_rows;
-use range::Grid;
+use crate::kernels::grid::Grid;
+pub use activation::{fake_quantize_rows, grid_of_row};
 use rounding::Rounder;
 
 /// A matrix as integer codes with their scales.

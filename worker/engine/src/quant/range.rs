@@ -3,20 +3,10 @@
 use qslm_common::scheme::{Integer, Range, Symmetry};
 
 use super::rounding::Rounder;
+use crate::kernels::grid::Grid;
 
 /// Fractions of the whole range that the least-squares search tries, in hundredths.
 const FRACTIONS: std::ops::RangeInclusive<u32> = 20..=100;
-
-/// The weights `s (q - z)` that a run can be stored as.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Grid {
-    /// The step s; 0 if the run is all zeros.
-    pub(super) scale: f32,
-    /// The code z of zero.
-    pub(super) zero: i32,
-    pub(super) q_min: i32,
-    pub(super) q_max: i32,
-}
 
 impl Grid {
     /// The code of a weight, clamped to the grid; `at` is its position in the matrix.

@@ -1,0 +1,3 @@
+//! The kernels of the engine that choose an instruction set, for `run`.
+
+pub mod kernels;
