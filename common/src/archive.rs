@@ -47,6 +47,11 @@ impl Measurement {
     }
 
     /// What was measured.
+    pub fn into_entry(self) -> Entry {
+        self.entry
+    }
+
+    /// What was measured.
     pub fn entry(&self) -> &Entry {
         &self.entry
     }
@@ -87,6 +92,8 @@ pub struct Archive {
     chosen: Option<Best>,
     /// Candidates that were given up before all of the data was evaluated.
     stopped: BTreeSet<ContentHash>,
+    /// What was measured by [`Experiment::sensitivity_task`], which only sensitivity is told by.
+    probes: BTreeMap<ContentHash, Counts>,
     /// The id of the float model; known from the first measurement on, because it takes a hash to tell.
     float_id: Option<ContentHash>,
 }
@@ -176,6 +183,26 @@ impl Archive {
     /// Number of candidates that were given up; see [`Archive::stop`].
     pub fn stopped(&self) -> usize {
         self.stopped.len()
+    }
+
+    /// Folds in what was measured by [`Experiment::sensitivity_task`]. Returns whether it is new.
+    pub fn insert_probe(&mut self, id: ContentHash, counts: Counts) -> bool {
+        match self.probes.entry(id) {
+            std::collections::btree_map::Entry::Occupied(_) => false,
+            std::collections::btree_map::Entry::Vacant(vacant) => {
+                vacant.insert(counts);
+                true
+            }
+        }
+    }
+
+    /// The counts of a candidate that sensitivity is told by: those of all data, unless the experiment measures it on
+    /// part of them.
+    pub fn probe(&self, experiment: &Experiment, id: &ContentHash) -> Option<&Counts> {
+        match experiment.sensitivity_task() {
+            Some(_) => self.probes.get(id),
+            None => self.get(id).map(|entry| &entry.counts),
+        }
     }
 
     /// Whether a measured candidate may be on the front. In a race those that lose too much quality are not: which of

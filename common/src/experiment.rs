@@ -88,6 +88,9 @@ pub enum Strategy {
     Qslm {
         /// The width at which sensitivity is measured; the middle of the space's widths if absent.
         sensitivity_bits: Option<Width>,
+        /// Sensitivity is measured on so many of the first windows or sentences; on all if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sensitivity_sequences: Option<u32>,
     },
     /// Every combination of the space's widths over the groups of a tier.
     Grid {
@@ -199,6 +202,9 @@ pub enum InvalidExperiment {
     /// Sensitivity at a width that the space does not have.
     #[error("strategy.sensitivity_bits = {0}: not one of space.bits")]
     SensitivityBits(u8),
+    /// Sensitivity on no data.
+    #[error("strategy.sensitivity_sequences = 0: expected 1 or more")]
+    SensitivitySequences,
     /// See [`crate::network::InvalidNetwork`].
     #[error("network: {0}")]
     Network(#[from] crate::network::InvalidNetwork),
@@ -248,13 +254,26 @@ impl Experiment {
     /// The trial that measures `candidate`. Constraints, strategy and name are not in it, so experiments
     /// share measurements.
     pub fn trial(&self, candidate: Candidate) -> Trial {
+        self.trial_of(&self.task, candidate)
+    }
+
+    /// The protocol by which sensitivity is measured, if it is not that of all else.
+    pub fn sensitivity_task(&self) -> Option<Task> {
+        let Strategy::Qslm { sensitivity_sequences: Some(sequences), .. } = self.strategy else {
+            return None;
+        };
+        Some(self.task.first(sequences)).filter(|first| *first != self.task)
+    }
+
+    /// As [`Experiment::trial`], by another protocol.
+    pub fn trial_of(&self, task: &Task, candidate: Candidate) -> Trial {
         Trial {
             engine_version: self.engine_version,
             backend: self.backend,
             checkpoint: self.checkpoint,
             network: self.network,
             data: self.data.clone(),
-            task: self.task.clone(),
+            task: task.clone(),
             candidate,
         }
     }
@@ -317,7 +336,10 @@ impl Experiment {
 
     fn strategy_problem(&self) -> Option<InvalidExperiment> {
         let count = match self.strategy {
-            Strategy::Qslm { sensitivity_bits: Some(bits) } if !self.space.bits.contains(&bits) => {
+            Strategy::Qslm { sensitivity_sequences: Some(0), .. } => {
+                return Some(InvalidExperiment::SensitivitySequences);
+            }
+            Strategy::Qslm { sensitivity_bits: Some(bits), .. } if !self.space.bits.contains(&bits) => {
                 return Some(InvalidExperiment::SensitivityBits(bits.bits()));
             }
             Strategy::Qslm { .. } => return None,
@@ -476,7 +498,7 @@ pub(crate) mod tests {
             constraints: Constraints { max_perplexity_increase: Some(0.03), ..Default::default() },
             objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],
             trade_off: TradeOff::default(),
-            strategy: Strategy::Qslm { sensitivity_bits: None },
+            strategy: Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None },
             device: Device::default(),
             racing: None,
         }
@@ -532,8 +554,9 @@ pub(crate) mod tests {
         assert!(refused(|e| e.task = Task::Accuracy { sentences: None }).contains("models language"));
         assert!(refused(|e| e.network.outputs = 2).contains("classifies"));
         assert!(
-            refused(|e| e.strategy = Strategy::Qslm { sensitivity_bits: Width::try_from(5).ok() })
-                .contains("sensitivity_bits = 5: not one of space.bits")
+            refused(|e| e.strategy =
+                Strategy::Qslm { sensitivity_bits: Width::try_from(5).ok(), sensitivity_sequences: None })
+            .contains("sensitivity_bits = 5: not one of space.bits")
         );
         assert!(refused(|e| e.strategy = Strategy::Grid { tier: Tier::Matrix }).contains("candidates"));
     }

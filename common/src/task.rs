@@ -85,6 +85,20 @@ impl Task {
     }
 }
 
+impl Task {
+    /// The same protocol, stopped after so many windows or sentences at the latest.
+    #[must_use]
+    pub fn first(&self, sequences: u32) -> Self {
+        let least = |given: Option<u32>| Some(given.map_or(sequences, |given| given.min(sequences)));
+        match *self {
+            Self::Perplexity { window, stride, windows } => {
+                Self::Perplexity { window, stride, windows: least(windows) }
+            }
+            Self::Accuracy { sentences } => Self::Accuracy { sentences: least(sentences) },
+        }
+    }
+}
+
 impl Shard {
     /// Checks `index < of <= MAX_SHARDS`.
     pub fn is_valid(self) -> bool {

@@ -62,7 +62,9 @@ pub fn replay(
         let mut under_way = false;
         for start in (0..candidates.len()).step_by(CHUNK) {
             let chunk = (start..candidates.len().min(start + CHUNK)).filter_map(|at| candidates.get(at));
-            let trials: Vec<Addressed> = chunk.map(|candidate| experiment.trial(candidate).into()).collect();
+            let task = generation.task.as_ref().unwrap_or(&experiment.task);
+            let trials: Vec<Addressed> =
+                chunk.map(|candidate| experiment.trial_of(task, candidate).into()).collect();
             let keys: Vec<ContentHash> = trials.iter().map(|trial| trial.key).collect();
             let mut found = Vec::new();
             for (trial, stored) in trials.iter().zip(open(&source.store)?.look_up(&keys, shards)?) {
@@ -78,7 +80,10 @@ pub fn replay(
                         continue;
                     }
                 };
-                if archive.get(&trial.candidate).is_none() {
+                if generation.task.is_some() {
+                    // Not on all data, so nothing to show beside what is.
+                    archive.insert_probe(trial.candidate, counts);
+                } else if archive.get(&trial.candidate).is_none() {
                     // Every search proposes the float model first; without it there is nothing to compare with.
                     if trial.candidate == float_id {
                         float = Some(counts.clone());

@@ -80,6 +80,24 @@ fn a_race_chooses_what_a_full_search_chooses() {
 }
 
 #[test]
+fn sensitivity_on_part_of_the_data_takes_less() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &[&str]| {
+        let store = folder.path().join(name);
+        let arguments = ["run", QUICKSTART, "--store", store.to_str().unwrap(), "--set", "task.windows=12"];
+        let first = succeed(&[&arguments[..], more].concat());
+        assert_eq!(evaluated(&succeed(&[&arguments[..], more].concat())), 0, "all is on record");
+        let share = first.split("Arithmetic: ").nth(1).unwrap().split(' ').next().unwrap();
+        share.parse::<f64>().unwrap()
+    };
+    let whole = run("whole", &[]);
+    let part = run("part", &["--set", "strategy.sensitivity_sequences=2"]);
+    assert!(part < whole - 10.0, "{part} % and {whole} %");
+    let none = ["run", QUICKSTART, "--set", "strategy.sensitivity_sequences=0"];
+    assert!(refused(2, &none).contains("sensitivity_sequences = 0: expected 1 or more"));
+}
+
+#[test]
 fn a_second_run_evaluates_nothing_and_prints_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");

@@ -14,7 +14,7 @@ use qslm_common::footprint::saving;
 use qslm_common::hash::ContentHash;
 use qslm_common::objective::quality_loss;
 use qslm_common::racing::Race;
-use qslm_common::task::Shard;
+use qslm_common::task::{Shard, Task};
 use qslm_common::trial::Addressed;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Best, ExperimentStatus};
@@ -55,6 +55,10 @@ pub(super) struct Running {
     race: Option<Race>,
     /// Whether those of the generation do.
     may_race: bool,
+    /// The protocol of the generation, if it is not the experiment's.
+    task: Option<Task>,
+    /// Trials measured by such a protocol since the coordinator started.
+    probed: u64,
     /// The trial of the float model.
     float: ContentHash,
     /// Shards of trials that were given up which nobody had to evaluate.
@@ -152,6 +156,8 @@ impl Running {
             failures,
             race: None,
             may_race: false,
+            task: None,
+            probed: 0,
             float,
             spared: 0,
             finished: false,
@@ -264,9 +270,12 @@ impl Running {
                 _ => match self.search.next(&self.archive) {
                     Step::Measure(generation) => {
                         (self.stage, self.may_race) = (generation.stage, generation.may_race);
+                        self.task = generation.task;
                         let experiment = &self.record.experiment;
+                        let task = self.task.as_ref().unwrap_or(&experiment.task);
                         let is_measured = |candidates: &Candidates, index| {
-                            let trial = candidates.get(index).map(|candidate| experiment.trial(candidate));
+                            let candidate = candidates.get(index);
+                            let trial = candidate.map(|candidate| experiment.trial_of(task, candidate));
                             let key = trial.map(|trial| trial.key());
                             let stored = store.look_up(key.as_slice(), self.record.shards)?;
                             Ok(matches!(stored[..], [Stored::Measured(_)]))
@@ -300,10 +309,11 @@ impl Running {
         let Some(Drawing { candidates, .. }) = &self.generation else { return Ok(()) };
         let experiment = &self.record.experiment;
         let shards = self.record.shards;
+        let task = self.task.as_ref().unwrap_or(&experiment.task);
         let look_up = |range: Range<usize>| {
             let candidates = range.filter_map(|index| candidates.get(index));
             let trials: Vec<Addressed> =
-                candidates.map(|candidate| experiment.trial(candidate).into()).collect();
+                candidates.map(|candidate| experiment.trial_of(task, candidate).into()).collect();
             let keys: Vec<ContentHash> = trials.iter().map(|trial| trial.key).collect();
             let known = trials.into_iter().zip(store.look_up(&keys, shards)?);
             Ok(known.map(|(trial, stored)| Found::new(experiment, trial, stored)).collect())
@@ -385,6 +395,7 @@ impl Running {
     pub(super) fn measured(&mut self, trial: &Addressed, evidence: Evidence) {
         self.file_evidence(trial, evidence);
         self.evaluated += 1;
+        self.probed += u64::from(self.is_probe(trial));
         self.summary = None;
     }
 
@@ -394,7 +405,16 @@ impl Running {
         self.file(trial, measurement, &engines);
     }
 
+    /// Whether a trial of this experiment tells sensitivity only, by a protocol of its own.
+    fn is_probe(&self, trial: &Addressed) -> bool {
+        trial.trial.task != self.experiment().task
+    }
+
     fn file(&mut self, trial: &Addressed, measurement: Measurement, engines: &Engines) {
+        if self.is_probe(trial) {
+            self.archive.insert_probe(trial.candidate, measurement.into_entry().counts);
+            return;
+        }
         let experiment = &self.record.experiment;
         let spot = Spotted::new(&experiment.network, &measurement);
         if self.archive.insert_measured(experiment, &trial.trial.candidate, measurement) {
@@ -448,6 +468,7 @@ impl Running {
             failed: self.failures.len() as u64,
             stopped: self.archive.stopped() as u64,
             shards_spared: self.spared,
+            probed: self.probed,
             shards_settled: shards.settled,
             shards_leased: shards.leased,
             shards_pending: shards.pending,
@@ -515,11 +536,11 @@ impl Running {
 
     /// What each part costs when it alone is quantized, as far as it was measured.
     fn sensitivity(&self) -> Vec<Sensitivity> {
-        let Some(float) = self.archive.float(self.experiment()) else { return Vec::new() };
+        let probe = |candidate: &Candidate| self.archive.probe(self.experiment(), &candidate.id());
+        let Some(float) = probe(&Candidate::float(&self.experiment().network)) else { return Vec::new() };
         let probes = self.search.probes().into_iter();
         let sensitivity = probes.map(|(part, name, alone)| {
-            let alone = self.archive.get(&alone.id());
-            let quality_loss = alone.map(|alone| quality_loss(&float.counts, &alone.counts));
+            let quality_loss = probe(&alone).map(|alone| quality_loss(float, alone));
             Sensitivity { part, name, quality_loss }
         });
         sensitivity.collect()

@@ -72,7 +72,10 @@ impl World {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // Mostly small searches, so that a thousand of them take seconds; two experiments that share trials.
         let strategies = match seed % 25 {
-            0 => [Strategy::Qslm { sensitivity_bits: None }, Strategy::Grid { tier: Tier::Global }],
+            0 => [
+                Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None },
+                Strategy::Grid { tier: Tier::Global },
+            ],
             _ => [
                 Strategy::Grid { tier: Tier::Global },
                 Strategy::Random { tier: Tier::Block, trials: 4, seed },

@@ -21,7 +21,7 @@ fn open(path: &Path) -> (Handle, Thread) {
 const CANCEL: Change = Change { cancelled: Some(true), paused: None, priority: None, demands: None };
 
 fn qslm() -> Experiment {
-    experiment(Strategy::Qslm { sensitivity_bits: None })
+    experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None })
 }
 
 /// The part of a candidate's counts that falls into a shard.
@@ -388,6 +388,47 @@ async fn work_unevenly(handle: &Handle, steps: usize, slots: u32) {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn sensitivity_on_part_of_the_data_is_no_result_and_outlives_a_restart() {
+    let on_two = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: Some(2) });
+    let run = async |experiment: &Experiment, steps: &[usize]| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.redb");
+        let mut evaluated = 0;
+        for steps in steps {
+            let (handle, thread) = open(&path);
+            handle.submit(Submission::new(experiment.clone(), 3)).await.unwrap();
+            work(&handle, 2, *steps).await;
+            evaluated += handle.get(experiment.id()).await.unwrap().evaluated;
+            handle.stop();
+            thread.join().unwrap().unwrap();
+        }
+        let (handle, thread) = open(&path);
+        let status = handle.submit(Submission::new(experiment.clone(), 3)).await.unwrap();
+        assert_eq!((status.state(), status.evaluated), (State::Finished, 0), "all is on record");
+        let front = handle.front(experiment.id()).await.unwrap();
+        let source = handle.source(experiment.id()).await.unwrap();
+        let mut exported = 0;
+        crate::replay::replay(&source, |found| {
+            exported += found.len() as u64;
+            true
+        })
+        .unwrap();
+        assert_eq!(exported, status.measured);
+        handle.stop();
+        thread.join().unwrap().unwrap();
+        (front, status.measured, evaluated)
+    };
+    let (front, measured, evaluated) = run(&on_two, &[100_000]).await;
+    // The float model and 15 matrices, each alone.
+    assert_eq!(evaluated, measured + 16);
+    let (again, _, evaluated_again) = run(&on_two, &[9, 20, 100_000]).await;
+    assert_eq!((&again, evaluated_again), (&front, evaluated), "nothing is done twice");
+    let (whole, ..) = run(&qslm(), &[100_000]).await;
+    let read = |front: &str| serde_json::from_str::<FrontDocument>(front).unwrap();
+    assert_eq!(read(&front).chosen, read(&whole).chosen);
 }
 
 #[tokio::test]

@@ -96,7 +96,7 @@ enum Answer {
 }
 
 fn trial(number: usize) -> Trial {
-    let experiment = experiment(Search::Qslm { sensitivity_bits: None });
+    let experiment = experiment(Search::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
     experiment.trial(experiment.space.uniform(&experiment.network, number))
 }
 

@@ -10,7 +10,7 @@ use super::*;
 use crate::search::testing::experiment;
 
 fn trial(rung: usize) -> Arc<Addressed> {
-    let experiment = experiment(Strategy::Qslm { sensitivity_bits: None });
+    let experiment = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
     Arc::new(experiment.trial(experiment.space.uniform(&experiment.network, rung)).into())
 }
 

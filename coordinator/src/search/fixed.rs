@@ -55,7 +55,7 @@ impl Fixed {
         let first = vec![Candidate::float(network)];
         let base = space.uniform(network, 0);
         let candidates = Candidates::combinations(first, space, base, &experiment.moving(tier), numbers);
-        Self { generation: Some(Generation { stage, candidates, may_race: true }) }
+        Self { generation: Some(Generation { stage, candidates, task: None, may_race: true }) }
     }
 
     /// The first groups of `order` at one width and the rest at a wider one, for every number of groups and every
@@ -78,7 +78,7 @@ impl Fixed {
             }
         }
         let candidates = candidates.into_iter().collect();
-        Self { generation: Some(Generation { stage: "ranked", candidates, may_race: true }) }
+        Self { generation: Some(Generation { stage: "ranked", candidates, task: None, may_race: true }) }
     }
 }
 
@@ -88,7 +88,7 @@ impl Fixed {
         let float = std::iter::once(Candidate::float(&experiment.network));
         let listed = texts.iter().filter_map(|text| Candidate::decode(text).ok());
         let candidates = float.chain(listed).collect();
-        Self { generation: Some(Generation { stage: "list", candidates, may_race: true }) }
+        Self { generation: Some(Generation { stage: "list", candidates, task: None, may_race: true }) }
     }
 }
 

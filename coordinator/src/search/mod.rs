@@ -14,6 +14,7 @@ use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::{Experiment, Strategy};
 use qslm_common::space::Part;
+use qslm_common::task::Task;
 
 pub use candidates::Candidates;
 pub use race::{has_lost, race};
@@ -34,6 +35,8 @@ pub struct Generation {
     pub stage: &'static str,
     /// What to measure.
     pub candidates: Candidates,
+    /// The protocol to measure them by, if it is not the experiment's: [`Experiment::sensitivity_task`].
+    pub task: Option<Task>,
     /// Whether nobody needs to know how bad those are that lose too much; see [`qslm_common::racing`].
     pub may_race: bool,
 }
@@ -57,7 +60,7 @@ pub trait Search: Send {
 /// The strategy of an experiment, at its start.
 pub fn start(experiment: &Experiment) -> Box<dyn Search> {
     match experiment.strategy {
-        Strategy::Qslm { sensitivity_bits } => {
+        Strategy::Qslm { sensitivity_bits, .. } => {
             Box::new(qslm::Qslm::new(experiment.clone(), sensitivity_bits))
         }
         Strategy::Grid { tier } => Box::new(fixed::Fixed::grid(experiment, tier)),
@@ -161,7 +164,10 @@ pub(crate) mod testing {
                 assert_eq!(candidate.validate(&experiment.network), Ok(()));
                 if !fails(&candidate) {
                     let counts = measure(&candidate);
-                    archive.insert(experiment, &candidate, counts);
+                    match generation.task {
+                        Some(_) => drop(archive.insert_probe(candidate.id(), counts)),
+                        None => archive.insert(experiment, &candidate, counts),
+                    }
                 }
             }
         }

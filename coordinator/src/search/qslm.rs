@@ -1,7 +1,8 @@
 //! The tiered search of QSLM (arXiv 2601.00679), as MODEL.md section 3 reads it.
 //!
 //! ```text
-//! sensitivity   one unit (activation, population) at a time, the rest float: how much loss each adds
+//! sensitivity   one unit (activation, population) at a time, the rest float: how much loss each adds, on all data or
+//!     |         the first of them
 //!     |
 //! global        the same width everywhere; keep the smallest that is good enough
 //!     |
@@ -38,9 +39,14 @@ pub(super) struct Qslm {
     state: State,
 }
 
+/// The name of the first stage.
+const SENSITIVITY: &str = "sensitivity";
+
 /// Which generation is being measured.
 enum State {
     Start,
+    /// The float model on all data, if sensitivity is measured on part of them.
+    Float,
     Sensitivity,
     Global(Sensitivity),
     Lowering(Lowering),
@@ -88,12 +94,19 @@ impl Qslm {
         &self.experiment.network
     }
 
+    /// The float model, which everything is compared with.
+    fn float_generation(&self) -> Generation {
+        let candidates = std::iter::once(Candidate::float(self.network())).collect();
+        Generation { stage: SENSITIVITY, candidates, task: None, may_race: false }
+    }
+
     fn sensitivity_generation(&self) -> Generation {
         let float = Candidate::float(self.network());
         let alone = self.probes().into_iter().map(|(_, alone)| alone);
         let candidates = std::iter::once(float).chain(alone).collect();
         // Sensitive parts are told apart by how much they lose.
-        Generation { stage: "sensitivity", candidates, may_race: false }
+        let task = self.experiment.sensitivity_task();
+        Generation { stage: SENSITIVITY, candidates, task, may_race: false }
     }
 
     /// Every site that moves, with the candidate that quantizes it alone.
@@ -110,15 +123,18 @@ impl Qslm {
     fn global_generation(&self) -> Generation {
         let uniform = |rung| self.space().uniform(self.network(), rung);
         let candidates = (0..self.space().rungs(Part::Weights)).map(uniform).collect();
-        Generation { stage: "global", candidates, may_race: true }
+        Generation { stage: "global", candidates, task: None, may_race: true }
     }
 
     /// Reads the added loss of every site off the archive.
     fn sensitivity(&self, archive: &Archive) -> Sensitivity {
-        let nll = |entry: &Entry| i128::from(entry.counts.nll.0);
-        let float = archive.float(&self.experiment).map(nll);
+        let nll = |candidate: &Candidate| {
+            let counts = archive.probe(&self.experiment, &candidate.id())?;
+            Some(i128::from(counts.nll.0))
+        };
+        let float = nll(&Candidate::float(self.network()));
         let added = |(site, alone): (Site, Candidate)| {
-            let alone = archive.get(&alone.id()).map(nll);
+            let alone = nll(&alone);
             let added = alone.zip(float).map(|(alone, float)| alone - float);
             // Small enough that a sum over all sites does not overflow.
             (site, added.unwrap_or(i128::from(u64::MAX)))
@@ -185,7 +201,7 @@ impl Qslm {
                 }
                 let candidates = tried.iter().map(|(_, candidate)| candidate.clone()).collect();
                 let stage = stage(lowering.part, lowering.tier);
-                let generation = Generation { stage, candidates, may_race: true };
+                let generation = Generation { stage, candidates, task: None, may_race: true };
                 lowering.trying = Some((group, tried));
                 return (State::Lowering(lowering), Step::Measure(generation));
             }
@@ -297,11 +313,14 @@ impl Search for Qslm {
 
     fn next(&mut self, archive: &Archive) -> Step {
         let (state, step) = match std::mem::replace(&mut self.state, State::Finished) {
-            State::Start => (State::Sensitivity, Step::Measure(self.sensitivity_generation())),
+            State::Start if self.experiment.sensitivity_task().is_some() => {
+                (State::Float, Step::Measure(self.float_generation()))
+            }
             // Without the float model there is nothing to compare with.
-            State::Sensitivity if archive.float(&self.experiment).is_none() => {
+            State::Float | State::Sensitivity if archive.float(&self.experiment).is_none() => {
                 (State::Finished, Step::Finished)
             }
+            State::Start | State::Float => (State::Sensitivity, Step::Measure(self.sensitivity_generation())),
             State::Sensitivity => {
                 (State::Global(self.sensitivity(archive)), Step::Measure(self.global_generation()))
             }
@@ -324,8 +343,10 @@ impl Search for Qslm {
             parts.map(|part| tier(part, Tier::Global) + below(part, Tier::Global)).sum::<u64>()
         };
         let weights = || below(Part::Weights, Tier::Global) + after(Part::Weights);
+        let global = self.space().rungs(Part::Weights) as u64;
         Some(match &self.state {
-            State::Start | State::Sensitivity => self.space().rungs(Part::Weights) as u64 + weights(),
+            State::Start | State::Sensitivity => global + weights(),
+            State::Float => 1 + self.probes().len() as u64 + global + weights(),
             State::Global(_) => weights(),
             State::Lowering(lowering) => {
                 let queued = (lowering.queue.len() * self.space().rungs(lowering.part)) as u64;
@@ -350,7 +371,7 @@ mod tests {
     use super::*;
 
     fn qslm() -> Experiment {
-        experiment(Strategy::Qslm { sensitivity_bits: None })
+        experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None })
     }
 
     #[test]
@@ -361,6 +382,33 @@ mod tests {
         assert_eq!(order, ["sensitivity", "global", "block", "module", "matrix"]);
         // The float model and the 15 units that move; the five widths.
         assert_eq!(stages[..2], [("sensitivity", 16), ("global", 5)]);
+    }
+
+    #[test]
+    fn sensitivity_may_be_told_by_part_of_the_data() {
+        let strategy = Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: Some(4) };
+        let mut experiment = experiment(strategy);
+        let mut search = super::super::start(&experiment);
+        let Step::Measure(float) = search.next(&Archive::default()) else { panic!("no float model") };
+        assert_eq!((float.candidates.len(), float.task), (1, None), "on all data");
+        assert_eq!(
+            search.remaining_at_most().unwrap(),
+            16 + {
+                let mut all = super::super::start(&qslm());
+                all.next(&Archive::default());
+                all.remaining_at_most().unwrap()
+            }
+        );
+
+        let (archive, stages) = run(&experiment, |_| false);
+        assert_eq!(stages[..3], [("sensitivity", 1), ("sensitivity", 16), ("global", 5)]);
+        let (whole, _) = run(&qslm(), |_| false);
+        assert_eq!(archive.chosen().unwrap().id, whole.chosen().unwrap().id);
+        assert!(archive.len() <= whole.len() - 10, "what is measured on part is no result");
+
+        // Part of the data that is all of them is no part.
+        experiment.task = experiment.task.first(4);
+        assert_eq!(run(&experiment, |_| false).1[..2], [("sensitivity", 16), ("global", 5)]);
     }
 
     /// As [`qslm`], and activations and membranes too.
@@ -437,7 +485,7 @@ mod tests {
             archive.chosen().unwrap().entry.footprint_bytes
         };
         let grid = chosen(Strategy::Grid { tier: Tier::Block });
-        let tiered = chosen(Strategy::Qslm { sensitivity_bits: None });
+        let tiered = chosen(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
         assert!(tiered <= grid, "tiered {tiered}, grid over blocks {grid}");
     }
 

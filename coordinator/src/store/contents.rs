@@ -118,7 +118,7 @@ mod tests {
     fn contents() -> impl Strategy<Value = Contents> {
         let flags = (any::<bool>(), any::<bool>(), -1i32..2);
         let record = (0u64..3, 1u32..4, flags).prop_map(|(order, shards, (cancelled, paused, priority))| {
-            let experiment = experiment(Search::Qslm { sensitivity_bits: None });
+            let experiment = experiment(Search::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
             let record = ExperimentRecord::new(order, shards, priority, experiment);
             ExperimentRecord { cancelled, paused, finished: paused ^ cancelled, ..record }
         });

@@ -604,7 +604,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/folder/store.redb");
         let (a, b) = (ContentHash::of(b"a"), ContentHash::of(b"b"));
-        let experiment = experiment(Strategy::Qslm { sensitivity_bits: None });
+        let experiment = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
         let record = ExperimentRecord::new(0, 2, 0, experiment);
         let open = |shards: &[(Shard, Evidence)]| Stored::Shards(shards.iter().cloned().collect());
         let shard = |index, of| Shard { index, of };

@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn an_experiment_survives_its_record() {
-        let experiment = experiment(Strategy::Qslm { sensitivity_bits: None });
+        let experiment = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
         let record = ExperimentRecord { paused: true, ..ExperimentRecord::new(3, 4, -5, experiment) };
         assert_eq!(decode_experiment(&encode_experiment(&record)).unwrap(), record);
     }

@@ -56,16 +56,19 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
     };
     let tell = || Failure::new(Exit::Failure, "this strategy cannot tell how much it will do");
     let candidates = first + search.remaining_at_most().ok_or_else(tell)?;
+    // What is measured on part of the data costs that part.
+    let (probes, part) = resolved.probes();
+    let whole = candidates as f64 - probes as f64 * (1.0 - part);
     let (pace, threads) = (tokens_per_second(resolved)?, parallel::threads(None));
     let plan = Plan {
         experiment: experiment.id(),
-        tiers: tiers(experiment, first),
+        tiers: tiers(experiment, if probes > 0 { first + probes } else { first }),
         candidates_at_most: candidates,
         evaluations_at_most: candidates * u64::from(resolved.shards),
         tokens_per_candidate: resolved.positions,
         tokens_per_second: pace,
         threads,
-        seconds_at_most: candidates as f64 * resolved.positions as f64 / (pace * threads as f64),
+        seconds_at_most: whole * resolved.positions as f64 / (pace * threads as f64),
     };
     match output {
         Output::Json | Output::Yaml => print_data(output, &plan),

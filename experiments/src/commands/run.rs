@@ -106,6 +106,8 @@ pub(super) struct Finished {
     failures: Vec<String>,
     /// Shards that nobody had to evaluate, because their candidates were given up.
     spared: u64,
+    /// Trials that were measured on the first sequences of the data only.
+    probed: u64,
     /// The share of their arithmetic that was done: the rest was found where candidates begin alike. Known where the
     /// workers were this process's own.
     computed_share: Option<f64>,
@@ -166,10 +168,7 @@ async fn search(
         None => Ok(None),
         Some(status) => {
             let finished = Finished::read(&mut client, &status?.id).await?;
-            // A shard is as large as the next.
-            let shard = resolved.experiment.network.macs_per_token() as f64 * resolved.positions as f64
-                / f64::from(resolved.shards);
-            let spared = (finished.spared as f64 * shard) as u64;
+            let spared = finished.arithmetic_spared(resolved) as u64;
             Ok(Some(Finished { computed_share: evaluator.reuse().computed_share(spared), ..finished }))
         }
     }
@@ -187,8 +186,17 @@ impl Finished {
             failed: status.failed,
             failures: status.failures,
             spared: status.shards_spared,
+            probed: status.probed,
             computed_share: None,
         })
+    }
+
+    /// Multiply-accumulates that nobody had to do, because candidates were given up, or measured on part of the data. A
+    /// shard is as large as the next, and a sequence.
+    fn arithmetic_spared(&self, resolved: &Resolved) -> f64 {
+        let trial = resolved.experiment.network.macs_per_token() as f64 * resolved.positions as f64;
+        let (_, part) = resolved.probes();
+        trial * (self.spared as f64 / f64::from(resolved.shards) + self.probed as f64 * (1.0 - part))
     }
 
     /// Prints it.

@@ -18,7 +18,7 @@ use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_common::objective::Objective;
 use qslm_common::scheme::Calibration;
-use qslm_common::space::{Part, Space};
+use qslm_common::space::{Part, Space, Tier};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::task::Dataset;
@@ -45,8 +45,23 @@ pub struct Resolved {
     pub files: Vec<(ContentHash, PathBuf)>,
     /// Tokens that one trial evaluates.
     pub positions: u64,
+    /// Windows or sentences of the data.
+    pub sequences: u64,
     /// Which workers may evaluate it.
     pub demands: Demands,
+}
+
+impl Resolved {
+    /// How many trials tell sensitivity by part of the data, and by what part.
+    pub fn probes(&self) -> (u64, f64) {
+        match self.experiment.strategy {
+            Strategy::Qslm { sensitivity_sequences: Some(first), .. } => {
+                let alone = self.experiment.moving(Tier::Matrix).len() as u64;
+                (1 + alone, f64::from(first) / self.sequences as f64)
+            }
+            _ => (0, 1.0),
+        }
+    }
 }
 
 /// The files that a spec names.
@@ -124,6 +139,11 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     }
     let mut data = load_data(&files.text, &files.tokenizer, &experiment.task, &network)?;
     let positions = data.positions();
+    let sequences = data.len() as u64;
+    if let Strategy::Qslm { sensitivity_sequences: some @ Some(_), .. } = &mut experiment.strategy {
+        // All of the data are no part of them.
+        *some = some.filter(|first| u64::from(*first) < sequences);
+    }
     if let Some(ranking) = ranking {
         data.truncate(ranking.sequences as usize);
         ranking.put_in_order(&mut experiment, &loaded, &data)?;
@@ -133,7 +153,7 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
         (experiment.data.text, files.text),
         (experiment.data.tokenizer, files.tokenizer),
     ];
-    Ok(Resolved { experiment, shards, files, positions, demands })
+    Ok(Resolved { experiment, shards, files, positions, sequences, demands })
 }
 
 fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {
@@ -232,8 +252,10 @@ fn strategy(
             let candidates = listed::read(&file, network)?.iter().map(Candidate::encode).collect();
             (Strategy::List { candidates }, None)
         }
-        None => (Strategy::Qslm { sensitivity_bits: None }, None),
-        Some(StrategySpec::Qslm { sensitivity_bits }) => (Strategy::Qslm { sensitivity_bits }, None),
+        None => (Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None }, None),
+        Some(StrategySpec::Qslm { sensitivity_bits, sensitivity_sequences }) => {
+            (Strategy::Qslm { sensitivity_bits, sensitivity_sequences }, None)
+        }
         Some(StrategySpec::Grid { tier }) => (Strategy::Grid { tier }, None),
         Some(StrategySpec::Random { tier, trials, seed }) => (Strategy::Random { tier, trials, seed }, None),
         Some(StrategySpec::Ranked { metric, tier, sequences, top_k }) => {

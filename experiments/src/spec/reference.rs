@@ -235,12 +235,20 @@ pub const TABLES: &[Table] = &[
     Table {
         name: "[strategy] kind = \"qslm\"",
         about: "The tiered search.",
-        keys: &[(
-            "sensitivity_bits",
-            "one of space.bits",
-            "the middle one",
-            "the width at which sensitivity is measured",
-        )],
+        keys: &[
+            (
+                "sensitivity_bits",
+                "one of space.bits",
+                "the middle one",
+                "the width at which sensitivity is measured",
+            ),
+            (
+                "sensitivity_sequences",
+                "1 or more",
+                "all",
+                "sensitivity is measured on so many of the first windows or sentences; all else on all data",
+            ),
+        ],
         probe: "[strategy]\nkind = \"qslm\"\nx_ = 1",
     },
     Table {

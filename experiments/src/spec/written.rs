@@ -114,6 +114,7 @@ pub(super) struct CalibrationSpec {
 pub(super) enum StrategySpec {
     Qslm {
         sensitivity_bits: Option<Width>,
+        sensitivity_sequences: Option<u32>,
     },
     Grid {
         tier: Tier,

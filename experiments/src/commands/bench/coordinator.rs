@@ -175,6 +175,7 @@ pub(super) fn experiment(folder: &Path, trials: u32) -> Outcome<Resolved> {
         shards: 1,
         files: vec![(ContentHash::of(b""), path)],
         positions: 1,
+        sequences: 1,
         demands: Demands::default(),
     })
 }
@@ -222,6 +223,7 @@ async fn restart(store: &Path, resolved: &Resolved, trials: u32) -> Outcome<f64>
         shards: 1,
         files: resolved.files.clone(),
         positions: 1,
+        sequences: 1,
         demands: Demands::default(),
     };
     let embedded = Embedded::start(store).await?;

@@ -108,7 +108,8 @@ impl ScaleBench {
     async fn measure(&self, workers: u32) -> Outcome<Row> {
         let shards = self.shards.unwrap_or((workers / 4).clamp(1, MAX_SHARDS));
         let durations = Durations { mean: f64::from(self.milliseconds) / 1e3, spread: self.spread };
-        let experiment = workload::experiment(Strategy::Qslm { sensitivity_bits: None })?;
+        let experiment =
+            workload::experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None })?;
         let ideal = Ideal::of(&experiment, workers, shards, durations);
 
         let folder = self.place.folder()?;
