@@ -42,7 +42,7 @@ pub fn cpu_features() -> Vec<&'static str> {
         ("fma", is_x86_feature_detected!("fma")),
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
-        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+        ("amx-int8", qslm_engine::kernels::integer::has_tiles()),
     ];
     features.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }

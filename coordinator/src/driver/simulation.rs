@@ -73,7 +73,10 @@ impl World {
         // Mostly small searches, so that a thousand of them take seconds; two experiments that share trials.
         let strategies = match seed % 25 {
             0 => [
-                Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None },
+                Strategy::Qslm {
+                    sensitivity_bits: None,
+                    sensitivity_sequences: seed.is_multiple_of(2).then_some(2),
+                },
                 Strategy::Grid { tier: Tier::Global },
             ],
             _ => [

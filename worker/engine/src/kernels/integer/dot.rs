@@ -9,6 +9,8 @@ use super::{Codes, Tile};
 pub(super) const ROWS: usize = 6;
 /// The outputs of a panel, in registers.
 const REGISTERS: usize = 2;
+/// Inputs of quantized rows after which a sum might no longer fit 32 bits: their products are at most 2^8 by 2^7.
+const CODES_FIT: usize = 1 << 15;
 /// The most numbers of a tile.
 const LARGEST_TILE: usize = ROWS * 32;
 
@@ -99,14 +101,13 @@ pub(super) fn portable(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut 
     multiply::<[i32; 4]>(m, rows, outputs, out);
 }
 
-/// The sums of a tile for one digit.
-type TileSums = [i32; LARGEST_TILE];
-
 #[inline(always)]
 fn multiply<V: Sums>(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
     let width = REGISTERS * V::LANES;
     debug_assert!(width == m.panel() && V::STEP == rows.digits.step() && ROWS * width <= LARGEST_TILE);
     let columns = outputs.len();
+    let mut sums = [[0; LARGEST_TILE]; 3];
+    let mut all = [0.0; LARGEST_TILE];
     for first in outputs.clone().step_by(width) {
         let wide = width.min(outputs.end - first);
         let panel = m.panel_at(first);
@@ -115,30 +116,30 @@ fn multiply<V: Sums>(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f
             let out = &mut out[first - outputs.start..];
             let inputs = 0..rows.padded;
             match rows.depth {
-                1 if rows.padded <= V::FIT => {
-                    let sums = digit::<V>(rows, 0, tile, panel, inputs);
-                    m.finish(rows, tile, |at, lane| f64::from(sums[at * width + lane]), out, columns);
+                1 if rows.padded <= CODES_FIT => {
+                    add_up::<V>(rows, 0, tile, panel, inputs, &mut sums[0]);
+                    m.finish(rows, tile, |at, lane| f64::from(sums[0][at * width + lane]), out, columns);
                 }
                 3 if rows.padded <= V::FIT => {
-                    let sums: [TileSums; 3] =
-                        std::array::from_fn(|at| digit::<V>(rows, at, tile, panel, inputs.clone()));
+                    for (digit, sums) in sums.iter_mut().enumerate() {
+                        add_up::<V>(rows, digit, tile, panel, inputs.clone(), sums);
+                    }
                     let exact = |at: usize, lane: usize| three(&sums, at * width + lane);
                     m.finish(rows, tile, exact, out, columns);
                 }
                 _ => {
-                    let mut exact = [0.0; LARGEST_TILE];
-                    for at in 0..rows.depth {
+                    all.fill(0.0);
+                    for digit in 0..rows.depth {
                         for start in inputs.clone().step_by(V::FIT) {
                             let inputs = start..rows.padded.min(start + V::FIT);
-                            let sums = digit::<V>(rows, at, tile, panel, inputs);
-                            let worth = Rows::worth(at);
-                            exact
-                                .iter_mut()
-                                .zip(&sums)
-                                .for_each(|(exact, sum)| *exact += worth * f64::from(*sum));
+                            add_up::<V>(rows, digit, tile, panel, inputs, &mut sums[0]);
+                            let worth = Rows::worth(digit);
+                            all.iter_mut()
+                                .zip(&sums[0])
+                                .for_each(|(all, sum)| *all += worth * f64::from(*sum));
                         }
                     }
-                    m.finish(rows, tile, |at, lane| exact[at * width + lane], out, columns);
+                    m.finish(rows, tile, |at, lane| all[at * width + lane], out, columns);
                 }
             }
         }
@@ -153,15 +154,20 @@ pub(super) fn three<const N: usize>(sums: &[[i32; N]; 3], at: usize) -> f64 {
 
 /// The sums of a tile over some inputs for one digit.
 #[inline(always)]
-fn digit<V: Sums>(rows: &Rows, digit: usize, at: Tile, panel: &[i8], inputs: Range<usize>) -> TileSums {
+fn add_up<V: Sums>(
+    rows: &Rows,
+    digit: usize,
+    at: Tile,
+    panel: &[i8],
+    inputs: Range<usize>,
+    sums: &mut [i32; LARGEST_TILE],
+) {
     let steps = inputs.start / V::STEP..inputs.end / V::STEP;
     let plane = rows.plane(digit, at.row);
-    let mut sums = [0; LARGEST_TILE];
     match at.high {
-        1 => tile::<V, 1>(plane, rows.stride(), panel, steps, &mut sums),
-        _ => tile::<V, ROWS>(plane, rows.stride(), panel, steps, &mut sums),
+        1 => tile::<V, 1>(plane, rows.stride(), panel, steps, sums),
+        _ => tile::<V, ROWS>(plane, rows.stride(), panel, steps, sums),
     }
-    sums
 }
 
 /// The sums over some steps of the products of the first `HIGH` rows of a plane, `stride` bytes apart, with a panel.

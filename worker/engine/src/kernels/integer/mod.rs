@@ -4,7 +4,7 @@
 //! own quantization gives it, or, where it is not quantized, 24 bits below its largest number ([`rows`]). The sum of
 //! their products is then exact in any order and with any instruction, and is scaled once at the end. So it has the
 //! same bits on every processor, while one with instructions for integers forms it several times faster than a sum of
-//! floats; [`dot`] has those of vectors, [`tiles`] those of AMX.
+//! floats; `dot` has those of vectors, `tiles` those of AMX.
 //!
 //! Against the real number that an output stands for, one of a quantized row is off by the rounding to f32, and one of a
 //! row in 24 bits by at most `2^-22 max|x| sum|w|` more.
@@ -116,6 +116,14 @@ impl InstructionSet {
             Self::Portable => Digits::Halves,
         }
     }
+}
+
+/// Whether this processor multiplies in tiles, and the system lets it.
+pub fn has_tiles() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return InstructionSet::Amx.is_here();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    return false;
 }
 
 impl Codes {
