@@ -187,7 +187,13 @@ def main():
                 report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
                 return report["nll_sum"], report["seconds"]
 
-            runs = {"qslm f32": ours, "qslm int8 weights": lambda: ours("--bits", "8", "--embedding", "sign")}
+            int8 = ("--bits", "8", "--embedding", "sign")
+            runs = {
+                "qslm f32": ours,
+                "qslm int8 weights": lambda: ours(*int8),
+                "qslm int8, integer": lambda: ours(*int8, "--backend", "integer"),
+                "qslm int8 and inputs": lambda: ours(*int8, "--activation-bits", "8"),
+            }
             for variant in arguments.variants.split(","):
                 dtype, scan = variant.split()
                 model = Model(weights, L, kinds[scan], {"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
