@@ -47,11 +47,6 @@ impl Measurement {
     }
 
     /// What was measured.
-    pub fn into_entry(self) -> Entry {
-        self.entry
-    }
-
-    /// What was measured.
     pub fn entry(&self) -> &Entry {
         &self.entry
     }
@@ -185,15 +180,9 @@ impl Archive {
         self.stopped.len()
     }
 
-    /// Folds in what was measured by [`Experiment::sensitivity_task`]. Returns whether it is new.
-    pub fn insert_probe(&mut self, id: ContentHash, counts: Counts) -> bool {
-        match self.probes.entry(id) {
-            std::collections::btree_map::Entry::Occupied(_) => false,
-            std::collections::btree_map::Entry::Vacant(vacant) => {
-                vacant.insert(counts);
-                true
-            }
-        }
+    /// Folds in what was measured by [`Experiment::sensitivity_task`]; the first on record stays.
+    pub fn insert_probe(&mut self, id: ContentHash, counts: Counts) {
+        self.probes.entry(id).or_insert(counts);
     }
 
     /// The counts of a candidate that sensitivity is told by: those of all data, unless the experiment measures it on

@@ -254,7 +254,7 @@ impl Experiment {
     /// The trial that measures `candidate`. Constraints, strategy and name are not in it, so experiments
     /// share measurements.
     pub fn trial(&self, candidate: Candidate) -> Trial {
-        self.trial_of(&self.task, candidate)
+        self.trial_of(None, candidate)
     }
 
     /// The protocol by which sensitivity is measured, if it is not that of all else.
@@ -265,15 +265,15 @@ impl Experiment {
         Some(self.task.first(sequences)).filter(|first| *first != self.task)
     }
 
-    /// As [`Experiment::trial`], by another protocol.
-    pub fn trial_of(&self, task: &Task, candidate: Candidate) -> Trial {
+    /// As [`Experiment::trial`], by another protocol than the experiment's if there is one.
+    pub fn trial_of(&self, task: Option<&Task>, candidate: Candidate) -> Trial {
         Trial {
             engine_version: self.engine_version,
             backend: self.backend,
             checkpoint: self.checkpoint,
             network: self.network,
             data: self.data.clone(),
-            task: task.clone(),
+            task: task.unwrap_or(&self.task).clone(),
             candidate,
         }
     }

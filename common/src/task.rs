@@ -83,9 +83,7 @@ impl Task {
             }
         }
     }
-}
 
-impl Task {
     /// The same protocol, stopped after so many windows or sentences at the latest.
     #[must_use]
     pub fn first(&self, sequences: u32) -> Self {

@@ -62,7 +62,7 @@ pub fn replay(
         let mut under_way = false;
         for start in (0..candidates.len()).step_by(CHUNK) {
             let chunk = (start..candidates.len().min(start + CHUNK)).filter_map(|at| candidates.get(at));
-            let task = generation.task.as_ref().unwrap_or(&experiment.task);
+            let task = generation.task.as_ref();
             let trials: Vec<Addressed> =
                 chunk.map(|candidate| experiment.trial_of(task, candidate).into()).collect();
             let keys: Vec<ContentHash> = trials.iter().map(|trial| trial.key).collect();

@@ -272,7 +272,7 @@ impl Running {
                         (self.stage, self.may_race) = (generation.stage, generation.may_race);
                         self.task = generation.task;
                         let experiment = &self.record.experiment;
-                        let task = self.task.as_ref().unwrap_or(&experiment.task);
+                        let task = self.task.as_ref();
                         let is_measured = |candidates: &Candidates, index| {
                             let candidate = candidates.get(index);
                             let trial = candidate.map(|candidate| experiment.trial_of(task, candidate));
@@ -309,7 +309,7 @@ impl Running {
         let Some(Drawing { candidates, .. }) = &self.generation else { return Ok(()) };
         let experiment = &self.record.experiment;
         let shards = self.record.shards;
-        let task = self.task.as_ref().unwrap_or(&experiment.task);
+        let task = self.task.as_ref();
         let look_up = |range: Range<usize>| {
             let candidates = range.filter_map(|index| candidates.get(index));
             let trials: Vec<Addressed> =
@@ -412,7 +412,7 @@ impl Running {
 
     fn file(&mut self, trial: &Addressed, measurement: Measurement, engines: &Engines) {
         if self.is_probe(trial) {
-            self.archive.insert_probe(trial.candidate, measurement.into_entry().counts);
+            self.archive.insert_probe(trial.candidate, measurement.entry().counts.clone());
             return;
         }
         let experiment = &self.record.experiment;

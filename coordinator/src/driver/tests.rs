@@ -390,6 +390,25 @@ async fn work_unevenly(handle: &Handle, steps: usize, slots: u32) {
     }
 }
 
+/// The front and the status of a finished experiment, read off its store. An export has as many candidates.
+async fn read_finished(path: &Path, experiment: &Experiment, shards: u32) -> (String, ExperimentStatus) {
+    let (handle, thread) = open(path);
+    let status = handle.submit(Submission::new(experiment.clone(), shards)).await.unwrap();
+    assert_eq!(status.state(), State::Finished);
+    let front = handle.front(experiment.id()).await.unwrap();
+    let source = handle.source(experiment.id()).await.unwrap();
+    let mut exported = 0;
+    crate::replay::replay(&source, |found| {
+        exported += found.len() as u64;
+        true
+    })
+    .unwrap();
+    assert_eq!(exported, status.measured, "an export goes to the end, without what is no result");
+    handle.stop();
+    thread.join().unwrap().unwrap();
+    (front, status)
+}
+
 #[tokio::test]
 async fn sensitivity_on_part_of_the_data_is_no_result_and_outlives_a_restart() {
     let on_two = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: Some(2) });
@@ -405,20 +424,8 @@ async fn sensitivity_on_part_of_the_data_is_no_result_and_outlives_a_restart() {
             handle.stop();
             thread.join().unwrap().unwrap();
         }
-        let (handle, thread) = open(&path);
-        let status = handle.submit(Submission::new(experiment.clone(), 3)).await.unwrap();
-        assert_eq!((status.state(), status.evaluated), (State::Finished, 0), "all is on record");
-        let front = handle.front(experiment.id()).await.unwrap();
-        let source = handle.source(experiment.id()).await.unwrap();
-        let mut exported = 0;
-        crate::replay::replay(&source, |found| {
-            exported += found.len() as u64;
-            true
-        })
-        .unwrap();
-        assert_eq!(exported, status.measured);
-        handle.stop();
-        thread.join().unwrap().unwrap();
+        let (front, status) = read_finished(&path, experiment, 3).await;
+        assert_eq!(status.evaluated, 0, "all is on record");
         (front, status.measured, evaluated)
     };
     let (front, measured, evaluated) = run(&on_two, &[100_000]).await;
@@ -445,22 +452,8 @@ async fn a_race_finds_what_measuring_everything_finds_with_less_work() {
             handle.stop();
             thread.join().unwrap().unwrap();
         }
-        let (handle, thread) = open(&path);
-        let status = handle.submit(Submission::new(experiment.clone(), SHARDS)).await.unwrap();
-        assert_eq!(status.state(), State::Finished);
-        let front: FrontDocument =
-            serde_json::from_str(&handle.front(experiment.id()).await.unwrap()).unwrap();
-        let mut exported = 0;
-        let source = handle.source(experiment.id()).await.unwrap();
-        crate::replay::replay(&source, |found| {
-            exported += found.len() as u64;
-            true
-        })
-        .unwrap();
-        assert_eq!(exported, status.measured, "an export goes to the end, without what was given up");
-        handle.stop();
-        thread.join().unwrap().unwrap();
-        (front, status)
+        let (front, status) = read_finished(&path, experiment, SHARDS).await;
+        (serde_json::from_str::<FrontDocument>(&front).unwrap(), status)
     };
     let (all, _) = run(&qslm(), &[100_000], 1).await;
     let (raced, status) = run(&racing, &[100_000], 1).await;

@@ -165,7 +165,7 @@ pub(crate) mod testing {
                 if !fails(&candidate) {
                     let counts = measure(&candidate);
                     match generation.task {
-                        Some(_) => drop(archive.insert_probe(candidate.id(), counts)),
+                        Some(_) => archive.insert_probe(candidate.id(), counts),
                         None => archive.insert(experiment, &candidate, counts),
                     }
                 }

@@ -27,7 +27,7 @@ fn run(factor: f32) -> f32 {
             #[allow(unsafe_code)]
             return unsafe { avx512(factor) };
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if super::simd::has_avx2() {
             // SAFETY: the processor has the features that the function was compiled for.
             #[allow(unsafe_code)]
             return unsafe { avx2(factor) };

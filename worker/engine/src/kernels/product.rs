@@ -6,6 +6,10 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use super::simd;
+use super::simd::Choice;
+
 /// Inputs of a block. The weights of a panel stay near while all rows pass over them.
 const DEPTH: usize = 768;
 
@@ -32,32 +36,27 @@ enum InstructionSet {
     Portable,
 }
 
-impl InstructionSet {
-    /// The best one that the processor has.
-    fn best() -> Self {
-        Self::all().into_iter().find(|set| set.is_here()).unwrap_or(Self::Portable)
-    }
-
-    fn all() -> Vec<Self> {
-        vec![
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2,
-            Self::Portable,
-        ]
-    }
+impl Choice for InstructionSet {
+    const ALL: &'static [Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        Self::Portable,
+    ];
 
     fn is_here(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512f"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 => simd::has_avx2(),
             Self::Portable => true,
         }
     }
+}
 
+impl InstructionSet {
     /// Outputs of a panel: two registers of them.
     fn panel(self) -> usize {
         match self {
@@ -76,7 +75,8 @@ impl Packed {
     /// # Panics
     /// If there are no inputs, or the weights are not a whole number of rows.
     pub fn new(weights: &[f32], inputs: usize) -> Self {
-        Self::for_set(weights, inputs, InstructionSet::best())
+        let best = InstructionSet::here().next().unwrap_or(InstructionSet::Portable);
+        Self::for_set(weights, inputs, best)
     }
 
     fn for_set(weights: &[f32], inputs: usize, set: InstructionSet) -> Self {
@@ -384,7 +384,7 @@ mod tests {
         ) {
             let (weights, x) = (wave(outputs * inputs, 0.37), wave(rows * inputs, 0.73));
             let expected = plain(&weights, inputs, &x);
-            for set in InstructionSet::all().into_iter().filter(|set| set.is_here()) {
+            for set in InstructionSet::here() {
                 prop_assert_eq!(&product(&Packed::for_set(&weights, inputs, set), &x), &expected, "{:?}", set);
             }
         }

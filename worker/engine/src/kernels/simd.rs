@@ -4,6 +4,35 @@
 //! baseline, AVX2 and AVX-512, and calls the best one that the processor has. Rust never contracts
 //! `a * b + c` into one rounding, and the loops keep their order of sums, so the results are the same bits.
 
+/// What a kernel can be computed with.
+pub(crate) trait Choice: Copy + 'static {
+    /// All of them, the fastest first; the last is there on every processor.
+    const ALL: &'static [Self];
+
+    /// Whether the processor has it.
+    fn is_here(self) -> bool;
+
+    /// Those that the processor has, the fastest first.
+    fn here() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|set| set.is_here())
+    }
+}
+
+/// Registers of 256 bits, and multiplication and addition at once.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx2() -> bool {
+    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+}
+
+/// Registers of 512 bits for numbers of any size.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512vl")
+        && std::arch::is_x86_feature_detected!("avx512dq")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+}
+
 /// Wraps a function so that it is compiled per instruction set and dispatched at run time.
 macro_rules! per_instruction_set {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
@@ -26,11 +55,7 @@ macro_rules! per_instruction_set {
                 fn avx2($($arg: $type),*) $(-> $out)? {
                     body($($arg),*)
                 }
-                let has_avx512 = std::arch::is_x86_feature_detected!("avx512f")
-                    && std::arch::is_x86_feature_detected!("avx512vl")
-                    && std::arch::is_x86_feature_detected!("avx512dq")
-                    && std::arch::is_x86_feature_detected!("avx512bw");
-                if has_avx512 {
+                if $crate::kernels::simd::has_avx512() {
                     // SAFETY: the processor has every feature that the function was compiled for.
                     #[allow(unsafe_code)]
                     return unsafe { avx512($($arg),*) };

@@ -130,13 +130,17 @@ impl Linear {
         }
         probe.input(&self.unit, &x);
         let outputs = self.matrix.outputs();
-        let mut out = vec![0.0; x.len() / self.matrix.inputs() * outputs];
+        let count = x.len() / self.matrix.inputs();
+        let whole = |multiply: &dyn Fn(Range<usize>, &mut [f32])| {
+            let mut out = vec![0.0; count * outputs];
+            multiply(0..outputs, &mut out);
+            out
+        };
         match self.matrix.with(x, self.activation) {
-            Product::Codes(codes, rows) => codes.multiply(&rows, 0..outputs, &mut out),
-            Product::Packed(packed, x) => packed.multiply(&x, 0..outputs, &mut out),
-            Product::Burn(transposed, x) => return burn_product(transposed, x),
+            Product::Codes(codes, rows) => whole(&|all, out| codes.multiply(&rows, all, out)),
+            Product::Packed(packed, x) => whole(&|all, out| packed.multiply(&x, all, out)),
+            Product::Burn(transposed, x) => burn_product(transposed, x),
         }
-        out
     }
 
     /// As [`Linear::forward`], with the outputs shown piece by piece, whole rows of them never being there at once if

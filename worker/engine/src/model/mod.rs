@@ -75,10 +75,10 @@ enum Source<'a> {
 
 impl Source<'_> {
     /// Looks at the codes of a matrix, if the checkpoint stores such.
-    fn codes<T>(&self, unit: &str, look: impl FnOnce(&Codes) -> Option<T>) -> Option<T> {
+    fn codes<T>(&self, unit: &str, look: impl FnOnce(&Codes) -> T) -> Option<T> {
         match self {
-            Self::Shared(checkpoint) => checkpoint.codes(unit).and_then(look),
-            Self::UsedUp(checkpoint) => checkpoint.borrow().codes(unit).and_then(look),
+            Self::Shared(checkpoint) => checkpoint.codes(unit).map(look),
+            Self::UsedUp(checkpoint) => checkpoint.borrow().codes(unit).map(look),
         }
     }
 }
@@ -321,35 +321,31 @@ impl Builder<'_> {
 
     fn matrix(&self, unit: &str) -> Matrix {
         let (rows, columns) = self.network.shape_of(unit);
-        self.matrix_of_codes(unit, rows, columns)
-            .unwrap_or_else(|| Matrix::new(self.weights(unit, columns), columns, &self.library))
-    }
-
-    /// The codes of a unit, if it is multiplied as such and has at most one scale for each output: those that its scheme
-    /// gives it, or, if it stays as it is, those of a packed checkpoint.
-    fn matrix_of_codes(&self, unit: &str, rows: usize, columns: usize) -> Option<Matrix> {
-        let multiplied = |scheme: Integer| {
-            let scales = scheme.granularity.scales(rows, columns);
-            self.multiplies_codes(unit) && (scales == 1 || scales == rows)
+        let Some(scheme) = self.multiplied_scheme(unit) else {
+            return Matrix::new(self.weights(unit, columns), columns, &self.library);
         };
-        match self.candidate.scheme(unit) {
-            Scheme::Integer(scheme) if multiplied(scheme) => {
-                Some(Matrix::of_codes(&quantize(&self.values(unit), columns, scheme, unit), rows))
-            }
-            Scheme::Float => self.source.codes(unit, |codes| {
-                multiplied(codes.scheme).then(|| Matrix::of_codes(&codes.quantized, rows))
-            }),
+        let stored = match self.candidate.scheme(unit) {
+            Scheme::Float => self.source.codes(unit, |codes| Matrix::of_codes(&codes.quantized, rows)),
             _ => None,
-        }
+        };
+        stored.unwrap_or_else(|| Matrix::of_codes(&quantize(&self.values(unit), columns, scheme, unit), rows))
     }
 
-    /// Whether a unit is multiplied in integers where it is quantized.
-    fn multiplies_codes(&self, unit: &str) -> bool {
-        match self.library {
+    /// The scheme of the integers that a unit is multiplied as, if it is: that of the candidate, or, where that leaves it as
+    /// it is, of a packed checkpoint; with at most one scale for each output.
+    fn multiplied_scheme(&self, unit: &str) -> Option<Integer> {
+        let multiplies = match self.library {
             Library::Native => self.candidate.activation(unit).is_some(),
             Library::Integer => true,
             Library::Burn(_) => false,
-        }
+        };
+        let scheme = match self.candidate.scheme(unit) {
+            Scheme::Integer(scheme) => Some(scheme),
+            Scheme::Float => self.source.codes(unit, |codes| codes.scheme),
+            _ => None,
+        };
+        let (rows, columns) = self.network.shape_of(unit);
+        scheme.filter(|scheme| multiplies && [1, rows].contains(&scheme.granularity.scales(rows, columns)))
     }
 
     fn embedding(&self) -> Arc<Vec<f32>> {
@@ -367,6 +363,6 @@ impl Builder<'_> {
     }
 
     fn key(&self, of: ContentHash, unit: &str) -> MatrixKey {
-        (of, unit.to_owned(), self.candidate.scheme(unit), self.multiplies_codes(unit))
+        (of, unit.to_owned(), self.candidate.scheme(unit), self.multiplied_scheme(unit).is_some())
     }
 }

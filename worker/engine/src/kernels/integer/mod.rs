@@ -17,6 +17,9 @@ mod tiles;
 use std::ops::Range;
 
 use super::grid::Grid;
+#[cfg(target_arch = "x86_64")]
+use super::simd;
+use super::simd::Choice;
 use rows::{Digits, Rows};
 
 /// Inputs are padded with zeros to a multiple of this, the depth of a tile.
@@ -55,42 +58,31 @@ enum InstructionSet {
     Portable,
 }
 
-impl InstructionSet {
-    /// The best one that the processor has.
-    fn best() -> Self {
-        Self::all().into_iter().find(|set| set.is_here()).unwrap_or(Self::Portable)
-    }
-
-    fn all() -> Vec<Self> {
-        vec![
-            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Self::Amx,
-            #[cfg(target_arch = "x86_64")]
-            Self::Vnni,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2,
-            Self::Portable,
-        ]
-    }
+impl Choice for InstructionSet {
+    const ALL: &'static [Self] = &[
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Self::Amx,
+        #[cfg(target_arch = "x86_64")]
+        Self::Vnni,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        Self::Portable,
+    ];
 
     fn is_here(self) -> bool {
         match self {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             Self::Amx => Self::Vnni.is_here() && tiles::are_here(),
             #[cfg(target_arch = "x86_64")]
-            Self::Vnni => {
-                is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512vnni")
-            }
+            Self::Vnni => simd::has_avx512() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 => simd::has_avx2(),
             Self::Portable => true,
         }
     }
+}
 
+impl InstructionSet {
     /// Outputs of a panel.
     fn panel(self) -> usize {
         match self {
@@ -133,7 +125,8 @@ impl Codes {
     /// # Panics
     /// If there are no inputs, or not as many codes, scales and zeros as the outputs ask for.
     pub fn new(codes: &[i8], inputs: usize, scales: Vec<f32>, zeros: &[i8]) -> Self {
-        Self::for_set(codes, inputs, scales, zeros, InstructionSet::best())
+        let best = InstructionSet::here().next().unwrap_or(InstructionSet::Portable);
+        Self::for_set(codes, inputs, scales, zeros, best)
     }
 
     fn for_set(codes: &[i8], inputs: usize, scales: Vec<f32>, zeros: &[i8], set: InstructionSet) -> Self {

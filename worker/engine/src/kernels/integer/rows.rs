@@ -67,9 +67,7 @@ impl Rows {
         let mut integers = vec![0; inputs];
         for (at, x) in x.chunks_exact(inputs).enumerate() {
             let (scale, sum) = fix(x, &mut integers);
-            rows.split(at, &integers, OFFSET);
-            let offset = if digits == Digits::Bytes { f64::from(OFFSET) } else { 0.0 };
-            rows.rows[at] = Row { scale, offset, sum: sum as f64 };
+            rows.set(at, &integers, OFFSET, scale, sum);
         }
         rows
     }
@@ -85,10 +83,7 @@ impl Rows {
         for (at, x) in x.chunks_exact(inputs).enumerate() {
             let Grid { scale, zero, q_min, q_max } = grid(x);
             let (poison, sum) = code(x, scale, zero as f32, q_min as f32, q_max as f32, &mut integers);
-            let offset = zero - q_min;
-            rows.split(at, &integers, offset);
-            let offset = if digits == Digits::Bytes { f64::from(offset) } else { 0.0 };
-            rows.rows[at] = Row { scale: f64::from(scale + poison), offset, sum: sum as f64 };
+            rows.set(at, &integers, zero - q_min, f64::from(scale + poison), sum);
         }
         rows
     }
@@ -116,29 +111,20 @@ impl Rows {
         f64::from(1 << (8 * digit))
     }
 
-    /// Writes the digits of a row.
-    fn split(&mut self, row: usize, integers: &[i32], offset: i32) {
+    /// Writes the digits of a row, and what they stand for. `offset` makes them positive, where they have no sign.
+    fn set(&mut self, row: usize, integers: &[i32], offset: i32, scale: f64, sum: i64) {
         let (stride, size) = (self.stride(), self.rows.len() * self.stride());
-        let mut planes = self.planes.chunks_exact_mut(size).map(|plane| &mut plane[row * stride..][..stride]);
-        match (self.digits, self.depth) {
-            (Digits::Bytes, _) => {
-                for digit in 0..self.depth {
-                    let Some(plane) = planes.next() else { return };
-                    bytes(integers, offset, 8 * digit as u32, plane);
-                }
-            }
-            (Digits::Halves, 1) => {
-                if let Some(plane) = planes.next() {
-                    halves(integers, 0, -1, plane);
-                }
-            }
-            (Digits::Halves, _) => {
-                if let (Some(low), Some(high)) = (planes.next(), planes.next()) {
-                    halves(integers, 0, 255, low);
-                    halves(integers, 8, -1, high);
-                }
+        for (digit, plane) in self.planes.chunks_exact_mut(size).enumerate() {
+            let (plane, shift) = (&mut plane[row * stride..][..stride], 8 * digit as u32);
+            match self.digits {
+                Digits::Bytes => bytes(integers, offset, shift, plane),
+                // The highest keeps the sign.
+                Digits::Halves if digit + 1 == self.depth => halves(integers, shift, -1, plane),
+                Digits::Halves => halves(integers, shift, 255, plane),
             }
         }
+        let offset = if self.digits == Digits::Bytes { f64::from(offset) } else { 0.0 };
+        self.rows[row] = Row { scale, offset, sum: sum as f64 };
     }
 }
 
