@@ -42,8 +42,9 @@ impl TokenizerFile {
             TokenizerError::Format(words.split_whitespace().collect::<Vec<_>>().join(" "))
         };
         let bytes = std::fs::read(path)?;
-        // The reader of `tokenizers` panics on some texts that are no JSON, and on some values that are no tokenizer's.
-        serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|error| one_line(error.into()))?;
+        // The reader of `tokenizers` panics on some texts that are no JSON, down to a character or a number that is
+        // none, and on some values that are no tokenizer's.
+        serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| one_line(error.into()))?;
         let inner = catch_unwind(|| Tokenizer::from_bytes(&bytes))
             .map_err(|_| TokenizerError::Format("its values are not those of a tokenizer".to_owned()))?
             .map_err(one_line)?;
@@ -130,9 +131,15 @@ mod tests {
         // Cut within its decoder, which fuzzing found: the reader panicked.
         let cut = WORDS.replace("\"decoder\":null", "\"decoder\":{\"type");
         let cut = &cut[..cut.find("{\"type").unwrap() + 6];
-        for text in ["", "{}", "[1, 2]", "not json\nat all", cut] {
+        // Half a character in it, which fuzzing found as well.
+        let half = WORDS.replace("\"decoder\":null", r#""decoder":{"type":"\uD800"}"#);
+        for text in ["", "{}", "[1, 2]", "not json\nat all", cut, &half] {
             let error = load(text, 8).err().unwrap().to_string();
             assert!(error.starts_with("not a tokenizer: ") && !error.contains('\n'), "{error}");
+            assert!(
+                !error.ends_with("its values are not those of a tokenizer"),
+                "the reader panicked on {text}"
+            );
         }
     }
 }
