@@ -35,7 +35,7 @@ fn an_evaluation_is_measured_as_a_whole_and_by_kernels() {
     let rows = rows.as_array().unwrap();
     let named =
         |what: &str| rows.iter().filter(|row| row["what"].as_str().unwrap().starts_with(what)).count();
-    assert_eq!((named("peak"), named("whole"), named("product")), (2, 5, 12), "{rows:?}");
+    assert_eq!((named("peak"), named("whole"), named("product")), (2, 5, 16), "{rows:?}");
     for row in rows {
         assert!(row["gflops"].as_f64().or(row["ns_per_element"].as_f64()).unwrap() > 0.0, "{row}");
         let whole = row["what"].as_str().unwrap().starts_with("whole");

@@ -75,7 +75,7 @@ struct Row {
     milliseconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_per_second: Option<f64>,
-    /// 10^9 operations per second, of which a multiply-accumulate is two; of matrix products only.
+    /// 10^9 operations per second, of which a multiply-accumulate is two; of matrix products only, with those on zeros.
     #[serde(skip_serializing_if = "Option::is_none")]
     gflops: Option<f64>,
     /// Of what as many threads could do with 32-bit numbers that are in their registers.
@@ -198,12 +198,20 @@ impl EvalBench {
                 product(what, 1, seconds, (2 * rows * inputs * outputs) as f64, peak)
             };
             let floats = self.median(|| packed.multiply(&x, 0..outputs, black_box(&mut out)));
+            // As behind a relu: every second number is zero.
+            let relu: Vec<f32> = x.iter().map(|x| x.max(0.0)).collect();
+            let holes = self.median(|| packed.multiply(&relu, 0..outputs, black_box(&mut out)));
             // With the making of the integers.
             let weights = self.median(|| codes.multiply(&codes.rows(&x), 0..outputs, black_box(&mut out)));
             let grid = |row: &[f32]| grid_of_row(row, self.activation);
             let both = self
                 .median(|| codes.multiply(&codes.quantized_rows(&x, grid), 0..outputs, black_box(&mut out)));
-            [row("floats", floats), row("8-bit weights", weights), row("and activations", both)]
+            [
+                row("floats", floats),
+                row("half of them zero", holes),
+                row("8-bit weights", weights),
+                row("and activations", both),
+            ]
         };
         shapes.into_iter().flat_map(measure).collect()
     }

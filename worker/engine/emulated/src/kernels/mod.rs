@@ -10,7 +10,7 @@ pub mod integer;
 pub mod loss;
 #[path = "../../../src/kernels/norm.rs"]
 pub mod norm;
-#[path = "../../../src/kernels/product.rs"]
+#[path = "../../../src/kernels/product/mod.rs"]
 pub mod product;
 #[path = "../../../src/kernels/shift.rs"]
 pub mod shift;

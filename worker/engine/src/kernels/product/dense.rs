@@ -1,0 +1,110 @@
+//! The product of rows in which most numbers are not zero.
+
+use std::ops::Range;
+
+use super::register::Register;
+use super::{DEPTH, Packed, REGISTERS};
+
+/// The most numbers of a tile of rows and outputs.
+const LARGEST_TILE: usize = 12 * 32;
+
+/// As [`Packed::multiply`], in tiles of `ROWS` rows and a panel of outputs.
+#[inline(always)]
+pub(super) fn multiply<V: Register, const ROWS: usize>(
+    m: &Packed,
+    x: &[f32],
+    outputs: Range<usize>,
+    out: &mut [f32],
+) {
+    let width = REGISTERS * V::LANES;
+    debug_assert!(width == m.panel() && ROWS * width <= LARGEST_TILE);
+    let (inputs, columns, padded) = (m.inputs, outputs.len(), m.outputs.next_multiple_of(width));
+    let rows = x.len() / inputs;
+    let mut strips = vec![0.0; rows.next_multiple_of(ROWS) * inputs.min(DEPTH)];
+    let mut edge = [0.0; LARGEST_TILE];
+    for start in (0..inputs).step_by(DEPTH) {
+        let depth = DEPTH.min(inputs - start);
+        let strips = &mut strips[..rows.next_multiple_of(ROWS) * depth];
+        interleave::<ROWS>(x, inputs, start..start + depth, strips);
+        let block = &m.weights()[start * padded..][..depth * padded];
+        let panels = block[outputs.start * depth..].chunks_exact(depth * width);
+        for (panel, first) in panels.zip((0..columns).step_by(width)) {
+            let wide = width.min(columns - first);
+            for (strip, out) in strips.chunks_exact(ROWS * depth).zip(out.chunks_mut(ROWS * columns)) {
+                let high = out.len() / columns;
+                let out = &mut out[first..];
+                let first_block = start == 0;
+                if wide == width && high == ROWS {
+                    tile::<V, ROWS, ROWS>(strip, panel, out, columns, first_block);
+                } else if wide == width && high == 1 {
+                    tile::<V, ROWS, 1>(strip, panel, out, columns, first_block);
+                } else {
+                    // Rows and outputs that are not there are computed, and left behind.
+                    for (edge, out) in edge.chunks_mut(width).zip(out.chunks(columns)) {
+                        edge[..wide].copy_from_slice(&out[..wide]);
+                    }
+                    tile::<V, ROWS, ROWS>(strip, panel, &mut edge, width, first_block);
+                    for (edge, out) in edge.chunks(width).zip(out.chunks_mut(columns)) {
+                        out[..wide].copy_from_slice(&edge[..wide]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Columns of `x`, `[rows, inputs]`, in strips of `ROWS` rows, in these input by input; zeros for rows that are not there.
+#[inline(always)]
+fn interleave<const ROWS: usize>(x: &[f32], inputs: usize, columns: Range<usize>, strips: &mut [f32]) {
+    for (x, strip) in x.chunks(ROWS * inputs).zip(strips.chunks_exact_mut(ROWS * columns.len())) {
+        if x.len() < ROWS * inputs {
+            strip.fill(0.0);
+        }
+        for (lane, row) in x.chunks_exact(inputs).enumerate() {
+            for (to, x) in strip.iter_mut().skip(lane).step_by(ROWS).zip(&row[columns.clone()]) {
+                *to = *x;
+            }
+        }
+    }
+}
+
+/// Adds the products of the first `HIGH` rows of a strip of `ROWS` with a panel to `out`, whose rows are `stride` apart;
+/// `first` says that there is nothing in it yet.
+#[inline(always)]
+fn tile<V: Register, const ROWS: usize, const HIGH: usize>(
+    strip: &[f32],
+    panel: &[f32],
+    out: &mut [f32],
+    stride: usize,
+    first: bool,
+) {
+    let width = REGISTERS * V::LANES;
+    let depth = strip.len() / ROWS;
+    assert!(HIGH <= ROWS && panel.len() >= depth * width && out.len() >= (HIGH - 1) * stride + width);
+    let (strip, panel, out) = (strip.as_ptr(), panel.as_ptr(), out.as_mut_ptr());
+    let at = |row: usize, register: usize| row * stride + register * V::LANES;
+    // SAFETY: the assertion above bounds what is read and written. `multiply` is compiled for the instruction set of `V` and
+    // called where the processor has it.
+    #[allow(unsafe_code)]
+    unsafe {
+        let mut sums = [[V::splat(0.0); REGISTERS]; HIGH];
+        if !first {
+            sums = std::array::from_fn(|row| std::array::from_fn(|r| V::load(out.add(at(row, r)))));
+        }
+        for k in 0..depth {
+            let weights: [V; REGISTERS] =
+                std::array::from_fn(|r| V::load(panel.add(k * width + r * V::LANES)));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let x = V::splat(*strip.add(k * ROWS + row));
+                for r in 0..REGISTERS {
+                    sums[r] = x.multiply_add(weights[r], sums[r]);
+                }
+            }
+        }
+        for (row, sums) in sums.into_iter().enumerate() {
+            for (r, sum) in sums.into_iter().enumerate() {
+                sum.store(out.add(at(row, r)));
+            }
+        }
+    }
+}

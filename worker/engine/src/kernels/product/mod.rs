@@ -1,0 +1,280 @@
+//! Products of rows with a matrix that was packed once.
+//!
+//! Every number of a product is one chain of fused multiply-adds over the inputs in their order, whatever the instruction
+//! set, the number of rows and the cut into blocks. So it has the same bits on every processor and in every batch, and a
+//! threshold behind it fires the same spikes.
+
+use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use super::simd;
+use super::simd::Choice;
+use register::Register;
+
+mod dense;
+mod register;
+mod sparse;
+
+/// Inputs of a block. The weights of a panel stay near while all rows pass over them.
+const DEPTH: usize = 768;
+/// Numbers of a cache line: a register that is read from two of them takes twice as long.
+const LINE: usize = 16;
+/// The outputs of a panel, in registers.
+const REGISTERS: usize = 2;
+
+/// `[outputs, inputs]` weights in the order in which a product reads them: blocks of inputs, in these panels of outputs,
+/// in these input by input.
+#[derive(Debug)]
+pub struct Packed {
+    aligned: Vec<f32>,
+    /// Where in `aligned` the weights begin.
+    from: usize,
+    inputs: usize,
+    outputs: usize,
+    set: InstructionSet,
+}
+
+/// What a product is computed with, which decides how many outputs a panel has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InstructionSet {
+    /// 32 registers of 16 numbers.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// 16 registers of 8 numbers.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Whatever the program was compiled for.
+    Portable,
+}
+
+impl Choice for InstructionSet {
+    const ALL: &'static [Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        Self::Portable,
+    ];
+
+    fn is_here(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => simd::has_avx2(),
+            Self::Portable => true,
+        }
+    }
+}
+
+impl InstructionSet {
+    /// Outputs of a panel: two registers of them.
+    fn panel(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => 32,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => 16,
+            Self::Portable => 8,
+        }
+    }
+}
+
+impl Packed {
+    /// Packs `[outputs, inputs]` row-major weights.
+    ///
+    /// # Panics
+    /// If there are no inputs, or the weights are not a whole number of rows.
+    pub fn new(weights: &[f32], inputs: usize) -> Self {
+        let best = InstructionSet::here().next().unwrap_or(InstructionSet::Portable);
+        Self::for_set(weights, inputs, best)
+    }
+
+    fn for_set(weights: &[f32], inputs: usize, set: InstructionSet) -> Self {
+        assert!(weights.len().is_multiple_of(inputs), "{} weights in rows of {inputs}", weights.len());
+        let outputs = weights.len() / inputs;
+        let (width, padded) = (set.panel(), outputs.next_multiple_of(set.panel()));
+        let mut aligned = vec![0.0; padded * inputs + LINE];
+        let from = aligned.as_ptr().align_offset(size_of::<f32>() * LINE).min(LINE);
+        let packed = &mut aligned[from..];
+        for start in (0..inputs).step_by(DEPTH) {
+            let depth = DEPTH.min(inputs - start);
+            let block = &mut packed[start * padded..][..depth * padded];
+            for (panel, first) in block.chunks_exact_mut(depth * width).zip((0..outputs).step_by(width)) {
+                for lane in 0..width.min(outputs - first) {
+                    let row = &weights[(first + lane) * inputs + start..][..depth];
+                    panel.iter_mut().skip(lane).step_by(width).zip(row).for_each(|(to, w)| *to = *w);
+                }
+            }
+        }
+        Self { aligned, from, inputs, outputs, set }
+    }
+
+    /// The weights, from a cache line's beginning on.
+    fn weights(&self) -> &[f32] {
+        &self.aligned[self.from..]
+    }
+
+    /// How long a row of inputs is.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// How long a row of outputs is.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Bytes of memory that the weights take.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.aligned.as_slice())
+    }
+
+    /// Outputs that begin at a multiple of this can be computed without the others.
+    pub fn panel(&self) -> usize {
+        self.set.panel()
+    }
+
+    /// `out = W x` for the rows of `x`, `[rows, inputs]`, and these outputs: `[rows, outputs.len()]`. A weight that is no
+    /// number may not show where its input is zero.
+    ///
+    /// # Panics
+    /// If the buffers do not fit together, or the outputs do not begin at a multiple of [`Packed::panel`].
+    pub fn multiply(&self, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
+        assert!(outputs.end <= self.outputs && outputs.start.is_multiple_of(self.panel()), "{outputs:?}");
+        assert!(x.len().is_multiple_of(self.inputs) && out.len() == x.len() / self.inputs * outputs.len());
+        if out.is_empty() {
+            return;
+        }
+        match self.set {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: matrices are packed for instruction sets that the processor has.
+            #[allow(unsafe_code)]
+            InstructionSet::Avx512 => unsafe { avx512(self, x, outputs, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            InstructionSet::Avx2 => unsafe { avx2(self, x, outputs, out) },
+            InstructionSet::Portable => multiply::<[f32; 4], 4>(self, x, outputs, out),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,fma")]
+fn avx512(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
+    multiply::<std::arch::x86_64::__m512, 12>(m, x, outputs, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
+    multiply::<std::arch::x86_64::__m256, 6>(m, x, outputs, out);
+}
+
+/// As [`Packed::multiply`], where it is dense in tiles of `ROWS` rows and a panel of outputs.
+#[inline(always)]
+fn multiply<V: Register, const ROWS: usize>(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
+    if sparse::pays(x, m.inputs, outputs.len()) {
+        sparse::multiply::<V>(m, x, outputs, out);
+    } else {
+        dense::multiply::<V, ROWS>(m, x, outputs, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn wave(len: usize, by: f32) -> Vec<f32> {
+        (0..len).map(|i| (i as f32 * by).sin() * 3.0).collect()
+    }
+
+    /// As a wave, but about so many of a hundred are zero.
+    fn holed(len: usize, percent: usize) -> Vec<f32> {
+        let there = |i: usize| i.wrapping_mul(0x9e37_79b9) % 10_007 >= percent * 10_007 / 100;
+        wave(len, 0.73).into_iter().enumerate().map(|(i, x)| if there(i) { x } else { 0.0 }).collect()
+    }
+
+    fn product(m: &Packed, x: &[f32]) -> Vec<f32> {
+        let mut out = vec![f32::NAN; x.len() / m.inputs() * m.outputs()];
+        m.multiply(x, 0..m.outputs(), &mut out);
+        out
+    }
+
+    /// The chain that every number stands for.
+    fn plain(weights: &[f32], inputs: usize, x: &[f32]) -> Vec<f32> {
+        let chain =
+            |x: &[f32], w: &[f32]| x.iter().zip(w).fold(0.0, |sum, (x, w): (&f32, &f32)| x.mul_add(*w, sum));
+        x.chunks(inputs).flat_map(|x| weights.chunks(inputs).map(move |w| chain(x, w))).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn every_instruction_set_gives_the_bits_of_the_plain_product(
+            rows in 1usize..30,
+            inputs in prop_oneof![1usize..40, Just(DEPTH), Just(DEPTH + 1), Just(2 * DEPTH + 5)],
+            outputs in 1usize..80,
+        ) {
+            let (weights, x) = (wave(outputs * inputs, 0.37), wave(rows * inputs, 0.73));
+            let expected = plain(&weights, inputs, &x);
+            for set in InstructionSet::here() {
+                prop_assert_eq!(&product(&Packed::for_set(&weights, inputs, set), &x), &expected, "{:?}", set);
+            }
+        }
+
+        #[test]
+        fn zeros_that_are_left_out_change_no_bit(
+            rows in 1usize..10,
+            inputs in prop_oneof![1usize..80, Just(DEPTH - 1), Just(DEPTH + 65)],
+            outputs in 60usize..450,
+            percent in prop_oneof![40usize..60, Just(90), Just(100)],
+        ) {
+            let (weights, x) = (wave(outputs * inputs, 0.37), holed(rows * inputs, percent));
+            let expected = plain(&weights, inputs, &x);
+            for set in InstructionSet::here() {
+                let out = product(&Packed::for_set(&weights, inputs, set), &x);
+                prop_assert_eq!(&out, &expected, "{:?}", set);
+            }
+        }
+
+        #[test]
+        fn some_of_the_outputs_are_those_of_the_whole(
+            rows in 1usize..15,
+            from in 0usize..4,
+            to in 0usize..=150,
+            zeros: bool,
+        ) {
+            let (inputs, outputs) = (DEPTH + 3, 150);
+            let packed = Packed::new(&wave(outputs * inputs, 0.37), inputs);
+            let x = if zeros { holed(rows * inputs, 70) } else { wave(rows * inputs, 0.73) };
+            let whole = product(&packed, &x);
+            let from = (from * packed.panel()).min(64 / packed.panel() * packed.panel());
+            let part = from..to.max(from);
+            let mut out = vec![0.0; rows * part.len()];
+            packed.multiply(&x, part.clone(), &mut out);
+            let expected: Vec<f32> = whole.chunks(outputs).flat_map(|row| row[part.clone()].to_vec()).collect();
+            prop_assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn more_rows_than_are_taken_at_once_are_as_each_alone() {
+        let (inputs, outputs, rows) = (70, 100, 600);
+        let packed = Packed::new(&wave(outputs * inputs, 0.37), inputs);
+        let x = holed(rows * inputs, 70);
+        let alone: Vec<f32> = x.chunks(inputs).flat_map(|row| product(&packed, row)).collect();
+        assert_eq!(product(&packed, &x), alone);
+    }
+
+    #[test]
+    fn what_is_no_number_shows() {
+        let packed = Packed::new(&[1.0, 2.0, f32::NAN, 4.0], 2);
+        let out = product(&packed, &[1.0, 1.0]);
+        assert!(out[0] == 3.0 && out[1].is_nan());
+        assert!(product(&packed, &[f32::INFINITY, 0.0])[0].is_infinite());
+    }
+}

@@ -1,0 +1,169 @@
+//! The product of rows in which many numbers are zero, as behind a relu: the zeros are left out.
+//!
+//! A sum to which nothing is added stays what it is, so the other steps of its chain give the bits of the dense product;
+//! but for the sign of a zero that is too small to be anything else, which no sum behind it sees.
+
+use std::ops::Range;
+
+use super::register::Register;
+use super::{DEPTH, Packed, REGISTERS};
+
+/// Panels in which a row has its sums in registers at once: twelve chains of additions hide how long one takes.
+const PANELS: usize = 6;
+/// Inputs of a slice, whose weights in so many panels stay in the nearest cache while the rows pass.
+const SLICE: usize = 64;
+/// Rows whose sums stay near while the slices pass.
+const ROWS: usize = 256;
+/// Outputs below which finding the zeros costs more than leaving them out saves.
+const NARROWEST: usize = 64;
+/// The most outputs of so many panels.
+const LARGEST: usize = PANELS * 32;
+
+/// Whether leaving out the zeros of `x`, as every eighth row has them, saves more than it costs. A dense product reads a
+/// weight once for several rows, so that it needs less time per number.
+#[inline(always)]
+pub(super) fn pays(x: &[f32], inputs: usize, outputs: usize) -> bool {
+    let zeros = |row: &[f32]| row.iter().filter(|x| **x == 0.0).count();
+    let (found, seen) = x
+        .chunks_exact(inputs)
+        .step_by(8)
+        .fold((0, 0), |(found, seen), row| (found + zeros(row), seen + row.len()));
+    outputs >= NARROWEST && found * 20 >= seen * 9
+}
+
+/// A number that is not zero.
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    x: f32,
+    /// Where in a panel's slice its weights begin.
+    at: u32,
+}
+
+/// As [`Packed::multiply`]. Weights have to be finite: one that meets a zero is not looked at.
+#[inline(always)]
+pub(super) fn multiply<V: Register>(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
+    let rows = x.chunks(ROWS * m.inputs);
+    for (x, out) in rows.zip(out.chunks_mut(ROWS * outputs.len())) {
+        multiply_rows::<V>(m, x, outputs.clone(), out);
+    }
+}
+
+#[inline(always)]
+fn multiply_rows<V: Register>(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
+    let width = REGISTERS * V::LANES;
+    let (columns, padded) = (outputs.len(), m.outputs.next_multiple_of(width));
+    let (rows, slices) = (x.len() / m.inputs, slices(m.inputs));
+    let (entries, ends) = gather(x, m.inputs, width, slices.clone());
+    let mut edge = [0.0; LARGEST];
+    let mut first = 0;
+    while first < columns {
+        // Groups of about the same number of panels: few of them would leave the adders waiting.
+        let left = (columns - first).div_ceil(width);
+        let panels = left.div_ceil(left.div_ceil(PANELS));
+        let wide = (panels * width).min(columns - first);
+        let mut start = 0;
+        for (slice, ends) in slices.clone().zip(ends.chunks_exact(rows)) {
+            let block = slice.start / DEPTH * DEPTH;
+            let depth = DEPTH.min(m.inputs - block);
+            let weights = &m.weights()[block * padded + (outputs.start + first) * depth..];
+            let weights =
+                &weights[(slice.start - block) * width..][..((panels - 1) * depth + slice.len()) * width];
+            for (end, out) in ends.iter().zip(out.chunks_exact_mut(columns)) {
+                let (entries, out) = (&entries[start..*end], &mut out[first..][..wide]);
+                start = *end;
+                // Outputs that are not there are computed, and left behind.
+                let there = wide == panels * width;
+                if !there {
+                    edge[..wide].copy_from_slice(out);
+                }
+                let sums = if there { &mut *out } else { &mut edge[..panels * width] };
+                let (stride, new) = (depth * width, slice.start == 0);
+                match panels {
+                    1 => add::<V, 1>(entries, weights, stride, sums, new),
+                    2 => add::<V, 2>(entries, weights, stride, sums, new),
+                    3 => add::<V, 3>(entries, weights, stride, sums, new),
+                    4 => add::<V, 4>(entries, weights, stride, sums, new),
+                    5 => add::<V, 5>(entries, weights, stride, sums, new),
+                    _ => add::<V, PANELS>(entries, weights, stride, sums, new),
+                }
+                if !there {
+                    out.copy_from_slice(&edge[..wide]);
+                }
+            }
+        }
+        first += wide;
+    }
+}
+
+/// All inputs in their order, cut where blocks are cut, too.
+fn slices(inputs: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    const { assert!(DEPTH.is_multiple_of(SLICE)) };
+    (0..inputs).step_by(SLICE).map(move |start| start..inputs.min(start + SLICE))
+}
+
+/// What is not zero, slice by slice, in these row by row, and where each row of each slice ends.
+#[inline(always)]
+fn gather(
+    x: &[f32],
+    inputs: usize,
+    width: usize,
+    slices: impl Iterator<Item = Range<usize>>,
+) -> (Vec<Entry>, Vec<usize>) {
+    let (mut entries, mut ends) = (Vec::with_capacity(x.len() * 2 / 3), Vec::new());
+    let mut found = [Entry::default(); SLICE];
+    for slice in slices {
+        for row in x.chunks_exact(inputs) {
+            let mut count = 0;
+            for (x, k) in row[slice.clone()].iter().zip(0u32..) {
+                // Written in any case, which is faster than a branch that nobody can foresee.
+                found[count] = Entry { x: *x, at: k * width as u32 };
+                count += usize::from(*x != 0.0);
+            }
+            entries.extend_from_slice(&found[..count]);
+            ends.push(entries.len());
+        }
+    }
+    (entries, ends)
+}
+
+/// Adds the products of entries with their weights in `N` panels, which are `stride` apart, to `out`; `first` says that
+/// there is nothing in it yet.
+#[inline(always)]
+fn add<V: Register, const N: usize>(
+    entries: &[Entry],
+    weights: &[f32],
+    stride: usize,
+    out: &mut [f32],
+    first: bool,
+) {
+    let width = REGISTERS * V::LANES;
+    let farthest = (N - 1) * stride + width;
+    assert!(out.len() >= N * width && weights.len() >= farthest);
+    debug_assert!(entries.iter().all(|entry| entry.at as usize + farthest <= weights.len()));
+    let (weights, out) = (weights.as_ptr(), out.as_mut_ptr());
+    // SAFETY: the assertion above bounds what is read and written of `out`; an entry is one of a slice that the weights
+    // reach to the end of in the last panel. `multiply` is compiled for the instruction set of `V` and called where the
+    // processor has it.
+    #[allow(unsafe_code)]
+    unsafe {
+        let mut sums = [[V::splat(0.0); REGISTERS]; N];
+        if !first {
+            sums =
+                std::array::from_fn(|p| std::array::from_fn(|r| V::load(out.add(p * width + r * V::LANES))));
+        }
+        for entry in entries {
+            let x = V::splat(entry.x);
+            let weights = weights.add(entry.at as usize);
+            for (p, sums) in sums.iter_mut().enumerate() {
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = x.multiply_add(V::load(weights.add(p * stride + r * V::LANES)), *sum);
+                }
+            }
+        }
+        for (p, sums) in sums.into_iter().enumerate() {
+            for (r, sum) in sums.into_iter().enumerate() {
+                sum.store(out.add(p * width + r * V::LANES));
+            }
+        }
+    }
+}
