@@ -77,15 +77,7 @@ fn multiply_rows<V: Register>(m: &Packed, x: &[f32], outputs: Range<usize>, out:
                     edge[..wide].copy_from_slice(out);
                 }
                 let sums = if there { &mut *out } else { &mut edge[..panels * width] };
-                let (stride, new) = (depth * width, slice.start == 0);
-                match panels {
-                    1 => add::<V, 1>(entries, weights, stride, sums, new),
-                    2 => add::<V, 2>(entries, weights, stride, sums, new),
-                    3 => add::<V, 3>(entries, weights, stride, sums, new),
-                    4 => add::<V, 4>(entries, weights, stride, sums, new),
-                    5 => add::<V, 5>(entries, weights, stride, sums, new),
-                    _ => add::<V, PANELS>(entries, weights, stride, sums, new),
-                }
+                add_to_panels::<V>(entries, weights, depth * width, sums, slice.start == 0);
                 if !there {
                     out.copy_from_slice(&edge[..wide]);
                 }
@@ -124,6 +116,25 @@ fn gather(
         }
     }
     (entries, ends)
+}
+
+/// As [`add`], for the panels, up to [`PANELS`], that `out` is the outputs of.
+#[inline(always)]
+fn add_to_panels<V: Register>(
+    entries: &[Entry],
+    weights: &[f32],
+    stride: usize,
+    out: &mut [f32],
+    first: bool,
+) {
+    match out.len() / (REGISTERS * V::LANES) {
+        1 => add::<V, 1>(entries, weights, stride, out, first),
+        2 => add::<V, 2>(entries, weights, stride, out, first),
+        3 => add::<V, 3>(entries, weights, stride, out, first),
+        4 => add::<V, 4>(entries, weights, stride, out, first),
+        5 => add::<V, 5>(entries, weights, stride, out, first),
+        _ => add::<V, PANELS>(entries, weights, stride, out, first),
+    }
 }
 
 /// Adds the products of entries with their weights in `N` panels, which are `stride` apart, to `out`; `first` says that
