@@ -54,7 +54,7 @@ const METRICS: &[Metric] = &[
         help: "Shards that wait for a worker or are with one, of all experiments together: what a pool is scaled by",
         counter: false,
         values: |snapshot| {
-            let open = snapshot.experiments.iter().filter(|status| status.state() == State::Running);
+            let open = snapshot.experiments.iter().filter(|status| is_open(status));
             let open = open.map(|status| u64::from(status.shards_pending) + u64::from(status.shards_leased));
             vec![(vec![], open.sum::<u64>() as f64)]
         },
@@ -102,11 +102,17 @@ const METRICS: &[Metric] = &[
         values: |snapshot| each(snapshot, |status| Some(f64::from(status.suitable_workers))),
     },
     Metric {
+        name: "qslm_set_aside_workers",
+        help: "Of the suitable workers, those that are set aside because they had faults only",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| Some(f64::from(status.set_aside_workers))),
+    },
+    Metric {
         name: "qslm_experiments",
-        help: "Experiments by state: running, paused, finished, cancelled",
+        help: "Experiments by state: running, stuck, paused, finished, cancelled",
         counter: false,
         values: |snapshot| {
-            let states = [State::Running, State::Paused, State::Finished, State::Cancelled];
+            let states = [State::Running, State::Stuck, State::Paused, State::Finished, State::Cancelled];
             let count =
                 |state: State| snapshot.experiments.iter().filter(|status| status.state() == state).count();
             let value =
@@ -172,6 +178,13 @@ const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "qslm_worker_faults",
+        help: "Shards that a worker could not measure for a reason of its own (disk, cache, memory, network), and workers \
+               that were started anew with work in hand, of all workers together",
+        counter: true,
+        values: |snapshot| vec![(vec![], snapshot.tally.faults as f64)],
+    },
+    Metric {
         name: "qslm_results_fenced",
         help: "Results whose lease had run out or been taken back; those that were new are kept all the same",
         counter: true,
@@ -198,9 +211,14 @@ const COMMITS: [(&str, &str); 2] = [
     ("qslm_commit_seconds", "Seconds until a transaction was on disk"),
 ];
 
+/// Whether workers are wanted.
+fn is_open(status: &ExperimentStatus) -> bool {
+    matches!(status.state(), State::Running | State::Stuck)
+}
+
 /// Experiments under way, and the last ones that have ended.
 fn shown(snapshot: &Snapshot) -> impl Iterator<Item = &ExperimentStatus> {
-    let under_way = |status: &&ExperimentStatus| matches!(status.state(), State::Running | State::Paused);
+    let under_way = |status: &&ExperimentStatus| is_open(status) || status.state() == State::Paused;
     let ended = snapshot.experiments.iter().rev().filter(move |status| !under_way(status)).take(ENDED);
     snapshot.experiments.iter().filter(under_way).chain(ended)
 }

@@ -48,6 +48,10 @@ struct Flags {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_ttl_s: Option<f64>,
+    /// Different workers that may vanish over one shard before its trial has failed, 2 to 1000 [default: 3]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_vanished_workers: Option<u32>,
     /// Address and port of health and metrics for the cluster's own machinery, without TLS or tokens, or off [default: off]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]

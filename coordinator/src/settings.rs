@@ -9,6 +9,7 @@ use qslm_program::{Coded, LogFormat, Port};
 use qslm_transport::{ServerTls, Tokens, Traces, given};
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::Limits;
 use crate::{Door, Options, Quotas};
 
 /// What a coordinator can be told.
@@ -23,6 +24,8 @@ pub struct Settings {
     pub store: PathBuf,
     /// Seconds after which a silent worker's leases are given to others, 1 to 3600.
     pub lease_ttl_s: f64,
+    /// Different workers that may vanish over one shard before its trial has failed, 2 to 1000.
+    pub max_vanished_workers: u32,
     /// Address and port of health and metrics for the cluster's own machinery, without TLS or tokens, or `off`.
     pub monitor: Port,
     /// A file of lines `ROLE NAME TOKEN` with the roles worker, reader and submitter; if empty, everyone may do
@@ -63,6 +66,7 @@ impl Default for Settings {
             web: Port::On(SocketAddr::from(([127, 0, 0, 1], 7478))),
             store: PathBuf::from("qslm.redb"),
             lease_ttl_s: 15.0,
+            max_vanished_workers: 3,
             monitor: Port::Off,
             tokens: PathBuf::new(),
             certificate: PathBuf::new(),
@@ -92,6 +96,7 @@ impl Settings {
         let traces = Traces::start(&self.traces, "qslm-coordinator", &self.listen.to_string());
         Ok(Options {
             lease_ttl: self.lease_ttl().map_err(Coded::setting)?,
+            limits: self.limits().map_err(Coded::setting)?,
             crash_at,
             traces: traces.map_err(Coded::setting)?,
         })
@@ -150,6 +155,12 @@ impl Settings {
                 artifacts_max_bytes: self.artifacts_max_bytes,
             },
         })
+    }
+
+    fn limits(&self) -> anyhow::Result<Limits> {
+        let vanished = self.max_vanished_workers;
+        ensure!((2..=1000).contains(&vanished), "max_vanished_workers = {vanished}: expected 2 to 1000");
+        Ok(Limits { vanished })
     }
 
     fn lease_ttl(&self) -> anyhow::Result<Duration> {

@@ -17,6 +17,8 @@ pub struct Progress {
     /// Whether anyone wants to see any of it.
     shown: bool,
     last_line: Option<(Instant, String)>,
+    /// Why it was stuck when that was told last.
+    stuck: String,
 }
 
 impl Progress {
@@ -33,11 +35,12 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { started: Instant::now(), bar, shown, last_line: None }
+        Self { started: Instant::now(), bar, shown, last_line: None, stuck: String::new() }
     }
 
     /// Shows a status.
     pub fn show(&mut self, status: &ExperimentStatus) {
+        self.tell_stuck(status);
         let ahead = ahead(status);
         let left = ahead.and_then(|ahead| self.time_left(status, ahead));
         if let Some(bar) = &self.bar {
@@ -53,6 +56,18 @@ impl Progress {
             self.last_line = Some((Instant::now(), status.stage.clone()));
             let (settled, of) = (status.generation_settled, status.generation_trials);
             eprintln!("{:21} {settled}/{of}  {}", status.stage, describe(status, left));
+        }
+    }
+
+    /// Says that nothing goes on any more, and why; and that it goes on again.
+    fn tell_stuck(&mut self, status: &ExperimentStatus) {
+        if self.stuck == status.stuck {
+            return;
+        }
+        status.stuck.clone_into(&mut self.stuck);
+        match self.stuck.as_str() {
+            "" => tracing::warn!("{} goes on", status.id),
+            reason => tracing::warn!("{} is stuck, waiting: {reason}", status.id),
         }
     }
 
@@ -96,6 +111,9 @@ fn describe(status: &ExperimentStatus, left: Option<Duration>) -> String {
     }
     if status.state() == State::Paused {
         words.push("paused".to_owned());
+    }
+    if status.state() == State::Stuck {
+        words.push("stuck".to_owned());
     }
     words.push(format!("{} measured", status.measured));
     if status.stopped > 0 {

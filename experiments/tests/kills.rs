@@ -161,6 +161,8 @@ impl Cluster {
     fn start_coordinator(&mut self, crash_at: Option<String>) -> bool {
         let mut command = Command::new(program("qslm-coordinator"));
         command.args(["--listen", &self.address.to_string(), "--web", "off", "--lease-ttl-s", "1"]);
+        // Here workers vanish at a rate that no cluster knows, and for no reason of the trials'.
+        command.args(["--max-vanished-workers", "1000"]);
         command.args(["--log", "info,qslm_coordinator=debug", "--store"]).arg(self.store());
         command.envs(crash_at.iter().map(|point| ("QSLM_COORDINATOR_CRASH_AT", point)));
         self.started += 1;

@@ -7,23 +7,17 @@
 //! are spooled, so that they outlive this worker, too. Evaluations have threads of their own and never hold up a report.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use qslm_common::ENGINE_VERSION;
 use qslm_common::demands::Capabilities;
-use qslm_common::hash::ContentHash;
-use qslm_common::measurement::Counts;
-use qslm_common::task::Shard;
-use qslm_common::trial::Trial;
 use qslm_program::Coded;
+use qslm_proto::PROTOCOL;
 use qslm_proto::v1::work_client::WorkClient;
-use qslm_proto::v1::{Lease, ReportRequest, ReportResponse, ShardFailure, ShardReport, shard_report};
-use qslm_proto::{PROTOCOL, convert};
+use qslm_proto::v1::{Lease, ReportRequest, ReportResponse, ShardReport, shard_report};
 use qslm_transport::gate::pushback;
 use qslm_transport::{Connector, Link, Traces};
 use tokio::sync::{Semaphore, mpsc};
@@ -31,15 +25,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::Instrument;
 
-use crate::cache::{ArtifactCache, CacheError};
-use crate::capabilities::fingerprint;
-use crate::evaluator::{Evaluator, Failure, Files};
+use crate::backoff::{backoff, chance, jittered};
+use crate::cache::ArtifactCache;
+use crate::evaluator::Evaluator;
+use crate::lease::{lost, work};
 use crate::monitor::Tally;
 use crate::spool::{Spool, is_measured, trial_name};
 use crate::traced::{Work, lease_line};
 
-/// Waiting times after a failed call: doubled from the first to the last, with jitter.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long handing leases back may take when the worker stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// A call that is not answered in so long beyond what it asked to wait has failed. Within these bounds it is a third of
@@ -103,6 +96,10 @@ struct Loop {
     known: bool,
     /// Whether it said last that there is nothing more to do.
     done: bool,
+    /// Why it has set this worker aside, if it has.
+    set_aside: String,
+    /// Tells this process from one before it under the same name.
+    session: u64,
 }
 
 /// What ended a wait.
@@ -133,6 +130,9 @@ impl Agent {
             pause_until: None,
             known: false,
             done: false,
+            set_aside: String::new(),
+            // 0 would say that it is not known.
+            session: chance().max(1),
         };
         state.take_over_spooled()?;
         loop {
@@ -207,6 +207,7 @@ impl Loop {
             experiment: self.agent.experiment.clone().unwrap_or_default(),
             protocol: PROTOCOL,
             capabilities: Some(self.agent.capabilities.clone().into()),
+            session: self.session,
         }
     }
 
@@ -290,6 +291,7 @@ impl Loop {
     fn take(&mut self, answer: ReportResponse) {
         (self.failures, self.pause_until, self.known) = (0, None, true);
         self.done = answer.done && answer.leases.is_empty();
+        self.note_set_aside(&answer.set_aside);
         for report in self.unreported.drain(..) {
             if let Some(spool) = &self.agent.spool {
                 spool.remove(&report);
@@ -307,25 +309,51 @@ impl Loop {
             }
         }
         for lease in answer.leases {
-            let interrupt = Arc::new(AtomicBool::new(false));
-            self.running.insert(lease.id, interrupt.clone());
-            let (evaluator, cache) = (self.agent.evaluator.clone(), self.agent.cache.clone());
-            let (client, sender) = (self.client.clone(), self.sender.clone());
-            let (slots, traces) = (self.slots.clone(), self.agent.traces.clone());
-            let traced = traces.and_then(|traces| Work::start(traces, &lease, &self.agent.name));
-            let line = lease_line(&lease);
-            let work = async move {
-                // The semaphore is never closed.
-                let _permit = slots.acquire_owned().await;
-                let report = work(lease, &evaluator, &cache, client, &interrupt).await;
-                if let Some(traced) = traced {
-                    traced.end(&report);
-                }
-                // The loop is gone if the worker has stopped.
-                let _ = sender.send(report);
-            };
-            tokio::spawn(work.instrument(line));
+            self.start(lease);
         }
+    }
+
+    /// Starts to evaluate a lease.
+    fn start(&mut self, lease: Lease) {
+        let interrupt = Arc::new(AtomicBool::new(false));
+        self.running.insert(lease.id, interrupt.clone());
+        let (evaluator, cache) = (self.agent.evaluator.clone(), self.agent.cache.clone());
+        let (client, sender) = (self.client.clone(), self.sender.clone());
+        let (slots, traces) = (self.slots.clone(), self.agent.traces.clone());
+        let traced = traces.and_then(|traces| Work::start(traces, &lease, &self.agent.name));
+        let line = lease_line(&lease);
+        let given = lease.clone();
+        let work = async move {
+            // The semaphore is never closed.
+            let _permit = slots.acquire_owned().await;
+            work(lease, &evaluator, &cache, client, &interrupt).await
+        };
+        let work = tokio::spawn(work.instrument(line));
+        tokio::spawn(async move {
+            // A lease that is never reported would be held for ever.
+            let report = work.await.unwrap_or_else(|error| lost(&given, &error));
+            if let Some(traced) = traced {
+                traced.end(&report);
+            }
+            // The loop is gone if the worker has stopped.
+            let _ = sender.send(report);
+        });
+    }
+
+    /// Tells whoever reads this worker's log that it gets hardly any work, and why; once.
+    fn note_set_aside(&mut self, reason: &str) {
+        let worker = &self.agent.name;
+        match (self.set_aside.is_empty(), reason.is_empty()) {
+            (true, false) => tracing::error!(
+                worker,
+                reason,
+                "the coordinator has set this worker aside, it had faults only; it gets a shard now and then until it \
+                 measures one"
+            ),
+            (false, true) => tracing::info!(worker, "the coordinator gives this worker work again"),
+            _ => {}
+        }
+        reason.clone_into(&mut self.set_aside);
     }
 
     /// Ends all evaluations and reports once more, holding nothing, so that others get the leases at once.
@@ -348,110 +376,6 @@ impl Loop {
     }
 }
 
-/// Evaluates one lease. Whatever happens becomes a report.
-async fn work(
-    lease: Lease,
-    evaluator: &Arc<Evaluator>,
-    cache: &ArtifactCache,
-    client: WorkClient<Link>,
-    interrupt: &Arc<AtomicBool>,
-) -> ShardReport {
-    let started = Instant::now();
-    let (id, index, of) = (lease.id, lease.index, lease.of);
-    // Named from the trial itself, so that a result can never be filed under another trial.
-    let trial = lease.trial.ok_or_else(|| convert::Invalid::new("trial", "missing"));
-    let (key, engine, outcome) = match trial.and_then(Trial::try_from) {
-        // A failure is filed by its lease; without a trial that can be read there is no key to name. Another
-        // worker, of another version perhaps, may be able to read it.
-        Err(error) => {
-            let unread = Failure::Retryable(format!("this worker cannot read the trial: {error}"));
-            (vec![0; 32], String::new(), Err(unread))
-        }
-        Ok(trial) => {
-            let (key, engine) = (trial.key(), fingerprint(trial.backend));
-            tracing::Span::current().record("trial", tracing::field::display(key));
-            let shard = Shard { index, of };
-            let outcome = measure(trial, shard, evaluator, cache, client, interrupt.clone()).await;
-            (key.as_bytes().to_vec(), engine, outcome)
-        }
-    };
-    let outcome = match outcome {
-        Ok(counts) => shard_report::Outcome::Counts((&counts).into()),
-        Err(failure) => {
-            let (reason, retryable) = match failure {
-                Failure::Final(reason) => (reason, false),
-                Failure::Retryable(reason) => (reason, true),
-                Failure::Interrupted => ("interrupted".to_owned(), true),
-            };
-            shard_report::Outcome::Failure(ShardFailure { reason, retryable })
-        }
-    };
-    let seconds = started.elapsed().as_secs_f64();
-    ShardReport { lease: id, trial: key, index, of, outcome: Some(outcome), seconds, engine }
-}
-
-async fn measure(
-    trial: Trial,
-    shard: Shard,
-    evaluator: &Arc<Evaluator>,
-    cache: &ArtifactCache,
-    client: WorkClient<Link>,
-    interrupt: Arc<AtomicBool>,
-) -> Result<Counts, Failure> {
-    if !shard.is_valid() {
-        return Err(Failure::Final(format!("the coordinator sent shard {} of {}", shard.index, shard.of)));
-    }
-    let files = Files {
-        checkpoint: fetch(trial.checkpoint, cache, &client, &interrupt).await?,
-        text: fetch(trial.data.text, cache, &client, &interrupt).await?,
-        tokenizer: fetch(trial.data.tokenizer, cache, &client, &interrupt).await?,
-    };
-    tracing::debug!(candidate = trial.candidate.id().short(), "evaluating");
-    let evaluator = evaluator.clone();
-    let evaluation = tokio::task::spawn_blocking(move || {
-        evaluator.evaluate(&trial, &files, shard, &|| interrupt.load(Ordering::Relaxed))
-    });
-    evaluation.await.unwrap_or_else(|error| Err(Failure::Final(error.to_string())))
-}
-
-/// The file of an artifact. That the coordinator is away is no fault of the trial, so this tries until the lease ends.
-async fn fetch(
-    hash: ContentHash,
-    cache: &ArtifactCache,
-    client: &WorkClient<Link>,
-    interrupt: &AtomicBool,
-) -> Result<PathBuf, Failure> {
-    for failures in 1.. {
-        match cache.ensure(hash, &mut client.clone()).await {
-            Ok(path) => return Ok(path),
-            Err(CacheError::Fetch { status, .. }) if is_passing(status.code()) => {
-                tracing::warn!(artifact = %hash, code = %status.code(), "cannot be fetched now");
-            }
-            Err(error) => return Err(Failure::Retryable(error.to_string())),
-        }
-        tokio::time::sleep(backoff(failures)).await;
-        if interrupt.load(Ordering::Relaxed) {
-            break;
-        }
-    }
-    Err(Failure::Interrupted)
-}
-
-/// Whether a call failed for the connection's sake and not for what it asked.
-fn is_passing(code: Code) -> bool {
-    !matches!(
-        code,
-        Code::NotFound
-            | Code::InvalidArgument
-            | Code::FailedPrecondition
-            | Code::OutOfRange
-            | Code::Unimplemented
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-            | Code::DataLoss
-    )
-}
-
 /// Fails if the coordinator will never take this worker: with exit code 7 if it is not allowed, else 4. A token that was
 /// good before is being replaced, perhaps, so that is waited for.
 fn refuse_for_good(status: &tonic::Status, known: bool) -> anyhow::Result<()> {
@@ -462,53 +386,4 @@ fn refuse_for_good(status: &tonic::Status, known: bool) -> anyhow::Result<()> {
         _ => return Ok(()),
     };
     Err(Coded::error(code, anyhow!("the coordinator refuses this worker: {}", status.message())))
-}
-
-/// The pause after so many failures in a row: between half and all of the doubled time.
-fn backoff(failures: u32) -> Duration {
-    let (first, last) = BACKOFF;
-    jittered(first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(last))
-}
-
-/// Between half and all of a time.
-fn jittered(full: Duration) -> Duration {
-    // The hasher's keys are the random numbers of the standard library.
-    let chance = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
-    full.mul_f64(0.5 + chance / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use qslm_transport::Access;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_trial_that_cannot_be_read_is_handed_back_under_its_lease() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = ArtifactCache::new(folder.path().to_owned(), 1).unwrap();
-        let nowhere = Connector::new("http://127.0.0.1:9", Access::default()).unwrap();
-        let client = WorkClient::new(nowhere.lazy().unwrap());
-        let lease = Lease {
-            id: 7,
-            trial: None,
-            index: 0,
-            of: 1,
-            traceparent: String::new(),
-            experiment: String::new(),
-        };
-        let report = work(lease, &Arc::new(Evaluator::new(1)), &cache, client, &Arc::default()).await;
-        assert_eq!((report.lease, report.trial.len()), (7, 32), "what the coordinator takes");
-        let Some(shard_report::Outcome::Failure(failure)) = report.outcome else { panic!("not a failure") };
-        assert!(failure.retryable && failure.reason.contains("cannot read the trial: trial: missing"));
-    }
-
-    #[test]
-    fn pauses_grow_to_a_bound() {
-        for failures in 1..100 {
-            let pause = backoff(failures);
-            assert!(pause >= BACKOFF.0 / 2 && pause <= BACKOFF.1, "{failures}: {pause:?}");
-        }
-        assert!(backoff(50) >= BACKOFF.1 / 2);
-    }
 }

@@ -96,6 +96,18 @@ impl ArtifactCache {
         Ok(path)
     }
 
+    /// The first of these artifacts that is not any more what was fetched; it is fetched again next time.
+    pub async fn first_damaged(&self, hashes: &[ContentHash]) -> Option<ContentHash> {
+        let mut checked = self.checked.lock().await;
+        let is_damaged = |hash: &&ContentHash| {
+            let path = self.folder.join(hash.to_string());
+            tokio::task::block_in_place(|| hash_file(&path).map_or(true, |found| found != **hash))
+        };
+        let damaged = hashes.iter().find(is_damaged).copied()?;
+        checked.remove(&damaged);
+        Some(damaged)
+    }
+
     async fn fetch(
         &self,
         hash: ContentHash,
@@ -106,6 +118,8 @@ impl ArtifactCache {
         let failed = |error| CacheError::Io { folder: self.folder.clone(), error };
         let request = FetchArtifactRequest { hash: hash.as_bytes().to_vec() };
         let mut stream = client.fetch_artifact(request).await.map_err(refuse)?.into_inner();
+        // Somebody may have tidied up.
+        fs::create_dir_all(&self.folder).map_err(failed)?;
         let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed)?;
         let (mut hasher, mut size) = (blake3::Hasher::new(), 0);
         while let Some(chunk) = stream.message().await.map_err(refuse)? {

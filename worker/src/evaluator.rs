@@ -49,10 +49,10 @@ pub struct Files {
 /// Why a shard was not measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// It cannot be measured, here or anywhere.
-    Final(String),
-    /// Something about this machine or moment; another attempt may succeed.
-    Retryable(String),
+    /// The evaluation fails, here or anywhere.
+    Evaluation(String),
+    /// A fault of this machine: another one may succeed.
+    Machine(String),
     /// The caller asked to stop.
     Interrupted,
 }
@@ -76,7 +76,7 @@ impl Evaluator {
         self.shared.reuse()
     }
 
-    /// Measures one shard. A panic in the engine is a [`Failure::Final`] with the panic's words.
+    /// Measures one shard. A panic in the engine is a [`Failure::Evaluation`] with the panic's words.
     ///
     /// # Errors
     /// [`Failure`].
@@ -91,7 +91,7 @@ impl Evaluator {
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let words = panic.downcast_ref::<String>().map(String::as_str);
             let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(Failure::Final(format!("the evaluation panicked: {words}")))
+            Err(Failure::Evaluation(format!("the evaluation panicked: {words}")))
         })
     }
 
@@ -105,14 +105,14 @@ impl Evaluator {
         if trial.engine_version != ENGINE_VERSION {
             let wanted = trial.engine_version;
             let words = format!("this worker's engine is version {ENGINE_VERSION}, the trial needs {wanted}");
-            return Err(Failure::Retryable(words));
+            return Err(Failure::Machine(words));
         }
         // The weights alone, so this refuses only what is certain to fail.
         let weights = float_bytes(&trial.network);
         if let Some(memory) = self.memory.filter(|memory| weights > *memory) {
             let words =
                 format!("the weights take {weights} bytes as floats, this worker has {memory} of memory");
-            return Err(Failure::Retryable(words));
+            return Err(Failure::Machine(words));
         }
         let data_key = (trial.data.clone(), trial.task.clone(), trial.network);
         let data = self.datasets.get_or_make(&data_key, || load_data(trial, files))?;
@@ -122,7 +122,7 @@ impl Evaluator {
         evaluate_sharing(&model, &data, shard.range(data.len()), shared, interrupt).map_err(|error| {
             match error {
                 EvaluateError::Interrupted => Failure::Interrupted,
-                other => Failure::Final(other.to_string()),
+                other => Failure::Evaluation(other.to_string()),
             }
         })
     }
@@ -132,12 +132,12 @@ impl Evaluator {
         let checkpoint = self.checkpoints.get_or_make(&key, || {
             let loaded = Checkpoint::load(&files.checkpoint, trial.network.binary_embedding);
             loaded.map(Arc::new).map_err(|error| match error {
-                CheckpointError::Io(error) => Failure::Retryable(format!("checkpoint: {error}")),
-                other => Failure::Final(format!("checkpoint: {other}")),
+                CheckpointError::Io(error) => Failure::Machine(format!("checkpoint: {error}")),
+                other => Failure::Evaluation(format!("checkpoint: {other}")),
             })
         })?;
         if *checkpoint.network() != trial.network {
-            return Err(Failure::Final(
+            return Err(Failure::Evaluation(
                 "the checkpoint has another shape than the experiment says".to_owned(),
             ));
         }
@@ -147,8 +147,8 @@ impl Evaluator {
         let model = SpikeGpt::sharing(&checkpoint, &trial.candidate, trial.backend, &self.shared, of);
         model.map(Arc::new).map_err(|error| match error {
             // Another worker may have it.
-            CannotBuild::Backend(error) => Failure::Retryable(error.to_string()),
-            CannotBuild::Candidate(error) => Failure::Final(error.to_string()),
+            CannotBuild::Backend(error) => Failure::Machine(error.to_string()),
+            CannotBuild::Candidate(error) => Failure::Evaluation(error.to_string()),
         })
     }
 }
@@ -156,13 +156,13 @@ impl Evaluator {
 fn load_data(trial: &Trial, files: &Files) -> Result<Arc<Dataset>, Failure> {
     let tokenizer = TokenizerFile::load(&files.tokenizer, trial.network.vocabulary);
     let tokenizer = tokenizer.map_err(|error| match error {
-        TokenizerError::Io(error) => Failure::Retryable(format!("tokenizer: {error}")),
-        other => Failure::Final(format!("tokenizer: {other}")),
+        TokenizerError::Io(error) => Failure::Machine(format!("tokenizer: {error}")),
+        other => Failure::Evaluation(format!("tokenizer: {other}")),
     })?;
     let data = Dataset::load(&files.text, &tokenizer, &trial.task, &trial.network);
     data.map(Arc::new).map_err(|error| match error {
-        DataError::Io(error) => Failure::Retryable(format!("data: {error}")),
-        other => Failure::Final(format!("data: {other}")),
+        DataError::Io(error) => Failure::Machine(format!("data: {error}")),
+        other => Failure::Evaluation(format!("data: {other}")),
     })
 }
 
@@ -198,6 +198,6 @@ mod tests {
         let evaluator = Evaluator::with_memory(1, Some(512 << 20));
         let failure = evaluator.evaluate(&trial, &files, Shard { index: 0, of: 1 }, &|| false);
         let words = "the weights take 861597696 bytes as floats, this worker has 536870912 of memory";
-        assert_eq!(failure, Err(Failure::Retryable(words.to_owned())));
+        assert_eq!(failure, Err(Failure::Machine(words.to_owned())));
     }
 }

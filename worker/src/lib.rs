@@ -4,9 +4,11 @@
 //! and the [`evaluator`] runs the engine.
 
 pub mod agent;
+mod backoff;
 pub mod cache;
 pub mod capabilities;
 pub mod evaluator;
+mod lease;
 pub mod memo;
 pub mod memory;
 pub mod monitor;

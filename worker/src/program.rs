@@ -12,6 +12,7 @@ use qslm_transport::{AccessFlags, Monitor, Traces};
 use serde::Serialize;
 
 use crate::agent::Ended;
+use crate::backoff::chance;
 use crate::capabilities::{detect, parse_labels};
 use crate::monitor::{self, Tally};
 use crate::settings::Settings;
@@ -145,7 +146,5 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// A name that no other worker has: the process number alone repeats from container to container.
 fn made_up_name() -> String {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let chance = RandomState::new().build_hasher().finish();
-    format!("worker-{}-{:08x}", std::process::id(), chance as u32)
+    format!("worker-{}-{:08x}", std::process::id(), chance() as u32)
 }

@@ -36,6 +36,8 @@ impl Spool {
         if !is_measured(report) {
             return Ok(false);
         }
+        // Somebody may have tidied up.
+        fs::create_dir_all(&self.folder)?;
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         file.write_all(&report.encode_to_vec())?;
         file.as_file().sync_all()?;

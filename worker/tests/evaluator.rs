@@ -48,13 +48,13 @@ fn a_panic_fails_the_trial_with_its_words_and_the_next_evaluation_works() {
     let shard = Shard { index: 0, of: 1 };
     let trial = trial(network);
     let panicked = evaluator.evaluate(&trial, &files, shard, &|| panic!("out of luck"));
-    assert_eq!(panicked, Err(Failure::Final("the evaluation panicked: out of luck".to_owned())));
+    assert_eq!(panicked, Err(Failure::Evaluation("the evaluation panicked: out of luck".to_owned())));
     assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| true), Err(Failure::Interrupted));
     assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| false).unwrap().tokens, 32);
 
     let newer = Trial { engine_version: ENGINE_VERSION + 1, ..trial };
     let refused = evaluator.evaluate(&newer, &files, shard, &|| false);
-    assert!(matches!(refused, Err(Failure::Retryable(words)) if words.contains("the trial needs")));
+    assert!(matches!(refused, Err(Failure::Machine(words)) if words.contains("the trial needs")));
 }
 
 /// Candidates as a search proposes them: one part after the other narrower, then others that share nothing.

@@ -33,6 +33,9 @@ pub struct Report {
     pub failed: u64,
     /// Why, the first few different reasons.
     pub failures: Vec<String>,
+    /// Why no worker can go on with it, if that is so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stuck: String,
     /// The most candidates that may still be proposed, if the strategy can tell.
     pub remaining_at_most: Option<u64>,
     /// Workers heard of lately.

@@ -8,6 +8,7 @@
 //! Leases are granted for what follows from results that are not on disk yet. Nothing is lost by that: if the
 //! coordinator dies now, those results were not acknowledged, come again, and the search proposes the same.
 
+mod breaker;
 mod committer;
 mod events;
 mod reports;
@@ -33,9 +34,10 @@ use qslm_transport::Traces;
 use tokio::sync::{oneshot, watch};
 
 use crate::crash::{CrashPlan, CrashPoint};
-use crate::ledger::{Broken, Closed, LeaseId, Ledger, Limits, Millis, Outcome, Owner};
+use crate::ledger::{Broken, Closed, Expired, LeaseId, Ledger, Limits, Millis, Outcome, Owner};
 use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
+use breaker::Breakers;
 use committer::Committer;
 pub use committer::{CommitError, Commits, Metrics};
 pub use events::Event;
@@ -43,7 +45,7 @@ use events::Events;
 pub use reports::WorkerStatus;
 use reports::{Waiting, Worker};
 pub use request::{
-    Change, Cluster, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Snapshot, Source,
+    Change, Cluster, Fault, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Snapshot, Source,
     Submission,
 };
 use request::{Reply, Request};
@@ -66,6 +68,8 @@ const IDLE: Duration = Duration::from_secs(60);
 pub struct Options {
     /// How long a lease lasts after the last report that lists it.
     pub lease_ttl: Duration,
+    /// When a trial has failed.
+    pub limits: Limits,
     /// When to die, for tests.
     pub crash_at: CrashPlan,
     /// Where to send traces, if anywhere.
@@ -74,7 +78,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lease_ttl: Duration::from_secs(15), crash_at: CrashPlan::default(), traces: None }
+        Self {
+            lease_ttl: Duration::from_secs(15),
+            limits: Limits::default(),
+            crash_at: CrashPlan::default(),
+            traces: None,
+        }
     }
 }
 
@@ -110,10 +119,12 @@ struct Driver {
     events: Events,
     traced: Option<Traced>,
     workers: HashMap<String, Worker>,
-    /// Changes when a worker comes, goes, or can do something else.
+    /// Who had faults lately.
+    breakers: Breakers,
+    /// Changes when a worker comes, goes, can do something else, or has faults.
     staffing: u64,
-    /// How many workers suit an experiment, by its index, and the staffing of which that holds.
-    suitable: Vec<(u64, u32)>,
+    /// The workers of an experiment, by its index, and the staffing of which that holds.
+    staff: Vec<(u64, Staff)>,
     tally: Tally,
     /// Evaluations that all workers together may have in hand, not counting what they take beforehand.
     capacity: u64,
@@ -187,7 +198,7 @@ impl Driver {
             next_lease: store.epoch() << 32,
             engines: store.engines()?,
             store: Arc::new(store),
-            ledger: Ledger::new(Limits::default()),
+            ledger: Ledger::new(options.limits),
             experiments: Vec::new(),
             born_unix_ms: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
@@ -196,8 +207,9 @@ impl Driver {
             events: Events::default(),
             traced: options.traces.clone().map(Traced::new),
             workers: HashMap::new(),
+            breakers: Breakers::default(),
             staffing: 1,
-            suitable: Vec::new(),
+            staff: Vec::new(),
             tally: Tally::default(),
             capacity: 0,
             waiting: BTreeMap::new(),
@@ -214,9 +226,10 @@ impl Driver {
             driver.options.crash_at.pass(CrashPoint::Starting);
             let id = record.experiment.id();
             let failures = driver.store.failures(&id)?;
+            let retried = driver.store.retried(&id)?;
             let seen = Seen::new(driver.store.timeline(&id)?, driver.store.comparisons(&id)?);
             let finished = record.finished;
-            let index = driver.add(record, failures, seen);
+            let index = driver.add(record, failures, retried, seen);
             if driver.experiments[index].is_outdated() && !finished {
                 let words = format!(
                     "it was submitted for another engine than version {ENGINE_VERSION}: it stays paused"
@@ -233,10 +246,11 @@ impl Driver {
         &mut self,
         record: ExperimentRecord,
         failures: BTreeMap<ContentHash, String>,
+        retried: u64,
         seen: Seen,
     ) -> usize {
         let index = self.experiments.len();
-        self.experiments.push(Running::new(index as Owner, record, failures, seen));
+        self.experiments.push(Running::new(index as Owner, record, failures, retried, seen));
         index
     }
 
@@ -279,7 +293,9 @@ impl Driver {
             return Duration::ZERO;
         }
         let reports = self.waiting.values().map(|waiting| waiting.until);
-        let due = self.ledger.next_expiry().into_iter().chain(reports).min();
+        let pauses =
+            self.waiting.values().filter_map(|waiting| self.breakers.next_end(waiting.worker(), now));
+        let due = self.ledger.next_expiry().into_iter().chain(reports).chain(pauses).min();
         due.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(now)).min(IDLE))
     }
 
@@ -287,23 +303,14 @@ impl Driver {
     fn turn(&mut self, now: Millis) -> Result<(), DriverError> {
         self.now = now;
         let expired = self.ledger.expire(now);
-        self.tally.expired += expired.lapsed.len() as u64;
-        for (lease, worker) in expired.lapsed {
-            self.note("", format!("a lease of {worker} ran out; its shard goes to another worker"));
-            tracing::info!(worker, lease, "a lease ran out; its shard goes to another worker");
-            if let Some(traced) = &mut self.traced {
-                traced.ended(lease, Some("it ran out"), self.born_unix_ms + now);
-            }
-        }
-        for closed in expired.given_up {
-            self.close(closed);
-        }
+        self.lapsed(expired);
         self.unfinished = false;
         self.advance_all()?;
         for request in std::mem::take(&mut self.parked) {
             self.apply(request, now)?;
         }
         self.forget_silent_workers(now);
+        self.look_for_stuck();
         for (index, reply) in std::mem::take(&mut self.submitted) {
             // Whoever submits what was measured before wants to hear that it is finished.
             if self.experiments[index].is_looking_up() {
@@ -321,6 +328,22 @@ impl Driver {
             }
         }
         Ok(self.ledger.check_totals()?)
+    }
+
+    /// Follows up leases that ran out, or were lost with their worker.
+    fn lapsed(&mut self, expired: Expired) {
+        self.tally.expired += expired.lapsed.len() as u64;
+        for (lease, worker, owner) in expired.lapsed {
+            self.note("", format!("a lease of {worker} ran out; its shard goes to another worker"));
+            tracing::info!(worker, lease, "a lease ran out; its shard goes to another worker");
+            if let Some(traced) = &mut self.traced {
+                traced.ended(lease, Some("it ran out"), self.born_unix_ms + self.now);
+            }
+            self.fault(&worker, owner, "it vanished with work in hand", self.now);
+        }
+        for closed in expired.given_up {
+            self.close(closed);
+        }
     }
 
     /// Writes down how far experiments are, and what is new about them.
@@ -446,6 +469,13 @@ impl Driver {
                 }
                 Err(refusal) => self.answer(reply, Err(refusal)),
             },
+            Request::Retry(id, trials, reply) => {
+                let retried = self.find(&id).and_then(|index| self.retry(index, &trials).map(|()| index));
+                match retried {
+                    Ok(index) => self.next.submitted.push((index, reply)),
+                    Err(refusal) => self.answer(reply, Err(refusal)),
+                }
+            }
             Request::Committed(written) => {
                 self.forget_written(&written?);
                 self.committed();
@@ -472,7 +502,7 @@ impl Driver {
     /// Workers by name, and what happened lately.
     fn cluster(&mut self, now: Millis) -> Cluster {
         let mut workers: Vec<WorkerStatus> =
-            self.workers.iter_mut().map(|(name, worker)| worker.status(name, now)).collect();
+            self.workers.iter_mut().map(|(name, worker)| worker.status(name, now, &self.breakers)).collect();
         workers.sort_by(|a, b| a.name.cmp(&b.name));
         Cluster { workers, events: self.events.list() }
     }
@@ -480,20 +510,6 @@ impl Driver {
     fn status(&mut self, index: usize, now: Millis) -> ExperimentStatus {
         let staff = self.staff(index);
         self.experiments[index].status(&self.ledger, now, staff)
-    }
-
-    /// How many workers there are, and how many of them suit an experiment.
-    fn staff(&mut self, index: usize) -> Staff {
-        if self.suitable.len() <= index {
-            self.suitable.resize(index + 1, (0, 0));
-        }
-        if self.suitable[index].0 != self.staffing {
-            let running = &self.experiments[index];
-            let suitable =
-                self.workers.values().filter(|worker| running.suits(worker.capabilities())).count();
-            self.suitable[index] = (self.staffing, suitable as u32);
-        }
-        Staff { present: self.workers.len() as u32, suitable: self.suitable[index].1 }
     }
 
     /// Answers after the next commit.
@@ -534,7 +550,7 @@ impl Driver {
             let record = ExperimentRecord::new(order, shards, priority.unwrap_or(0), experiment);
             self.next.writes.push(Write::Experiment(record.clone()));
             self.note(&id, "submitted");
-            self.add(record, BTreeMap::new(), Seen::default())
+            self.add(record, BTreeMap::new(), 0, Seen::default())
         });
         self.change(index, Change { cancelled: Some(false), paused: Some(false), priority, demands });
         self.next.submitted.push((index, reply));
@@ -564,6 +580,24 @@ impl Driver {
         running.change(record);
         // What is demanded may have changed.
         self.staffing += 1;
+    }
+
+    /// Opens failed trials again: those whose addresses begin so, or all. The search starts over, as after a restart of the
+    /// coordinator, so that it goes on as if they had never failed.
+    fn retry(&mut self, index: usize, trials: &[String]) -> Result<(), Refusal> {
+        let running = &self.experiments[index];
+        let retried = running.failed_trials(trials)?;
+        if retried.is_empty() {
+            return Ok(());
+        }
+        let (id, record) = (running.id().to_owned(), running.record().clone());
+        let record = ExperimentRecord { finished: false, cancelled: false, paused: false, ..record };
+        self.note(&id, format!("{} failed trials are opened again", retried.len()));
+        self.next.writes.extend(retried.iter().map(|trial| Write::Retry(id.clone(), *trial)));
+        self.next.writes.push(Write::Experiment(record.clone()));
+        self.ledger.withdraw(index as Owner);
+        self.experiments[index].start_over(record, &retried);
+        Ok(())
     }
 
     /// Files a closed trial with everyone who waited for it.
@@ -597,6 +631,8 @@ impl Driver {
     }
 }
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

@@ -8,10 +8,11 @@ use std::time::Duration;
 use qslm_common::demands::Capabilities;
 use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 
+use super::breaker::{Breakers, Tripped};
 use super::request::Reply;
-use super::running::Running;
+use super::running::{Running, Staff};
 use super::speed::Speed;
-use super::{Driver, DriverError, Finished, Report, ReportAnswer, ShardOutcome};
+use super::{Driver, DriverError, Fault, Finished, Report, ReportAnswer, ShardOutcome};
 use crate::ledger::{Grant, LeaseId, Millis, Owner, Settled};
 use crate::store::Write;
 
@@ -34,10 +35,14 @@ pub(super) struct Worker {
     experiment: Option<String>,
     /// What it can do.
     capabilities: Arc<Capabilities>,
+    /// Which of its processes was heard of last.
+    session: u64,
     /// Shards that it measured.
     measured: u64,
     /// Shards that it could not measure.
     failed: u64,
+    /// Of these, those that it could not measure for a reason of its own.
+    faults: u64,
     /// Tokens that it evaluated.
     speed: Speed,
 }
@@ -63,6 +68,12 @@ pub struct WorkerStatus {
     pub measured: u64,
     /// Shards that it could not measure.
     pub failed: u64,
+    /// Of these, those that it could not measure for a reason of its own.
+    pub faults: u64,
+    /// The last such reason, while it had no result since.
+    pub last_fault: Option<String>,
+    /// Experiments for which it is set aside.
+    pub set_aside: u32,
     /// Tokens that it evaluates per second, lately.
     pub tokens_per_second: f64,
 }
@@ -77,19 +88,23 @@ impl Worker {
             holding: 0,
             experiment: None,
             capabilities: Arc::default(),
+            session: 0,
             measured: 0,
             failed: 0,
+            faults: 0,
             speed: Speed::default(),
         }
     }
 
-    /// What it can do.
-    pub(super) fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+    /// Whether it may evaluate an experiment.
+    fn suits(&self, running: &Running) -> bool {
+        self.experiment.as_deref().is_none_or(|only| only == running.id())
+            && running.suits(&self.capabilities)
     }
 
     /// What people see of it.
-    pub(super) fn status(&mut self, name: &str, now: Millis) -> WorkerStatus {
+    pub(super) fn status(&mut self, name: &str, now: Millis, breakers: &Breakers) -> WorkerStatus {
+        let (set_aside, last_fault) = breakers.open_for(name);
         WorkerStatus {
             name: name.to_owned(),
             present: Duration::from_millis(now.saturating_sub(self.since)),
@@ -100,6 +115,9 @@ impl Worker {
             capabilities: Capabilities::clone(&self.capabilities),
             measured: self.measured,
             failed: self.failed,
+            faults: self.faults,
+            last_fault: last_fault.map(str::to_owned),
+            set_aside: set_aside.len() as u32,
             tokens_per_second: self.speed.per_second(now),
         }
     }
@@ -121,6 +139,12 @@ pub(super) struct Waiting {
     reply: Reply<ReportAnswer>,
 }
 
+impl Waiting {
+    pub(super) fn worker(&self) -> &str {
+        &self.worker
+    }
+}
+
 impl Driver {
     /// Takes a worker's report. If it brings something, it is answered after the commit, else at once, or as soon as
     /// there is work.
@@ -135,11 +159,13 @@ impl Driver {
         (worker.seen, worker.report) = (now, self.reports);
         worker.capacity = report.held.len() as u64 + u64::from(report.slots);
         worker.holding = report.held.len() as u32;
-        worker.experiment.clone_from(&report.experiment);
-        if worker.capabilities != report.capabilities {
+        if worker.capabilities != report.capabilities || worker.experiment != report.experiment {
             worker.capabilities = report.capabilities.clone();
+            worker.experiment.clone_from(&report.experiment);
             self.staffing += 1;
         }
+        let restarted = worker.session != report.session && worker.session != 0;
+        worker.session = report.session;
         self.capacity += worker.capacity;
         for finished in &report.finished {
             match &finished.outcome {
@@ -150,9 +176,14 @@ impl Driver {
                 ShardOutcome::Failure { .. } => worker.failed += 1,
             }
         }
+        if restarted {
+            // What the process before it held is lost with it, and perhaps was why it ended.
+            let expired = self.ledger.vanish(&report.worker);
+            self.lapsed(expired);
+        }
         let news = !report.finished.is_empty();
         for finished in report.finished {
-            self.settle(finished, now);
+            self.settle(&report.worker, finished, now);
         }
         let mut unknown: BTreeSet<LeaseId> = report.held.into_iter().collect();
         self.ledger.extend(&report.worker, &mut unknown, now + self.ttl());
@@ -187,8 +218,116 @@ impl Driver {
         self.engines.get_key_value(&fingerprint).map(|(known, _)| *known).into_iter().collect()
     }
 
+    /// Notes that a worker could not measure a shard, for a reason of its own.
+    pub(super) fn fault(&mut self, worker: &str, owner: Owner, reason: &str, now: Millis) {
+        self.tally.faults += 1;
+        if let Some(known) = self.workers.get_mut(worker) {
+            known.faults += 1;
+        }
+        let Some(experiment) = self.experiments.get(owner as usize).map(|running| running.id().to_owned())
+        else {
+            return;
+        };
+        let seconds = |millis: Millis| millis as f64 / 1000.0;
+        match self.breakers.fault(worker, owner, reason, now) {
+            Tripped::No => return,
+            Tripped::Pause(pause) => {
+                let pause_s = seconds(pause);
+                tracing::warn!(worker, experiment, reason, pause_s, "a worker cannot measure, it pauses");
+                self.note(
+                    &experiment,
+                    format!("{worker} cannot measure, it pauses for {pause_s} s: {reason}"),
+                );
+            }
+            Tripped::Open(pause) => {
+                let next_s = seconds(pause);
+                tracing::warn!(
+                    worker,
+                    experiment,
+                    reason,
+                    next_s,
+                    "a worker is set aside: it had faults only"
+                );
+                self.note(&experiment, format!("{worker} is set aside, it had faults only: {reason}"));
+            }
+        }
+        self.staffing += 1;
+    }
+
+    /// Notes that a worker measured a shard.
+    fn success(&mut self, worker: &str, owner: Owner) {
+        if self.breakers.success(worker, owner) {
+            let experiment = self.experiments[owner as usize].id().to_owned();
+            tracing::info!(worker, experiment, "a worker that was set aside measures again");
+            self.note(&experiment, format!("{worker} measures again"));
+            self.staffing += 1;
+        }
+    }
+
+    /// Takes a shard back that a worker could not measure, which is none of the trial's fault.
+    fn hand_back(
+        &mut self,
+        worker: &str,
+        lease: LeaseId,
+        fault: Fault,
+        reason: &str,
+        now: Millis,
+    ) -> Settled {
+        let Some(owner) = self.ledger.hand_back(lease) else { return Settled::Unknown };
+        if fault == Fault::Machine {
+            self.fault(worker, owner, reason, now);
+        }
+        Settled::Recorded
+    }
+
+    /// The workers of an experiment.
+    pub(super) fn staff(&mut self, index: usize) -> Staff {
+        if self.staff.len() <= index {
+            self.staff.resize(index + 1, (0, Staff::default()));
+        }
+        if self.staff[index].0 != self.staffing {
+            let running = &self.experiments[index];
+            let suitable = self.workers.iter().filter(|(_, worker)| worker.suits(running));
+            let mut staff = Staff { present: self.workers.len() as u32, suitable: 0, set_aside: 0 };
+            for (name, _) in suitable {
+                staff.suitable += 1;
+                staff.set_aside += u32::from(self.breakers.open(name, index as Owner).is_some());
+            }
+            self.staff[index] = (self.staffing, staff);
+        }
+        self.staff[index].1
+    }
+
+    /// Notes which experiments no worker can go on with, because all that may evaluate them are set aside.
+    pub(super) fn look_for_stuck(&mut self) {
+        for index in 0..self.experiments.len() {
+            // Almost always nobody is.
+            if self.breakers.is_empty() && !self.experiments[index].is_stuck() {
+                continue;
+            }
+            let Staff { suitable, set_aside, .. } = self.staff(index);
+            let stuck = self.experiments[index].is_active() && suitable > 0 && set_aside == suitable;
+            let stuck = stuck.then(|| self.why_stuck(index, suitable));
+            if self.experiments[index].set_stuck(stuck) && self.experiments[index].is_stuck() {
+                let (experiment, reason) = (self.experiments[index].id(), self.why_stuck(index, suitable));
+                tracing::error!(experiment, reason, "stuck");
+            }
+        }
+    }
+
+    fn why_stuck(&self, index: usize, workers: u32) -> String {
+        let suitable = self.workers.iter().filter(|(_, worker)| worker.suits(&self.experiments[index]));
+        let open = suitable.filter_map(|(name, _)| Some((name, self.breakers.open(name, index as Owner)?)));
+        // Always the same one, of a map that has no order.
+        let first = open.min().map_or(String::new(), |(name, reason)| format!("{name}: {reason}"));
+        match workers {
+            1 => format!("the only worker that may evaluate it is set aside: {first}"),
+            more => format!("all {more} workers that may evaluate it are set aside: {first}"),
+        }
+    }
+
     /// Takes what a worker made of a shard.
-    fn settle(&mut self, finished: Finished, now: Millis) {
+    fn settle(&mut self, worker: &str, finished: Finished, now: Millis) {
         let Finished { lease, trial, shard, engine, outcome } = finished;
         let owners = self.ledger.owners(&trial).to_vec();
         let in_force = self.ledger.is_out(lease);
@@ -206,6 +345,7 @@ impl Driver {
                 let settled = self.ledger.settle(trial, shard, evidence.clone(), now);
                 if matches!(settled, Settled::Recorded | Settled::Complete(_)) {
                     for owner in &owners {
+                        self.success(worker, *owner);
                         self.experiments[*owner as usize].note_speed(now, evidence.counts.positions);
                     }
                 }
@@ -217,7 +357,8 @@ impl Driver {
                 }
                 settled
             }
-            ShardOutcome::Failure { reason, retryable } => self.ledger.fail(lease, retryable, &reason),
+            ShardOutcome::Failure { reason, fault: Fault::Evaluation } => self.ledger.fail(lease, &reason),
+            ShardOutcome::Failure { reason, fault } => self.hand_back(worker, lease, fault, &reason, now),
         };
         self.tally.note(&settled, is_failure, in_force);
         let unix_ms = self.born_unix_ms + now;
@@ -247,11 +388,9 @@ impl Driver {
                 tracing::error!(%trial, ?shard, "a shard came back with other counts than were recorded; the first ones stay");
             }
             Settled::Implausible => {
-                tracing::warn!(%trial, lease, "refused counts that this network cannot give");
-                let reason = "a worker reported counts that this network cannot give";
-                if let Settled::Complete(closed) = self.ledger.fail(lease, true, reason) {
-                    self.close(closed);
-                }
+                tracing::warn!(%trial, lease, worker, "refused counts that this network cannot give");
+                let reason = "it reported counts that this network cannot give";
+                self.hand_back(worker, lease, Fault::Machine, reason, now);
             }
             Settled::Known | Settled::Unknown => {}
         }
@@ -283,7 +422,9 @@ impl Driver {
             }
             let experiments = leases.iter().map(|grant| grant.owner);
             let id = |owner: Owner| self.experiments[owner as usize].id().to_owned();
+            let (set_aside, last_fault) = self.breakers.open_for(&waiting.worker);
             let answer = ReportAnswer {
+                set_aside: last_fault.filter(|_| !set_aside.is_empty()).map(str::to_owned),
                 experiments: experiments.map(|owner| (owner, id(owner))).collect(),
                 done: leases.is_empty() && self.is_done(waiting.experiment.as_deref()),
                 leases,
@@ -311,8 +452,10 @@ impl Driver {
         beforehand: bool,
         now: Millis,
     ) -> Result<Option<Grant>, DriverError> {
-        let eligible = self.experiments.iter().enumerate().filter(|(_, running)| {
+        let eligible = self.experiments.iter().enumerate().filter(|&(index, running)| {
+            let leases = || self.ledger.leases_of(&waiting.worker, index as Owner);
             running.is_active()
+                && self.breakers.allows(&waiting.worker, index as Owner, now, leases)
                 && waiting.experiment.as_ref().is_none_or(|only| running.id() == only)
                 && running.suits(&waiting.capabilities)
         });
@@ -354,5 +497,6 @@ impl Driver {
             self.staffing += 1;
             self.note("", format!("worker {name} is silent"));
         }
+        self.breakers.forget(|worker| self.workers.contains_key(worker), now);
     }
 }

@@ -28,6 +28,7 @@ pub(super) enum Request {
     Snapshot(Reply<Snapshot>),
     Source(String, Reply<Source>),
     Change(String, Change, Reply<ExperimentStatus>),
+    Retry(String, Vec<String>, Reply<ExperimentStatus>),
     /// The committer has a batch on disk: the trials whose sums were in it.
     Committed(Committed),
     Stop,
@@ -131,6 +132,8 @@ pub struct Report {
     pub experiment: Option<String>,
     /// What it can do.
     pub capabilities: Arc<Capabilities>,
+    /// Which of its processes says so; 0 if unknown.
+    pub session: u64,
 }
 
 /// A shard that a worker is done with.
@@ -157,9 +160,20 @@ pub enum ShardOutcome {
     Failure {
         /// Why, on one line.
         reason: String,
-        /// Whether another attempt may succeed.
-        retryable: bool,
+        /// Whose fault it is.
+        fault: Fault,
     },
+}
+
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The evaluation's: it fails anywhere, so the trial has failed.
+    Evaluation,
+    /// The machine's: it counts against the worker.
+    Machine,
+    /// Nobody's: the worker was told to stop.
+    Nobody,
 }
 
 /// What a worker is told. By then all that it reported is on disk.
@@ -175,6 +189,8 @@ pub struct ReportAnswer {
     pub ttl: Duration,
     /// Whether all that it could work for has ended.
     pub done: bool,
+    /// Why it is set aside, if it is.
+    pub set_aside: Option<String>,
 }
 
 /// A way to ask the driver. Clones ask the same driver.
@@ -300,6 +316,14 @@ impl Handle {
     /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
     pub async fn change(&self, id: String, change: Change) -> Result<ExperimentStatus, Refusal> {
         self.ask(|reply| Request::Change(id, change, reply)).await
+    }
+
+    /// Opens failed trials of an experiment again: those whose addresses begin so, or all.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such experiment or failed trial, or [`Refusal::Ambiguous`].
+    pub async fn retry(&self, id: String, trials: Vec<String>) -> Result<ExperimentStatus, Refusal> {
+        self.ask(|reply| Request::Retry(id, trials, reply)).await
     }
 
     /// Asks the driver to end after the requests before this one. Blocks while the queue is full.

@@ -17,18 +17,21 @@ use qslm_common::racing::Race;
 use qslm_common::task::{Shard, Task};
 use qslm_common::trial::Addressed;
 use qslm_proto::v1::experiment_status::State;
-use qslm_proto::v1::{Best, ExperimentStatus};
+use qslm_proto::v1::{Best, ExperimentStatus, FailedTrial};
 use qslm_report::{FORMAT, Lifecycle, Report, Sample, Sensitivity};
 use tokio::sync::watch;
 
 use super::seen::{Seen, Spotted};
 use super::speed::Speed;
+use super::{Refusal, SHOWN};
 use crate::ledger::{Closed, Ledger, Millis, Owner, Settled};
 use crate::search::{self, Candidates, Search, Step};
 use crate::store::{ExperimentRecord, Store, StoreError, Stored};
 
 /// Different reasons of failed trials that a status carries.
 const SHOWN_FAILURES: usize = 5;
+/// Failed trials that a status names.
+const SHOWN_TRIALS: usize = 20;
 /// Shards that are kept ready for workers. The rest of a generation is drawn when these are out.
 const READY: u32 = 4096;
 /// Candidates that are looked up at a time.
@@ -51,6 +54,10 @@ pub(super) struct Running {
     archive: Archive,
     /// Failed trials with their reasons.
     failures: BTreeMap<ContentHash, String>,
+    /// Failures that were opened again.
+    retried: u64,
+    /// Why no worker can go on with it, while that is so.
+    stuck: Option<String>,
     /// What candidates run against, once the float model is measured, if they race.
     race: Option<Race>,
     /// Whether those of the generation do.
@@ -118,6 +125,8 @@ pub(super) struct Staff {
     pub(super) present: u32,
     /// Of these, those that may evaluate the experiment.
     pub(super) suitable: u32,
+    /// Of these, those that are set aside.
+    pub(super) set_aside: u32,
 }
 
 /// What people were told of an experiment.
@@ -140,6 +149,7 @@ impl Running {
         owner: Owner,
         record: ExperimentRecord,
         failures: BTreeMap<ContentHash, String>,
+        retried: u64,
         seen: Seen,
     ) -> Self {
         let float = record.experiment.trial(Candidate::float(&record.experiment.network)).key();
@@ -154,6 +164,8 @@ impl Running {
             passed_over: false,
             archive: Archive::default(),
             failures,
+            retried,
+            stuck: None,
             race: None,
             may_race: false,
             task: None,
@@ -230,6 +242,49 @@ impl Running {
             self.generation = None;
             self.search = search::start(&self.record.experiment);
         }
+    }
+
+    /// Failed trials whose addresses begin so; all of them if nothing is asked for.
+    pub(super) fn failed_trials(&self, beginnings: &[String]) -> Result<BTreeSet<ContentHash>, Refusal> {
+        if beginnings.is_empty() {
+            return Ok(self.failures.keys().copied().collect());
+        }
+        let mut found = BTreeSet::new();
+        for beginning in beginnings {
+            let before = found.len();
+            let fits = |trial: &&ContentHash| trial.to_string().starts_with(&beginning.to_lowercase());
+            found.extend(self.failures.keys().filter(fits));
+            if beginning.is_empty() || found.len() == before {
+                let shown: String = beginning.chars().take(SHOWN).collect();
+                return Err(Refusal::NotFound(format!("no failed trial of {} is {shown:?}", self.id)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Starts the search over, with these failures forgotten: what a restart of the coordinator would find.
+    pub(super) fn start_over(&mut self, record: ExperimentRecord, retried: &BTreeSet<ContentHash>) {
+        self.record = record;
+        self.failures.retain(|trial, _| !retried.contains(trial));
+        self.retried += retried.len() as u64;
+        // What the search measured on its way past the failures may not belong to the front.
+        self.archive = Archive::default();
+        self.seen.start_over();
+        (self.spared, self.summary) = (0, None);
+        (self.finished, self.passed_over, self.looking_up) = (false, false, true);
+        self.generation = None;
+        self.search = search::start(&self.record.experiment);
+    }
+
+    /// Takes over why no worker can go on with it, if that is so. Returns whether that is news.
+    pub(super) fn set_stuck(&mut self, stuck: Option<String>) -> bool {
+        let news = self.stuck.is_some() != stuck.is_some();
+        self.stuck = stuck;
+        news
+    }
+
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck.is_some()
     }
 
     /// Lets the search go on until there are shards enough for workers, or it is done, or a chunk of candidates was
@@ -483,6 +538,10 @@ impl Running {
             priority: self.record.priority,
             suitable_workers: staff.suitable,
             demands: Some(self.record.demands.clone().into()),
+            stuck: self.stuck.clone().unwrap_or_default(),
+            retried: self.retried,
+            failed_trials: self.failures.iter().take(SHOWN_TRIALS).map(failed_trial).collect(),
+            set_aside_workers: staff.set_aside,
         }
     }
 
@@ -491,6 +550,7 @@ impl Running {
             (true, _, _) => State::Finished,
             (false, true, _) => State::Cancelled,
             (false, false, true) => State::Paused,
+            (false, false, false) if self.is_stuck() => State::Stuck,
             (false, false, false) => State::Running,
         }
     }
@@ -508,7 +568,7 @@ impl Running {
             State::Finished => Lifecycle::Finished,
             State::Cancelled => Lifecycle::Cancelled,
             State::Paused => Lifecycle::Paused,
-            State::Running | State::Unspecified => Lifecycle::Running,
+            State::Running | State::Stuck | State::Unspecified => Lifecycle::Running,
         };
         Report {
             format: FORMAT,
@@ -521,6 +581,7 @@ impl Running {
             generation_trials: status.generation_trials,
             failed: status.failed,
             failures: status.failures,
+            stuck: status.stuck,
             remaining_at_most: status.remaining_at_most,
             workers: staff.present,
             tokens_per_second: status.tokens_per_second,
@@ -616,6 +677,10 @@ impl Running {
         self.summary = Some(summary.clone());
         summary
     }
+}
+
+fn failed_trial((trial, reason): (&ContentHash, &String)) -> FailedTrial {
+    FailedTrial { trial: trial.as_bytes().to_vec(), reason: reason.clone() }
 }
 
 /// Takes up to `most` off the front of a range.

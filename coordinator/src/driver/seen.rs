@@ -54,6 +54,11 @@ impl Seen {
         Self { timeline, comparisons, worked_ms, ..Self::default() }
     }
 
+    /// Forgets candidates and stages, which come again.
+    pub(super) fn start_over(&mut self) {
+        (self.cloud, self.stages, self.engines) = (Cloud::default(), Vec::new(), BTreeMap::new());
+    }
+
     /// Adds a candidate that `stage` was the first to propose and `engines` measured.
     pub(super) fn add(&mut self, stage: &str, spotted: Spotted, engines: &Engines) {
         for engine in engines {

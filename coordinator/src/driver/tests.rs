@@ -41,7 +41,7 @@ pub(super) fn able() -> Capabilities {
     Capabilities { backends, ..Capabilities::default() }
 }
 
-fn report(worker: &str, slots: u32) -> Report {
+pub(super) fn report(worker: &str, slots: u32) -> Report {
     Report {
         worker: worker.to_owned(),
         finished: vec![],
@@ -51,10 +51,11 @@ fn report(worker: &str, slots: u32) -> Report {
         wait_ms: 0,
         experiment: None,
         capabilities: Arc::new(able()),
+        session: 0,
     }
 }
 
-fn finished(grant: &Grant) -> Finished {
+pub(super) fn finished(grant: &Grant) -> Finished {
     let outcome = ShardOutcome::Counts(part(grant));
     let engine = "test engine".to_owned();
     Finished { lease: grant.lease, trial: grant.trial.key, shard: grant.shard, engine, outcome }
@@ -164,7 +165,7 @@ async fn a_failed_trial_is_shown_and_the_search_goes_on() {
     handle.submit(Submission::new(qslm(), 1)).await.unwrap();
     // The float model is granted first; the second trial fails.
     let leases = handle.report(report("a", 2)).await.unwrap().leases;
-    let failure = ShardOutcome::Failure { reason: "loss is not finite".to_owned(), retryable: false };
+    let failure = ShardOutcome::Failure { reason: "loss is not finite".to_owned(), fault: Fault::Evaluation };
     let broken = Finished { outcome: failure, ..finished(&leases[1]) };
     let both = Report { finished: vec![finished(&leases[0]), broken], ..report("a", 0) };
     handle.report(both).await.unwrap();

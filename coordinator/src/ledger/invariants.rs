@@ -38,6 +38,8 @@ impl Ledger {
         let mut leased = BTreeSet::new();
         let mut waiting: BTreeMap<Owner, BTreeSet<Place>> = BTreeMap::new();
         let mut counts: BTreeMap<Owner, (u32, ShardCounts)> = BTreeMap::new();
+        let (mut suspects, mut lapsed) = (BTreeSet::new(), BTreeMap::new());
+        let limit = self.limits.vanished as usize;
         for (key, open) in &self.trials {
             // 1. A trial is filed under its own content address.
             holds(
@@ -66,6 +68,10 @@ impl Ledger {
                 let workers: BTreeSet<_> = known.map(|lease| &lease.worker).collect();
                 let out = shard.leases().len();
                 holds(9, out <= 2 && workers.len() == out, &shard.leases())?;
+                suspects.extend(
+                    Some(place).filter(|_| !shard.is_settled() && shard.vanished().len() + 1 >= limit),
+                );
+                lapsed.extend(shard.vanished().values().map(|lease| (*lease, (*key, place.1))));
             }
             for owner in &open.owners {
                 let (trials, shards) = counts.entry(*owner).or_default();
@@ -85,6 +91,15 @@ impl Ledger {
             let (trials, shards) = counts.remove(owner).unwrap_or_default();
             let counted = (queue.trials, queue.leased, queue.settled);
             holds(8, counted == (trials, shards.leased, shards.settled), &(owner, counted))?;
+        }
+        // 13. The suspects are the open shards that one more vanished worker condemns.
+        holds(13, suspects == self.suspects, &(&suspects, &self.suspects))?;
+        // 14. A lease that ran out over an open shard is counted once, and is not in force.
+        holds(14, lapsed == self.lapsed, &(&lapsed, &self.lapsed))?;
+        holds(14, lapsed.keys().all(|lease| self.leases.get(*lease).is_none()), &lapsed)?;
+        // 15. Whoever has a suspect alone has nothing else in hand.
+        for lease in self.leases.iter().filter(|lease| lease.alone) {
+            holds(15, self.leases.of_worker(&lease.worker).len() == 1, &lease)?;
         }
         holds(12, waiting.is_empty() && counts.is_empty(), &"an owner without a queue")?;
         // 6. No lease is for a shard that is not out.

@@ -18,6 +18,8 @@ pub(super) struct Lease {
     pub(super) owner: Owner,
     pub(super) since: Millis,
     pub(super) ends: Millis,
+    /// Whether its worker may have nothing else in hand.
+    pub(super) alone: bool,
 }
 
 /// All leases.
@@ -26,18 +28,22 @@ pub(super) struct Leases {
     by_id: BTreeMap<LeaseId, Lease>,
     by_worker: BTreeMap<String, BTreeSet<LeaseId>>,
     by_end: BTreeSet<(Millis, LeaseId)>,
+    /// How many are of workers that may have nothing else in hand: almost always none.
+    alone: usize,
 }
 
 impl Leases {
     pub(super) fn insert(&mut self, id: LeaseId, lease: Lease) {
         self.by_worker.entry(lease.worker.clone()).or_default().insert(id);
         self.by_end.insert((lease.ends, id));
+        self.alone += usize::from(lease.alone);
         self.by_id.insert(id, lease);
     }
 
     pub(super) fn remove(&mut self, id: LeaseId) -> Option<Lease> {
         let lease = self.by_id.remove(&id)?;
         self.by_end.remove(&(lease.ends, id));
+        self.alone -= usize::from(lease.alone);
         if let Some(own) = self.by_worker.get_mut(&lease.worker) {
             own.remove(&id);
             if own.is_empty() {
@@ -77,6 +83,17 @@ impl Leases {
         self.by_worker.get(worker).into_iter().flatten().copied().collect()
     }
 
+    /// Whether a worker has any.
+    pub(super) fn any_of(&self, worker: &str) -> bool {
+        self.by_worker.contains_key(worker)
+    }
+
+    /// Whether a worker may have nothing beside what it has.
+    pub(super) fn works_alone(&self, worker: &str) -> bool {
+        let own = self.by_worker.get(worker).filter(|_| self.alone > 0).into_iter().flatten();
+        own.filter_map(|id| self.by_id.get(id)).any(|lease| lease.alone)
+    }
+
     /// Those that have run out at `now`, first the ones that did so first.
     pub(super) fn over(&self, now: Millis) -> Vec<LeaseId> {
         self.by_end.range(..=(now, LeaseId::MAX)).map(|(_, id)| *id).collect()
@@ -102,6 +119,7 @@ impl Leases {
         for (id, lease) in &self.by_id {
             by_worker.entry(lease.worker.clone()).or_default().insert(*id);
         }
-        by_end == self.by_end && by_worker == self.by_worker
+        let alone = self.by_id.values().filter(|lease| lease.alone).count();
+        by_end == self.by_end && by_worker == self.by_worker && alone == self.alone
     }
 }

@@ -10,8 +10,14 @@
 //!      |  expire, release |    \ settle by anyone     |
 //!      +------------------+     +---------------------+
 //!
-//!   too many failures or expiries: the whole trial is failed, its other shards are withdrawn
+//!   fail, or too many workers that vanish: the whole trial is failed, its other shards are withdrawn
 //! ```
+//!
+//! A fault of a machine (its disk, cache, memory, network) is none of the trial's: such a shard is handed back and waits
+//! for another worker. Only a failure of the evaluation itself, or several workers that vanish over one shard, count
+//! against a trial. A worker that vanishes takes all its leases with it, and only one of them can be why. So a shard that
+//! one more vanished worker condemns is a *suspect*: it is granted alone, to a worker that has nothing else in hand and
+//! gets nothing else meanwhile, after all other work. What is innocent is measured then.
 //!
 //! A result for a shard that is still open is taken from anyone, because results are deterministic and
 //! work is not thrown away; a second result changes nothing. So, when nothing is pending, a shard that has been out
@@ -44,18 +50,16 @@ pub type LeaseId = u64;
 /// An experiment's number.
 pub type Owner = u32;
 
-/// How often a shard may come back before its trial is given up.
+/// Limits beyond which a trial has failed.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Failures of one shard that the worker calls retryable.
-    pub failures: u32,
-    /// Leases of one shard that ran out: its evaluation may be what kills workers.
-    pub expiries: u32,
+    /// Different workers that vanish over one shard: its evaluation may be what kills them. Two at least.
+    pub vanished: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { failures: 3, expiries: 10 }
+        Self { vanished: 3 }
     }
 }
 
@@ -74,6 +78,10 @@ pub struct Ledger {
     by_order: BTreeMap<u64, ContentHash>,
     queues: BTreeMap<Owner, Queue>,
     leases: Leases,
+    /// Open shards that one more vanished worker condemns.
+    suspects: BTreeSet<Place>,
+    /// Leases that ran out over open shards: whoever comes back with one still in hand has not vanished.
+    lapsed: BTreeMap<LeaseId, (ContentHash, u32)>,
     opened: u64,
 }
 
@@ -111,8 +119,8 @@ pub struct Grant {
 /// What the end of leases led to.
 #[derive(Debug, Default, PartialEq)]
 pub struct Expired {
-    /// The leases that ran out, with the workers that had them.
-    pub lapsed: Vec<(LeaseId, String)>,
+    /// The leases that ran out, with the workers that had them, and on whose account.
+    pub lapsed: Vec<(LeaseId, String, Owner)>,
     /// The trials that are given up for it.
     pub given_up: Vec<Closed>,
 }
@@ -173,7 +181,7 @@ impl Ledger {
     }
 
     /// Grants the owner's next pending shard, oldest trial first; or else a straggler's. Of the next few it is one whose part
-    /// of the data nobody but this worker had last, if there is one.
+    /// of the data nobody but this worker had last, if there is one. A suspect comes last, and alone.
     pub fn grant(
         &mut self,
         owner: Owner,
@@ -182,12 +190,16 @@ impl Ledger {
         now: Millis,
         ends: Millis,
     ) -> Option<Grant> {
+        if self.leases.works_alone(worker) {
+            return None;
+        }
         let next = self.next_pending(owner, worker);
         let (key, index) = match next {
             Some((order, index)) => (*self.by_order.get(&order)?, index),
             None => self.straggler(owner, worker, now)?,
         };
         let open = self.trials.get_mut(&key)?;
+        let alone = self.suspects.contains(&(open.order, index));
         let shard = Shard { index, of: open.shards.len() as u32 };
         open.shards[index as usize].grant(lease);
         for owner in &open.owners {
@@ -202,16 +214,18 @@ impl Ledger {
             queue.had.insert(index, worker.to_owned());
         }
         let worker = worker.to_owned();
-        self.leases.insert(lease, Lease { trial: key, shard, worker, owner, since: now, ends });
+        self.leases.insert(lease, Lease { trial: key, shard, worker, owner, since: now, ends, alone });
         Some(Grant { lease, trial, shard, owner })
     }
 
     fn next_pending(&self, owner: Owner, worker: &str) -> Option<Place> {
         let queue = self.queues.get(&owner)?;
-        let first = *queue.pending.first()?;
+        let sound = || queue.pending.iter().filter(|place| !self.suspects.contains(place));
         let suits = |place: &&Place| queue.had.get(&place.1).is_none_or(|had| had == worker);
         // Rather another's than none.
-        Some(queue.pending.iter().take(LOOK).find(suits).copied().unwrap_or(first))
+        let next = sound().take(LOOK).find(suits).or_else(|| sound().next());
+        let suspect = || queue.pending.first().filter(|_| !self.leases.any_of(worker));
+        next.or_else(suspect).copied()
     }
 
     /// The owner's shard that has been out for longest, if that is much longer than usual, with another worker than
@@ -222,8 +236,12 @@ impl Ledger {
         let late = self.leases.iter().take_while(|lease| lease.since + patience <= now);
         let alone = |lease: &&Lease| {
             let open = self.trials.get(&lease.trial).filter(|open| open.owners.contains(&owner));
-            let shard = open.and_then(|open| open.shards.get(lease.shard.index as usize));
-            lease.worker != worker && shard.is_some_and(|shard| shard.leases().len() == 1)
+            let shard =
+                open.and_then(|open| Some((open.order, open.shards.get(lease.shard.index as usize)?)));
+            lease.worker != worker
+                && shard.is_some_and(|(order, shard)| {
+                    shard.leases().len() == 1 && !self.suspects.contains(&(order, lease.shard.index))
+                })
         };
         late.filter(alone).map(|lease| (lease.trial, lease.shard.index)).next()
     }
@@ -240,9 +258,17 @@ impl Ledger {
             if held.remove(&id) {
                 self.leases.extend(id, ends);
             } else {
-                self.release(id);
+                self.hand_back(id);
             }
         }
+        for id in &*held {
+            self.forgive(*id, worker);
+        }
+    }
+
+    /// Takes back every lease of a worker whose process is gone, as if they had run out.
+    pub fn vanish(&mut self, worker: &str) -> Expired {
+        self.expire_all(self.leases.of_worker(worker))
     }
 
     /// Takes a result for a shard, under a lease or not.
@@ -267,7 +293,11 @@ impl Ledger {
             return if known.counts == result.counts { Settled::Known } else { Settled::Conflict };
         }
         let leases = state.leases().to_vec();
+        for lapsed in state.vanished().values() {
+            self.lapsed.remove(lapsed);
+        }
         *state = ShardState::Settled(result);
+        self.suspects.remove(&(open.order, shard.index));
         for owner in &open.owners {
             if let Some(queue) = self.queues.get_mut(owner) {
                 queue.settled += 1;
@@ -285,40 +315,83 @@ impl Ledger {
         self.complete(key)
     }
 
-    /// Takes a failure under a lease. A failure under a lease that has ended means nothing any more.
-    pub fn fail(&mut self, id: LeaseId, retryable: bool, reason: &str) -> Settled {
+    /// Takes a failure of the evaluation under a lease: it would fail anywhere, so the trial is closed. A failure under a
+    /// lease that has ended means nothing any more.
+    pub fn fail(&mut self, id: LeaseId, reason: &str) -> Settled {
         let Some(lease) = self.end(id) else { return Settled::Unknown };
-        let limit = self.limits.failures;
-        let Some(state) = self.shard_mut(&lease) else { return Settled::Unknown };
-        let failures = state.return_failed(id);
-        if retryable && failures < limit {
+        self.close_failed(lease.trial, reason.to_owned())
+    }
+
+    /// Takes a lease's shard back without counting it against the trial. Returns on whose account it was, if it was in force.
+    pub fn hand_back(&mut self, id: LeaseId) -> Option<Owner> {
+        let lease = self.end(id)?;
+        if let Some(state) = self.shard_mut(&lease) {
+            state.return_unharmed(id);
             self.make_pending(&lease);
-            return Settled::Recorded;
         }
-        let times = if failures > 1 { format!(" ({failures} times)") } else { String::new() };
-        self.give_up(lease.trial, format!("{reason}{times}"))
+        Some(lease.owner)
     }
 
     /// Takes back every lease that has run out.
     pub fn expire(&mut self, now: Millis) -> Expired {
+        self.expire_all(self.leases.over(now))
+    }
+
+    fn expire_all(&mut self, leases: Vec<LeaseId>) -> Expired {
         let mut expired = Expired::default();
-        for id in self.leases.over(now) {
-            // Giving up a trial withdraws its other leases.
+        for id in leases {
+            // A trial that is closed as failed withdraws its other leases.
             let Some(lease) = self.end(id) else { continue };
-            expired.lapsed.push((id, lease.worker.clone()));
-            let limit = self.limits.expiries;
-            let Some(state) = self.shard_mut(&lease) else { continue };
-            let expiries = state.return_expired(id);
-            if expiries < limit {
-                self.make_pending(&lease);
-                continue;
-            }
-            let reason = format!("{expiries} workers went silent while evaluating it");
-            if let Settled::Complete(closed) = self.give_up(lease.trial, reason) {
+            expired.lapsed.push((id, lease.worker.clone(), lease.owner));
+            if let Settled::Complete(closed) = self.lapse(id, &lease) {
                 expired.given_up.push(closed);
             }
         }
         expired
+    }
+
+    /// Counts a worker that vanished against the shard that it had. A trial fails only if it was alone with the last one.
+    fn lapse(&mut self, id: LeaseId, lease: &Lease) -> Settled {
+        let limit = self.limits.vanished as usize;
+        let Some(state) = self.shard_mut(lease) else { return Settled::Unknown };
+        let earlier = state.return_vanished(id, &lease.worker);
+        let workers: Vec<String> = state.vanished().keys().cloned().collect();
+        if let Some(earlier) = earlier {
+            self.lapsed.remove(&earlier);
+        }
+        self.lapsed.insert(id, (lease.trial, lease.shard.index));
+        if lease.alone && workers.len() >= limit {
+            let number = workers.len();
+            let reason = format!("{number} workers vanished while evaluating it: {}", workers.join(", "));
+            return self.close_failed(lease.trial, reason);
+        }
+        self.suspect(lease.trial, lease.shard.index);
+        self.make_pending(lease);
+        Settled::Recorded
+    }
+
+    /// Hears that a worker came back with a lease still in hand that had run out.
+    fn forgive(&mut self, id: LeaseId, worker: &str) {
+        let Some((key, index)) = self.lapsed.get(&id).copied() else { return };
+        let open = self.trials.get_mut(&key);
+        if let Some(state) = open.and_then(|open| open.shards.get_mut(index as usize))
+            && state.forgive(id, worker)
+        {
+            self.lapsed.remove(&id);
+            self.suspect(key, index);
+        }
+    }
+
+    /// Notes whether one more vanished worker would condemn a shard.
+    fn suspect(&mut self, key: ContentHash, index: u32) {
+        let Some(open) = self.trials.get(&key) else { return };
+        let vanished = open.shards[index as usize].vanished().len();
+        let place = (open.order, index);
+        if vanished + 1 >= self.limits.vanished as usize {
+            self.suspects.insert(place);
+        } else {
+            self.suspects.remove(&place);
+        }
     }
 
     /// Withdraws an owner. What nobody else waits for is closed without a result.
@@ -385,6 +458,12 @@ impl Ledger {
         self.trials.get(key).map_or(&[], |open| &open.owners)
     }
 
+    /// Number of a worker's leases on an owner's account.
+    pub fn leases_of(&self, worker: &str, owner: Owner) -> usize {
+        let leases = self.leases.of_worker(worker).into_iter();
+        leases.filter(|id| self.leases.get(*id).is_some_and(|lease| lease.owner == owner)).count()
+    }
+
     /// Number of an owner's open trials.
     pub fn open_trials(&self, owner: Owner) -> u32 {
         self.queues.get(&owner).map_or(0, |queue| queue.trials)
@@ -397,15 +476,6 @@ impl Ledger {
             leased: queue.leased,
             settled: queue.settled,
         })
-    }
-
-    /// Gives a lease's shard back without counting it against the shard.
-    fn release(&mut self, id: LeaseId) {
-        let Some(lease) = self.end(id) else { return };
-        if let Some(state) = self.shard_mut(&lease) {
-            state.return_unharmed(id);
-            self.make_pending(&lease);
-        }
     }
 
     /// Ends a lease; what becomes of its shard is up to the caller.
@@ -435,7 +505,7 @@ impl Ledger {
     }
 
     /// Closes a trial as failed.
-    fn give_up(&mut self, key: ContentHash, reason: String) -> Settled {
+    fn close_failed(&mut self, key: ContentHash, reason: String) -> Settled {
         match self.remove(key) {
             Some(open) => Settled::Complete(open.end(Outcome::Failed(reason))),
             None => Settled::Unknown,
@@ -460,6 +530,12 @@ impl Ledger {
         self.by_order.remove(&open.order);
         for lease in open.shards.iter().flat_map(ShardState::leases) {
             self.end(*lease);
+        }
+        for (place, shard) in open.places().zip(&open.shards) {
+            self.suspects.remove(&place);
+            for lapsed in shard.vanished().values() {
+                self.lapsed.remove(lapsed);
+            }
         }
         let settled = open.settled();
         for owner in &open.owners {

@@ -17,7 +17,9 @@ enum Event {
     Withdraw(Owner),
     Leave { owner: Owner, trial: usize },
     Settle { trial: usize, index: u32, counts: u64 },
-    Fail { lease: LeaseId, retryable: bool },
+    Fail(LeaseId),
+    HandBack(LeaseId),
+    Vanish(usize),
     Extend { worker: usize, held: BTreeSet<LeaseId>, lasts: Millis },
     Expire,
     Wait(Millis),
@@ -33,7 +35,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..2u32).prop_map(Event::Withdraw),
         1 => (0..2u32, 0usize..3).prop_map(|(owner, trial)| Event::Leave { owner, trial }),
         4 => (0usize..3, 0u32..4, 1u64..3).prop_map(|(trial, index, counts)| Event::Settle { trial, index, counts }),
-        2 => (1u64..12, any::<bool>()).prop_map(|(lease, retryable)| Event::Fail { lease, retryable }),
+        1 => (1u64..12).prop_map(Event::Fail),
+        1 => (1u64..12).prop_map(Event::HandBack),
+        1 => (0usize..3).prop_map(Event::Vanish),
         2 => (0usize..3, held, lasts).prop_map(|(worker, held, lasts)| Event::Extend { worker, held, lasts }),
         2 => Just(Event::Expire),
         3 => prop_oneof![0u64..30, 900u64..5000].prop_map(Event::Wait),
@@ -65,8 +69,14 @@ impl ModelTrial {
 struct ModelShard {
     settled: Option<u64>,
     out: Vec<ModelLease>,
-    failures: u32,
-    expiries: u32,
+    /// Workers that vanished over it, each with the lease that ran out last.
+    vanished: BTreeMap<usize, LeaseId>,
+}
+
+impl ModelShard {
+    fn is_suspect(&self) -> bool {
+        self.vanished.len() + 1 >= LIMITS.vanished as usize
+    }
 }
 
 struct ModelLease {
@@ -75,6 +85,7 @@ struct ModelLease {
     worker: usize,
     since: Millis,
     ends: Millis,
+    alone: bool,
 }
 
 #[derive(Default)]
@@ -105,7 +116,7 @@ fn counts(number: u64) -> Counts {
 }
 
 const WORKERS: [&str; 3] = ["a", "b", "c"];
-const LIMITS: Limits = Limits { failures: 2, expiries: 2 };
+const LIMITS: Limits = Limits { vanished: 2 };
 
 impl Model {
     fn opened(&mut self, number: usize) -> Option<&mut ModelTrial> {
@@ -132,6 +143,11 @@ impl Model {
     }
 
     fn to_grant(&self, owner: Owner, worker: usize, now: Millis) -> Option<(usize, usize)> {
+        let own = self.leases().into_iter().filter(|(_, _, lease)| lease.worker == worker);
+        let own: Vec<bool> = own.map(|(_, _, lease)| lease.alone).collect();
+        if own.contains(&true) {
+            return None;
+        }
         let owned = |t: usize| self.trials[t].open && self.trials[t].owners.contains(&owner);
         let waiting = |shard: &ModelShard| shard.settled.is_none() && shard.out.is_empty();
         let mut pending = Vec::new();
@@ -141,7 +157,12 @@ impl Model {
         }
         let had = |place: &&(usize, usize)| self.had[owner as usize].get(&place.1);
         let suits = |place: &&(usize, usize)| had(place).is_none_or(|had| *had == worker);
-        if let Some(next) = pending.iter().find(suits).or(pending.first()) {
+        let (suspects, sound): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|(t, s)| self.trials[*t].shards[*s].is_suspect());
+        if let Some(next) = sound.iter().find(suits).or(sound.first()) {
+            return Some(*next);
+        }
+        if let Some(next) = suspects.first().filter(|_| own.is_empty()) {
             return Some(*next);
         }
         let (settled, together) = self.durations[owner as usize];
@@ -150,7 +171,10 @@ impl Model {
         }
         let patience = (3 * (together / settled)).max(1000);
         let late = self.leases().into_iter().filter(|(_, _, lease)| lease.since + patience <= now);
-        let mut alone = late.filter(|(t, s, _)| owned(*t) && self.trials[*t].shards[*s].out.len() == 1);
+        let mut alone = late.filter(|(t, s, _)| {
+            let shard = &self.trials[*t].shards[*s];
+            owned(*t) && shard.out.len() == 1 && !shard.is_suspect()
+        });
         alone.find(|(_, _, lease)| lease.worker != worker).map(|(t, s, _)| (t, s))
     }
 
@@ -199,7 +223,8 @@ impl Model {
                     if shards[s].out.is_empty() && shards.len() > 1 {
                         self.had[owner as usize].insert(s, worker);
                     }
-                    let new = ModelLease { id: lease, owner, worker, since: now, ends: now + lasts };
+                    let alone = shards[s].is_suspect();
+                    let new = ModelLease { id: lease, owner, worker, since: now, ends: now + lasts, alone };
                     self.trials[t].shards[s].out.push(new);
                     (self.trials[t].trial.key(), s as u32)
                 }))
@@ -221,14 +246,16 @@ impl Model {
                 }
                 self.verdict(t)
             }
-            Event::Fail { lease, retryable } => {
-                let Some((t, s)) = self.take(*lease) else { return said("unknown") };
-                self.trials[t].shards[s].failures += 1;
-                if *retryable && self.trials[t].shards[s].failures < LIMITS.failures {
-                    return said("recorded");
-                }
+            Event::Fail(lease) => {
+                let Some((t, _)) = self.take(*lease) else { return said("unknown") };
                 self.trials[t].open = false;
                 said("failed")
+            }
+            Event::HandBack(lease) => said(if self.take(*lease).is_some() { "recorded" } else { "unknown" }),
+            Event::Vanish(worker) => {
+                let own = self.leases().into_iter().filter(|(_, _, lease)| lease.worker == *worker);
+                let own = own.map(|(_, _, lease)| lease.id).collect();
+                self.lapse(own)
             }
             Event::Extend { worker, held, lasts } => {
                 let own = self.leases().into_iter().filter(|(_, _, lease)| lease.worker == *worker);
@@ -243,25 +270,40 @@ impl Model {
                 own.iter().filter(|id| !held.contains(id)).for_each(|id| {
                     self.take(*id);
                 });
+                for trial in self.trials.iter_mut().filter(|trial| trial.open) {
+                    for shard in trial.shards.iter_mut().filter(|shard| shard.settled.is_none()) {
+                        shard.vanished.retain(|who, lease| who != worker || !held.contains(lease));
+                    }
+                }
                 Answer::Unknown(held.iter().filter(|id| !own.contains(id)).copied().collect())
             }
             Event::Expire => {
                 let over = self.leases().into_iter().filter(|(_, _, lease)| lease.ends <= now);
                 let mut over: Vec<_> = over.map(|(_, _, lease)| (lease.ends, lease.id)).collect();
                 over.sort_unstable();
-                let mut given_up = Vec::new();
-                for (_, id) in over {
-                    let Some((t, s)) = self.take(id).filter(|(t, _)| self.trials[*t].open) else { continue };
-                    self.trials[t].shards[s].expiries += 1;
-                    if self.trials[t].shards[s].expiries >= LIMITS.expiries {
-                        self.trials[t].open = false;
-                        given_up.push(self.trials[t].trial.key());
-                    }
-                }
-                Answer::GivenUp(given_up)
+                self.lapse(over.into_iter().map(|(_, id)| id).collect())
             }
             Event::Wait(_) => said("time"),
         }
+    }
+
+    /// These leases run out.
+    fn lapse(&mut self, over: Vec<LeaseId>) -> Answer {
+        let mut given_up = Vec::new();
+        for id in over {
+            let Some((_, _, lease)) = self.leases().into_iter().find(|(_, _, lease)| lease.id == id) else {
+                continue;
+            };
+            let (worker, alone) = (lease.worker, lease.alone);
+            let Some((t, s)) = self.take(id) else { continue };
+            let vanished = &mut self.trials[t].shards[s].vanished;
+            vanished.insert(worker, id);
+            if alone && vanished.len() >= LIMITS.vanished as usize {
+                self.trials[t].open = false;
+                given_up.push(self.trials[t].trial.key());
+            }
+        }
+        Answer::GivenUp(given_up)
     }
 
     fn shard_counts(&self, owner: Owner) -> ShardCounts {
@@ -290,6 +332,10 @@ fn words(settled: Settled) -> Answer {
     })
 }
 
+fn given_up(expired: Expired) -> Answer {
+    Answer::GivenUp(expired.given_up.into_iter().map(|closed| closed.trial.key).collect())
+}
+
 /// The same event on the real ledger. `of` is how many shards each trial was last opened with.
 fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &mut [u32; 3]) -> Answer {
     match event {
@@ -316,15 +362,18 @@ fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &m
             let shard = Shard { index: *index, of: of[*number] };
             words(ledger.settle(trial(*number).key(), shard, counts(*nll), now))
         }
-        Event::Fail { lease, retryable } => words(ledger.fail(*lease, *retryable, "chance")),
+        Event::Fail(lease) => words(ledger.fail(*lease, "chance")),
+        Event::HandBack(lease) => {
+            let in_force = ledger.hand_back(*lease).is_some();
+            Answer::Said(if in_force { "recorded" } else { "unknown" }.to_owned())
+        }
+        Event::Vanish(worker) => given_up(ledger.vanish(WORKERS[*worker])),
         Event::Extend { worker, held, lasts } => {
             let mut held = held.clone();
             ledger.extend(WORKERS[*worker], &mut held, now + lasts);
             Answer::Unknown(held)
         }
-        Event::Expire => {
-            Answer::GivenUp(ledger.expire(now).given_up.into_iter().map(|closed| closed.trial.key).collect())
-        }
+        Event::Expire => given_up(ledger.expire(now)),
         Event::Wait(_) => Answer::Said("time".to_owned()),
     }
 }

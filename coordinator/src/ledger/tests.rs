@@ -50,7 +50,7 @@ fn an_expired_lease_returns_its_shard() {
     let first = ledger.grant(0, 1, "a", 0, 10).unwrap();
     assert_eq!(ledger.grant(0, 2, "b", 0, 10), None);
     assert!(ledger.expire(9).lapsed.is_empty() && !has_pending(&ledger));
-    assert_eq!(ledger.expire(10).lapsed, [(1, "a".to_owned())]);
+    assert_eq!(ledger.expire(10).lapsed, [(1, "a".to_owned(), 0)]);
     assert!(has_pending(&ledger));
     let second = ledger.grant(0, 2, "b", 0, 20).unwrap();
     assert_eq!((first.shard, first.trial), (second.shard, second.trial));
@@ -133,17 +133,16 @@ fn a_lease_that_its_worker_does_not_list_is_taken_back() {
 }
 
 #[test]
-fn a_retryable_failure_is_tried_again_up_to_the_limit() {
+fn a_fault_of_a_worker_never_fails_a_trial() {
     let mut ledger = ledger(2);
-    for attempt in 1..=2 {
-        let grant = ledger.grant(0, attempt, "a", 0, 10).unwrap();
+    for attempt in 1..=100 {
+        let grant = ledger.grant(0, attempt, "full disk", 0, 10).unwrap();
         assert_eq!(grant.shard.index, 0);
-        assert_eq!(ledger.fail(attempt, true, "out of memory"), Settled::Recorded);
+        assert_eq!(ledger.hand_back(attempt), Some(0));
+        assert_eq!(ledger.hand_back(attempt), None, "once");
     }
-    ledger.grant(0, 3, "a", 0, 10);
-    let given_up = ledger.fail(3, true, "out of memory");
-    assert_eq!(failed(&given_up), Some("out of memory (3 times)"));
-    assert!(is_empty(&ledger) && !has_pending(&ledger));
+    assert_eq!(ledger.shard_counts(0), ShardCounts { pending: 2, leased: 0, settled: 0 });
+    assert_eq!(ledger.check(), Ok(()));
 }
 
 /// A ledger of three shards, of which one was settled after `took`, and one is out since then.
@@ -178,7 +177,7 @@ fn a_stragglers_shard_is_given_to_an_idle_worker_and_the_first_result_wins() {
 fn a_shard_that_is_out_twice_is_pending_only_when_both_come_back() {
     let (mut ledger, _) = with_straggler(1000);
     ledger.grant(0, 4, "b", 4000, 10_000).unwrap();
-    assert_eq!(ledger.fail(2, true, "chance"), Settled::Recorded);
+    assert_eq!(ledger.hand_back(2), Some(0));
     assert!(!has_pending(&ledger));
     assert!(ledger.expire(10_000).given_up.is_empty());
     assert!(has_pending(&ledger));
@@ -193,24 +192,88 @@ fn nobody_straggles_while_nothing_is_known_of_how_long_a_shard_takes() {
 }
 
 #[test]
-fn a_final_failure_closes_the_trial_at_once() {
+fn a_failure_of_the_evaluation_closes_the_trial_at_once() {
     let mut ledger = ledger(3);
     ledger.grant(0, 1, "a", 0, 10);
     ledger.grant(0, 2, "b", 0, 10);
-    assert_eq!(failed(&ledger.fail(1, false, "broken")), Some("broken"));
-    assert_eq!(ledger.fail(2, false, "broken"), Settled::Unknown);
+    assert_eq!(failed(&ledger.fail(1, "broken")), Some("broken"));
+    assert_eq!(ledger.fail(2, "broken"), Settled::Unknown);
+    assert_eq!(ledger.check(), Ok(()));
+}
+
+/// Lets a worker vanish with so many leases as it gets, and tells how many that were.
+fn vanish(ledger: &mut Ledger, worker: &str, leases: &mut LeaseId) -> (usize, Vec<Closed>) {
+    loop {
+        *leases += 1;
+        if ledger.grant(0, *leases, worker, 0, 10).is_none() {
+            break;
+        }
+    }
+    let expired = ledger.vanish(worker);
+    assert_eq!(ledger.check(), Ok(()));
+    (expired.lapsed.len(), expired.given_up)
+}
+
+#[test]
+fn three_different_workers_that_vanish_over_one_trial_fail_it() {
+    let (mut ledger, mut leases) = (ledger(1), 0);
+    for _ in 0..10 {
+        assert_eq!(vanish(&mut ledger, "a", &mut leases), (1, vec![]), "one worker counts once");
+    }
+    assert_eq!(vanish(&mut ledger, "b", &mut leases), (1, vec![]));
+    let (_, given_up) = vanish(&mut ledger, "c", &mut leases);
+    let reason = "3 workers vanished while evaluating it: a, b, c";
+    assert_eq!(given_up[0].outcome, Outcome::Failed(reason.to_owned()));
+    assert!(is_empty(&ledger));
+}
+
+#[test]
+fn what_lies_beside_a_trial_that_kills_workers_is_measured() {
+    let mut ledger = Ledger::new(Limits::default());
+    (0..3).for_each(|number| drop(ledger.open(0, trial(number), 1, &BTreeMap::new())));
+    let (poison, mut leases) = (trial(1).key, 0);
+    assert_eq!(vanish(&mut ledger, "a", &mut leases), (3, vec![]));
+    assert_eq!(vanish(&mut ledger, "b", &mut leases), (3, vec![]));
+    // All three are suspects now: each is evaluated alone, and the innocent come through.
+    for number in [0, 2] {
+        if number == 2 {
+            let (lapsed, given_up) = vanish(&mut ledger, "c", &mut leases);
+            assert_eq!((lapsed, given_up[0].trial.key), (1, poison));
+        }
+        let alone = ledger.grant(0, 100 + number, "d", 0, 10).unwrap();
+        assert_eq!(alone.trial.key, trial(number as usize).key);
+        assert_eq!(ledger.grant(0, 200, "d", 0, 10), None, "nothing beside it");
+        assert!(measured(&ledger.settle(alone.trial.key, alone.shard, counts(1), 5)));
+    }
+    assert!(is_empty(&ledger));
+}
+
+#[test]
+fn a_suspect_waits_until_its_worker_has_nothing_else() {
+    let (mut ledger, mut leases) = (ledger(1), 0);
+    vanish(&mut ledger, "a", &mut leases);
+    vanish(&mut ledger, "b", &mut leases);
+    ledger.open(0, trial(1), 2, &BTreeMap::new());
+    let granted = |grant: Option<Grant>| grant.map(|grant| grant.trial.key);
+    assert_eq!(granted(ledger.grant(0, 50, "c", 0, 10)), Some(trial(1).key));
+    assert_eq!(granted(ledger.grant(0, 51, "c", 0, 10)), Some(trial(1).key));
+    assert_eq!(granted(ledger.grant(0, 52, "c", 0, 10)), None);
+    assert_eq!(granted(ledger.grant(0, 53, "d", 0, 10)), Some(trial(0).key));
     assert_eq!(ledger.check(), Ok(()));
 }
 
 #[test]
-fn a_trial_that_silences_every_worker_is_given_up() {
-    let mut ledger = ledger(1);
-    for lease in 1..=10 {
-        ledger.grant(0, lease, "a", 0, lease).unwrap();
-        let given_up = ledger.expire(lease).given_up;
-        assert_eq!(given_up.len(), usize::from(lease == 10));
-    }
-    assert!(is_empty(&ledger));
+fn a_worker_that_comes_back_with_its_lease_has_not_vanished() {
+    let (mut ledger, mut leases) = (ledger(1), 0);
+    vanish(&mut ledger, "a", &mut leases);
+    ledger.grant(0, 77, "b", 0, 10).unwrap();
+    ledger.expire(10);
+    assert_eq!(ledger.suspects.len(), 1);
+    let mut held = BTreeSet::from([77]);
+    ledger.extend("b", &mut held, 50);
+    assert_eq!(held, BTreeSet::from([77]), "its lease has ended all the same");
+    assert!(ledger.suspects.is_empty());
+    assert_eq!(ledger.check(), Ok(()));
 }
 
 #[test]
@@ -233,7 +296,7 @@ fn nothing_scored_is_a_failure() {
 /// One random run: opens trials, grants, loses, repeats, fails and delays; every shard has one true result.
 fn simulate(seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut ledger = Ledger::new(Limits { failures: 3, expiries: 1000 });
+    let mut ledger = Ledger::new(Limits { vanished: 4 });
     let truth =
         |key: ContentHash, shard: Shard| counts(u64::from(key.as_bytes()[0]) + u64::from(shard.index));
     let (mut now, mut next_lease, mut grants) = (0, 0, Vec::<Grant>::new());
@@ -274,11 +337,7 @@ fn simulate(seed: u64) {
                     assert_eq!(results.insert(key, sum.counts), None, "seed {seed}: recorded twice");
                 }
             }
-            (7, Some(grant)) => {
-                if let Settled::Complete(closed) = ledger.fail(grant.lease, true, "chance") {
-                    wanted -= closed.owners.len();
-                }
-            }
+            (7, Some(grant)) => drop(ledger.hand_back(grant.lease)),
             (8, _) => {
                 let own = grants.iter().map(|grant: &Grant| grant.lease);
                 let mut held = own.filter(|_| rng.random_range(0..2) == 0).collect();

@@ -1,5 +1,6 @@
 //! One open trial and the states of its shards.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qslm_common::evidence::{Engines, Evidence};
@@ -24,7 +25,8 @@ pub(super) struct OpenTrial {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ShardState {
     /// Waiting, or with a worker under a lease; a straggler's shard with two.
-    Open { leases: Vec<LeaseId>, failures: u32, expiries: u32 },
+    /// Workers that vanished over it are counted once each, by the lease that ran out last.
+    Open { leases: Vec<LeaseId>, vanished: BTreeMap<String, LeaseId> },
     /// Done.
     Settled(Evidence),
 }
@@ -68,7 +70,7 @@ pub enum Settled {
 
 impl Default for ShardState {
     fn default() -> Self {
-        Self::Open { leases: Vec::new(), failures: 0, expiries: 0 }
+        Self::Open { leases: Vec::new(), vanished: BTreeMap::new() }
     }
 }
 
@@ -96,34 +98,38 @@ impl ShardState {
         }
     }
 
-    /// Back from a worker that could not do it. Returns how often that happened.
-    pub(super) fn return_failed(&mut self, lease: LeaseId) -> u32 {
-        self.give_back(lease, |failures, _| {
-            *failures += 1;
-            *failures
-        })
-    }
-
-    /// Back from a worker that went silent. Returns how often that happened.
-    pub(super) fn return_expired(&mut self, lease: LeaseId) -> u32 {
-        self.give_back(lease, |_, expiries| {
-            *expiries += 1;
-            *expiries
-        })
-    }
-
-    /// Back from a worker that did not touch it.
-    pub(super) fn return_unharmed(&mut self, lease: LeaseId) {
-        self.give_back(lease, |_, _| 0);
-    }
-
-    fn give_back(&mut self, lease: LeaseId, count: impl FnOnce(&mut u32, &mut u32) -> u32) -> u32 {
+    /// The workers that vanished over it, with the leases that ran out.
+    pub(super) fn vanished(&self) -> &BTreeMap<String, LeaseId> {
+        static NONE: BTreeMap<String, LeaseId> = BTreeMap::new();
         match self {
-            Self::Open { leases, failures, expiries } => {
-                leases.retain(|other| *other != lease);
-                count(failures, expiries)
+            Self::Open { vanished, .. } => vanished,
+            Self::Settled(_) => &NONE,
+        }
+    }
+
+    /// Back from a worker that vanished. Returns the lease by which that worker was counted before, if it was.
+    pub(super) fn return_vanished(&mut self, lease: LeaseId, worker: &str) -> Option<LeaseId> {
+        self.return_unharmed(lease);
+        match self {
+            Self::Open { vanished, .. } => vanished.insert(worker.to_owned(), lease),
+            Self::Settled(_) => None,
+        }
+    }
+
+    /// Back from a worker without a word against it.
+    pub(super) fn return_unharmed(&mut self, lease: LeaseId) {
+        if let Self::Open { leases, .. } = self {
+            leases.retain(|other| *other != lease);
+        }
+    }
+
+    /// A worker has not vanished if this lease of its own ran out. Returns whether it was.
+    pub(super) fn forgive(&mut self, lease: LeaseId, worker: &str) -> bool {
+        match self {
+            Self::Open { vanished, .. } if vanished.get(worker) == Some(&lease) => {
+                vanished.remove(worker).is_some()
             }
-            Self::Settled(_) => 0,
+            _ => false,
         }
     }
 }

@@ -10,7 +10,8 @@ use qslm_proto::v1::experiments_server::Experiments;
 use qslm_proto::v1::{
     CandidatesResponse, ChangeRequest, ClusterRequest, ClusterResponse, DescribeResponse, Event,
     ExperimentStatus, FrontResponse, GetRequest, ListRequest, ListResponse, MissingArtifactsRequest,
-    MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse, SubmitRequest, WorkerStatus,
+    MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse, RetryRequest, SubmitRequest,
+    WorkerStatus,
 };
 use qslm_transport::gate::Client;
 use tokio::sync::{mpsc, watch};
@@ -159,7 +160,18 @@ impl Experiments for ExperimentsService {
         let change = Change { cancelled, paused, priority: check_priority(priority)?, demands: None };
         Ok(Response::new(self.driver.change(experiment, change).await?))
     }
+
+    async fn retry(&self, request: Request<RetryRequest>) -> Result<Response<ExperimentStatus>, Status> {
+        let RetryRequest { experiment, trials } = request.into_inner();
+        if trials.len() > MAX_TRIALS {
+            return Err(Invalid::new("trials", format!("{}: {MAX_TRIALS} at most", trials.len())).into());
+        }
+        Ok(Response::new(self.driver.retry(experiment, trials).await?))
+    }
 }
+
+/// Failed trials that one request may name.
+const MAX_TRIALS: usize = 10_000;
 
 /// Passes on every change until the experiment has ended or nobody listens. A slow listener misses
 /// intermediate states, never the last one.
@@ -199,6 +211,9 @@ fn write_worker(worker: driver::WorkerStatus) -> WorkerStatus {
         experiment: worker.experiment.unwrap_or_default(),
         measured: worker.measured,
         failed: worker.failed,
+        faults: worker.faults,
+        last_fault: worker.last_fault.unwrap_or_default(),
+        set_aside: worker.set_aside,
         tokens_per_second: worker.tokens_per_second,
         capabilities: Some(worker.capabilities.into()),
     }

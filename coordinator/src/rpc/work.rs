@@ -9,9 +9,11 @@ use qslm_common::ENGINE_VERSION;
 use qslm_common::evidence::LONGEST_ENGINE;
 use qslm_proto::PROTOCOL;
 use qslm_proto::convert::{self, Invalid};
+use qslm_proto::v1::shard_failure::Kind;
 use qslm_proto::v1::work_server::Work;
 use qslm_proto::v1::{
-    ArtifactChunk, FetchArtifactRequest, Lease, ReportRequest, ReportResponse, ShardReport, shard_report,
+    ArtifactChunk, FetchArtifactRequest, Lease, ReportRequest, ReportResponse, ShardFailure, ShardReport,
+    shard_report,
 };
 use qslm_transport::traces::Place;
 use tokio::sync::mpsc;
@@ -19,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::CHUNK;
-use crate::driver::{Finished, Handle, Report, ShardOutcome};
+use crate::driver::{Fault, Finished, Handle, Report, ShardOutcome};
 use crate::ledger::{Grant, Owner};
 use crate::store::Artifacts;
 
@@ -57,6 +59,7 @@ impl Work for WorkService {
             dropped: answer.dropped,
             ttl_ms: u32::try_from(answer.ttl.as_millis()).unwrap_or(u32::MAX),
             done: answer.done,
+            set_aside: answer.set_aside.unwrap_or_default(),
         }))
     }
 
@@ -140,6 +143,7 @@ fn read_report(request: ReportRequest) -> Result<Report, Status> {
         wait_ms: request.wait_ms.min(MAX_WAIT_MS),
         experiment: Some(request.experiment).filter(|id| !id.is_empty()),
         capabilities: Arc::new(request.capabilities.unwrap_or_default().try_into()?),
+        session: request.session,
     })
 }
 
@@ -147,8 +151,8 @@ fn read_finished(report: ShardReport) -> Result<Finished, Invalid> {
     let outcome = match report.outcome {
         Some(shard_report::Outcome::Counts(counts)) => ShardOutcome::Counts(counts.into()),
         Some(shard_report::Outcome::Failure(failure)) => ShardOutcome::Failure {
+            fault: read_fault(&failure),
             reason: one_line(&failure.reason, MAX_REASON),
-            retryable: failure.retryable,
         },
         None => return Err(Invalid::new("finished.outcome", "neither counts nor failure")),
     };
@@ -159,6 +163,17 @@ fn read_finished(report: ShardReport) -> Result<Finished, Invalid> {
         engine: one_line(&report.engine, LONGEST_ENGINE),
         outcome,
     })
+}
+
+fn read_fault(failure: &ShardFailure) -> Fault {
+    match failure.kind() {
+        Kind::Evaluation => Fault::Evaluation,
+        Kind::Machine => Fault::Machine,
+        Kind::Interrupted => Fault::Nobody,
+        // Workers that know no kinds call all but faults of the evaluation retryable.
+        Kind::Unspecified if failure.retryable => Fault::Machine,
+        Kind::Unspecified => Fault::Evaluation,
+    }
 }
 
 /// What a peer wrote, on one line and not longer than that.

@@ -26,6 +26,8 @@ pub struct Contents {
     pub engines: BTreeMap<Fingerprint, String>,
     /// Why trials failed for good, by experiment and trial.
     pub failures: BTreeMap<(String, ContentHash), String>,
+    /// Why trials failed that were opened again since, the first failure first.
+    pub retried: BTreeMap<(String, ContentHash), Vec<String>>,
     /// How far experiments were, as written, by experiment and milliseconds since 1970.
     pub timeline: BTreeMap<(String, u64), Vec<u8>>,
     /// What other tools found, as written, by experiment and source.
@@ -136,6 +138,7 @@ mod tests {
                 |(experiments, measurements, shards, failures, timeline, comparisons, engines)| {
                     let mut contents = Contents::default();
                     let all = Contents {
+                        retried: BTreeMap::new(),
                         experiments,
                         measurements,
                         shards,

@@ -14,8 +14,8 @@ use redb::{
 
 use super::contents::{Contents, add};
 use super::record::{
-    ExperimentRecord, UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_sample,
-    encode_comparison, encode_counts, encode_experiment, encode_sample,
+    ExperimentRecord, UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_reasons,
+    decode_sample, encode_comparison, encode_counts, encode_experiment, encode_reasons, encode_sample,
 };
 
 type Key = [u8; 32];
@@ -30,6 +30,8 @@ const MEASUREMENTS: TableDefinition<&Key, &[u8]> = TableDefinition::new("measure
 const SHARDS: TableDefinition<(&Key, u32, u32), &[u8]> = TableDefinition::new("shards");
 /// Experiment id and trial key to why the trial failed.
 const FAILURES: TableDefinition<(&str, &Key), &str> = TableDefinition::new("failures");
+/// Failures that were opened again, the first one first, a line each.
+const RETRIED: TableDefinition<(&str, &Key), &str> = TableDefinition::new("retried");
 /// Experiment id and milliseconds since 1970 to how far the experiment was then. Nothing depends on it but what people
 /// are shown, so stores without it are as good.
 const TIMELINE: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("timeline");
@@ -69,6 +71,8 @@ pub enum Write {
     Engine(Fingerprint, String),
     /// A trial of an experiment failed for good.
     Failure(String, ContentHash, String),
+    /// A failed trial of an experiment is opened again; that it failed stays on record.
+    Retry(String, ContentHash),
     /// How far an experiment was at a time.
     Sample(String, Sample),
     /// What another tool found; replaces what the same source found before.
@@ -172,6 +176,7 @@ impl Store {
             transaction.open_table(MEASUREMENTS)?;
             transaction.open_table(SHARDS)?;
             transaction.open_table(FAILURES)?;
+            transaction.open_table(RETRIED)?;
             transaction.open_table(TIMELINE)?;
             transaction.open_table(COMPARISONS)?;
             transaction.open_table(ENGINES)?;
@@ -246,6 +251,15 @@ impl Store {
                     }
                     Write::Failure(experiment, key, reason) => {
                         failures.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;
+                    }
+                    Write::Retry(experiment, key) => {
+                        let at = (experiment.as_str(), key.as_bytes());
+                        let reason = failures.remove(at)?.map(|reason| reason.value().to_owned());
+                        let mut retried = transaction.open_table(RETRIED)?;
+                        let mut reasons =
+                            retried.get(at)?.map_or(Vec::new(), |known| decode_reasons(known.value()));
+                        reasons.extend(reason);
+                        retried.insert(at, encode_reasons(&reasons).as_str())?;
                     }
                     Write::Comparison(experiment, comparison) => {
                         let at = (experiment.as_str(), comparison.source.as_str());
@@ -328,6 +342,18 @@ impl Store {
                 failures.insert(ContentHash::from_bytes(*at.value().1), reason.value().to_owned());
             }
             Ok(failures)
+        })
+    }
+
+    /// How many failures of an experiment's trials were opened again.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read.
+    pub fn retried(&self, experiment: &str) -> Result<u64, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(RETRIED)?;
+            let rows = table.range((experiment, &[0; 32])..=(experiment, &[255; 32]))?;
+            rows.map(|row| Ok(decode_reasons(row?.1.value()).len() as u64)).sum()
         })
     }
 
@@ -441,6 +467,12 @@ impl Store {
                 let at = (experiment.to_owned(), ContentHash::from_bytes(*key));
                 contents.failures.insert(at, reason.value().to_owned());
             }
+            for row in transaction.open_table(RETRIED)?.iter()? {
+                let (at, reasons) = row?;
+                let (experiment, key) = at.value();
+                let at = (experiment.to_owned(), ContentHash::from_bytes(*key));
+                contents.retried.insert(at, decode_reasons(reasons.value()));
+            }
             for row in transaction.open_multimap_table(CONFLICTS)?.iter()? {
                 let (at, values) = row?;
                 let (key, of, index) = at.value();
@@ -482,6 +514,8 @@ impl Store {
             measurements.retain(|_, _| false)?;
             shards.retain(|_, _| false)?;
             failures.retain(|_, _| false)?;
+            let mut retried = transaction.open_table(RETRIED)?;
+            retried.retain(|_, _| false)?;
             transaction.delete_multimap_table(CONFLICTS)?;
             let mut conflicts = transaction.open_multimap_table(CONFLICTS)?;
             for (id, record) in &contents.experiments {
@@ -517,6 +551,10 @@ impl Store {
             }
             for ((experiment, key), reason) in &contents.failures {
                 failures.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;
+            }
+            for ((experiment, key), reasons) in &contents.retried {
+                let at = (experiment.as_str(), key.as_bytes());
+                retried.insert(at, encode_reasons(reasons).as_str())?;
             }
             Ok(())
         })

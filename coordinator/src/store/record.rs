@@ -132,6 +132,16 @@ pub(super) fn decode_comparison(bytes: &[u8]) -> Result<Comparison, UnreadableRe
     decode_json("comparison", COMPARISON_V1, bytes)
 }
 
+/// Reasons of failures, as text: the table that they stand in has no versions.
+pub(super) fn encode_reasons(reasons: &[String]) -> String {
+    // Each is one line: what a worker says has no control characters.
+    reasons.join("\n")
+}
+
+pub(super) fn decode_reasons(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
 fn encode_json(version: u8, value: &impl Serialize) -> Vec<u8> {
     let mut bytes = vec![version];
     // Only maps with non-text keys make this fail, and there are none.

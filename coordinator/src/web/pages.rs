@@ -133,11 +133,11 @@ struct ExperimentBody<'a> {
 #[derive(Template)]
 #[template(path = "workers.html")]
 struct WorkersBody {
-    workers: Vec<[String; 8]>,
+    workers: Vec<[String; 9]>,
     events: Vec<[String; 3]>,
 }
 
-fn worker_row(worker: &WorkerStatus) -> [String; 8] {
+fn worker_row(worker: &WorkerStatus) -> [String; 9] {
     let seconds = |time: Duration| format!("{} s", time.as_secs());
     [
         worker.name.clone(),
@@ -153,6 +153,11 @@ fn worker_row(worker: &WorkerStatus) -> [String; 8] {
         worker.failed.to_string(),
         format!("{:.0}", worker.tokens_per_second),
         worker.experiment.clone().unwrap_or_default(),
+        match (&worker.last_fault, worker.set_aside) {
+            (None, _) => String::new(),
+            (Some(fault), 0) => fault.clone(),
+            (Some(fault), _) => format!("set aside: {fault}"),
+        },
     ]
 }
 

@@ -1,4 +1,4 @@
-//! `qslm submit | list | get | front | cancel | pause | resume | prioritize`: experiments of a coordinator.
+//! `qslm submit | list | get | front | cancel | pause | resume | retry | prioritize`: experiments of a coordinator.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::Args;
 use comfy_table::CellAlignment;
 use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
-use qslm_proto::v1::{ChangeRequest, ExperimentStatus, GetRequest, ListRequest};
+use qslm_proto::v1::{ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, ListRequest, RetryRequest};
 use serde::Serialize;
 
 use super::plan;
@@ -116,6 +116,26 @@ pub struct Pause {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  qslm resume quickstart-1a2b3c4d5e6f")]
 pub struct Resume {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Open failed trials of an experiment again, also of a finished one.
+///
+/// Do this when the cause is gone. The search goes on from where the first of them failed, to the front that it would have
+/// reached without the failures; what was measured is not measured again. That they failed once stays on record.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm retry quickstart
+  qslm get quickstart --output json          # names the failed trials
+  qslm retry quickstart --trial 3fa81c --trial 9b02
+
+Exit codes: 0 done, or nothing has failed; 3 no such experiment or failed trial; 5 no coordinator.")]
+pub struct Retry {
+    /// The failed trial whose address begins so, in hexadecimal digits; may be given several times [default: all]
+    #[arg(long = "trial", value_name = "ADDRESS")]
+    trials: Vec<String>,
     #[command(flatten)]
     which: Which,
 }
@@ -230,6 +250,16 @@ impl Resume {
     }
 }
 
+impl Retry {
+    /// Opens the trials again and prints the status.
+    pub async fn run(self) -> Outcome {
+        let Which { experiment, target, output } = self.which;
+        let request = RetryRequest { experiment, trials: self.trials };
+        let status = target.connect().await?.retry(request).await?.into_inner();
+        show(&status, output)
+    }
+}
+
 impl Prioritize {
     /// Changes the priority and prints the status.
     pub async fn run(self) -> Outcome {
@@ -277,7 +307,29 @@ struct Shown<'a> {
     suitable_workers: u32,
     tokens_per_second: f64,
     failures: &'a [String],
+    /// The first few, by address.
+    failed_trials: Vec<Failed<'a>>,
+    /// Failures that were opened again.
+    retried: u64,
+    /// Why no worker can go on with it.
+    stuck: &'a str,
+    /// Suitable workers that had faults only.
+    set_aside_workers: u32,
     priority: i32,
+}
+
+/// A failed trial as printed.
+#[derive(Serialize)]
+struct Failed<'a> {
+    trial: String,
+    reason: &'a str,
+}
+
+impl<'a> From<&'a FailedTrial> for Failed<'a> {
+    fn from(failed: &'a FailedTrial) -> Self {
+        let trial = qslm_proto::convert::hash("trial", &failed.trial);
+        Self { trial: trial.map_or(String::new(), |trial| trial.to_string()), reason: &failed.reason }
+    }
 }
 
 impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
@@ -304,6 +356,10 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             suitable_workers: status.suitable_workers,
             tokens_per_second: status.tokens_per_second,
             failures: &status.failures,
+            failed_trials: status.failed_trials.iter().map(Failed::from).collect(),
+            retried: status.retried,
+            stuck: &status.stuck,
+            set_aside_workers: status.set_aside_workers,
             priority: status.priority,
         }
     }
@@ -321,6 +377,7 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
     let more = [
         "priority",
         "suitable",
+        "set aside",
         "given up",
         "evaluated",
         "shards out",
@@ -351,6 +408,7 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
             row.extend([
                 status.priority.to_string(),
                 status.suitable_workers.to_string(),
+                status.set_aside_workers.to_string(),
                 status.stopped.to_string(),
                 status.evaluated.to_string(),
                 status.shards_leased.to_string(),
@@ -365,5 +423,15 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
     for column in table.column_iter_mut().skip(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    print(&format!("{table}\n"))
+    let stuck = all.iter().filter(|status| !status.stuck.is_empty());
+    let stuck: String = stuck.map(|status| format!("{} is stuck: {}\n", status.id, status.stuck)).collect();
+    let failed = all.iter().filter(|status| all.len() == 1 && !status.failed_trials.is_empty());
+    let failed: String = failed.flat_map(|status| &status.failed_trials).map(failed_line).collect();
+    print(&format!("{table}\n{stuck}{failed}"))
+}
+
+/// `trial 3fa81c2b9d04 failed: REASON`
+fn failed_line(failed: &FailedTrial) -> String {
+    let Failed { trial, reason } = failed.into();
+    format!("trial {} failed: {reason}\n", trial.get(..12).unwrap_or(&trial))
 }

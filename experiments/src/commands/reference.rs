@@ -104,6 +104,9 @@ fn about(program: Program, key: &str) -> &'static str {
         (Program::Coordinator, "insecure") => {
             "listen beyond this machine though anybody who reaches it may do anything"
         }
+        (Program::Coordinator, "max_vanished_workers") => {
+            "different workers that may vanish over one shard before its trial has failed, 2 to 1000"
+        }
         (Program::Coordinator, "max_connections") => "connections at a time; more wait; 1 to 100000",
         (Program::Coordinator, "calls_per_second") => {
             "calls per second of one connection; more are told to wait; 1 to 1000000"

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use clap::Args;
 use qslm_common::archive::FrontDocument;
 use qslm_common::demands::Demands;
-use qslm_proto::v1::GetRequest;
 use qslm_proto::v1::experiment_status::State;
+use qslm_proto::v1::{GetRequest, RetryRequest};
 use qslm_worker::capabilities::detect;
 use qslm_worker::{Agent, ArtifactCache, Evaluator};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::watch;
+use super::watch::{self, WhenStuck};
 use crate::client::{Client, Embedded, submit};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, print, print_data};
@@ -32,8 +32,9 @@ Examples:
   qslm run spec.toml --store sweep.redb --workers 8
   qslm run experiments/specs/wikitext2.toml --set task.text=wiki.valid.tokens --set task.windows=64
   qslm run spec.toml --output json > front.json
+  qslm run spec.toml --retry-failed          # when the cause of failed trials is gone
 
-Exit codes: 0 done, 1 failure, 2 bad spec, 3 missing file, 4 store in use,
+Exit codes: 0 done, 1 failure or stuck (nothing can be evaluated here, and why), 2 bad spec, 3 missing file, 4 store in use,
 6 finished with failed trials or no candidate within the constraints, 130 interrupted.")]
 pub struct Run {
     /// The experiment's spec
@@ -48,6 +49,9 @@ pub struct Run {
     /// Change a value of the spec, such as task.windows=64
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+    /// Measure again what failed before; the search goes on from there as if it had not
+    #[arg(long)]
+    retry_failed: bool,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
@@ -66,7 +70,7 @@ impl Run {
 
         let interrupted = qslm_program::cancelled_by_signals()?;
         let embedded = Embedded::start(&store).await?;
-        let outcome = search(&embedded, &resolved, workers, &interrupted).await;
+        let outcome = search(&embedded, &resolved, workers, self.retry_failed, &interrupted).await;
         let front = match outcome {
             Ok(Some(finished)) => {
                 let path = store.with_file_name(format!("{}.front.json", resolved.experiment.id()));
@@ -96,6 +100,9 @@ impl Run {
     }
 }
 
+/// What to do about failed trials.
+const RETRY: &str = "when the cause is gone, `qslm run .. --retry-failed`, or `qslm retry` where a coordinator runs, measures them again";
+
 /// A finished experiment.
 pub(super) struct Finished {
     /// The front document as the coordinator wrote it.
@@ -118,12 +125,17 @@ async fn search(
     embedded: &Embedded,
     resolved: &Resolved,
     workers: u32,
+    retry_failed: bool,
     interrupted: &CancellationToken,
 ) -> Outcome<Option<Finished>> {
     let mut client = embedded.connect().await?;
     // Demands are for choosing among workers; here there is one machine.
     let resolved = &Resolved { demands: Demands::default(), ..resolved.clone() };
-    let status = submit(&mut client, resolved, None).await?;
+    let mut status = submit(&mut client, resolved, None).await?;
+    if retry_failed {
+        let request = RetryRequest { experiment: status.id, trials: Vec::new() };
+        status = client.retry(request).await?.into_inner();
+    }
     let stop = CancellationToken::new();
     let mut agents = JoinSet::new();
     let evaluator = Arc::new(Evaluator::new(workers as usize));
@@ -154,7 +166,7 @@ async fn search(
         tracing::debug!(tokens = resolved.positions, "tokens per trial");
     }
     let watched = tokio::select! {
-        watched = watch::until_ended(&mut client, &status.id) => Some(watched),
+        watched = watch::until_ended(&mut client, &status.id, WhenStuck::Fail) => Some(watched),
         () = interrupted.cancelled() => None,
         // An agent ends by itself only with an error that no retry mends.
         Some(agent) = agents.join_next() => Some(Err(match agent {
@@ -218,7 +230,8 @@ impl Finished {
     pub(super) fn verdict(&self) -> Outcome {
         if self.failed > 0 {
             let reasons = self.failures.join("; ");
-            return Err(Failure::new(Exit::Unmet, format!("{} trials failed: {reasons}", self.failed)));
+            let words = format!("{} trials failed: {reasons}\n{RETRY}", self.failed);
+            return Err(Failure::new(Exit::Unmet, words));
         }
         match self.document()?.chosen {
             Some(_) => Ok(()),

@@ -70,7 +70,7 @@ impl Watch {
 pub(super) async fn follow(client: &mut Client, id: &str, output: Output) -> Outcome {
     let interrupted = qslm_program::cancelled_by_signals()?;
     let status = tokio::select! {
-        status = until_ended(client, id) => status?,
+        status = until_ended(client, id, WhenStuck::Wait) => status?,
         () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
     };
     let finished = Finished::read(client, &status.id).await?;
@@ -81,14 +81,31 @@ pub(super) async fn follow(client: &mut Client, id: &str, output: Output) -> Out
     finished.verdict()
 }
 
+/// What to do while every worker that may evaluate an experiment is set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhenStuck {
+    /// Say so and wait: a worker may be repaired, or another one may come.
+    Wait,
+    /// Fail: there are no other workers.
+    Fail,
+}
+
 /// Shows progress until the experiment has ended.
-pub(super) async fn until_ended(client: &mut Client, id: &str) -> Outcome<ExperimentStatus> {
+pub(super) async fn until_ended(
+    client: &mut Client,
+    id: &str,
+    when_stuck: WhenStuck,
+) -> Outcome<ExperimentStatus> {
     let mut progress = Progress::new();
     let mut stream = client.watch(GetRequest { experiment: id.to_owned() }).await?.into_inner();
     while let Some(status) = stream.message().await? {
         if matches!(status.state(), State::Finished | State::Cancelled) {
             progress.finish();
             return Ok(status);
+        }
+        if status.state() == State::Stuck && when_stuck == WhenStuck::Fail {
+            progress.finish();
+            return Err(Failure::new(Exit::Failure, format!("{} is stuck: {}", status.id, status.stuck)));
         }
         progress.show(&status);
     }
@@ -114,7 +131,7 @@ async fn follow_all(client: &mut Client) -> Outcome {
             eprintln!("{}", crate::progress::line(status));
         }
         shown = now;
-        if !all.iter().any(|status| status.state() == State::Running) {
+        if !all.iter().any(|status| matches!(status.state(), State::Running | State::Stuck)) {
             return Ok(());
         }
     }

@@ -94,6 +94,7 @@ fn experiment_row(status: &ExperimentStatus) -> Row<'static> {
         State::Finished => ("finished", Color::Green),
         State::Cancelled => ("cancelled", Color::Red),
         State::Paused => ("paused", Color::Yellow),
+        State::Stuck => ("stuck", Color::Red),
         State::Unspecified => ("", Color::Reset),
     };
     let best = status.best.as_ref();
@@ -131,6 +132,7 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let gauge = LineGauge::default().ratio(share.clamp(0.0, 1.0)).label(format!(" {words} "));
     frame.render_widget(gauge.filled_style(Color::Blue).unfilled_style(FAINT), bar);
     let failed = match (status.failed, status.failures.first()) {
+        _ if !status.stuck.is_empty() => Line::styled(format!(" stuck: {}", status.stuck), PROBLEM),
         (0, _) => Line::styled(more, FAINT),
         (failed, reason) => {
             let reason = reason.map_or("", String::as_str);
@@ -198,6 +200,7 @@ fn draw_workers(frame: &mut Frame<'_>, area: Rect, view: &View) {
             format!("{:8.0}", worker.tokens_per_second),
             if silent < 10 { "now".to_owned() } else { format!("{silent} s") },
         ])
+        .style(if worker.last_fault.is_empty() { Style::new() } else { PROBLEM })
     };
     let shown = usize::from(area.height.saturating_sub(3));
     let all = &view.cluster.workers;

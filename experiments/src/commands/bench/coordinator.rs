@@ -210,6 +210,7 @@ pub(super) fn request(
         prefetch: 0,
         protocol: PROTOCOL,
         capabilities: Some(workload::capabilities().into()),
+        session: 0,
     }
 }
 

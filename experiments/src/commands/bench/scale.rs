@@ -235,6 +235,7 @@ async fn work(
                 wait_ms: 1000,
                 experiment: None,
                 capabilities: Arc::new(workload::capabilities()),
+                session: 0,
             };
             let handle = handle.clone();
             call = Some(Box::pin(async move { handle.report(report).await }));

@@ -1,0 +1,256 @@
+//! The driver and workers that cannot work: whose fault it is decides what comes of it. No time passes; it is told.
+
+use qslm_common::archive::FrontDocument;
+use qslm_common::experiment::Strategy;
+use qslm_proto::v1::experiment_status::State;
+
+use super::committer::measured;
+use super::tests::{finished, report};
+use super::*;
+use crate::ledger::Grant;
+use crate::search::testing::{experiment, run};
+use crate::store::disk::Disk;
+
+const TTL: Millis = 2000;
+
+/// A driver on a disk in memory, and its clock.
+struct World {
+    driver: Driver,
+    disk: Disk,
+    now: Millis,
+}
+
+fn options() -> Options {
+    Options { lease_ttl: Duration::from_millis(TTL), ..Options::default() }
+}
+
+impl World {
+    fn new() -> Self {
+        let disk = Disk::default();
+        let driver = Driver::new(Store::on(disk.clone()).unwrap(), options()).unwrap();
+        Self { driver, disk, now: 0 }
+    }
+
+    /// The coordinator is started anew.
+    fn restart(&mut self) {
+        self.disk = Disk::holding(self.disk.after_kill());
+        self.driver = Driver::new(Store::on(self.disk.clone()).unwrap(), options()).unwrap();
+        self.now = 0;
+    }
+
+    /// Asks, lets the driver work and write, and takes the answer.
+    fn ask<T>(&mut self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
+        let (reply, mut answer) = oneshot::channel();
+        self.driver.apply(request(reply), self.now).unwrap();
+        self.driver.turn(self.now).unwrap();
+        while !self.driver.next.is_empty() {
+            let writes = self.driver.take_batch();
+            self.driver.store.commit(&writes).unwrap();
+            self.driver.apply(Request::Committed(Ok(measured(&writes))), self.now).unwrap();
+            self.driver.turn(self.now).unwrap();
+        }
+        self.driver.ledger.check().unwrap();
+        answer.try_recv().unwrap()
+    }
+
+    fn submit(&mut self, experiment: Experiment, shards: u32) {
+        let submission = Box::new(Submission::new(experiment, shards));
+        self.ask(|reply| Request::Submit(submission, reply)).unwrap();
+    }
+
+    fn report(&mut self, report: Report) -> Vec<Grant> {
+        self.ask(|reply| Request::Report(report, reply)).unwrap().leases
+    }
+
+    fn status(&mut self) -> ExperimentStatus {
+        self.ask(Request::List).unwrap().remove(0)
+    }
+
+    /// A worker reports what it did, asks for more, and does all of it; until there is no more.
+    fn work(&mut self, worker: &str, slots: u32) {
+        let mut held: Vec<Grant> = Vec::new();
+        loop {
+            let finished = held.iter().map(finished).collect();
+            held = self.report(Report { finished, ..report(worker, slots) });
+            if held.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// A worker asks for work and says of all that it gets that it cannot do it. Returns how much it got.
+    fn fail(&mut self, worker: &str, slots: u32, fault: Fault) -> usize {
+        let granted = self.report(report(worker, slots));
+        let outcome = ShardOutcome::Failure { reason: "No space left on device".to_owned(), fault };
+        let failed = |grant: &Grant| Finished { outcome: outcome.clone(), ..finished(grant) };
+        let finished = granted.iter().map(failed).collect();
+        self.report(Report { finished, ..report(worker, 0) });
+        granted.len()
+    }
+
+    fn front(&mut self) -> String {
+        let id = self.driver.experiments[0].id().to_owned();
+        self.ask(|reply| Request::Front(id, reply)).unwrap()
+    }
+}
+
+fn grid() -> Experiment {
+    experiment(Strategy::Grid { tier: qslm_common::space::Tier::Global })
+}
+
+fn tiered() -> Experiment {
+    experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None })
+}
+
+/// The front of a search in which nothing fails.
+fn undisturbed(experiment: &Experiment) -> String {
+    FrontDocument::new(experiment, &run(experiment, |_| false).0).to_json()
+}
+
+#[test]
+fn a_worker_that_fails_everything_fails_no_trial_and_is_set_aside() {
+    let mut world = World::new();
+    world.submit(tiered(), 2);
+    let mut got = 0;
+    for _ in 0..2000 {
+        world.now += 100;
+        got += world.fail("full", 2, Fault::Machine);
+        // The good one comes late, and does one shard after the other.
+        if world.now > 60_000 {
+            let leases = world.report(report("good", 1));
+            let finished = leases.iter().map(finished).collect();
+            world.report(Report { finished, ..report("good", 0) });
+        }
+        if world.status().state() == State::Finished {
+            break;
+        }
+    }
+    let status = world.status();
+    assert_eq!((status.state(), status.failed), (State::Finished, 0));
+    assert_eq!(world.front(), undisturbed(&tiered()));
+    assert!(got < 15, "it got {got} shards in {} s", world.now / 1000);
+    let workers = world.ask(Request::Cluster).unwrap().workers;
+    let full = workers.iter().find(|worker| worker.name == "full").unwrap();
+    assert_eq!((full.set_aside, full.last_fault.as_deref()), (1, Some("No space left on device")));
+    assert_eq!(full.faults, full.failed);
+}
+
+#[test]
+fn an_experiment_is_stuck_while_every_worker_that_may_take_it_is_set_aside() {
+    let mut world = World::new();
+    world.submit(grid(), 1);
+    for name in ["a", "b"] {
+        for _ in 0..4 {
+            assert_eq!(world.status().stuck, "");
+            assert_eq!(world.fail(name, 1, Fault::Machine), 1);
+            world.now += 10_000;
+            world.report(report("a", 0));
+            world.report(report("b", 0));
+        }
+    }
+    world.report(report("a", 0));
+    world.report(report("b", 0));
+    let status = world.status();
+    assert_eq!((status.state(), status.suitable_workers, status.set_aside_workers), (State::Stuck, 2, 2));
+    let why = "all 2 workers that may evaluate it are set aside: a: No space left on device";
+    assert_eq!(status.stuck, why);
+    // Where the cause is gone one shard is enough to show it.
+    world.now += 60_000;
+    let tried = world.report(report("a", 5));
+    assert_eq!(tried.len(), 1, "one to see whether it can");
+    world.report(Report { finished: vec![finished(&tried[0])], ..report("a", 0) });
+    let status = world.status();
+    assert_eq!((status.state(), status.stuck.as_str()), (State::Running, ""));
+    world.work("a", 3);
+    assert_eq!(world.front(), undisturbed(&grid()));
+}
+
+#[test]
+fn a_fault_with_one_experiments_files_does_not_keep_a_worker_from_another() {
+    let mut world = World::new();
+    world.submit(grid(), 1);
+    assert_eq!(world.fail("a", 1, Fault::Machine), 1);
+    world.submit(Experiment { name: "other".to_owned(), ..tiered() }, 1);
+    let other = world.driver.experiments[1].id().to_owned();
+    let granted = world.report(report("a", 1));
+    assert_eq!(granted.len(), 1);
+    assert_eq!(world.driver.experiments[granted[0].owner as usize].id(), other);
+}
+
+#[test]
+fn what_nobody_is_to_blame_for_is_given_to_the_same_worker_at_once() {
+    let mut world = World::new();
+    world.submit(grid(), 1);
+    for _ in 0..20 {
+        assert_eq!(world.fail("a", 1, Fault::Nobody), 1);
+    }
+    assert_eq!(world.driver.tally.faults, 0);
+}
+
+#[test]
+fn counts_that_cannot_be_are_a_fault_of_whoever_reports_them() {
+    let mut world = World::new();
+    world.submit(grid(), 1);
+    for _ in 0..4 {
+        let granted = world.report(report("liar", 1));
+        let counts = qslm_common::measurement::Counts::zero(1);
+        let lie = Finished { outcome: ShardOutcome::Counts(counts), ..finished(&granted[0]) };
+        world.report(Report { finished: vec![lie], ..report("liar", 0) });
+        world.now += 10_000;
+    }
+    world.report(report("liar", 0));
+    assert_eq!((world.status().failed, world.status().set_aside_workers), (0, 1));
+}
+
+#[test]
+fn a_worker_whose_process_starts_anew_over_and_over_with_work_in_hand_is_set_aside() {
+    let mut world = World::new();
+    world.submit(grid(), 1);
+    let mut leases = 0;
+    for session in 1..=20 {
+        leases += world.report(Report { session, ..report("crashes", 1) }).len();
+        world.now += 1000;
+    }
+    assert!((4..6).contains(&leases), "{leases} in 20 s");
+    assert_eq!(world.driver.breakers.open("crashes", 0), Some("it vanished with work in hand"));
+    // One worker counts once against the trial.
+    world.work("good", 2);
+    assert_eq!((world.status().failed, world.front()), (0, undisturbed(&grid())));
+}
+
+#[test]
+fn what_failed_is_opened_again_and_the_search_ends_where_it_would_have() {
+    let mut world = World::new();
+    world.submit(tiered(), 2);
+    // A trial of the sensitivity stage fails, for its evaluation, so that the search goes another way.
+    let granted = world.report(report("w", 9));
+    let outcome = ShardOutcome::Failure { reason: "loss is not finite".to_owned(), fault: Fault::Evaluation };
+    let mut done: Vec<Finished> = granted.iter().map(finished).collect();
+    let doomed = granted.iter().position(|grant| grant.trial.key != granted[0].trial.key).unwrap();
+    done[doomed].outcome = outcome;
+    world.report(Report { finished: done, ..report("w", 0) });
+    world.work("w", 3);
+    let status = world.status();
+    assert_eq!((status.state(), status.failed, status.retried), (State::Finished, 1, 0));
+    assert_ne!(world.front(), undisturbed(&tiered()));
+
+    let id = tiered().id();
+    let [failed] = &status.failed_trials[..] else { panic!("{:?}", status.failed_trials) };
+    assert_eq!(failed.reason, "loss is not finite");
+    let nobody = vec!["zz".to_owned()];
+    let refused = world.ask(|reply| Request::Retry(id.clone(), nobody, reply)).unwrap_err();
+    assert_eq!(refused, Refusal::NotFound(format!("no failed trial of {id} is \"zz\"")));
+    let start = ContentHash::from_bytes(failed.trial[..].try_into().unwrap()).to_string()[..8].to_owned();
+    let reopened = world.ask(|reply| Request::Retry(id.clone(), vec![start], reply)).unwrap();
+    assert_eq!((reopened.state(), reopened.failed, reopened.retried), (State::Running, 0, 1));
+
+    // A restart in between changes nothing.
+    world.restart();
+    assert_eq!((world.status().state(), world.status().retried), (State::Running, 1));
+    world.work("w", 3);
+    assert_eq!((world.status().state(), world.status().failed), (State::Finished, 0));
+    assert_eq!(world.front(), undisturbed(&tiered()));
+    let retried = world.driver.store.contents().unwrap().retried;
+    let reasons: Vec<_> = retried.into_values().collect();
+    assert_eq!(reasons, [["loss is not finite".to_owned()]], "the first failure stays on record");
+}

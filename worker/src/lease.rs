@@ -1,0 +1,204 @@
+//! One lease, from its files to a report. Whatever happens becomes a report that says whose fault it is: a trial must not
+//! fail for what is wrong with this machine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::Counts;
+use qslm_common::task::Shard;
+use qslm_common::trial::Trial;
+use qslm_proto::convert;
+use qslm_proto::v1::shard_failure::Kind;
+use qslm_proto::v1::work_client::WorkClient;
+use qslm_proto::v1::{Lease, ShardFailure, ShardReport, shard_report};
+use qslm_transport::Link;
+use tokio::task::JoinError;
+use tonic::Code;
+
+use crate::backoff::backoff;
+use crate::cache::{ArtifactCache, CacheError};
+use crate::capabilities::fingerprint;
+use crate::evaluator::{Evaluator, Failure, Files};
+
+/// Evaluates one lease.
+pub(crate) async fn work(
+    lease: Lease,
+    evaluator: &Arc<Evaluator>,
+    cache: &ArtifactCache,
+    client: WorkClient<Link>,
+    interrupt: &Arc<AtomicBool>,
+) -> ShardReport {
+    let started = Instant::now();
+    let (id, index, of) = (lease.id, lease.index, lease.of);
+    // Named from the trial itself, so that a result can never be filed under another trial.
+    let trial = lease.trial.ok_or_else(|| convert::Invalid::new("trial", "missing"));
+    let (key, engine, outcome) = match trial.and_then(Trial::try_from) {
+        // A failure is filed by its lease; without a trial that can be read there is no key to name. Another
+        // worker, of another version perhaps, may be able to read it.
+        Err(error) => {
+            let unread = Failure::Machine(format!("this worker cannot read the trial: {error}"));
+            (NAMELESS.to_vec(), String::new(), Err(unread))
+        }
+        Ok(trial) => {
+            let (key, engine) = (trial.key(), fingerprint(trial.backend));
+            tracing::Span::current().record("trial", tracing::field::display(key));
+            let shard = Shard { index, of };
+            let outcome = measure(trial, shard, evaluator, cache, client, interrupt.clone()).await;
+            (key.as_bytes().to_vec(), engine, outcome)
+        }
+    };
+    let outcome = match outcome {
+        Ok(counts) => shard_report::Outcome::Counts((&counts).into()),
+        Err(failure) => shard_report::Outcome::Failure(tell(failure)),
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    ShardReport { lease: id, trial: key, index, of, outcome: Some(outcome), seconds, engine }
+}
+
+/// Attempts after which it is believed that the coordinator cannot read an artifact.
+const PATIENCE: u32 = 6;
+/// The key of a trial that cannot be read.
+const NAMELESS: [u8; 32] = [0; 32];
+
+/// The report of a lease whose task ended without one.
+pub(crate) fn lost(lease: &Lease, error: &JoinError) -> ShardReport {
+    let failure = tell(Failure::Machine(format!("this worker lost the evaluation: {error}")));
+    let outcome = Some(shard_report::Outcome::Failure(failure));
+    let (lease, index, of) = (lease.id, lease.index, lease.of);
+    ShardReport { lease, trial: NAMELESS.to_vec(), index, of, outcome, seconds: 0.0, engine: String::new() }
+}
+
+fn tell(failure: Failure) -> ShardFailure {
+    let (reason, kind) = match failure {
+        Failure::Evaluation(reason) => (reason, Kind::Evaluation),
+        Failure::Machine(reason) => {
+            tracing::warn!(reason, "this machine cannot evaluate a shard");
+            (reason, Kind::Machine)
+        }
+        Failure::Interrupted => ("interrupted".to_owned(), Kind::Interrupted),
+    };
+    // For coordinators that know no kinds.
+    let retryable = kind != Kind::Evaluation;
+    ShardFailure { reason, retryable, kind: kind.into() }
+}
+
+async fn measure(
+    trial: Trial,
+    shard: Shard,
+    evaluator: &Arc<Evaluator>,
+    cache: &ArtifactCache,
+    client: WorkClient<Link>,
+    interrupt: Arc<AtomicBool>,
+) -> Result<Counts, Failure> {
+    if !shard.is_valid() {
+        let words = format!("the coordinator sent shard {} of {}", shard.index, shard.of);
+        return Err(Failure::Evaluation(words));
+    }
+    let hashes = [trial.checkpoint, trial.data.text, trial.data.tokenizer];
+    let files = Files {
+        checkpoint: fetch(trial.checkpoint, cache, &client, &interrupt).await?,
+        text: fetch(trial.data.text, cache, &client, &interrupt).await?,
+        tokenizer: fetch(trial.data.tokenizer, cache, &client, &interrupt).await?,
+    };
+    tracing::debug!(candidate = trial.candidate.id().short(), "evaluating");
+    let evaluator = evaluator.clone();
+    let evaluation = tokio::task::spawn_blocking(move || {
+        evaluator.evaluate(&trial, &files, shard, &|| interrupt.load(Ordering::Relaxed))
+    });
+    let outcome = evaluation.await.unwrap_or_else(|error| Err(Failure::Machine(error.to_string())));
+    match outcome {
+        // Before a trial fails for what is in a file, it has to be that file.
+        Err(Failure::Evaluation(reason)) => match cache.first_damaged(&hashes).await {
+            Some(damaged) => {
+                Err(Failure::Machine(format!("artifact {damaged} was damaged in the cache: {reason}")))
+            }
+            None => Err(Failure::Evaluation(reason)),
+        },
+        outcome => outcome,
+    }
+}
+
+/// The file of an artifact. That the coordinator is away is no fault of the trial, so this tries until the lease ends.
+async fn fetch(
+    hash: ContentHash,
+    cache: &ArtifactCache,
+    client: &WorkClient<Link>,
+    interrupt: &AtomicBool,
+) -> Result<PathBuf, Failure> {
+    for failures in 1.. {
+        match cache.ensure(hash, &mut client.clone()).await {
+            Ok(path) => return Ok(path),
+            Err(CacheError::Fetch { status, .. })
+                if is_passing(status.code()) && (failures < PATIENCE || !is_answer(status.code())) =>
+            {
+                tracing::warn!(artifact = %hash, code = %status.code(), "cannot be fetched now");
+            }
+            Err(error) => return Err(Failure::Machine(error.to_string())),
+        }
+        tokio::time::sleep(backoff(failures)).await;
+        if interrupt.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    Err(Failure::Interrupted)
+}
+
+/// Whether a code may be the coordinator's own word, that it cannot read the file, and not the connection's.
+fn is_answer(code: Code) -> bool {
+    matches!(code, Code::Internal | Code::Unknown)
+}
+
+/// Whether a call failed for the connection's sake and not for what it asked.
+fn is_passing(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::NotFound
+            | Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::DataLoss
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use qslm_transport::{Access, Connector};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_trial_that_cannot_be_read_is_handed_back_under_its_lease() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ArtifactCache::new(folder.path().to_owned(), 1).unwrap();
+        let nowhere = Connector::new("http://127.0.0.1:9", Access::default()).unwrap();
+        let client = WorkClient::new(nowhere.lazy().unwrap());
+        let lease = Lease {
+            id: 7,
+            trial: None,
+            index: 0,
+            of: 1,
+            traceparent: String::new(),
+            experiment: String::new(),
+        };
+        let report = work(lease, &Arc::new(Evaluator::new(1)), &cache, client, &Arc::default()).await;
+        assert_eq!((report.lease, report.trial.len()), (7, 32), "what the coordinator takes");
+        let Some(shard_report::Outcome::Failure(failure)) = report.outcome else { panic!("not a failure") };
+        assert_eq!((failure.kind(), failure.retryable), (Kind::Machine, true));
+        assert!(failure.reason.contains("cannot read the trial: trial: missing"));
+    }
+
+    #[tokio::test]
+    async fn an_evaluation_that_ends_without_a_report_is_reported_as_lost() {
+        let lease = Lease { id: 7, index: 1, of: 2, ..Lease::default() };
+        let error = tokio::spawn(async { panic!("no thread for it") }).await.unwrap_err();
+        let report = lost(&lease, &error);
+        let Some(shard_report::Outcome::Failure(failure)) = report.outcome else { panic!("not a failure") };
+        assert_eq!((report.lease, report.index, report.of, failure.kind()), (7, 1, 2, Kind::Machine));
+    }
+}
