@@ -179,8 +179,8 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "qslm_worker_faults",
-        help: "Shards that a worker could not measure for a reason of its own (disk, cache, memory, network), and workers \
-               that were started anew with work in hand, of all workers together",
+        help: "Shards that a worker could not measure for a reason of its own (disk, cache, memory, network), and leases \
+               that were lost with their worker, of all workers together",
         counter: true,
         values: |snapshot| vec![(vec![], snapshot.tally.faults as f64)],
     },

@@ -65,6 +65,12 @@ impl Embedded {
         connect(&self.connector()?).await
     }
 
+    /// A way to ask its driver without a socket.
+    #[cfg(test)]
+    pub(crate) fn driver(&self) -> Handle {
+        self.driver.clone()
+    }
+
     /// What its committer did so far.
     pub fn commits(&self) -> Commits {
         self.driver.metrics().read()

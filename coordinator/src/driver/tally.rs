@@ -21,8 +21,7 @@ pub struct Tally {
     pub implausible: u64,
     /// Shards that a worker could not measure.
     pub failed: u64,
-    /// Of these, those that it could not measure for a reason of its own; and workers that were started anew with work in
-    /// hand.
+    /// Of these, those that it could not measure for a reason of its own; and leases that were lost with their worker.
     pub faults: u64,
 }
 

@@ -136,3 +136,62 @@ async fn follow_all(client: &mut Client) -> Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use qslm_coordinator::driver::{Fault, Finished, Report, ShardOutcome};
+
+    use super::*;
+    use crate::client::{Embedded, submit};
+    use crate::spec::resolve;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_whose_only_worker_cannot_evaluate_ends_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let resolved = resolve(&root.join("specs/quickstart.toml"), &["task.windows=2".to_owned()]).unwrap();
+        let embedded = Embedded::start(&folder.path().join("s.redb")).await.unwrap();
+        let mut client = embedded.connect().await.unwrap();
+        let id = submit(&mut client, &resolved, None).await.unwrap().id;
+        let driver = embedded.driver();
+        let fails = async {
+            let mut finished = Vec::new();
+            loop {
+                let report = Report {
+                    worker: "local-0".to_owned(),
+                    finished: std::mem::take(&mut finished),
+                    held: Vec::new(),
+                    slots: 1,
+                    prefetch: 0,
+                    wait_ms: 1000,
+                    experiment: Some(id.clone()),
+                    capabilities: Arc::new(qslm_worker::capabilities::detect(
+                        std::collections::BTreeMap::new(),
+                    )),
+                    session: 1,
+                };
+                let outcome =
+                    ShardOutcome::Failure { reason: "no space left".to_owned(), fault: Fault::Machine };
+                finished.extend(driver.report(report).await.unwrap().leases.into_iter().map(|grant| {
+                    Finished {
+                        lease: grant.lease,
+                        trial: grant.trial.key,
+                        shard: grant.shard,
+                        engine: String::new(),
+                        outcome: outcome.clone(),
+                    }
+                }));
+            }
+        };
+        let ended = tokio::select! {
+            ended = until_ended(&mut client, &id, WhenStuck::Fail) => ended.unwrap_err(),
+            () = fails => unreachable!("it goes on for ever"),
+        };
+        let words = "is stuck: the only worker that may evaluate it is set aside: local-0: no space left";
+        assert!(ended.to_string().contains(words), "{ended}");
+        embedded.stop().await.unwrap();
+    }
+}
