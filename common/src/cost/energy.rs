@@ -1,8 +1,8 @@
 //! Energy per token: arithmetic, and memory traffic through registers, SRAM and DRAM.
 //!
-//! Figures are for 45 nm: M. Horowitz, "Computing's energy problem", ISSCC 2014, as quoted in MODEL.md section
-//! 4; the register figure is the SRAM's divided by 6, the ratio of register file to on-chip buffer of Eyeriss
-//! (Chen et al., ISCA 2016). With bits they scale as MODEL.md says: an addition with its width, a
+//! Figures are for 45 nm: M. Horowitz, "Computing's energy problem", ISSCC 2014, as quoted in docs/model.md
+//! (Energy); the register figure is the SRAM's divided by 6, the ratio of register file to on-chip buffer of Eyeriss
+//! (Chen et al., ISCA 2016). With bits they scale as docs/model.md says: an addition with its width, a
 //! multiplication with the product of both widths, a memory access with its bits.
 //!
 //! Arithmetic of a linear: integers if both its weights and its inputs are, with accumulators as wide as a product;

@@ -101,7 +101,7 @@ pub type Costs = BTreeMap<Cost, f64>;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Device {
-    /// Energies of operations and memory accesses; those of MODEL.md section 4 where not given.
+    /// Energies of operations and memory accesses; those of docs/model.md (Energy) where not given.
     pub energy: EnergyTable,
     /// A dense non-volatile memory beside the SRAM.
     #[serde(skip_serializing_if = "Option::is_none")]

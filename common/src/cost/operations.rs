@@ -1,7 +1,7 @@
 //! How many operations one token takes, in two accountings.
 //!
 //! **As built.** In the graph of the published training code every linear reads real numbers: its input is a layer
-//! norm of the residual stream (MODEL.md section 1). So every weight is one multiply-accumulate (MAC), and the only
+//! norm of the residual stream (docs/model.md, The network). So every weight is one multiply-accumulate (MAC), and the only
 //! accumulates without a multiplication (AC) are the spikes that populations add to the residual.
 //!
 //! **As published.** Spiking papers count the linears of a module as fed by the spikes of the population before
@@ -9,7 +9,7 @@
 //! (synaptic operations: tokens x firing rate x fan-out). The att of block 0 reads the encoded input, which no
 //! population fires, and is counted in MACs, as these papers count their first layer.
 //!
-//! Rates are measured during evaluation, never assumed. Source: MODEL.md sections 1 and 4.
+//! Rates are measured during evaluation, never assumed. Source: docs/model.md, The network and Energy.
 
 use crate::measurement::Counts;
 use crate::network::{Module, Network, Place, Unit};

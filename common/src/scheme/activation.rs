@@ -1,6 +1,6 @@
 //! What may enter a linear layer: activations of a few bits.
 //!
-//! The arithmetic is that of weights (MODEL.md section 2), always to nearest; what differs is where the range
+//! The arithmetic is that of weights (docs/model.md, Quantization), always to nearest; what differs is where the range
 //! comes from: from the token at hand, or from calibration data seen beforehand.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The tiered search of QSLM (arXiv 2601.00679), as MODEL.md section 3 reads it.
+//! The tiered search of QSLM (arXiv 2601.00679), as docs/model.md (The tiered search) reads it.
 //!
 //! ```text
 //! sensitivity   one unit (activation, population) at a time, the rest float: how much loss each adds, on all data or

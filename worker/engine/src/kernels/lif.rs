@@ -9,7 +9,7 @@ pub const THRESHOLD: f32 = 1.0;
 
 /// Scans `input` through a population of LIF neurons and adds their spikes to `residual`.
 ///
-/// Per channel and step, with the potential `v` (tau = 2, hard reset to 0, MODEL.md section 1):
+/// Per channel and step, with the potential `v` (tau = 2, hard reset to 0; docs/model.md, The network):
 /// `h = v + (x - v) / 2`, `s = step(h - 1)`, `v = (1 - s) h`.
 ///
 /// - `input`, `residual`: `[time, channel]`.

@@ -21,7 +21,7 @@ impl WkvState {
     }
 }
 
-/// Scans keys and values into `out`, all `[time, channel]`. Source: MODEL.md section 1.
+/// Scans keys and values into `out`, all `[time, channel]`. Source: docs/model.md, The network.
 ///
 /// Per channel: `m = max(o, u + k)`, `wkv = (e^(o-m) p + e^(u+k-m) v) / (e^(o-m) q + e^(u+k-m))`, then
 /// `m = max(w + o, k)`, `p = e^(w+o-m) p + e^(k-m) v`, `q = e^(w+o-m) q + e^(k-m)`, `o = m`.

@@ -1,4 +1,4 @@
-//! SpikeGPT, exactly as MODEL.md section 1 states it; float and quantized are the same code.
+//! SpikeGPT, exactly as docs/model.md (The network) states it; float and quantized are the same code.
 //!
 //! A quantized matrix is dequantized once when the model is built, or multiplied as integers (see [`Backend`]);
 //! activations and membranes are rounded as they come. Buffers are `[time, channel]` for one sequence at a time; the batch is the caller's loop,

@@ -2,7 +2,7 @@
 //!
 //! A matrix is cut into runs that share a scale: all of it, a row, or a group of columns. Each run is quantized
 //! on its own: `range` picks the scale and the zero point, `rounding` the code of each weight.
-//! Formulas: MODEL.md section 2 and [`qslm_common::scheme`].
+//! Formulas: docs/model.md (Quantization) and [`qslm_common::scheme`].
 
 mod activation;
 pub mod pack;
