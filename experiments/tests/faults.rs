@@ -7,6 +7,7 @@ mod support;
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use qslm_coordinator::store::Store;
@@ -27,19 +28,21 @@ const TINY: [&str; 8] = [
     "--set",
     "constraints.max_perplexity_increase=5.0",
 ];
+/// A file may not be larger than 4 kB, which every artifact is: what a full disk does to a worker.
+const FULL: &str = "-f 4";
 /// Address space in kilobytes that is enough to start and to ask for work, and too little to evaluate.
-const SMALL: &str = "-v 150000";
+const SMALL: &str = "-v 60000";
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A coordinator on a port of its own, and its address.
-fn coordinator(folder: &Path) -> (Running, String) {
+/// A coordinator on a port of its own, what it says, and its address.
+fn coordinator(folder: &Path) -> (Running, Arc<Mutex<String>>, String) {
     let mut command = Command::new(program("qslm-coordinator"));
     command.args(["--listen", "127.0.0.1:0", "--web", "off", "--lease-ttl-s", "1", "--store"]);
     let mut coordinator = Running::start(command.arg(folder.join("s.redb")));
     let line = coordinator.wait_for("listening");
     let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
-    coordinator.read_on();
-    (coordinator, format!("http://{}", address.trim_matches(|c: char| !c.is_ascii_digit())))
+    let log = coordinator.keep_log();
+    (coordinator, log, format!("http://{}", address.trim_matches(|c: char| !c.is_ascii_digit())))
 }
 
 /// A worker behind a limit of the shell, such as `-v 100000`.
@@ -107,39 +110,43 @@ fn harm(cache: &Path, rng: &mut ChaCha8Rng) {
 fn round(seed: u64, reference: &str) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let folder = tempfile::tempdir().unwrap();
-    let (mut coordinator, url) = coordinator(folder.path());
+    let (mut coordinator, log, url) = coordinator(folder.path());
     let id = submit(&url);
     let cache = |name: &str| folder.path().join(format!("cache-{name}"));
-    // A file may not be larger than 4 kB, which no artifact is: what a full disk does to a worker.
-    let mut kinds = [("full", "-f 4"), ("small", SMALL), ("harmed", "")];
+    let mut kinds = [("full", FULL), ("small", SMALL)];
     kinds.shuffle(&mut rng);
-    let mut workers: Vec<(&str, &str, Running)> = Vec::new();
+    let mut broken: Vec<(&str, &str, Running)> = Vec::new();
     for (name, limit) in kinds {
-        workers.push((name, limit, worker(&url, name, &cache(name), limit)));
+        broken.push((name, limit, worker(&url, name, &cache(name), limit)));
     }
-    let mut healthy = None;
+    // Each of them has had work, and could not do it.
     let begun = Instant::now();
+    let fault = |name: &str| {
+        log.lock().unwrap().contains(&format!("a worker cannot measure, it pauses worker=\"{name}\""))
+    };
+    while !kinds.iter().all(|(name, _)| fault(name)) {
+        assert!(begun.elapsed() < PATIENCE, "seed {seed}: {}", log.lock().unwrap());
+        std::thread::yield_now();
+    }
+    let _harmed = worker(&url, "harmed", &cache("harmed"), "");
+    let _healthy = worker(&url, "healthy", &cache("healthy"), "");
     loop {
         let status = get(&url, &id);
+        assert_eq!(status["failed"], 0, "seed {seed}: {status}");
         if status["state"] == "finished" {
             break;
         }
         assert!(begun.elapsed() < PATIENCE, "seed {seed}: {status}");
-        if healthy.is_none() && begun.elapsed() > Duration::from_millis(rng.random_range(200..3000)) {
-            healthy = Some(worker(&url, "healthy", &cache("healthy"), ""));
-        }
         harm(&cache("harmed"), &mut rng);
-        for (name, limit, running) in &mut workers {
+        for (name, limit, running) in &mut broken {
             // As a StatefulSet does: the same name again.
             if running.child.try_wait().unwrap().is_some() {
                 *running = worker(&url, name, &cache(name), limit);
             }
         }
     }
-    let status = get(&url, &id);
-    assert_eq!(status["failed"], 0, "seed {seed}: {status}");
     assert_eq!(succeed(&["front", &id, "--coordinator", &url, "--output", "json"]), reference, "seed {seed}");
-    drop(workers);
+    drop(broken);
     assert_eq!(coordinator.terminate(), Some(0));
 }
 
@@ -162,11 +169,11 @@ fn broken_machines_beside_a_healthy_one_change_no_front_however_they_meet() {
 fn an_experiment_is_stuck_with_the_reason_until_a_worker_comes_that_can() {
     let folder = tempfile::tempdir().unwrap();
     let reference = reference(folder.path());
-    let (_coordinator, url) = coordinator(folder.path());
+    let (_coordinator, _, url) = coordinator(folder.path());
     let arguments =
         [&["submit", SPEC, "--wait", "--output", "json", "--coordinator", &url], &TINY[..]].concat();
     let mut waiting = Running::start(Command::new(support::QSLM).args(arguments));
-    let full = worker(&url, "full", &folder.path().join("cache-full"), "-f 4");
+    let full = worker(&url, "full", &folder.path().join("cache-full"), FULL);
     let said = waiting.wait_for("is stuck, waiting: ");
     assert!(
         said.contains("the only worker that may evaluate it is set aside: full: artifact cache "),
@@ -235,7 +242,7 @@ fn a_failed_trial_is_opened_again_by_its_address() {
     let artifacts = folder.path().join("reference.redb.artifacts");
     std::fs::rename(artifacts, folder.path().join("s.redb.artifacts")).unwrap();
     fail_one(&folder.path().join("s.redb"));
-    let (_coordinator, url) = coordinator(folder.path());
+    let (_coordinator, _, url) = coordinator(folder.path());
     let _worker = worker(&url, "w", &folder.path().join("cache"), "");
     let id = json(&["list", "--coordinator", &url, "--output", "json"])[0]["id"].as_str().unwrap().to_owned();
     let status = wait_until(&url, &id, "finished", |status| status["state"] == "finished");

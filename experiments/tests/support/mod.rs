@@ -6,6 +6,7 @@ pub mod proxy;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
 use qslm_common::measurement::Nll;
 use qslm_coordinator::store::{Store, Write};
@@ -129,6 +130,19 @@ impl Running {
     pub fn read_on(&mut self) {
         let mut stderr = self.stderr.take().unwrap();
         std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    }
+
+    /// Reads the rest of the log in the background and keeps it.
+    pub fn keep_log(&mut self) -> Arc<Mutex<String>> {
+        let stderr = self.stderr.take().unwrap();
+        let log = Arc::<Mutex<String>>::default();
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                kept.lock().unwrap().push_str(&format!("{line}\n"));
+            }
+        });
+        log
     }
 
     /// SIGKILL.

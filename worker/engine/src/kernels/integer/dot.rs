@@ -1,4 +1,5 @@
 //! Products by instructions that add up the products of a few short integers.
+#![expect(unsafe_code, reason = "instructions of one processor, and reads and writes without bounds")]
 
 use std::ops::Range;
 
@@ -14,12 +15,9 @@ const CODES_FIT: usize = 1 << 15;
 /// The most numbers of a tile.
 const LARGEST_TILE: usize = ROWS * 32;
 
-/// Sums of 32 bits, one per output.
-///
-/// # Safety
-/// Calls of an implementation for an instruction set need a processor that has it.
-#[allow(unsafe_code)]
-unsafe trait Sums: Copy {
+/// Sums of 32 bits, one per output. Whoever calls a function of an implementation promises that the processor has its
+/// instruction set.
+trait Sums: Copy {
     const LANES: usize;
     /// Inputs that are added up at once.
     const STEP: usize;
@@ -29,35 +27,33 @@ unsafe trait Sums: Copy {
     type Step: Copy;
 
     /// # Safety
-    /// See the trait.
+    /// The processor has the instruction set.
     unsafe fn zero() -> Self;
 
     /// The codes of a step for every lane.
     ///
     /// # Safety
-    /// `from` has as many as there are lanes, a step of each.
+    /// The processor has the instruction set, and `from` as many as there are lanes, a step of each.
     unsafe fn load(from: *const i8) -> Self::Step;
 
     /// The same step of digits in every lane.
     ///
     /// # Safety
-    /// `from` has 4 bytes.
+    /// The processor has the instruction set, and `from` 4 bytes.
     unsafe fn splat(from: *const u8) -> Self::Step;
 
     /// Adds the products of digits and codes of a step.
     ///
     /// # Safety
-    /// See the trait.
+    /// The processor has the instruction set.
     unsafe fn add(self, digits: Self::Step, codes: Self::Step) -> Self;
 
     /// # Safety
-    /// `to` has room for as many numbers as there are lanes.
+    /// The processor has the instruction set, and `to` room for as many numbers as there are lanes.
     unsafe fn store(self, to: *mut i32);
 }
 
-// SAFETY: it needs no instruction set.
-#[allow(unsafe_code)]
-unsafe impl Sums for [i32; 4] {
+impl Sums for [i32; 4] {
     const LANES: usize = 4;
     const STEP: usize = 2;
     // 512 products of at most 2^14 and 2^7.
@@ -98,13 +94,19 @@ unsafe impl Sums for [i32; 4] {
 
 /// As [`Codes::multiply`].
 pub(super) fn portable(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
-    multiply::<[i32; 4]>(m, rows, outputs, out);
+    // SAFETY: it needs no instruction set beyond what the program was compiled for.
+    unsafe { multiply::<[i32; 4]>(m, rows, outputs, out) };
 }
 
+/// As [`Codes::multiply`].
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-fn multiply<V: Sums>(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
+unsafe fn multiply<V: Sums>(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
     let width = REGISTERS * V::LANES;
-    debug_assert!(width == m.panel() && V::STEP == rows.digits.step() && ROWS * width <= LARGEST_TILE);
+    const { assert!(ROWS * REGISTERS * V::LANES <= LARGEST_TILE) };
+    debug_assert!(width == m.panel() && V::STEP == rows.digits.step());
     let columns = outputs.len();
     let mut sums = [[0; LARGEST_TILE]; 3];
     let mut all = [0.0; LARGEST_TILE];
@@ -117,12 +119,14 @@ fn multiply<V: Sums>(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f
             let inputs = 0..rows.padded;
             match rows.depth {
                 1 if rows.padded <= CODES_FIT => {
-                    add_up::<V>(rows, 0, tile, panel, inputs, &mut sums[0]);
+                    // SAFETY: the caller's promise, here and below.
+                    unsafe { add_up::<V>(rows, 0, tile, panel, inputs, &mut sums[0]) };
                     m.finish(rows, tile, |at, lane| f64::from(sums[0][at * width + lane]), out, columns);
                 }
                 3 if rows.padded <= V::FIT => {
                     for (digit, sums) in sums.iter_mut().enumerate() {
-                        add_up::<V>(rows, digit, tile, panel, inputs.clone(), sums);
+                        // SAFETY: as above.
+                        unsafe { add_up::<V>(rows, digit, tile, panel, inputs.clone(), sums) };
                     }
                     let exact = |at: usize, lane: usize| three(&sums, at * width + lane);
                     m.finish(rows, tile, exact, out, columns);
@@ -132,7 +136,8 @@ fn multiply<V: Sums>(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f
                     for digit in 0..rows.depth {
                         for start in inputs.clone().step_by(V::FIT) {
                             let inputs = start..rows.padded.min(start + V::FIT);
-                            add_up::<V>(rows, digit, tile, panel, inputs, &mut sums[0]);
+                            // SAFETY: as above.
+                            unsafe { add_up::<V>(rows, digit, tile, panel, inputs, &mut sums[0]) };
                             let worth = Rows::worth(digit);
                             all.iter_mut()
                                 .zip(&sums[0])
@@ -153,8 +158,11 @@ pub(super) fn three<const N: usize>(sums: &[[i32; N]; 3], at: usize) -> f64 {
 }
 
 /// The sums of a tile over some inputs for one digit.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-fn add_up<V: Sums>(
+unsafe fn add_up<V: Sums>(
     rows: &Rows,
     digit: usize,
     at: Tile,
@@ -164,15 +172,21 @@ fn add_up<V: Sums>(
 ) {
     let steps = inputs.start / V::STEP..inputs.end / V::STEP;
     let plane = rows.plane(digit, at.row);
-    match at.high {
-        1 => tile::<V, 1>(plane, rows.stride(), panel, steps, sums),
-        _ => tile::<V, ROWS>(plane, rows.stride(), panel, steps, sums),
+    // SAFETY: the caller's promise.
+    unsafe {
+        match at.high {
+            1 => tile::<V, 1>(plane, rows.stride(), panel, steps, sums),
+            _ => tile::<V, ROWS>(plane, rows.stride(), panel, steps, sums),
+        }
     }
 }
 
 /// The sums over some steps of the products of the first `HIGH` rows of a plane, `stride` bytes apart, with a panel.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-fn tile<V: Sums, const HIGH: usize>(
+unsafe fn tile<V: Sums, const HIGH: usize>(
     plane: &[u8],
     stride: usize,
     panel: &[i8],
@@ -182,9 +196,8 @@ fn tile<V: Sums, const HIGH: usize>(
     let width = REGISTERS * V::LANES;
     assert!(plane.len() >= (HIGH - 1) * stride + 4 * steps.end && panel.len() >= steps.end * width * V::STEP);
     let (plane, panel, sums) = (plane.as_ptr(), panel.as_ptr(), sums.as_mut_ptr());
-    // SAFETY: the assertion above bounds what is read, and a tile is within `sums`. `multiply` is compiled for the
-    // instruction set of `V` and called where the processor has it.
-    #[allow(unsafe_code)]
+    const { assert!(HIGH * REGISTERS * V::LANES <= LARGEST_TILE) };
+    // SAFETY: the assertions bound what is read and written; the instruction set is the caller's promise.
     unsafe {
         let mut all = [[V::zero(); REGISTERS]; HIGH];
         for step in steps {
@@ -210,7 +223,6 @@ pub(super) use x86::{avx2, vnni};
 
 /// The registers of x86, and the product compiled for them.
 #[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
 mod x86 {
     use std::arch::x86_64::{
         __m256i, __m512i, _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_madd_epi16,
@@ -222,16 +234,17 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     pub(in super::super) fn vnni(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
-        multiply::<__m512i>(m, rows, outputs, out);
+        // SAFETY: this function is compiled for the instruction set.
+        unsafe { multiply::<__m512i>(m, rows, outputs, out) };
     }
 
     #[target_feature(enable = "avx2,fma")]
     pub(in super::super) fn avx2(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
-        multiply::<__m256i>(m, rows, outputs, out);
+        // SAFETY: this function is compiled for the instruction set.
+        unsafe { multiply::<__m256i>(m, rows, outputs, out) };
     }
 
-    // SAFETY: every function is a few instructions, under the conditions of the trait.
-    unsafe impl Sums for __m256i {
+    impl Sums for __m256i {
         const LANES: usize = 8;
         const STEP: usize = 2;
         // 512 products of at most 2^14 and 2^7.
@@ -240,32 +253,36 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn zero() -> Self {
+            // SAFETY: the caller's promise.
             unsafe { _mm256_setzero_si256() }
         }
 
         #[inline(always)]
         unsafe fn load(from: *const i8) -> Self {
+            // SAFETY: the caller's promise.
             unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())) }
         }
 
         #[inline(always)]
         unsafe fn splat(from: *const u8) -> Self {
+            // SAFETY: the caller's promise.
             unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
         }
 
         #[inline(always)]
         unsafe fn add(self, digits: Self, codes: Self) -> Self {
+            // SAFETY: the caller's promise.
             unsafe { _mm256_add_epi32(self, _mm256_madd_epi16(digits, codes)) }
         }
 
         #[inline(always)]
         unsafe fn store(self, to: *mut i32) {
+            // SAFETY: the caller's promise.
             unsafe { _mm256_storeu_si256(to.cast(), self) }
         }
     }
 
-    // SAFETY: as above.
-    unsafe impl Sums for __m512i {
+    impl Sums for __m512i {
         const LANES: usize = 16;
         const STEP: usize = 4;
         // Products of at most 2^8 and 2^7.
@@ -274,26 +291,31 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn zero() -> Self {
+            // SAFETY: the caller's promise.
             unsafe { _mm512_setzero_si512() }
         }
 
         #[inline(always)]
         unsafe fn load(from: *const i8) -> Self {
+            // SAFETY: the caller's promise.
             unsafe { _mm512_loadu_si512(from.cast()) }
         }
 
         #[inline(always)]
         unsafe fn splat(from: *const u8) -> Self {
+            // SAFETY: the caller's promise.
             unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
         }
 
         #[inline(always)]
         unsafe fn add(self, digits: Self, codes: Self) -> Self {
+            // SAFETY: the caller's promise.
             unsafe { _mm512_dpbusd_epi32(self, digits, codes) }
         }
 
         #[inline(always)]
         unsafe fn store(self, to: *mut i32) {
+            // SAFETY: the caller's promise.
             unsafe { _mm512_storeu_si512(to.cast(), self) }
         }
     }

@@ -8,6 +8,10 @@
 //!
 //! Against the real number that an output stands for, one of a quantized row is off by the rounding to f32, and one of a
 //! row in 24 bits by at most `2^-22 max|x| sum|w|` more.
+#![expect(
+    unsafe_code,
+    reason = "what is compiled for an instruction set is called where the processor has it"
+)]
 
 mod dot;
 pub mod rows;
@@ -201,22 +205,16 @@ impl Codes {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             InstructionSet::Amx if rows.count >= tiles::WORTHWHILE => {
                 // SAFETY: matrices are packed for instruction sets that the processor has.
-                #[allow(unsafe_code)]
-                unsafe {
-                    tiles::multiply(self, rows, outputs, out);
-                }
+                unsafe { tiles::multiply(self, rows, outputs, out) };
             }
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             // SAFETY: as above; whoever has tiles has these too.
-            #[allow(unsafe_code)]
             InstructionSet::Amx => unsafe { dot::vnni(self, rows, outputs, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            #[allow(unsafe_code)]
             InstructionSet::Vnni => unsafe { dot::vnni(self, rows, outputs, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            #[allow(unsafe_code)]
             InstructionSet::Avx2 => unsafe { dot::avx2(self, rows, outputs, out) },
             InstructionSet::Portable => dot::portable(self, rows, outputs, out),
         }

@@ -1,4 +1,5 @@
 //! Products by the tiles of AMX. Rust has no stable functions for its instructions, so they are written out here.
+#![expect(unsafe_code, reason = "instructions of one processor, and a call of the system that asks for them")]
 
 use std::arch::asm;
 use std::ops::Range;
@@ -33,7 +34,6 @@ fn ask_for_state() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
     const XFEATURE_XTILE_DATA: libc::c_ulong = 18;
     // SAFETY: the call changes nothing but what this process may use.
-    #[allow(unsafe_code)]
     let answer = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA) };
     answer == 0
 }
@@ -59,11 +59,13 @@ static SHAPES: Shapes = Shapes {
 };
 
 /// As [`Codes::multiply`].
+///
+/// # Safety
+/// There are tiles: see [`are_here`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn multiply(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
+pub(super) unsafe fn multiply(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
     let columns = outputs.len();
     // SAFETY: the shapes are valid ones, and whoever calls has made sure that there are tiles.
-    #[allow(unsafe_code)]
     unsafe {
         asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, readonly, preserves_flags));
     }
@@ -73,7 +75,10 @@ pub(super) fn multiply(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut 
         for (row, out) in (0..).step_by(HEIGHT).zip(out.chunks_mut(HEIGHT * columns)) {
             let tile = Tile { row, first, high: out.len() / columns, wide };
             let out = &mut out[first - outputs.start..];
-            let digit = |digit: usize| digit_sums(rows.plane(digit, row), rows.stride(), panel, rows.padded);
+            // SAFETY: the shapes are set.
+            let digit = |digit: usize| unsafe {
+                digit_sums(rows.plane(digit, row), rows.stride(), panel, rows.padded)
+            };
             if rows.depth == 1 {
                 let sums = digit(0);
                 m.finish(rows, tile, |at, lane| f64::from(sums[at * WIDTH + lane]), out, columns);
@@ -84,22 +89,23 @@ pub(super) fn multiply(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut 
         }
     }
     // SAFETY: nothing is in the tiles any more.
-    #[allow(unsafe_code)]
     unsafe {
         asm!("tilerelease", options(nostack, nomem, preserves_flags));
     }
 }
 
 /// The sums of the products of the first 32 rows of a plane of bytes, `stride` apart, with a panel of 32 outputs of so
-/// many inputs. The shapes are set.
+/// many inputs.
+///
+/// # Safety
+/// There are tiles, and their shapes are [`SHAPES`].
 #[inline(always)]
-fn digit_sums(plane: &[u8], stride: usize, panel: &[i8], inputs: usize) -> [i32; HEIGHT * WIDTH] {
+unsafe fn digit_sums(plane: &[u8], stride: usize, panel: &[i8], inputs: usize) -> [i32; HEIGHT * WIDTH] {
     let mut sums = [0; HEIGHT * WIDTH];
     assert!(inputs > 0 && inputs.is_multiple_of(DEPTH) && stride >= inputs);
     assert!(plane.len() >= (HEIGHT - 1) * stride + inputs && panel.len() >= inputs * WIDTH);
     // SAFETY: the assertions bound what is read: 32 rows of `inputs` bytes, and 32 codes for each input. What is written
     // are the sums, 32 rows of 128 bytes. All registers and tiles that are used are named.
-    #[allow(unsafe_code)]
     unsafe {
         asm!(
             "tilezero tmm0",

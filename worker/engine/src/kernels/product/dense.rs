@@ -1,4 +1,5 @@
 //! The product of rows in which most numbers are not zero.
+#![expect(unsafe_code, reason = "registers of one instruction set, read and written without bounds")]
 
 use std::ops::Range;
 
@@ -9,15 +10,19 @@ use super::{DEPTH, Packed, REGISTERS};
 const LARGEST_TILE: usize = 12 * 32;
 
 /// As [`Packed::multiply`], in tiles of `ROWS` rows and a panel of outputs.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-pub(super) fn multiply<V: Register, const ROWS: usize>(
+pub(super) unsafe fn multiply<V: Register, const ROWS: usize>(
     m: &Packed,
     x: &[f32],
     outputs: Range<usize>,
     out: &mut [f32],
 ) {
     let width = REGISTERS * V::LANES;
-    debug_assert!(width == m.panel() && ROWS * width <= LARGEST_TILE);
+    const { assert!(ROWS * REGISTERS * V::LANES <= LARGEST_TILE) };
+    debug_assert!(width == m.panel());
     let (inputs, columns, padded) = (m.inputs, outputs.len(), m.outputs.next_multiple_of(width));
     let rows = x.len() / inputs;
     let mut strips = vec![0.0; rows.next_multiple_of(ROWS) * inputs.min(DEPTH)];
@@ -35,15 +40,18 @@ pub(super) fn multiply<V: Register, const ROWS: usize>(
                 let out = &mut out[first..];
                 let first_block = start == 0;
                 if wide == width && high == ROWS {
-                    tile::<V, ROWS, ROWS>(strip, panel, out, columns, first_block);
+                    // SAFETY: the caller's promise, here and below.
+                    unsafe { tile::<V, ROWS, ROWS>(strip, panel, out, columns, first_block) };
                 } else if wide == width && high == 1 {
-                    tile::<V, ROWS, 1>(strip, panel, out, columns, first_block);
+                    // SAFETY: as above.
+                    unsafe { tile::<V, ROWS, 1>(strip, panel, out, columns, first_block) };
                 } else {
                     // Rows and outputs that are not there are computed, and left behind.
                     for (edge, out) in edge.chunks_mut(width).zip(out.chunks(columns)) {
                         edge[..wide].copy_from_slice(&out[..wide]);
                     }
-                    tile::<V, ROWS, ROWS>(strip, panel, &mut edge, width, first_block);
+                    // SAFETY: as above.
+                    unsafe { tile::<V, ROWS, ROWS>(strip, panel, &mut edge, width, first_block) };
                     for (edge, out) in edge.chunks(width).zip(out.chunks_mut(columns)) {
                         out[..wide].copy_from_slice(&edge[..wide]);
                     }
@@ -70,8 +78,11 @@ fn interleave<const ROWS: usize>(x: &[f32], inputs: usize, columns: Range<usize>
 
 /// Adds the products of the first `HIGH` rows of a strip of `ROWS` with a panel to `out`, whose rows are `stride` apart;
 /// `first` says that there is nothing in it yet.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-fn tile<V: Register, const ROWS: usize, const HIGH: usize>(
+unsafe fn tile<V: Register, const ROWS: usize, const HIGH: usize>(
     strip: &[f32],
     panel: &[f32],
     out: &mut [f32],
@@ -83,9 +94,7 @@ fn tile<V: Register, const ROWS: usize, const HIGH: usize>(
     assert!(HIGH <= ROWS && panel.len() >= depth * width && out.len() >= (HIGH - 1) * stride + width);
     let (strip, panel, out) = (strip.as_ptr(), panel.as_ptr(), out.as_mut_ptr());
     let at = |row: usize, register: usize| row * stride + register * V::LANES;
-    // SAFETY: the assertion above bounds what is read and written. `multiply` is compiled for the instruction set of `V` and
-    // called where the processor has it.
-    #[allow(unsafe_code)]
+    // SAFETY: the assertion above bounds what is read and written; the instruction set is the caller's promise.
     unsafe {
         let mut sums = [[V::splat(0.0); REGISTERS]; HIGH];
         if !first {

@@ -3,6 +3,10 @@
 //! Every number of a product is one chain of fused multiply-adds over the inputs in their order, whatever the instruction
 //! set, the number of rows and the cut into blocks. So it has the same bits on every processor and in every batch, and a
 //! threshold behind it fires the same spikes.
+#![expect(
+    unsafe_code,
+    reason = "what is compiled for an instruction set is called where the processor has it"
+)]
 
 use std::ops::Range;
 
@@ -59,7 +63,7 @@ impl Choice for InstructionSet {
     fn is_here(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            Self::Avx512 => simd::has_avx512(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => simd::has_avx2(),
             Self::Portable => true,
@@ -149,13 +153,12 @@ impl Packed {
         match self.set {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: matrices are packed for instruction sets that the processor has.
-            #[allow(unsafe_code)]
             InstructionSet::Avx512 => unsafe { avx512(self, x, outputs, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            #[allow(unsafe_code)]
             InstructionSet::Avx2 => unsafe { avx2(self, x, outputs, out) },
-            InstructionSet::Portable => multiply::<[f32; 4], 4>(self, x, outputs, out),
+            // SAFETY: it needs no instruction set beyond what the program was compiled for.
+            InstructionSet::Portable => unsafe { multiply::<[f32; 4], 4>(self, x, outputs, out) },
         }
     }
 }
@@ -163,22 +166,35 @@ impl Packed {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,fma")]
 fn avx512(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
-    multiply::<std::arch::x86_64::__m512, 12>(m, x, outputs, out);
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { multiply::<std::arch::x86_64::__m512, 12>(m, x, outputs, out) };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
-    multiply::<std::arch::x86_64::__m256, 6>(m, x, outputs, out);
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { multiply::<std::arch::x86_64::__m256, 6>(m, x, outputs, out) };
 }
 
 /// As [`Packed::multiply`], where it is dense in tiles of `ROWS` rows and a panel of outputs.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-fn multiply<V: Register, const ROWS: usize>(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
-    if sparse::pays(x, m.inputs, outputs.len()) {
-        sparse::multiply::<V>(m, x, outputs, out);
-    } else {
-        dense::multiply::<V, ROWS>(m, x, outputs, out);
+unsafe fn multiply<V: Register, const ROWS: usize>(
+    m: &Packed,
+    x: &[f32],
+    outputs: Range<usize>,
+    out: &mut [f32],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if sparse::pays(x, m.inputs, outputs.len()) {
+            sparse::multiply::<V>(m, x, outputs, out);
+        } else {
+            dense::multiply::<V, ROWS>(m, x, outputs, out);
+        }
     }
 }
 

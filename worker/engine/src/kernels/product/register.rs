@@ -1,4 +1,5 @@
-//! Registers of floats, on which the products are written once.
+//! Registers of floats (SIMD vectors), on which the products are written once.
+#![expect(unsafe_code, reason = "instructions of one processor, and reads and writes without bounds")]
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
@@ -6,36 +7,31 @@ use std::arch::x86_64::{
     _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
 };
 
-/// Numbers that are computed with at once.
-///
-/// # Safety
-/// Calls of an implementation for an instruction set need a processor that has it.
-#[allow(unsafe_code)]
-pub(super) unsafe trait Register: Copy {
+/// Numbers that are computed with at once. Whoever calls a function of an implementation promises that the processor has
+/// its instruction set.
+pub(super) trait Register: Copy {
     const LANES: usize;
 
     /// # Safety
-    /// `from` has as many numbers as there are lanes.
+    /// The processor has the instruction set, and `from` as many numbers as there are lanes.
     unsafe fn load(from: *const f32) -> Self;
 
     /// # Safety
-    /// See the trait.
+    /// The processor has the instruction set.
     unsafe fn splat(x: f32) -> Self;
 
     /// `self * weights + sums`, rounded once.
     ///
     /// # Safety
-    /// See the trait.
+    /// The processor has the instruction set.
     unsafe fn multiply_add(self, weights: Self, sums: Self) -> Self;
 
     /// # Safety
-    /// `to` has room for as many numbers as there are lanes.
+    /// The processor has the instruction set, and `to` room for as many numbers as there are lanes.
     unsafe fn store(self, to: *mut f32);
 }
 
-// SAFETY: it needs no instruction set.
-#[allow(unsafe_code)]
-unsafe impl Register for [f32; 4] {
+impl Register for [f32; 4] {
     const LANES: usize = 4;
 
     #[inline(always)]
@@ -65,28 +61,30 @@ unsafe impl Register for [f32; 4] {
 #[cfg(target_arch = "x86_64")]
 macro_rules! register {
     ($type:ty, $lanes:literal, $load:ident, $splat:ident, $multiply_add:ident, $store:ident) => {
-        // SAFETY: every function is one instruction, under the conditions of the trait.
-        #[allow(unsafe_code)]
-        unsafe impl Register for $type {
+        impl Register for $type {
             const LANES: usize = $lanes;
 
             #[inline(always)]
             unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: the caller's promise, as it is that of the instruction.
                 unsafe { $load(from) }
             }
 
             #[inline(always)]
             unsafe fn splat(x: f32) -> Self {
+                // SAFETY: the caller's promise.
                 unsafe { $splat(x) }
             }
 
             #[inline(always)]
             unsafe fn multiply_add(self, weights: Self, sums: Self) -> Self {
+                // SAFETY: the caller's promise.
                 unsafe { $multiply_add(self, weights, sums) }
             }
 
             #[inline(always)]
             unsafe fn store(self, to: *mut f32) {
+                // SAFETY: the caller's promise, as it is that of the instruction.
                 unsafe { $store(to, self) }
             }
         }

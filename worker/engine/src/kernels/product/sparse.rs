@@ -2,6 +2,7 @@
 //!
 //! A sum to which nothing is added stays what it is, so the other steps of its chain give the bits of the dense product;
 //! but for the sign of a zero that is too small to be anything else, which no sum behind it sees.
+#![expect(unsafe_code, reason = "registers of one instruction set, read and written without bounds")]
 
 use std::ops::Range;
 
@@ -40,16 +41,24 @@ struct Entry {
 }
 
 /// As [`Packed::multiply`]. Weights have to be finite: one that meets a zero is not looked at.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-pub(super) fn multiply<V: Register>(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
+pub(super) unsafe fn multiply<V: Register>(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
     let rows = x.chunks(ROWS * m.inputs);
     for (x, out) in rows.zip(out.chunks_mut(ROWS * outputs.len())) {
-        multiply_rows::<V>(m, x, outputs.clone(), out);
+        // SAFETY: the caller's promise.
+        unsafe { multiply_rows::<V>(m, x, outputs.clone(), out) };
     }
 }
 
+/// As [`multiply`], for so many rows that their sums stay near.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-fn multiply_rows<V: Register>(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
+unsafe fn multiply_rows<V: Register>(m: &Packed, x: &[f32], outputs: Range<usize>, out: &mut [f32]) {
     let width = REGISTERS * V::LANES;
     let (columns, padded) = (outputs.len(), m.outputs.next_multiple_of(width));
     let (rows, slices) = (x.len() / m.inputs, slices(m.inputs));
@@ -77,7 +86,8 @@ fn multiply_rows<V: Register>(m: &Packed, x: &[f32], outputs: Range<usize>, out:
                     edge[..wide].copy_from_slice(out);
                 }
                 let sums = if there { &mut *out } else { &mut edge[..panels * width] };
-                add_to_panels::<V>(entries, weights, depth * width, sums, slice.start == 0);
+                // SAFETY: the caller's promise.
+                unsafe { add_to_panels::<V>(entries, weights, depth * width, sums, slice.start == 0) };
                 if !there {
                     out.copy_from_slice(&edge[..wide]);
                 }
@@ -93,7 +103,7 @@ fn slices(inputs: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     (0..inputs).step_by(SLICE).map(move |start| start..inputs.min(start + SLICE))
 }
 
-/// What is not zero, slice by slice, in these row by row, and where each row of each slice ends.
+/// What is not zero, slice by slice, in these row by row, in these input by input; and where each row of each slice ends.
 #[inline(always)]
 fn gather(
     x: &[f32],
@@ -119,28 +129,37 @@ fn gather(
 }
 
 /// As [`add`], for the panels, up to [`PANELS`], that `out` is the outputs of.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-fn add_to_panels<V: Register>(
+unsafe fn add_to_panels<V: Register>(
     entries: &[Entry],
     weights: &[f32],
     stride: usize,
     out: &mut [f32],
     first: bool,
 ) {
-    match out.len() / (REGISTERS * V::LANES) {
-        1 => add::<V, 1>(entries, weights, stride, out, first),
-        2 => add::<V, 2>(entries, weights, stride, out, first),
-        3 => add::<V, 3>(entries, weights, stride, out, first),
-        4 => add::<V, 4>(entries, weights, stride, out, first),
-        5 => add::<V, 5>(entries, weights, stride, out, first),
-        _ => add::<V, PANELS>(entries, weights, stride, out, first),
+    // SAFETY: the caller's promise.
+    unsafe {
+        match out.len() / (REGISTERS * V::LANES) {
+            1 => add::<V, 1>(entries, weights, stride, out, first),
+            2 => add::<V, 2>(entries, weights, stride, out, first),
+            3 => add::<V, 3>(entries, weights, stride, out, first),
+            4 => add::<V, 4>(entries, weights, stride, out, first),
+            5 => add::<V, 5>(entries, weights, stride, out, first),
+            _ => add::<V, PANELS>(entries, weights, stride, out, first),
+        }
     }
 }
 
 /// Adds the products of entries with their weights in `N` panels, which are `stride` apart, to `out`; `first` says that
-/// there is nothing in it yet.
+/// there is nothing in it yet. Entries are in the order of their inputs.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
 #[inline(always)]
-fn add<V: Register, const N: usize>(
+unsafe fn add<V: Register, const N: usize>(
     entries: &[Entry],
     weights: &[f32],
     stride: usize,
@@ -149,13 +168,13 @@ fn add<V: Register, const N: usize>(
 ) {
     let width = REGISTERS * V::LANES;
     let farthest = (N - 1) * stride + width;
-    assert!(out.len() >= N * width && weights.len() >= farthest);
-    debug_assert!(entries.iter().all(|entry| entry.at as usize + farthest <= weights.len()));
+    // The last entry reads farthest.
+    let last = entries.last().map_or(0, |entry| entry.at as usize);
+    assert!(out.len() >= N * width && weights.len() >= last + farthest);
+    debug_assert!(entries.is_sorted_by_key(|entry| entry.at));
     let (weights, out) = (weights.as_ptr(), out.as_mut_ptr());
-    // SAFETY: the assertion above bounds what is read and written of `out`; an entry is one of a slice that the weights
-    // reach to the end of in the last panel. `multiply` is compiled for the instruction set of `V` and called where the
-    // processor has it.
-    #[allow(unsafe_code)]
+    // SAFETY: the assertion above bounds what is read and written, because `gather` puts entries in their order; the
+    // instruction set is the caller's promise.
     unsafe {
         let mut sums = [[V::splat(0.0); REGISTERS]; N];
         if !first {
