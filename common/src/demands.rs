@@ -75,6 +75,18 @@ impl Demands {
         check("labels", self.labels.keys().chain(self.labels.values()))
     }
 
+    /// Demands what `other` demands, too. Of two values of one label the larger is meant, so that it does not matter which
+    /// comes first.
+    pub fn join(&mut self, other: Self) {
+        let Self { cpu_features, memory_bytes, labels } = other;
+        self.cpu_features.extend(cpu_features);
+        self.memory_bytes = self.memory_bytes.max(memory_bytes);
+        for (label, theirs) in labels {
+            let ours = self.labels.entry(label).or_default();
+            *ours = theirs.max(std::mem::take(ours));
+        }
+    }
+
     /// Whether a worker has everything, and the backend.
     pub fn are_met(&self, backend: Backend, by: &Capabilities) -> bool {
         by.backends.contains(backend.name())
@@ -121,6 +133,30 @@ mod tests {
             Demands { labels: BTreeMap::from([("rack".to_owned(), "a".to_owned())]), ..Demands::default() },
         ];
         assert!(more.iter().all(|demands| !demands.are_met(Backend::Native, &worker)));
+    }
+
+    #[test]
+    fn demands_that_are_joined_are_all_demanded() {
+        let labels = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
+        let one = Demands {
+            cpu_features: set(&["avx2"]),
+            memory_bytes: 8,
+            labels: labels(&[("zone", "a"), ("rack", "7")]),
+        };
+        let other =
+            Demands { cpu_features: set(&["fma"]), memory_bytes: 5, labels: labels(&[("zone", "b")]) };
+        let joined = |first: &Demands, second: &Demands| {
+            let mut all = first.clone();
+            all.join(second.clone());
+            all
+        };
+        let both = Demands {
+            cpu_features: set(&["avx2", "fma"]),
+            memory_bytes: 8,
+            labels: labels(&[("zone", "b"), ("rack", "7")]),
+        };
+        assert_eq!((joined(&one, &other), joined(&other, &one)), (both.clone(), both.clone()));
+        assert_eq!((joined(&both, &one), joined(&Demands::default(), &one)), (both, one));
     }
 
     #[test]

@@ -14,7 +14,17 @@ const QUICKSTART: &str = "experiments/specs/quickstart.toml";
 /// A small experiment in a store of its own; its front.
 fn run(store: &Path, bits: &str) -> String {
     let bits = format!("space.bits={bits}");
-    let small = ["--set", "task.windows=2", "--set", "strategy={ kind = \"grid\", tier = \"global\" }"];
+    let small = [
+        "--set",
+        "task.windows=2",
+        "--set",
+        "strategy={ kind = \"grid\", tier = \"global\" }",
+        // The float model's shards are kept, and nobody loses five-fold.
+        "--set",
+        "racing=confidence:0.95",
+        "--set",
+        "constraints.max_perplexity_increase=5",
+    ];
     succeed(
         &[
             &["run", QUICKSTART, "--store", store.to_str().unwrap(), "--output", "json", "--set", &bits],
@@ -51,6 +61,9 @@ fn stores_are_joined_in_any_order_and_any_number_of_times() {
         assert_eq!(first[key], second[key]);
         assert_eq!(second[key], third[key]);
     }
+    let parts = |store: &PathBuf| Store::open(store).unwrap().contents().unwrap().parts;
+    assert!(!parts(&a).is_empty() && parts(&a).len() == parts(&b).len(), "what the race runs against");
+    assert_eq!((parts(&ab), parts(&ba)), (parts(&a), parts(&a)));
     for whole in fronts {
         let id = serde_json::from_str::<Value>(&whole).unwrap()["experiment"].as_str().unwrap().to_owned();
         assert_eq!(front(&ab, &id), whole, "the front of the store it came from");

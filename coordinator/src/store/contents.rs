@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use qslm_common::candidate::Candidate;
 use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
@@ -13,7 +14,7 @@ use qslm_common::task::Shard;
 
 use super::record::ExperimentRecord;
 
-/// What a store knows.
+/// What a store knows. A part of [`Self::parts`] is of a measured trial, a shard of [`Self::shards`] is of an open one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Contents {
     /// Experiments by id.
@@ -22,6 +23,8 @@ pub struct Contents {
     pub measurements: BTreeMap<ContentHash, Variants>,
     /// The counts of settled shards of trials that are still open.
     pub shards: BTreeMap<(ContentHash, Shard), Variants>,
+    /// The counts of shards that were kept although their trials were measured: what others race against.
+    pub parts: BTreeMap<(ContentHash, Shard), Variants>,
     /// What the engines are that counted.
     pub engines: BTreeMap<Fingerprint, String>,
     /// Why trials failed for good, by experiment and trial.
@@ -45,54 +48,107 @@ pub(super) fn add(variants: &mut Variants, more: impl IntoIterator<Item = (Count
 }
 
 impl Contents {
+    /// Where the counts of a trial's shards belong.
+    pub(super) fn shards_of(&mut self, trial: &ContentHash) -> &mut BTreeMap<(ContentHash, Shard), Variants> {
+        if self.measurements.contains_key(trial) { &mut self.parts } else { &mut self.shards }
+    }
+
     /// Adds what `other` knows.
     pub fn join(&mut self, other: Self) {
-        for (id, theirs) in other.experiments {
+        // Every field by name, so that the next one is not forgotten.
+        let Self {
+            experiments,
+            measurements,
+            shards,
+            parts,
+            engines,
+            failures,
+            retried,
+            timeline,
+            comparisons,
+        } = other;
+        for (id, theirs) in experiments {
             match self.experiments.get_mut(&id) {
                 None => drop(self.experiments.insert(id, theirs)),
-                Some(ours) => {
-                    ours.order = ours.order.min(theirs.order);
-                    ours.shards = ours.shards.max(theirs.shards);
-                    // Cancelled in one place, wanted in another.
-                    ours.cancelled &= theirs.cancelled;
-                    ours.paused &= theirs.paused;
-                    // A hint, which the next start checks.
-                    ours.finished &= theirs.finished;
-                    ours.priority = ours.priority.max(theirs.priority);
-                }
+                Some(ours) => ours.join(theirs),
             }
         }
-        for (trial, theirs) in other.measurements {
+        for (trial, theirs) in measurements {
             add(self.measurements.entry(trial).or_default(), theirs);
         }
-        for (shard, theirs) in other.shards {
+        for (shard, theirs) in shards {
             add(self.shards.entry(shard).or_default(), theirs);
         }
-        for (engine, theirs) in other.engines {
+        for (part, theirs) in parts {
+            add(self.parts.entry(part).or_default(), theirs);
+        }
+        for (engine, theirs) in engines {
             let ours = self.engines.entry(engine).or_insert_with(|| theirs.clone());
             *ours = theirs.min(std::mem::take(ours));
         }
-        for (failure, theirs) in other.failures {
-            let ours = self.failures.entry(failure).or_insert_with(|| theirs.clone());
-            *ours = theirs.min(std::mem::take(ours));
-        }
-        for (at, theirs) in other.timeline {
+        self.join_failures(failures, retried);
+        for (at, theirs) in timeline {
             let ours = self.timeline.entry(at).or_default();
             *ours = theirs.max(std::mem::take(ours));
         }
-        for (at, theirs) in other.comparisons {
+        for (at, theirs) in comparisons {
             let ours = self.comparisons.entry(at).or_default();
             *ours = theirs.max(std::mem::take(ours));
         }
         // A trial that was measured anywhere is neither open nor failed.
         self.shards.retain(|(trial, _), _| !self.measurements.contains_key(trial));
         self.failures.retain(|(_, trial), _| !self.measurements.contains_key(trial));
+        self.race_against_what_is_kept();
     }
 
-    /// Trials (or shards of open ones) with more than one set of counts on record.
+    /// A failure that was opened again in one store is none any more in the other; what failed more often there counts.
+    fn join_failures(
+        &mut self,
+        failures: BTreeMap<(String, ContentHash), String>,
+        retried: BTreeMap<(String, ContentHash), Vec<String>>,
+    ) {
+        let often = |retried: &BTreeMap<_, Vec<String>>, at| retried.get(at).map_or(0, Vec::len);
+        for at in retried.keys().filter(|at| often(&retried, at) > often(&self.retried, at)) {
+            self.failures.remove(at);
+        }
+        for (at, theirs) in failures {
+            if often(&retried, &at) >= often(&self.retried, &at) {
+                let ours = self.failures.entry(at).or_insert_with(|| theirs.clone());
+                *ours = theirs.min(std::mem::take(ours));
+            }
+        }
+        for (at, mut theirs) in retried {
+            let ours = self.retried.entry(at).or_default();
+            let more = theirs.split_off(theirs.len().min(ours.len()));
+            ours.iter_mut().zip(theirs).for_each(|(ours, theirs)| *ours = theirs.min(std::mem::take(ours)));
+            ours.extend(more);
+        }
+    }
+
+    /// Lets experiments that race cut their trials as the float model was cut. It is measured once, so where stores cut it
+    /// into different numbers of shards and not all of them kept its counts, nothing could be compared otherwise.
+    fn race_against_what_is_kept(&mut self) {
+        let Self { experiments, parts, .. } = self;
+        for ExperimentRecord { shards, experiment, .. } in experiments.values_mut() {
+            if experiment.racing.is_none() {
+                continue;
+            }
+            let float = experiment.trial(Candidate::float(&experiment.network)).key();
+            let whole = (float, Shard { index: 0, of: 0 })..=(float, Shard { index: u32::MAX, of: u32::MAX });
+            let mut kept = BTreeMap::<u32, u32>::new();
+            for (_, Shard { of, .. }) in parts.range(whole).map(|(at, _)| at) {
+                *kept.entry(*of).or_default() += 1;
+            }
+            // The most, as where nothing is kept.
+            let complete = kept.into_iter().rev().find(|(of, parts)| of == parts);
+            *shards = complete.map_or(*shards, |(of, _)| of);
+        }
+    }
+
+    /// Trials (or shards of them) with more than one set of counts on record.
     pub fn conflicts(&self) -> Vec<(ContentHash, &Variants)> {
         let whole = self.measurements.iter().map(|(trial, counts)| (*trial, counts));
-        let parts = self.shards.iter().map(|((trial, _), counts)| (*trial, counts));
+        let parts = self.shards.iter().chain(&self.parts).map(|((trial, _), counts)| (*trial, counts));
         whole.chain(parts).filter(|(_, counts)| counts.len() > 1).collect()
     }
 }
@@ -100,8 +156,10 @@ impl Contents {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use qslm_common::experiment::Strategy as Search;
+    use qslm_common::demands::Demands;
+    use qslm_common::experiment::{Experiment, Strategy as Search};
     use qslm_common::measurement::Nll;
+    use qslm_common::racing::Racing;
 
     use super::*;
     use crate::search::testing::experiment;
@@ -112,41 +170,79 @@ mod tests {
         prop::collection::btree_map(one, engines, 1..2)
     }
 
+    fn raced() -> Experiment {
+        let search = Search::Qslm { sensitivity_bits: None, sensitivity_sequences: None };
+        Experiment { racing: Some(Racing::Confidence(0.95)), ..experiment(search) }
+    }
+
+    fn float() -> ContentHash {
+        let experiment = raced();
+        experiment.trial(Candidate::float(&experiment.network)).key()
+    }
+
     fn trial() -> impl Strategy<Value = ContentHash> {
-        (0u8..4).prop_map(|number| ContentHash::of(&[number]))
+        prop_oneof![(0u8..4).prop_map(|number| ContentHash::of(&[number])), Just(float())]
+    }
+
+    fn shard() -> impl Strategy<Value = (ContentHash, Shard)> {
+        (trial(), 0u32..2, 1u32..4).prop_map(|(trial, index, of)| (trial, Shard { index: index % of, of }))
+    }
+
+    fn demands() -> impl Strategy<Value = Demands> {
+        let labels = prop::collection::btree_map("[ab]", "[xy]", 0..3);
+        (prop::collection::btree_set("[ab]", 0..3), 0u64..3, labels)
+            .prop_map(|(cpu_features, memory_bytes, labels)| Demands { cpu_features, memory_bytes, labels })
+    }
+
+    /// Every field of a record and of the contents is written out, so that the next one is not forgotten.
+    fn record() -> impl Strategy<Value = ExperimentRecord> {
+        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+        (0u64..3, 1u32..4, flags, -1i32..2, demands()).prop_map(
+            |(order, shards, (cancelled, paused, finished), priority, demands)| {
+                let experiment = raced();
+                ExperimentRecord { order, shards, cancelled, paused, finished, priority, demands, experiment }
+            },
+        )
     }
 
     /// Few names, so that stores overlap and disagree.
     fn contents() -> impl Strategy<Value = Contents> {
-        let flags = (any::<bool>(), any::<bool>(), -1i32..2);
-        let record = (0u64..3, 1u32..4, flags).prop_map(|(order, shards, (cancelled, paused, priority))| {
-            let experiment = experiment(Search::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
-            let record = ExperimentRecord::new(order, shards, priority, experiment);
-            ExperimentRecord { cancelled, paused, finished: paused ^ cancelled, ..record }
-        });
-        let shard = (trial(), 0u32..2).prop_map(|(trial, index)| (trial, Shard { index, of: 2 }));
         (
-            prop::collection::btree_map("[ab]", record, 0..3),
+            prop::collection::btree_map("[ab]", record(), 0..3),
             prop::collection::btree_map(trial(), counts(), 0..4),
-            prop::collection::btree_map(shard, counts(), 0..4),
-            prop::collection::btree_map(("[ab]", trial()), "[xy]", 0..4),
+            prop::collection::btree_map(shard(), counts(), 0..4),
+            prop::collection::btree_map(shard(), counts(), 0..6),
+            (
+                prop::collection::btree_map(("[ab]", trial()), "[xy]", 0..4),
+                prop::collection::btree_map(("[ab]", trial()), prop::collection::vec("[xy]", 1..3), 0..4),
+            ),
             prop::collection::btree_map(("[ab]", 0u64..3), prop::collection::vec(1u8..4, 1..3), 0..4),
             prop::collection::btree_map(("[ab]", "[xy]"), prop::collection::vec(1u8..4, 1..3), 0..4),
             prop::collection::btree_map((0u64..3).prop_map(Fingerprint), "[ab]", 0..3),
         )
             .prop_map(
-                |(experiments, measurements, shards, failures, timeline, comparisons, engines)| {
+                |(experiments, measurements, shards, parts, failures, timeline, comparisons, engines)| {
+                    // One id is one experiment.
+                    let named = experiments.into_iter().map(|(id, record): (String, ExperimentRecord)| {
+                        let racing = raced().racing.filter(|_| id == "a");
+                        let experiment = Experiment { racing, ..record.experiment };
+                        (id, ExperimentRecord { experiment, ..record })
+                    });
+                    let experiments = named.collect();
                     let mut contents = Contents::default();
-                    let all = Contents {
-                        retried: BTreeMap::new(),
+                    let (failures, retried) = failures;
+                    let mut all = Contents {
+                        retried,
                         experiments,
                         measurements,
                         shards,
+                        parts,
                         failures,
                         timeline,
                         comparisons,
                         engines,
                     };
+                    all.parts.retain(|(trial, _), _| all.measurements.contains_key(trial));
                     contents.join(all);
                     contents
                 },
@@ -181,6 +277,9 @@ mod tests {
                     prop_assert!(both.measurements[trial][counts].is_superset(engines));
                 }
             }
+            for (part, counts) in a.parts.iter().chain(&b.parts) {
+                prop_assert!(counts.keys().all(|counts| both.parts[part].contains_key(counts)));
+            }
             let differ = |(trial, counts): (&ContentHash, &Variants)| {
                 b.measurements.get(trial).is_some_and(|other| !other.keys().eq(counts.keys()))
             };
@@ -189,5 +288,25 @@ mod tests {
             prop_assert_eq!(whole, expected);
             prop_assert!(both.conflicts().len() >= expected);
         }
+    }
+
+    #[test]
+    fn a_race_goes_on_with_what_the_float_model_was_cut_into_wherever_it_was_measured() {
+        let store = |shards, parts: u32| {
+            let counts = || Variants::from([(Counts::zero(2), Engines::new())]);
+            let part = |index| ((float(), Shard { index, of: shards }), counts());
+            Contents {
+                experiments: [("a".to_owned(), ExperimentRecord::new(0, shards, 0, raced()))].into(),
+                measurements: (0..parts.min(1)).map(|_| (float(), counts())).collect(),
+                parts: (0..parts).map(part).collect(),
+                ..Contents::default()
+            }
+        };
+        let shards = |parts: &[&Contents]| joined(parts).experiments["a"].shards;
+        let (measured, begun) = (store(4, 4), store(16, 0));
+        assert_eq!((shards(&[&measured, &begun]), shards(&[&begun, &measured])), (4, 4));
+        let (lossy, both) = (store(16, 15), store(16, 16));
+        assert_eq!(shards(&[&lossy, &begun]), 16, "nothing is complete");
+        assert_eq!((shards(&[&measured, &lossy]), shards(&[&measured, &both])), (4, 16));
     }
 }

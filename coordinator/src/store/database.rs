@@ -458,8 +458,9 @@ impl Store {
             for row in transaction.open_table(SHARDS)?.iter()? {
                 let (at, value) = row?;
                 let (key, of, index) = at.value();
-                let at = (ContentHash::from_bytes(*key), Shard { index, of });
-                add(contents.shards.entry(at).or_default(), decoded(value.value()));
+                let key = ContentHash::from_bytes(*key);
+                let shards = contents.shards_of(&key);
+                add(shards.entry((key, Shard { index, of })).or_default(), decoded(value.value()));
             }
             for row in transaction.open_table(FAILURES)?.iter()? {
                 let (at, reason) = row?;
@@ -480,7 +481,7 @@ impl Store {
                 for value in values {
                     let variants = match of {
                         0 => contents.measurements.entry(key).or_default(),
-                        of => contents.shards.entry((key, Shard { index, of })).or_default(),
+                        of => contents.shards_of(&key).entry((key, Shard { index, of })).or_default(),
                     };
                     add(variants, decoded(value?.value()));
                 }
@@ -533,7 +534,7 @@ impl Store {
                     conflicts.insert((key.as_bytes(), 0, 0), other.as_slice())?;
                 }
             }
-            for ((key, shard), counts) in &contents.shards {
+            for ((key, shard), counts) in contents.shards.iter().chain(&contents.parts) {
                 let at = (key.as_bytes(), shard.of, shard.index);
                 let mut variants = counts.iter().map(|(counts, engines)| encode_counts(counts, engines));
                 if let Some(first) = variants.next() {
@@ -705,6 +706,31 @@ mod tests {
         assert!(store.check().unwrap());
         store.compact().unwrap();
         assert_eq!(store.contents().unwrap(), joined);
+    }
+
+    #[test]
+    fn what_a_race_runs_against_is_there_in_a_store_that_was_joined() {
+        let folder = tempfile::tempdir().unwrap();
+        let float = ContentHash::of(b"float");
+        let parts: BTreeMap<_, _> = (0..3).map(|index| (Shard { index, of: 3 }, counts(4))).collect();
+        let store = |name: &str, writes: &[Write]| {
+            let store = Store::open(&folder.path().join(name)).unwrap();
+            store.commit(writes).unwrap();
+            store
+        };
+        let raced =
+            store("raced", &[Write::Measurement(float, counts(12)), Write::Parts(float, parts.clone())]);
+        let begun = store("begun", &[Write::Shard(float, Shard { index: 1, of: 5 }, counts(2))]);
+        let contents = raced.contents().unwrap();
+        assert_eq!((contents.shards.len(), contents.parts.len()), (0, 3));
+        for (first, second) in [(&raced, &begun), (&begun, &raced)] {
+            let mut joined = first.contents().unwrap();
+            joined.join(second.contents().unwrap());
+            let path = folder.path().join("joined");
+            Store::open(&path).unwrap().replace(&joined).unwrap();
+            let store = Store::open(&path).unwrap();
+            assert_eq!((store.parts(&float, 3).unwrap(), store.contents().unwrap()), (parts.clone(), joined));
+        }
     }
 
     #[test]

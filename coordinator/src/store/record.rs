@@ -61,6 +61,21 @@ impl ExperimentRecord {
             experiment,
         }
     }
+
+    /// Takes over what another store says of the same experiment. The order of joining leaves no trace.
+    pub(super) fn join(&mut self, other: Self) {
+        // Every field by name, so that the next one is not forgotten. What the experiment is its id says.
+        let Self { order, shards, cancelled, paused, finished, priority, demands, experiment: _ } = other;
+        self.order = self.order.min(order);
+        self.shards = self.shards.max(shards);
+        // Cancelled in one place, wanted in another.
+        self.cancelled &= cancelled;
+        self.paused &= paused;
+        // A hint, which the next start checks.
+        self.finished &= finished;
+        self.priority = self.priority.max(priority);
+        self.demands.join(demands);
+    }
 }
 
 /// Bytes of a record that mean nothing to this version.
