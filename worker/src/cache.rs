@@ -1,6 +1,6 @@
 //! Artifacts on this machine: fetched from the coordinator by hash, checked, kept within a bound.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use tokio::sync::Mutex;
 pub struct ArtifactCache {
     folder: PathBuf,
     max_bytes: u64,
-    /// What was fetched or checked by this process. Held while fetching, so that nothing is fetched twice.
-    checked: Mutex<BTreeSet<ContentHash>>,
+    /// What was fetched or checked by this process, with its size. Held while fetching, so that nothing is fetched twice.
+    checked: Mutex<BTreeMap<ContentHash, u64>>,
 }
 
 /// Why an artifact is not there.
@@ -80,14 +80,16 @@ impl ArtifactCache {
     ) -> Result<PathBuf, CacheError> {
         let path = self.folder.join(hash.to_string());
         let mut checked = self.checked.lock().await;
-        let known = checked.contains(&hash) && path.is_file();
+        let size = || fs::metadata(&path).map(|metadata| metadata.len()).ok();
+        // One that was cut short meanwhile would be read beyond its end.
+        let known = checked.get(&hash).is_some_and(|checked| size() == Some(*checked));
         if !known {
             // A file left by an earlier process may have been damaged since.
             let intact = tokio::task::block_in_place(|| hash_file(&path).is_ok_and(|found| found == hash));
             if !intact {
                 self.fetch(hash, &path, client).await?;
             }
-            checked.insert(hash);
+            checked.extend(size().map(|size| (hash, size)));
         }
         // So that what is in use is thrown out last.
         if let Ok(file) = File::options().append(true).open(&path) {

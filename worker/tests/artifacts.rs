@@ -77,6 +77,10 @@ async fn an_artifact_is_fetched_once_and_again_only_when_damaged() {
     cache(folder.path(), 100).ensure(hash, &mut client).await.unwrap();
     assert_eq!(fetched.load(Ordering::SeqCst), 2);
     assert_eq!(std::fs::read(&path).unwrap(), b"one two");
+    // One that was cut short would be read beyond its end.
+    std::fs::write(&path, b"one t").unwrap();
+    first.ensure(hash, &mut client).await.unwrap();
+    assert_eq!(fetched.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
