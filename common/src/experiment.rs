@@ -257,6 +257,11 @@ impl Experiment {
         self.trial_of(None, candidate)
     }
 
+    /// The files that every worker needs: checkpoint, text and tokenizer.
+    pub fn artifacts(&self) -> [ContentHash; 3] {
+        [self.checkpoint, self.data.text, self.data.tokenizer]
+    }
+
     /// The protocol by which sensitivity is measured, if it is not that of all else.
     pub fn sensitivity_task(&self) -> Option<Task> {
         let Strategy::Qslm { sensitivity_sequences: Some(sequences), .. } = self.strategy else {

@@ -93,8 +93,10 @@ impl Coordinator {
     /// [`DriverError`] if the store is in use, broken, or of another version.
     pub fn open(store: &Path, options: Options) -> Result<Self, DriverError> {
         let store = Store::open(store)?;
-        let artifacts = Artifacts::beside(store.path())
-            .map_err(|error| StoreError::Io { path: store.path().to_owned(), error })?;
+        let artifacts = Artifacts::beside(store.path()).map_err(|error| {
+            let path = Artifacts::of(store.path()).folder().to_owned();
+            StoreError::Io { path, error }
+        })?;
         let traces = options.traces.clone();
         let (driver, thread) = driver::start(store, options)?;
         Ok(Self { driver, thread, artifacts, traces })
@@ -199,7 +201,7 @@ impl Coordinator {
         }
         match store {
             Ok(result) => Ok(result?),
-            Err(panic) => std::panic::resume_unwind(panic),
+            Err(panic) => Err(DriverError::panicked(&*panic).into()),
         }
     }
 }

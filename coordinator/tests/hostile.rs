@@ -9,8 +9,8 @@ use qslm_proto::PROTOCOL;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{
-    Capabilities, Counts, FetchArtifactRequest, GetRequest, ListRequest, PutArtifactRequest, ReportRequest,
-    ShardReport, SubmitRequest, shard_report,
+    Capabilities, Counts, FetchArtifactRequest, GetRequest, ListRequest, MissingArtifactsRequest,
+    PutArtifactRequest, ReportRequest, ShardReport, SubmitRequest, shard_report,
 };
 use qslm_transport::gate::pushback;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -179,6 +179,58 @@ async fn an_artifact_that_is_not_what_it_was_announced_as_leaves_nothing() {
             Code::InvalidArgument
         );
     }
+    served.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_artifact_is_missing_to_submitters_and_named_to_workers_until_it_is_replaced() {
+    let served = Served::start(Door::default()).await;
+    let (mut experiments, mut work) = (served.experiments().await, served.work().await);
+    let name = ContentHash::of(b"content");
+    let hash = name.as_bytes().to_vec();
+    let folder = served.folder.path().join("s.redb.artifacts");
+    let path = folder.join(name.to_string());
+    let missing = async || {
+        let request = MissingArtifactsRequest { hashes: vec![hash.clone()] };
+        served.experiments().await.missing_artifacts(request).await.unwrap().into_inner().hashes.len()
+    };
+    let mut put = async || {
+        let message = PutArtifactRequest { hash: hash.clone(), data: b"content".to_vec() };
+        experiments.put_artifact(tokio_stream::iter([message])).await
+    };
+    let mut fetch = async || {
+        let request = FetchArtifactRequest { hash: hash.clone() };
+        let mut chunks = work.fetch_artifact(request).await?.into_inner();
+        let mut content = Vec::new();
+        while let Some(chunk) = chunks.message().await? {
+            content.extend(chunk.data);
+        }
+        Ok::<_, Status>(content)
+    };
+    let refused = |fetched: Result<Vec<u8>, Status>, code, words: &str| {
+        let status = fetched.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(&format!("{}: {words}", path.display())), "{status}");
+    };
+    refused(fetch().await, Code::NotFound, "no such file");
+    assert_eq!(missing().await, 1);
+    put().await.unwrap();
+    assert_eq!((missing().await, fetch().await.unwrap()), (0, b"content".to_vec()));
+    for damage in [&b"conten"[..], b"content and more", b""] {
+        std::fs::write(&path, damage).unwrap();
+        refused(fetch().await, Code::DataLoss, "damaged: its content hashes to");
+        assert_eq!(missing().await, 1);
+        put().await.unwrap();
+        assert_eq!((missing().await, fetch().await.unwrap()), (0, b"content".to_vec()));
+    }
+    // A temp cleaner took them all; and then there is something else in their place.
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(missing().await, 1);
+    put().await.unwrap();
+    assert_eq!(fetch().await.unwrap(), b"content");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "no folder").unwrap();
+    refused(put().await.map(|_| Vec::new()), Code::Internal, "cannot store the artifact: Not a directory");
     served.ends_well().await;
 }
 

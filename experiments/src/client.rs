@@ -81,8 +81,14 @@ impl Embedded {
         self.stop.cancel();
         match self.serving.await {
             Ok(result) => Ok(result?),
-            Err(error) => Err(Failure::new(Exit::Failure, error)),
+            Err(error) => Err(Failure::new(Exit::Failure, format!("the coordinator ended: {error}"))),
         }
+    }
+
+    /// Closes the store after `outcome`. A coordinator that failed is what is told: all else that failed followed from it.
+    pub async fn stop_after<T>(self, outcome: Outcome<T>) -> Outcome<T> {
+        self.stop().await?;
+        outcome
     }
 }
 

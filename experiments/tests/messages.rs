@@ -91,6 +91,21 @@ fn every_documented_message_is_one_that_a_program_gives() {
     let conflict = "N trials have different counts in different stores";
     give(conflict, qslm(&["reconcile", &a, &b, "--into", &both]));
 
+    let inputs = folder.path().join("a.redb.artifacts");
+    std::fs::remove_file(std::fs::read_dir(inputs).unwrap().next().unwrap().unwrap().path()).unwrap();
+    give("... input files are damaged or missing: ...", qslm(&["db", "check", &a]));
+
+    let lost = at("lost.redb");
+    let mut command = Command::new(program("qslm-coordinator"));
+    command.args(["--listen", "127.0.0.1:0", "--web", "off", "--store"]).arg(&lost);
+    let mut coordinator = Running::start(&mut command);
+    let line = coordinator.wait_for("listening");
+    let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    std::fs::remove_file(&lost).unwrap();
+    let url = format!("http://{address}");
+    give("coordinator: the coordinator failed: ...", qslm(&["list", "--coordinator", &url]));
+    give("the store was removed while it was open", coordinator.output());
+
     let mut open = Command::new(program("qslm-coordinator"));
     open.args(["--listen", "0.0.0.0:0", "--store"]).arg(folder.path().join("open.redb"));
     give("... reachable from other machines, where anybody could do anything", open.output().unwrap());

@@ -19,7 +19,9 @@ mod speed;
 mod tally;
 mod traced;
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -102,6 +104,26 @@ pub enum DriverError {
     /// This program is wrong; the next start reads everything from the store.
     #[error(transparent)]
     Broken(#[from] Broken),
+    /// So it is here.
+    #[error("the thread that decides panicked: {0}")]
+    Panicked(String),
+}
+
+impl DriverError {
+    /// What a panic said.
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
+        let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Self::Panicked(words.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
+    /// Says what failed first, where this is what follows from it.
+    fn explained(self, store: &Store) -> Self {
+        match self {
+            Self::Store(error) | Self::Commit(CommitError::Store(error)) => Self::Store(store.explain(error)),
+            other => other,
+        }
+    }
 }
 
 /// The state of a coordinator.
@@ -180,14 +202,20 @@ pub fn start(store: Store, options: Options) -> Result<(Handle, Thread), DriverE
     let metrics = Arc::new(Metrics::default());
     let committer =
         Committer::start(driver.store.clone(), driver.options.crash_at, metrics.clone(), sender.clone())?;
+    let (say, ended) = watch::channel(None);
     let thread = std::thread::Builder::new().name("driver".to_owned()).spawn(move || {
-        let ended = driver.run(&receiver, &committer);
+        let run = AssertUnwindSafe(|| driver.run(&receiver, &committer));
+        let end = catch_unwind(run).unwrap_or_else(|panic| Err(DriverError::panicked(&*panic)));
         // In this order, so that the committer does not wait for a driver that hears nothing more.
         drop(receiver);
         committer.join();
-        ended
+        let end = end.map_err(|error| error.explained(&driver.store));
+        // Before those who wait for the driver see that it is gone.
+        let why = |error: &DriverError| Refusal::Failed(error.to_string().into());
+        say.send_replace(Some(end.as_ref().err().map_or(Refusal::Stopping, why)));
+        end
     })?;
-    Ok((Handle::new(sender, metrics), thread))
+    Ok((Handle::new(sender, metrics, ended), thread))
 }
 
 impl Driver {
@@ -277,6 +305,8 @@ impl Driver {
             while self.in_flight.is_none() && !self.next.is_empty() {
                 let writes = self.take_batch();
                 if writes.is_empty() {
+                    // What is answered without a commit is no truer than what follows one.
+                    self.store.still_there()?;
                     self.committed();
                     self.turn(now())?;
                 } else {
@@ -631,6 +661,8 @@ impl Driver {
     }
 }
 
+#[cfg(test)]
+mod ends;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

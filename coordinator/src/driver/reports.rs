@@ -12,7 +12,7 @@ use super::breaker::{Breakers, Tripped};
 use super::request::Reply;
 use super::running::{Running, Staff};
 use super::speed::Speed;
-use super::{Driver, DriverError, Fault, Finished, Report, ReportAnswer, ShardOutcome};
+use super::{Driver, DriverError, Fault, Finished, Refusal, Report, ReportAnswer, ShardOutcome};
 use crate::ledger::{Grant, LeaseId, Millis, Owner, Settled};
 use crate::store::Write;
 
@@ -404,6 +404,7 @@ impl Driver {
             // A caller that is gone would let its leases run out.
             let latest = self.workers.get(&waiting.worker).map(|worker| worker.report);
             if waiting.reply.is_closed() || latest.is_some_and(|latest| latest != number) {
+                drop(waiting.reply.send(Err(Refusal::Superseded(waiting.worker))));
                 continue;
             }
             let mut leases = Vec::new();

@@ -108,9 +108,15 @@ pub enum Refusal {
     /// Too many requests wait already.
     #[error("the coordinator is busy")]
     Busy,
-    /// The coordinator is stopping, or its store failed.
+    /// The coordinator is stopping.
     #[error("the coordinator is stopping")]
     Stopping,
+    /// It ended, and why; what was acknowledged is in the store.
+    #[error("the coordinator failed: {0}")]
+    Failed(Arc<str>),
+    /// A worker reported again before this report was answered, or another one has the same name.
+    #[error("a later report of worker {0:?} took the place of this one")]
+    Superseded(String),
 }
 
 /// What a worker says.
@@ -198,8 +204,15 @@ pub struct ReportAnswer {
 pub struct Handle {
     sender: SyncSender<Request>,
     metrics: Arc<Metrics>,
+    ended: Ended,
     _last: Arc<Last>,
 }
+
+/// Why the driver ended, once it has.
+pub(super) type Ended = watch::Receiver<Option<Refusal>>;
+
+/// How long a driver that drops a request may take to say why it ends: it waits for what is being written.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Stops the driver when the last handle is gone: the committer holds a sender, too, so the driver would not notice.
 struct Last(SyncSender<Request>);
@@ -212,8 +225,8 @@ impl Drop for Last {
 }
 
 impl Handle {
-    pub(super) fn new(sender: SyncSender<Request>, metrics: Arc<Metrics>) -> Self {
-        Self { _last: Arc::new(Last(sender.clone())), sender, metrics }
+    pub(super) fn new(sender: SyncSender<Request>, metrics: Arc<Metrics>, ended: Ended) -> Self {
+        Self { _last: Arc::new(Last(sender.clone())), sender, metrics, ended }
     }
 
     /// What the committer did so far.
@@ -223,11 +236,24 @@ impl Handle {
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.sender.try_send(request(reply)).map_err(|error| match error {
-            TrySendError::Full(_) => Refusal::Busy,
-            TrySendError::Disconnected(_) => Refusal::Stopping,
-        })?;
-        answer.await.unwrap_or(Err(Refusal::Stopping))
+        match self.sender.try_send(request(reply)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(Refusal::Busy),
+            Err(TrySendError::Disconnected(_)) => return Err(self.ended().await),
+        }
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.ended().await),
+        }
+    }
+
+    /// Why the driver gives no answers any more. Waits until it has ended.
+    pub async fn ended(&self) -> Refusal {
+        let mut ended = self.ended.clone();
+        match tokio::time::timeout(PATIENCE, ended.wait_for(Option::is_some)).await {
+            Ok(Ok(why)) => why.clone().unwrap_or(Refusal::Stopping),
+            _ => Refusal::Stopping,
+        }
     }
 
     /// Hands in a report and waits for the answer.

@@ -19,9 +19,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::quotas::{Desk, Quotas};
+use super::refuse;
 use crate::driver::{self, Change, Handle, Submission};
 use crate::replay::{Stopped, replay};
-use crate::store::{ArtifactError, Artifacts};
+use crate::store::Artifacts;
 
 /// Submitting, watching and reading experiments.
 pub struct ExperimentsService {
@@ -36,8 +37,13 @@ impl ExperimentsService {
         Self { driver, artifacts, desk: Desk::new(quotas) }
     }
 
-    fn missing(&self, hashes: impl IntoIterator<Item = ContentHash>) -> Vec<ContentHash> {
-        hashes.into_iter().filter(|hash| !self.artifacts.has(hash)).collect()
+    /// Those of which there is no undamaged file. Files may have to be read for that.
+    async fn missing(&self, hashes: Vec<ContentHash>) -> Result<Vec<ContentHash>, Status> {
+        let artifacts = self.artifacts.clone();
+        let look = move || hashes.into_iter().filter(|hash| !artifacts.has(hash)).collect();
+        tokio::task::spawn_blocking(look)
+            .await
+            .map_err(|error| Status::internal(format!("cannot look for artifacts: {error}")))
     }
 }
 
@@ -49,7 +55,7 @@ impl Experiments for ExperimentsService {
     ) -> Result<Response<MissingArtifactsResponse>, Status> {
         let hashes = request.into_inner().hashes;
         let hashes: Vec<_> = hashes.iter().map(|h| convert::hash("hashes", h)).collect::<Result<_, _>>()?;
-        let missing = self.missing(hashes).iter().map(|hash| hash.as_bytes().to_vec()).collect();
+        let missing = self.missing(hashes).await?.iter().map(|hash| hash.as_bytes().to_vec()).collect();
         Ok(Response::new(MissingArtifactsResponse { hashes: missing }))
     }
 
@@ -79,8 +85,7 @@ impl Experiments for ExperimentsService {
         if !(1..=MAX_SHARDS).contains(&shards) {
             return Err(Invalid::new("shards", format!("{shards}: expected 1 to {MAX_SHARDS}")).into());
         }
-        let needed = [experiment.checkpoint, experiment.data.text, experiment.data.tokenizer];
-        if let Some(hash) = self.missing(needed).first() {
+        if let Some(hash) = self.missing(experiment.artifacts().to_vec()).await?.first() {
             return Err(Status::failed_precondition(format!("artifact {hash} has to be uploaded first")));
         }
         let priority = check_priority(priority)?;
@@ -110,7 +115,7 @@ impl Experiments for ExperimentsService {
     async fn watch(&self, request: Request<GetRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let status = self.driver.watch(request.into_inner().experiment).await?;
         let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(follow(status, sender));
+        tokio::spawn(follow(self.driver.clone(), status, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -135,14 +140,18 @@ impl Experiments for ExperimentsService {
         let source = self.driver.source(request.into_inner().experiment).await?;
         // A slow reader holds up its own stream only.
         let (sender, receiver) = mpsc::channel(2);
-        tokio::task::spawn_blocking(move || {
-            let send = |candidates| sender.blocking_send(Ok(CandidatesResponse { candidates })).is_ok();
-            let refusal = match replay(&source, send) {
-                Ok(()) | Err(Stopped::Enough) => return,
-                Err(Stopped::Stopping) => Status::unavailable("the coordinator is stopping"),
-                Err(Stopped::Store(error)) => Status::internal(error.to_string()),
+        let driver = self.driver.clone();
+        tokio::spawn(async move {
+            let out = sender.clone();
+            let send = move |candidates| out.blocking_send(Ok(CandidatesResponse { candidates })).is_ok();
+            let refusal = match tokio::task::spawn_blocking(move || replay(&source, send)).await {
+                Ok(Ok(()) | Err(Stopped::Enough)) => return,
+                Ok(Err(Stopped::Stopping)) => driver.ended().await.into(),
+                Ok(Err(Stopped::Store(error))) => Status::internal(error.to_string()),
+                // What was sent so far would pass for all there is.
+                Err(error) => Status::internal(format!("the candidates cannot be read: {error}")),
             };
-            drop(sender.blocking_send(Err(refusal)));
+            drop(sender.send(Err(refusal)).await);
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -176,6 +185,7 @@ const MAX_TRIALS: usize = 10_000;
 /// Passes on every change until the experiment has ended or nobody listens. A slow listener misses
 /// intermediate states, never the last one.
 async fn follow(
+    driver: Handle,
     mut status: watch::Receiver<ExperimentStatus>,
     sender: mpsc::Sender<Result<ExperimentStatus, Status>>,
 ) {
@@ -187,7 +197,7 @@ async fn follow(
         }
         tokio::select! {
             changed = status.changed() => if changed.is_err() {
-                let _ = sender.send(Err(Status::unavailable("the coordinator is stopping"))).await;
+                let _ = sender.send(Err(driver.ended().await.into())).await;
                 return;
             },
             () = sender.closed() => return,
@@ -230,14 +240,5 @@ fn check_priority(priority: Option<i32>) -> Result<Option<i32>, Invalid> {
             Err(Invalid::new("priority", format!("{wrong}: expected -{MAX_PRIORITY} to {MAX_PRIORITY}")))
         }
         fine => Ok(fine),
-    }
-}
-
-fn refuse(error: ArtifactError) -> Status {
-    let words = error.to_string();
-    match error {
-        ArtifactError::OtherContent { .. } | ArtifactError::TooLarge => Status::invalid_argument(words),
-        ArtifactError::TooMuch(_) => Status::resource_exhausted(words),
-        ArtifactError::Io(_) => Status::internal(words),
     }
 }

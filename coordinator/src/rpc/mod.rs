@@ -12,12 +12,14 @@ pub use needs::needs;
 pub use quotas::Quotas;
 pub use work::WorkService;
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use qslm_transport::gate::busy;
 use tonic::Status;
 
 use crate::driver::Refusal;
+use crate::store::ArtifactError;
 
 /// Bytes per message of an artifact stream.
 const CHUNK: usize = 256 * 1024;
@@ -31,7 +33,24 @@ impl From<Refusal> for Status {
             Refusal::NotFound(_) => Self::not_found(words),
             Refusal::Ambiguous(_) => Self::failed_precondition(words),
             Refusal::Busy => busy(&words, SOON),
-            Refusal::Stopping => Self::unavailable(words),
+            Refusal::Stopping | Refusal::Failed(_) => Self::unavailable(words),
+            Refusal::Superseded(_) => Self::aborted(words),
         }
+    }
+}
+
+/// What a caller hears of an artifact that is not stored or not handed out.
+fn refuse(error: ArtifactError) -> Status {
+    let words = error.to_string();
+    match error {
+        ArtifactError::OtherContent { .. } | ArtifactError::TooLarge => Status::invalid_argument(words),
+        ArtifactError::TooMuch(_) => Status::resource_exhausted(words),
+        ArtifactError::Missing { .. } => Status::not_found(words),
+        ArtifactError::Damaged { .. } => Status::data_loss(words),
+        // Trying again mends nothing; anything else that is wrong with a disk may pass.
+        ArtifactError::Unreadable { error, .. } if error.kind() == ErrorKind::PermissionDenied => {
+            Status::failed_precondition(words)
+        }
+        ArtifactError::Unwritable { .. } | ArtifactError::Unreadable { .. } => Status::internal(words),
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::CHUNK;
+use super::{CHUNK, refuse};
 use crate::driver::{Fault, Finished, Handle, Report, ShardOutcome};
 use crate::ledger::{Grant, Owner};
 use crate::store::Artifacts;
@@ -70,10 +70,12 @@ impl Work for WorkService {
         request: Request<FetchArtifactRequest>,
     ) -> Result<Response<Self::FetchArtifactStream>, Status> {
         let hash = convert::hash("hash", &request.into_inner().hash)?;
-        let file = self.artifacts.open(&hash).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Status::not_found(format!("no artifact {hash}")),
-            _ => Status::internal(format!("artifact {hash}: {error}")),
-        })?;
+        let artifacts = self.artifacts.clone();
+        // It may have to be read as a whole first.
+        let file = tokio::task::spawn_blocking(move || artifacts.open(&hash))
+            .await
+            .map_err(|error| Status::internal(format!("artifact {hash}: {error}")))?
+            .map_err(refuse)?;
         // A slow reader holds up its own stream only.
         let (sender, receiver) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || send_chunks(file, &sender));

@@ -1,7 +1,8 @@
 //! Checkpoints, texts and tokenizers by content hash, in a folder beside the store.
 //!
 //! A file is written under a temporary name, hashed on the way, and renamed to its hash only if the hash is
-//! the one announced; so a file under a hash's name has that content.
+//! the one announced; so a file under a hash's name has that content. Disks and people may change it later, so each is
+//! hashed before it is first read, once per start. A damaged file is as good as none: the next upload replaces it.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,6 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use qslm_common::hash::ContentHash;
 use tempfile::NamedTempFile;
 
+use super::hashed::Hashed;
+use super::place::Place;
+
 /// The folder.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
@@ -19,6 +23,7 @@ pub struct Artifacts {
     /// Bytes that are there or under way, and how many there may be.
     used: Arc<AtomicU64>,
     most: u64,
+    hashed: Hashed,
 }
 
 /// An artifact on its way in.
@@ -29,6 +34,7 @@ pub struct ArtifactWriter {
     file: NamedTempFile,
     target: PathBuf,
     room: Room,
+    hashed: Hashed,
 }
 
 /// Bytes that are taken off what there is room for, until they are kept or the upload is over.
@@ -51,11 +57,13 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.taken, Ordering::Relaxed);
+        // There may be less than that, if somebody removed the folder.
+        let less = |used: u64| Some(used.saturating_sub(self.taken));
+        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 }
 
-/// Why an artifact was not stored.
+/// Why an artifact was not stored, or cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// The content is not what was announced.
@@ -73,8 +81,37 @@ pub enum ArtifactError {
     #[error("all artifacts together may take {0} bytes (artifacts_max_bytes)")]
     TooMuch(u64),
     /// The disk fails or is full.
-    #[error("cannot store: {0}")]
-    Io(#[from] io::Error),
+    #[error("{path}: cannot store the artifact: {error}")]
+    Unwritable {
+        /// Where it would be.
+        path: PathBuf,
+        /// What failed.
+        error: io::Error,
+    },
+    /// It is not there.
+    #[error("no artifact {hash}: {path}: no such file; submit its experiment again to upload it")]
+    Missing {
+        /// Which.
+        hash: ContentHash,
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// It is not what it was when it was stored.
+    #[error("{path}: damaged: its content hashes to {actual}; submit its experiment again to replace it")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The hash of what is in it.
+        actual: ContentHash,
+    },
+    /// The disk fails, or nobody may read it.
+    #[error("{path}: cannot read the artifact: {error}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        error: io::Error,
+    },
 }
 
 impl Artifacts {
@@ -86,14 +123,21 @@ impl Artifacts {
     /// # Errors
     /// If it cannot be made.
     pub fn beside(store: &Path) -> io::Result<Self> {
-        let mut name = store.as_os_str().to_owned();
-        name.push(".artifacts");
-        std::fs::create_dir_all(&name)?;
+        let artifacts = Self::of(store);
+        std::fs::create_dir_all(&artifacts.folder)?;
         let mut used = 0;
-        for entry in std::fs::read_dir(&name)? {
+        for entry in std::fs::read_dir(&artifacts.folder)? {
             used += entry?.metadata()?.len();
         }
-        Ok(Self { folder: name.into(), used: Arc::new(used.into()), most: u64::MAX })
+        artifacts.used.store(used, Ordering::Relaxed);
+        Ok(artifacts)
+    }
+
+    /// The folder of a store to look at, which may not be there.
+    pub fn of(store: &Path) -> Self {
+        let mut name = store.as_os_str().to_owned();
+        name.push(".artifacts");
+        Self { folder: name.into(), used: Arc::default(), most: u64::MAX, hashed: Hashed::default() }
     }
 
     /// The same, of at most so many bytes together.
@@ -107,40 +151,72 @@ impl Artifacts {
         &self.folder
     }
 
-    /// Whether an artifact is there.
+    /// Whether an artifact is there as it was stored. Reads it, unless that was done since the start.
     pub fn has(&self, hash: &ContentHash) -> bool {
-        self.path(hash).is_file()
+        match self.open(hash) {
+            Ok(_) => true,
+            Err(ArtifactError::Missing { .. }) => false,
+            Err(error) => {
+                tracing::warn!("{error}");
+                false
+            }
+        }
     }
 
-    /// Opens an artifact; `NotFound` if it is not there.
+    /// Opens an artifact. Reads it to see whether it is as it was stored, unless that was done since the start.
     ///
     /// # Errors
-    /// As [`File::open`].
-    pub fn open(&self, hash: &ContentHash) -> io::Result<File> {
-        File::open(self.path(hash))
+    /// [`ArtifactError`] names the file that is missing, damaged or cannot be read.
+    pub fn open(&self, hash: &ContentHash) -> Result<File, ArtifactError> {
+        let path = self.path(hash);
+        let opened = File::open(&path).and_then(|mut file| Ok((self.hashed.hash(hash, &mut file)?, file)));
+        match opened {
+            Ok((actual, file)) if actual == *hash => Ok(file),
+            Ok((actual, _)) => Err(ArtifactError::Damaged { path, actual }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(ArtifactError::Missing { hash: *hash, path })
+            }
+            Err(error) => Err(ArtifactError::Unreadable { path, error }),
+        }
     }
 
-    /// Copies every artifact that `target` does not have, or links it where both are on one disk. Content is checked
-    /// when it is used: workers hash what they fetch.
+    /// Gives `target` every artifact that it does not have, as a link where both are on one disk. One that both have is
+    /// replaced if only this one is undamaged; else content is checked when it is used.
     ///
     /// # Errors
-    /// If a file cannot be read or written.
-    pub fn copy_to(&self, target: &Self) -> io::Result<()> {
-        for entry in std::fs::read_dir(&self.folder)? {
-            let entry = entry?;
+    /// [`ArtifactError`] names the file that cannot be read or written.
+    pub fn copy_to(&self, target: &Self) -> Result<(), ArtifactError> {
+        let unreadable = |error| ArtifactError::Unreadable { path: self.folder.clone(), error };
+        let entries = match std::fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(unreadable)?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(unreadable)?;
             let name = entry.file_name();
             // Anything else is no artifact, or one that never became whole.
             let Some(hash) = name.to_str().and_then(|name| name.parse::<ContentHash>().ok()) else {
                 continue;
             };
-            let to = target.path(&hash);
-            if !to.exists() && std::fs::hard_link(entry.path(), &to).is_err() {
-                let copy = NamedTempFile::new_in(&target.folder)?;
-                std::fs::copy(entry.path(), copy.path())?;
-                copy.as_file().sync_all()?;
-                copy.persist(&to).map_err(|error| error.error)?;
+            let (from, to) = (entry.path(), target.path(&hash));
+            if !to.exists() && std::fs::hard_link(&from, &to).is_ok() {
+                continue;
+            }
+            let linked = || place(&to).is_some_and(|there| place(&from) == Some(there));
+            if !to.exists() || !linked() && !target.has(&hash) && self.has(&hash) {
+                let file = File::open(&from);
+                let file = file.map_err(|error| ArtifactError::Unreadable { path: from, error })?;
+                target.put(file, &to).map_err(|error| unwritable(to, error))?;
             }
         }
+        Ok(())
+    }
+
+    fn put(&self, mut file: File, to: &Path) -> io::Result<()> {
+        let mut copy = NamedTempFile::new_in(&self.folder)?;
+        io::copy(&mut file, &mut copy)?;
+        copy.as_file().sync_all()?;
+        copy.persist(to).map_err(|error| error.error)?;
         Ok(())
     }
 
@@ -149,19 +225,41 @@ impl Artifacts {
     /// # Errors
     /// If no file can be made in the folder.
     pub fn create(&self, announced: ContentHash) -> Result<ArtifactWriter, ArtifactError> {
+        let target = self.path(&announced);
+        // Somebody may have removed it. Nothing above it is made: without that there is no store either.
+        if std::fs::create_dir(&self.folder).is_ok() {
+            self.used.store(0, Ordering::Relaxed);
+        }
+        let file = NamedTempFile::new_in(&self.folder).map_err(|error| unwritable(target.clone(), error))?;
+        // What is damaged has to go, so it takes nobody's room.
+        let most = self.most.saturating_add(size(&target));
         Ok(ArtifactWriter {
             announced,
             hasher: blake3::Hasher::new(),
             size: 0,
-            file: NamedTempFile::new_in(&self.folder)?,
-            target: self.path(&announced),
-            room: Room { used: self.used.clone(), most: self.most, taken: 0 },
+            file,
+            target,
+            room: Room { used: self.used.clone(), most, taken: 0 },
+            hashed: self.hashed.clone(),
         })
     }
 
-    fn path(&self, hash: &ContentHash) -> PathBuf {
+    pub(super) fn path(&self, hash: &ContentHash) -> PathBuf {
         self.folder.join(hash.to_string())
     }
+}
+
+fn place(path: &Path) -> Option<Place> {
+    Place::of(&std::fs::metadata(path).ok()?)
+}
+
+fn unwritable(path: PathBuf, error: io::Error) -> ArtifactError {
+    ArtifactError::Unwritable { path, error }
+}
+
+/// Bytes of a file; none if it is not there.
+fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 impl ArtifactWriter {
@@ -176,33 +274,40 @@ impl ArtifactWriter {
         }
         self.room.take(bytes.len() as u64)?;
         self.hasher.update(bytes);
-        Ok(self.file.write_all(bytes)?)
+        // Not through the temporary file itself, which adds a name that tells nobody anything.
+        let written = self.file.as_file_mut().write_all(bytes);
+        written.map_err(|error| unwritable(self.target.clone(), error))
     }
 
     /// Makes the artifact visible and durable.
     ///
     /// # Errors
     /// [`ArtifactError::OtherContent`] if the hash is not the announced one; nothing is kept then.
-    pub fn finish(mut self) -> Result<(), ArtifactError> {
+    pub fn finish(self) -> Result<(), ArtifactError> {
         let actual = ContentHash::from_bytes(*self.hasher.finalize().as_bytes());
         if actual != self.announced {
             return Err(ArtifactError::OtherContent { announced: self.announced, actual });
         }
+        let path = self.target.clone();
+        self.keep().map_err(|error| unwritable(path, error))
+    }
+
+    fn keep(mut self) -> io::Result<()> {
         self.file.as_file().sync_all()?;
-        // What is there already is replaced by the same.
-        if !self.target.exists() {
-            self.room.taken = 0;
-        }
-        self.file.persist(&self.target).map_err(|error| error.error)?;
+        // What it replaces gives its room back.
+        self.room.taken = size(&self.target);
+        let file = self.file.persist(&self.target).map_err(|error| error.error)?;
+        self.hashed.note(&self.announced, &file)?;
         // The rename is durable once the folder is.
         let folder = self.target.parent().unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()?;
-        Ok(())
+        File::open(folder)?.sync_all()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
 
     #[test]
@@ -221,6 +326,68 @@ mod tests {
         assert_eq!(io::read_to_string(artifacts.open(&hash).unwrap()).unwrap(), "content");
         // Nothing but the artifact is left behind.
         assert_eq!(std::fs::read_dir(artifacts.folder()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_artifact_is_as_good_as_none_until_it_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("s.redb");
+        let hash = ContentHash::of(b"content");
+        let put = |artifacts: &Artifacts| {
+            let mut writer = artifacts.create(hash).unwrap();
+            writer.write(b"content")?;
+            writer.finish()
+        };
+        let artifacts = Artifacts::beside(&store).unwrap();
+        assert!(matches!(artifacts.open(&hash), Err(ArtifactError::Missing { .. })));
+        put(&artifacts).unwrap();
+        let path = artifacts.path(&hash);
+        for (hours, damage) in (1..).zip(["", "conten", "content.", "CONTENT"]) {
+            std::fs::write(&path, damage).unwrap();
+            // Clocks of file systems are slow.
+            let later = SystemTime::now() + Duration::from_secs(3600 * hours);
+            File::options().append(true).open(&path).unwrap().set_modified(later).unwrap();
+            // Also by a coordinator that never saw it otherwise, and where there is no room for two.
+            let again = Artifacts::beside(&store).unwrap().at_most(7);
+            for artifacts in [&artifacts, &again] {
+                assert!(!artifacts.has(&hash));
+                let error = artifacts.open(&hash).unwrap_err().to_string();
+                let actual = ContentHash::of(damage.as_bytes());
+                assert!(error.starts_with(&format!("{}: damaged: ", path.display())), "{error}");
+                assert!(error.contains(&actual.to_string()), "{error}");
+            }
+            put(&again).unwrap();
+            assert!(again.has(&hash) && artifacts.has(&hash));
+            let mut more = again.create(ContentHash::of(b"1")).unwrap();
+            assert!(matches!(more.write(b"1"), Err(ArtifactError::TooMuch(_))), "the room is taken once");
+        }
+        // Whoever removes the folder removes the artifacts, not the place for them.
+        std::fs::remove_dir_all(artifacts.folder()).unwrap();
+        assert!(!artifacts.has(&hash));
+        put(&artifacts).unwrap();
+        assert!(artifacts.has(&hash));
+    }
+
+    #[test]
+    fn artifacts_of_stores_that_are_joined_mend_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let beside = |name: &str| Artifacts::beside(&folder.path().join(name)).unwrap();
+        let hash = ContentHash::of(b"content");
+        let put = |name: &str, content: &str| {
+            let artifacts = beside(name);
+            std::fs::write(artifacts.path(&hash), content).unwrap();
+            artifacts
+        };
+        let (damaged, sound) = (put("damaged", "conten"), put("sound", "content"));
+        for (name, parts) in [("one", [&damaged, &sound]), ("other", [&sound, &damaged])] {
+            let target = beside(name);
+            for part in parts {
+                part.copy_to(&target).unwrap();
+            }
+            assert_eq!(std::fs::read(target.path(&hash)).unwrap(), b"content", "{name}");
+        }
+        assert_eq!(std::fs::read(damaged.path(&hash)).unwrap(), b"conten", "what is read stays as it is");
+        Artifacts::of(&folder.path().join("nowhere")).copy_to(&sound).unwrap();
     }
 
     #[test]

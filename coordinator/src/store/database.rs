@@ -1,7 +1,9 @@
 //! The redb file: tables, one write transaction per batch, and what is read back at the start.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::hash::ContentHash;
@@ -13,6 +15,7 @@ use redb::{
 };
 
 use super::contents::{Contents, add};
+use super::place::{Lost, Place};
 use super::record::{
     ExperimentRecord, UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_reasons,
     decode_sample, encode_comparison, encode_counts, encode_experiment, encode_reasons, encode_sample,
@@ -54,6 +57,10 @@ pub struct Store {
     database: Database,
     path: PathBuf,
     epoch: u64,
+    /// Where the file was when it was opened.
+    place: Option<Place>,
+    /// What failed first. After that redb says only that something did.
+    cause: OnceLock<io::Error>,
 }
 
 /// One change; a batch of them is all or nothing.
@@ -118,13 +125,21 @@ pub enum StoreError {
         /// What redb said.
         error: Box<redb::Error>,
     },
-    /// The folder of the file cannot be made.
+    /// A folder cannot be made or read: that of the file, or the one beside it.
     #[error("{path}: {error}")]
     Io {
         /// The folder.
         path: PathBuf,
         /// Why not.
         error: std::io::Error,
+    },
+    /// What is written would be lost.
+    #[error("{path}: the store was {how} while it was open: what is written now would be lost")]
+    Lost {
+        /// Where the file was.
+        path: PathBuf,
+        /// What became of it.
+        how: Lost,
     },
 }
 
@@ -143,7 +158,8 @@ impl Store {
                 DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
                 other => redb_error(path, other),
             })?;
-        let mut store = Self { database, path: path.to_owned(), epoch: 0 };
+        let place = std::fs::metadata(path).ok().and_then(|metadata| Place::of(&metadata));
+        let mut store = Self { database, path: path.to_owned(), epoch: 0, place, cause: OnceLock::new() };
         store.begin_epoch()?;
         Ok(store)
     }
@@ -154,7 +170,7 @@ impl Store {
         let path = PathBuf::from("in memory");
         let database = Database::builder().create_with_backend(backend);
         let database = database.map_err(|error| redb_error(&path, error))?;
-        let mut store = Self { database, path, epoch: 0 };
+        let mut store = Self { database, path, epoch: 0, place: None, cause: OnceLock::new() };
         store.begin_epoch()?;
         Ok(store)
     }
@@ -584,24 +600,61 @@ impl Store {
         &self,
         body: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let transaction = self.database.begin_read().map_err(|error| redb_error(&self.path, error))?;
-        body(&transaction).map_err(|error| redb_error(&self.path, error))
+        let transaction = self.database.begin_read().map_err(|error| self.failed(error.into()))?;
+        body(&transaction).map_err(|error| self.failed(error))
     }
 
     fn write<T>(
         &self,
         body: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let refuse = |error: redb::Error| redb_error(&self.path, error);
+        let refuse = |error: redb::Error| self.failed(error);
         let transaction = self.database.begin_write().map_err(|error| refuse(error.into()))?;
         let value = body(&transaction).map_err(refuse)?;
         transaction.commit().map_err(|error| refuse(error.into()))?;
+        self.still_there()?;
         Ok(value)
+    }
+
+    /// Looks whether the store's path still leads to the open file. One without a name is gone once it is closed, so this comes
+    /// before anybody hears that something is on disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] if the file was removed or replaced.
+    pub fn still_there(&self) -> Result<(), StoreError> {
+        match self.place.and_then(|place| place.lost(&self.path)) {
+            Some(how) => Err(StoreError::Lost { path: self.path.clone(), how }),
+            None => Ok(()),
+        }
+    }
+
+    /// Remembers what failed first.
+    fn failed(&self, error: redb::Error) -> StoreError {
+        if let redb::Error::Io(error) = &error {
+            let _ = self.cause.set(again(error));
+        }
+        self.explain(redb_error(&self.path, error))
+    }
+
+    /// Says what failed first, if that is known, where `error` is what follows from it.
+    pub fn explain(&self, error: StoreError) -> StoreError {
+        match (error, self.cause.get()) {
+            (StoreError::Redb { error, .. }, Some(cause)) if matches!(*error, redb::Error::PreviousIo) => {
+                redb_error(&self.path, redb::Error::Io(again(cause)))
+            }
+            (error, _) => error,
+        }
     }
 
     fn record(&self, error: UnreadableRecord) -> StoreError {
         StoreError::Record { path: self.path.clone(), error }
     }
+}
+
+/// The same error once more.
+fn again(error: &io::Error) -> io::Error {
+    let code = error.raw_os_error().map(io::Error::from_raw_os_error);
+    code.unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()))
 }
 
 fn redb_error(path: &Path, error: impl Into<redb::Error>) -> StoreError {

@@ -5,15 +5,20 @@
 //! holds checkpoints and data by content hash. Results are content-addressed, so experiments share them.
 
 mod artifacts;
+mod audit;
 mod contents;
 #[cfg(test)]
 mod crash;
 mod database;
 #[cfg(test)]
 pub(crate) mod disk;
+mod hashed;
+mod place;
 mod record;
 
 pub use artifacts::{ArtifactError, ArtifactWriter, Artifacts};
+pub use audit::{Audit, Condition, Found};
 pub use contents::Contents;
 pub use database::{Store, StoreError, Stored, Write};
+pub use place::Lost;
 pub use record::ExperimentRecord;

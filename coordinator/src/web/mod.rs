@@ -233,7 +233,9 @@ fn refuse(refusal: &Refusal) -> Response {
     let status = match refusal {
         Refusal::NotFound(_) => StatusCode::NOT_FOUND,
         Refusal::Ambiguous(_) => StatusCode::CONFLICT,
-        Refusal::Busy | Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Busy | Refusal::Stopping | Refusal::Failed(_) | Refusal::Superseded(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     };
     with_headers((status, format!("{refusal}\n")).into_response())
 }

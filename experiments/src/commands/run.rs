@@ -74,17 +74,14 @@ impl Run {
         let front = match outcome {
             Ok(Some(finished)) => {
                 let path = store.with_file_name(format!("{}.front.json", resolved.experiment.id()));
-                std::fs::write(&path, &finished.json).map_err(|error| Failure::file(&path, &error))?;
-                Ok((finished, path))
+                write_front(&path, &finished.json).map(|()| (finished, path))
             }
             Ok(None) => {
                 Err(Failure::new(Exit::Interrupted, "interrupted; run the same command again to go on"))
             }
             Err(failure) => Err(failure),
         };
-        let stopped = embedded.stop().await;
-        let (finished, path) = front?;
-        stopped?;
+        let (finished, path) = embedded.stop_after(front).await?;
         finished.show(self.output)?;
         if self.output == Output::Table {
             let evaluated = finished.evaluated;
@@ -102,6 +99,13 @@ impl Run {
 
 /// What to do about failed trials.
 const RETRY: &str = "when the cause is gone, `qslm run .. --retry-failed`, or `qslm retry` where a coordinator runs, measures them again";
+/// Writes the front, or leaves no file that looks like one.
+fn write_front(path: &Path, json: &str) -> Outcome {
+    std::fs::write(path, json).map_err(|error| {
+        drop(std::fs::remove_file(path));
+        Failure::new(Exit::Failure, format!("{}: {error}", path.display()))
+    })
+}
 
 /// A finished experiment.
 pub(super) struct Finished {

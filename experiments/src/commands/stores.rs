@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use qslm_common::hash::ContentHash;
-use qslm_coordinator::store::{Artifacts, Contents, Store};
+use qslm_coordinator::store::{Artifacts, Audit, Contents, Store};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -45,7 +45,7 @@ pub struct Db {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Verify the file's structure, every checksum and every record
+    /// Verify the file's structure, every checksum and every record, and the input files beside it
     Check(OneStore),
     /// Write a consistent copy, with the input files
     Backup {
@@ -83,6 +83,9 @@ struct Report {
     conflicts: Vec<ContentHash>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sound: Option<bool>,
+    /// The input files beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifacts: Option<Audit>,
 }
 
 impl Reconcile {
@@ -112,7 +115,13 @@ impl Db {
             Action::Check(OneStore { store: path, output }) => {
                 let mut store = open(&path)?;
                 let sound = store.check()?;
-                let report = Report::new(&path, &store.contents()?, Some(sound));
+                let contents = store.contents()?;
+                let artifacts = Artifacts::of(&path);
+                let audit = artifacts
+                    .audit(contents.experiments.values())
+                    .map_err(|error| Failure::file(artifacts.folder(), &error))?;
+                let report = Report::new(&path, &contents, Some(sound));
+                let report = Report { artifacts: Some(audit), ..report };
                 report.show(output)?;
                 report.verdict()
             }
@@ -145,9 +154,10 @@ pub(super) fn open(path: &Path) -> Outcome<Store> {
 
 /// Gives the store at `to` every input file of the one at `from`.
 fn copy_artifacts(from: &Path, to: &Path) -> Outcome {
-    let beside = |store| Artifacts::beside(store).map_err(anyhow::Error::from);
-    let (source, target) = (beside(from)?, beside(to)?);
-    source.copy_to(&target).map_err(|error| Failure::file(source.folder(), &error))
+    let source = Artifacts::of(from);
+    let target = Artifacts::beside(to)
+        .map_err(|error| Failure::new(Exit::Failure, format!("{}.artifacts: {error}", to.display())))?;
+    source.copy_to(&target).map_err(|error| Failure::new(Exit::Failure, error))
 }
 
 impl Report {
@@ -164,6 +174,7 @@ impl Report {
             failures: contents.failures.len(),
             conflicts,
             sound,
+            artifacts: None,
         }
     }
 
@@ -184,11 +195,26 @@ impl Report {
         if let Some(sound) = self.sound {
             rows.push(row("state", &if sound { "sound" } else { "repaired: a write was not finished" }));
         }
+        if let Some(Audit { intact, others }) = &self.artifacts {
+            rows.push(row("intact input files", intact));
+            rows.extend(others.iter().map(|found| row(found.state.name(), &found.path)));
+        }
         print_pairs(&rows)
     }
 
-    /// Fails if stores disagree.
+    /// Fails if input files are not there as experiments need them, or if stores disagree.
     fn verdict(&self) -> Outcome {
+        let faults: Vec<_> = self.artifacts.iter().flat_map(Audit::faults).collect();
+        if let [first, ..] = &faults[..] {
+            let (path, state) = (&first.path, first.state.name());
+            let whose = match &first.experiments[..] {
+                [] => String::new(),
+                ids => format!("; submit or run {} again with the right file", ids.join(", ")),
+            };
+            let words =
+                format!("{} input files are damaged or missing: {path} is {state}{whose}", faults.len());
+            return Err(Failure::new(Exit::Failure, words));
+        }
         let [first, ..] = &self.conflicts[..] else { return Ok(()) };
         let words = format!(
             "{} trials have different counts in different stores, the first is {first}; both are kept",

@@ -78,7 +78,6 @@ impl Source {
             Ok(mut client) => f(&mut client).await,
             Err(failure) => Err(failure),
         };
-        embedded.stop().await?;
-        value
+        embedded.stop_after(value).await
     }
 }

@@ -157,6 +157,14 @@ impl Running {
         self.child.wait().unwrap().code()
     }
 
+    /// Waits for the end; what is left of what it says.
+    pub fn output(&mut self) -> Output {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        self.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
+        self.child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+        Output { status: self.child.wait().unwrap(), stdout, stderr }
+    }
+
     /// Waits for the end; exit code, standard output and the rest of standard error.
     pub fn finish(&mut self) -> (Option<i32>, String, String) {
         let (mut out, mut errors) = (String::new(), String::new());

@@ -15,7 +15,7 @@ use qslm_common::trial::Trial;
 use qslm_proto::PROTOCOL;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::work_client::WorkClient;
-use qslm_proto::v1::{GetRequest, Lease, ReportRequest, ShardReport, shard_report};
+use qslm_proto::v1::{ExperimentStatus, GetRequest, Lease, ReportRequest, ShardReport, shard_report};
 use qslm_transport::{Connector, Link};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -76,6 +76,18 @@ struct Row {
     peak_memory_mib: f64,
 }
 
+/// What workers that went through all trials leave behind.
+struct Loaded {
+    status: ExperimentStatus,
+    submitted: Duration,
+    /// Milliseconds of each lease of an idle system, and of each acknowledgement.
+    idle: Vec<f64>,
+    latencies: Vec<f64>,
+    seconds: f64,
+    /// When each result was acknowledged, in seconds.
+    times: Vec<f64>,
+}
+
 impl CoordinatorBench {
     pub(super) async fn run(self) -> Outcome {
         let mut rows = Vec::new();
@@ -101,16 +113,13 @@ impl CoordinatorBench {
         show(&rows, &columns, self.place.output)
     }
 
-    async fn measure(&self, workers: u32) -> Outcome<Row> {
-        let folder = self.place.folder()?;
-        let store = folder.path().join("bench.redb");
-        let embedded = Embedded::start(&store).await?;
-        let resolved = experiment(folder.path(), self.trials)?;
+    /// Submits, and lets so many workers go through it.
+    async fn load(&self, workers: u32, embedded: &Embedded, resolved: &Resolved) -> Outcome<Loaded> {
         let mut client = embedded.connect().await?;
         let started = Instant::now();
-        let id = submit(&mut client, &resolved, None).await?.id;
+        let id = submit(&mut client, resolved, None).await?.id;
         let submitted = started.elapsed();
-        let mut idle = idle_leases(&embedded.connector()?).await?;
+        let idle = idle_leases(&embedded.connector()?).await?;
 
         let started = Instant::now();
         let progress = Arc::new(Mutex::new(Vec::new()));
@@ -125,8 +134,19 @@ impl CoordinatorBench {
         }
         let seconds = started.elapsed().as_secs_f64();
         let status = client.get(GetRequest { experiment: id }).await?.into_inner();
+        let times = times_of(&progress.lock().unwrap_or_else(PoisonError::into_inner), started);
+        Ok(Loaded { status, submitted, idle, latencies, seconds, times })
+    }
+
+    async fn measure(&self, workers: u32) -> Outcome<Row> {
+        let folder = self.place.folder()?;
+        let store = folder.path().join("bench.redb");
+        let embedded = Embedded::start(&store).await?;
+        let resolved = experiment(folder.path(), self.trials)?;
+        let measured = self.load(workers, &embedded, &resolved).await;
         let commits = embedded.commits();
-        embedded.stop().await?;
+        let Loaded { status, submitted, mut idle, mut latencies, seconds, times } =
+            embedded.stop_after(measured).await?;
         if status.state() != State::Finished || status.measured != u64::from(self.trials) + 1 {
             let (measured, trials) = (status.measured, self.trials + 1);
             return Err(Failure::new(Exit::Failure, format!("{measured} of {trials} trials were recorded")));
@@ -137,7 +157,6 @@ impl CoordinatorBench {
         let restart = restart(&store, &resolved, self.trials).await?;
         latencies.sort_by(f64::total_cmp);
         idle.sort_by(f64::total_cmp);
-        let times = times_of(&progress.lock().unwrap_or_else(PoisonError::into_inner), started);
         let (early, late) = match times.len() {
             0..22_000 => (None, None),
             all => (
