@@ -166,12 +166,13 @@ fn inputs(folder: &Path) -> PathBuf {
 fn a_run_on_a_full_disk_names_what_could_not_be_written() {
     let folder = tempfile::tempdir().unwrap();
     let inputs = inputs(folder.path());
-    let disk = folder.path().join("disk");
-    std::fs::create_dir(&disk).unwrap();
-    let store = disk.join("s.redb");
-    let checkpoint = artifact(&store, "experiments/models/wikitext2-xs.safetensors");
     // Not even a store, no input file, no result.
-    for (kib, inputs, path) in [(4, None, &store), (64, None, &checkpoint), (48, Some(&*inputs), &store)] {
+    for (kib, inputs) in [(4, None), (64, None), (48, Some(&*inputs))] {
+        let disk = folder.path().join(kib.to_string());
+        std::fs::create_dir(&disk).unwrap();
+        let store = disk.join("s.redb");
+        let checkpoint = artifact(&store, "experiments/models/wikitext2-xs.safetensors");
+        let path = if kib == 64 { &checkpoint } else { &store };
         let (mut command, words) = on_a_disk_of(kib, &disk, inputs, Path::new(QSLM));
         let output = command.args(run(&store, &[])).current_dir(root()).output().unwrap();
         let said = line(&output, 1);

@@ -1,5 +1,7 @@
 //! The committer: a thread that writes one batch after the other, while the driver goes on.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
@@ -80,9 +82,14 @@ impl Committer {
         driver: SyncSender<Request>,
     ) -> std::io::Result<Self> {
         let (batches, receiver) = channel();
-        let thread = std::thread::Builder::new()
-            .name("committer".to_owned())
-            .spawn(move || work(&store, crash_at, &metrics, &receiver, &driver))?;
+        let thread = std::thread::Builder::new().name("committer".to_owned()).spawn(move || {
+            let work = AssertUnwindSafe(|| work(&store, crash_at, &metrics, &receiver, &driver));
+            if let Err(panic) = catch_unwind(work) {
+                // The driver would wait for ever.
+                let error = CommitError::Panicked(panic_words(&*panic));
+                drop(driver.send(Request::Committed(Err(error))));
+            }
+        })?;
         Ok(Self { batches, thread })
     }
 
@@ -107,7 +114,6 @@ fn work(
     batches: &Receiver<Vec<Write>>,
     driver: &SyncSender<Request>,
 ) {
-    let _guard = Guard(driver);
     for writes in batches {
         let started = Instant::now();
         crash_at.pass(CrashPoint::BeforeCommit);
@@ -117,17 +123,6 @@ fn work(
         let failed = committed.is_err();
         if driver.send(Request::Committed(committed)).is_err() || failed {
             return;
-        }
-    }
-}
-
-/// Tells the driver if this thread panics, for it would wait for ever.
-struct Guard<'a>(&'a SyncSender<Request>);
-
-impl Drop for Guard<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            drop(self.0.send(Request::Committed(Err(CommitError::Panicked))));
         }
     }
 }
@@ -151,6 +146,13 @@ pub enum CommitError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The thread that writes is gone.
-    #[error("the thread that writes the store panicked")]
-    Panicked,
+    #[error("the thread that writes the store panicked: {0}")]
+    Panicked(String),
+}
+
+/// What a panic said, on one line.
+pub(super) fn panic_words(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
+    let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -40,8 +40,8 @@ use crate::ledger::{Broken, Closed, Expired, LeaseId, Ledger, Limits, Millis, Ou
 use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
 use breaker::Breakers;
-use committer::Committer;
 pub use committer::{CommitError, Commits, Metrics};
+use committer::{Committer, panic_words};
 pub use events::Event;
 use events::Events;
 pub use reports::WorkerStatus;
@@ -112,9 +112,7 @@ pub enum DriverError {
 impl DriverError {
     /// What a panic said.
     pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
-        let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
-        let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Self::Panicked(words.split_whitespace().collect::<Vec<_>>().join(" "))
+        Self::Panicked(panic_words(panic))
     }
 
     /// Says what failed first, where this is what follows from it.

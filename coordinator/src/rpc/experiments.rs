@@ -67,7 +67,7 @@ impl Experiments for ExperimentsService {
         let mut stream = request.into_inner();
         let first = stream.message().await?.ok_or_else(|| Invalid::new("hash", "missing"))?;
         let hash = convert::hash("hash", &first.hash)?;
-        let mut writer = self.artifacts.create(hash).map_err(refuse)?;
+        let mut writer = tokio::task::block_in_place(|| self.artifacts.create(hash)).map_err(refuse)?;
         let mut message = Some(first);
         while let Some(PutArtifactRequest { data, .. }) = message {
             tokio::task::block_in_place(|| writer.write(&data)).map_err(refuse)?;

@@ -220,7 +220,7 @@ impl Artifacts {
         Ok(())
     }
 
-    /// Starts to store an artifact under its announced hash.
+    /// Starts to store an artifact under its announced hash. Reads one that is there already, as [`Self::open`] does.
     ///
     /// # Errors
     /// If no file can be made in the folder.
@@ -232,7 +232,8 @@ impl Artifacts {
         }
         let file = NamedTempFile::new_in(&self.folder).map_err(|error| unwritable(target.clone(), error))?;
         // What is damaged has to go, so it takes nobody's room.
-        let most = self.most.saturating_add(size(&target));
+        let damaged = target.exists() && self.open(&announced).is_err();
+        let most = self.most.saturating_add(if damaged { size(&target) } else { 0 });
         Ok(ArtifactWriter {
             announced,
             hasher: blake3::Hasher::new(),
