@@ -40,6 +40,10 @@ fn an_evaluation_is_measured_as_a_whole_and_by_kernels() {
         assert!(row["gflops"].as_f64().or(row["ns_per_element"].as_f64()).unwrap() > 0.0, "{row}");
         let whole = row["what"].as_str().unwrap().starts_with("whole");
         assert_eq!(row["tokens_per_second"].as_f64().is_some_and(|speed| speed > 0.0), whole, "{row}");
+        if row["what"].as_str().unwrap().ends_with("floats") {
+            let share = row["share_of_peak"].as_f64().unwrap();
+            assert!(share > 0.0 && share <= 1.0, "no product does more than the processor can: {row}");
+        }
     }
 }
 

@@ -78,9 +78,13 @@ struct Row {
     /// 10^9 operations per second, of which a multiply-accumulate is two; of matrix products only, with those on zeros.
     #[serde(skip_serializing_if = "Option::is_none")]
     gflops: Option<f64>,
-    /// Of what as many threads could do with 32-bit numbers that are in their registers.
+    /// Of what as many threads could do with 32-bit numbers that are in their registers. Integers, and products that leave
+    /// out zeros, may do more than that.
     #[serde(skip_serializing_if = "Option::is_none")]
     share_of_peak: Option<f64>,
+    /// Whether every number is a float that is multiplied, so that nothing can do more.
+    #[serde(skip)]
+    every_float: bool,
     /// Of element-wise kernels.
     #[serde(skip_serializing_if = "Option::is_none")]
     ns_per_element: Option<f64>,
@@ -128,6 +132,7 @@ impl EvalBench {
         }
         rows.extend(self.products(peak));
         rows.extend(self.kernels());
+        leave_out_what_cannot_be(&mut rows);
         show(&rows, &COLUMNS, self.output)
     }
 
@@ -207,7 +212,7 @@ impl EvalBench {
             let both = self
                 .median(|| codes.multiply(&codes.quantized_rows(&x, grid), 0..outputs, black_box(&mut out)));
             [
-                row("floats", floats),
+                Row { every_float: true, ..row("floats", floats) },
                 row("half of them zero", holes),
                 row("8-bit weights", weights),
                 row("and activations", both),
@@ -267,8 +272,11 @@ fn peak_of(threads: usize) -> f64 {
     })
 }
 
+/// What stands for the peak.
+const PEAK: &str = "peak, 32 bits";
+
 fn peak_row(threads: usize, peak: f64) -> Row {
-    let what = "peak, 32 bits".to_owned();
+    let what = PEAK.to_owned();
     Row { what, threads, gflops: Some(peak / 1e9), share_of_peak: Some(1.0), ..Row::default() }
 }
 
@@ -281,6 +289,16 @@ fn product(what: String, threads: usize, seconds: f64, operations: f64, peak: f6
         share_of_peak: Some(operations / seconds / peak),
         ..Row::default()
     }
+}
+
+/// If a product did more than the peak, that was no peak: the figure and all shares of it are left out.
+fn leave_out_what_cannot_be(rows: &mut Vec<Row>) {
+    let beyond = |row: &Row| row.every_float && row.share_of_peak.is_some_and(|share| share > 1.0);
+    let Some(row) = rows.iter().find(|row| beyond(row)) else { return };
+    let words = "reached more than the peak that was measured, which is left out with all shares of it: is the machine busy?";
+    tracing::warn!("{} {words}", row.what);
+    rows.retain(|row| !row.what.starts_with(PEAK));
+    rows.iter_mut().for_each(|row| row.share_of_peak = None);
 }
 
 fn wave(len: usize) -> Vec<f32> {
@@ -309,4 +327,26 @@ fn write_random(path: &Path, network: &Network) -> Outcome {
     let views = views.collect::<Result<Vec<_>, _>>();
     let written = views.and_then(|views| safetensors::serialize_to_file(views, None, path));
     written.map_err(|error| Failure::new(Exit::Failure, format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_that_cannot_be_is_left_out_with_the_peak_that_it_is_of() {
+        let rows = |seconds: f64| {
+            let floats = Row { every_float: true, ..product("floats".to_owned(), 1, seconds, 1e9, 1e11) };
+            // These leave out half, or are no floats.
+            vec![peak_row(1, 1e11), floats, product("half of them zero".to_owned(), 1, 0.008, 1e9, 1e11)]
+        };
+        let mut possible = rows(0.011);
+        leave_out_what_cannot_be(&mut possible);
+        let shares: Vec<_> = possible.iter().map(|row| row.share_of_peak.map(|share| share > 1.0)).collect();
+        assert_eq!(shares, [Some(false), Some(false), Some(true)]);
+        let mut impossible = rows(0.001);
+        leave_out_what_cannot_be(&mut impossible);
+        assert!(impossible.len() == 2 && impossible.iter().all(|row| row.share_of_peak.is_none()));
+        assert!(impossible.iter().all(|row| row.gflops.is_some()), "what was measured stays");
+    }
 }

@@ -16,7 +16,7 @@ use super::simd::Choice;
 use register::Register;
 
 mod dense;
-mod register;
+pub(super) mod register;
 mod sparse;
 
 /// Inputs of a block. The weights of a panel stay near while all rows pass over them.
@@ -40,7 +40,7 @@ pub struct Packed {
 
 /// What a product is computed with, which decides how many outputs a panel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InstructionSet {
+pub(super) enum InstructionSet {
     /// 32 registers of 16 numbers.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -73,7 +73,7 @@ impl Choice for InstructionSet {
 
 impl InstructionSet {
     /// Outputs of a panel: two registers of them.
-    fn panel(self) -> usize {
+    pub(super) fn panel(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => 32,
@@ -94,7 +94,7 @@ impl Packed {
         Self::for_set(weights, inputs, best)
     }
 
-    fn for_set(weights: &[f32], inputs: usize, set: InstructionSet) -> Self {
+    pub(super) fn for_set(weights: &[f32], inputs: usize, set: InstructionSet) -> Self {
         assert!(weights.len().is_multiple_of(inputs), "{} weights in rows of {inputs}", weights.len());
         let outputs = weights.len() / inputs;
         let (width, padded) = (set.panel(), outputs.next_multiple_of(set.panel()));

@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 
 /// Numbers that are computed with at once. Whoever calls a function of an implementation promises that the processor has
 /// its instruction set.
-pub(super) trait Register: Copy {
+pub(in crate::kernels) trait Register: Copy {
     const LANES: usize;
 
     /// # Safety
