@@ -10,6 +10,7 @@
 
 pub mod backend;
 pub mod checkpoint;
+pub mod foreign;
 pub mod kernels;
 pub mod model;
 pub mod quant;

@@ -99,7 +99,8 @@ impl Dataset {
     ) -> Result<Self, DataError> {
         match *task {
             Task::Perplexity { window, stride, windows } => {
-                let tokens = read_text(path, tokenizer)?;
+                let needed = windows.map(|windows| tokens_of(window, stride, windows));
+                let tokens = read_text(path, tokenizer, needed)?;
                 Self::windows(tokens, window as usize, stride as usize, windows)
             }
             Task::Accuracy { sentences } => read_sentences(path, tokenizer, network.outputs, sentences),
@@ -207,12 +208,18 @@ fn for_each_line(
     Ok(())
 }
 
-/// Encodes each line with its newline on its own and joins the ids.
-fn read_text(path: &Path, tokenizer: &TokenizerFile) -> Result<Vec<u32>, DataError> {
+/// Tokens that so many windows take: those that enter, and the one that the last of them predicts.
+fn tokens_of(window: u32, stride: u32, windows: u32) -> u64 {
+    u64::from(window) + u64::from(stride) * u64::from(windows.saturating_sub(1)) + 1
+}
+
+/// Encodes each line with its newline on its own and joins the ids, until there are `needed` of them: what follows would
+/// not change them, because no line is encoded with another.
+fn read_text(path: &Path, tokenizer: &TokenizerFile, needed: Option<u64>) -> Result<Vec<u32>, DataError> {
     let mut tokens = Vec::new();
     for_each_line(path, |line, text| {
         tokens.extend(tokenizer.encode(text).map_err(|error| DataError::Tokenizer { line, error })?);
-        Ok(true)
+        Ok(needed.is_none_or(|needed| (tokens.len() as u64) < needed))
     })?;
     Ok(tokens)
 }
@@ -274,6 +281,41 @@ mod tests {
     fn a_number_of_windows_stops_early() {
         let data = Dataset::windows((0..1000).collect(), 128, 128, Some(3)).unwrap();
         assert_eq!((data.len(), data.positions()), (3, 384));
+    }
+
+    #[test]
+    fn no_more_of_a_text_is_read_than_its_windows_take() {
+        let tokenizer = r#"{"version":"1.0","added_tokens":[],"pre_tokenizer":{"type":"Whitespace"},
+            "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"?":2},"unk_token":"?"}}"#;
+        let file = |bytes: &[u8]| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), bytes).unwrap();
+            file
+        };
+        let json = file(tokenizer.as_bytes());
+        let tokenizer = TokenizerFile::load(json.path(), 3).unwrap();
+        let text: String = (0..40).map(|line| ["a b\n", "b a b\n", "c\n", "\n"][line % 4]).collect();
+        let network =
+            Network { vocabulary: 3, channels: 8, hidden: 32, blocks: 1, outputs: 3, binary_embedding: true };
+        // What follows is no text, so that whoever reads it fails.
+        let (good, bad) = (file(text.as_bytes()), file(&[text.as_bytes(), b"\xff\n"].concat()));
+        let load = |path: &Path, window, stride, windows| {
+            Dataset::load(path, &tokenizer, &Task::Perplexity { window, stride, windows }, &network)
+        };
+        for (window, stride) in [(1, 1), (4, 4), (5, 2), (7, 3)] {
+            let whole = load(good.path(), window, stride, None).unwrap();
+            assert!(load(bad.path(), window, stride, None).is_err());
+            for windows in [1, 2, 3, 5] {
+                let part = load(bad.path(), window, stride, Some(windows)).unwrap();
+                assert_eq!(part.sequences, whole.sequences[..windows as usize]);
+                let last = part.sequences.last().unwrap().input.end + 1;
+                assert_eq!(part.tokens[..last], whole.tokens[..last]);
+            }
+            // All that there are, and not more.
+            let all = whole.len() as u32;
+            assert_eq!(load(good.path(), window, stride, Some(all + 9)).unwrap(), whole);
+            assert_eq!(load(good.path(), window, stride, Some(all)).unwrap().sequences, whole.sequences);
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::panic::catch_unwind;
 use std::path::Path;
 
-use tokenizers::Tokenizer;
+use tokenizers::{ModelWrapper, Tokenizer};
+
+use crate::foreign;
 
 /// A loaded `tokenizer.json`.
 pub struct TokenizerFile {
@@ -21,6 +23,9 @@ pub enum TokenizerError {
     /// Not a `tokenizer.json`.
     #[error("not a tokenizer: {0}")]
     Format(String),
+    /// It draws at random how words are cut.
+    #[error("model.dropout = {0}: ids would be random, another at every reading; set it to null")]
+    Dropout(f32),
     /// It may give ids that the embedding has no row for.
     #[error("gives ids up to {largest}, but the embedding has only {vocabulary} rows")]
     Vocabulary {
@@ -32,7 +37,8 @@ pub enum TokenizerError {
 }
 
 impl TokenizerFile {
-    /// Reads a `tokenizer.json` for an embedding of `vocabulary` rows.
+    /// Reads a `tokenizer.json` for an embedding of `vocabulary` rows. Truncation and padding are done if the file asks
+    /// for them: whoever submits takes them off before it is hashed, and workers compute what they are sent.
     ///
     /// # Errors
     /// [`TokenizerError`] says why it cannot be used.
@@ -42,12 +48,20 @@ impl TokenizerFile {
             TokenizerError::Format(words.split_whitespace().collect::<Vec<_>>().join(" "))
         };
         let bytes = std::fs::read(path)?;
+        if let Some(foreign) = foreign::recognise(&bytes) {
+            return Err(TokenizerError::Format(format!("it is {}", foreign.what)));
+        }
         // The reader of `tokenizers` panics on some texts that are no JSON, down to a character or a number that is
         // none, and on some values that are no tokenizer's.
         serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| one_line(error.into()))?;
         let inner = catch_unwind(|| Tokenizer::from_bytes(&bytes))
             .map_err(|_| TokenizerError::Format("its values are not those of a tokenizer".to_owned()))?
             .map_err(one_line)?;
+        if let ModelWrapper::BPE(bpe) = inner.get_model()
+            && let Some(dropout) = bpe.dropout.filter(|dropout| *dropout != 0.0)
+        {
+            return Err(TokenizerError::Dropout(dropout));
+        }
         let largest = inner.get_vocab(true).into_values().max();
         match largest {
             None => Err(TokenizerError::Format("it has no tokens".to_owned())),
@@ -124,6 +138,33 @@ mod tests {
     fn a_tokenizer_larger_than_the_embedding_is_refused() {
         let error = load(WORDS, 7).err().unwrap().to_string();
         assert_eq!(error, "gives ids up to 7, but the embedding has only 7 rows");
+    }
+
+    #[test]
+    fn a_file_that_was_sent_is_applied_as_it_is() {
+        let cuts = WORDS.replace(
+            r#""truncation":null"#,
+            r#""truncation":{"max_length":2,"strategy":"LongestFirst","stride":0,"direction":"Right"}"#,
+        );
+        let words = "experiments of earlier versions name such files, and their numbers stay what they were";
+        assert_eq!(load(&cuts, 8).unwrap().encode("a b a").unwrap(), [0, 1], "{words}");
+    }
+
+    #[test]
+    fn ids_that_would_be_random_are_refused_by_name() {
+        let bpe = WORDS.replace(
+            r#""type":"WordLevel","vocab":{"a":0,"b":1,"?":7},"unk_token":"?""#,
+            r#""type":"BPE","dropout":DROP,"vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]"#,
+        );
+        assert_ne!(bpe, WORDS);
+        let error = load(&bpe.replace("DROP", "0.1"), 8).err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "model.dropout = 0.1: ids would be random, another at every reading; set it to null"
+        );
+        for harmless in ["null", "0.0"] {
+            assert_eq!(load(&bpe.replace("DROP", harmless), 8).unwrap().encode("ab").unwrap(), [2]);
+        }
     }
 
     #[test]
