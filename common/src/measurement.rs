@@ -112,6 +112,11 @@ impl Counts {
     }
 }
 
+/// Whether a perplexity is beyond the largest number, which [`Counts::perplexity`] gives in its place.
+pub fn overflowed(perplexity: f64) -> bool {
+    perplexity >= f64::MAX
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -154,6 +159,7 @@ mod tests {
         assert_eq!(Counts::zero(0).perplexity(), None);
         let broken = Counts { nll: Nll(u64::MAX), tokens: 1, ..Counts::zero(0) };
         assert_eq!(broken.perplexity(), Some(f64::MAX));
+        assert!(broken.perplexity().is_some_and(overflowed) && !counts.perplexity().is_some_and(overflowed));
     }
 
     #[test]

@@ -111,9 +111,9 @@ pub async fn submit(
 ) -> Outcome<ExperimentStatus> {
     let hashes = resolved.files.iter().map(|(hash, _)| hash.as_bytes().to_vec()).collect();
     let missing = client.missing_artifacts(MissingArtifactsRequest { hashes }).await?.into_inner().hashes;
-    for (hash, path) in &resolved.files {
+    for (hash, file) in &resolved.files {
         if missing.iter().any(|missing| missing == hash.as_bytes()) {
-            upload(client, hash, path).await?;
+            upload(client, hash, file.path()).await?;
         }
     }
     let experiment = resolved.experiment.encode();

@@ -9,6 +9,7 @@ use qslm_common::network::Network;
 use qslm_common::scheme::Scheme;
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::read_text;
 
 /// A front with the file that it came from.
 pub struct FrontFile {
@@ -20,7 +21,7 @@ pub struct FrontFile {
 impl FrontFile {
     /// Reads a front.
     pub fn read(path: &Path) -> Outcome<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+        let text = read_text(path)?;
         let document = serde_json::from_str(&text).map_err(|error| {
             Failure::new(Exit::Failure, format!("{}: not a front: {error}", path.display()))
         })?;

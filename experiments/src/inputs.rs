@@ -8,8 +8,9 @@ use qslm_common::network::Network;
 use qslm_common::task::Task;
 use qslm_engine::task::Dataset;
 
-use crate::data::load_data;
+use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::Input;
 
 /// Text or labelled sentences, and how they are cut.
 #[derive(Debug, Clone, Args)]
@@ -53,11 +54,18 @@ impl DataArgs {
     pub fn load(&self, network: &Network) -> Outcome<Dataset> {
         let needs = || Failure::new(Exit::Usage, "--text or --labelled is needed");
         let path = self.text.as_ref().or(self.labelled.as_ref()).ok_or_else(needs)?;
-        self.load_file(path, self.task()?, network)
+        let (input, data) = self.load_file(path, self.task()?, network)?;
+        warn_of_fewer("--windows", self.windows, &input, &data);
+        Ok(data)
     }
 
     /// The first `sequences` windows or sentences of another file of the same kind, to calibrate with.
-    pub fn load_calibration(&self, path: &Path, sequences: u32, network: &Network) -> Outcome<Dataset> {
+    pub fn load_calibration(
+        &self,
+        path: &Path,
+        sequences: u32,
+        network: &Network,
+    ) -> Outcome<(Input, Dataset)> {
         let task = match self.task()? {
             Task::Perplexity { window, .. } => {
                 Task::Perplexity { window, stride: window, windows: Some(sequences) }
@@ -65,12 +73,17 @@ impl DataArgs {
             Task::Accuracy { .. } => Task::Accuracy { sentences: Some(sequences) },
         };
         task.validate().map_err(|error| Failure::new(Exit::Usage, format!("calibration {error}")))?;
-        self.load_file(path, task, network)
+        let (input, data) = self.load_file(path, task, network)?;
+        warn_of_fewer("--calibration-sequences", Some(sequences), &input, &data);
+        Ok((input, data))
     }
 
-    fn load_file(&self, path: &Path, task: Task, network: &Network) -> Outcome<Dataset> {
+    fn load_file(&self, path: &Path, task: Task, network: &Network) -> Outcome<(Input, Dataset)> {
         check_model(network, &task).map_err(|error| Failure::new(Exit::Usage, error))?;
         let needs = || Failure::new(Exit::Usage, "--tokenizer is needed to read text");
-        load_data(path, self.tokenizer.as_deref().ok_or_else(needs)?, &task, network)
+        let tokenizer = Input::tokenizer(self.tokenizer.as_deref().ok_or_else(needs)?)?;
+        let input = Input::data(path, &task)?;
+        let data = load_data(&input, &tokenizer, &task, network)?;
+        Ok((input, data))
     }
 }

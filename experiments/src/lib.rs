@@ -6,6 +6,7 @@ mod commands;
 mod data;
 mod exit;
 mod front_file;
+mod input;
 mod inputs;
 mod listed;
 mod output;

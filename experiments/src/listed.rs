@@ -16,13 +16,14 @@ use qslm_common::network::Network;
 use serde_json::Value;
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::read_text;
 
 /// Names and patterns with their schemes, and whether each was of use.
 type Patterns = BTreeMap<String, String>;
 
 /// Reads a file of candidates.
 pub fn read(path: &Path, network: &Network) -> Outcome<Vec<Candidate>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+    let text = read_text(path)?;
     let mut candidates = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let refuse = |what: String| {

@@ -1,6 +1,6 @@
 //! The flags that describe one scheme for all units, and the network that they make of a checkpoint.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use qslm_common::candidate::Candidate;
@@ -13,14 +13,14 @@ use qslm_common::space::{Embedding, Space, VectorSpace};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, calibrate};
-use qslm_worker::cache::hash_file;
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::{Input, read_checkpoint};
 
 /// The checkpoint that a command works on.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// Checkpoint in PyTorch or safetensors format, float or packed
+    /// Checkpoint in PyTorch or safetensors format, float or packed, or the index of one in several files
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
     /// The model was trained on real-valued embeddings instead of their signs
@@ -34,8 +34,7 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Reads the file.
     pub fn read(&self) -> Outcome<Checkpoint> {
-        let loaded = Checkpoint::load(&self.checkpoint, !self.real_embedding);
-        loaded.map_err(|error| Failure::file(&self.checkpoint, &error))
+        read_checkpoint(&self.checkpoint, !self.real_embedding)
     }
 
     /// The network as the file stores it, float or packed, and the candidate that it is.
@@ -192,17 +191,16 @@ impl SchemeArgs {
     }
 }
 
-/// The ranges of a float checkpoint's activations over all of `data`, which was read from `path`.
+/// The ranges of a float checkpoint's activations over all of `data`, which was read from `input`.
 pub fn calibrate_on(
     checkpoint: &Checkpoint,
     backend: Backend,
     data: &Dataset,
-    path: &Path,
+    input: &Input,
 ) -> Outcome<Calibration> {
     let float = Candidate::float(checkpoint.network());
     let model =
         SpikeGpt::new(checkpoint, &float, backend).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let ranges = calibrate(&model, data, 0..data.len()).map_err(|error| Failure::file(path, &error))?;
-    let hash = hash_file(path).map_err(|error| Failure::file(path, &error))?;
-    Ok(Calibration { data: hash, sequences: data.len() as u32, ranges })
+    let ranges = calibrate(&model, data, 0..data.len()).map_err(|error| input.failure(&error))?;
+    Ok(Calibration { data: input.hash()?, sequences: data.len() as u32, ranges })
 }

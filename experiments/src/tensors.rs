@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use qslm_engine::foreign;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, sequence_logits};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -13,7 +14,10 @@ use crate::exit::{Exit, Failure, Outcome};
 pub fn read_tokens(path: &Path) -> Outcome<Vec<Vec<i64>>> {
     let bytes = std::fs::read(path).map_err(|error| Failure::file(path, &error))?;
     let refuse = |words: String| Failure::new(Exit::Failure, format!("{}: {words}", path.display()));
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(error.to_string()))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| match foreign::recognise(&bytes) {
+        Some(foreign) => refuse(format!("not a safetensors file: it is {}", foreign.what)),
+        None => refuse(error.to_string()),
+    })?;
     let tensor = file.tensor("tokens").map_err(|_| refuse("has no tensor `tokens`".to_owned()))?;
     let (Dtype::I32, &[_, length]) = (tensor.dtype(), tensor.shape()) else {
         let (dtype, shape) = (tensor.dtype(), tensor.shape());

@@ -83,6 +83,10 @@ fn every_documented_message_is_one_that_a_program_gives() {
     let path = format!("checkpoint.path={}", broken.display());
     give("N trials failed: ...", run(&at("broken.redb"), &["task.windows=1", &path]));
 
+    for (message, output) in about_files(folder.path()) {
+        give(message, output);
+    }
+
     let grid = ["task.windows=1", "space.bits=[4]", "strategy.kind=grid", "strategy.tier=global"];
     let (a, b) = (at("a.redb"), at("b.redb"));
     assert!([&a, &b].iter().all(|store| run(store, &grid).status.code() != Some(1)));
@@ -120,6 +124,66 @@ fn every_documented_message_is_one_that_a_program_gives() {
 
     let documented: BTreeSet<String> = documented.into_keys().collect();
     assert_eq!(given, documented, "a documented message that no program is made to give here");
+}
+
+/// What is said of files that are not as they should be.
+fn about_files(folder: &Path) -> Vec<(&'static str, Output)> {
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (model, tokenizer) =
+        ("experiments/models/wikitext2-xs.safetensors", "experiments/models/tokenizer.json");
+    let (classifier, text) = ("experiments/models/sst2-xs.safetensors", "experiments/data/encyclopaedia.txt");
+    let eval = |model: &str, tokenizer: &str, data: &[&str]| {
+        let arguments = ["eval", "--checkpoint", model, "--tokenizer", tokenizer, "--window", "32"];
+        qslm(&[&arguments[..], &["--windows", "1"], data].concat())
+    };
+    let with = |model: &str| eval(model, tokenizer, &["--text", text]);
+    let read = |path: &str| std::fs::read(root().join(path)).unwrap();
+    let other = file("other.safetensors", &support::safetensors(&[("a", &[1.0])]));
+    let both = [("a.emb.weight", &[1.0f32][..]), ("b.emb.weight", &[1.0])];
+    let index = br#"{"weight_map": {"emb.weight": "model-00001-of-00002.safetensors"}}"#;
+    let json = String::from_utf8(read(tokenizer)).unwrap();
+    let cut = json.replacen(
+        "\"truncation\": null",
+        "\"truncation\": {\"max_length\": 8, \
+        \"strategy\": \"LongestFirst\", \"stride\": 0, \"direction\": \"Right\"}",
+        1,
+    );
+    let dropout = json.replacen("\"dropout\": null", "\"dropout\": 0.1", 1);
+    assert!(cut != json && dropout != json);
+    let marked = file("marked.txt", &[b"\xef\xbb\xbf", &read(text)[..]].concat());
+    let returns = file("returns.txt", b"A line .\r\nAnother line .\r\n");
+    let columns = file("columns.tsv", b"good\tfilm\t1\n");
+    let [overflow, broken] = [3e4f32, 3e38].map(|weight| {
+        let path = folder.join(format!("head-{weight}.safetensors"));
+        support::checkpoint_with_head(&path, weight);
+        path.to_str().unwrap().to_owned()
+    });
+    let generate = ["generate", "--checkpoint", &broken, "--tokenizer", tokenizer, "--prompt", "The"];
+    let fewer = ["validate", SPEC, "--set", "task.windows=999999"];
+    vec![
+        ("missing tensor ...", with(&other)),
+        ("ambiguous checkpoint: ...", with(&file("both.safetensors", &support::safetensors(&both)))),
+        ("shard ..., which the index names, is not there", with(&file("index.json", index))),
+        ("not a checkpoint: it is ...", with(&file("page.pth", b"<!DOCTYPE html><title>Log in</title>"))),
+        (
+            "model.dropout = ...: ids would be random, another at every reading",
+            eval(model, &file("dropout.json", dropout.as_bytes()), &["--text", text]),
+        ),
+        (
+            "truncation to N tokens is switched off",
+            eval(model, &file("cut.json", cut.as_bytes()), &["--text", text]),
+        ),
+        ("a byte-order mark at its beginning is left out", eval(model, tokenizer, &["--text", &marked])),
+        ("... of N lines end in CRLF: ...", eval(model, tokenizer, &["--text", &returns])),
+        ("task.windows = ...: ... all of which are taken", qslm(&fewer)),
+        ("line N has N columns: expected 2", eval(classifier, tokenizer, &["--labelled", &columns])),
+        ("overflow: ... nats per token over N tokens", with(&overflow)),
+        ("a logit behind token N is ...", qslm(&generate)),
+    ]
 }
 
 /// A coordinator that knows one token, a reader's, which stands in the file of the second path.

@@ -24,6 +24,12 @@ where
     load_from(file, Environment::with_prefix(prefix), flags)
 }
 
+/// A file's text, without the byte-order mark that some editors write before it.
+fn read(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
 fn load_from<T>(file: Option<&Path>, environment: Environment, flags: &impl Serialize) -> anyhow::Result<T>
 where
     T: Default + Serialize + DeserializeOwned,
@@ -31,7 +37,7 @@ where
     let environment = environment.prefix_separator("_").try_parsing(true);
     let mut layers = Config::builder().add_source(Config::try_from(&T::default())?);
     if let Some(path) = file {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let text = read(path)?;
         let layer = File::from_str(&text, FileFormat::Toml);
         // Alone first, so that a mistake in the file is told with the file's name.
         let known = Config::builder().add_source(Config::try_from(&T::default())?).add_source(layer.clone());
@@ -89,7 +95,7 @@ where
     let environment =
         Environment::with_prefix(prefix).source(Some(variables.clone().into_iter().collect::<Map<_, _>>()));
     let in_force: T = load_from(file, environment, &serde_json::json!({}))?;
-    let text = file.map(|path| std::fs::read_to_string(path).with_context(|| path.display().to_string()));
+    let text = file.map(read);
     let in_file = Config::builder()
         .add_source(File::from_str(&text.transpose()?.unwrap_or_default(), FileFormat::Toml))
         .build()
@@ -184,6 +190,7 @@ mod tests {
         let of = |file, variables, slots| load(file, variables, slots).unwrap();
         assert_eq!(of("", &[], None), Settings::default());
         assert_eq!(of("slots = 2", &[], None).slots, 2);
+        assert_eq!(of("\u{feff}slots = 2", &[], None).slots, 2, "a byte-order mark is no key");
         assert_eq!(of("slots = 2", &[("QSLM_TEST_SLOTS", "3")], None).slots, 3);
         assert_eq!(of("slots = 2", &[("QSLM_TEST_SLOTS", "3")], Some(4)).slots, 4);
         assert_eq!(

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use qslm_common::archive::Row;
 use qslm_common::cost::Cost;
+use qslm_common::measurement::overflowed;
 
 /// A share in percent: `88.96 %`.
 pub fn percent(value: f64) -> String {
@@ -17,7 +18,11 @@ pub fn significant(value: f64) -> String {
 /// Perplexity or accuracy, whichever was measured.
 pub fn quality(row: &Row) -> String {
     let accuracy = row.accuracy.map(percent);
-    row.perplexity.map(|perplexity| format!("{perplexity:.3}")).or(accuracy).unwrap_or_default()
+    let perplexity = |perplexity: f64| match overflowed(perplexity) {
+        true => "overflow".to_owned(),
+        false => format!("{perplexity:.3}"),
+    };
+    row.perplexity.map(perplexity).or(accuracy).unwrap_or_default()
 }
 
 /// What a candidate costs beside the float model, a line per cost: its name, the value for float, the value for the

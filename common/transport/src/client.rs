@@ -146,8 +146,9 @@ impl Bearer {
         let file = path.clone();
         let read = move || {
             let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            tokens::check(text.trim()).with_context(|| file.display().to_string())?;
-            Ok(format!("Bearer {}", text.trim()).parse()?)
+            let token = text.strip_prefix('\u{feff}').unwrap_or(&text).trim();
+            tokens::check(token).with_context(|| file.display().to_string())?;
+            Ok(format!("Bearer {token}").parse()?)
         };
         Ok(Self(Some(Arc::new(Watched::new([path], read)?))))
     }

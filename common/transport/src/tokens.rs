@@ -68,7 +68,7 @@ impl Tokens {
             let size = size.with_context(|| file.display().to_string())?;
             ensure!(size <= LARGEST, "{}: {size} bytes: expected at most {LARGEST}", file.display());
             let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            parse(&text).with_context(|| file.display().to_string())
+            parse(text.strip_prefix('\u{feff}').unwrap_or(&text)).with_context(|| file.display().to_string())
         };
         Ok(Self(Watched::new([path], read)?))
     }
@@ -127,8 +127,9 @@ mod tests {
     #[test]
     fn a_token_gives_its_caller() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), format!("# who\nworker pool {TOKEN}\n\n reader eve {TOKEN}x # eve\n"))
-            .unwrap();
+        // Some editors write a byte-order mark first.
+        let lines = format!("worker pool {TOKEN}\n\n# who\n reader eve {TOKEN}x # eve\n");
+        std::fs::write(file.path(), format!("\u{feff}{lines}")).unwrap();
         let tokens = Tokens::load(file.path()).unwrap();
         let caller = tokens.caller(TOKEN).unwrap();
         assert_eq!((caller.name.as_str(), caller.role), ("pool", Role::Worker));

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::packed::{self, Provenance};
-use qslm_worker::cache::hash_file;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
+use crate::input::{Input, read_checkpoint};
 use crate::output::{Output, print_data, print_pairs};
 use crate::schemes::SchemeArgs;
 
@@ -59,9 +58,8 @@ struct Report {
 impl Apply {
     /// Writes and prints.
     pub fn run(self) -> Outcome {
-        let load = || Checkpoint::load(&self.checkpoint, !self.real_embedding);
-        let checkpoint = load().map_err(|error| Failure::file(&self.checkpoint, &error))?;
-        let hash = hash_file(&self.checkpoint).map_err(|error| Failure::file(&self.checkpoint, &error))?;
+        let checkpoint = read_checkpoint(&self.checkpoint, !self.real_embedding)?;
+        let hash = Input::checkpoint(&self.checkpoint)?.hash()?;
         let mut provenance = Provenance {
             qslm: env!("CARGO_PKG_VERSION").to_owned(),
             checkpoint: hash,

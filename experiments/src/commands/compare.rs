@@ -6,15 +6,15 @@ use clap::Args;
 use qslm_common::candidate::Candidate;
 use qslm_common::cost::{Costs, Device};
 use qslm_common::footprint::{footprint_bytes, saving};
-use qslm_common::measurement::Counts;
+use qslm_common::measurement::{Counts, overflowed};
 use qslm_common::network::Network;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, EvaluateError};
-use qslm_worker::cache::hash_file;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
+use crate::input::Input;
 use crate::inputs::DataArgs;
 use crate::output::{Output, print_data, print_pairs};
 use crate::parallel::{evaluate_every, threads};
@@ -64,8 +64,9 @@ struct Report {
     saving: f64,
     /// Perplexity or accuracy.
     measure: &'static str,
-    before: f64,
-    after: f64,
+    /// Null if it is beyond the largest number, and so is the loss then.
+    before: Option<f64>,
+    after: Option<f64>,
     /// `PPL / PPL0 - 1`, or the drop in accuracy.
     loss: f64,
     /// 95 % interval of the loss.
@@ -106,8 +107,7 @@ impl Compare {
             (Some(file), _) => ModelArgs { checkpoint: file.clone(), ..self.model.clone() }.load()?,
             (None, Some(front)) => {
                 let (front, checkpoint) = (FrontFile::read(front)?, self.model.read()?);
-                let hash = hash_file(&self.model.checkpoint)
-                    .map_err(|error| Failure::file(&self.model.checkpoint, &error))?;
+                let hash = Input::checkpoint(&self.model.checkpoint)?.hash()?;
                 front.check_checkpoint(hash, &self.model.checkpoint)?;
                 let candidate = candidate(front.row(self.candidate.as_deref())?, checkpoint.network())?;
                 (self.model.build(checkpoint, &candidate)?, candidate)
@@ -146,7 +146,9 @@ impl Report {
         let test = paired(&differences).ok_or_else(none)?;
         // A difference in nats per token is a ratio of perplexities.
         let loss = |mean: f64| if language { mean.exp_m1() } else { mean };
-        let quality = |counts: &Counts| counts.perplexity().or(counts.accuracy()).unwrap_or(0.0);
+        let quality = |counts: &Counts| {
+            counts.perplexity().or(counts.accuracy()).filter(|quality| !overflowed(*quality))
+        };
         Ok(Self {
             pairs: pairs.len(),
             candidate: candidate.id().to_string(),
@@ -164,14 +166,17 @@ impl Report {
 
     fn print_table(&self) -> Outcome {
         let (low, high) = self.loss_interval;
-        let percent = |share: f64| format!("{:+.2} %", share * 100.0);
+        let or_overflow = |shown: Option<String>| shown.unwrap_or_else(|| "overflow".to_owned());
+        let finite = |share: f64| Some(share * 100.0).filter(|percent| percent.is_finite());
+        let percent = |share: f64| or_overflow(finite(share).map(|percent| format!("{percent:+.2} %")));
+        let quality = |quality: Option<f64>| or_overflow(quality.map(|quality| format!("{quality:.4}")));
         let verdict = if self.p_value < 0.05 { "significant" } else { "not significant" };
         print_pairs(&[
             (
                 "candidate".to_owned(),
                 format!("{} ({:.2} % saved)", &self.candidate[..12], self.saving * 100.0),
             ),
-            (self.measure.to_owned(), format!("{:.4} to {:.4}", self.before, self.after)),
+            (self.measure.to_owned(), format!("{} to {}", quality(self.before), quality(self.after))),
             (
                 "loss".to_owned(),
                 format!("{}, 95 % interval {} to {}", percent(self.loss), percent(low), percent(high)),

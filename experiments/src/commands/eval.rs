@@ -8,13 +8,15 @@ use qslm_common::candidate::Candidate;
 use qslm_common::cost::{Cost, Costs, Device};
 use qslm_common::experiment::{Backend, check_model};
 use qslm_common::footprint::{float_bytes, footprint_bytes};
-use qslm_common::measurement::Counts;
+use qslm_common::measurement::{Counts, overflowed};
 use qslm_common::network::Network;
 use qslm_common::scheme::Calibration;
 use qslm_engine::task::Dataset;
 use serde::Serialize;
 
+use crate::data::warn_of_fewer;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::read_text;
 use crate::inputs::DataArgs;
 use crate::output::{Output, peak_memory_bytes, print_data};
 use crate::parallel::{evaluate_all, threads};
@@ -66,8 +68,9 @@ pub struct Eval {
 struct Report {
     nll_sum: f64,
     tokens: u64,
+    /// Absent for a classifier; null if it is beyond the largest number.
     #[serde(skip_serializing_if = "Option::is_none")]
-    perplexity: Option<f64>,
+    perplexity: Option<Option<f64>>,
     hits: u64,
     sentences: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,14 +120,15 @@ impl Eval {
 
     fn device(&self) -> Outcome<Device> {
         let Some(path) = &self.device else { return Ok(Device::default()) };
-        let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+        let text = read_text(path)?;
         toml::from_str(&text).map_err(|error| refuse_toml(path, &text, &error))
     }
 
     fn calibrate(&self, path: &Path) -> Outcome<Calibration> {
         let checkpoint = self.model.read()?;
-        let data = self.data.load_calibration(path, self.calibration_sequences, checkpoint.network())?;
-        calibrate_on(&checkpoint, self.model.backend, &data, path)
+        let (input, data) =
+            self.data.load_calibration(path, self.calibration_sequences, checkpoint.network())?;
+        calibrate_on(&checkpoint, self.model.backend, &data, &input)
     }
 
     fn data(&self, network: &Network) -> Outcome<Dataset> {
@@ -132,6 +136,7 @@ impl Eval {
         check_model(network, &self.data.task()?).map_err(|error| Failure::new(Exit::Usage, error))?;
         let rows = tensors::read_tokens(path)?;
         let mut data = Dataset::rows(&rows, network.vocabulary).map_err(|e| Failure::file(path, &e))?;
+        warn_of_fewer("--windows", self.data.windows, &path.clone().into(), &data);
         data.truncate(self.data.windows.unwrap_or(u32::MAX) as usize);
         Ok(data)
     }
@@ -151,7 +156,7 @@ impl Report {
         Self {
             nll_sum: counts.nll.nats(),
             tokens: counts.tokens,
-            perplexity: counts.perplexity(),
+            perplexity: counts.perplexity().map(|perplexity| Some(perplexity).filter(|p| !overflowed(*p))),
             hits: counts.hits,
             sentences: counts.sentences,
             accuracy: counts.accuracy(),
@@ -172,7 +177,14 @@ impl Report {
     fn print_table(&self) -> Outcome {
         let mut rows = vec![("nll sum".to_owned(), format!("{:.4} nats", self.nll_sum))];
         if let Some(perplexity) = self.perplexity {
-            rows.push(("perplexity".to_owned(), format!("{perplexity:.4} over {} tokens", self.tokens)));
+            let words = match perplexity {
+                Some(perplexity) => format!("{perplexity:.4} over {} tokens", self.tokens),
+                None => {
+                    let mean = self.nll_sum / self.tokens as f64;
+                    format!("overflow: {mean:.1} nats per token over {} tokens", self.tokens)
+                }
+            };
+            rows.push(("perplexity".to_owned(), words));
         }
         if let Some(accuracy) = self.accuracy {
             let of = format!("{} of {} sentences", self.hits, self.sentences);

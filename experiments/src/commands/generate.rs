@@ -6,6 +6,7 @@ use clap::Args;
 use qslm_engine::task::{Sampler, TokenizerFile};
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::Input;
 use crate::output::print;
 use crate::schemes::{ModelArgs, SchemeArgs};
 
@@ -53,8 +54,9 @@ impl Generate {
             let words = format!("{checkpoint}: this checkpoint classifies, it has no next token");
             return Err(Failure::new(Exit::Usage, words));
         }
-        let in_tokenizer = |error: &dyn std::error::Error| Failure::file(&self.tokenizer, error);
-        let tokenizer = TokenizerFile::load(&self.tokenizer, model.network().vocabulary);
+        let input = Input::tokenizer(&self.tokenizer)?;
+        let in_tokenizer = |error: &dyn std::error::Error| input.failure(error);
+        let tokenizer = TokenizerFile::load(input.path(), model.network().vocabulary);
         let tokenizer = tokenizer.map_err(|error| in_tokenizer(&error))?;
         let mut next = tokenizer.encode(&self.prompt).map_err(|error| in_tokenizer(&error))?;
         if next.is_empty() {
@@ -67,10 +69,20 @@ impl Generate {
             // The decoder needs what came before; the prompt itself is printed already.
             decoder.push(*id).map_err(|error| in_tokenizer(&error))?;
         }
+        let mut position = 0;
         for _ in 0..self.tokens {
+            position += next.len();
             let features = model.features(&next, &mut state, &mut spikes);
             let last = features.len() - model.network().channels as usize;
-            let token = sampler.draw(&model.logits(features[last..].to_vec()));
+            let logits = model.logits(features[last..].to_vec());
+            if let Some(logit) = logits.iter().find(|logit| !logit.is_finite()) {
+                print("\n")?;
+                let checkpoint = self.model.checkpoint.display();
+                let words =
+                    format!("{checkpoint}: a logit behind token {position} is {logit}: nothing can be drawn");
+                return Err(Failure::new(Exit::Failure, words));
+            }
+            let token = sampler.draw(&logits);
             if let Some(text) = decoder.push(token).map_err(|error| in_tokenizer(&error))? {
                 print(&text)?;
             }

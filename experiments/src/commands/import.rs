@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::stores::open;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::read_text;
 use crate::listed;
 use crate::output::print;
 
@@ -123,7 +124,7 @@ impl Into {
 
 fn results(file: &Path, into: &Into) -> Outcome {
     let (store, record) = into.open()?;
-    let text = std::fs::read_to_string(file).map_err(|error| Failure::file(file, &error))?;
+    let text = read_text(file)?;
     let mut taken = Contents::default();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let refuse = |what: String| {

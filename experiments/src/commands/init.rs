@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::checkpoint::{Checkpoint, Inspected};
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::unreadable;
 use crate::output::print;
 
 /// Write a commented spec for a checkpoint and a data set.
@@ -45,8 +46,8 @@ impl Init {
     /// Writes the spec and prints where it is.
     pub fn run(self) -> Outcome {
         let binary = !self.real_embedding;
-        let (network, manifest) = Checkpoint::inspect(&self.checkpoint, binary)
-            .map_err(|error| Failure::file(&self.checkpoint, &error))?;
+        let Inspected { network, manifest, .. } = Checkpoint::inspect(&self.checkpoint, binary)
+            .map_err(|error| unreadable(&self.checkpoint, &error))?;
         if manifest.is_some() {
             let file = self.checkpoint.display();
             let words = format!("{file} is packed already: search from the float checkpoint");

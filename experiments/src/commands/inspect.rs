@@ -8,11 +8,12 @@ use comfy_table::CellAlignment;
 use qslm_common::candidate::Candidate;
 use qslm_common::footprint::{float_bytes, footprint_bytes, saving, unit_bytes, vector_bytes};
 use qslm_common::network::Network;
-use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::packed::{Manifest, Provenance};
+use qslm_engine::checkpoint::{Checkpoint, CheckpointError, Inspected};
 use serde::Serialize;
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::Outcome;
+use crate::input::unreadable;
 use crate::output::{Output, plain_table, print, print_data};
 
 /// Print hierarchy, shapes, parameters, bytes and schemes of a checkpoint.
@@ -22,7 +23,7 @@ Examples:
   qslm inspect experiments/models/wikitext2-xs.safetensors
   qslm inspect packed.safetensors --output json")]
 pub struct Inspect {
-    /// A float checkpoint (PyTorch or safetensors) or a packed file
+    /// A float checkpoint (PyTorch or safetensors, or the index of several files) or a packed file; the tensors of any other
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The model was trained on real-valued embeddings instead of their signs
@@ -48,6 +49,9 @@ struct Report {
     packed: bool,
     candidate: String,
     provenance: Option<Provenance>,
+    /// What was done to the names of its tensors; absent where nothing was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
     units: Vec<UnitReport>,
     /// How one-dimensional parameters are stored, and their bytes.
     vectors: String,
@@ -73,8 +77,11 @@ struct UnitReport {
 impl Inspect {
     /// Reads the header and prints.
     pub fn run(self) -> Outcome {
-        let (network, manifest) = Checkpoint::inspect(&self.file, !self.real_embedding)
-            .map_err(|error| Failure::file(&self.file, &error))?;
+        let Inspected { network, manifest, notes } =
+            match Checkpoint::inspect(&self.file, !self.real_embedding) {
+                Ok(inspected) => inspected,
+                Err(error) => return self.list(&error),
+            };
         let candidate = manifest.as_ref().map_or_else(|| Candidate::float(&network), Manifest::to_candidate);
         let bytes = footprint_bytes(&network, &candidate);
         let unit = |unit: qslm_common::network::Unit| {
@@ -103,6 +110,7 @@ impl Inspect {
             packed: manifest.is_some(),
             candidate: candidate.id().to_string(),
             provenance: manifest.map(|manifest| manifest.provenance),
+            notes,
             units,
             vectors: candidate.vectors().to_string(),
             vector_bytes: vector_bytes(&network, &candidate),
@@ -113,6 +121,35 @@ impl Inspect {
             Output::Table => print(&report.table()),
         }
     }
+
+    /// Prints the tensors of a file that is no such network, and fails with what is wrong.
+    fn list(&self, error: &CheckpointError) -> Outcome {
+        let failure = unreadable(&self.file, error);
+        let Ok(listed) = Checkpoint::list(&self.file) else { return Err(failure) };
+        let tensors: Vec<_> = listed
+            .into_iter()
+            .map(|tensor| Other { tensor: tensor.name, dtype: tensor.dtype, shape: tensor.shape })
+            .collect();
+        if self.output != Output::Table {
+            print_data(self.output, &tensors)?;
+        } else if !tensors.is_empty() {
+            let mut table = plain_table();
+            table.set_header(["tensor", "type", "shape"]);
+            for Other { tensor, dtype, shape } in &tensors {
+                table.add_row([tensor, dtype, &format!("{shape:?}")]);
+            }
+            print(&format!("{table}\n"))?;
+        }
+        Err(failure)
+    }
+}
+
+/// A tensor of a file that is no such network.
+#[derive(Serialize)]
+struct Other {
+    tensor: String,
+    dtype: String,
+    shape: Vec<usize>,
 }
 
 impl Report {
@@ -131,6 +168,7 @@ impl Report {
             self.float_bytes,
             self.saving * 100.0,
         );
+        self.notes.iter().for_each(|note| text.push_str(&format!("{note}\n")));
         if let Some(provenance) = &self.provenance {
             let experiment = provenance.experiment.as_deref().unwrap_or("no experiment");
             let (candidate, checkpoint) = (&self.candidate[..12], provenance.checkpoint.short());

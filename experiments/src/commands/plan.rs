@@ -115,10 +115,10 @@ fn tokens_per_second(resolved: &Resolved) -> Outcome<f64> {
         return Err(Failure::new(Exit::Failure, "an experiment has three files"));
     };
     let binary = experiment.network.binary_embedding;
-    let loaded = Checkpoint::load(checkpoint, binary).map_err(|error| Failure::file(checkpoint, &error))?;
+    let loaded = Checkpoint::load(checkpoint.path(), binary).map_err(|error| checkpoint.failure(&error))?;
     let data = load_data(text, tokenizer, &experiment.task, &experiment.network)?;
     let float = Candidate::float(&experiment.network);
-    let failed = |error: &dyn std::error::Error| Failure::file(checkpoint, error);
+    let failed = |error: &dyn std::error::Error| checkpoint.failure(error);
     let model = SpikeGpt::new(&loaded, &float, experiment.backend).map_err(|error| failed(&error))?;
     let (started, mut tokens) = (Instant::now(), 0);
     for sequence in 0..data.len() {

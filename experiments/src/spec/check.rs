@@ -9,7 +9,8 @@ use std::path::Path;
 
 use super::written::{self, Spec, one_line};
 use super::{Refused, examine, named_files};
-use crate::exit::{Failure, Outcome};
+use crate::exit::Outcome;
+use crate::input::read_text;
 
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub struct Problem {
 /// # Errors
 /// If the spec itself cannot be read.
 pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+    let text = read_text(path)?;
     let (mut problems, spec) = of_text(&text);
     if let Some(spec) = &spec {
         for (key, file) in named_files(path, spec) {

@@ -22,10 +22,10 @@ use qslm_common::space::{Part, Space, Tier};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::task::Dataset;
-use qslm_worker::cache::hash_file;
 
-use crate::data::load_data;
+use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::{Input, read_checkpoint};
 use crate::listed;
 use crate::parallel;
 use crate::schemes::calibrate_on;
@@ -41,8 +41,8 @@ pub struct Resolved {
     pub experiment: Experiment,
     /// Shards per trial.
     pub shards: u32,
-    /// Every file by its content hash.
-    pub files: Vec<(ContentHash, PathBuf)>,
+    /// Every file by its content hash: the checkpoint, the data and the tokenizer.
+    pub files: Vec<(ContentHash, Input)>,
     /// Tokens that one trial evaluates.
     pub positions: u64,
     /// Windows or sentences of the data.
@@ -97,25 +97,25 @@ impl From<Failure> for Refused {
 fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     let mut spec = written::read(path, settings)?;
     let (files, task) = find(path, &mut spec)?;
-    let loaded = Checkpoint::load(&files.checkpoint, spec.checkpoint.binary_embedding);
-    let loaded = loaded.map_err(|error| Failure::file(&files.checkpoint, &error))?;
+    let loaded = read_checkpoint(&files.checkpoint, spec.checkpoint.binary_embedding)?;
     if loaded.manifest().is_some() {
         let file = files.checkpoint.display();
         let words = format!("{file} is packed already: search from the float checkpoint");
         return Err(refuse(path, &words).into());
     }
     let network = *loaded.network();
-    let calibration = calibration(path, &spec, &files, &task, &loaded)?;
-    let hash = |file: &PathBuf| hash_file(file).map_err(|error| Failure::file(file, &error));
+    let checkpoint = Input::checkpoint(&files.checkpoint)?;
+    let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
+    let calibration = calibration(path, &spec, &tokenizer, &task, &loaded)?;
     let space = spec.space.resolve(spec.checkpoint.binary_embedding, calibration);
     let (strategy, ranking) = strategy(path, spec.strategy, &space, &network)?;
     let mut experiment = Experiment {
         name: spec.name,
         engine_version: ENGINE_VERSION,
         backend: spec.backend,
-        checkpoint: hash(&files.checkpoint)?,
+        checkpoint: checkpoint.hash()?,
         network,
-        data: Data { text: hash(&files.text)?, tokenizer: hash(&files.tokenizer)? },
+        data: Data { text: text.hash()?, tokenizer: tokenizer.hash()? },
         space,
         constraints: spec.constraints,
         objectives: spec
@@ -137,10 +137,16 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     if !problems.is_empty() {
         return Err(Refused::Spec(problems));
     }
-    let mut data = load_data(&files.text, &files.tokenizer, &experiment.task, &network)?;
+    let mut data = load_data(&text, &tokenizer, &experiment.task, &network)?;
+    let (key, asked) = match experiment.task {
+        Task::Perplexity { windows, .. } => ("task.windows", windows),
+        Task::Accuracy { sentences } => ("task.sentences", sentences),
+    };
+    warn_of_fewer(key, asked, &text, &data);
     let positions = data.positions();
     let sequences = data.len() as u64;
     if let Strategy::Qslm { sensitivity_sequences: some @ Some(_), .. } = &mut experiment.strategy {
+        warn_of_fewer("strategy.sensitivity_sequences", *some, &text, &data);
         // All of the data are no part of them.
         *some = some.filter(|first| u64::from(*first) < sequences);
     }
@@ -149,9 +155,9 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
         ranking.put_in_order(&mut experiment, &loaded, &data)?;
     }
     let files = vec![
-        (experiment.checkpoint, files.checkpoint),
-        (experiment.data.text, files.text),
-        (experiment.data.tokenizer, files.tokenizer),
+        (experiment.checkpoint, checkpoint),
+        (experiment.data.text, text),
+        (experiment.data.tokenizer, tokenizer),
     ];
     Ok(Resolved { experiment, shards, files, positions, sequences, demands })
 }
@@ -205,7 +211,7 @@ fn find(path: &Path, spec: &mut Spec) -> Outcome<(Files, Task)> {
 fn calibration(
     path: &Path,
     spec: &Spec,
-    files: &Files,
+    tokenizer: &Input,
     task: &Task,
     checkpoint: &Checkpoint,
 ) -> Outcome<Option<Calibration>> {
@@ -224,8 +230,10 @@ fn calibration(
             let (file, task) = calibration_data(path, calibration, task)?;
             check_model(checkpoint.network(), &task)
                 .map_err(|error| refuse(path, &format!("calibration: {error}")))?;
-            let data = load_data(&file, &files.tokenizer, &task, checkpoint.network())?;
-            calibrate_on(checkpoint, spec.backend, &data, &file).map(Some)
+            let input = Input::data(&file, &task)?;
+            let data = load_data(&input, tokenizer, &task, checkpoint.network())?;
+            warn_of_fewer("calibration.sequences", Some(calibration.sequences), &input, &data);
+            calibrate_on(checkpoint, spec.backend, &data, &input).map(Some)
         }
     }
 }

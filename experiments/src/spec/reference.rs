@@ -78,7 +78,12 @@ pub const TABLES: &[Table] = &[
         name: "[checkpoint]",
         about: "",
         keys: &[
-            ("path", "file", "required", "SpikeGPT as PyTorch .pth or safetensors"),
+            (
+                "path",
+                "file",
+                "required",
+                "SpikeGPT as PyTorch .pth or safetensors, or the model.safetensors.index.json of several",
+            ),
             ("tokenizer", "file", "required", "its tokenizer.json"),
             (
                 "binary_embedding",
@@ -101,7 +106,12 @@ pub const TABLES: &[Table] = &[
                 "tokens per window; the network's state starts afresh in each",
             ),
             ("stride", "1 to window", "window", "tokens from one window's start to the next"),
-            ("windows", "1 or more", "all", "stop after so many windows"),
+            (
+                "windows",
+                "1 or more",
+                "all",
+                "stop after so many windows; all, with a warning, if the text has fewer",
+            ),
         ],
         probe: "[task]\nkind = \"perplexity\"\nx_ = 1",
     },
@@ -110,7 +120,12 @@ pub const TABLES: &[Table] = &[
         about: "",
         keys: &[
             ("labelled", "file", "required", "lines of sentence TAB label, labels from 0"),
-            ("sentences", "1 or more", "all", "stop after so many sentences"),
+            (
+                "sentences",
+                "1 or more",
+                "all",
+                "stop after so many sentences; all, with a warning, if there are fewer",
+            ),
         ],
         probe: "[task]\nkind = \"accuracy\"\nx_ = 1",
     },

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::refuse;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::read_text;
 use crate::sensitivity::Metric;
 
 /// A spec as written.
@@ -233,7 +234,7 @@ impl SpaceSpec {
 }
 
 pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+    let text = read_text(path)?;
     let at_line = |error| refuse_toml(path, &text, &error);
     if settings.is_empty() {
         return toml::from_str(&text).map_err(at_line);

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use qslm_common::measurement::Nll;
 use qslm_coordinator::store::{Store, Write};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 
 pub const QSLM: &str = env!("CARGO_BIN_EXE_qslm");
 
@@ -49,6 +51,48 @@ pub fn broken_checkpoint(path: &Path) {
         }
     }
     std::fs::write(path, bytes).unwrap();
+}
+
+/// A safetensors file of 32-bit tensors of one row, by name.
+pub fn safetensors(tensors: &[(&str, &[f32])]) -> Vec<u8> {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, values), bytes)| {
+        (*name, TensorView::new(Dtype::F32, vec![values.len()], bytes).unwrap())
+    });
+    safetensors::serialize(views, None).unwrap()
+}
+
+/// A tensor of a file: its name, type, shape and bytes.
+pub type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
+/// The tensors of the bundled language model.
+pub fn tensors() -> Vec<Tensor> {
+    let bytes = std::fs::read(root().join("experiments/models/wikitext2-xs.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |(name, view): (&str, TensorView<'_>)| {
+        (name.to_owned(), view.dtype(), view.shape().to_vec(), view.data().to_vec())
+    };
+    file.iter().map(tensor).collect()
+}
+
+/// Writes tensors, with metadata in the header.
+pub fn write_tensors(path: &Path, tensors: &[Tensor], metadata: &[(&str, &str)]) {
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    safetensors::serialize_to_file(views, Some(metadata), path).unwrap();
+}
+
+/// Writes the bundled model with weights of this size and mixed signs as its head.
+pub fn checkpoint_with_head(path: &Path, weight: f32) {
+    let mut tensors = tensors();
+    let (_, dtype, shape, data) = tensors.iter_mut().find(|(name, ..)| name == "head.weight").unwrap();
+    *dtype = Dtype::F32;
+    let sign = |index: usize| if index.wrapping_mul(0x9e37_79b9) & 0x8000 != 0 { -weight } else { weight };
+    *data = (0..shape.iter().product()).flat_map(|index| sign(index).to_le_bytes()).collect();
+    write_tensors(path, &tensors, &[]);
 }
 
 /// Changes what a store knows of one of its trials, as no worker would; the trial's key.

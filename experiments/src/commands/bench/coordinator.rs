@@ -192,7 +192,7 @@ pub(super) fn experiment(folder: &Path, trials: u32) -> Outcome<Resolved> {
     Ok(Resolved {
         experiment,
         shards: 1,
-        files: vec![(ContentHash::of(b""), path)],
+        files: vec![(ContentHash::of(b""), path.into())],
         positions: 1,
         sequences: 1,
         demands: Demands::default(),

@@ -8,10 +8,13 @@ use std::path::Path;
 use half::{bf16, f16};
 use pytorch_reader::{DType, PytorchReader};
 use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
 
-use super::CheckpointError;
 use super::packed::{self, Manifest};
 use super::safe_file::SafeFile;
+use super::shards::{self, Shards};
+use super::{CheckpointError, Listed};
+use crate::foreign;
 
 /// An open checkpoint file.
 pub(super) enum TensorFile {
@@ -19,25 +22,49 @@ pub(super) enum TensorFile {
     PyTorch(BTreeMap<String, pytorch_reader::Tensor>),
     /// safetensors; tensors are read when asked for.
     SafeTensors(SafeFile),
+    /// Several safetensors; tensors are read when asked for.
+    Shards(Shards),
 }
 
 /// Opens a file and reads the names and shapes of its tensors.
 pub(super) fn open(path: &Path) -> Result<TensorFile, CheckpointError> {
-    if looks_like_safetensors(path)? {
+    if path.is_dir() {
+        let words = "a folder: name its file, or the model.safetensors.index.json of several";
+        return Err(CheckpointError::Foreign(words));
+    }
+    let start = start_of(path)?;
+    if start.is_empty() {
+        return Err(refuse("PyTorch or safetensors", &"the file is empty"));
+    }
+    if looks_like_safetensors(&start) {
         return Ok(TensorFile::SafeTensors(SafeFile::open(path)?));
+    }
+    if let Some(foreign) = foreign::recognise(&start) {
+        return Err(CheckpointError::Foreign(foreign.what));
+    }
+    if is_index(&start) {
+        return Ok(TensorFile::Shards(Shards::open(path)?));
     }
     let reader = PytorchReader::new(path).map_err(|error| refuse("PyTorch", &error))?;
     Ok(TensorFile::PyTorch(reader.into_tensors().into_iter().collect()))
 }
 
-/// A safetensors file starts with the length of a JSON header, then the header's opening brace.
-fn looks_like_safetensors(path: &Path) -> Result<bool, CheckpointError> {
+/// Enough of a file's beginning to see what it is.
+pub(super) fn start_of(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     let mut start = Vec::new();
-    File::open(path)?.take(9).read_to_end(&mut start)?;
-    if start.is_empty() {
-        return Err(refuse("PyTorch or safetensors", &"the file is empty"));
-    }
-    Ok(start.get(8) == Some(&b'{') && start[4..8] == [0; 4])
+    File::open(path)?.take(foreign::ENOUGH as u64).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+/// Whether a file that begins so may be the index of several. The length that a safetensors file starts with may look like
+/// a brace, too.
+pub(super) fn is_index(start: &[u8]) -> bool {
+    !looks_like_safetensors(start) && shards::may_be_index(start)
+}
+
+/// A safetensors file starts with the length of a JSON header, then the header's opening brace.
+fn looks_like_safetensors(start: &[u8]) -> bool {
+    start.get(8) == Some(&b'{') && start[4..8] == [0; 4]
 }
 
 /// The reader's words, on one line.
@@ -50,25 +77,59 @@ impl TensorFile {
     /// The manifest of a packed file, with the file.
     pub(super) fn packed(&mut self) -> Result<Option<(Manifest, &mut SafeFile)>, CheckpointError> {
         match self {
-            Self::PyTorch(_) => Ok(None),
+            Self::PyTorch(_) | Self::Shards(_) => Ok(None),
             Self::SafeTensors(file) => Ok(packed::manifest(file)?.map(|manifest| (manifest, file))),
         }
     }
 
+    /// The names of all tensors, in their order.
     pub(super) fn names(&self) -> Vec<String> {
-        self.shapes().into_keys().collect()
+        match self {
+            Self::PyTorch(tensors) => tensors.keys().cloned().collect(),
+            Self::SafeTensors(file) => {
+                let mut names = file.names();
+                names.sort();
+                names
+            }
+            Self::Shards(shards) => shards.names().cloned().collect(),
+        }
+    }
+
+    /// A safetensors header's free metadata.
+    pub(super) fn metadata(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::PyTorch(_) => BTreeMap::new(),
+            Self::SafeTensors(file) => file.entries().collect(),
+            Self::Shards(shards) => shards.metadata(),
+        }
+    }
+
+    /// What there is to see of every tensor without reading it.
+    pub(super) fn listed(&self) -> Vec<Listed> {
+        let safe = |name: String, info: Option<&TensorInfo>| {
+            let info = info?;
+            Some(Listed { name, dtype: format!("{:?}", info.dtype), shape: info.shape.clone() })
+        };
+        match self {
+            Self::PyTorch(tensors) => {
+                let listed = |(name, tensor): (&String, &pytorch_reader::Tensor)| Listed {
+                    name: name.clone(),
+                    dtype: format!("{:?}", tensor.dtype()),
+                    shape: tensor.shape().to_vec(),
+                };
+                tensors.iter().map(listed).collect()
+            }
+            Self::SafeTensors(file) => {
+                self.names().into_iter().filter_map(|name| safe(name.clone(), file.info(&name))).collect()
+            }
+            Self::Shards(shards) => {
+                shards.names().filter_map(|name| safe(name.clone(), shards.info(name))).collect()
+            }
+        }
     }
 
     pub(super) fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
-        match self {
-            Self::PyTorch(tensors) => {
-                tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect()
-            }
-            Self::SafeTensors(file) => {
-                let shape = |name: String| file.info(&name).map(|info| (name, info.shape.clone()));
-                file.names().into_iter().filter_map(shape).collect()
-            }
-        }
+        self.listed().into_iter().map(|tensor| (tensor.name, tensor.shape)).collect()
     }
 
     /// The row-major values of a tensor.
@@ -89,19 +150,25 @@ impl TensorFile {
                 let bytes = tensor.read().map_err(|error| refuse("PyTorch", &error))?;
                 Ok(float.decode(&bytes))
             }
-            Self::SafeTensors(file) => {
-                let (dtype, bytes) = file.read(name)?;
-                let float = match dtype {
-                    Dtype::F16 => Float::F16,
-                    Dtype::BF16 => Float::BF16,
-                    Dtype::F32 => Float::F32,
-                    Dtype::F64 => Float::F64,
-                    other => return Err(wrong_type(format!("{other:?}"))),
-                };
-                Ok(float.decode(&bytes))
-            }
+            Self::SafeTensors(file) => read_safe(file, name),
+            Self::Shards(shards) => read_safe(shards.shard(name).ok_or_else(missing)?, name),
         }
     }
+}
+
+fn read_safe(file: &mut SafeFile, name: &str) -> Result<Vec<f32>, CheckpointError> {
+    let (dtype, bytes) = file.read(name)?;
+    let float = match dtype {
+        Dtype::F16 => Float::F16,
+        Dtype::BF16 => Float::BF16,
+        Dtype::F32 => Float::F32,
+        Dtype::F64 => Float::F64,
+        other => {
+            let (name, given) = (name.to_owned(), format!("{other:?}"));
+            return Err(CheckpointError::Type { name, given });
+        }
+    };
+    Ok(float.decode(&bytes))
 }
 
 /// The float types that a checkpoint may store.

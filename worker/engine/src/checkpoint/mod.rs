@@ -1,21 +1,27 @@
 //! Checkpoints: files of named tensors, checked before anything computes with them.
 //!
 //! The shape of the network is read off the tensors themselves. A file is taken only if it holds exactly
-//! the tensors of such a network, in those shapes, with finite numbers.
+//! the tensors of such a network, in those shapes, with finite numbers. What training tools put around their names is
+//! taken off.
 
 mod file;
+mod naming;
 pub mod packed;
 mod safe_file;
 mod shape;
+mod shards;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use qslm_common::network::Network;
 use qslm_common::scheme::Integer;
 
 use crate::quant::{Quantized, dequantize};
+use file::TensorFile;
+use naming::Naming;
 
 /// The parameters of a network: 32-bit floats, or the codes of a packed file.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +29,29 @@ pub struct Checkpoint {
     network: Network,
     tensors: BTreeMap<String, Values>,
     manifest: Option<packed::Manifest>,
+    notes: Vec<String>,
+}
+
+/// What a checkpoint's header tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspected {
+    /// The shape of the network.
+    pub network: Network,
+    /// What a packed file says about itself.
+    pub manifest: Option<packed::Manifest>,
+    /// What was done to the names of its tensors, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A tensor of any file, whether a network has one of that name or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name in the file.
+    pub name: String,
+    /// Its type, as the file's format calls it.
+    pub dtype: String,
+    /// Its sizes, the outermost first.
+    pub shape: Vec<usize>,
 }
 
 /// The values of a tensor.
@@ -62,6 +91,15 @@ pub enum CheckpointError {
         /// The reader's words, on one line.
         reason: String,
     },
+    /// Something that is no checkpoint at all.
+    #[error("not a checkpoint: it is {0}")]
+    Foreign(&'static str),
+    /// Names that two readings would fit.
+    #[error("ambiguous checkpoint: {0}")]
+    Ambiguous(String),
+    /// An index without one of its files.
+    #[error("shard {0}, which the index names, is not there")]
+    NoShard(String),
     /// A tensor of the network is not there.
     #[error("missing tensor {0}")]
     Missing(String),
@@ -119,31 +157,61 @@ impl Checkpoint {
         let mut file = file::open(path)?;
         if let Some((manifest, file)) = file.packed()? {
             let tensors = packed::read(file, &manifest)?;
-            return Ok(Self { network: manifest.network, tensors, manifest: Some(manifest) });
+            let (network, manifest, notes) = (manifest.network, Some(manifest), Vec::new());
+            return Ok(Self { network, tensors, manifest, notes });
         }
-        let network = shape::network(&file.shapes(), binary_embedding)?;
+        let (naming, network) = float_network(&file, binary_embedding)?;
         let mut tensors = BTreeMap::new();
-        for name in file.names() {
-            let values = file.read(&name)?;
-            check_finite(&name, &values)?;
-            tensors.insert(name, Values::Floats(values));
+        for name in naming.names() {
+            let in_file = naming.in_file(name);
+            let values = file.read(in_file)?;
+            check_finite(in_file, &values)?;
+            tensors.insert(name.clone(), Values::Floats(values));
         }
-        Ok(Self { network, tensors, manifest: None })
+        Ok(Self { network, tensors, manifest: None, notes: naming.notes() })
     }
 
     /// Reads only the shape of the network and the manifest of a packed file, without the weights.
     ///
     /// # Errors
     /// As [`Checkpoint::load`], except for what only the weights can show.
-    pub fn inspect(
-        path: &Path,
-        binary_embedding: bool,
-    ) -> Result<(Network, Option<packed::Manifest>), CheckpointError> {
+    pub fn inspect(path: &Path, binary_embedding: bool) -> Result<Inspected, CheckpointError> {
         let mut file = file::open(path)?;
-        match file.packed()? {
-            Some((manifest, _)) => Ok((manifest.network, Some(manifest))),
-            None => Ok((shape::network(&file.shapes(), binary_embedding)?, None)),
+        if let Some((manifest, _)) = file.packed()? {
+            return Ok(Inspected { network: manifest.network, manifest: Some(manifest), notes: Vec::new() });
         }
+        let (naming, network) = float_network(&file, binary_embedding)?;
+        Ok(Inspected { network, manifest: None, notes: naming.notes() })
+    }
+
+    /// Every tensor of a file in one of the formats that are read, whatever it is of.
+    ///
+    /// # Errors
+    /// If the file is of none of them, or broken.
+    pub fn list(path: &Path) -> Result<Vec<Listed>, CheckpointError> {
+        Ok(file::open(path)?.listed())
+    }
+
+    /// Whether a file is the index of a checkpoint in several files: to be hashed and sent it has to become one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn is_sharded(path: &Path) -> Result<bool, CheckpointError> {
+        Ok(file::is_index(&file::start_of(path)?))
+    }
+
+    /// Writes a checkpoint in several files as one, always the same bytes; `index` says which tensor is in which file.
+    ///
+    /// # Errors
+    /// If the shards are not as the index says, or something cannot be read or written.
+    pub fn join(index: &Path, to: &mut dyn Write) -> Result<(), CheckpointError> {
+        shards::Shards::open(index)?.join(to)
+    }
+
+    /// What was done to the names of the file's tensors, a sentence each; nothing for a file that has them as they
+    /// should be.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// What a packed file says about itself; `None` for a float one.
@@ -187,6 +255,24 @@ impl Checkpoint {
             Values::Codes(codes) => Some(codes),
         }
     }
+}
+
+/// How the names of a float file become those of its network, and the network.
+fn float_network(file: &TensorFile, binary_embedding: bool) -> Result<(Naming, Network), CheckpointError> {
+    let naming = Naming::read(&file.names(), &file.metadata())?;
+    let network = shape::network(&naming.shapes(&file.shapes()), binary_embedding);
+    // What is wrong is named as the file names it.
+    let network = network.map_err(|error| match error {
+        CheckpointError::Missing(name) => CheckpointError::Missing(naming.would_be(&name)),
+        CheckpointError::Extra { name, blocks } => {
+            CheckpointError::Extra { name: naming.in_file(&name).to_owned(), blocks }
+        }
+        CheckpointError::Shape { name, given, expected } => {
+            CheckpointError::Shape { name: naming.in_file(&name).to_owned(), given, expected }
+        }
+        other => other,
+    })?;
+    Ok((naming, network))
 }
 
 fn check_finite(name: &str, values: &[f32]) -> Result<(), CheckpointError> {

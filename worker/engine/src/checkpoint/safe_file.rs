@@ -54,6 +54,11 @@ impl SafeFile {
         self.metadata.info(name)
     }
 
+    /// The header's free metadata.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (String, String)> {
+        self.metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone()))
+    }
+
     /// An entry of the header's free metadata.
     pub(super) fn entry(&self, key: &str) -> Option<&String> {
         self.metadata.metadata().as_ref()?.get(key)
