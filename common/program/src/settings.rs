@@ -1,14 +1,15 @@
 //! Settings in layers: defaults < file < environment < flags.
 //!
 //! Every program has one struct of settings with `#[serde(deny_unknown_fields)]`, so that a key that
-//! nobody reads is refused by name wherever it comes from.
+//! nobody reads is refused by name wherever it comes from. A variable is text, and is read as what its setting is: a name
+//! of digits only stays a name.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-use anyhow::Context;
-use config::{Config, Environment, File, FileFormat, Map};
+use anyhow::{Context, anyhow};
+use config::{Config, File, FileFormat};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -21,7 +22,7 @@ pub fn load<T>(file: Option<&Path>, prefix: &str, flags: &impl Serialize) -> any
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    load_from(file, Environment::with_prefix(prefix), flags)
+    load_from(file, prefix, std::env::vars_os(), flags)
 }
 
 /// A file's text, without the byte-order mark that some editors write before it.
@@ -30,11 +31,15 @@ fn read(path: &Path) -> anyhow::Result<String> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-fn load_from<T>(file: Option<&Path>, environment: Environment, flags: &impl Serialize) -> anyhow::Result<T>
+fn load_from<T>(
+    file: Option<&Path>,
+    prefix: &str,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    flags: &impl Serialize,
+) -> anyhow::Result<T>
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let environment = environment.prefix_separator("_").try_parsing(true);
     let mut layers = Config::builder().add_source(Config::try_from(&T::default())?);
     if let Some(path) = file {
         let text = read(path)?;
@@ -45,8 +50,53 @@ where
         alone.map_err(|error| one_line(&error)).with_context(|| path.display().to_string())?;
         layers = layers.add_source(layer);
     }
-    let settings = layers.add_source(environment).add_source(Config::try_from(flags)?).build();
+    for (key, (variable, value)) in environment::<T>(prefix, variables)? {
+        // Alone first, so that a mistake is told with the variable's name.
+        let alone = Config::builder().add_source(Config::try_from(&T::default())?);
+        let alone = alone.set_override(&key, value.as_str())?.build().and_then(Config::try_deserialize::<T>);
+        alone.map_err(|error| one_line(&error)).with_context(|| format!("{variable} = {value:?}"))?;
+        layers = layers.add_source(Config::builder().set_override(&key, value)?.build()?);
+    }
+    let settings = layers.add_source(Config::try_from(flags)?).build();
     settings.and_then(Config::try_deserialize).map_err(|error| one_line(&error))
+}
+
+/// The variables that begin with `prefix` and an underscore, with their values, by the setting that they are for.
+fn environment<T: Default + Serialize>(
+    prefix: &str,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> anyhow::Result<BTreeMap<String, (String, String)>> {
+    let start = format!("{prefix}_").to_lowercase();
+    let known = serde_json::to_value(T::default())?;
+    let known: Vec<&String> = known.as_object().into_iter().flat_map(|known| known.keys()).collect();
+    let mut found = BTreeMap::new();
+    for (name, value) in variables {
+        // A name that is no text is none of ours.
+        let Ok(name) = name.into_string() else { continue };
+        let lower = name.to_lowercase();
+        let Some(key) = lower.strip_prefix(&start) else { continue };
+        if !known.iter().any(|known| *known == key) {
+            return Err(unknown(&name, prefix, key, &known));
+        }
+        let value = value.into_string().map_err(|value| anyhow!("{name} = {value:?}: not UTF-8"))?;
+        found.insert(key.to_owned(), (name, value));
+    }
+    Ok(found)
+}
+
+/// Tells of a variable that no setting has, and which one may be meant.
+fn unknown(name: &str, prefix: &str, key: &str, known: &[&String]) -> anyhow::Error {
+    let nearest = known.iter().map(|known| (strsim::damerau_levenshtein(key, known), known)).min();
+    // As many letters wrong as make a third of the word.
+    match nearest.filter(|(distance, _)| *distance <= key.len().div_ceil(3)) {
+        Some((_, nearest)) => {
+            anyhow!("{name}: no such setting; did you mean {prefix}_{}?", nearest.to_uppercase())
+        }
+        None => {
+            let all = known.iter().map(|known| format!("{prefix}_{}", known.to_uppercase()));
+            anyhow!("{name}: no such setting; expected one of {}", all.collect::<Vec<_>>().join(", "))
+        }
+    }
 }
 
 /// A setting with what is in force and where it comes from.
@@ -68,9 +118,7 @@ pub fn explain<T>(file: Option<&Path>, prefix: &str) -> anyhow::Result<Vec<Setti
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let text =
-        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-    explain_from::<T>(file, prefix, &std::env::vars_os().filter_map(text).collect())
+    explain_from::<T>(file, prefix, std::env::vars_os())
 }
 
 /// Every setting with its default.
@@ -81,20 +129,20 @@ pub fn defaults<T>() -> anyhow::Result<Vec<Setting>>
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    explain_from::<T>(None, "", &HashMap::new())
+    explain_from::<T>(None, "", [])
 }
 
 fn explain_from<T>(
     file: Option<&Path>,
     prefix: &str,
-    variables: &HashMap<String, String>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> anyhow::Result<Vec<Setting>>
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let environment =
-        Environment::with_prefix(prefix).source(Some(variables.clone().into_iter().collect::<Map<_, _>>()));
-    let in_force: T = load_from(file, environment, &serde_json::json!({}))?;
+    let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
+    let in_force: T = load_from(file, prefix, variables.clone(), &serde_json::json!({}))?;
+    let variables = environment::<T>(prefix, variables)?;
     let text = file.map(read);
     let in_file = Config::builder()
         .add_source(File::from_str(&text.transpose()?.unwrap_or_default(), FileFormat::Toml))
@@ -102,13 +150,16 @@ where
         .map_err(|error| one_line(&error))?;
     let values = serde_json::to_value(in_force)?;
     let setting = |(key, value): (&String, &serde_json::Value)| {
-        let variable = format!("{prefix}_{}", key.to_uppercase());
-        let origin = match file {
-            _ if variables.contains_key(&variable) => variable,
-            Some(path) if in_file.get::<config::Value>(key).is_ok() => path.display().to_string(),
+        let origin = match (variables.get(key), file) {
+            (Some((variable, _)), _) => variable.clone(),
+            (None, Some(path)) if in_file.get::<config::Value>(key).is_ok() => path.display().to_string(),
             _ => "default".to_owned(),
         };
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let value = match value {
+            serde_json::Value::Null => String::new(),
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
         Setting { key: key.clone(), value, origin }
     };
     Ok(values.as_object().into_iter().flatten().map(setting).collect())
@@ -129,9 +180,8 @@ pub fn load_from_map<T>(
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let variables: Map<String, String> =
-        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    load_from(file, Environment::with_prefix(prefix).source(Some(variables)), flags)
+    let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    load_from(file, prefix, variables, flags)
 }
 
 #[cfg(test)]
@@ -144,19 +194,20 @@ mod tests {
     fn every_value_says_where_it_comes_from() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "slots = 4\nlisten = \"from the file\"").unwrap();
-        let variables = HashMap::from([("QSLM_TEST_LISTEN".to_owned(), "from outside".to_owned())]);
-        let settings = explain_from::<Settings>(Some(file.path()), "QSLM_TEST", &variables).unwrap();
+        let variables = [("QSLM_TEST_LISTEN".into(), "from outside".into())];
+        let settings = explain_from::<Settings>(Some(file.path()), "QSLM_TEST", variables).unwrap();
         let found: Vec<_> =
             settings.iter().map(|s| (s.key.as_str(), s.value.as_str(), s.origin.as_str())).collect();
         let path = file.path().display().to_string();
         let expected = [
-            ("cache_dir", "null", "default"),
+            ("cache_dir", "", "default"),
             ("listen", "from outside", "QSLM_TEST_LISTEN"),
             ("slots", "4", path.as_str()),
+            ("until_done", "false", "default"),
         ];
         assert_eq!(found, expected);
         std::fs::write(file.path(), "slotz = 4").unwrap();
-        assert!(explain_from::<Settings>(Some(file.path()), "QSLM_TEST", &HashMap::new()).is_err());
+        assert!(explain_from::<Settings>(Some(file.path()), "QSLM_TEST", []).is_err());
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -165,11 +216,12 @@ mod tests {
         listen: String,
         slots: u32,
         cache_dir: Option<String>,
+        until_done: bool,
     }
 
     impl Default for Settings {
         fn default() -> Self {
-            Self { listen: "default".to_owned(), slots: 1, cache_dir: None }
+            Self { listen: "default".to_owned(), slots: 1, cache_dir: None, until_done: false }
         }
     }
 
@@ -204,9 +256,41 @@ mod tests {
         let error = |file, variables: &[_]| format!("{:#}", load(file, variables, None).unwrap_err());
         let in_file = error("slotz = 2", &[]);
         assert!(in_file.contains("slotz") && in_file.contains("slots"), "{in_file}");
-        assert!(error("", &[("QSLM_TEST_SLOTZ", "3")]).contains("slotz"));
+        let meant = "QSLM_TEST_SLOTZ: no such setting; did you mean QSLM_TEST_SLOTS?";
+        assert_eq!(error("", &[("QSLM_TEST_SLOTZ", "3")]), meant);
+        let all = "QSLM_TEST_CACHE_DIR, QSLM_TEST_LISTEN, QSLM_TEST_SLOTS, QSLM_TEST_UNTIL_DONE";
+        let none = format!("QSLM_TEST_PORT_80_TCP: no such setting; expected one of {all}");
+        assert_eq!(error("", &[("QSLM_TEST_PORT_80_TCP", "3")]), none);
+        let many = error("", &[("QSLM_TEST_SLOTS", "many")]);
+        assert!(many.starts_with("QSLM_TEST_SLOTS = \"many\": "), "{many}");
+        assert!(error("", &[("QSLM_TEST_SLOTS", "")]).starts_with("QSLM_TEST_SLOTS = \"\": "));
         let wrong = error("slots = \"many\"", &[]);
         assert!(wrong.contains("slots") && !wrong.contains('\n'), "{wrong}");
         assert!(error("slots =", &[]).contains("line 1"));
+    }
+
+    #[test]
+    fn a_variable_is_read_as_what_its_setting_is() {
+        for text in ["0012", "5e8730912345", "007", "1.0", "true", "inf", "nan", "0x10", "+1", "", " a "] {
+            let variables = [("QSLM_TEST_LISTEN", text), ("QSLM_TEST_CACHE_DIR", text)];
+            let settings = load("", &variables, None).unwrap();
+            assert_eq!((settings.listen.as_str(), settings.cache_dir.as_deref()), (text, Some(text)));
+        }
+        let settings =
+            load("", &[("QSLM_TEST_SLOTS", "12"), ("QSLM_TEST_UNTIL_DONE", "true")], None).unwrap();
+        assert_eq!((settings.slots, settings.until_done), (12, true));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_no_text_is_named() {
+        use std::os::unix::ffi::OsStringExt;
+        let strange = OsString::from_vec(b"/tmp/\xff".to_vec());
+        let load = |name: &str| {
+            load_from::<Settings>(None, "QSLM_TEST", [(name.into(), strange.clone())], &Flags::default())
+        };
+        let error = format!("{:#}", load("QSLM_TEST_CACHE_DIR").unwrap_err());
+        assert_eq!(error, "QSLM_TEST_CACHE_DIR = \"/tmp/\\xFF\": not UTF-8");
+        assert_eq!(load("QSLM_OTHER").unwrap(), Settings::default());
     }
 }
