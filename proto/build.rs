@@ -1,4 +1,5 @@
 //! Compiles the proto files with protox, so that no `protoc` has to be installed.
+#![expect(clippy::disallowed_macros, reason = "cargo reads what a build script prints")]
 
 use prost::Message;
 

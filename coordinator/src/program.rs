@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use qslm_program::{LogFlags, Port};
+use qslm_program::{LogFlags, Port, limits};
 use qslm_transport::Monitor;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -33,7 +33,7 @@ struct Flags {
     #[serde(skip)]
     config: Option<PathBuf>,
     /// Address and port to listen on [default: 127.0.0.1:7477]
-    #[arg(long)]
+    #[arg(long, value_parser = qslm_program::address)]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
     /// Address and port of the live view for browsers, or off [default: 127.0.0.1:7478]
@@ -107,14 +107,19 @@ struct Flags {
 
 /// Runs the program with the flags of this process.
 pub fn main() -> ExitCode {
-    let flags = Flags::parse();
-    qslm_program::run(flags.config.as_deref(), "QSLM_COORDINATOR", &flags, run)
+    match qslm_program::flags::<Flags>() {
+        Ok(flags) => qslm_program::run(flags.config.as_deref(), "QSLM_COORDINATOR", &flags, run),
+        Err(code) => code,
+    }
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
     qslm_program::init_log(&settings.log, settings.log_format)?;
     let stop = qslm_program::cancelled_by_signals()?;
     let (options, door) = (settings.options()?, settings.door()?);
+    // Driver, committer and whoever waits for them; the store, sockets, and files that are handed in or out.
+    limits::ensure_threads(3)?;
+    limits::ensure_files(32)?;
     check_file_limit(settings.max_connections);
     let coordinator = Coordinator::open(&settings.store, options)?;
     let listener = TcpListener::bind(settings.listen)

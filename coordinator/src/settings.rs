@@ -17,6 +17,7 @@ use crate::{Door, Options, Quotas};
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Address and port to listen on.
+    #[serde(deserialize_with = "qslm_program::deserialize_address")]
     pub listen: SocketAddr,
     /// Address and port of the live view for browsers, or `off`.
     pub web: Port,

@@ -82,8 +82,7 @@ fn main() -> Result<()> {
     results.all_tensors(&mut page, &[&sentiment, &language])?;
     results.inner(&mut page, &[&language, &sentiment])?;
     results.sensitivity(&mut page, &[&language, &sentiment])?;
-    print!("{page}");
-    Ok(())
+    std::io::Write::write_all(&mut std::io::stdout(), page.as_bytes()).context("standard output")
 }
 
 const HEAD: &str = "\
@@ -394,7 +393,7 @@ impl Results {
 fn qslm(command: &str, arguments: &[String]) -> Result<Value> {
     let here = std::env::current_exe()?;
     let program = here.parent().and_then(Path::parent).context("no folder")?.join("qslm");
-    eprintln!("qslm {command} {}", arguments.join(" "));
+    qslm_program::say(format_args!("qslm {command} {}", arguments.join(" ")));
     let output = Command::new(&program)
         .arg(command)
         .args(arguments)

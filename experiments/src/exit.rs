@@ -60,7 +60,7 @@ impl Failure {
     /// Prints the line and turns into the code.
     pub fn report(self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("error: {}", self.message);
+            qslm_program::say(format_args!("error: {}", self.message));
         }
         const SIGTERM: u8 = 15;
         match (self.code, qslm_program::signal()) {
@@ -81,7 +81,8 @@ impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         use tonic::Code;
         // What a coordinator says has no source; a connection that broke has.
-        let broken = std::error::Error::source(&status).is_some();
+        let first = std::iter::successors(std::error::Error::source(&status), |&cause| cause.source()).last();
+        let broken = first.is_some();
         let code = match status.code() {
             _ if broken => Exit::Unavailable,
             Code::NotFound => Exit::NotFound,
@@ -91,7 +92,12 @@ impl From<tonic::Status> for Failure {
             Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => Exit::Unavailable,
             _ => Exit::Failure,
         };
-        Self::new(code, format!("coordinator: {}", status.message()))
+        let said = status.message();
+        let cause = first.map(ToString::to_string).filter(|cause| !said.contains(cause));
+        Self::new(
+            code,
+            format!("coordinator: {said}{}", cause.map_or(String::new(), |cause| format!(": {cause}"))),
+        )
     }
 }
 

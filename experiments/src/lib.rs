@@ -105,9 +105,11 @@ pub fn main() -> ExitCode {
         Some("qslm-worker") => return qslm_worker::program::main(),
         _ => {}
     }
-    let cli = Cli::parse();
-    let outcome =
-        qslm_program::block_on(run(cli)).unwrap_or_else(|error| Err(anyhow::Error::from(error).into()));
+    let cli = match qslm_program::flags() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let outcome = qslm_program::block_on(run(cli)).unwrap_or_else(|error| Err(error.into()));
     outcome.map_or_else(exit::Failure::report, |()| ExitCode::SUCCESS)
 }
 

@@ -12,7 +12,7 @@ pub fn threads(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
 }
 
-/// `f(0)`, `f(1)` ... `f(count - 1)` in this order, computed in `threads` threads. After a failure nothing more is
+/// `f(0)`, `f(1)` ... `f(count - 1)` in this order, computed in `threads` threads, or as many as the system allows. After a failure nothing more is
 /// started; the failure of the lowest index wins.
 pub fn map<T: Send, E: Send>(
     count: usize,
@@ -34,11 +34,15 @@ pub fn map<T: Send, E: Send>(
         done
     };
     let mut results = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads.clamp(1, count.max(1))).map(|_| scope.spawn(work)).collect();
+        // This thread is one of them.
+        let other = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads.clamp(1, count.max(1))).map_while(other).collect();
         let join = |handle: std::thread::ScopedJoinHandle<'_, _>| {
             handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        handles.into_iter().flat_map(join).collect::<Vec<(usize, Result<T, E>)>>()
+        let mut results: Vec<(usize, Result<T, E>)> = work();
+        results.extend(others.into_iter().flat_map(join));
+        results
     });
     results.sort_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, result)| result).collect()

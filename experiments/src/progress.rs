@@ -55,7 +55,8 @@ impl Progress {
         if self.shown && self.last_line.as_ref().is_none_or(due) {
             self.last_line = Some((Instant::now(), status.stage.clone()));
             let (settled, of) = (status.generation_settled, status.generation_trials);
-            eprintln!("{:21} {settled}/{of}  {}", status.stage, describe(status, left));
+            let words = describe(status, left);
+            qslm_program::say(format_args!("{:21} {settled}/{of}  {words}", status.stage));
         }
     }
 

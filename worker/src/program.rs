@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use qslm_common::hash::ContentHash;
-use qslm_program::{Coded, LogFlags, Port};
+use qslm_program::{Coded, LogFlags, Port, limits};
 use qslm_transport::{AccessFlags, Monitor, Traces};
 use serde::Serialize;
 
@@ -96,8 +96,10 @@ struct Flags {
 
 /// Runs the program with the flags of this process.
 pub fn main() -> ExitCode {
-    let flags = Flags::parse();
-    qslm_program::run(flags.config.as_deref(), "QSLM_WORKER", &flags, run)
+    match qslm_program::flags::<Flags>() {
+        Ok(flags) => qslm_program::run(flags.config.as_deref(), "QSLM_WORKER", &flags, run),
+        Err(code) => code,
+    }
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
@@ -105,6 +107,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = qslm_program::cancelled_by_signals()?;
     let slots = settings.slots().map_err(Coded::setting)?;
     let connector = settings.connector().map_err(Coded::setting)?;
+    ensure_room(slots as usize)?;
     let labels = parse_labels(&settings.labels).map_err(Coded::setting)?;
     let capabilities = detect(labels);
     capabilities.validate().map_err(Coded::setting)?;
@@ -142,6 +145,13 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         return Err(Coded::error(128 + qslm_program::signal(), anyhow!("stopped before all was done")));
     }
     Ok(())
+}
+
+/// Fails if the system will not let a worker have what so many evaluations at a time take: a thread each, its connection
+/// and files.
+fn ensure_room(slots: usize) -> anyhow::Result<()> {
+    let room = limits::ensure_threads(slots).and_then(|()| limits::ensure_files(32 + 4 * slots));
+    room.with_context(|| format!("slots = {slots}"))
 }
 
 /// A name that no other worker has: the process number alone repeats from container to container.

@@ -1,11 +1,14 @@
 //! What the programs share: layered settings, log lines, and a graceful end on signals.
 
+pub mod limits;
 mod log;
 mod port;
+mod said;
 pub mod settings;
 
 pub use log::{LogFlags, LogFormat, init_log};
-pub use port::{InvalidPort, Port};
+pub use port::{InvalidAddress, InvalidPort, Port, address, deserialize_address};
+pub use said::{flags, say};
 
 use std::fmt;
 use std::path::Path;
@@ -13,6 +16,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -61,7 +65,7 @@ where
     T: Default + Serialize + DeserializeOwned,
     F: Future<Output = anyhow::Result<()>>,
 {
-    let body = |settings| block_on(body(settings)).unwrap_or_else(|error| Err(error.into()));
+    let body = |settings| block_on(body(settings)).unwrap_or_else(Err);
     let (error, code) = match settings::load(file, prefix, flags).map(body) {
         Ok(Ok(())) => return ExitCode::SUCCESS,
         Ok(Err(error)) => {
@@ -70,16 +74,25 @@ where
         }
         Err(error) => (error, 2),
     };
-    eprintln!("error: {error:#}");
+    say(format_args!("error: {error:#}"));
     ExitCode::from(code)
 }
 
 /// Runs a future to its end on a runtime of its own, and leaves what else is going on a few seconds to end.
 ///
 /// # Errors
-/// If the runtime cannot be started.
-pub fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+/// If the runtime cannot be started: there are too few threads or open files.
+pub fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
+    limits::ensure_files(limits::OF_A_RUNTIME)?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = limits::runtime_threads()? {
+        builder.worker_threads(threads);
+    }
+    let runtime = builder.enable_all().build().context("cannot start")?;
+    {
+        let _entered = runtime.enter();
+        limits::large_files_are_errors().context("cannot start")?;
+    }
     let output = runtime.block_on(future);
     runtime.shutdown_timeout(GRACE);
     Ok(output)

@@ -45,7 +45,8 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Writes log lines to standard error, coloured on a terminal; a panic becomes one of them. `filter` is a level or the
+/// Writes log lines to standard error, coloured on a terminal; a panic becomes one of them. What cannot be written is
+/// dropped. `filter` is a level or the
 /// directives of `tracing-subscriber`, such as `info,qslm_coordinator=debug`.
 ///
 /// # Errors
@@ -53,8 +54,12 @@ impl FromStr for LogFormat {
 pub fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| Coded::setting(anyhow::anyhow!("log = {filter:?}: {error}")))?;
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // Errors of writing would be written to the same place, and that they cannot be would be a panic.
+        .log_internal_errors(false);
     // Not a setting of ours but a word between terminals and programs: no-color.org.
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // A second call, as tests make, keeps the first one's settings.

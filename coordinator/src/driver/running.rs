@@ -729,12 +729,21 @@ fn in_parallel<T: Send, E: Send>(
     let first = range.start..range.end.min(range.start + share);
     let others = (first.end..range.end).step_by(share).map(|start| start..range.end.min(start + share));
     std::thread::scope(|scope| {
-        let others: Vec<_> = others.map(|part| scope.spawn(move || f(part))).collect();
+        let start = |part: Range<usize>| {
+            let started = std::thread::Builder::new().spawn_scoped(scope, {
+                let part = part.clone();
+                move || f(part)
+            });
+            started.map_err(|_| part)
+        };
+        let others: Vec<_> = others.map(start).collect();
         let mut all = f(first)?;
         for other in others {
-            match other.join() {
-                Ok(part) => all.extend(part?),
-                Err(panic) => std::panic::resume_unwind(panic),
+            match other.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(part)) => all.extend(part?),
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                // The system allows no more threads.
+                Err(part) => all.extend(f(part)?),
             }
         }
         Ok(all)

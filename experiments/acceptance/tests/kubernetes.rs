@@ -1,6 +1,7 @@
 //! On a cluster, any cluster: `KUBECONFIG=... IMAGE=...`. A sweep of the batch overlay in a namespace of its own, of which
 //! a worker pod and the coordinator pod are deleted in the middle, finds what one process finds.
 #![allow(clippy::disallowed_methods, reason = "the cluster and the image are given by variables")]
+#![expect(clippy::disallowed_macros, reason = "what a test prints is shown by its harness")]
 
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};

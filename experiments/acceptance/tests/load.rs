@@ -1,4 +1,5 @@
 //! Two thousand connections for half a minute: bounded memory, and no error but being told to wait.
+#![expect(clippy::disallowed_macros, reason = "what a test prints is shown by its harness")]
 
 use std::process::Command;
 

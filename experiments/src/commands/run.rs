@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::Args;
 use qslm_common::archive::FrontDocument;
 use qslm_common::demands::Demands;
+use qslm_program::limits;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{GetRequest, RetryRequest};
 use qslm_worker::capabilities::detect;
@@ -68,6 +70,10 @@ impl Run {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from) as u32;
         let workers = self.workers.unwrap_or_else(cores);
 
+        // An evaluation has a thread, an agent a connection, of which both ends are here, and a file now and then.
+        let room = limits::ensure_threads(workers as usize);
+        let room = room.and_then(|()| limits::ensure_files(32 + 4 * workers as usize));
+        room.with_context(|| format!("workers = {workers}"))?;
         let interrupted = qslm_program::cancelled_by_signals()?;
         let embedded = Embedded::start(&store).await?;
         let outcome = search(&embedded, &resolved, workers, self.retry_failed, &interrupted).await;

@@ -128,7 +128,7 @@ async fn follow_all(client: &mut Client) -> Outcome {
         // `--quiet` leaves errors only.
         let news = all.iter().zip(&now).filter(|(_, line)| !shown.contains(line));
         for (status, _) in news.filter(|_| tracing::enabled!(tracing::Level::WARN)) {
-            eprintln!("{}", crate::progress::line(status));
+            qslm_program::say(crate::progress::line(status));
         }
         shown = now;
         if !all.iter().any(|status| matches!(status.state(), State::Running | State::Stuck)) {

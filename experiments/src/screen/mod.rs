@@ -5,12 +5,19 @@
 
 mod draw;
 
+use std::io;
+use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{ClusterRequest, ClusterResponse, ExperimentStatus, GetRequest, ListRequest};
 use qslm_report::Report;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
+use ratatui::{DefaultTerminal, Terminal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -56,17 +63,37 @@ pub async fn run(client: &mut Client, coordinator: String, only: Option<&str>) -
     let mut view = View { coordinator, ..View::default() };
     // What is asked for has to be there; later on the view outlives the coordinator.
     view.refresh(client, only).await?;
-    let mut terminal = ratatui::try_init().map_err(|error| Failure::new(Exit::Failure, error))?;
+    let mut terminal = open().map_err(|error| Failure::new(Exit::Failure, format!("terminal: {error}")))?;
     let done = CancellationToken::new();
     let mut keys = read_keys(done.clone());
     let left = follow(&mut terminal, &mut view, client, only, &mut keys, &interrupted).await;
     done.cancel();
-    ratatui::restore();
+    restore();
     left
 }
 
+/// Takes the terminal, and has a panic give it back first. It is not dropped: one that went away would be told on standard
+/// error, which is gone, too, and that is a panic.
+fn open() -> io::Result<ManuallyDrop<DefaultTerminal>> {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        restore();
+        before(panic);
+    }));
+    let opened = enable_raw_mode()
+        .and_then(|()| execute!(io::stdout(), EnterAlternateScreen))
+        .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
+    opened.map(ManuallyDrop::new).inspect_err(|_| restore())
+}
+
+/// Gives the terminal back; there is nothing to do about one that went away.
+fn restore() {
+    drop(execute!(io::stdout(), Show));
+    drop(ratatui::try_restore());
+}
+
 async fn follow(
-    terminal: &mut ratatui::DefaultTerminal,
+    terminal: &mut DefaultTerminal,
     view: &mut View,
     client: &mut Client,
     only: Option<&str>,

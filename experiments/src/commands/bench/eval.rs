@@ -107,6 +107,7 @@ const COLUMNS: [&str; 8] = [
 impl EvalBench {
     pub(super) fn run(self) -> Outcome {
         let threads = threads(self.threads);
+        qslm_program::limits::ensure_threads(threads)?;
         let (peak, peak_of_all) = (peak_of(1), peak_of(threads));
         let folder = tempfile::tempdir().map_err(anyhow::Error::from)?;
         let path = folder.path().join("model.safetensors");
