@@ -1,10 +1,12 @@
 //! Talking to a coordinator: one that runs elsewhere, or one started here on a store.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use qslm_common::hash::ContentHash;
 use qslm_coordinator::driver::{Commits, DriverError, Handle};
 use qslm_coordinator::{Coordinator, Door, Options, Ports};
+use qslm_program::limits;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::{ExperimentStatus, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest};
 use qslm_transport::{Access, Connector, Link};
@@ -41,6 +43,9 @@ pub struct Embedded {
 impl Embedded {
     /// Opens `store`, making it if it is not there, and serves it.
     pub async fn start(store: &Path) -> Outcome<Self> {
+        // Driver, committer and whoever waits for them; the store, sockets, and files that are handed in.
+        limits::ensure_threads(3)?;
+        limits::ensure_files(16)?;
         let coordinator = Coordinator::open(store, Options::default()).map_err(|error| match error {
             DriverError::Store(error) => error.into(),
             other => Failure::new(Exit::Failure, other),
@@ -62,7 +67,7 @@ impl Embedded {
 
     /// A connection to it.
     pub async fn connect(&self) -> Outcome<Client> {
-        connect(&self.connector()?).await
+        connect(&self.connector()?, Duration::ZERO).await
     }
 
     /// A way to ask its driver without a socket.
@@ -92,13 +97,16 @@ impl Embedded {
     }
 }
 
-/// Connects to a coordinator.
-pub async fn connect(connector: &Connector) -> Outcome<Client> {
-    let link = connector.connect().await.map_err(|error| {
-        let url = connector.url();
-        // With TLS there is more that can go wrong than that nobody is there.
-        let why = if url.starts_with("https") { format!(": {}", error.root_cause()) } else { String::new() };
-        Failure::new(Exit::Unavailable, format!("no coordinator answers at {url}{why}"))
+/// Connects to a coordinator. One that is not there yet is waited for, `patience` at most.
+pub async fn connect(connector: &Connector, patience: Duration) -> Outcome<Client> {
+    let begun = Instant::now();
+    let link = connector.connect_within(patience).await.map_err(|cause| {
+        let (url, seconds) = (connector.url(), patience.as_secs_f64());
+        let tried = match !patience.is_zero() && begun.elapsed() >= patience {
+            true => format!("; tried for {seconds} s (--connect-timeout)"),
+            false => String::new(),
+        };
+        Failure::new(Exit::Unavailable, format!("no coordinator answers at {url}: {cause}{tried}"))
     })?;
     Ok(Client::new(link).max_decoding_message_size(LARGEST))
 }

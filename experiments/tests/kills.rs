@@ -2,6 +2,7 @@
 //! talk through a proxy that delays, goes silent and cuts connections, all drawn from a seed. Afterwards nothing that
 //! was acknowledged is lost, nothing is recorded twice, and the front is that of an undisturbed run.
 #![allow(clippy::unwrap_used)]
+#![expect(clippy::disallowed_macros, reason = "what a test prints is shown by its harness")]
 
 mod support;
 
@@ -362,7 +363,8 @@ impl Cluster {
     }
 
     fn is_finished(&self, id: &str) -> bool {
-        let output = qslm(&["get", id, "--coordinator", &self.url(), "--output", "json"]);
+        let get = ["get", id, "--coordinator", &self.url(), "--connect-timeout", "0", "--output", "json"];
+        let output = qslm(&get);
         // The coordinator may just have died.
         let status: Result<serde_json::Value, _> = serde_json::from_slice(&output.stdout);
         status.is_ok_and(|status| status["state"] == "finished")

@@ -11,8 +11,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
-use crate::tokens;
 use crate::watched::Watched;
+use crate::{address, tokens};
 
 /// A connection that presents its token with every call.
 pub type Link = InterceptedService<Channel, Bearer>;
@@ -70,26 +70,18 @@ impl Connector {
     /// # Errors
     /// If a certificate cannot be read.
     pub fn lazy(&self) -> anyhow::Result<Link> {
-        Ok(InterceptedService::new(self.endpoint()?.connect_lazy(), self.bearer.clone()))
+        Ok(self.link(self.endpoint()?.connect_lazy()))
     }
 
-    /// A connection that is there.
-    ///
-    /// # Errors
-    /// If a certificate cannot be read, or nobody answers.
-    pub async fn connect(&self) -> anyhow::Result<Link> {
-        Ok(InterceptedService::new(self.endpoint()?.connect().await?, self.bearer.clone()))
+    /// What makes calls over a connection.
+    pub(crate) fn link(&self, channel: Channel) -> Link {
+        InterceptedService::new(channel, self.bearer.clone())
     }
 
-    fn endpoint(&self) -> anyhow::Result<Endpoint> {
+    pub(crate) fn endpoint(&self) -> anyhow::Result<Endpoint> {
         let url = &self.url;
-        let expected = || format!("coordinator = {url:?}: expected http://HOST:PORT or https://HOST:PORT");
-        let mut endpoint = Endpoint::from_shared(url.clone()).with_context(expected)?;
-        let encrypted = match endpoint.uri().scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => bail!(expected()),
-        };
+        let encrypted = address::is_encrypted("coordinator", url)?;
+        let mut endpoint = Endpoint::from_shared(url.clone()).with_context(|| url.clone())?;
         endpoint = endpoint.connect_timeout(CONNECT).tcp_nodelay(true);
         if let Some(time) = self.keep_alive {
             endpoint = endpoint.http2_keep_alive_interval(time).keep_alive_timeout(time);
@@ -109,7 +101,7 @@ impl Connector {
             }
             return Ok(endpoint);
         }
-        Ok(endpoint.tls_config(self.tls()?)?)
+        endpoint.tls_config(self.tls()?).with_context(|| format!("coordinator = {url:?}"))
     }
 
     fn tls(&self) -> anyhow::Result<ClientTlsConfig> {

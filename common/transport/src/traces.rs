@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
@@ -20,6 +20,8 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{
     BatchConfig, BatchSpanProcessor, IdGenerator, RandomIdGenerator, SpanData, SpanProcessor,
 };
+
+use crate::address::is_encrypted;
 
 /// The header of W3C Trace Context that names a span.
 const TRACEPARENT: &str = "traceparent";
@@ -114,10 +116,9 @@ impl Traces {
         if endpoint.is_empty() {
             return Ok(None);
         }
-        let expected = || format!("traces = {endpoint:?}: expected http://HOST:PORT or https://HOST:PORT");
-        ensure!(endpoint.starts_with("http://") || endpoint.starts_with("https://"), expected());
-        let exporter =
-            SpanExporter::builder().with_tonic().with_endpoint(endpoint).build().with_context(expected)?;
+        is_encrypted("traces", endpoint)?;
+        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
+        let exporter = exporter.with_context(|| format!("traces = {endpoint:?}"))?;
         let mut processor = BatchSpanProcessor::new(exporter, BatchConfig::default());
         let resource = Resource::builder_empty()
             .with_service_name(service)

@@ -112,12 +112,14 @@ fn certificates_and_tokens_are_replaced_under_a_running_coordinator() {
     let with = |ca: &'static str| [&[("--ca", ca)], &me[..]].concat();
 
     fine(&list(&guarded, &with("first.crt")));
+    let begun = Instant::now();
     refused(&list(&guarded, &with("second.crt")), 5, "no coordinator answers at https://");
     // Mutual: without a certificate, or with one that somebody else signed, there is no connection.
     refused(&list(&guarded, &[("--ca", "first.crt"), ("--token-file", "reader")]), 5, "");
     second.sign("me", &at.join("forged.crt"), &at.join("forged.key"));
     let forged = [("--ca", "first.crt"), ("--certificate", "forged.crt"), ("--key", "forged.key")];
     refused(&list(&guarded, &[&forged[..], &[("--token-file", "reader")]].concat()), 5, "");
+    assert!(begun.elapsed() < Duration::from_secs(5), "certificates do not get better by waiting");
 
     // Another certificate, signed by another authority, from the next connection on.
     second.sign("127.0.0.1", &at.join("server.crt"), &at.join("server.key"));

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::plan;
 use super::run::Finished;
-use super::target::{Source, Target};
+use super::target::{self, Source, Target};
 use super::watch;
 use crate::client::submit;
 use crate::exit::Outcome;
@@ -182,7 +182,8 @@ impl Submit {
         if self.dry_run {
             return plan::show(&resolved, self.output.of_result());
         }
-        let mut client = self.target.connect().await?;
+        let patience = if self.wait { target::LONG_PATIENCE } else { target::PATIENCE };
+        let mut client = self.target.connect_within(patience).await?;
         let status = submit(&mut client, &resolved, self.priority).await?;
         if self.wait {
             return watch::follow(&mut client, &status.id, self.output.of_result()).await;

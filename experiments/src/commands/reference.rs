@@ -142,6 +142,9 @@ fn about(program: Program, key: &str) -> &'static str {
         }
         (Program::Worker, "cache_max_bytes") => "bytes that the cache may take",
         (Program::Client, "coordinator") => "the coordinator's address",
+        (Program::Client, "connect_timeout") => {
+            "seconds to wait for a coordinator that cannot be reached; 0 tries once; 10 if empty, 60 with `submit --wait`"
+        }
         (_, "log") => "what is logged: a level, or directives such as `info,qslm_worker=debug`",
         _ => "",
     }

@@ -1,7 +1,9 @@
 //! Which coordinator a command talks to.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use anyhow::ensure;
 use clap::Args;
 use qslm_transport::{Access, AccessFlags, Connector};
 use serde::{Deserialize, Serialize};
@@ -19,11 +21,22 @@ pub struct Target {
     #[command(flatten)]
     #[serde(flatten)]
     access: AccessFlags,
+    /// Wait so long for a coordinator that cannot be reached; 0 tries once [default: 10; 60 with submit --wait]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_timeout: Option<f64>,
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     config: Option<PathBuf>,
 }
+
+/// How long commands wait for a coordinator unless told otherwise.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long those wait that stay until an experiment has ended.
+pub(super) const LONG_PATIENCE: Duration = Duration::from_secs(60);
+/// Seconds that they may be told to wait: a day.
+const MOST_PATIENCE: f64 = 86_400.0;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,28 +46,55 @@ pub(super) struct Settings {
     certificate: PathBuf,
     key: PathBuf,
     token_file: PathBuf,
+    /// In seconds.
+    connect_timeout: Option<f64>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let [ca, certificate, key, token_file] = Default::default();
-        Self { coordinator: "http://127.0.0.1:7477".to_owned(), ca, certificate, key, token_file }
+        let coordinator = "http://127.0.0.1:7477".to_owned();
+        Self { coordinator, ca, certificate, key, token_file, connect_timeout: None }
+    }
+}
+
+impl Settings {
+    /// The way to the coordinator, and how long to wait for it if that is set.
+    fn connector(self) -> anyhow::Result<(Connector, Option<Duration>)> {
+        let Self { coordinator, ca, certificate, key, token_file, connect_timeout } = self;
+        if let Some(seconds) = connect_timeout {
+            ensure!(
+                (0.0..=MOST_PATIENCE).contains(&seconds),
+                "connect_timeout = {seconds}: expected 0 to {MOST_PATIENCE} seconds"
+            );
+        }
+        let connector = Connector::new(&coordinator, Access { ca, certificate, key, token_file })?;
+        Ok((connector, connect_timeout.map(Duration::from_secs_f64)))
     }
 }
 
 impl Target {
+    /// The way to the coordinator that the settings name, and how long to wait for it if they say so.
+    fn way(&self) -> Outcome<(Connector, Option<Duration>)> {
+        let settings = qslm_program::settings::load(self.config.as_deref(), "QSLM_CLIENT", self);
+        let way = settings.and_then(Settings::connector);
+        way.map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))
+    }
+
     /// The way to the coordinator that the settings name.
     pub fn connector(&self) -> Outcome<Connector> {
-        let settings = qslm_program::settings::load(self.config.as_deref(), "QSLM_CLIENT", self);
-        let connector = settings.and_then(|Settings { coordinator, ca, certificate, key, token_file }| {
-            Connector::new(&coordinator, Access { ca, certificate, key, token_file })
-        });
-        connector.map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))
+        Ok(self.way()?.0)
     }
 
     /// Connects to the coordinator that the settings name.
     pub async fn connect(&self) -> Outcome<Client> {
-        connect(&self.connector()?).await
+        self.connect_within(PATIENCE).await
+    }
+
+    /// The same, with another time to wait for it unless the settings say how long.
+    pub async fn connect_within(&self, patience: Duration) -> Outcome<Client> {
+        let (connector, set) = self.way()?;
+        connect(&connector, set.unwrap_or(patience)).await
     }
 }
 
@@ -62,7 +102,7 @@ impl Target {
 #[derive(Debug, Clone, Args)]
 pub struct Source {
     /// Read this store instead of asking a coordinator
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["coordinator", "config"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["coordinator", "config", "connect_timeout"])]
     store: Option<PathBuf>,
     #[command(flatten)]
     target: Target,

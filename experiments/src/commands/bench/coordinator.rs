@@ -209,7 +209,7 @@ fn times_of(progress: &[(Instant, usize)], started: Instant) -> Vec<f64> {
 }
 
 async fn channel(connector: &Connector) -> Outcome<WorkClient<Link>> {
-    Ok(WorkClient::new(connector.connect().await?))
+    Ok(WorkClient::new(connector.connect().await.map_err(anyhow::Error::from)?))
 }
 
 pub(super) fn request(

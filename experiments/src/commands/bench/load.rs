@@ -16,7 +16,7 @@ use tonic::Code;
 use super::super::target::Target;
 use super::coordinator::{experiment, finish, request};
 use super::{quantile, show};
-use crate::client::{connect, submit};
+use crate::client::submit;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Output;
 
@@ -77,8 +77,8 @@ struct Seen {
 
 impl LoadBench {
     pub(super) async fn run(self) -> Outcome {
+        let mut client = self.target.connect().await?;
         let connector = self.target.connector()?;
-        let mut client = connect(&connector).await?;
         let folder = tempfile::tempdir().map_err(anyhow::Error::from)?;
         let resolved = experiment(folder.path(), TRIALS)?;
         let id = submit(&mut client, &resolved, None).await?.id;
