@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -62,7 +63,29 @@ fn every_documented_message_is_one_that_a_program_gives() {
     let held = Store::open(&at("held.redb")).unwrap();
     give("in use by another process", qslm(&["db", "check", at("held.redb").to_str().unwrap()]));
     drop(held);
-    give("no coordinator answers at http://...", qslm(&["list", "--coordinator", "http://127.0.0.1:1"]));
+    let nobody = ["list", "--coordinator", "http://127.0.0.1:1", "--connect-timeout", "0"];
+    give("no coordinator answers at http://...", qslm(&nobody));
+    let never = ["list", "--connect-timeout=-1"];
+    give("connect_timeout = ...: expected 0 to 86400 seconds", qslm(&never));
+    let socket = qslm(&["list", "--coordinator", "unix:///x"]);
+    give("... = \"...\": expected http://HOST:PORT or https://HOST:PORT", socket);
+    give("port ...: expected 1 to 65535", qslm(&["list", "--coordinator", "http://H:99999"]));
+    let mut named = Command::new(program("qslm-coordinator"));
+    let named = named.args(["--listen", "localhost:7477"]).output().unwrap();
+    give("expected an address and port such as 127.0.0.1:7477", named);
+    let misspelt = Command::new(support::QSLM).arg("list").env("QSLM_CLIENT_TOKEN_FIEL", "a").output();
+    give("...: no such setting; did you mean ...?", misspelt.unwrap());
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let version = Command::new(support::QSLM).arg("version").stdout(full).output().unwrap();
+    give("standard output: No space left on device ...", version);
+    let limited = |limit: &str| {
+        let words = format!("{limit}; exec {} list --store held.redb", support::QSLM);
+        Command::new("sh").args(["-c", &words]).current_dir(folder.path()).output().unwrap()
+    };
+    give("... more open files are needed and N can be had", limited("ulimit -n 16"));
+    give("...: File too large ...", limited("ulimit -f 8"));
+    let threads = support::without_threads(folder.path(), "qslm", &["list"]).output().unwrap();
+    give("... more threads are needed and N can be had", threads);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let web = taken.local_addr().unwrap().to_string();
     let mut coordinator = Command::new(program("qslm-coordinator"));
@@ -219,7 +242,7 @@ fn every_documented_exit_code_is_one_that_a_program_gives() {
         (2, vec!["lst"]),
         (3, vec!["run", "nowhere.toml"]),
         (4, vec!["db", "check", held.path().to_str().unwrap()]),
-        (5, vec!["list", "--coordinator", "http://127.0.0.1:1"]),
+        (5, vec!["list", "--coordinator", "http://127.0.0.1:1", "--connect-timeout", "0"]),
     ] {
         let output = qslm(&arguments);
         assert_eq!(
