@@ -1,6 +1,9 @@
 //! How the program ends: a code and, unless it is 0, one line that says why.
 
+use std::error::Error;
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use qslm_coordinator::store::StoreError;
@@ -39,21 +42,33 @@ impl Failure {
         Self { code, message: message.to_string() }
     }
 
-    /// An input file that cannot be used: not found if it is not there.
-    pub fn file(path: &std::path::Path, error: &dyn std::error::Error) -> Self {
-        let code = if path.exists() { Exit::Failure } else { Exit::NotFound };
-        let message = match code {
-            Exit::NotFound => format!("{}: no such file", path.display()),
-            _ => format!("{}: {error}", path.display()),
+    /// An input file that cannot be used: not found if it is not there. What the system said tells, and not a second look.
+    pub fn file(path: &Path, error: &(dyn Error + 'static)) -> Self {
+        let (mut kind, mut cause) = (None, Some(error));
+        while let Some(error) = cause {
+            kind = kind.or_else(|| Some(error.downcast_ref::<io::Error>()?.kind()));
+            cause = error.source();
+        }
+        match kind.and_then(of_the_system) {
+            Some((code, words)) => Self::new(code, format!("{}: {words}", path.display())),
+            None => Self::new(Exit::Failure, format!("{}: {error}", path.display())),
+        }
+    }
+
+    /// A folder that cannot be made or used.
+    pub fn folder(path: &Path, error: &io::Error) -> Self {
+        let words = match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => "is no folder".to_owned(),
+            _ => error.to_string(),
         };
-        Self { code, message }
+        Self::new(Exit::Failure, format!("{}: {words}", path.display()))
     }
 
     /// Fails if there is no such file.
-    pub fn unless_file(path: &std::path::Path) -> Outcome {
-        match path.is_file() {
-            true => Ok(()),
-            false => Err(Self::new(Exit::NotFound, format!("{}: no such file", path.display()))),
+    pub fn unless_file(path: &Path) -> Outcome {
+        match unusable(path) {
+            None => Ok(()),
+            Some((code, words)) => Err(Self::new(code, format!("{}: {words}", path.display()))),
         }
     }
 
@@ -68,6 +83,27 @@ impl Failure {
             (code, _) => ExitCode::from(code as u8),
         }
     }
+}
+
+/// Why a path leads to no file, if so.
+pub fn unusable(path: &Path) -> Option<(Exit, String)> {
+    match std::fs::metadata(path) {
+        Ok(there) if there.is_file() => None,
+        Ok(there) if there.is_dir() => of_the_system(io::ErrorKind::IsADirectory),
+        Ok(_) => Some((Exit::Failure, "is no ordinary file".to_owned())),
+        Err(error) => Some(of_the_system(error.kind()).unwrap_or_else(|| (Exit::Failure, error.to_string()))),
+    }
+}
+
+/// What is said where the system refuses a file.
+fn of_the_system(kind: io::ErrorKind) -> Option<(Exit, String)> {
+    let (code, words) = match kind {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (Exit::NotFound, "no such file"),
+        io::ErrorKind::IsADirectory => (Exit::Failure, "is a folder, not a file"),
+        io::ErrorKind::PermissionDenied => (Exit::Failure, "permission denied"),
+        _ => return None,
+    };
+    Some((code, words.to_owned()))
 }
 
 impl fmt::Display for Failure {
@@ -117,3 +153,37 @@ impl From<anyhow::Error> for Failure {
 
 /// What every command returns.
 pub type Outcome<T = ()> = Result<T, Failure>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As readers wrap what the system says.
+    #[derive(Debug, thiserror::Error)]
+    enum Wrapped {
+        #[error("cannot read: {0}")]
+        Io(#[from] io::Error),
+        #[error(transparent)]
+        Deeper(#[from] Box<Wrapped>),
+    }
+
+    #[test]
+    fn what_the_system_said_of_a_file_is_told_and_not_what_a_second_look_finds() {
+        let said = |kind: io::ErrorKind| {
+            let wrapped = Wrapped::Deeper(Box::new(Wrapped::Io(kind.into())));
+            let failure = Failure::file(Path::new("Cargo.toml"), &wrapped);
+            (failure.code, failure.message)
+        };
+        let words = |code, words: &str| (code, format!("Cargo.toml: {words}"));
+        // The file is there; the reader found that it was not.
+        assert_eq!(said(io::ErrorKind::NotFound), words(Exit::NotFound, "no such file"));
+        assert_eq!(said(io::ErrorKind::PermissionDenied), words(Exit::Failure, "permission denied"));
+        assert_eq!(said(io::ErrorKind::IsADirectory), words(Exit::Failure, "is a folder, not a file"));
+        assert_eq!(said(io::ErrorKind::TimedOut), words(Exit::Failure, "cannot read: timed out"));
+        let gone = Failure::file(Path::new("no/such"), &std::fmt::Error);
+        assert_eq!(gone.code, Exit::Failure, "an error that is not about finding it");
+        assert_eq!(unusable(Path::new("Cargo.toml")), None);
+        assert_eq!(unusable(Path::new("Cargo.toml/x")).unwrap().0, Exit::NotFound);
+        assert_eq!(unusable(Path::new("src")).unwrap().1, "is a folder, not a file");
+    }
+}

@@ -113,7 +113,7 @@ impl Input {
     }
 
     /// A failure that has to do with it, under the name that people gave.
-    pub fn failure(&self, error: &dyn std::error::Error) -> Failure {
+    pub fn failure(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
         Failure::file(&self.named, error)
     }
 

@@ -55,7 +55,7 @@ impl Generate {
             return Err(Failure::new(Exit::Usage, words));
         }
         let input = Input::tokenizer(&self.tokenizer)?;
-        let in_tokenizer = |error: &dyn std::error::Error| input.failure(error);
+        let in_tokenizer = |error: &(dyn std::error::Error + 'static)| input.failure(error);
         let tokenizer = TokenizerFile::load(input.path(), model.network().vocabulary);
         let tokenizer = tokenizer.map_err(|error| in_tokenizer(&error))?;
         let mut next = tokenizer.encode(&self.prompt).map_err(|error| in_tokenizer(&error))?;

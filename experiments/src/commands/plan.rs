@@ -118,7 +118,7 @@ fn tokens_per_second(resolved: &Resolved) -> Outcome<f64> {
     let loaded = Checkpoint::load(checkpoint.path(), binary).map_err(|error| checkpoint.failure(&error))?;
     let data = load_data(text, tokenizer, &experiment.task, &experiment.network)?;
     let float = Candidate::float(&experiment.network);
-    let failed = |error: &dyn std::error::Error| checkpoint.failure(error);
+    let failed = |error: &(dyn std::error::Error + 'static)| checkpoint.failure(error);
     let model = SpikeGpt::new(&loaded, &float, experiment.backend).map_err(|error| failed(&error))?;
     let (started, mut tokens) = (Instant::now(), 0);
     for sequence in 0..data.len() {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::written::{self, Spec, one_line};
 use super::{Refused, examine, named_files};
-use crate::exit::Outcome;
+use crate::exit::{Outcome, unusable};
 use crate::input::read_text;
 
 /// Something that is wrong.
@@ -30,8 +30,8 @@ pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
     let (mut problems, spec) = of_text(&text);
     if let Some(spec) = &spec {
         for (key, file) in named_files(path, spec) {
-            if !file.is_file() {
-                let words = format!("{key} = {:?}: no such file", file.display().to_string());
+            if let Some((_, why)) = unusable(&file) {
+                let words = format!("{key} = {:?}: {why}", file.display().to_string());
                 problems.push(Problem { line: line_of(&text, key), words });
             }
         }
