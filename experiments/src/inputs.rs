@@ -36,6 +36,11 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
+    /// The files that are named.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.tokenizer, &self.text, &self.labelled].into_iter().flatten().map(PathBuf::as_path)
+    }
+
     /// The protocol that the flags describe.
     pub fn task(&self) -> Outcome<Task> {
         let task = match self.labelled {

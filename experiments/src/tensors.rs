@@ -9,6 +9,7 @@ use qslm_engine::task::{Dataset, sequence_logits};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::place::Place;
 
 /// Reads the int32 tensor `tokens` [sequences, length].
 pub fn read_tokens(path: &Path) -> Outcome<Vec<Vec<i64>>> {
@@ -30,7 +31,7 @@ pub fn read_tokens(path: &Path) -> Outcome<Vec<Vec<i64>>> {
 }
 
 /// Writes the logits of every sequence as the f32 tensor `logits` [sequences, length, outputs].
-pub fn write_logits(path: &Path, model: &SpikeGpt, data: &Dataset) -> Outcome {
+pub fn write_logits(place: &Place, model: &SpikeGpt, data: &Dataset) -> Outcome {
     let outputs = model.network().outputs as usize;
     let logits: Vec<u8> = (0..data.len())
         .flat_map(|sequence| sequence_logits(model, data, sequence))
@@ -38,6 +39,6 @@ pub fn write_logits(path: &Path, model: &SpikeGpt, data: &Dataset) -> Outcome {
         .collect();
     let shape = vec![data.len(), data.positions() as usize / data.len(), outputs];
     let view = TensorView::new(Dtype::F32, shape, &logits).context("logits")?;
-    safetensors::serialize_to_file([("logits", view)], None, path)
-        .map_err(|error| Failure::new(Exit::Failure, format!("{}: cannot write: {error}", path.display())))
+    let bytes = safetensors::serialize([("logits", view)], None).context("logits")?;
+    place.write(&bytes)
 }

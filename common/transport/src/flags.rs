@@ -1,6 +1,6 @@
 //! The flags of programs that call a coordinator, the same for all of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -24,4 +24,12 @@ pub struct AccessFlags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     token_file: Option<PathBuf>,
+}
+
+impl AccessFlags {
+    /// The files that are named.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let all = [&self.ca, &self.certificate, &self.key, &self.token_file];
+        all.into_iter().flatten().map(PathBuf::as_path)
+    }
 }

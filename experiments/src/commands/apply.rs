@@ -10,6 +10,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
 use crate::output::{Output, print_data, print_pairs};
+use crate::place::{Made, Place};
 use crate::schemes::SchemeArgs;
 
 /// Write a candidate as a packed file: sub-byte weights, scales, zero points and a manifest.
@@ -40,6 +41,9 @@ pub struct Apply {
     /// Where to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Replace what is there even if it is no packed file; never a store, a float checkpoint or an input
+    #[arg(long)]
+    force: bool,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
@@ -58,6 +62,9 @@ struct Report {
 impl Apply {
     /// Writes and prints.
     pub fn run(self) -> Outcome {
+        let inputs: Vec<_> = [Some(&self.checkpoint), self.front.as_ref()].into_iter().flatten().collect();
+        let inputs: Vec<_> = inputs.into_iter().map(PathBuf::as_path).collect();
+        let place = Place::new(&self.out, Made::Packed, &inputs, self.force)?;
         let checkpoint = read_checkpoint(&self.checkpoint, !self.real_embedding)?;
         let hash = Input::checkpoint(&self.checkpoint)?.hash()?;
         let mut provenance = Provenance {
@@ -81,8 +88,10 @@ impl Apply {
                 return Err(Failure::new(Exit::Usage, words));
             }
         };
-        let size = packed::write(&self.out, &checkpoint, &candidate, provenance)
+        let file = place.start()?;
+        let size = packed::write(file.path(), &checkpoint, &candidate, provenance)
             .map_err(|error| Failure::new(Exit::Failure, format!("{}: {error}", self.out.display())))?;
+        file.finish()?;
         let report = Report {
             file: self.out.display().to_string(),
             candidate: candidate.id().to_string(),

@@ -20,6 +20,7 @@ use crate::input::read_text;
 use crate::inputs::DataArgs;
 use crate::output::{Output, peak_memory_bytes, print_data};
 use crate::parallel::{evaluate_all, threads};
+use crate::place::{Made, Place};
 use crate::schemes::{ModelArgs, SchemeArgs, calibrate_on};
 use crate::spec::refuse_toml;
 use crate::tensors;
@@ -58,6 +59,9 @@ pub struct Eval {
     /// Write the logits of every sequence of --tokens to this safetensors file
     #[arg(long, value_name = "FILE", requires = "tokens")]
     logits_out: Option<PathBuf>,
+    /// Replace what --logits-out names even if it is no such file; never a store, a checkpoint or an input
+    #[arg(long, requires = "logits_out")]
+    force: bool,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
@@ -93,6 +97,7 @@ struct Report {
 impl Eval {
     /// Measures and prints.
     pub fn run(self) -> Outcome {
+        let logits = self.logits_out.as_deref().map(|path| self.place(path)).transpose()?;
         let device = self.device()?;
         let calibration = self.calibration.as_ref().map(|path| self.calibrate(path)).transpose()?;
         let (model, candidate) = self.scheme.load(&self.model, calibration.as_ref())?;
@@ -107,8 +112,8 @@ impl Eval {
             Failure::new(Exit::Failure, format!("{}: {error}", self.model.checkpoint.display()))
         })?;
         let seconds = started.elapsed().as_secs_f64();
-        if let Some(path) = &self.logits_out {
-            tensors::write_logits(path, &model, &data)?;
+        if let Some(place) = logits {
+            tensors::write_logits(&place, &model, &data)?;
         }
         let costs = device.costs(&network, &candidate, &counts);
         let report = Report::new(&network, &candidate, &counts, costs, seconds, self.model.backend);
@@ -116,6 +121,12 @@ impl Eval {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
         }
+    }
+
+    fn place(&self, path: &Path) -> Outcome<Place> {
+        let more = [&self.tokens, &self.calibration, &self.device].into_iter().flatten();
+        let inputs = self.data.files().chain(more.map(PathBuf::as_path)).chain([&*self.model.checkpoint]);
+        Place::new(path, Made::Logits, &inputs.collect::<Vec<_>>(), self.force)
     }
 
     fn device(&self) -> Outcome<Device> {

@@ -1,6 +1,5 @@
 //! `qslm init`: a spec to start from.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,10 +8,11 @@ use qslm_engine::checkpoint::{Checkpoint, Inspected};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::unreadable;
 use crate::output::print;
+use crate::place::{Made, Place};
 
 /// Write a commented spec for a checkpoint and a data set.
 ///
-/// The checkpoint is read to see whether it models language or classifies. Nothing is overwritten.
+/// The checkpoint is read to see whether it models language or classifies. Nothing is overwritten unless `--force` says so.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,6 +40,9 @@ pub struct Init {
     /// The file to write [default: NAME.toml]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Replace what is there; never a store, a checkpoint or one of these files
+    #[arg(long)]
+    force: bool,
 }
 
 impl Init {
@@ -81,13 +84,8 @@ impl Init {
             .replace("{data}", &relative(data)?)
             .replace("{embedding}", if binary { "sign" } else { "quantize" })
             .replace("{constraint}", if flag == "text" { MAX_INCREASE } else { MAX_DROP });
-        let mut file = std::fs::File::create_new(&out).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => {
-                Failure::new(Exit::Conflict, format!("{}: is there already", out.display()))
-            }
-            _ => Failure::new(Exit::Failure, format!("{}: {error}", out.display())),
-        })?;
-        file.write_all(spec.as_bytes()).map_err(|error| Failure::file(&out, &error))?;
+        let inputs = [&*self.checkpoint, &*self.tokenizer, data.as_path()];
+        Place::vacant(&out, Made::Spec, &inputs, self.force)?.write(spec.as_bytes())?;
         print(&format!("{}\n", out.display()))
     }
 }

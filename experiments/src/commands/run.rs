@@ -20,6 +20,7 @@ use super::watch::{self, WhenStuck};
 use crate::client::{Client, Embedded, submit};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, print, print_data};
+use crate::place::{Made, Place};
 use crate::results;
 use crate::spec::{Resolved, resolve};
 
@@ -80,7 +81,9 @@ impl Run {
         let front = match outcome {
             Ok(Some(finished)) => {
                 let path = store.with_file_name(format!("{}.front.json", resolved.experiment.id()));
-                write_front(&path, &finished.json).map(|()| (finished, path))
+                let inputs: Vec<_> = resolved.files.iter().map(|(_, file)| file.named()).collect();
+                let place = Place::new(&path, Made::Front, &inputs, true);
+                place.and_then(|place| place.write(finished.json.as_bytes())).map(|()| (finished, path))
             }
             Ok(None) => {
                 Err(Failure::new(Exit::Interrupted, "interrupted; run the same command again to go on"))
@@ -105,14 +108,6 @@ impl Run {
 
 /// What to do about failed trials.
 const RETRY: &str = "when the cause is gone, `qslm run .. --retry-failed`, or `qslm retry` where a coordinator runs, measures them again";
-/// Writes the front, or leaves no file that looks like one.
-fn write_front(path: &Path, json: &str) -> Outcome {
-    std::fs::write(path, json).map_err(|error| {
-        drop(std::fs::remove_file(path));
-        Failure::new(Exit::Failure, format!("{}: {error}", path.display()))
-    })
-}
-
 /// A finished experiment.
 pub(super) struct Finished {
     /// The front document as the coordinator wrote it.

@@ -1,7 +1,7 @@
 //! `qslm sensitivity`: which units matter, by every measure, and which measure tells.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use comfy_table::CellAlignment;
@@ -12,6 +12,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::inputs::DataArgs;
 use crate::output::{Output, plain_table, print, print_data};
 use crate::parallel::threads;
+use crate::place::{Made, Place};
 use crate::schemes::{ModelArgs, SchemeArgs};
 use crate::sensitivity::{Metric, Options, Row, measure};
 use crate::statistics::spearman;
@@ -47,6 +48,9 @@ pub struct Sensitivity {
     /// Write the table for plotting
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Replace what --csv names even if it is no such table; never a store, a checkpoint or an input
+    #[arg(long, requires = "csv")]
+    force: bool,
     /// Threads that evaluate side by side [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
@@ -69,6 +73,7 @@ impl Sensitivity {
         if self.metrics.is_empty() {
             self.metrics = Metric::ALL.to_vec();
         }
+        let place = self.csv.as_deref().map(|path| self.place(path)).transpose()?;
         let checkpoint = self.model.read()?;
         if checkpoint.manifest().is_some() {
             let words =
@@ -89,10 +94,8 @@ impl Sensitivity {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
         let units = measure(&checkpoint, &candidate, &data, options, || bar.inc(1))?;
         bar.finish_and_clear();
-        if let Some(path) = &self.csv {
-            std::fs::write(path, self.to_csv(&units)).map_err(|error| {
-                Failure::new(Exit::Failure, format!("{}: cannot write: {error}", path.display()))
-            })?;
+        if let Some(place) = place {
+            place.write(self.to_csv(&units).as_bytes())?;
         }
         let correlations: Vec<_> = self.metrics.iter().map(|metric| correlation(&units, *metric)).collect();
         match self.output {
@@ -104,6 +107,11 @@ impl Sensitivity {
             }
             Output::Table => print(&self.table(&units, &correlations)),
         }
+    }
+
+    fn place(&self, path: &Path) -> Outcome<Place> {
+        let inputs: Vec<_> = self.data.files().chain([&*self.model.checkpoint]).collect();
+        Place::new(path, Made::Sensitivities, &inputs, self.force)
     }
 
     fn table(&self, units: &[Row], correlations: &[Option<f64>]) -> String {

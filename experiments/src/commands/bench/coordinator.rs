@@ -152,7 +152,10 @@ impl CoordinatorBench {
             return Err(Failure::new(Exit::Failure, format!("{measured} of {trials} trials were recorded")));
         }
         if let Some(keep) = &self.keep {
-            std::fs::copy(&store, keep).map_err(|error| Failure::file(keep, &error))?;
+            let place = crate::place::Place::vacant(keep, crate::place::Made::Store, &[], false)?;
+            let file = place.start()?;
+            std::fs::copy(&store, file.path()).map_err(|error| Failure::file(keep, &error))?;
+            file.finish()?;
         }
         let restart = restart(&store, &resolved, self.trials).await?;
         latencies.sort_by(f64::total_cmp);
