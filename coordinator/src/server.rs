@@ -97,6 +97,19 @@ impl Coordinator {
             let path = Artifacts::of(store.path()).folder().to_owned();
             StoreError::Io { path, error }
         })?;
+        Self::on(store, artifacts, options)
+    }
+
+    /// Opens a store to answer questions about it; nothing of it changes, on disk.
+    ///
+    /// # Errors
+    /// [`DriverError`] if the store is not there, in use, broken, or of another version.
+    pub fn open_to_read(store: &Path) -> Result<Self, DriverError> {
+        let artifacts = Artifacts::of(store);
+        Self::on(Store::open_to_read(store)?, artifacts, Options::default())
+    }
+
+    fn on(store: Store, artifacts: Artifacts, options: Options) -> Result<Self, DriverError> {
         let traces = options.traces.clone();
         let (driver, thread) = driver::start(store, options)?;
         Ok(Self { driver, thread, artifacts, traces })

@@ -43,10 +43,19 @@ pub struct Embedded {
 impl Embedded {
     /// Opens `store`, making it if it is not there, and serves it.
     pub async fn start(store: &Path) -> Outcome<Self> {
+        Self::serve(|| Coordinator::open(store, Options::default())).await
+    }
+
+    /// Opens a `store` that is there and answers questions about it; nothing of it changes.
+    pub async fn start_to_read(store: &Path) -> Outcome<Self> {
+        Self::serve(|| Coordinator::open_to_read(store)).await
+    }
+
+    async fn serve(open: impl FnOnce() -> Result<Coordinator, DriverError>) -> Outcome<Self> {
         // Driver, committer and whoever waits for them; the store, sockets, and files that are handed in.
         limits::ensure_threads(3)?;
         limits::ensure_files(16)?;
-        let coordinator = Coordinator::open(store, Options::default()).map_err(|error| match error {
+        let coordinator = open().map_err(|error| match error {
             DriverError::Store(error) => error.into(),
             other => Failure::new(Exit::Failure, other),
         })?;

@@ -3,11 +3,13 @@
 pub mod limits;
 mod log;
 mod port;
+mod quiet;
 mod said;
 pub mod settings;
 
 pub use log::{LogFlags, LogFormat, init_log};
 pub use port::{InvalidAddress, InvalidPort, Port, address, deserialize_address};
+pub use quiet::quietly;
 pub use said::{flags, say};
 
 use std::fmt;

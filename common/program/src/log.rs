@@ -45,8 +45,8 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Writes log lines to standard error, coloured on a terminal; a panic becomes one of them. What cannot be written is
-/// dropped. `filter` is a level or the
+/// Writes log lines to standard error, coloured on a terminal; a panic becomes one of them, unless it is
+/// [expected](crate::quietly). What cannot be written is dropped. `filter` is a level or the
 /// directives of `tracing-subscriber`, such as `info,qslm_coordinator=debug`.
 ///
 /// # Errors
@@ -68,6 +68,9 @@ pub fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
     };
     std::panic::set_hook(Box::new(|panic| {
+        if crate::quiet::is_expected() {
+            return;
+        }
         let words = panic.to_string();
         tracing::error!("{}", words.split_whitespace().collect::<Vec<_>>().join(" "));
     }));

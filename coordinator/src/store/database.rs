@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
+use qslm_program::quietly;
 use qslm_report::{Comparison, Sample};
 use redb::{
     Database, DatabaseError, MultimapTableDefinition, ReadableDatabase, ReadableMultimapTable, ReadableTable,
@@ -20,6 +21,7 @@ use super::record::{
     ExperimentRecord, UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_reasons,
     decode_sample, encode_comparison, encode_counts, encode_experiment, encode_reasons, encode_sample,
 };
+use super::view::View;
 
 type Key = [u8; 32];
 
@@ -52,7 +54,7 @@ const CACHE: usize = 128 << 20;
 /// Version of the tables above.
 const FORMAT: u64 = 1;
 
-/// An open store. Only one process can have it open.
+/// An open store. Only one process can have it open, or any number that only read it.
 pub struct Store {
     database: Database,
     path: PathBuf,
@@ -61,6 +63,7 @@ pub struct Store {
     place: Option<Place>,
     /// What failed first. After that redb says only that something did.
     cause: OnceLock<io::Error>,
+    was_closed: bool,
 }
 
 /// One change; a batch of them is all or nothing.
@@ -117,6 +120,14 @@ pub enum StoreError {
         /// Which and why.
         error: UnreadableRecord,
     },
+    /// Something of the file is not as it was written.
+    #[error("{path}: the store is damaged ({what}); go on with a copy of it")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
     /// The file or disk fails.
     #[error("{path}: {error}")]
     Redb {
@@ -144,22 +155,32 @@ pub enum StoreError {
 }
 
 impl Store {
-    /// Opens a store, making it if it is not there.
+    /// Opens a store, making it if it is not there. One that is damaged is left as it is.
     ///
     /// # Errors
     /// [`StoreError`] names the file and what is wrong with it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        // What it holds is looked at before anything is written to it.
+        let there = std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
+        let was_closed = !there || look(path)?.1;
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder)
                 .map_err(|error| StoreError::Io { path: folder.to_owned(), error })?;
         }
-        let database =
-            Database::builder().set_cache_size(CACHE).create(path).map_err(|error| match error {
-                DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-                other => redb_error(path, other),
-            })?;
+        let database = guarded(path, || Database::builder().set_cache_size(CACHE).create(path))?;
         let place = std::fs::metadata(path).ok().and_then(|metadata| Place::of(&metadata));
-        let mut store = Self { database, path: path.to_owned(), epoch: 0, place, cause: OnceLock::new() };
+        let mut store = Self { place, ..Self::new(path, database, was_closed) };
+        store.begin_epoch()?;
+        Ok(store)
+    }
+
+    /// Opens a store that has to be there without changing a byte of it: what is written to it is there until it is closed.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        let (database, was_closed) = look(path)?;
+        let mut store = Self::new(path, database, was_closed);
         store.begin_epoch()?;
         Ok(store)
     }
@@ -170,9 +191,13 @@ impl Store {
         let path = PathBuf::from("in memory");
         let database = Database::builder().create_with_backend(backend);
         let database = database.map_err(|error| redb_error(&path, error))?;
-        let mut store = Self { database, path, epoch: 0, place: None, cause: OnceLock::new() };
+        let mut store = Self::new(&path, database, true);
         store.begin_epoch()?;
         Ok(store)
+    }
+
+    fn new(path: &Path, database: Database, was_closed: bool) -> Self {
+        Self { database, path: path.to_owned(), epoch: 0, was_closed, place: None, cause: OnceLock::new() }
     }
 
     /// Checks the format, makes missing tables, and counts the opening.
@@ -577,14 +602,9 @@ impl Store {
         })
     }
 
-    /// Checks the file's structure and every checksum in it; [`Store::contents`] reads every record. Returns whether
-    /// all was sound, as opposed to repaired.
-    ///
-    /// # Errors
-    /// [`StoreError`] for what cannot be read.
-    pub fn check(&mut self) -> Result<bool, StoreError> {
-        let path = self.path.clone();
-        self.database.check_integrity().map_err(|error| redb_error(&path, error))
+    /// Whether the program that wrote it last closed it. If not, what was being written when that ended is left out.
+    pub fn was_closed(&self) -> bool {
+        self.was_closed
     }
 
     /// Gives space that is not used any more back to the disk. Returns whether there was any.
@@ -593,27 +613,36 @@ impl Store {
     /// [`StoreError`]; the store is as it was then.
     pub fn compact(&mut self) -> Result<bool, StoreError> {
         let path = self.path.clone();
-        self.database.compact().map_err(|error| redb_error(&path, error))
+        guarded(&path, || self.database.compact())
     }
 
     fn read<T>(
         &self,
         body: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let transaction = self.database.begin_read().map_err(|error| self.failed(error.into()))?;
-        body(&transaction).map_err(|error| self.failed(error))
+        self.guarded(|| body(&self.database.begin_read()?))
     }
 
     fn write<T>(
         &self,
         body: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let refuse = |error: redb::Error| self.failed(error);
-        let transaction = self.database.begin_write().map_err(|error| refuse(error.into()))?;
-        let value = body(&transaction).map_err(refuse)?;
-        transaction.commit().map_err(|error| refuse(error.into()))?;
+        let value = self.guarded(|| {
+            let transaction = self.database.begin_write()?;
+            let value = body(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        })?;
         self.still_there()?;
         Ok(value)
+    }
+
+    /// Calls redb; what failed first is remembered.
+    fn guarded<T>(&self, body: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        match quietly(body) {
+            Ok(result) => result.map_err(|error| self.failed(error)),
+            Err(words) => Err(damaged(&self.path, words)),
+        }
     }
 
     /// Looks whether the store's path still leads to the open file. One without a name is gone once it is closed, so this comes
@@ -657,8 +686,48 @@ fn again(error: &io::Error) -> io::Error {
     code.unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()))
 }
 
+/// A look at a file: a database whose changes stay in memory, and whether it was closed by whoever wrote it. Every checksum
+/// is compared, so what is read from it is what was written.
+fn look(path: &Path) -> Result<(Database, bool), StoreError> {
+    let builder = Database::builder;
+    let (database, was_closed, sound) = guarded(path, || {
+        let was_closed = match builder().open_read_only_with_backend(View::open(path)?) {
+            Ok(_) => true,
+            Err(DatabaseError::RepairAborted) => false,
+            Err(error) => return Err(error),
+        };
+        // Of one that was not closed everything is compared as it is opened.
+        let mut database = builder().set_cache_size(CACHE).create_with_backend(View::open(path)?)?;
+        let sound = !was_closed || database.check_integrity()?;
+        Ok((database, was_closed, sound))
+    })?;
+    match sound {
+        true => Ok((database, was_closed)),
+        false => Err(damaged(path, "a checksum does not match".to_owned())),
+    }
+}
+
+/// Calls redb, which panics on some files that it did not write so.
+fn guarded<T, E: Into<redb::Error>>(
+    path: &Path,
+    body: impl FnOnce() -> Result<T, E>,
+) -> Result<T, StoreError> {
+    match quietly(body) {
+        Ok(result) => result.map_err(|error| redb_error(path, error)),
+        Err(words) => Err(damaged(path, words)),
+    }
+}
+
+fn damaged(path: &Path, what: String) -> StoreError {
+    StoreError::Damaged { path: path.to_owned(), what }
+}
+
 fn redb_error(path: &Path, error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Redb { path: path.to_owned(), error: Box::new(error.into()) }
+    match error.into() {
+        redb::Error::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+        redb::Error::Corrupted(words) => damaged(path, words),
+        error => StoreError::Redb { path: path.to_owned(), error: Box::new(error) },
+    }
 }
 
 /// A trial's shards, or the record that cannot be read.
@@ -751,12 +820,12 @@ mod tests {
         let path = folder.path().join("joined");
         Store::open(&path).unwrap().replace(&joined).unwrap();
         let mut store = Store::open(&path).unwrap();
+        assert!(store.was_closed());
         assert_eq!(store.contents().unwrap(), joined);
         assert_eq!(store.look_up(&[a], 1).unwrap(), [Stored::Measured(counts(1))], "the lower of the two");
         assert_eq!(store.failures("x").unwrap().len(), 2);
         let engines = [1, 2].map(|number| (Fingerprint(number), format!("engine {number}")));
         assert_eq!(store.engines().unwrap(), BTreeMap::from(engines));
-        assert!(store.check().unwrap());
         store.compact().unwrap();
         assert_eq!(store.contents().unwrap(), joined);
     }

@@ -9,12 +9,15 @@ mod audit;
 mod contents;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod damage;
 mod database;
 #[cfg(test)]
 pub(crate) mod disk;
 mod hashed;
 mod place;
 mod record;
+mod view;
 
 pub use artifacts::{ArtifactError, ArtifactWriter, Artifacts};
 pub use audit::{Audit, Condition, Found};

@@ -4,15 +4,17 @@ mod parquet;
 mod text;
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use qslm_proto::v1::GetRequest;
 
 use super::target::Source;
 use crate::columns::{Kind, Row, columns};
+use crate::ending;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{plain_table, print};
+use crate::place::{Made, Place, Unfinished};
 use parquet::Parquet;
 use text::{Csv, Lines};
 
@@ -37,9 +39,12 @@ pub struct Export {
     /// The form of the rows [default: by the end of the file's name, else csv]
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// The file to write [default: standard output]
+    /// The file to write; - for standard output [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Replace what is there even if it is no export; never a store, a checkpoint or an input
+    #[arg(long)]
+    force: bool,
     /// Print the names of the columns and what they say
     #[arg(long, exclusive = true)]
     columns: bool,
@@ -55,6 +60,20 @@ enum Format {
     Parquet,
 }
 
+/// The forms by the end of a file's name.
+const ENDINGS: [(&str, Format); 4] =
+    [("csv", Format::Csv), ("jsonl", Format::Jsonl), ("ndjson", Format::Jsonl), ("parquet", Format::Parquet)];
+
+impl Format {
+    fn made(self) -> Made {
+        match self {
+            Self::Csv => Made::Csv,
+            Self::Jsonl => Made::Lines,
+            Self::Parquet => Made::Parquet,
+        }
+    }
+}
+
 /// Where rows go.
 trait Sink {
     /// Writes a row.
@@ -68,26 +87,25 @@ impl Export {
     /// Writes the rows.
     pub async fn run(self) -> Outcome {
         let Some(experiment) = self.experiment else { return show_columns() };
-        let name = self.out.as_ref().map_or("standard output".to_owned(), |path| path.display().to_string());
-        let extension = self.out.as_ref().and_then(|path| path.extension());
-        let format = self.format.unwrap_or(match extension.and_then(|extension| extension.to_str()) {
-            Some("jsonl" | "ndjson") => Format::Jsonl,
-            Some("parquet") => Format::Parquet,
-            _ => Format::Csv,
-        });
-        let out = self.out;
+        let out = self.out.filter(|out| out != Path::new("-"));
+        let name = out.as_ref().map_or("standard output".to_owned(), |path| path.display().to_string());
+        let inputs = self.source.inputs();
+        let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
+        out.as_deref().map_or(Ok(()), |out| Place::refuse_inputs(out, &inputs))?;
+        let format = ending::choose(self.format, out.as_deref(), &ENDINGS, Format::Csv)?;
+        let place = |path: &PathBuf| Place::new(path, format.made(), &inputs, self.force);
+        let place = out.as_ref().map(place).transpose()?;
         self.source
             .with(async |client| {
                 let mut stream =
                     client.candidates(GetRequest { experiment: experiment.clone() }).await?.into_inner();
                 // Not before there is something to write: a wrong id leaves no empty file behind.
-                let to: Box<dyn Write + Send> = match &out {
-                    Some(path) => {
-                        Box::new(std::fs::File::create(path).map_err(|error| Failure::file(path, &error))?)
-                    }
-                    None => Box::new(std::io::stdout()),
+                let Some(place) = &place else {
+                    return copy(&mut stream, sink(format, Box::new(std::io::stdout()))?, &name).await;
                 };
-                copy(&mut stream, sink(format, to)?, &name).await
+                let (to, unfinished) = place.writer()?;
+                copy(&mut stream, sink(format, Box::new(to))?, &name).await?;
+                unfinished.map_or(Ok(()), Unfinished::finish)
             })
             .await
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, print_data, print_pairs};
+use crate::place::{Made, Place};
 
 /// Join the results of separate stores: every experiment, measurement and input file of all of them.
 ///
@@ -45,7 +46,7 @@ pub struct Db {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Verify the file's structure, every checksum and every record, and the input files beside it
+    /// Verify the file's structure, every checksum and every record, and the input files beside it; nothing is changed
     Check(OneStore),
     /// Write a consistent copy, with the input files
     Backup {
@@ -86,6 +87,9 @@ struct Report {
     /// The input files beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
     artifacts: Option<Audit>,
+    /// Whether the program that wrote it closed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    was_closed: Option<bool>,
 }
 
 impl Reconcile {
@@ -93,7 +97,7 @@ impl Reconcile {
     pub fn run(self) -> Outcome {
         let mut joined = Contents::default();
         for path in &self.stores {
-            joined.join(open(path)?.contents()?);
+            joined.join(open_to_read(path)?.contents()?);
         }
         let into = Store::open(&self.into)?;
         joined.join(into.contents()?);
@@ -113,25 +117,27 @@ impl Db {
     pub fn run(self) -> Outcome {
         match self.action {
             Action::Check(OneStore { store: path, output }) => {
-                let mut store = open(&path)?;
-                let sound = store.check()?;
+                let store = open_to_read(&path)?;
                 let contents = store.contents()?;
                 let artifacts = Artifacts::of(&path);
                 let audit = artifacts
                     .audit(contents.experiments.values())
                     .map_err(|error| Failure::file(artifacts.folder(), &error))?;
-                let report = Report::new(&path, &contents, Some(sound));
+                let report = Report::new(&path, &contents, Some(store.was_closed()));
                 let report = Report { artifacts: Some(audit), ..report };
                 report.show(output)?;
                 report.verdict()
             }
             Action::Backup { store: OneStore { store: path, output }, to } => {
-                if to.exists() {
-                    return Err(Failure::new(Exit::Conflict, format!("{}: is there already", to.display())));
+                if let Some(folder) = to.parent() {
+                    std::fs::create_dir_all(folder).map_err(|error| Failure::folder(folder, &error))?;
                 }
-                let contents = open(&path)?.contents()?;
-                Store::open(&to).and_then(|copy| copy.replace(&contents))?;
+                let place = Place::vacant(&to, Made::Store, &[&path], false)?;
+                let contents = open_to_read(&path)?.contents()?;
+                let copy = place.start()?;
+                Store::open(copy.path()).and_then(|store| store.replace(&contents))?;
                 copy_artifacts(&path, &to)?;
+                copy.finish()?;
                 Report::new(&to, &contents, None).show(output)
             }
             Action::Compact(OneStore { store: path, output }) => {
@@ -152,6 +158,12 @@ pub(super) fn open(path: &Path) -> Outcome<Store> {
     Ok(Store::open(path)?)
 }
 
+/// Opens a store that has to be there, and changes nothing of it.
+fn open_to_read(path: &Path) -> Outcome<Store> {
+    Failure::unless_file(path)?;
+    Ok(Store::open_to_read(path)?)
+}
+
 /// Gives the store at `to` every input file of the one at `from`.
 fn copy_artifacts(from: &Path, to: &Path) -> Outcome {
     let source = Artifacts::of(from);
@@ -161,7 +173,7 @@ fn copy_artifacts(from: &Path, to: &Path) -> Outcome {
 }
 
 impl Report {
-    fn new(path: &Path, contents: &Contents, sound: Option<bool>) -> Self {
+    fn new(path: &Path, contents: &Contents, was_closed: Option<bool>) -> Self {
         let mut conflicts: Vec<_> = contents.conflicts().into_iter().map(|(trial, _)| trial).collect();
         conflicts.sort();
         conflicts.dedup();
@@ -173,7 +185,9 @@ impl Report {
             shards: contents.shards.len(),
             failures: contents.failures.len(),
             conflicts,
-            sound,
+            // What is not ends with an error before there is a report.
+            sound: was_closed.map(|_| true),
+            was_closed,
             artifacts: None,
         }
     }
@@ -192,8 +206,9 @@ impl Report {
             row("failed trials", &self.failures),
             row("conflicts", &self.conflicts.len()),
         ];
-        if let Some(sound) = self.sound {
-            rows.push(row("state", &if sound { "sound" } else { "repaired: a write was not finished" }));
+        if let Some(was_closed) = self.was_closed {
+            let open = "sound; whoever wrote it did not close it, and what was being written is left out";
+            rows.push(row("state", &if was_closed { "sound" } else { open }));
         }
         if let Some(Audit { intact, others }) = &self.artifacts {
             rows.push(row("intact input files", intact));

@@ -1,10 +1,11 @@
 //! Which coordinator a command talks to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
+use qslm_coordinator::store::Artifacts;
 use qslm_transport::{Access, AccessFlags, Connector};
 use serde::{Deserialize, Serialize};
 
@@ -109,11 +110,22 @@ pub struct Source {
 }
 
 impl Source {
+    /// What is read of it, to be kept from being written to: the store with its input files, settings.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        let beside = |store: &PathBuf| std::fs::read_dir(Artifacts::of(store).folder()).ok();
+        let artifacts = self.store.iter().filter_map(beside).flatten().flatten().map(|file| file.path());
+        let store = self.store.iter().cloned().chain(artifacts);
+        store
+            .chain(self.target.config.clone())
+            .chain(self.target.access.files().map(Path::to_owned))
+            .collect()
+    }
+
     /// Calls `f` with a connection.
     pub async fn with<T>(&self, f: impl AsyncFnOnce(&mut Client) -> Outcome<T>) -> Outcome<T> {
         let Some(store) = &self.store else { return f(&mut self.target.connect().await?).await };
         Failure::unless_file(store)?;
-        let embedded = Embedded::start(store).await?;
+        let embedded = Embedded::start_to_read(store).await?;
         let value = match embedded.connect().await {
             Ok(mut client) => f(&mut client).await,
             Err(failure) => Err(failure),
