@@ -15,6 +15,7 @@ pub mod hash;
 pub mod measurement;
 pub mod network;
 pub mod objective;
+pub mod origin;
 pub mod pareto;
 pub mod racing;
 pub mod scheme;

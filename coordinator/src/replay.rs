@@ -15,6 +15,7 @@ use qslm_common::footprint::{footprint_bytes, saving};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::objective::quality_loss;
+use qslm_common::origin::Origin;
 use qslm_common::racing::Race;
 use qslm_common::trial::Addressed;
 use qslm_proto::v1::MeasuredCandidate;
@@ -133,6 +134,7 @@ fn describe(
     schemes.extend(candidate.activations().map(|(unit, scheme)| format!("activation:{unit}={scheme}")));
     schemes.extend(candidate.membranes().map(|(name, scheme)| format!("membrane:{name}={scheme}")));
     let costs: BTreeMap<_, f64> = experiment.device.costs(network, candidate, counts);
+    let Origin { checkpoint, data, protocol, engine } = experiment.origin();
     MeasuredCandidate {
         stage: stage.to_owned(),
         candidate: trial.candidate.as_bytes().to_vec(),
@@ -144,5 +146,9 @@ fn describe(
         schemes: schemes.join(" "),
         firing_rate: counts.mean_firing_rate(network.channels),
         engines: Vec::new(),
+        checkpoint,
+        data,
+        protocol,
+        engine,
     }
 }

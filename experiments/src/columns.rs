@@ -131,6 +131,24 @@ pub fn columns() -> Vec<Column> {
         "what measured it (program, version, backend, processor), separated by `; `; empty where that is not known",
         |row| row.candidate.engines.join("; "),
     ));
+    columns.extend([
+        text(
+            "checkpoint",
+            "content hash of the checkpoint; `real-embedding` follows where its embedding is not binary",
+            |row| row.candidate.checkpoint.clone(),
+        ),
+        text("data", "content hashes of the text (or labelled sentences) and the tokenizer", |row| {
+            row.candidate.data.clone()
+        }),
+        text("protocol", "what was measured, and on how much of the data", |row| {
+            row.candidate.protocol.clone()
+        }),
+        text(
+            "engine",
+            "version of the engine and its backend: what decides the numbers, whoever measured",
+            |row| row.candidate.engine.clone(),
+        ),
+    ]);
     columns
 }
 
@@ -186,6 +204,6 @@ mod tests {
             "split_latency_seconds_per_token",
         ];
         assert_eq!(names[15..34], costs);
-        assert_eq!(names[34..], ["engines"]);
+        assert_eq!(names[34..], ["engines", "checkpoint", "data", "protocol", "engine"]);
     }
 }

@@ -1,5 +1,7 @@
 //! `qslm import`: results that were measured elsewhere, and points of other tools to compare with.
 
+mod expected;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -18,9 +20,9 @@ use serde_json::Value;
 
 use super::stores::open;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::input::read_text;
 use crate::listed;
 use crate::output::print;
+use expected::Expected;
 
 /// Points that are kept of another tool's study: a plot shows no more.
 const MOST_POINTS: usize = 2000;
@@ -45,7 +47,8 @@ enum What {
     /// Lines of JSON as `qslm export --format jsonl` writes them: they are results of the experiment from then on
     ///
     /// Every line is checked: its candidate has to be one of the network's and have the id that it says, its counts have to
-    /// be possible. Nothing is taken in if one is wrong. A result that differs from one on record is kept beside it, and
+    /// be those of the experiment's data and protocol, and what it says of checkpoint, data, protocol and engine has to be the
+    /// experiment's. Exports of earlier versions do not say that: of them the counts are compared. Nothing is taken in if one is wrong. A result that differs from one on record is kept beside it, and
     /// the exit code is 4.
     Results {
         /// The file
@@ -124,7 +127,9 @@ impl Into {
 
 fn results(file: &Path, into: &Into) -> Outcome {
     let (store, record) = into.open()?;
-    let text = read_text(file)?;
+    let text = lines_of_json(file)?;
+    let mut contents = store.contents()?;
+    let mut expected = Expected::new(&record.experiment, &contents, &into.store)?;
     let mut taken = Contents::default();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let refuse = |what: String| {
@@ -132,11 +137,11 @@ fn results(file: &Path, into: &Into) -> Outcome {
         };
         let row: Value = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
         let (key, counts) = result(&row, &record.experiment).map_err(refuse)?;
+        expected.check(&row, &counts, number + 1).map_err(refuse)?;
         let engines: BTreeMap<_, _> = engines(&row).collect();
         taken.measurements.entry(key).or_default().insert(counts, engines.keys().copied().collect());
         taken.engines.extend(engines);
     }
-    let mut contents = store.contents()?;
     let known = |key: &ContentHash| contents.measurements.contains_key(key);
     let new = taken.measurements.keys().filter(|key| !known(key)).count();
     let all = taken.measurements.len();
@@ -152,6 +157,19 @@ fn results(file: &Path, into: &Into) -> Outcome {
             format!("{differ} results differ from those on record; both are kept"),
         )),
     }
+}
+
+/// The text of a file that has to be lines of JSON; an export may be in another form.
+fn lines_of_json(file: &Path) -> Outcome<String> {
+    let bytes = std::fs::read(file).map_err(|error| Failure::file(file, &error))?;
+    String::from_utf8(bytes)
+        .ok()
+        .map(|text| text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+        .filter(|text| text.trim_start().starts_with(['{', '[']) || text.trim().is_empty())
+        .ok_or_else(|| {
+            let words = "no lines of JSON, which `qslm export --format jsonl` writes";
+            Failure::new(Exit::Usage, format!("{}: {words}", file.display()))
+        })
 }
 
 /// What measured a row of an export; exports of earlier versions do not say.

@@ -174,6 +174,15 @@ impl Dataset {
         self.sequences.iter().map(|sequence| sequence.input.len() as u64).sum()
     }
 
+    /// Tokens that are predicted over all sequences; 0 where sentences are classified.
+    pub fn predicted(&self) -> u64 {
+        let predicted = |sequence: &Sequence| match &sequence.target {
+            Target::NextToken(scored) => scored.len() as u64,
+            Target::Label(_) => 0,
+        };
+        self.sequences.iter().map(predicted).sum()
+    }
+
     /// Keeps the first `most` sequences.
     pub fn truncate(&mut self, most: usize) {
         self.sequences.truncate(most);
