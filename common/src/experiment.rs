@@ -131,7 +131,8 @@ pub const MAX_CANDIDATES: u64 = 1_000_000;
 
 /// The most candidates that may be listed, and the most bytes that they may take: all of them travel in one message.
 pub const MAX_LISTED: usize = 1000;
-const MAX_LISTED_BYTES: usize = 3_000_000;
+/// See [`MAX_LISTED`].
+pub const MAX_LISTED_BYTES: usize = 3_000_000;
 
 /// Why an experiment cannot be run.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

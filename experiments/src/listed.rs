@@ -8,10 +8,11 @@
 //! matrices there are `vectors`, `activation:UNIT` and `membrane:POPULATION`. A line of an export is such a line, too: its
 //! `schemes` are what counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use qslm_common::candidate::Candidate;
+use qslm_common::experiment::{InvalidExperiment, MAX_LISTED, MAX_LISTED_BYTES};
 use qslm_common::network::Network;
 use serde_json::Value;
 
@@ -24,13 +25,25 @@ type Patterns = BTreeMap<String, String>;
 /// Reads a file of candidates.
 pub fn read(path: &Path, network: &Network) -> Outcome<Vec<Candidate>> {
     let text = read_text(path)?;
-    let mut candidates = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    let lines: Vec<_> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
+    // Before a single one is made sense of: lists may be very long.
+    let too_long = |error| Failure::new(Exit::Usage, format!("{}: {error}", path.display()));
+    if lines.len() > MAX_LISTED {
+        return Err(too_long(InvalidExperiment::Listed(lines.len())));
+    }
+    let (mut candidates, mut bytes) = (Vec::new(), 0);
+    for (number, line) in lines {
         let refuse = |what: String| {
             Failure::new(Exit::Usage, format!("{}: line {}: {what}", path.display(), number + 1))
         };
         let value: Value = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
-        candidates.push(candidate(&value, network).map_err(refuse)?);
+        let candidate = candidate(&value, network).map_err(refuse)?;
+        bytes += candidate.encode().len();
+        if bytes > MAX_LISTED_BYTES {
+            // The rest would only make it more.
+            return Err(too_long(InvalidExperiment::ListedBytes(bytes)));
+        }
+        candidates.push(candidate);
     }
     match candidates.is_empty() {
         true => Err(Failure::new(Exit::Usage, format!("{}: no candidates", path.display()))),
@@ -69,13 +82,17 @@ fn from_patterns(patterns: &Patterns, network: &Network) -> Result<Candidate, St
     names.push("vectors".to_owned());
     names.extend(units.iter().map(|unit| format!("activation:{unit}")));
     names.extend(populations.iter().map(|population| format!("membrane:{population}")));
-    for pattern in patterns.keys() {
+    // A name stands for itself; only patterns have to be tried one by one.
+    let known: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let wild: Vec<_> = patterns.iter().filter(|(pattern, _)| pattern.contains('*')).collect();
+    for pattern in patterns.keys().filter(|pattern| !known.contains(pattern.as_str())) {
         if !names.iter().any(|name| fits(pattern, name)) {
             return Err(format!("{pattern:?} names nothing that this network has"));
         }
     }
     let scheme = |name: &str| {
-        let fitting = patterns.iter().filter(|(pattern, _)| fits(pattern, name));
+        let fitting = wild.iter().copied().filter(|(pattern, _)| fits(pattern, name));
+        let fitting = fitting.chain(patterns.get_key_value(name));
         fitting.max_by_key(|(pattern, _)| pattern.len()).map(|(_, scheme)| scheme.as_str())
     };
     let wrong = |name: &str, error: &dyn std::fmt::Display| format!("{name}: {error}");
@@ -172,5 +189,34 @@ mod tests {
         assert!(wrong(json!({ "head.weight": 4 })).contains("expected a scheme in quotes"));
         assert!(wrong(json!([1])).contains("expected an object"));
         assert!(wrong(json!({ "schemes": "head.weight" })).contains("expected NAME=SCHEME"));
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_refused_at_once_whatever_the_network() {
+        let network = Network { blocks: 48, ..NETWORK };
+        let mut names: Vec<String> = network.units().into_iter().map(|unit| unit.name).collect();
+        names.retain(|name| name != "emb.weight");
+        let weights = names.iter().map(|name| (name.clone(), "int4:symmetric:channel"));
+        let activations = names.iter().map(|name| (format!("activation:{name}"), "int8:symmetric:dynamic"));
+        let line = serde_json::to_string(&weights.chain(activations).collect::<BTreeMap<_, _>>()).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let started = std::time::Instant::now();
+        for (lines, words) in
+            [(900, "expected at most 3000000;"), (1001, "1001 candidates: expected 1 to 1000")]
+        {
+            std::fs::write(file.path(), format!("{line}\n").repeat(lines)).unwrap();
+            let error = read(file.path(), &network).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_name_counts_as_the_pattern_that_it_is() {
+        // Longer than the name, and it fits: the star stands for nothing.
+        let line = json!({ "head.weight": "f16", "*head.weight*": "int4:symmetric:channel" });
+        let scheme = |line| candidate(&line, &NETWORK).unwrap().scheme("head.weight").to_string();
+        assert_eq!(scheme(line), "int4:symmetric:channel");
+        assert_eq!(scheme(json!({ "head.weight": "f16", "head.weigh*": "int4:symmetric:channel" })), "f16");
     }
 }

@@ -97,6 +97,8 @@ impl From<Failure> for Refused {
 fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     let mut spec = written::read(path, settings)?;
     let (files, task) = find(path, &mut spec)?;
+    // A list that is too long is told before anything large is read.
+    let listed = listed(path, &spec, &files)?;
     let loaded = read_checkpoint(&files.checkpoint, spec.checkpoint.binary_embedding)?;
     if loaded.manifest().is_some() {
         let file = files.checkpoint.display();
@@ -108,7 +110,7 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
     let calibration = calibration(path, &spec, &tokenizer, &task, &loaded)?;
     let space = spec.space.resolve(spec.checkpoint.binary_embedding, calibration);
-    let (strategy, ranking) = strategy(path, spec.strategy, &space, &network)?;
+    let (strategy, ranking) = strategy(spec.strategy, listed, &space, &network)?;
     let mut experiment = Experiment {
         name: spec.name,
         engine_version: ENGINE_VERSION,
@@ -246,20 +248,25 @@ fn calibration_data(path: &Path, calibration: &CalibrationSpec, task: &Task) -> 
     Ok((path.parent().unwrap_or(Path::new("")).join(file), task))
 }
 
+/// The candidates of a written list.
+fn listed(path: &Path, spec: &Spec, files: &Files) -> Outcome<Vec<String>> {
+    let Some(StrategySpec::List { candidates }) = &spec.strategy else { return Ok(Vec::new()) };
+    let shape = Checkpoint::inspect(&files.checkpoint, spec.checkpoint.binary_embedding);
+    let (network, _) = shape.map_err(|error| Failure::file(&files.checkpoint, &error))?;
+    let file = path.parent().unwrap_or(Path::new("")).join(candidates);
+    Ok(listed::read(&file, &network)?.iter().map(Candidate::encode).collect())
+}
+
 /// The strategy, and how to get the order of a ranked one, which takes an evaluation. Until then its groups are in the
 /// order of the network.
 fn strategy(
-    path: &Path,
     written: Option<StrategySpec>,
+    listed: Vec<String>,
     space: &Space,
     network: &Network,
 ) -> Outcome<(Strategy, Option<Ranking>)> {
     Ok(match written {
-        Some(StrategySpec::List { candidates }) => {
-            let file = path.parent().unwrap_or(Path::new("")).join(candidates);
-            let candidates = listed::read(&file, network)?.iter().map(Candidate::encode).collect();
-            (Strategy::List { candidates }, None)
-        }
+        Some(StrategySpec::List { .. }) => (Strategy::List { candidates: listed }, None),
         None => (Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None }, None),
         Some(StrategySpec::Qslm { sensitivity_bits, sensitivity_sequences }) => {
             (Strategy::Qslm { sensitivity_bits, sensitivity_sequences }, None)
