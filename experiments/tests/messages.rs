@@ -118,6 +118,10 @@ fn every_documented_message_is_one_that_a_program_gives() {
     let conflict = "N trials have different counts in different stores";
     give(conflict, qslm(&["reconcile", &a, &b, "--into", &both]));
 
+    let mut give_of_files = |message: &str, arguments: &[&str]| give(message, qslm(arguments));
+    outputs(folder.path(), &a, &mut give_of_files);
+    imports(folder.path(), &a, &mut give_of_files);
+
     let inputs = folder.path().join("a.redb.artifacts");
     std::fs::remove_file(std::fs::read_dir(inputs).unwrap().next().unwrap().unwrap().path()).unwrap();
     give("... input files are damaged or missing: ...", qslm(&["db", "check", &a]));
@@ -207,6 +211,52 @@ fn about_files(folder: &Path) -> Vec<(&'static str, Output)> {
         ("overflow: ... nats per token over N tokens", with(&overflow)),
         ("a logit behind token N is ...", qslm(&generate)),
     ]
+}
+
+/// Messages about what is written to, and about what is no file.
+fn outputs(folder: &Path, store: &str, give: &mut dyn FnMut(&str, &[&str])) {
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let damaged = at("damaged.redb");
+    let mut bytes = std::fs::read(store).unwrap();
+    // All but its header.
+    bytes.iter_mut().skip(4096).for_each(|byte| *byte = 0);
+    std::fs::write(&damaged, bytes).unwrap();
+    give("the store is damaged (...)", &["list", "--store", &damaged]);
+    let report = ["report", "quickstart", "--store", store, "--out"];
+    let mut to = |message: &str, out: &str| give(message, &[&report[..], &[out]].concat());
+    to("is read by this command (...)", store);
+    to("is a store; write somewhere else", &damaged);
+    std::fs::write(at("notes"), "mine").unwrap();
+    to("is there already and is no ...; --force replaces it", &at("notes"));
+    to("cannot be written: ...", &at("no/such/folder"));
+    to("nothing is known of ...: expected ..., or give --format", &at("x.pdf"));
+    give("is a folder, not a file", &["list", "--store", &at("")]);
+}
+
+/// Messages about what comes from elsewhere.
+fn imports(folder: &Path, store: &str, give: &mut dyn FnMut(&str, &[&str])) {
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (rows, list) = (at("rows.jsonl"), at("list.jsonl"));
+    let import = ["import", "results", &rows, "--into", store, "--experiment", "quickstart"];
+    std::fs::write(&rows, "stage,candidate\n").unwrap();
+    give("no lines of JSON", &import);
+    let row = succeed(&["export", "quickstart", "--store", store, "--format", "jsonl"]);
+    let mut row: serde_json::Value = serde_json::from_str(row.lines().last().unwrap()).unwrap();
+    row["data"] = "other".into();
+    std::fs::write(&rows, row.to_string()).unwrap();
+    give("... = ...: the experiment has ...", &import);
+    let schemes =
+        row["schemes"].as_str().unwrap().split_whitespace().filter(|scheme| *scheme != "vectors=f32");
+    let activations = schemes
+        .clone()
+        .filter(|scheme| !scheme.starts_with("emb."))
+        .map(|scheme| format!("activation:{}=int8:symmetric:dynamic", scheme.split('=').next().unwrap()));
+    let schemes: Vec<String> = schemes.map(str::to_owned).chain(activations).collect();
+    let line = serde_json::json!({ "schemes": schemes.join(" ") }).to_string() + "\n";
+    std::fs::write(&list, line.repeat(1000)).unwrap();
+    let candidates = format!("strategy.candidates={list}");
+    let plan = ["submit", SPEC, "--dry-run", "--set", "strategy.kind=list", "--set", &candidates];
+    give("bytes: expected at most ...; make several lists of them", &plan);
 }
 
 /// A coordinator that knows one token, a reader's, which stands in the file of the second path.
