@@ -141,6 +141,8 @@ impl CoordinatorBench {
     async fn measure(&self, workers: u32) -> Outcome<Row> {
         let folder = self.place.folder()?;
         let store = folder.path().join("bench.redb");
+        // Both ends of every connection are here.
+        qslm_program::limits::ensure_files(32 + 2 * workers as usize)?;
         let embedded = Embedded::start(&store).await?;
         let resolved = experiment(folder.path(), self.trials)?;
         let measured = self.load(workers, &embedded, &resolved).await;

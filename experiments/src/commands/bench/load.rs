@@ -77,6 +77,7 @@ struct Seen {
 
 impl LoadBench {
     pub(super) async fn run(self) -> Outcome {
+        qslm_program::limits::ensure_files(16 + self.connections as usize)?;
         let mut client = self.target.connect().await?;
         let connector = self.target.connector()?;
         let folder = tempfile::tempdir().map_err(anyhow::Error::from)?;
