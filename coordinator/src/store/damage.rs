@@ -25,8 +25,9 @@ fn counts(nll: u64) -> Evidence {
     Evidence { counts, engines: [Fingerprint(1)].into() }
 }
 
-/// A store with something in every table, of several hundred pages; what it held before and after the last commit.
-fn make(path: &Path) -> [Contents; 2] {
+/// A store with something in every table, of several hundred pages: its file as it lies there while it is open, and after it
+/// was closed; and what it held before and after the last commit.
+fn make(path: &Path) -> ([Vec<u8>; 2], [Contents; 2]) {
     let store = Store::open(path).unwrap();
     let trial = |number: u64| ContentHash::of(&number.to_le_bytes());
     let record = ExperimentRecord::new(
@@ -49,14 +50,17 @@ fn make(path: &Path) -> [Contents; 2] {
     // Another count for a shard is a conflict.
     let conflict = Write::Shard(trial(10_000), Shard { index: 0, of: 2 }, counts(77));
     store.commit(&[conflict, Write::Failure(id, trial(5), "broke".to_owned())]).unwrap();
-    [before, store.contents().unwrap()]
+    let after = store.contents().unwrap();
+    let open = std::fs::read(path).unwrap();
+    drop(store);
+    ([open, std::fs::read(path).unwrap()], [before, after])
 }
 
 /// Breaks a file; says how.
 fn harm(file: &mut Vec<u8>, rng: &mut ChaCha8Rng) -> String {
     let page = rng.random_range(0..file.len() / PAGE);
     let (start, end) = (page * PAGE, (page + 1) * PAGE);
-    match rng.random_range(0..6) {
+    match rng.random_range(0..7) {
         0 => {
             file[start..end].fill(0);
             format!("page {page} zeroed")
@@ -80,6 +84,11 @@ fn harm(file: &mut Vec<u8>, rng: &mut ChaCha8Rng) -> String {
             rng.fill(&mut file[start..end]);
             format!("page {page} is noise")
         }
+        5 => {
+            let more = rng.random_range(1..3 * PAGE);
+            file.resize(file.len() + more, rng.random_range(0..=255));
+            format!("grown by {more} bytes")
+        }
         _ => {
             // The header is what everything hangs on.
             let at = rng.random_range(0..320);
@@ -98,11 +107,10 @@ fn in_one_line(error: &dyn std::error::Error, what: &str) {
 fn a_damaged_store_is_refused_in_one_line_or_reads_as_it_was_written_and_its_file_stays() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.redb");
-    let states = make(&path);
-    let whole = std::fs::read(&path).unwrap();
+    let (files, states) = make(&path);
     let (mut refused, mut read) = (0, 0);
-    for seed in 0..400 {
-        let mut broken = whole.clone();
+    for seed in 0..160 {
+        let mut broken = files[seed as usize % 2].clone();
         let what = format!("seed {seed}: {}", harm(&mut broken, &mut ChaCha8Rng::seed_from_u64(seed)));
         std::fs::write(&path, &broken).unwrap();
         let looked = Store::open_to_read(&path).and_then(|store| store.contents());
@@ -126,7 +134,7 @@ fn a_damaged_store_is_refused_in_one_line_or_reads_as_it_was_written_and_its_fil
             }
         }
     }
-    assert!(refused > 100 && read > 20, "{refused} refused, {read} read");
+    assert!(refused > 40 && read > 8, "{refused} refused, {read} read");
 }
 
 #[test]
