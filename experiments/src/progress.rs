@@ -123,6 +123,10 @@ fn describe(status: &ExperimentStatus, left: Option<Duration>) -> String {
     if status.failed > 0 {
         words.push(format!("{} failed", status.failed));
     }
+    if status.set_aside_workers > 0 {
+        let (aside, all) = (status.set_aside_workers, status.suitable_workers);
+        words.push(format!("{aside} of {all} workers set aside"));
+    }
     words.push(format!("{:.0} tokens/s", status.tokens_per_second));
     words.push(format!("shards: {} out, {} waiting", status.shards_leased, status.shards_pending));
     words.join(", ")

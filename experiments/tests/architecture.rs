@@ -134,3 +134,20 @@ fn unsafe_code_is_in_the_engines_kernels_only() {
         }
     }
 }
+
+#[test]
+fn every_command_resolves_the_same_features_so_that_burn_is_built_once() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ids = |key: &str| metadata[key].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned());
+    let all: BTreeSet<String> = ids("workspace_members").collect();
+    assert_eq!(ids("workspace_default_members").collect::<BTreeSet<_>>(), all);
+    let packages = metadata["packages"].as_array().unwrap();
+    let runs = packages.iter().filter(|package| !package["default_run"].is_null());
+    let runs: Vec<_> = runs.map(|package| package["default_run"].as_str().unwrap()).collect();
+    assert_eq!(runs, ["qslm"], "`cargo run` has one program to mean");
+}

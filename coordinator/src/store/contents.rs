@@ -107,7 +107,9 @@ impl Contents {
         failures: BTreeMap<(String, ContentHash), String>,
         retried: BTreeMap<(String, ContentHash), Vec<String>>,
     ) {
-        let often = |retried: &BTreeMap<_, Vec<String>>, at| retried.get(at).map_or(0, Vec::len);
+        let often = |retried: &BTreeMap<(String, ContentHash), Vec<String>>, at: &(String, ContentHash)| {
+            retried.get(at).map_or(0, Vec::len)
+        };
         for at in retried.keys().filter(|at| often(&retried, at) > often(&self.retried, at)) {
             self.failures.remove(at);
         }

@@ -125,6 +125,17 @@ impl Inspect {
     /// Prints the tensors of a file that is no such network, and fails with what is wrong.
     fn list(&self, error: &CheckpointError) -> Outcome {
         let failure = unreadable(&self.file, error);
+        // A packed file says itself what it is, and is broken then.
+        let other = matches!(
+            error,
+            CheckpointError::Missing(_)
+                | CheckpointError::Extra { .. }
+                | CheckpointError::Shape { .. }
+                | CheckpointError::Ambiguous(_)
+        );
+        if !other {
+            return Err(failure);
+        }
         let Ok(listed) = Checkpoint::list(&self.file) else { return Err(failure) };
         let tensors: Vec<_> = listed
             .into_iter()
