@@ -25,7 +25,7 @@ use qslm_engine::task::Dataset;
 
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::input::{Input, read_checkpoint};
+use crate::input::{Input, read_checkpoint, unreadable};
 use crate::listed;
 use crate::parallel;
 use crate::schemes::calibrate_on;
@@ -252,9 +252,9 @@ fn calibration_data(path: &Path, calibration: &CalibrationSpec, task: &Task) -> 
 fn listed(path: &Path, spec: &Spec, files: &Files) -> Outcome<Vec<String>> {
     let Some(StrategySpec::List { candidates }) = &spec.strategy else { return Ok(Vec::new()) };
     let shape = Checkpoint::inspect(&files.checkpoint, spec.checkpoint.binary_embedding);
-    let (network, _) = shape.map_err(|error| Failure::file(&files.checkpoint, &error))?;
+    let shape = shape.map_err(|error| unreadable(&files.checkpoint, &error))?;
     let file = path.parent().unwrap_or(Path::new("")).join(candidates);
-    Ok(listed::read(&file, &network)?.iter().map(Candidate::encode).collect())
+    Ok(listed::read(&file, &shape.network)?.iter().map(Candidate::encode).collect())
 }
 
 /// The strategy, and how to get the order of a ranked one, which takes an evaluation. Until then its groups are in the

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
+use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::origin::Origin;
 use qslm_common::task::Task;
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use crate::data::load_data;
 use crate::exit::Outcome;
+use crate::input::Input;
 
 /// What is known of them beforehand, and what the first lines say.
 pub(super) struct Expected {
@@ -79,12 +81,13 @@ impl Fixed {
 
     /// What the experiment's data come to, if they are there.
     fn of_data(experiment: &Experiment, store: &Path) -> Outcome<Option<Self>> {
-        let artifacts = Artifacts::beside_to_read(store);
+        let artifacts = Artifacts::of(store);
         let [text, tokenizer] = [&experiment.data.text, &experiment.data.tokenizer];
         if !artifacts.has(text) || !artifacts.has(tokenizer) {
             return Ok(None);
         }
-        let file = |hash: &qslm_common::hash::ContentHash| artifacts.folder().join(hash.to_string());
+        // As they were sent: whoever submitted took out what must not count.
+        let file = |hash: &ContentHash| Input::from(artifacts.folder().join(hash.to_string()));
         let data = load_data(&file(text), &file(tokenizer), &experiment.task, &experiment.network)?;
         let sentences = match experiment.task {
             Task::Perplexity { .. } => 0,
