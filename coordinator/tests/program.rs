@@ -23,7 +23,7 @@ fn settings_are_refused_by_name() {
     std::fs::write(&file, "lisen = \"127.0.0.1:1\"\n").unwrap();
     let error = refused(2, &["--config", file.to_str().unwrap()], &[]);
     assert!(error.contains("c.toml") && error.contains("lisen") && error.contains("listen"), "{error}");
-    assert!(refused(2, &[], &[("QSLM_COORDINATOR_STOER", "x")]).contains("stoer"));
+    assert!(refused(2, &[], &[("QSLM_COORDINATOR_STOER", "x")]).contains("QSLM_COORDINATOR_STOER"));
     assert!(refused(2, &["--config", "no/such/file"], &[]).contains("no/such/file"));
     let store = folder.path().join("s.redb");
     let error = refused(2, &["--lease-ttl-s", "0.1", "--store", store.to_str().unwrap()], &[]);

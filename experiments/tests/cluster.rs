@@ -173,7 +173,7 @@ fn an_experiment_can_be_held_up_and_put_first() {
     assert_eq!(list("name"), format!("{id}\n"));
     let lines = list("wide");
     let columns = |line: &str| line.split("  ").filter(|column| !column.trim().is_empty()).count();
-    assert!(lines.contains("hypervolume") && columns(lines.lines().next().unwrap()) == 18, "{lines}");
+    assert!(lines.contains("hypervolume") && columns(lines.lines().next().unwrap()) == 19, "{lines}");
     assert!(!list("table").contains("hypervolume"));
     let yaml = list("yaml");
     assert!(yaml.contains(&format!("id: {id}")) && yaml.contains("priority: -7"), "{yaml}");

@@ -78,8 +78,9 @@ fn every_documented_message_is_one_that_a_program_gives() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let version = Command::new(support::QSLM).arg("version").stdout(full).output().unwrap();
     give("standard output: No space left on device ...", version);
+    let spec = root().join(SPEC);
     let limited = |limit: &str| {
-        let words = format!("{limit}; exec {} list --store held.redb", support::QSLM);
+        let words = format!("{limit}; exec {} run {} --store big.redb", support::QSLM, spec.display());
         Command::new("sh").args(["-c", &words]).current_dir(folder.path()).output().unwrap()
     };
     give("... more open files are needed and N can be had", limited("ulimit -n 16"));
@@ -132,9 +133,13 @@ fn every_documented_message_is_one_that_a_program_gives() {
     let mut coordinator = Running::start(&mut command);
     let line = coordinator.wait_for("listening");
     let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
-    std::fs::remove_file(&lost).unwrap();
     let url = format!("http://{address}");
-    give("coordinator: the coordinator failed: ...", qslm(&["list", "--coordinator", &url]));
+    let id = succeed(&["submit", SPEC, "--coordinator", &url]);
+    let mut watch = Command::new(support::QSLM);
+    let mut watch = Running::start(watch.args(["watch", id.trim(), "--coordinator", &url]));
+    watch.wait_for("sensitivity");
+    std::fs::remove_file(&lost).unwrap();
+    give("coordinator: the coordinator failed: ...", watch.output());
     give("the store was removed while it was open", coordinator.output());
 
     let mut open = Command::new(program("qslm-coordinator"));

@@ -19,7 +19,7 @@ fn refused(code: i32, arguments: &[&str], variables: &[(&str, &str)]) -> String 
 
 #[test]
 fn settings_are_refused_by_name() {
-    assert!(refused(2, &[], &[("QSLM_WORKER_SLOTZ", "3")]).contains("slotz"));
+    assert!(refused(2, &[], &[("QSLM_WORKER_SLOTZ", "3")]).contains("QSLM_WORKER_SLOTZ"));
     let error = refused(2, &["--slots", "2000"], &[]);
     assert!(error.contains("slots = 2000: expected 0 to 1024"), "{error}");
     let folder = tempfile::tempdir().unwrap();
