@@ -66,3 +66,27 @@ fn a_study_that_optuna_wrote_is_shown_beside_the_front() {
     let page = succeed(&["report", "quickstart", "--store", &store, "--out", "-"]);
     assert!(page.contains("optuna: by-block, trial "), "no point of the study is on the plot");
 }
+
+#[test]
+fn published_data_sets_become_what_qslm_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // Both as they are published: lines with their ends, and an empty text for an empty line; a third column.
+    let make = format!(
+        "import pandas; pandas.DataFrame({{'text': ['', ' = A title = \\n', ' A <unk> word . \\n']}}).to_parquet('{}'); \
+         pandas.DataFrame({{'sentence': ['a charming film ', 'a \"bad\" one '], 'label': [1, 0], 'idx': [0, 1]}}).to_parquet('{}')",
+        path("wiki.parquet"),
+        path("sst2.parquet")
+    );
+    let made = Command::new(python()).args(["-c", &make]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(run("datasets.py", &["wikitext", &path("wiki.parquet"), &path("valid.txt")]).contains("3 lines"));
+    let text = std::fs::read_to_string(path("valid.txt")).unwrap();
+    assert_eq!(text, " \n = A title = \n A <unk> word . \n");
+    run("datasets.py", &["sst2", &path("sst2.parquet"), &path("dev.tsv")]);
+    let sentences = "a charming film\t1\na \"bad\" one\t0\n";
+    assert_eq!(std::fs::read_to_string(path("dev.tsv")).unwrap(), sentences);
+    std::fs::write(path("glue.tsv"), "sentence\tlabel\na charming film \t1\na \"bad\" one \t0\n").unwrap();
+    run("datasets.py", &["sst2", &path("glue.tsv"), &path("again.tsv")]);
+    assert_eq!(std::fs::read_to_string(path("again.tsv")).unwrap(), sentences);
+}
