@@ -145,7 +145,8 @@ fn round(seed: u64, reference: &str) {
             }
         }
     }
-    assert_eq!(succeed(&["front", &id, "--coordinator", &url, "--output", "json"]), reference, "seed {seed}");
+    let front = succeed(&["front", &id, "--coordinator", &url, "--output", "json"]);
+    assert!(front == reference, "seed {seed}: another front: {front}");
     drop(broken);
     assert_eq!(coordinator.terminate(), Some(0));
 }

@@ -171,8 +171,16 @@ impl ArtifactCache {
 /// # Errors
 /// If it cannot be read.
 pub fn hash_file(path: &Path) -> io::Result<ContentHash> {
+    hash_reader(File::open(path)?)
+}
+
+/// The content hash of what a reader gives.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn hash_reader(reader: impl io::Read) -> io::Result<ContentHash> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
+    hasher.update_reader(reader)?;
     Ok(ContentHash::from_bytes(*hasher.finalize().as_bytes()))
 }
 

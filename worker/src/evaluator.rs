@@ -1,7 +1,9 @@
 //! From a trial and files to counts; what evaluations of one process share is kept here.
 
+use std::fmt::Display;
+use std::fs::{File, Metadata};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
@@ -17,6 +19,7 @@ use qslm_engine::task::{
     DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate_sharing,
 };
 
+use crate::cache::hash_reader;
 use crate::memo::Memo;
 use crate::memory;
 
@@ -115,7 +118,9 @@ impl Evaluator {
             return Err(Failure::Machine(words));
         }
         let data_key = (trial.data.clone(), trial.task.clone(), trial.network);
-        let data = self.datasets.get_or_make(&data_key, || load_data(trial, files))?;
+        let inputs = [(&files.text, trial.data.text), (&files.tokenizer, trial.data.tokenizer)];
+        let load = || of_undamaged(&inputs, || load_data(trial, files));
+        let data = self.datasets.get_or_make(&data_key, load)?;
         let model = self.models.get_or_make(&trial.key(), || self.build(trial, files))?;
         // Everything that the counts depend on but the candidate.
         let shared = (&self.shared, trial.key_of(ContentHash::of(b"any candidate")));
@@ -129,13 +134,16 @@ impl Evaluator {
 
     fn build(&self, trial: &Trial, files: &Files) -> Result<Arc<SpikeGpt>, Failure> {
         let key = (trial.checkpoint, trial.network.binary_embedding);
-        let checkpoint = self.checkpoints.get_or_make(&key, || {
+        let load = || {
             let loaded = Checkpoint::load(&files.checkpoint, trial.network.binary_embedding);
             loaded.map(Arc::new).map_err(|error| match error {
                 CheckpointError::Io(error) => Failure::Machine(format!("checkpoint: {error}")),
                 other => Failure::Evaluation(format!("checkpoint: {other}")),
             })
-        })?;
+        };
+        let checkpoint = self
+            .checkpoints
+            .get_or_make(&key, || of_undamaged(&[(&files.checkpoint, trial.checkpoint)], load))?;
         if *checkpoint.network() != trial.network {
             return Err(Failure::Evaluation(
                 "the checkpoint has another shape than the experiment says".to_owned(),
@@ -151,6 +159,39 @@ impl Evaluator {
             CannotBuild::Candidate(error) => Failure::Evaluation(error.to_string()),
         })
     }
+}
+
+/// What `load` makes of files, if they were what their hashes say while it read them. They were checked before, but perhaps
+/// long ago: one that was damaged since would give other counts, and nobody would know.
+fn of_undamaged<T>(
+    files: &[(&PathBuf, ContentHash)],
+    load: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let fault = |path: &Path, words: &dyn Display| Failure::Machine(format!("{}: {words}", path.display()));
+    // Held open, so that one that is replaced meanwhile is another file.
+    let held = files.iter().map(|(path, _)| File::open(path).map_err(|error| fault(path, &error)));
+    let held = held.collect::<Result<Vec<_>, _>>()?;
+    let loaded = load()?;
+    for ((path, hash), mut file) in files.iter().zip(held) {
+        let same = File::open(path).and_then(|now| Ok(place(&now.metadata()?) == place(&file.metadata()?)));
+        let actual = hash_reader(&mut file).map_err(|error| fault(path, &error))?;
+        if actual != *hash || !same.is_ok_and(|same| same) {
+            return Err(fault(path, &"damaged or replaced while it was read"));
+        }
+    }
+    Ok(loaded)
+}
+
+/// What tells a file from another one that took its name.
+#[cfg(unix)]
+fn place(metadata: &Metadata) -> impl PartialEq + use<> {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.dev(), metadata.ino())
+}
+
+#[cfg(not(unix))]
+fn place(metadata: &Metadata) -> impl PartialEq + use<> {
+    metadata.created().ok()
 }
 
 fn load_data(trial: &Trial, files: &Files) -> Result<Arc<Dataset>, Failure> {
@@ -172,6 +213,28 @@ mod tests {
     use qslm_common::experiment::Backend;
 
     use super::*;
+
+    #[test]
+    fn a_file_that_is_damaged_after_it_was_checked_is_a_fault_of_the_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        std::fs::write(&path, "as it was sent").unwrap();
+        let files = [(&path, ContentHash::of(b"as it was sent"))];
+        assert_eq!(of_undamaged(&files, || Ok(7)), Ok(7));
+        let words = format!("{}: damaged or replaced while it was read", path.display());
+        let fault = || Err(Failure::Machine(words.clone()));
+        // Put back by a rename, as a fetch does, after it was read.
+        let replaced = of_undamaged(&files, || {
+            std::fs::write(folder.path().join("new"), "as it was sent").unwrap();
+            std::fs::rename(folder.path().join("new"), &path).unwrap();
+            Ok(7)
+        });
+        assert_eq!(replaced, fault());
+        std::fs::write(&path, "as it was Sent").unwrap();
+        assert_eq!(of_undamaged(&files, || Ok(7)), fault());
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(of_undamaged(&files, || Ok(7)), Err(Failure::Machine(_))));
+    }
 
     #[test]
     fn a_network_that_cannot_fit_is_refused_with_the_reason() {

@@ -110,13 +110,15 @@ async fn measure(
     });
     let outcome = evaluation.await.unwrap_or_else(|error| Err(Failure::Machine(error.to_string())));
     match outcome {
-        // Before a trial fails for what is in a file, it has to be that file.
-        Err(Failure::Evaluation(reason)) => match cache.first_damaged(&hashes).await {
-            Some(damaged) => {
-                Err(Failure::Machine(format!("artifact {damaged} was damaged in the cache: {reason}")))
+        // Before a trial fails for what is in a file, it has to be that file. What was damaged is fetched again next time.
+        Err(failure @ (Failure::Evaluation(_) | Failure::Machine(_))) => {
+            match (cache.first_damaged(&hashes).await, failure) {
+                (Some(damaged), Failure::Evaluation(reason) | Failure::Machine(reason)) => {
+                    Err(Failure::Machine(format!("artifact {damaged} was damaged in the cache: {reason}")))
+                }
+                (_, failure) => Err(failure),
             }
-            None => Err(Failure::Evaluation(reason)),
-        },
+        }
         outcome => outcome,
     }
 }
