@@ -47,9 +47,11 @@ fn coordinator(folder: &Path) -> (Running, Arc<Mutex<String>>, String) {
 
 /// A worker behind a limit of the shell, such as `-v 100000`.
 fn worker(url: &str, name: &str, cache: &Path, limit: &str) -> Running {
-    let limited = if limit.is_empty() { String::new() } else { format!("ulimit {limit} && ") };
+    // On two cores, so that the threads of a large machine do not fill a small one.
+    let limited =
+        if limit.is_empty() { "exec".to_owned() } else { format!("ulimit {limit} && exec taskset -c 0,1") };
     let mut command = Command::new("bash");
-    command.args(["-c", &format!("{limited}exec \"$0\" \"$@\"")]).arg(program("qslm-worker"));
+    command.args(["-c", &format!("{limited} \"$0\" \"$@\"")]).arg(program("qslm-worker"));
     command.args(["--coordinator", url, "--slots", "2", "--name", name, "--cache-dir"]).arg(cache);
     let mut worker = Running::start(&mut command);
     worker.read_on();
