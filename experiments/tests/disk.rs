@@ -7,23 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use support::{QSLM, Running, program, qslm, root, succeed};
-
-const SPEC: &str = "experiments/specs/quickstart.toml";
-
-/// The quickstart on next to nothing.
-const TINY: [&str; 10] = [
-    "--set",
-    "task.window=32",
-    "--set",
-    "task.windows=2",
-    "--set",
-    "space.bits=[8, 4]",
-    "--set",
-    "run.shards=2",
-    "--set",
-    "constraints.max_perplexity_increase=5",
-];
+use support::{QSLM, Running, SPEC, TINY, program, qslm, root, succeed};
 
 fn run(store: &Path, more: &[&str]) -> Vec<String> {
     let store = ["--store", store.to_str().unwrap(), "--workers", "1", "--output", "json"];

@@ -11,26 +11,11 @@ use std::process::{Command, Output};
 
 use qslm_coordinator::store::{Contents, Store};
 use serde_json::{Value, json};
-use support::{QSLM, program, qslm, refused, root, succeed};
+use support::{QSLM, SPEC, TINY, program, qslm, refused, root, succeed};
 
-const SPEC: &str = "experiments/specs/quickstart.toml";
 const MODEL: &str = "experiments/models/wikitext2-xs.safetensors";
 const TOKENIZER: &str = "experiments/models/tokenizer.json";
 const TEXT: &str = "experiments/data/encyclopaedia.txt";
-
-/// The smallest experiment that has a front, a candidate that is chosen, and shards.
-const TINY: [&str; 10] = [
-    "--set",
-    "task.window=32",
-    "--set",
-    "task.windows=2",
-    "--set",
-    "space.bits=[8, 4]",
-    "--set",
-    "run.shards=2",
-    "--set",
-    "constraints.max_perplexity_increase=5.0",
-];
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()

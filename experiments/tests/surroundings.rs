@@ -9,21 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use support::{QSLM, Running, json, program, qslm, refused, root, succeed};
-
-const SPEC: &str = "experiments/specs/quickstart.toml";
-const TINY: [&str; 10] = [
-    "--set",
-    "task.window=32",
-    "--set",
-    "task.windows=2",
-    "--set",
-    "space.bits=[8, 4]",
-    "--set",
-    "run.shards=2",
-    "--set",
-    "constraints.max_perplexity_increase=5",
-];
+use support::{QSLM, Running, SPEC, TINY, json, program, qslm, refused, root, succeed};
 
 /// The three programs, with what keeps them from doing anything beyond `folder`.
 fn programs(folder: &Path) -> [Command; 3] {

@@ -14,6 +14,21 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 pub const QSLM: &str = env!("CARGO_BIN_EXE_qslm");
+/// The spec of the bundled model and text.
+pub const SPEC: &str = "experiments/specs/quickstart.toml";
+/// The quickstart on next to nothing: the smallest experiment that has a front, a chosen candidate, and shards.
+pub const TINY: [&str; 10] = [
+    "--set",
+    "task.window=32",
+    "--set",
+    "task.windows=2",
+    "--set",
+    "space.bits=[8, 4]",
+    "--set",
+    "run.shards=2",
+    "--set",
+    "constraints.max_perplexity_increase=5.0",
+];
 
 /// The top of the repository.
 pub fn root() -> PathBuf {
