@@ -316,16 +316,16 @@ pub struct FrontDocument {
     /// Share of the reference box that the front dominates, 0 to 1; absent before the float model is measured.
     pub hypervolume: Option<f64>,
     /// The float model under the same protocol.
-    pub float: Option<Row>,
+    pub float: Option<FrontRow>,
     /// The candidate that the trade-off picked, if any meets the constraints.
-    pub chosen: Option<Row>,
+    pub chosen: Option<FrontRow>,
     /// The front by rising footprint.
-    pub front: Vec<Row>,
+    pub front: Vec<FrontRow>,
 }
 
 /// One candidate of a [`FrontDocument`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct FrontRow {
     /// Candidate id.
     pub candidate: ContentHash,
     /// Bytes as the exported file stores them.
@@ -365,7 +365,7 @@ impl FrontDocument {
     /// Reads the document off an archive.
     pub fn new(experiment: &Experiment, archive: &Archive) -> Self {
         let float = archive.float(experiment);
-        let row = |known: Known<'_>| Row::new(experiment, float, known);
+        let row = |known: Known<'_>| FrontRow::new(experiment, float, known);
         let as_is = Candidate::float(&experiment.network);
         Self {
             experiment: experiment.id(),
@@ -386,7 +386,7 @@ impl FrontDocument {
     }
 }
 
-impl Row {
+impl FrontRow {
     fn new(experiment: &Experiment, float: Option<&Entry>, known: Known<'_>) -> Self {
         let Known { id, candidate, entry } = known;
         let network = &experiment.network;
@@ -420,12 +420,12 @@ mod tests {
         Counts { nll: Nll::from_nats(nats).unwrap(), tokens: 100, positions: 100, ..Counts::zero(4) }
     }
 
-    /// Float at 300 nats, then uniform rungs of 8, 4 and 2 bits.
+    /// Float at 300 nats, then uniform levels of 8, 4 and 2 bits.
     fn archive(experiment: &Experiment, nats: [f64; 3]) -> Archive {
         let mut archive = Archive::default();
         archive.insert(experiment, &Candidate::float(&experiment.network), counts(300.0));
-        for (rung, nats) in nats.into_iter().enumerate() {
-            archive.insert(experiment, &experiment.space.uniform(&experiment.network, rung), counts(nats));
+        for (level, nats) in nats.into_iter().enumerate() {
+            archive.insert(experiment, &experiment.space.uniform(&experiment.network, level), counts(nats));
         }
         archive
     }
@@ -445,8 +445,8 @@ mod tests {
         let experiment = experiment();
         let archive = archive(&experiment, [302.0, 301.0, 400.0]);
         let ids: Vec<_> = archive.front().into_iter().map(|known| known.id).collect();
-        let rung = |rung| experiment.space.uniform(&experiment.network, rung).id();
-        assert_eq!(ids, [rung(2), rung(1), Candidate::float(&experiment.network).id()]);
+        let level = |level| experiment.space.uniform(&experiment.network, level).id();
+        assert_eq!(ids, [level(2), level(1), Candidate::float(&experiment.network).id()]);
     }
 
     #[test]
@@ -455,9 +455,9 @@ mod tests {
         let nats = [300.1, 301.0, 400.0];
         let forward = archive(&experiment, nats);
         let mut backward = Archive::default();
-        for (rung, nats) in nats.into_iter().enumerate().rev() {
+        for (level, nats) in nats.into_iter().enumerate().rev() {
             for _ in 0..2 {
-                let candidate = experiment.space.uniform(&experiment.network, rung);
+                let candidate = experiment.space.uniform(&experiment.network, level);
                 backward.insert(&experiment, &candidate, counts(nats));
             }
         }
@@ -472,11 +472,11 @@ mod tests {
         experiment.space.bits = [8, 7, 6, 5, 4, 3, 2].map(|bits| bits.try_into().unwrap()).to_vec();
         let network = &experiment.network;
         let mut archive = Archive::default();
-        // Every matrix of 16 at each of seven rungs, all losing more than the uniform candidates.
-        let uniform = |rung| experiment.space.uniform(network, rung);
+        // Every matrix of 16 at each of seven levels, all losing more than the uniform candidates.
+        let uniform = |level| experiment.space.uniform(network, level);
         let units: Vec<_> = network.units().into_iter().map(|unit| unit.name).collect();
         let alone = units.iter().flat_map(|unit| {
-            (1..7).map(|rung| uniform(0).with([unit.as_str()], experiment.space.scheme(unit, rung)))
+            (1..7).map(|level| uniform(0).with([unit.as_str()], experiment.space.scheme(unit, level)))
         });
         let all: Vec<_> = alone.collect();
         let insert = |archive: &mut Archive, candidate: &Candidate| {
@@ -486,7 +486,7 @@ mod tests {
         all[..20].iter().for_each(|candidate| insert(&mut archive, candidate));
         assert_eq!(archive.candidates.len(), archive.len(), "anything may be the best yet");
         archive.insert(&experiment, &Candidate::float(network), counts(300.0));
-        (0..7).for_each(|rung| archive.insert(&experiment, &uniform(rung), counts(300.0 + rung as f64)));
+        (0..7).for_each(|level| archive.insert(&experiment, &uniform(level), counts(300.0 + level as f64)));
         all.iter().for_each(|candidate| insert(&mut archive, candidate));
         assert!(archive.len() > 80 && archive.candidates.len() <= 2 * archive.front_len() + SPARE);
         assert_eq!(archive.front().len(), archive.front_len());

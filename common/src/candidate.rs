@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::hash::ContentHash;
-use crate::network::{Network, Place};
+use crate::network::{Network, UnitPlace};
 use crate::scheme::{Activation, InvalidScheme, Membrane, Scheme};
 
 /// First line of the canonical encoding. A later version adds lines, it never changes these.
@@ -307,7 +307,7 @@ impl Candidate {
         for unit in &units {
             let index = self.index(&unit.name);
             let index = index.ok_or_else(|| InvalidCandidate::Missing(unit.name.clone()))?;
-            let lossless = unit.place == Place::Embedding && network.binary_embedding;
+            let lossless = unit.place == UnitPlace::Embedding && network.binary_embedding;
             if self.schemes[index] == Scheme::Sign && !lossless {
                 return Err(InvalidCandidate::Sign(unit.name.clone()));
             }

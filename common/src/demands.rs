@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::Backend;
+use crate::backend::Backend;
 
 /// Entries of a set, and characters of an entry, that are taken.
 const MOST: usize = 64;

@@ -5,12 +5,11 @@
 //! on them.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ENGINE_VERSION;
+use crate::backend::Backend;
 use crate::candidate::{Candidate, InvalidCandidate};
 use crate::cost::{Cost, Device};
 use crate::hash::ContentHash;
@@ -18,7 +17,7 @@ use crate::network::Network;
 use crate::objective::{Constraints, InvalidObjective, Objective, validate_objectives};
 use crate::racing::Racing;
 use crate::scheme::Width;
-use crate::space::{Group, Part, Space, Tier};
+use crate::space::{Axis, Group, Space, Tier};
 use crate::task::{Data, Task};
 use crate::trade_off::TradeOff;
 use crate::trial::Trial;
@@ -57,27 +56,6 @@ pub struct Experiment {
     /// When candidates that lose too much quality are given up; `None` measures all of them to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub racing: Option<Racing>,
-}
-
-/// A library that computes matrix products.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    /// qslm's own, the default: the same bits on every processor. In floats, but in exact integers where weights and
-    /// activations are both quantized.
-    #[default]
-    Native,
-    /// qslm's own, with exact integers wherever weights are quantized; activations that are not become 24 bits below the
-    /// largest of their row. The same bits on every processor, and faster on those with AMX.
-    Integer,
-    /// burn-flex.
-    Flex,
-    /// burn-ndarray, the second opinion.
-    Ndarray,
-    /// burn-cuda: NVIDIA's graphics cards. In programs built with `--features cuda`.
-    Cuda,
-    /// burn-wgpu: graphics cards by Vulkan, Metal or DirectX. In programs built with `--features wgpu`.
-    Wgpu,
 }
 
 /// How candidates are proposed.
@@ -333,9 +311,9 @@ impl Experiment {
             return Some(InvalidExperiment::TradeOffCost(InvalidObjective::NotDescribed(cost)));
         }
         // Lowering what nobody pays for would find nothing but loss.
-        let unseen = |part: &Part| matches!(part, Part::Activations | Part::Membranes);
+        let unseen = |part: &Axis| matches!(part, Axis::Activations | Axis::Membranes);
         let lowers_more =
-            matches!(self.strategy, Strategy::Qslm { .. }) && self.space.parts().iter().any(unseen);
+            matches!(self.strategy, Strategy::Qslm { .. }) && self.space.axes().iter().any(unseen);
         (lowers_more && !cost.sees_activations_or_membranes())
             .then_some(InvalidExperiment::BlindTradeOff(cost))
     }
@@ -371,10 +349,10 @@ impl Experiment {
     }
 
     fn order_problem(&self, tier: Tier, order: &[String]) -> Option<InvalidExperiment> {
-        if self.space.parts().len() > 1 {
+        if self.space.axes().len() > 1 {
             return Some(InvalidExperiment::RankedParts);
         }
-        let groups = self.space.groups(&self.network, Part::Weights, tier);
+        let groups = self.space.groups(&self.network, Axis::Weights, tier);
         let missing = groups.iter().find(|group| !order.contains(&group.name));
         let wrong = missing.is_some() || order.len() != groups.len();
         let missing = missing.map(|group| group.name.clone()).unwrap_or_default();
@@ -393,13 +371,13 @@ impl Experiment {
     /// What the space lets move at a tier: weights, then activations, then membranes.
     pub fn moving(&self, tier: Tier) -> Vec<Group> {
         let groups = |part| self.space.groups(&self.network, part, tier);
-        self.space.parts().into_iter().flat_map(groups).collect()
+        self.space.axes().into_iter().flat_map(groups).collect()
     }
 
     /// How many candidates the groups of `tier` allow, `u64::MAX` if more than that.
     pub fn combinations(&self, tier: Tier) -> u64 {
-        let rungs = self.moving(tier).into_iter().map(|group| self.space.rungs(group.part) as u64);
-        rungs.fold(1, u64::saturating_mul)
+        let levels = self.moving(tier).into_iter().map(|group| self.space.levels(group.axis) as u64);
+        levels.fold(1, u64::saturating_mul)
     }
 }
 
@@ -416,53 +394,6 @@ pub fn check_model(network: &Network, task: &Task) -> Result<(), InvalidExperime
             Err(InvalidExperiment::WrongModel("accuracy needs a classifier, this checkpoint models language"))
         }
         _ => Ok(()),
-    }
-}
-
-impl Backend {
-    /// The name that specs and workers use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Flex => "flex",
-            Self::Integer => "integer",
-            Self::Ndarray => "ndarray",
-            Self::Cuda => "cuda",
-            Self::Wgpu => "wgpu",
-        }
-    }
-
-    /// Whether a graphics card computes: the last bits of products differ between cards and drivers then, and so may the
-    /// last digits of what two workers measure of the same shard.
-    pub fn is_gpu(self) -> bool {
-        matches!(self, Self::Cuda | Self::Wgpu)
-    }
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A text that names no backend.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("backend {0:?}: expected native, integer, flex, ndarray, cuda or wgpu")]
-pub struct UnknownBackend(String);
-
-impl FromStr for Backend {
-    type Err = UnknownBackend;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "native" => Ok(Self::Native),
-            "flex" => Ok(Self::Flex),
-            "integer" => Ok(Self::Integer),
-            "ndarray" => Ok(Self::Ndarray),
-            "cuda" => Ok(Self::Cuda),
-            "wgpu" => Ok(Self::Wgpu),
-            _ => Err(UnknownBackend(text.to_owned())),
-        }
     }
 }
 

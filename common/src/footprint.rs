@@ -106,8 +106,12 @@ mod tests {
 
     #[test]
     fn every_byte_is_counted() {
-        let unit =
-            Unit { name: "head.weight".to_owned(), rows: 3, columns: 5, place: crate::network::Place::Head };
+        let unit = Unit {
+            name: "head.weight".to_owned(),
+            rows: 3,
+            columns: 5,
+            place: crate::network::UnitPlace::Head,
+        };
         let bytes = |scheme: &str| unit_bytes(&unit, scheme.parse().unwrap());
         assert_eq!(bytes("f32"), 60);
         assert_eq!(bytes("f16"), 30);

@@ -5,6 +5,7 @@
 //! Start at [`experiment::Experiment`], which holds one of everything else.
 
 pub mod archive;
+pub mod backend;
 pub mod candidate;
 pub mod cost;
 pub mod demands;

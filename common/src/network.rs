@@ -40,12 +40,12 @@ pub struct Unit {
     /// Input channels.
     pub columns: usize,
     /// Where it stands in the hierarchy.
-    pub place: Place,
+    pub place: UnitPlace,
 }
 
 /// The place of a unit in the hierarchy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Place {
+pub enum UnitPlace {
     /// `emb.weight`.
     Embedding,
     /// A matrix of a block.
@@ -114,18 +114,18 @@ impl Network {
     pub fn units(&self) -> Vec<Unit> {
         let (v, d, h) = (self.vocabulary as usize, self.channels as usize, self.hidden as usize);
         let unit = |name: String, rows, columns, place| Unit { name, rows, columns, place };
-        let mut units = vec![unit(EMBEDDING.to_owned(), v, d, Place::Embedding)];
+        let mut units = vec![unit(EMBEDDING.to_owned(), v, d, UnitPlace::Embedding)];
         for block in 0..self.blocks {
             for part in ["key", "value", "receptance", "output"] {
                 let name = format!("blocks.{block}.att.{part}.weight");
-                units.push(unit(name, d, d, Place::Block(block, Module::Att)));
+                units.push(unit(name, d, d, UnitPlace::Block(block, Module::Att)));
             }
             for (part, rows, columns) in [("key", h, d), ("value", d, h), ("receptance", d, d)] {
                 let name = format!("blocks.{block}.ffn.{part}.weight");
-                units.push(unit(name, rows, columns, Place::Block(block, Module::Ffn)));
+                units.push(unit(name, rows, columns, UnitPlace::Block(block, Module::Ffn)));
             }
         }
-        units.push(unit("head.weight".to_owned(), self.outputs as usize, d, Place::Head));
+        units.push(unit("head.weight".to_owned(), self.outputs as usize, d, UnitPlace::Head));
         units
     }
 
@@ -221,7 +221,7 @@ impl Unit {
 
     /// Whether inputs are multiplied by the matrix. The embedding is a look-up.
     pub fn is_linear(&self) -> bool {
-        self.place != Place::Embedding
+        self.place != UnitPlace::Embedding
     }
 }
 
@@ -249,15 +249,15 @@ pub(crate) mod tests {
 
     #[test]
     fn shares_of_the_published_model_match_the_paper() {
-        let share = |place: fn(&Place) -> bool| {
+        let share = |place: fn(&UnitPlace) -> bool| {
             let units = PUBLISHED.units();
             let weights: u64 = units.iter().filter(|unit| place(&unit.place)).map(Unit::weights).sum();
             (weights as f64 / PUBLISHED.parameters() as f64 * 1e4).round() / 1e2
         };
-        assert_eq!(share(|place| *place == Place::Embedding), 17.93);
-        assert_eq!(share(|place| *place == Place::Head), 17.93);
-        assert_eq!(share(|place| matches!(place, Place::Block(_, Module::Att))), 19.72);
-        assert_eq!(share(|place| matches!(place, Place::Block(_, Module::Ffn))), 44.36);
+        assert_eq!(share(|place| *place == UnitPlace::Embedding), 17.93);
+        assert_eq!(share(|place| *place == UnitPlace::Head), 17.93);
+        assert_eq!(share(|place| matches!(place, UnitPlace::Block(_, Module::Att))), 19.72);
+        assert_eq!(share(|place| matches!(place, UnitPlace::Block(_, Module::Ffn))), 44.36);
     }
 
     #[test]

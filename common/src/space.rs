@@ -1,14 +1,14 @@
 //! The search space: which schemes a unit may take, and which units move together at which tier.
 //!
 //! Every unit has a ladder of schemes, from the widest to the narrowest, and so have, where they are searched, what
-//! enters each linear and each LIF population's membranes. A candidate is a rung (or float) for each of them.
-//! Strategies move rungs; they never invent schemes.
+//! enters each linear and each LIF population's membranes. A candidate is a level (or float) for each of them.
+//! Strategies move levels; they never invent schemes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
 use crate::footprint::footprint_bytes;
-use crate::network::{EMBEDDING, Module, Network, Place, Unit};
+use crate::network::{EMBEDDING, Module, Network, Unit, UnitPlace};
 use crate::scheme::{
     Activation, ActivationRange, Calibration, Granularity, Integer, Membrane, Range, Rounding, Scheme,
     Symmetry, Width,
@@ -74,7 +74,7 @@ pub struct MembraneSpace {
 /// Which of the things that can be quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Part {
+pub enum Axis {
     /// The weights of a unit.
     Weights,
     /// The one-dimensional parameters.
@@ -127,10 +127,10 @@ impl Tier {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     /// What of its members moves.
-    pub part: Part,
+    pub axis: Axis,
     /// `network`, `emb`, `blocks.3`, `blocks.3.att`, `head`, or a member's name.
     pub name: String,
-    /// Names of its units; of its populations for [`Part::Membranes`]; `vectors` for [`Part::Vectors`].
+    /// Names of its units; of its populations for [`Axis::Membranes`]; `vectors` for [`Axis::Vectors`].
     pub members: Vec<String>,
 }
 
@@ -200,29 +200,29 @@ impl Space {
     }
 
     /// What this space lets move.
-    pub fn parts(&self) -> Vec<Part> {
-        let vectors = self.vectors.as_ref().map(|_| Part::Vectors);
-        let activations = self.activations.as_ref().map(|_| Part::Activations);
-        let membranes = self.membranes.as_ref().map(|_| Part::Membranes);
-        [Some(Part::Weights), vectors, activations, membranes].into_iter().flatten().collect()
+    pub fn axes(&self) -> Vec<Axis> {
+        let vectors = self.vectors.as_ref().map(|_| Axis::Vectors);
+        let activations = self.activations.as_ref().map(|_| Axis::Activations);
+        let membranes = self.membranes.as_ref().map(|_| Axis::Membranes);
+        [Some(Axis::Weights), vectors, activations, membranes].into_iter().flatten().collect()
     }
 
-    /// Number of rungs of the ladder of a part; 0 if it does not move.
-    pub fn rungs(&self, part: Part) -> usize {
-        match part {
-            Part::Weights => self.bits.len(),
-            Part::Vectors => self.vectors.as_ref().map_or(0, |space| space.bits.len()),
-            Part::Activations => self.activations.as_ref().map_or(0, |space| space.bits.len()),
-            Part::Membranes => self.membranes.as_ref().map_or(0, |space| space.bits.len()),
+    /// Number of levels of the ladder of an axis; 0 if it does not move.
+    pub fn levels(&self, axis: Axis) -> usize {
+        match axis {
+            Axis::Weights => self.bits.len(),
+            Axis::Vectors => self.vectors.as_ref().map_or(0, |space| space.bits.len()),
+            Axis::Activations => self.activations.as_ref().map_or(0, |space| space.bits.len()),
+            Axis::Membranes => self.membranes.as_ref().map_or(0, |space| space.bits.len()),
         }
     }
 
-    /// The scheme of `unit` at `rung`, 0 being the widest. The embedding may have one scheme at all rungs.
-    pub fn scheme(&self, unit: &str, rung: usize) -> Scheme {
+    /// The scheme of `unit` at `level`, 0 being the widest. The embedding may have one scheme at all levels.
+    pub fn scheme(&self, unit: &str, level: usize) -> Scheme {
         match (unit, self.embedding) {
             (EMBEDDING, Embedding::Sign) => Scheme::Sign,
             (EMBEDDING, Embedding::Float) => Scheme::Float,
-            _ => self.at(self.bits[rung.min(self.bits.len() - 1)], self.granularity),
+            _ => self.at(self.bits[level.min(self.bits.len() - 1)], self.granularity),
         }
     }
 
@@ -235,21 +235,21 @@ impl Space {
         }
     }
 
-    /// How one-dimensional parameters are stored at `rung`, 0 being the widest.
-    pub fn vector_scheme(&self, rung: usize) -> Scheme {
-        let width = self.vectors.as_ref().and_then(|space| space.bits.get(rung)).copied();
+    /// How one-dimensional parameters are stored at `level`, 0 being the widest.
+    pub fn vector_scheme(&self, level: usize) -> Scheme {
+        let width = self.vectors.as_ref().and_then(|space| space.bits.get(level)).copied();
         self.at(width.unwrap_or(Width::Float), Granularity::Tensor)
     }
 
-    /// The candidate with every unit at `rung`.
-    pub fn uniform(&self, network: &Network, rung: usize) -> Candidate {
-        Candidate::new(network, |unit| self.scheme(&unit.name, rung))
+    /// The candidate with every unit at `level`.
+    pub fn uniform(&self, network: &Network, level: usize) -> Candidate {
+        Candidate::new(network, |unit| self.scheme(&unit.name, level))
     }
 
-    /// What enters the linear layer of `unit` at `rung`, 0 being the widest; `None` for float.
-    pub fn activation(&self, unit: &str, rung: usize) -> Option<Activation> {
+    /// What enters the linear layer of `unit` at `level`, 0 being the widest; `None` for float.
+    pub fn activation(&self, unit: &str, level: usize) -> Option<Activation> {
         let space = self.activations.as_ref()?;
-        let Width::Integer(bits) = *space.bits.get(rung)? else { return None };
+        let Width::Integer(bits) = *space.bits.get(level)? else { return None };
         let range = match &space.calibration {
             None => ActivationRange::Dynamic,
             Some(calibration) => ActivationRange::Static(*calibration.ranges.get(unit)?),
@@ -257,50 +257,50 @@ impl Space {
         Some(Activation { bits, symmetry: space.symmetry, range })
     }
 
-    /// What membranes are kept in at `rung`, 0 being the widest; `None` for float.
-    pub fn membrane(&self, rung: usize) -> Option<Membrane> {
+    /// What membranes are kept in at `level`, 0 being the widest; `None` for float.
+    pub fn membrane(&self, level: usize) -> Option<Membrane> {
         let space = self.membranes.as_ref()?;
-        Membrane::new(*space.bits.get(rung)?, space.integer_bits).ok()
+        Membrane::new(*space.bits.get(level)?, space.integer_bits).ok()
     }
 
-    /// The candidate with all of `group` at `rung`.
-    pub fn place(&self, candidate: Candidate, group: &Group, rung: usize) -> Candidate {
+    /// The candidate with all of `group` at `level`.
+    pub fn place(&self, candidate: Candidate, group: &Group, level: usize) -> Candidate {
         let members = group.members.iter().map(String::as_str);
-        match group.part {
-            Part::Weights => {
-                members.fold(candidate, |candidate, unit| candidate.with([unit], self.scheme(unit, rung)))
+        match group.axis {
+            Axis::Weights => {
+                members.fold(candidate, |candidate, unit| candidate.with([unit], self.scheme(unit, level)))
             }
-            Part::Vectors => candidate.with_vectors(self.vector_scheme(rung)),
-            Part::Activations => members.fold(candidate, |candidate, unit| {
-                candidate.with_activations([unit], self.activation(unit, rung))
+            Axis::Vectors => candidate.with_vectors(self.vector_scheme(level)),
+            Axis::Activations => members.fold(candidate, |candidate, unit| {
+                candidate.with_activations([unit], self.activation(unit, level))
             }),
-            Part::Membranes => candidate.with_membranes(members, self.membrane(rung)),
+            Axis::Membranes => candidate.with_membranes(members, self.membrane(level)),
         }
     }
 
-    /// The groups of a part at a tier that change at all from rung to rung, in the order of the network.
-    pub fn groups(&self, network: &Network, part: Part, tier: Tier) -> Vec<Group> {
-        let mut all = groups(network, part, tier);
-        if self.rungs(part) == 0 {
+    /// The groups of an axis at a tier that change at all from level to level, in the order of the network.
+    pub fn groups(&self, network: &Network, axis: Axis, tier: Tier) -> Vec<Group> {
+        let mut all = groups(network, axis, tier);
+        if self.levels(axis) == 0 {
             all.clear();
         }
-        if part == Part::Weights && self.embedding != Embedding::Quantize {
-            // The rest of the network moves; the embedding stays what it is at every rung.
+        if axis == Axis::Weights && self.embedding != Embedding::Quantize {
+            // The rest of the network moves; the embedding stays what it is at every level.
             all.retain(|group| group.members != [EMBEDDING]);
         }
         all
     }
 
-    /// Bytes of the smallest candidate of the space: everything at its narrowest rung. With groups, a
+    /// Bytes of the smallest candidate of the space: everything at its narrowest level. With groups, a
     /// narrower scheme is never larger, so nothing in the space is smaller.
     pub fn smallest_footprint(&self, network: &Network) -> u64 {
-        let weights = self.uniform(network, self.rungs(Part::Weights) - 1);
-        let vectors = self.vector_scheme(self.rungs(Part::Vectors).saturating_sub(1));
+        let weights = self.uniform(network, self.levels(Axis::Weights) - 1);
+        let vectors = self.vector_scheme(self.levels(Axis::Vectors).saturating_sub(1));
         footprint_bytes(network, &weights.with_vectors(vectors))
     }
 }
 
-/// Checks that a ladder has rungs, in order.
+/// Checks that a ladder has levels, in order.
 fn check_ladder<T: PartialOrd>(of: &'static str, bits: &[T]) -> Result<(), InvalidSpace> {
     if bits.is_empty() {
         return Err(InvalidSpace::NoBits(of));
@@ -311,17 +311,17 @@ fn check_ladder<T: PartialOrd>(of: &'static str, bits: &[T]) -> Result<(), Inval
     Ok(())
 }
 
-/// The groups of a part at a tier, in the order of the network. They tile the part: every unit is in one of them,
+/// The groups of an axis at a tier, in the order of the network. They tile the axis: every unit is in one of them,
 /// for activations every linear, for membranes every population. All vectors are one member.
-pub fn groups(network: &Network, part: Part, tier: Tier) -> Vec<Group> {
+pub fn groups(network: &Network, axis: Axis, tier: Tier) -> Vec<Group> {
     let units = network.units().into_iter();
-    let members: Vec<(String, String)> = match part {
-        Part::Weights => units.map(|unit| (group_name(&unit, tier), unit.name)).collect(),
-        Part::Vectors => vec![("vectors".to_owned(), "vectors".to_owned())],
-        Part::Activations => {
+    let members: Vec<(String, String)> = match axis {
+        Axis::Weights => units.map(|unit| (group_name(&unit, tier), unit.name)).collect(),
+        Axis::Vectors => vec![("vectors".to_owned(), "vectors".to_owned())],
+        Axis::Activations => {
             units.filter(Unit::is_linear).map(|unit| (group_name(&unit, tier), unit.name)).collect()
         }
-        Part::Membranes => {
+        Axis::Membranes => {
             let populations = network.populations().into_iter().enumerate();
             let name = |index: usize, population: &str| match tier {
                 Tier::Global => "network".to_owned(),
@@ -335,7 +335,7 @@ pub fn groups(network: &Network, part: Part, tier: Tier) -> Vec<Group> {
     for (name, member) in members {
         match groups.last_mut().filter(|group| group.name == name) {
             Some(group) => group.members.push(member),
-            None => groups.push(Group { part, name, members: vec![member] }),
+            None => groups.push(Group { axis, name, members: vec![member] }),
         }
     }
     groups
@@ -346,11 +346,11 @@ fn group_name(unit: &Unit, tier: Tier) -> String {
     match (tier, unit.place) {
         (Tier::Global, _) => "network".to_owned(),
         (Tier::Matrix, _) => unit.name.clone(),
-        (_, Place::Embedding) => "emb".to_owned(),
-        (_, Place::Head) => "head".to_owned(),
-        (Tier::Block, Place::Block(block, _)) => format!("blocks.{block}"),
-        (Tier::Module, Place::Block(block, Module::Att)) => format!("blocks.{block}.att"),
-        (Tier::Module, Place::Block(block, Module::Ffn)) => format!("blocks.{block}.ffn"),
+        (_, UnitPlace::Embedding) => "emb".to_owned(),
+        (_, UnitPlace::Head) => "head".to_owned(),
+        (Tier::Block, UnitPlace::Block(block, _)) => format!("blocks.{block}"),
+        (Tier::Module, UnitPlace::Block(block, Module::Att)) => format!("blocks.{block}.att"),
+        (Tier::Module, UnitPlace::Block(block, Module::Ffn)) => format!("blocks.{block}.ffn"),
     }
 }
 
@@ -380,15 +380,15 @@ mod tests {
         let counts = [(Tier::Global, 1), (Tier::Block, 20), (Tier::Module, 38), (Tier::Matrix, 128)];
         let units: Vec<_> = PUBLISHED.units().into_iter().map(|unit| unit.name).collect();
         for (tier, count) in counts {
-            let groups = groups(&PUBLISHED, Part::Weights, tier);
+            let groups = groups(&PUBLISHED, Axis::Weights, tier);
             assert_eq!(groups.len(), count, "{tier:?}");
             let members: Vec<_> = groups.into_iter().flat_map(|group| group.members).collect();
             assert_eq!(members, units);
         }
-        let count = |part, tier| groups(&PUBLISHED, part, tier).len();
+        let count = |axis, tier| groups(&PUBLISHED, axis, tier).len();
         let tiers = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
-        assert_eq!(tiers.map(|tier| count(Part::Activations, tier)), [1, 19, 37, 127]);
-        assert_eq!(tiers.map(|tier| count(Part::Membranes, tier)), [1, 18, 36, 36]);
+        assert_eq!(tiers.map(|tier| count(Axis::Activations, tier)), [1, 19, 37, 127]);
+        assert_eq!(tiers.map(|tier| count(Axis::Membranes, tier)), [1, 18, 36, 36]);
     }
 
     #[test]
@@ -396,7 +396,7 @@ mod tests {
         let space = space(&[8, 4], Embedding::Sign);
         assert_eq!(space.uniform(&PUBLISHED, 1).scheme("emb.weight"), Scheme::Sign);
         assert_eq!(space.uniform(&PUBLISHED, 1).scheme("head.weight").to_string(), "int4:symmetric:channel");
-        let moving = |space: &Space| space.groups(&PUBLISHED, Part::Weights, Tier::Block)[0].name.clone();
+        let moving = |space: &Space| space.groups(&PUBLISHED, Axis::Weights, Tier::Block)[0].name.clone();
         assert_eq!(moving(&space), "blocks.0");
         assert_eq!(moving(&super::tests::space(&[8], Embedding::Quantize)), "emb");
     }
@@ -404,8 +404,8 @@ mod tests {
     #[test]
     fn activations_and_membranes_have_ladders_of_their_own() {
         let mut space = space(&[4], Embedding::Sign);
-        assert_eq!(space.parts(), [Part::Weights]);
-        assert!(space.groups(&PUBLISHED, Part::Membranes, Tier::Block).is_empty());
+        assert_eq!(space.axes(), [Axis::Weights]);
+        assert!(space.groups(&PUBLISHED, Axis::Membranes, Tier::Block).is_empty());
         let bits = [32, 8].map(|bits| Width::try_from(bits).unwrap()).to_vec();
         let range = Span::new(-1.0, 2.0).unwrap();
         let linears = PUBLISHED.units().into_iter().filter(Unit::is_linear);
@@ -416,8 +416,8 @@ mod tests {
         space.membranes = Some(MembraneSpace { bits: vec![12, 6], integer_bits: 1 });
         assert_eq!(space.validate(&PUBLISHED), Ok(()));
         let mut candidate = space.uniform(&PUBLISHED, 0);
-        for part in space.parts() {
-            let group = &space.groups(&PUBLISHED, part, Tier::Block)[1];
+        for axis in space.axes() {
+            let group = &space.groups(&PUBLISHED, axis, Tier::Block)[1];
             candidate = space.place(candidate, group, 1);
         }
         let activations: Vec<_> = candidate.activations().collect();
@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn floats_are_rungs_too() {
         let space = space(&[32, 16, 8], Embedding::Quantize);
-        let head = |rung| space.uniform(&PUBLISHED, rung).scheme("head.weight").to_string();
+        let head = |level| space.uniform(&PUBLISHED, level).scheme("head.weight").to_string();
         assert_eq!([head(0), head(1), head(2)], ["f32", "f16", "int8:symmetric:channel"]);
     }
 

@@ -5,8 +5,8 @@
 
 use serde::Serialize;
 
+use crate::backend::Backend;
 use crate::candidate::Candidate;
-use crate::experiment::Backend;
 use crate::hash::ContentHash;
 use crate::network::Network;
 use crate::task::{Data, Task};

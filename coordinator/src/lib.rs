@@ -20,4 +20,4 @@ pub mod web;
 pub use crash::{CrashPlan, CrashPoint, InvalidPlan};
 pub use driver::Options;
 pub use rpc::Quotas;
-pub use server::{Coordinator, Door, Ports};
+pub use server::{AccessPolicy, Coordinator, Ports};

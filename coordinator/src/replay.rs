@@ -20,7 +20,7 @@ use qslm_common::racing::Race;
 use qslm_common::trial::Addressed;
 use qslm_proto::v1::MeasuredCandidate;
 
-use crate::driver::Source;
+use crate::driver::ReplaySource;
 use crate::search::{self, Step};
 use crate::store::{Store, StoreError, Stored};
 
@@ -48,7 +48,7 @@ pub enum Stopped {
 /// # Errors
 /// [`Stopped`] says why it ended early.
 pub fn replay(
-    source: &Source,
+    source: &ReplaySource,
     mut hand_on: impl FnMut(Vec<MeasuredCandidate>) -> bool,
 ) -> Result<(), Stopped> {
     let experiment = &source.record.experiment;

@@ -52,7 +52,7 @@ impl Ports {
 }
 
 /// Who may come in, and how many.
-pub struct Door {
+pub struct AccessPolicy {
     /// How connections are encrypted, if they are.
     pub tls: Option<ServerTls>,
     /// Who may do what; everyone everything if there are none.
@@ -65,7 +65,7 @@ pub struct Door {
     pub quotas: Quotas,
 }
 
-impl Default for Door {
+impl Default for AccessPolicy {
     /// For a coordinator that only this process uses.
     fn default() -> Self {
         Self {
@@ -129,9 +129,14 @@ impl Coordinator {
     ///
     /// # Errors
     /// If a certificate, the socket or the store fails.
-    pub async fn serve(self, ports: Ports, door: Door, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn serve(
+        self,
+        ports: Ports,
+        door: AccessPolicy,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let Self { driver, thread, artifacts, traces } = self;
-        let Door { tls, tokens, max_connections, calls_per_second, quotas } = door;
+        let AccessPolicy { tls, tokens, max_connections, calls_per_second, quotas } = door;
         let artifacts = artifacts.at_most(quotas.artifacts_max_bytes);
         let tls = tls.map(ServerTls::watched).transpose().map_err(Coded::setting)?.map(Arc::new);
         let gate = Arc::new(Gate::new(tokens, rpc::needs, calls_per_second));

@@ -10,7 +10,7 @@ use qslm_transport::{ServerTls, Tokens, Traces, given};
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Limits;
-use crate::{Door, Options, Quotas};
+use crate::{AccessPolicy, Options, Quotas};
 
 /// What a coordinator can be told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,11 +107,11 @@ impl Settings {
     ///
     /// # Errors
     /// If files do not go together or cannot be read, a bound makes no sense, or it would be open to the world.
-    pub fn door(&self) -> anyhow::Result<Door> {
+    pub fn door(&self) -> anyhow::Result<AccessPolicy> {
         self.check_door().map_err(Coded::setting)
     }
 
-    fn check_door(&self) -> anyhow::Result<Door> {
+    fn check_door(&self) -> anyhow::Result<AccessPolicy> {
         let bounds = [
             ("max_connections", self.max_connections, 100_000),
             ("calls_per_second", self.calls_per_second, 1_000_000),
@@ -145,7 +145,7 @@ impl Settings {
         if tokens.is_some() && tls.is_none() && !self.listen.ip().is_loopback() {
             tracing::warn!("tokens without TLS: whoever can read the network can read them");
         }
-        Ok(Door {
+        Ok(AccessPolicy {
             tls,
             tokens,
             max_connections: self.max_connections as usize,

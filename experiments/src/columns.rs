@@ -9,12 +9,12 @@ use qslm_common::measurement::Counts;
 use qslm_proto::v1::MeasuredCandidate;
 
 /// A measured candidate with what is worked out once for several columns.
-pub struct Row {
+pub struct CandidateRow {
     candidate: MeasuredCandidate,
     counts: Counts,
 }
 
-impl Row {
+impl CandidateRow {
     /// Of what a coordinator sent.
     pub fn new(candidate: MeasuredCandidate) -> Self {
         let counts = candidate.counts.clone().unwrap_or_default().into();
@@ -54,9 +54,9 @@ pub enum Value {
 }
 
 enum Read {
-    Text(fn(&Row) -> String),
-    Count(fn(&Row) -> u64),
-    Number(fn(&Row) -> Option<f64>),
+    Text(fn(&CandidateRow) -> String),
+    Count(fn(&CandidateRow) -> u64),
+    Number(fn(&CandidateRow) -> Option<f64>),
     Cost(String),
 }
 
@@ -71,7 +71,7 @@ impl Column {
     }
 
     /// Its value of a row.
-    pub fn value(&self, row: &Row) -> Value {
+    pub fn value(&self, row: &CandidateRow) -> Value {
         match &self.read {
             Read::Text(read) => Value::Text(read(row)),
             Read::Count(read) => Value::Count(read(row)),
@@ -163,12 +163,12 @@ fn in_a_name(unit: &'static str) -> &'static str {
     }
 }
 
-fn id(row: &Row) -> String {
+fn id(row: &CandidateRow) -> String {
     let id = <[u8; 32]>::try_from(&row.candidate.candidate[..]);
     id.map_or(String::new(), |bytes| ContentHash::from_bytes(bytes).to_string())
 }
 
-fn spikes(row: &Row) -> String {
+fn spikes(row: &CandidateRow) -> String {
     row.counts.spikes.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
 }
 

@@ -21,7 +21,7 @@ use link::{followed, is_stream};
 
 /// A place that may be written to.
 #[derive(Debug)]
-pub struct Place {
+pub struct OutputPlace {
     /// As it was named.
     shown: PathBuf,
     way: Way,
@@ -38,11 +38,11 @@ enum Way {
 /// A file on its way to its place; gone if it is not finished.
 #[derive(Debug)]
 pub struct Unfinished<'a> {
-    place: &'a Place,
+    place: &'a OutputPlace,
     file: NamedTempFile,
 }
 
-impl Place {
+impl OutputPlace {
     /// A place for what a command makes, which reads `inputs`. What is there
     /// already is replaced if it is of the same kind, or with `force` if it is anything but a store, a checkpoint, a
     /// database or one of the inputs.
@@ -80,7 +80,7 @@ impl Place {
         Self::new(path, Made::Store, inputs, true).map(drop)
     }
 
-    /// A place where nothing is yet. With `force`, as [`Place::new`].
+    /// A place where nothing is yet. With `force`, as [`OutputPlace::new`].
     pub fn vacant(path: &Path, made: Made, inputs: &[&Path], force: bool) -> Outcome<Self> {
         if force {
             return Self::new(path, made, inputs, true);

@@ -1,7 +1,7 @@
 //! The result of an experiment as tables.
 
 use comfy_table::CellAlignment;
-use qslm_common::archive::{FrontDocument, Row};
+use qslm_common::archive::{FrontDocument, FrontRow};
 use qslm_common::cost::Cost;
 use qslm_common::network::MATRICES;
 use qslm_report::words::{costs, quality};
@@ -64,7 +64,7 @@ fn front_table(document: &FrontDocument) -> String {
     format!("Front of {} (* chosen)\n\n{table}\n", document.experiment)
 }
 
-fn chosen_tables(row: &Row) -> String {
+fn chosen_tables(row: &FrontRow) -> String {
     let loss = row.quality_loss.unwrap_or(0.0) * 100.0;
     let mut text = format!(
         "\nChosen: {}\n  {} bytes, {:.2} % saved, {} {} ({loss:+.2} %)\n\n",
@@ -79,7 +79,7 @@ fn chosen_tables(row: &Row) -> String {
 }
 
 /// What the chosen candidate costs beside the float model.
-fn cost_table(float: Option<&Row>, chosen: &Row) -> String {
+fn cost_table(float: Option<&FrontRow>, chosen: &FrontRow) -> String {
     let mut table = plain_table();
     table.set_header(["  cost", "float", "chosen", "", "unit"]);
     for column in 1..4 {
@@ -95,7 +95,7 @@ fn cost_table(float: Option<&Row>, chosen: &Row) -> String {
 
 /// Embedding and head on a line each, then a line per block with a column per matrix, each with the width of its
 /// activations if they are quantized; membranes last.
-fn scheme_table(row: &Row) -> String {
+fn scheme_table(row: &FrontRow) -> String {
     let of = |unit: &str| row.schemes.get(unit).map_or("", String::as_str);
     // Symmetry and granularity are the same everywhere; the width is what differs.
     let width = |scheme: &str| scheme.split(':').next().unwrap_or(scheme).to_owned();

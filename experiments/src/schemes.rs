@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
-use qslm_common::experiment::Backend;
 use qslm_common::network::Network;
 use qslm_common::scheme::{
     Activation, ActivationRange, Bits, Calibration, Granularity, Membrane, Range, Rounding, Symmetry, Width,

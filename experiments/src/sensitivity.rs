@@ -1,9 +1,9 @@
 //! How sensitive every unit is, by every measure: what `qslm sensitivity` prints and what a ranked search orders by.
 
 use clap::ValueEnum;
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
-use qslm_common::experiment::Backend;
-use qslm_common::network::{Place, Unit};
+use qslm_common::network::{OutputPlace, Unit};
 use qslm_common::scheme::Scheme;
 use qslm_common::space::Group;
 use qslm_engine::checkpoint::Checkpoint;
@@ -51,7 +51,7 @@ impl Metric {
 
 /// One unit under every measure; larger is more sensitive.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
+pub struct UnitSensitivity {
     /// The unit's name.
     pub unit: String,
     /// What it was quantized to, alone.
@@ -68,7 +68,7 @@ pub struct Row {
     pub lsaq: Option<f64>,
 }
 
-impl Row {
+impl UnitSensitivity {
     /// The value of a measure, if this unit has it.
     pub fn value(&self, metric: Metric) -> Option<f64> {
         match metric {
@@ -102,7 +102,7 @@ pub fn measure(
     data: &Dataset,
     options: Options,
     done: impl Fn() + Sync,
-) -> Outcome<Vec<Row>> {
+) -> Outcome<Vec<UnitSensitivity>> {
     let network = checkpoint.network();
     let float = Candidate::float(network);
     let build = |candidate: &Candidate| {
@@ -130,7 +130,7 @@ pub fn measure(
         let weights = checkpoint.tensor(&unit.name);
         let stored = fake_quantize(weights.clone(), unit.columns, scheme, &unit.name);
         done();
-        Ok(Row {
+        Ok(UnitSensitivity {
             unit: unit.name.clone(),
             scheme: scheme.to_string(),
             task_loss: distance.task_loss,
@@ -138,8 +138,8 @@ pub fn measure(
             weight_error: weight_error(&weights, &stored),
             membrane_drift: distance.membrane_drift,
             lsaq: match unit.place {
-                Place::Block(block, _) => importance.get(block as usize).copied(),
-                Place::Embedding | Place::Head => None,
+                OutputPlace::Block(block, _) => importance.get(block as usize).copied(),
+                OutputPlace::Embedding | OutputPlace::Head => None,
             },
         })
     })
@@ -147,7 +147,7 @@ pub fn measure(
 
 /// The names of `groups`, least sensitive first by the sum over their units, for LSAQ by the block's importance. A group
 /// without a value comes last, as the most sensitive: so does the head under LSAQ.
-pub fn order(groups: &[Group], rows: &[Row], metric: Metric) -> Vec<String> {
+pub fn order(groups: &[Group], rows: &[UnitSensitivity], metric: Metric) -> Vec<String> {
     let value = |group: &Group| {
         let members = rows.iter().filter(|row| group.members.contains(&row.unit));
         let values = members.map(|row| row.value(metric));
@@ -166,13 +166,13 @@ pub fn order(groups: &[Group], rows: &[Row], metric: Metric) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use qslm_common::space::Part;
+    use qslm_common::space::Axis;
 
     use super::*;
 
     #[test]
     fn groups_are_ordered_by_what_their_units_add_up_to() {
-        let row = |unit: &str, task_loss, lsaq| Row {
+        let row = |unit: &str, task_loss, lsaq| UnitSensitivity {
             unit: unit.to_owned(),
             scheme: "int4:symmetric:channel".to_owned(),
             task_loss,
@@ -188,7 +188,7 @@ mod tests {
             row("h", -1.0, None),
         ];
         let group = |name: &str, members: &[&str]| Group {
-            part: Part::Weights,
+            axis: Axis::Weights,
             name: name.to_owned(),
             members: members.iter().map(|member| (*member).to_owned()).collect(),
         };

@@ -9,7 +9,7 @@ use qslm_engine::task::{Dataset, sequence_logits};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::exit::{Exit, Failure, Outcome};
-use crate::place::Place;
+use crate::place::OutputPlace;
 
 /// Reads the int32 tensor `tokens` [sequences, length].
 pub fn read_tokens(path: &Path) -> Outcome<Vec<Vec<i64>>> {
@@ -31,7 +31,7 @@ pub fn read_tokens(path: &Path) -> Outcome<Vec<Vec<i64>>> {
 }
 
 /// Writes the logits of every sequence as the f32 tensor `logits` [sequences, length, outputs].
-pub fn write_logits(place: &Place, model: &SpikeGpt, data: &Dataset) -> Outcome {
+pub fn write_logits(place: &OutputPlace, model: &SpikeGpt, data: &Dataset) -> Outcome {
     let outputs = model.network().outputs as usize;
     let logits: Vec<u8> = (0..data.len())
         .flat_map(|sequence| sequence_logits(model, data, sequence))

@@ -219,7 +219,7 @@ impl TryFrom<v1::Trial> for Trial {
 
 #[cfg(test)]
 mod tests {
-    use qslm_common::experiment::Backend;
+    use qslm_common::backend::Backend;
 
     use super::*;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
 use qslm_common::ENGINE_VERSION;
+use qslm_common::backend::Backend;
 use qslm_common::demands::Capabilities;
-use qslm_common::experiment::Backend;
 use qslm_engine::backend::usable;
 
 use crate::memory;

@@ -51,7 +51,7 @@ pub struct Files {
 
 /// Why a shard was not measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
+pub enum EvaluationFailure {
     /// The evaluation fails, here or anywhere.
     Evaluation(String),
     /// A fault of this machine: another one may succeed.
@@ -79,22 +79,22 @@ impl Evaluator {
         self.shared.reuse()
     }
 
-    /// Measures one shard. A panic in the engine is a [`Failure::Evaluation`] with the panic's words.
+    /// Measures one shard. A panic in the engine is a [`EvaluationFailure::Evaluation`] with the panic's words.
     ///
     /// # Errors
-    /// [`Failure`].
+    /// [`EvaluationFailure`].
     pub fn evaluate(
         &self,
         trial: &Trial,
         files: &Files,
         shard: Shard,
         interrupt: Interrupt<'_>,
-    ) -> Result<Counts, Failure> {
+    ) -> Result<Counts, EvaluationFailure> {
         let run = || self.try_evaluate(trial, files, shard, interrupt);
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let words = panic.downcast_ref::<String>().map(String::as_str);
             let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(Failure::Evaluation(format!("the evaluation panicked: {words}")))
+            Err(EvaluationFailure::Evaluation(format!("the evaluation panicked: {words}")))
         })
     }
 
@@ -104,18 +104,18 @@ impl Evaluator {
         files: &Files,
         shard: Shard,
         interrupt: Interrupt<'_>,
-    ) -> Result<Counts, Failure> {
+    ) -> Result<Counts, EvaluationFailure> {
         if trial.engine_version != ENGINE_VERSION {
             let wanted = trial.engine_version;
             let words = format!("this worker's engine is version {ENGINE_VERSION}, the trial needs {wanted}");
-            return Err(Failure::Machine(words));
+            return Err(EvaluationFailure::Machine(words));
         }
         // The weights alone, so this refuses only what is certain to fail.
         let weights = float_bytes(&trial.network);
         if let Some(memory) = self.memory.filter(|memory| weights > *memory) {
             let words =
                 format!("the weights take {weights} bytes as floats, this worker has {memory} of memory");
-            return Err(Failure::Machine(words));
+            return Err(EvaluationFailure::Machine(words));
         }
         let data_key = (trial.data.clone(), trial.task.clone(), trial.network);
         let inputs = [(&files.text, trial.data.text), (&files.tokenizer, trial.data.tokenizer)];
@@ -126,26 +126,26 @@ impl Evaluator {
         let shared = (&self.shared, trial.key_of(ContentHash::of(b"any candidate")));
         evaluate_sharing(&model, &data, shard.range(data.len()), shared, interrupt).map_err(|error| {
             match error {
-                EvaluateError::Interrupted => Failure::Interrupted,
-                other => Failure::Evaluation(other.to_string()),
+                EvaluateError::Interrupted => EvaluationFailure::Interrupted,
+                other => EvaluationFailure::Evaluation(other.to_string()),
             }
         })
     }
 
-    fn build(&self, trial: &Trial, files: &Files) -> Result<Arc<SpikeGpt>, Failure> {
+    fn build(&self, trial: &Trial, files: &Files) -> Result<Arc<SpikeGpt>, EvaluationFailure> {
         let key = (trial.checkpoint, trial.network.binary_embedding);
         let load = || {
             let loaded = Checkpoint::load(&files.checkpoint, trial.network.binary_embedding);
             loaded.map(Arc::new).map_err(|error| match error {
-                CheckpointError::Io(error) => Failure::Machine(format!("checkpoint: {error}")),
-                other => Failure::Evaluation(format!("checkpoint: {other}")),
+                CheckpointError::Io(error) => EvaluationFailure::Machine(format!("checkpoint: {error}")),
+                other => EvaluationFailure::Evaluation(format!("checkpoint: {other}")),
             })
         };
         let checkpoint = self
             .checkpoints
             .get_or_make(&key, || of_undamaged(&[(&files.checkpoint, trial.checkpoint)], load))?;
         if *checkpoint.network() != trial.network {
-            return Err(Failure::Evaluation(
+            return Err(EvaluationFailure::Evaluation(
                 "the checkpoint has another shape than the experiment says".to_owned(),
             ));
         }
@@ -155,8 +155,8 @@ impl Evaluator {
         let model = SpikeGpt::sharing(&checkpoint, &trial.candidate, trial.backend, &self.shared, of);
         model.map(Arc::new).map_err(|error| match error {
             // Another worker may have it.
-            CannotBuild::Backend(error) => Failure::Machine(error.to_string()),
-            CannotBuild::Candidate(error) => Failure::Evaluation(error.to_string()),
+            CannotBuild::Backend(error) => EvaluationFailure::Machine(error.to_string()),
+            CannotBuild::Candidate(error) => EvaluationFailure::Evaluation(error.to_string()),
         })
     }
 }
@@ -165,9 +165,10 @@ impl Evaluator {
 /// long ago: one that was damaged since would give other counts, and nobody would know.
 fn of_undamaged<T>(
     files: &[(&PathBuf, ContentHash)],
-    load: impl FnOnce() -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let fault = |path: &Path, words: &dyn Display| Failure::Machine(format!("{}: {words}", path.display()));
+    load: impl FnOnce() -> Result<T, EvaluationFailure>,
+) -> Result<T, EvaluationFailure> {
+    let fault =
+        |path: &Path, words: &dyn Display| EvaluationFailure::Machine(format!("{}: {words}", path.display()));
     // Held open, so that one that is replaced meanwhile is another file.
     let held = files.iter().map(|(path, _)| File::open(path).map_err(|error| fault(path, &error)));
     let held = held.collect::<Result<Vec<_>, _>>()?;
@@ -194,23 +195,23 @@ fn place(metadata: &Metadata) -> impl PartialEq + use<> {
     metadata.created().ok()
 }
 
-fn load_data(trial: &Trial, files: &Files) -> Result<Arc<Dataset>, Failure> {
+fn load_data(trial: &Trial, files: &Files) -> Result<Arc<Dataset>, EvaluationFailure> {
     let tokenizer = TokenizerFile::load(&files.tokenizer, trial.network.vocabulary);
     let tokenizer = tokenizer.map_err(|error| match error {
-        TokenizerError::Io(error) => Failure::Machine(format!("tokenizer: {error}")),
-        other => Failure::Evaluation(format!("tokenizer: {other}")),
+        TokenizerError::Io(error) => EvaluationFailure::Machine(format!("tokenizer: {error}")),
+        other => EvaluationFailure::Evaluation(format!("tokenizer: {other}")),
     })?;
     let data = Dataset::load(&files.text, &tokenizer, &trial.task, &trial.network);
     data.map(Arc::new).map_err(|error| match error {
-        DataError::Io(error) => Failure::Machine(format!("data: {error}")),
-        other => Failure::Evaluation(format!("data: {other}")),
+        DataError::Io(error) => EvaluationFailure::Machine(format!("data: {error}")),
+        other => EvaluationFailure::Evaluation(format!("data: {other}")),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use qslm_common::backend::Backend;
     use qslm_common::candidate::Candidate;
-    use qslm_common::experiment::Backend;
 
     use super::*;
 
@@ -222,7 +223,7 @@ mod tests {
         let files = [(&path, ContentHash::of(b"as it was sent"))];
         assert_eq!(of_undamaged(&files, || Ok(7)), Ok(7));
         let words = format!("{}: damaged or replaced while it was read", path.display());
-        let fault = || Err(Failure::Machine(words.clone()));
+        let fault = || Err(EvaluationFailure::Machine(words.clone()));
         // Put back by a rename, as a fetch does, after it was read.
         let replaced = of_undamaged(&files, || {
             std::fs::write(folder.path().join("new"), "as it was sent").unwrap();
@@ -233,7 +234,7 @@ mod tests {
         std::fs::write(&path, "as it was Sent").unwrap();
         assert_eq!(of_undamaged(&files, || Ok(7)), fault());
         std::fs::remove_file(&path).unwrap();
-        assert!(matches!(of_undamaged(&files, || Ok(7)), Err(Failure::Machine(_))));
+        assert!(matches!(of_undamaged(&files, || Ok(7)), Err(EvaluationFailure::Machine(_))));
     }
 
     #[test]
@@ -261,6 +262,6 @@ mod tests {
         let evaluator = Evaluator::with_memory(1, Some(512 << 20));
         let failure = evaluator.evaluate(&trial, &files, Shard { index: 0, of: 1 }, &|| false);
         let words = "the weights take 861597696 bytes as floats, this worker has 536870912 of memory";
-        assert_eq!(failure, Err(Failure::Machine(words.to_owned())));
+        assert_eq!(failure, Err(EvaluationFailure::Machine(words.to_owned())));
     }
 }

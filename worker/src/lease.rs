@@ -21,7 +21,7 @@ use tonic::Code;
 use crate::backoff::backoff;
 use crate::cache::{ArtifactCache, CacheError};
 use crate::capabilities::fingerprint;
-use crate::evaluator::{Evaluator, Failure, Files};
+use crate::evaluator::{EvaluationFailure, Evaluator, Files};
 
 /// Evaluates one lease.
 pub(crate) async fn work(
@@ -39,7 +39,7 @@ pub(crate) async fn work(
         // A failure is filed by its lease; without a trial that can be read there is no key to name. Another
         // worker, of another version perhaps, may be able to read it.
         Err(error) => {
-            let unread = Failure::Machine(format!("this worker cannot read the trial: {error}"));
+            let unread = EvaluationFailure::Machine(format!("this worker cannot read the trial: {error}"));
             (NAMELESS.to_vec(), String::new(), Err(unread))
         }
         Ok(trial) => {
@@ -65,20 +65,20 @@ const NAMELESS: [u8; 32] = [0; 32];
 
 /// The report of a lease whose task ended without one.
 pub(crate) fn lost(lease: &Lease, error: &JoinError) -> ShardReport {
-    let failure = tell(Failure::Machine(format!("this worker lost the evaluation: {error}")));
+    let failure = tell(EvaluationFailure::Machine(format!("this worker lost the evaluation: {error}")));
     let outcome = Some(shard_report::Outcome::Failure(failure));
     let (lease, index, of) = (lease.id, lease.index, lease.of);
     ShardReport { lease, trial: NAMELESS.to_vec(), index, of, outcome, seconds: 0.0, engine: String::new() }
 }
 
-fn tell(failure: Failure) -> ShardFailure {
+fn tell(failure: EvaluationFailure) -> ShardFailure {
     let (reason, kind) = match failure {
-        Failure::Evaluation(reason) => (reason, Kind::Evaluation),
-        Failure::Machine(reason) => {
+        EvaluationFailure::Evaluation(reason) => (reason, Kind::Evaluation),
+        EvaluationFailure::Machine(reason) => {
             tracing::warn!(reason, "this machine cannot evaluate a shard");
             (reason, Kind::Machine)
         }
-        Failure::Interrupted => ("interrupted".to_owned(), Kind::Interrupted),
+        EvaluationFailure::Interrupted => ("interrupted".to_owned(), Kind::Interrupted),
     };
     // For coordinators that know no kinds.
     let retryable = kind != Kind::Evaluation;
@@ -92,10 +92,10 @@ async fn measure(
     cache: &ArtifactCache,
     client: WorkClient<Link>,
     interrupt: Arc<AtomicBool>,
-) -> Result<Counts, Failure> {
+) -> Result<Counts, EvaluationFailure> {
     if !shard.is_valid() {
         let words = format!("the coordinator sent shard {} of {}", shard.index, shard.of);
-        return Err(Failure::Evaluation(words));
+        return Err(EvaluationFailure::Evaluation(words));
     }
     let hashes = [trial.checkpoint, trial.data.text, trial.data.tokenizer];
     let files = Files {
@@ -108,14 +108,17 @@ async fn measure(
     let evaluation = tokio::task::spawn_blocking(move || {
         evaluator.evaluate(&trial, &files, shard, &|| interrupt.load(Ordering::Relaxed))
     });
-    let outcome = evaluation.await.unwrap_or_else(|error| Err(Failure::Machine(error.to_string())));
+    let outcome = evaluation.await.unwrap_or_else(|error| Err(EvaluationFailure::Machine(error.to_string())));
     match outcome {
         // Before a trial fails for what is in a file, it has to be that file. What was damaged is fetched again next time.
-        Err(failure @ (Failure::Evaluation(_) | Failure::Machine(_))) => {
+        Err(failure @ (EvaluationFailure::Evaluation(_) | EvaluationFailure::Machine(_))) => {
             match (cache.first_damaged(&hashes).await, failure) {
-                (Some(damaged), Failure::Evaluation(reason) | Failure::Machine(reason)) => {
-                    Err(Failure::Machine(format!("artifact {damaged} was damaged in the cache: {reason}")))
-                }
+                (
+                    Some(damaged),
+                    EvaluationFailure::Evaluation(reason) | EvaluationFailure::Machine(reason),
+                ) => Err(EvaluationFailure::Machine(format!(
+                    "artifact {damaged} was damaged in the cache: {reason}"
+                ))),
                 (_, failure) => Err(failure),
             }
         }
@@ -129,7 +132,7 @@ async fn fetch(
     cache: &ArtifactCache,
     client: &WorkClient<Link>,
     interrupt: &AtomicBool,
-) -> Result<PathBuf, Failure> {
+) -> Result<PathBuf, EvaluationFailure> {
     for failures in 1.. {
         match cache.ensure(hash, &mut client.clone()).await {
             Ok(path) => return Ok(path),
@@ -138,14 +141,14 @@ async fn fetch(
             {
                 tracing::warn!(artifact = %hash, code = %status.code(), "cannot be fetched now");
             }
-            Err(error) => return Err(Failure::Machine(error.to_string())),
+            Err(error) => return Err(EvaluationFailure::Machine(error.to_string())),
         }
         tokio::time::sleep(backoff(failures)).await;
         if interrupt.load(Ordering::Relaxed) {
             break;
         }
     }
-    Err(Failure::Interrupted)
+    Err(EvaluationFailure::Interrupted)
 }
 
 /// Whether a code may be the coordinator's own word, that it cannot read the file, and not the connection's.

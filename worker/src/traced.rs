@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use qslm_proto::v1::{Lease, ShardReport, shard_report};
 use qslm_transport::Traces;
-use qslm_transport::traces::{Place, Span};
+use qslm_transport::traces::{Span, TraceContext};
 
 /// What log lines about a lease say with all they say.
 pub(crate) fn lease_line(lease: &Lease) -> tracing::Span {
@@ -16,8 +16,8 @@ pub(crate) fn lease_line(lease: &Lease) -> tracing::Span {
 /// A lease on its way through a worker, while somebody traces.
 pub(crate) struct Work {
     traces: Traces,
-    place: Place,
-    parent: Place,
+    place: TraceContext,
+    parent: TraceContext,
     start: SystemTime,
     worker: String,
     experiment: String,
@@ -26,7 +26,7 @@ pub(crate) struct Work {
 impl Work {
     /// It came just now. `None` if the coordinator does not trace.
     pub(crate) fn start(traces: Traces, lease: &Lease, worker: &str) -> Option<Self> {
-        let parent = Place::from_traceparent(&lease.traceparent)?;
+        let parent = TraceContext::from_traceparent(&lease.traceparent)?;
         let (worker, experiment) = (worker.to_owned(), lease.experiment.clone());
         Some(Self { traces, place: parent.beside(), parent, start: SystemTime::now(), worker, experiment })
     }

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use qslm_common::ENGINE_VERSION;
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
-use qslm_common::experiment::Backend;
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_common::scheme::Scheme;
@@ -13,7 +13,7 @@ use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::Trial;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_worker::Evaluator;
-use qslm_worker::evaluator::{Failure, Files};
+use qslm_worker::evaluator::{EvaluationFailure, Files};
 
 fn bundled(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../experiments").join(path)
@@ -49,13 +49,16 @@ fn a_panic_fails_the_trial_with_its_words_and_the_next_evaluation_works() {
     let shard = Shard { index: 0, of: 1 };
     let trial = trial(network);
     let panicked = evaluator.evaluate(&trial, &files, shard, &|| panic!("out of luck"));
-    assert_eq!(panicked, Err(Failure::Evaluation("the evaluation panicked: out of luck".to_owned())));
-    assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| true), Err(Failure::Interrupted));
+    assert_eq!(
+        panicked,
+        Err(EvaluationFailure::Evaluation("the evaluation panicked: out of luck".to_owned()))
+    );
+    assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| true), Err(EvaluationFailure::Interrupted));
     assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| false).unwrap().tokens, 32);
 
     let newer = Trial { engine_version: ENGINE_VERSION + 1, ..trial };
     let refused = evaluator.evaluate(&newer, &files, shard, &|| false);
-    assert!(matches!(refused, Err(Failure::Machine(words)) if words.contains("the trial needs")));
+    assert!(matches!(refused, Err(EvaluationFailure::Machine(words)) if words.contains("the trial needs")));
 }
 
 /// Candidates as a search proposes them: one part after the other narrower, then others that share nothing.

@@ -2,7 +2,7 @@
 
 use qslm_common::archive::FrontDocument;
 use qslm_common::experiment::Experiment;
-use qslm_common::space::Part;
+use qslm_common::space::Axis;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::Spot;
@@ -12,7 +12,7 @@ pub const FORMAT: u32 = 1;
 
 /// An experiment as it can be shown, finished or not. Its size does not depend on the number of candidates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct ReportDocument {
     /// [`FORMAT`].
     pub format: u32,
     /// Version of the program that measured and collected.
@@ -128,7 +128,8 @@ pub struct Stage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sensitivity {
     /// What kind of thing it is.
-    pub part: Part,
+    #[serde(rename = "part")]
+    pub axis: Axis,
     /// Its name.
     pub name: String,
     /// The loss of quality; `None` if it could not be measured.

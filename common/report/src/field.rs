@@ -1,8 +1,8 @@
 //! What a picture of the front shows: saving to the right, loss of quality upwards, and how far up.
 
-use qslm_common::archive::Row;
+use qslm_common::archive::FrontRow;
 
-use crate::Report;
+use crate::ReportDocument;
 use crate::cloud::{Spot, badness};
 
 /// Without a bound on quality, losses above this are not what anybody looks for.
@@ -55,7 +55,7 @@ impl Field {
     }
 
     /// `None` before the float model is measured, because everything is relative to it.
-    pub fn new(report: &Report) -> Option<Self> {
+    pub fn new(report: &ReportDocument) -> Option<Self> {
         let float = report.front.float.as_ref()?;
         let base = badness(&float.counts);
         // What `quality_loss` says of counts, of what a spot keeps of them.
@@ -83,7 +83,7 @@ impl Field {
         let (points, others): (Vec<_>, Vec<_>) = all.partition(|point| is_shown(point.saving, point.loss));
         let top = points.iter().map(|point| point.loss).fold(LOWEST, f64::max);
         let points_left = points.iter().map(|point| point.saving).fold(1.0, f64::min);
-        let place = |row: &Row| {
+        let place = |row: &FrontRow| {
             row.quality_loss.map(|loss| (row.saving, loss)).filter(|(saving, loss)| is_shown(*saving, *loss))
         };
         let mut front: Vec<(f64, f64)> = report.front.front.iter().filter_map(place).collect();

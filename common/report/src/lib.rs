@@ -1,6 +1,6 @@
 //! What there is to see of an experiment.
 //!
-//! A coordinator makes a [`Report`], a document that has everything a page shows and nothing that grows with the number
+//! A coordinator makes a [`ReportDocument`], a document that has everything a page shows and nothing that grows with the number
 //! of candidates: those are aggregated in a [`Cloud`] as they come in. [`plots`] draws it and [`page`] puts the plots
 //! on a page; the file that `qslm report` writes and the live view of a coordinator are the same page.
 
@@ -15,6 +15,7 @@ pub mod words;
 
 pub use cloud::{Cloud, Spot, badness};
 pub use document::{
-    Comparison, EngineShare, FORMAT, Lifecycle, Reference, Report, Sample, Sensitivity, Stage, worked_ms,
+    Comparison, EngineShare, FORMAT, Lifecycle, Reference, ReportDocument, Sample, Sensitivity, Stage,
+    worked_ms,
 };
 pub use field::{Field, Point};

@@ -1,14 +1,14 @@
 //! The page of an experiment: one HTML file that needs nothing else, or a part of a live view.
 
 use askama::Template;
-use qslm_common::archive::Row;
+use qslm_common::archive::FrontRow;
 use qslm_common::cost::Cost;
 use qslm_common::experiment::{Experiment, Strategy};
 use qslm_common::footprint::float_bytes;
 use qslm_common::task::Task;
 
 use crate::words::{costs, date, percent, quality};
-use crate::{EngineShare, Lifecycle, Report, plots};
+use crate::{EngineShare, Lifecycle, ReportDocument, plots};
 
 /// A whole page with the style of all pages.
 #[derive(Template)]
@@ -25,7 +25,7 @@ pub struct Page<'a> {
 #[derive(Template)]
 #[template(path = "experiment.html")]
 struct Body<'a> {
-    report: &'a Report,
+    report: &'a ReportDocument,
     verdict: String,
     progress: String,
     progress_at: u64,
@@ -33,7 +33,7 @@ struct Body<'a> {
     tiles: Vec<Tile>,
     figures: Vec<Figure>,
     quality_name: &'static str,
-    front: Vec<FrontRow>,
+    front: Vec<PageRow>,
     costs: Vec<[String; 5]>,
     provenance: Vec<(&'static str, String)>,
     experiment: String,
@@ -53,7 +53,7 @@ struct Figure {
     svg: String,
 }
 
-struct FrontRow {
+struct PageRow {
     chosen: bool,
     cells: [String; 8],
 }
@@ -83,12 +83,12 @@ impl<'a> Page<'a> {
 }
 
 /// A file that shows the experiment without a network.
-pub fn file(report: &Report) -> String {
+pub fn file(report: &ReportDocument) -> String {
     Page::still(&report.id, &body(report)).html()
 }
 
 /// What is to see of the experiment, without the page around it.
-pub fn body(report: &Report) -> String {
+pub fn body(report: &ReportDocument) -> String {
     let figure = |plot: plots::Plot| Figure {
         name: plot.name,
         svg: plot.svg(),
@@ -122,21 +122,21 @@ pub fn render(template: &impl Template) -> String {
     template.render().unwrap_or_default()
 }
 
-fn is_perplexity(report: &Report) -> bool {
+fn is_perplexity(report: &ReportDocument) -> bool {
     matches!(report.experiment.task, Task::Perplexity { .. })
 }
 
-fn quality_name(report: &Report) -> &'static str {
+fn quality_name(report: &ReportDocument) -> &'static str {
     if is_perplexity(report) { "perplexity" } else { "accuracy" }
 }
 
 /// A loss with its sign: `+2.72 %`.
-fn loss(row: &Row) -> String {
+fn loss(row: &FrontRow) -> String {
     row.quality_loss.map_or(String::new(), |loss| format!("{:+.2} %", loss * 100.0))
 }
 
 /// The result in a sentence.
-fn verdict(report: &Report) -> String {
+fn verdict(report: &ReportDocument) -> String {
     let Some(float) = &report.front.float else {
         return "Nothing is measured yet.".to_owned();
     };
@@ -154,7 +154,7 @@ fn verdict(report: &Report) -> String {
 }
 
 /// Words, how far, of how much; no words for one that has ended.
-fn progress(report: &Report) -> (String, u64, u64) {
+fn progress(report: &ReportDocument) -> (String, u64, u64) {
     let settled = report.front.measured as u64 + report.failed;
     if matches!(report.state, Lifecycle::Finished | Lifecycle::Cancelled) {
         return (String::new(), settled, settled.max(1));
@@ -171,7 +171,7 @@ fn progress(report: &Report) -> (String, u64, u64) {
     (words, settled, (settled + ahead.unwrap_or(open)).max(1))
 }
 
-fn tiles(report: &Report) -> Vec<Tile> {
+fn tiles(report: &ReportDocument) -> Vec<Tile> {
     let tile = |name, value: String, note: String| Tile { name, value, note };
     let mut tiles = Vec::new();
     let float = report.front.float.as_ref();
@@ -182,7 +182,7 @@ fn tiles(report: &Report) -> Vec<Tile> {
             quality(chosen),
             format!("{}, float {}", loss(chosen), quality(float)),
         ));
-        let energy = |row: &Row| row.costs.get(&Cost::Energy).map(|joules| joules * 1e6);
+        let energy = |row: &FrontRow| row.costs.get(&Cost::Energy).map(|joules| joules * 1e6);
         if let (Some(before), Some(after)) = (energy(float), energy(chosen)) {
             tiles.push(tile(
                 "energy per token",
@@ -212,9 +212,9 @@ fn bytes(count: u64) -> String {
     }
 }
 
-fn front(report: &Report) -> Vec<FrontRow> {
+fn front(report: &ReportDocument) -> Vec<PageRow> {
     let chosen = report.front.chosen.as_ref().map(|row| row.candidate);
-    let row = |row: &Row| FrontRow {
+    let row = |row: &FrontRow| PageRow {
         chosen: Some(row.candidate) == chosen,
         cells: [
             row.candidate.short(),
@@ -232,7 +232,7 @@ fn front(report: &Report) -> Vec<FrontRow> {
     report.front.front.iter().map(row).collect()
 }
 
-fn provenance(report: &Report) -> Vec<(&'static str, String)> {
+fn provenance(report: &ReportDocument) -> Vec<(&'static str, String)> {
     let experiment = &report.experiment;
     let network = &experiment.network;
     let classes =

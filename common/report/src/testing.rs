@@ -5,17 +5,17 @@ use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::measurement::{Counts, Nll};
 
-use crate::{Cloud, EngineShare, FORMAT, Lifecycle, Report, Sample, Stage, badness};
+use crate::{Cloud, EngineShare, FORMAT, Lifecycle, ReportDocument, Sample, Stage, badness};
 
 /// The float model, one part alone, uniform widths of which the last breaks the network.
-pub(crate) fn report() -> Report {
+pub(crate) fn report() -> ReportDocument {
     let experiment = Experiment::decode(include_str!("testing.json").trim()).unwrap();
     let (network, space) = (&experiment.network, &experiment.space);
     let mut archive = Archive::default();
     let mut cloud = Cloud::default();
     let unit = "blocks.0.att.key.weight";
     let alone = Candidate::float(network).with([unit], space.scheme(unit, 2));
-    let uniform = |rung| space.uniform(network, rung);
+    let uniform = |level| space.uniform(network, level);
     let measured = [
         (0, Candidate::float(network), 3.0),
         (0, alone, 3.001),
@@ -40,7 +40,7 @@ pub(crate) fn report() -> Report {
         hypervolume: Some(hypervolume),
         tokens_per_second: 100.0,
     };
-    Report {
+    ReportDocument {
         format: FORMAT,
         version: "0".to_owned(),
         id: experiment.id(),

@@ -1,7 +1,7 @@
 //! Values as people read them, the same on pages, in plots and in tables of a terminal.
 
 use chrono::{DateTime, Utc};
-use qslm_common::archive::Row;
+use qslm_common::archive::FrontRow;
 use qslm_common::cost::Cost;
 use qslm_common::measurement::overflowed;
 
@@ -16,7 +16,7 @@ pub fn significant(value: f64) -> String {
 }
 
 /// Perplexity or accuracy, whichever was measured.
-pub fn quality(row: &Row) -> String {
+pub fn quality(row: &FrontRow) -> String {
     let accuracy = row.accuracy.map(percent);
     let perplexity = |perplexity: f64| match overflowed(perplexity) {
         true => "overflow".to_owned(),
@@ -27,7 +27,7 @@ pub fn quality(row: &Row) -> String {
 
 /// What a candidate costs beside the float model, a line per cost: its name, the value for float, the value for the
 /// candidate, the change, the unit.
-pub fn costs(float: Option<&Row>, candidate: &Row) -> Vec<[String; 5]> {
+pub fn costs(float: Option<&FrontRow>, candidate: &FrontRow) -> Vec<[String; 5]> {
     let line = |(cost, value): (&Cost, &f64)| {
         let before = float.and_then(|float| float.costs.get(cost)).copied();
         let change = before.filter(|before| *before > 0.0).map(|before| (value / before - 1.0) * 100.0);

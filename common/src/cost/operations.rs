@@ -12,7 +12,7 @@
 //! Rates are measured during evaluation, never assumed. Source: docs/model.md, The network and Energy.
 
 use crate::measurement::Counts;
-use crate::network::{Module, Network, Place, Unit};
+use crate::network::{Module, Network, Unit, UnitPlace};
 
 /// Operations per token of one linear, or of the spikes that enter the residual.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,10 +56,10 @@ pub fn as_published(network: &Network, counts: &Counts) -> Vec<Operations> {
 /// The index of the last population to add to the residual before a linear's module; `None` if there is none.
 fn population_before(unit: &Unit, network: &Network) -> Option<usize> {
     match unit.place {
-        Place::Embedding => None,
-        Place::Block(block, Module::Att) => (2 * block as usize).checked_sub(1),
-        Place::Block(block, Module::Ffn) => Some(2 * block as usize),
-        Place::Head => Some(2 * network.blocks as usize - 1),
+        UnitPlace::Embedding => None,
+        UnitPlace::Block(block, Module::Att) => (2 * block as usize).checked_sub(1),
+        UnitPlace::Block(block, Module::Ffn) => Some(2 * block as usize),
+        UnitPlace::Head => Some(2 * network.blocks as usize - 1),
     }
 }
 

@@ -10,7 +10,7 @@ use super::latency::Roofline;
 use super::{Cost, InvalidDevice, check};
 use crate::candidate::Candidate;
 use crate::footprint::unit_bytes;
-use crate::network::{Network, Place, Unit};
+use crate::network::{Network, Unit, UnitPlace};
 
 /// Where a network is cut, and what lies beyond.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -58,9 +58,9 @@ impl Split {
     /// Whether a unit stays on the device.
     fn is_here(&self, unit: &Unit) -> bool {
         match unit.place {
-            Place::Embedding => true,
-            Place::Block(block, _) => block < self.blocks_on_device,
-            Place::Head => false,
+            UnitPlace::Embedding => true,
+            UnitPlace::Block(block, _) => block < self.blocks_on_device,
+            UnitPlace::Head => false,
         }
     }
 

@@ -47,7 +47,7 @@ pub struct Integer {
     pub range: Range,
 }
 
-/// What a rung of a search space stores a weight in.
+/// What a level of a search space stores a weight in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub enum Width {
@@ -68,7 +68,7 @@ pub enum Rounding {
     #[default]
     Nearest,
     /// The lower one.
-    Truncate,
+    Floor,
     /// The upper one with the probability of the distance to the lower. The draw follows from this seed, the
     /// unit and the weight's position alone, so it is the same on every machine.
     Stochastic(u32),
@@ -134,7 +134,7 @@ pub enum InvalidScheme {
     /// No such granularity.
     #[error("granularity {0:?}: expected tensor, channel or group:N with N from 1 to {MAX_GROUP}")]
     Granularity(String),
-    /// No such width of a rung.
+    /// No such width of a level.
     #[error("{0} bits: expected 2 to 8, 16 or 32")]
     Width(u8),
     /// No such rounding.

@@ -114,7 +114,7 @@ impl fmt::Display for Rounding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nearest => f.write_str("nearest"),
-            Self::Truncate => f.write_str("truncate"),
+            Self::Floor => f.write_str("truncate"),
             Self::Stochastic(seed) => write!(f, "stochastic{seed}"),
         }
     }
@@ -127,7 +127,7 @@ impl FromStr for Rounding {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "nearest" => return Ok(Self::Nearest),
-            "truncate" => return Ok(Self::Truncate),
+            "truncate" => return Ok(Self::Floor),
             _ => {}
         }
         number_after("stochastic", text)
@@ -258,7 +258,7 @@ mod tests {
         let symmetry = prop_oneof![Just(Symmetry::Symmetric), Just(Symmetry::Affine)];
         let rounding = prop_oneof![
             Just(Rounding::Nearest),
-            Just(Rounding::Truncate),
+            Just(Rounding::Floor),
             any::<u32>().prop_map(Rounding::Stochastic)
         ];
         let range = prop_oneof![

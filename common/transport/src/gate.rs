@@ -32,7 +32,7 @@ pub enum Needs {
 
 /// Who calls, as far as it is known: the name beside the token, or else the address. Requests carry it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Client(pub String);
+pub struct ClientName(pub String);
 
 /// Who is let in.
 pub struct Gate {
@@ -111,7 +111,7 @@ async fn call(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
         Ok(caller) => {
             let address = || request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_string());
             let name = caller.map(|caller| caller.name.clone()).or_else(address);
-            request.extensions_mut().insert(Client(name.unwrap_or_else(|| "somebody".to_owned())));
+            request.extensions_mut().insert(ClientName(name.unwrap_or_else(|| "somebody".to_owned())));
             next.run(request).await
         }
         Err(status) => status.into_http::<Body>(),

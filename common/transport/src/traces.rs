@@ -39,9 +39,9 @@ pub struct Traces {
 
 /// Where a span belongs: its trace and its own name in it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Place(SpanContext);
+pub struct TraceContext(SpanContext);
 
-impl Place {
+impl TraceContext {
     /// The root span of the trial with this content address.
     pub fn of_trial(key: &[u8; 32]) -> Self {
         let [.., a, b, c, d, e, f, g, h] = *key;
@@ -91,9 +91,9 @@ impl Place {
 #[derive(Debug, Clone)]
 pub struct Span {
     /// Where it belongs.
-    pub place: Place,
+    pub place: TraceContext,
     /// What it was a part of, if of anything.
-    pub parent: Option<Place>,
+    pub parent: Option<TraceContext>,
     /// What it was, in a word or two; the same for all of its kind.
     pub name: &'static str,
     /// When it began.
@@ -166,15 +166,15 @@ mod tests {
     #[test]
     fn a_lease_is_found_again_by_its_header() {
         let key = std::array::from_fn(|index| index as u8 + 1);
-        let lease = Place::of_lease(&key, 0x0000_0002_0000_0007);
+        let lease = TraceContext::of_lease(&key, 0x0000_0002_0000_0007);
         let header = lease.to_traceparent();
         assert_eq!(header, "00-0102030405060708090a0b0c0d0e0f10-0000000200000007-01");
-        assert_eq!(Place::from_traceparent(&header), Some(lease.clone()));
+        assert_eq!(TraceContext::from_traceparent(&header), Some(lease.clone()));
         let beside = lease.beside();
-        assert_eq!(beside.0.trace_id(), Place::of_trial(&key).0.trace_id());
+        assert_eq!(beside.0.trace_id(), TraceContext::of_trial(&key).0.trace_id());
         assert_ne!(beside.0.span_id(), lease.0.span_id());
         for text in ["", "00-01-02-01", "00-00000000000000000000000000000000-0000000000000000-01", "x"] {
-            assert_eq!(Place::from_traceparent(text), None, "{text}");
+            assert_eq!(TraceContext::from_traceparent(text), None, "{text}");
         }
     }
 

@@ -56,7 +56,7 @@ fn a_panic_becomes_one_line() {
 #[tokio::test]
 async fn a_report_whose_place_a_later_one_took_is_not_told_that_the_coordinator_stops() {
     let (handle, _thread) = start(Store::on(Disk::default()).unwrap(), Options::default()).unwrap();
-    let report = |wait_ms| Report {
+    let report = |wait_ms| WorkerReport {
         worker: "twin".to_owned(),
         finished: vec![],
         held: vec![],

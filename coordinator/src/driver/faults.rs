@@ -58,7 +58,7 @@ impl World {
         self.ask(|reply| Request::Submit(submission, reply)).unwrap();
     }
 
-    fn report(&mut self, report: Report) -> Vec<Grant> {
+    fn report(&mut self, report: WorkerReport) -> Vec<Grant> {
         self.ask(|reply| Request::Report(report, reply)).unwrap().leases
     }
 
@@ -71,7 +71,7 @@ impl World {
         let mut held: Vec<Grant> = Vec::new();
         loop {
             let finished = held.iter().map(finished).collect();
-            held = self.report(Report { finished, ..report(worker, slots) });
+            held = self.report(WorkerReport { finished, ..report(worker, slots) });
             if held.is_empty() {
                 return;
             }
@@ -84,7 +84,7 @@ impl World {
         let outcome = ShardOutcome::Failure { reason: "No space left on device".to_owned(), fault };
         let failed = |grant: &Grant| Finished { outcome: outcome.clone(), ..finished(grant) };
         let finished = granted.iter().map(failed).collect();
-        self.report(Report { finished, ..report(worker, 0) });
+        self.report(WorkerReport { finished, ..report(worker, 0) });
         granted.len()
     }
 
@@ -119,7 +119,7 @@ fn a_worker_that_fails_everything_fails_no_trial_and_is_set_aside() {
         if world.now > 60_000 {
             let leases = world.report(report("good", 1));
             let finished = leases.iter().map(finished).collect();
-            world.report(Report { finished, ..report("good", 0) });
+            world.report(WorkerReport { finished, ..report("good", 0) });
         }
         if world.status().state() == State::Finished {
             break;
@@ -158,9 +158,9 @@ fn an_experiment_is_stuck_while_every_worker_that_may_take_it_is_set_aside() {
     world.now += 60_000;
     let tried = world.report(report("a", 5));
     assert_eq!(tried.len(), 1, "one to see whether it can");
-    world.report(Report { finished: vec![finished(&tried[0])], ..report("a", 0) });
+    world.report(WorkerReport { finished: vec![finished(&tried[0])], ..report("a", 0) });
     let status = world.status();
-    assert_eq!((status.state(), status.stuck.as_str()), (State::Running, ""));
+    assert_eq!((status.state(), status.stuck.as_str()), (State::ExperimentRun, ""));
     world.work("a", 3);
     assert_eq!(world.front(), undisturbed(&grid()));
 }
@@ -195,7 +195,7 @@ fn counts_that_cannot_be_are_a_fault_of_whoever_reports_them() {
         let granted = world.report(report("liar", 1));
         let counts = qslm_common::measurement::Counts::zero(1);
         let lie = Finished { outcome: ShardOutcome::Counts(counts), ..finished(&granted[0]) };
-        world.report(Report { finished: vec![lie], ..report("liar", 0) });
+        world.report(WorkerReport { finished: vec![lie], ..report("liar", 0) });
         world.now += 10_000;
     }
     world.report(report("liar", 0));
@@ -208,7 +208,7 @@ fn a_worker_whose_process_starts_anew_over_and_over_with_work_in_hand_is_set_asi
     world.submit(grid(), 1);
     let mut leases = 0;
     for session in 1..=20 {
-        leases += world.report(Report { session, ..report("crashes", 1) }).len();
+        leases += world.report(WorkerReport { session, ..report("crashes", 1) }).len();
         world.now += 1000;
     }
     assert!((4..6).contains(&leases), "{leases} in 20 s");
@@ -228,7 +228,7 @@ fn what_failed_is_opened_again_and_the_search_ends_where_it_would_have() {
     let mut done: Vec<Finished> = granted.iter().map(finished).collect();
     let doomed = granted.iter().position(|grant| grant.trial.key != granted[0].trial.key).unwrap();
     done[doomed].outcome = outcome;
-    world.report(Report { finished: done, ..report("w", 0) });
+    world.report(WorkerReport { finished: done, ..report("w", 0) });
     world.work("w", 3);
     let status = world.status();
     assert_eq!((status.state(), status.failed, status.retried), (State::Finished, 1, 0));
@@ -242,11 +242,11 @@ fn what_failed_is_opened_again_and_the_search_ends_where_it_would_have() {
     assert_eq!(refused, Refusal::NotFound(format!("no failed trial of {id} is \"zz\"")));
     let start = ContentHash::from_bytes(failed.trial[..].try_into().unwrap()).to_string()[..8].to_owned();
     let reopened = world.ask(|reply| Request::Retry(id.clone(), vec![start], reply)).unwrap();
-    assert_eq!((reopened.state(), reopened.failed, reopened.retried), (State::Running, 0, 1));
+    assert_eq!((reopened.state(), reopened.failed, reopened.retried), (State::ExperimentRun, 0, 1));
 
     // A restart in between changes nothing.
     world.restart();
-    assert_eq!((world.status().state(), world.status().retried), (State::Running, 1));
+    assert_eq!((world.status().state(), world.status().retried), (State::ExperimentRun, 1));
     world.work("w", 3);
     assert_eq!((world.status().state(), world.status().failed), (State::Finished, 0));
     assert_eq!(world.front(), undisturbed(&tiered()));

@@ -31,7 +31,7 @@ use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_proto::v1::ExperimentStatus;
-use qslm_report::Report as ExperimentReport;
+use qslm_report::ReportDocument as ExperimentReport;
 use qslm_transport::Traces;
 use tokio::sync::{oneshot, watch};
 
@@ -47,12 +47,12 @@ use events::Events;
 pub use reports::WorkerStatus;
 use reports::{Waiting, Worker};
 pub use request::{
-    Change, Cluster, Fault, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Snapshot, Source,
-    Submission,
+    Change, ClusterView, Fault, Finished, Handle, Refusal, ReplaySource, ReportAnswer, ShardOutcome,
+    Snapshot, Submission, WorkerReport,
 };
 use request::{Reply, Request};
-use running::{Running, Staff};
-use seen::Seen;
+use running::{ExperimentRun, WorkerCounts};
+use seen::Presentation;
 pub use tally::Tally;
 use traced::Traced;
 
@@ -130,7 +130,7 @@ struct Driver {
     options: Options,
     ledger: Ledger,
     /// In the order of submission; the index is the owner's number in the ledger.
-    experiments: Vec<Running>,
+    experiments: Vec<ExperimentRun>,
     next_lease: LeaseId,
     /// Milliseconds since 1970 at the time 0, to tell people when something was. Nothing is decided by it.
     born_unix_ms: u64,
@@ -144,7 +144,7 @@ struct Driver {
     /// Changes when a worker comes, goes, can do something else, or has faults.
     staffing: u64,
     /// The workers of an experiment, by its index, and the staffing of which that holds.
-    staff: Vec<(u64, Staff)>,
+    staff: Vec<(u64, WorkerCounts)>,
     tally: Tally,
     /// Evaluations that all workers together may have in hand, not counting what they take beforehand.
     capacity: u64,
@@ -253,7 +253,7 @@ impl Driver {
             let id = record.experiment.id();
             let failures = driver.store.failures(&id)?;
             let retried = driver.store.retried(&id)?;
-            let seen = Seen::new(driver.store.timeline(&id)?, driver.store.comparisons(&id)?);
+            let seen = Presentation::new(driver.store.timeline(&id)?, driver.store.comparisons(&id)?);
             let finished = record.finished;
             let index = driver.add(record, failures, retried, seen);
             if driver.experiments[index].is_outdated() && !finished {
@@ -273,10 +273,10 @@ impl Driver {
         record: ExperimentRecord,
         failures: BTreeMap<ContentHash, String>,
         retried: u64,
-        seen: Seen,
+        seen: Presentation,
     ) -> usize {
         let index = self.experiments.len();
-        self.experiments.push(Running::new(index as Owner, record, failures, retried, seen));
+        self.experiments.push(ExperimentRun::new(index as Owner, record, failures, retried, seen));
         index
     }
 
@@ -483,10 +483,10 @@ impl Driver {
             }
             Request::Snapshot(reply) => {
                 let experiments = (0..self.experiments.len()).map(|index| self.status(index, now)).collect();
-                let Cluster { workers, .. } = self.cluster(now);
+                let ClusterView { workers, .. } = self.cluster(now);
                 self.answer(reply, Ok(Snapshot { experiments, workers, tally: self.tally }));
             }
-            Request::Source(id, reply) => self.with(&id, reply, |driver, index| Source {
+            Request::Source(id, reply) => self.with(&id, reply, |driver, index| ReplaySource {
                 record: driver.experiments[index].record().clone(),
                 store: Arc::downgrade(&driver.store),
             }),
@@ -528,11 +528,11 @@ impl Driver {
     }
 
     /// Workers by name, and what happened lately.
-    fn cluster(&mut self, now: Millis) -> Cluster {
+    fn cluster(&mut self, now: Millis) -> ClusterView {
         let mut workers: Vec<WorkerStatus> =
             self.workers.iter_mut().map(|(name, worker)| worker.status(name, now, &self.breakers)).collect();
         workers.sort_by(|a, b| a.name.cmp(&b.name));
-        Cluster { workers, events: self.events.list() }
+        ClusterView { workers, events: self.events.list() }
     }
 
     fn status(&mut self, index: usize, now: Millis) -> ExperimentStatus {
@@ -554,7 +554,7 @@ impl Driver {
 
     /// The experiment with this id, or the only one whose id starts so.
     fn find(&self, id: &str) -> Result<usize, Refusal> {
-        let ids = || self.experiments.iter().map(Running::id).enumerate();
+        let ids = || self.experiments.iter().map(ExperimentRun::id).enumerate();
         if let Some((index, _)) = ids().find(|(_, known)| *known == id) {
             return Ok(index);
         }
@@ -578,7 +578,7 @@ impl Driver {
             let record = ExperimentRecord::new(order, shards, priority.unwrap_or(0), experiment);
             self.next.writes.push(Write::Experiment(record.clone()));
             self.note(&id, "submitted");
-            self.add(record, BTreeMap::new(), 0, Seen::default())
+            self.add(record, BTreeMap::new(), 0, Presentation::default())
         });
         self.change(index, Change { cancelled: Some(false), paused: Some(false), priority, demands });
         self.next.submitted.push((index, reply));
@@ -632,7 +632,7 @@ impl Driver {
     fn close(&mut self, closed: Closed) {
         if let Some(traced) = &mut self.traced {
             let ids = closed.owners.iter().filter_map(|owner| self.experiments.get(*owner as usize));
-            let ids: Vec<&str> = ids.map(Running::id).collect();
+            let ids: Vec<&str> = ids.map(ExperimentRun::id).collect();
             traced.closed(&closed, ids.join(" "), self.born_unix_ms + self.now);
         }
         let Closed { trial, owners, outcome } = closed;

@@ -10,9 +10,9 @@ use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 
 use super::breaker::{Breakers, Tripped};
 use super::request::Reply;
-use super::running::{Running, Staff};
-use super::speed::Speed;
-use super::{Driver, DriverError, Fault, Finished, Refusal, Report, ReportAnswer, ShardOutcome};
+use super::running::{ExperimentRun, WorkerCounts};
+use super::speed::SlidingRate;
+use super::{Driver, DriverError, Fault, Finished, Refusal, ReportAnswer, ShardOutcome, WorkerReport};
 use crate::ledger::{Grant, LeaseId, Millis, Owner, Settled};
 use crate::store::Write;
 
@@ -44,7 +44,7 @@ pub(super) struct Worker {
     /// Of these, those that it could not measure for a reason of its own.
     faults: u64,
     /// Tokens that it evaluated.
-    speed: Speed,
+    speed: SlidingRate,
 }
 
 /// What people see of a worker.
@@ -92,12 +92,12 @@ impl Worker {
             measured: 0,
             failed: 0,
             faults: 0,
-            speed: Speed::default(),
+            speed: SlidingRate::default(),
         }
     }
 
     /// Whether it may evaluate an experiment.
-    fn suits(&self, running: &Running) -> bool {
+    fn suits(&self, running: &ExperimentRun) -> bool {
         self.experiment.as_deref().is_none_or(|only| only == running.id())
             && running.suits(&self.capabilities)
     }
@@ -148,7 +148,7 @@ impl Waiting {
 impl Driver {
     /// Takes a worker's report. If it brings something, it is answered after the commit, else at once, or as soon as
     /// there is work.
-    pub(super) fn report(&mut self, report: Report, reply: Reply<ReportAnswer>, now: Millis) {
+    pub(super) fn report(&mut self, report: WorkerReport, reply: Reply<ReportAnswer>, now: Millis) {
         self.reports += 1;
         if !self.workers.contains_key(&report.worker) {
             self.staffing += 1;
@@ -281,14 +281,14 @@ impl Driver {
     }
 
     /// The workers of an experiment.
-    pub(super) fn staff(&mut self, index: usize) -> Staff {
+    pub(super) fn staff(&mut self, index: usize) -> WorkerCounts {
         if self.staff.len() <= index {
-            self.staff.resize(index + 1, (0, Staff::default()));
+            self.staff.resize(index + 1, (0, WorkerCounts::default()));
         }
         if self.staff[index].0 != self.staffing {
             let running = &self.experiments[index];
             let suitable = self.workers.iter().filter(|(_, worker)| worker.suits(running));
-            let mut staff = Staff { present: self.workers.len() as u32, suitable: 0, set_aside: 0 };
+            let mut staff = WorkerCounts { present: self.workers.len() as u32, suitable: 0, set_aside: 0 };
             for (name, _) in suitable {
                 staff.suitable += 1;
                 staff.set_aside += u32::from(self.breakers.open(name, index as Owner).is_some());
@@ -305,7 +305,7 @@ impl Driver {
             if self.breakers.is_empty() && !self.experiments[index].is_stuck() {
                 continue;
             }
-            let Staff { suitable, set_aside, .. } = self.staff(index);
+            let WorkerCounts { suitable, set_aside, .. } = self.staff(index);
             let stuck = self.experiments[index].is_active() && suitable > 0 && set_aside == suitable;
             let stuck = stuck.then(|| self.why_stuck(index, suitable));
             if self.experiments[index].set_stuck(stuck) && self.experiments[index].is_stuck() {
@@ -441,7 +441,7 @@ impl Driver {
     fn is_done(&self, only: Option<&str>) -> bool {
         let mut wanted =
             self.experiments.iter().filter(|running| only.is_none_or(|only| running.id() == only)).peekable();
-        wanted.peek().is_some() && wanted.all(Running::has_ended)
+        wanted.peek().is_some() && wanted.all(ExperimentRun::has_ended)
     }
 
     /// The next shard for a worker: of the experiment with the highest priority; among equals, of the one that has
@@ -460,7 +460,7 @@ impl Driver {
                 && waiting.experiment.as_ref().is_none_or(|only| running.id() == only)
                 && running.suits(&waiting.capabilities)
         });
-        let turn = |(index, running): (usize, &Running)| {
+        let turn = |(index, running): (usize, &ExperimentRun)| {
             (Reverse(running.priority()), self.ledger.shard_counts(index as Owner).leased, index)
         };
         let mut turns: Vec<_> = eligible.map(turn).collect();

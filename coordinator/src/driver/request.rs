@@ -17,16 +17,16 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
 /// One request.
 pub(super) enum Request {
-    Report(Report, Reply<ReportAnswer>),
+    Report(WorkerReport, Reply<ReportAnswer>),
     Submit(Box<Submission>, Reply<ExperimentStatus>),
     List(Reply<Vec<ExperimentStatus>>),
     Get(String, Reply<ExperimentStatus>),
     Watch(String, Reply<watch::Receiver<ExperimentStatus>>),
     Front(String, Reply<String>),
     Describe(String, Reply<ExperimentReport>),
-    Cluster(Reply<Cluster>),
+    Cluster(Reply<ClusterView>),
     Snapshot(Reply<Snapshot>),
-    Source(String, Reply<Source>),
+    Source(String, Reply<ReplaySource>),
     Change(String, Change, Reply<ExperimentStatus>),
     Retry(String, Vec<String>, Reply<ExperimentStatus>),
     /// The committer has a batch on disk: the trials whose sums were in it.
@@ -69,7 +69,7 @@ pub struct Change {
 
 /// Who works, and what happened lately.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Cluster {
+pub struct ClusterView {
     /// Workers heard of within a lease's time, by name.
     pub workers: Vec<WorkerStatus>,
     /// The last events, oldest first.
@@ -89,7 +89,7 @@ pub struct Snapshot {
 
 /// What an experiment's candidates are read from.
 #[derive(Clone)]
-pub struct Source {
+pub struct ReplaySource {
     /// The experiment.
     pub record: ExperimentRecord,
     /// Gone when the coordinator has stopped: whoever reads does not keep it open.
@@ -121,7 +121,7 @@ pub enum Refusal {
 
 /// What a worker says.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Report {
+pub struct WorkerReport {
     /// The worker's name.
     pub worker: String,
     /// What it finished since it was last answered.
@@ -260,7 +260,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Refusal`] if the driver is busy or gone.
-    pub async fn report(&self, report: Report) -> Result<ReportAnswer, Refusal> {
+    pub async fn report(&self, report: WorkerReport) -> Result<ReportAnswer, Refusal> {
         self.ask(|reply| Request::Report(report, reply)).await
     }
 
@@ -316,7 +316,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Refusal`] if the driver is busy or gone.
-    pub async fn cluster(&self) -> Result<Cluster, Refusal> {
+    pub async fn cluster(&self) -> Result<ClusterView, Refusal> {
         self.ask(Request::Cluster).await
     }
 
@@ -332,7 +332,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
-    pub async fn source(&self, id: String) -> Result<Source, Refusal> {
+    pub async fn source(&self, id: String) -> Result<ReplaySource, Refusal> {
         self.ask(|reply| Request::Source(id, reply)).await
     }
 

@@ -18,11 +18,11 @@ use qslm_common::task::{Shard, Task};
 use qslm_common::trial::Addressed;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Best, ExperimentStatus, FailedTrial};
-use qslm_report::{FORMAT, Lifecycle, Report, Sample, Sensitivity};
+use qslm_report::{FORMAT, Lifecycle, ReportDocument, Sample, Sensitivity};
 use tokio::sync::watch;
 
-use super::seen::{Seen, Spotted};
-use super::speed::Speed;
+use super::seen::{Presentation, Spotted};
+use super::speed::SlidingRate;
 use super::{Refusal, SHOWN};
 use crate::ledger::{Closed, Ledger, Millis, Owner, Settled};
 use crate::search::{self, Candidates, Search, Step};
@@ -40,12 +40,12 @@ const CHUNK: usize = 2048;
 const WORTH_A_THREAD: usize = 512;
 
 /// An experiment and everything that goes with it.
-pub(super) struct Running {
+pub(super) struct ExperimentRun {
     id: String,
     owner: Owner,
     record: ExperimentRecord,
     search: Box<dyn Search>,
-    generation: Option<Drawing>,
+    generation: Option<Cursor>,
     /// Whether more of the generation is to be looked up before workers have to wait.
     looking_up: bool,
     /// Whether something of the generation is not measured and was not opened either, because the experiment is paused or
@@ -75,17 +75,17 @@ pub(super) struct Running {
     /// Trials measured since the coordinator started.
     evaluated: u64,
     /// Tokens that were reported.
-    speed: Speed,
-    seen: Seen,
+    speed: SlidingRate,
+    seen: Presentation,
     /// What was told last, so that it is told when it changes.
-    told: Told,
+    told: LastAnnounced,
     /// What a status says of the archive; worked out when the archive changes.
     summary: Option<Summary>,
     status: watch::Sender<ExperimentStatus>,
 }
 
 /// A generation that is being measured.
-struct Drawing {
+struct Cursor {
     candidates: Candidates,
     /// What is still to be drawn for workers, in order.
     ahead: Range<usize>,
@@ -93,7 +93,7 @@ struct Drawing {
     behind: Range<usize>,
 }
 
-impl Drawing {
+impl Cursor {
     /// All candidates are to be drawn. Workers get them in order, so what is measured is, but for some that were out, the
     /// beginning; a coordinator that starts skips it at first, so that nobody waits until it has read a million results.
     fn new(
@@ -120,7 +120,7 @@ impl Drawing {
 
 /// How many workers there are.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Staff {
+pub(super) struct WorkerCounts {
     /// Heard of within a lease's time.
     pub(super) present: u32,
     /// Of these, those that may evaluate the experiment.
@@ -131,7 +131,7 @@ pub(super) struct Staff {
 
 /// What people were told of an experiment.
 #[derive(Default, PartialEq)]
-struct Told {
+struct LastAnnounced {
     stage: &'static str,
     state: State,
     best: Option<Best>,
@@ -144,13 +144,13 @@ struct Summary {
     best: Option<Best>,
 }
 
-impl Running {
+impl ExperimentRun {
     pub(super) fn new(
         owner: Owner,
         record: ExperimentRecord,
         failures: BTreeMap<ContentHash, String>,
         retried: u64,
-        seen: Seen,
+        seen: Presentation,
     ) -> Self {
         let float = record.experiment.trial(Candidate::float(&record.experiment.network)).key();
         Self {
@@ -175,9 +175,9 @@ impl Running {
             finished: false,
             stage: "",
             evaluated: 0,
-            speed: Speed::default(),
+            speed: SlidingRate::default(),
             seen,
-            told: Told::default(),
+            told: LastAnnounced::default(),
             summary: None,
             status: watch::Sender::new(ExperimentStatus::default()),
         }
@@ -335,7 +335,7 @@ impl Running {
                             let stored = store.look_up(key.as_slice(), self.record.shards)?;
                             Ok(matches!(stored[..], [Stored::Measured(_)]))
                         };
-                        self.generation = Some(Drawing::new(generation.candidates, is_measured)?);
+                        self.generation = Some(Cursor::new(generation.candidates, is_measured)?);
                     }
                     Step::Finished => self.finished = true,
                 },
@@ -361,7 +361,7 @@ impl Running {
         closed: &mut Vec<Closed>,
     ) -> Result<(), StoreError> {
         let active = self.is_active();
-        let Some(Drawing { candidates, .. }) = &self.generation else { return Ok(()) };
+        let Some(Cursor { candidates, .. }) = &self.generation else { return Ok(()) };
         let experiment = &self.record.experiment;
         let shards = self.record.shards;
         let task = self.task.as_ref();
@@ -497,7 +497,7 @@ impl Running {
     }
 
     /// Shows watchers the status if it changed.
-    pub(super) fn publish(&mut self, ledger: &Ledger, now: Millis, staff: Staff) {
+    pub(super) fn publish(&mut self, ledger: &Ledger, now: Millis, staff: WorkerCounts) {
         let status = self.status(ledger, now, staff);
         self.status.send_if_modified(|shown| {
             let changed = *shown != status;
@@ -506,7 +506,7 @@ impl Running {
         });
     }
 
-    pub(super) fn status(&mut self, ledger: &Ledger, now: Millis, staff: Staff) -> ExperimentStatus {
+    pub(super) fn status(&mut self, ledger: &Ledger, now: Millis, staff: WorkerCounts) -> ExperimentStatus {
         let summary = self.summary();
         let reasons: BTreeSet<&String> = self.failures.values().collect();
         let shards = ledger.shard_counts(self.owner);
@@ -551,7 +551,7 @@ impl Running {
             (false, true, _) => State::Cancelled,
             (false, false, true) => State::Paused,
             (false, false, false) if self.is_stuck() => State::Stuck,
-            (false, false, false) => State::Running,
+            (false, false, false) => State::ExperimentRun,
         }
     }
 
@@ -560,17 +560,17 @@ impl Running {
         &mut self,
         ledger: &Ledger,
         now: Millis,
-        staff: Staff,
+        staff: WorkerCounts,
         known: &BTreeMap<Fingerprint, String>,
-    ) -> Report {
+    ) -> ReportDocument {
         let status = self.status(ledger, now, staff);
         let state = match status.state() {
             State::Finished => Lifecycle::Finished,
             State::Cancelled => Lifecycle::Cancelled,
             State::Paused => Lifecycle::Paused,
-            State::Running | State::Stuck | State::Unspecified => Lifecycle::Running,
+            State::ExperimentRun | State::Stuck | State::Unspecified => Lifecycle::ExperimentRun,
         };
-        Report {
+        ReportDocument {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: status.id,
@@ -636,7 +636,7 @@ impl Running {
         if self.looking_up {
             return Vec::new();
         }
-        let now = Told { stage: self.stage, state: self.state(), best: self.summary().best };
+        let now = LastAnnounced { stage: self.stage, state: self.state(), best: self.summary().best };
         let before = std::mem::replace(&mut self.told, now);
         let (before, now) = (&before, &self.told);
         let mut news = Vec::new();

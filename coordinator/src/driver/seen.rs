@@ -19,7 +19,7 @@ const RARELY_MS: u64 = 5 * 60 * 1000;
 
 /// Everything of one experiment that only people look at.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct Presentation {
     cloud: Cloud,
     stages: Vec<Stage>,
     timeline: Vec<Sample>,
@@ -47,7 +47,7 @@ impl Spotted {
     }
 }
 
-impl Seen {
+impl Presentation {
     /// With what the store has: samples by rising time, and what other tools found.
     pub(super) fn new(timeline: Vec<Sample>, comparisons: Vec<Comparison>) -> Self {
         let worked_ms = worked_ms(&timeline).last().copied().unwrap_or(0);
@@ -127,7 +127,7 @@ mod tests {
     fn a_week_takes_a_few_thousand_samples_and_an_interruption_none() {
         let sample =
             |unix_ms| Sample { unix_ms, measured: 1, front: 1, hypervolume: None, tokens_per_second: 0.0 };
-        let mut seen = Seen::default();
+        let mut seen = Presentation::default();
         let (mut now, mut evaluated) = (1, 0);
         while now < 7 * 24 * 3_600_000 {
             now += 500;

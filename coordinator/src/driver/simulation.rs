@@ -153,7 +153,7 @@ impl World {
         if worker.call.is_some() {
             return;
         }
-        let report = Report {
+        let report = WorkerReport {
             worker: worker.name.clone(),
             finished: worker.unreported.clone(),
             held: worker.holds.iter().map(|grant| grant.lease).collect(),

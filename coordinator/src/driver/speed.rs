@@ -9,13 +9,13 @@ const WINDOW: Millis = 10_000;
 
 /// Amounts with the times at which they were reported.
 #[derive(Debug, Default)]
-pub(super) struct Speed {
+pub(super) struct SlidingRate {
     reports: VecDeque<(Millis, u64)>,
     /// The sum of them.
     total: u64,
 }
 
-impl Speed {
+impl SlidingRate {
     /// Counts something.
     pub(super) fn note(&mut self, now: Millis, amount: u64) {
         self.reports.push_back((now, amount));
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn what_is_long_ago_does_not_count() {
-        let mut speed = Speed::default();
+        let mut speed = SlidingRate::default();
         speed.note(0, 1_000_000);
         speed.note(20_000, 500);
         speed.note(21_000, 500);
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_first_report_is_not_taken_for_an_infinite_speed() {
-        let mut speed = Speed::default();
+        let mut speed = SlidingRate::default();
         speed.note(5, 100);
         assert_eq!(speed.per_second(5), 100.0);
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use qslm_common::archive::{FrontDocument, Row};
+use qslm_common::archive::{FrontDocument, FrontRow};
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::experiment::Strategy;
 use qslm_common::measurement::Counts;
@@ -41,8 +41,8 @@ pub(super) fn able() -> Capabilities {
     Capabilities { backends, ..Capabilities::default() }
 }
 
-pub(super) fn report(worker: &str, slots: u32) -> Report {
-    Report {
+pub(super) fn report(worker: &str, slots: u32) -> WorkerReport {
+    WorkerReport {
         worker: worker.to_owned(),
         finished: vec![],
         held: vec![],
@@ -133,13 +133,13 @@ async fn a_silent_workers_lease_goes_to_another() {
     let lost = handle.report(report("silent", 1000)).await.unwrap().leases;
     assert!(handle.report(report("other", 1)).await.unwrap().leases.is_empty());
     // Waits at the coordinator until the silent worker's leases have run out.
-    let patient = Report { wait_ms: 10_000, ..report("other", 1000) };
+    let patient = WorkerReport { wait_ms: 10_000, ..report("other", 1000) };
     let regranted = handle.report(patient).await.unwrap().leases;
     assert_eq!(regranted.len(), lost.len());
     assert_eq!(regranted[0].trial, lost[0].trial);
     assert!(regranted[0].lease > lost.last().unwrap().lease);
     // The silent worker is told that its leases are gone.
-    let late = Report { held: vec![lost[0].lease], ..report("silent", 0) };
+    let late = WorkerReport { held: vec![lost[0].lease], ..report("silent", 0) };
     assert_eq!(handle.report(late).await.unwrap().dropped, [lost[0].lease]);
 }
 
@@ -151,9 +151,9 @@ async fn cancelling_takes_the_work_back_and_resubmitting_goes_on() {
     let leases = handle.report(report("a", 2)).await.unwrap().leases;
     assert_eq!(handle.change(id.clone(), CANCEL).await.unwrap().state(), State::Cancelled);
     let held: Vec<LeaseId> = leases.iter().map(|grant| grant.lease).collect();
-    let answer = handle.report(Report { held: held.clone(), ..report("a", 5) }).await.unwrap();
+    let answer = handle.report(WorkerReport { held: held.clone(), ..report("a", 5) }).await.unwrap();
     assert_eq!((answer.leases.len(), answer.dropped), (0, held));
-    assert_eq!(handle.submit(Submission::new(qslm(), 1)).await.unwrap().state(), State::Running);
+    assert_eq!(handle.submit(Submission::new(qslm(), 1)).await.unwrap().state(), State::ExperimentRun);
     assert!(work(&handle, 1, 10_000).await);
 }
 
@@ -167,7 +167,7 @@ async fn a_failed_trial_is_shown_and_the_search_goes_on() {
     let leases = handle.report(report("a", 2)).await.unwrap().leases;
     let failure = ShardOutcome::Failure { reason: "loss is not finite".to_owned(), fault: Fault::Evaluation };
     let broken = Finished { outcome: failure, ..finished(&leases[1]) };
-    let both = Report { finished: vec![finished(&leases[0]), broken], ..report("a", 0) };
+    let both = WorkerReport { finished: vec![finished(&leases[0]), broken], ..report("a", 0) };
     handle.report(both).await.unwrap();
     assert!(work(&handle, 1, 10_000).await);
     let status = handle.list().await.unwrap().remove(0);
@@ -202,9 +202,9 @@ async fn only_workers_that_have_what_is_demanded_get_leases() {
     let id = handle.submit(submission.clone()).await.unwrap().id;
     assert!(handle.report(report("plain", 5)).await.unwrap().leases.is_empty());
     let labelled =
-        Report { capabilities: Arc::new(Capabilities { labels, ..able() }), ..report("labelled", 1) };
+        WorkerReport { capabilities: Arc::new(Capabilities { labels, ..able() }), ..report("labelled", 1) };
     assert_eq!(handle.report(labelled).await.unwrap().leases.len(), 1);
-    let backendless = Report { capabilities: Arc::default(), ..report("other", 5) };
+    let backendless = WorkerReport { capabilities: Arc::default(), ..report("other", 5) };
     assert!(handle.report(backendless).await.unwrap().leases.is_empty());
     let status = handle.get(id.clone()).await.unwrap();
     assert_eq!((status.workers, status.suitable_workers), (3, 1));
@@ -221,7 +221,7 @@ async fn a_worker_is_told_when_all_that_it_could_work_for_has_ended() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _thread) = open(&folder.path().join("s.redb"));
     let done = async |only: Option<&str>| {
-        let asking = Report { experiment: only.map(str::to_owned), ..report("asks", 0) };
+        let asking = WorkerReport { experiment: only.map(str::to_owned), ..report("asks", 0) };
         handle.report(asking).await.unwrap().done
     };
     assert!(!done(None).await, "nothing was submitted yet");
@@ -245,7 +245,7 @@ async fn what_happens_is_counted() {
     let (handle, _thread) = open(&folder.path().join("s.redb"));
     handle.submit(Submission::new(qslm(), 1)).await.unwrap();
     let leases = handle.report(report("a", 2)).await.unwrap().leases;
-    let both = || Report { finished: leases.iter().map(finished).collect(), ..report("a", 0) };
+    let both = || WorkerReport { finished: leases.iter().map(finished).collect(), ..report("a", 0) };
     handle.report(both()).await.unwrap();
     handle.report(both()).await.unwrap();
     let Snapshot { tally, workers, experiments } = handle.snapshot().await.unwrap();
@@ -272,10 +272,10 @@ async fn a_worker_of_one_experiment_gets_no_leases_of_another() {
     let mut second = Experiment { name: "second".to_owned(), ..qslm() };
     second.task = qslm_common::task::Task::Perplexity { window: 4, stride: 4, windows: None };
     let id = handle.submit(Submission::new(second.clone(), 1)).await.unwrap().id;
-    let only = Report { experiment: Some(id), ..report("a", 1000) };
+    let only = WorkerReport { experiment: Some(id), ..report("a", 1000) };
     let leases = handle.report(only).await.unwrap().leases;
     assert!(!leases.is_empty() && leases.iter().all(|grant| grant.trial.trial.task == second.task));
-    let nobody = Report { experiment: Some("nothing".to_owned()), ..report("b", 1000) };
+    let nobody = WorkerReport { experiment: Some("nothing".to_owned()), ..report("b", 1000) };
     assert!(handle.report(nobody).await.unwrap().leases.is_empty());
     assert_eq!(handle.report(report("c", 1)).await.unwrap().leases[0].trial.trial.task, qslm().task);
 }
@@ -349,7 +349,7 @@ async fn a_paused_experiment_gets_no_workers_keeps_what_comes_back_and_stays_pau
     let pause = Change { paused: Some(true), ..Change::default() };
     assert_eq!(handle.change(id.clone(), pause).await.unwrap().state(), State::Paused);
     let results = leases.iter().map(finished).collect();
-    let answer = handle.report(Report { finished: results, ..report("a", 5) }).await.unwrap();
+    let answer = handle.report(WorkerReport { finished: results, ..report("a", 5) }).await.unwrap();
     assert!(answer.leases.is_empty() && answer.dropped.is_empty());
     handle.stop();
     thread.join().unwrap().unwrap();
@@ -359,7 +359,7 @@ async fn a_paused_experiment_gets_no_workers_keeps_what_comes_back_and_stays_pau
     assert!(handle.report(report("a", 5)).await.unwrap().leases.is_empty());
     let resume = Change { paused: Some(false), ..Change::default() };
     let status = handle.change(id, resume).await.unwrap();
-    assert_eq!((status.state(), status.measured, status.evaluated), (State::Running, 2, 0));
+    assert_eq!((status.state(), status.measured, status.evaluated), (State::ExperimentRun, 2, 0));
     assert!(work(&handle, 1, 10_000).await);
 }
 
@@ -379,7 +379,7 @@ fn uneven_part(grant: &Grant) -> Counts {
 async fn work_unevenly(handle: &Handle, steps: usize, slots: u32) {
     let mut done = Vec::new();
     for _ in 0..steps {
-        let answer = handle.report(Report { finished: done, ..report("a", slots) }).await.unwrap();
+        let answer = handle.report(WorkerReport { finished: done, ..report("a", slots) }).await.unwrap();
         done = answer
             .leases
             .iter()
@@ -461,8 +461,8 @@ async fn a_race_finds_what_measuring_everything_finds_with_less_work() {
     assert!(status.stopped > 5 && status.shards_spared > 5 * 6, "{status:?}");
     assert_eq!((raced.measured, raced.racing), (all.measured, racing.racing));
     assert_eq!(raced.chosen, all.chosen);
-    let good = |row: &&Row| row.quality_loss.is_some_and(|loss| loss <= 0.03);
-    let expected: Vec<&Row> = all.front.iter().filter(good).collect();
+    let good = |row: &&FrontRow| row.quality_loss.is_some_and(|loss| loss <= 0.03);
+    let expected: Vec<&FrontRow> = all.front.iter().filter(good).collect();
     assert_eq!(raced.front.iter().collect::<Vec<_>>(), expected);
     // Results that come in after their candidate was given up do not bring it back.
     for slots in [1, 5] {
@@ -505,7 +505,7 @@ async fn a_generation_of_many_candidates_is_drawn_as_it_is_needed() {
     let mut results = vec![];
     let mut measured = 0;
     loop {
-        let next = Report { finished: std::mem::take(&mut results), ..report("a", 1000) };
+        let next = WorkerReport { finished: std::mem::take(&mut results), ..report("a", 1000) };
         measured += next.finished.len();
         let leases = handle.report(next).await.unwrap().leases;
         if leases.is_empty() {
@@ -531,7 +531,7 @@ async fn a_result_that_arrives_while_its_trial_is_not_open_is_kept() {
     let id = handle.submit(Submission::new(qslm(), 2)).await.unwrap().id;
     let leases = handle.report(report("a", 2)).await.unwrap().leases;
     handle.change(id.clone(), CANCEL).await.unwrap();
-    let late = |index: usize| Report { finished: vec![finished(&leases[index])], ..report("a", 0) };
+    let late = |index: usize| WorkerReport { finished: vec![finished(&leases[index])], ..report("a", 0) };
     handle.report(late(0)).await.unwrap();
     handle.stop();
     thread.join().unwrap().unwrap();
@@ -539,7 +539,7 @@ async fn a_result_that_arrives_while_its_trial_is_not_open_is_kept() {
     let (handle, _thread) = open(&path);
     handle.report(late(1)).await.unwrap();
     let forged = Finished { lease: u64::MAX, ..finished(&leases[0]) };
-    handle.report(Report { finished: vec![forged], ..report("b", 0) }).await.unwrap();
+    handle.report(WorkerReport { finished: vec![forged], ..report("b", 0) }).await.unwrap();
     let status = handle.submit(Submission::new(qslm(), 2)).await.unwrap();
     assert_eq!((status.measured, status.evaluated), (1, 1), "nobody has to measure it again");
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
-use qslm_transport::traces::{Place, Span, Traces};
+use qslm_transport::traces::{Span, TraceContext, Traces};
 
 use crate::ledger::{Closed, Grant, LeaseId, Outcome};
 
@@ -42,8 +42,8 @@ impl Traced {
     pub(super) fn ended(&mut self, lease: LeaseId, error: Option<&str>, unix_ms: u64) {
         let Some(Out { trial, shard, worker, since }) = self.leases.remove(&lease) else { return };
         self.traces.record(Span {
-            place: Place::of_lease(trial.as_bytes(), lease),
-            parent: Some(Place::of_trial(trial.as_bytes())),
+            place: TraceContext::of_lease(trial.as_bytes(), lease),
+            parent: Some(TraceContext::of_trial(trial.as_bytes())),
             name: "lease",
             start: since,
             end: at(unix_ms),
@@ -64,7 +64,7 @@ impl Traced {
             self.ended(lease, Some("given back, or not needed any more"), unix_ms);
         }
         self.traces.record(Span {
-            place: Place::of_trial(trial.key.as_bytes()),
+            place: TraceContext::of_trial(trial.key.as_bytes()),
             parent: None,
             name: "trial",
             start,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Ledger, Owner, Place, ShardCounts};
+use super::{Ledger, Owner, PendingShard, ShardCounts};
 
 /// A broken invariant, by number. It means that this program is wrong; what is on disk is right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,7 @@ impl Ledger {
     pub fn check(&self) -> Result<(), Broken> {
         self.check_totals()?;
         let mut leased = BTreeSet::new();
-        let mut waiting: BTreeMap<Owner, BTreeSet<Place>> = BTreeMap::new();
+        let mut waiting: BTreeMap<Owner, BTreeSet<PendingShard>> = BTreeMap::new();
         let mut counts: BTreeMap<Owner, (u32, ShardCounts)> = BTreeMap::new();
         let (mut suspects, mut lapsed) = (BTreeSet::new(), BTreeMap::new());
         let limit = self.limits.vanished as usize;

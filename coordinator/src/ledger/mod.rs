@@ -41,7 +41,7 @@ use qslm_common::trial::Addressed;
 pub use invariants::Broken;
 use leases::{Lease, Leases};
 pub use trial::{Closed, Outcome, Settled};
-use trial::{OpenTrial, Place, ShardState};
+use trial::{OpenTrial, PendingShard, ShardState};
 
 /// Milliseconds since the coordinator started.
 pub type Millis = u64;
@@ -79,7 +79,7 @@ pub struct Ledger {
     queues: BTreeMap<Owner, Queue>,
     leases: Leases,
     /// Open shards that one more vanished worker condemns.
-    suspects: BTreeSet<Place>,
+    suspects: BTreeSet<PendingShard>,
     /// Leases that ran out over open shards: whoever comes back with one still in hand has not vanished.
     lapsed: BTreeMap<LeaseId, (ContentHash, u32)>,
     opened: u64,
@@ -89,7 +89,7 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Queue {
     /// Shards to grant, in the order in which their trials were opened.
-    pending: BTreeSet<Place>,
+    pending: BTreeSet<PendingShard>,
     /// Open trials.
     trials: u32,
     /// Leases on this owner's account.
@@ -218,10 +218,10 @@ impl Ledger {
         Some(Grant { lease, trial, shard, owner })
     }
 
-    fn next_pending(&self, owner: Owner, worker: &str) -> Option<Place> {
+    fn next_pending(&self, owner: Owner, worker: &str) -> Option<PendingShard> {
         let queue = self.queues.get(&owner)?;
         let sound = || queue.pending.iter().filter(|place| !self.suspects.contains(place));
-        let suits = |place: &&Place| queue.had.get(&place.1).is_none_or(|had| had == worker);
+        let suits = |place: &&PendingShard| queue.had.get(&place.1).is_none_or(|had| had == worker);
         // Rather another's than none.
         let next = sound().take(LOOK).find(suits).or_else(|| sound().next());
         let suspect = || queue.pending.first().filter(|_| !self.leases.any_of(worker));

@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::search::testing::experiment;
 
-fn trial(rung: usize) -> Arc<Addressed> {
+fn trial(level: usize) -> Arc<Addressed> {
     let experiment = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
-    Arc::new(experiment.trial(experiment.space.uniform(&experiment.network, rung)).into())
+    Arc::new(experiment.trial(experiment.space.uniform(&experiment.network, level)).into())
 }
 
 fn counts(nll: u64) -> Counts {
@@ -304,9 +304,12 @@ fn simulate(seed: u64) {
     let shards = rng.random_range(1..6);
     // Two owners, who share some of the trials.
     let mut wanted = 0;
-    for rung in 0..5 {
-        for owner in (0..2).filter(|owner| rung % 2 == *owner || rng.random_range(0..2) == 0) {
-            assert_eq!(ledger.open(owner, trial(rung as usize), shards, &BTreeMap::new()), Settled::Recorded);
+    for level in 0..5 {
+        for owner in (0..2).filter(|owner| level % 2 == *owner || rng.random_range(0..2) == 0) {
+            assert_eq!(
+                ledger.open(owner, trial(level as usize), shards, &BTreeMap::new()),
+                Settled::Recorded
+            );
             wanted += 1;
         }
     }

@@ -141,7 +141,7 @@ impl OpenTrial {
     }
 
     /// The places of its shards among the pending ones.
-    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+    pub(super) fn places(&self) -> impl Iterator<Item = PendingShard> {
         let indexes = 0..self.shards.len() as u32;
         indexes.map(|index| (self.order, index))
     }
@@ -177,4 +177,4 @@ impl OpenTrial {
 }
 
 /// Where a shard stands among the pending ones: the trial's order, then the shard's index.
-pub(super) type Place = (u64, u32);
+pub(super) type PendingShard = (u64, u32);

@@ -13,12 +13,12 @@ use qslm_proto::v1::{
     MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse, RetryRequest, SubmitRequest,
     WorkerStatus,
 };
-use qslm_transport::gate::Client;
+use qslm_transport::gate::ClientName;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::quotas::{Desk, Quotas};
+use super::quotas::{ClientQuotas, Quotas};
 use super::refuse;
 use crate::driver::{self, Change, Handle, Submission};
 use crate::replay::{Stopped, replay};
@@ -28,13 +28,13 @@ use crate::store::Artifacts;
 pub struct ExperimentsService {
     driver: Handle,
     artifacts: Artifacts,
-    desk: Desk,
+    desk: ClientQuotas,
 }
 
 impl ExperimentsService {
     /// Serves what `driver` decides and stores into `artifacts`, no more for anybody than `quotas` say.
     pub fn new(driver: Handle, artifacts: Artifacts, quotas: Quotas) -> Self {
-        Self { driver, artifacts, desk: Desk::new(quotas) }
+        Self { driver, artifacts, desk: ClientQuotas::new(quotas) }
     }
 
     /// Those of which there is no undamaged file. Files may have to be read for that.
@@ -206,8 +206,8 @@ async fn follow(
 }
 
 /// Who calls. Whatever serves without a gate has one caller.
-fn client<T>(request: &Request<T>) -> Client {
-    request.extensions().get().cloned().unwrap_or_else(|| Client("somebody".to_owned()))
+fn client<T>(request: &Request<T>) -> ClientName {
+    request.extensions().get().cloned().unwrap_or_else(|| ClientName("somebody".to_owned()))
 }
 
 fn write_worker(worker: driver::WorkerStatus) -> WorkerStatus {

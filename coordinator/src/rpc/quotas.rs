@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use qslm_transport::gate::{Client, busy};
+use qslm_transport::gate::{ClientName, busy};
 use tonic::Status;
 
 /// When to try again: an upload or an experiment takes a while.
@@ -37,7 +37,7 @@ impl Quotas {
 
 /// What clients have under way.
 #[derive(Clone)]
-pub(super) struct Desk {
+pub(super) struct ClientQuotas {
     quotas: Quotas,
     clients: Arc<Mutex<BTreeMap<String, UnderWay>>>,
 }
@@ -50,7 +50,7 @@ struct UnderWay {
 
 /// An upload that counts until it is dropped.
 pub(super) struct Upload {
-    desk: Desk,
+    desk: ClientQuotas,
     client: String,
 }
 
@@ -62,7 +62,7 @@ impl Drop for Upload {
     }
 }
 
-impl Desk {
+impl ClientQuotas {
     pub(super) fn new(quotas: Quotas) -> Self {
         Self { quotas, clients: Arc::default() }
     }
@@ -73,7 +73,7 @@ impl Desk {
     }
 
     /// One more upload of a client.
-    pub(super) fn upload(&self, client: &Client) -> Result<Upload, Status> {
+    pub(super) fn upload(&self, client: &ClientName) -> Result<Upload, Status> {
         let mut clients = self.clients();
         let name = name(client, &clients);
         let under_way = clients.entry(name.clone()).or_default();
@@ -86,7 +86,7 @@ impl Desk {
     }
 
     /// Whether a client has so many experiments that the ended ones have to be told from the others to answer for `id`.
-    pub(super) fn is_full(&self, client: &Client, id: &str) -> bool {
+    pub(super) fn is_full(&self, client: &ClientName, id: &str) -> bool {
         let clients = self.clients();
         let under_way = clients.get(&name(client, &clients));
         under_way.is_some_and(|client| !client.experiments.contains(id) && self.has_most(client))
@@ -98,7 +98,7 @@ impl Desk {
     }
 
     /// One more experiment of a client. The same one counts once.
-    pub(super) fn submit(&self, client: &Client, id: &str) -> Result<(), Status> {
+    pub(super) fn submit(&self, client: &ClientName, id: &str) -> Result<(), Status> {
         let mut clients = self.clients();
         let name = name(client, &clients);
         let under_way = clients.entry(name.clone()).or_default();
@@ -116,7 +116,7 @@ impl Desk {
     }
 }
 
-fn name(client: &Client, known: &BTreeMap<String, UnderWay>) -> String {
+fn name(client: &ClientName, known: &BTreeMap<String, UnderWay>) -> String {
     let full = known.len() >= MOST_CLIENTS && !known.contains_key(&client.0);
     if full { "others".to_owned() } else { client.0.clone() }
 }
@@ -125,13 +125,13 @@ fn name(client: &Client, known: &BTreeMap<String, UnderWay>) -> String {
 mod tests {
     use super::*;
 
-    fn desk() -> Desk {
-        Desk::new(Quotas { uploads_per_client: 2, experiments_per_client: 2, ..Quotas::NONE })
+    fn desk() -> ClientQuotas {
+        ClientQuotas::new(Quotas { uploads_per_client: 2, experiments_per_client: 2, ..Quotas::NONE })
     }
 
     #[test]
     fn an_upload_counts_until_it_is_over() {
-        let (desk, alice, bob) = (desk(), Client("alice".to_owned()), Client("bob".to_owned()));
+        let (desk, alice, bob) = (desk(), ClientName("alice".to_owned()), ClientName("bob".to_owned()));
         let first = desk.upload(&alice).unwrap();
         let _second = desk.upload(&alice).unwrap();
         let refusal = desk.upload(&alice).err().unwrap();
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn experiments_that_have_ended_make_room() {
-        let (desk, alice) = (desk(), Client("alice".to_owned()));
+        let (desk, alice) = (desk(), ClientName("alice".to_owned()));
         for id in ["a", "a", "b"] {
             assert!(!desk.is_full(&alice, id));
             desk.submit(&alice, id).unwrap();
@@ -159,7 +159,7 @@ mod tests {
     fn clients_beyond_a_bound_are_one() {
         let desk = desk();
         for number in 0..MOST_CLIENTS + 5 {
-            drop(desk.submit(&Client(number.to_string()), "x"));
+            drop(desk.submit(&ClientName(number.to_string()), "x"));
         }
         assert_eq!(desk.clients().len(), MOST_CLIENTS + 1);
     }

@@ -15,13 +15,13 @@ use qslm_proto::v1::{
     ArtifactChunk, FetchArtifactRequest, Lease, ReportRequest, ReportResponse, ShardFailure, ShardReport,
     shard_report,
 };
-use qslm_transport::traces::Place;
+use qslm_transport::traces::TraceContext;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{CHUNK, refuse};
-use crate::driver::{Fault, Finished, Handle, Report, ShardOutcome};
+use crate::driver::{Fault, Finished, Handle, ShardOutcome, WorkerReport};
 use crate::ledger::{Grant, Owner};
 use crate::store::Artifacts;
 
@@ -85,7 +85,7 @@ impl Work for WorkService {
 
 impl WorkService {
     fn write_lease(&self, grant: &Grant, experiments: &BTreeMap<Owner, String>) -> Lease {
-        let place = self.traced.then(|| Place::of_lease(grant.trial.key.as_bytes(), grant.lease));
+        let place = self.traced.then(|| TraceContext::of_lease(grant.trial.key.as_bytes(), grant.lease));
         Lease {
             id: grant.lease,
             trial: Some((&grant.trial.trial).into()),
@@ -113,7 +113,7 @@ fn send_chunks(mut file: File, sender: &mpsc::Sender<Result<ArtifactChunk, Statu
     }
 }
 
-fn read_report(request: ReportRequest) -> Result<Report, Status> {
+fn read_report(request: ReportRequest) -> Result<WorkerReport, Status> {
     if request.protocol != PROTOCOL {
         // Before there were versions, the field was not there.
         let given = request.protocol.max(1);
@@ -136,7 +136,7 @@ fn read_report(request: ReportRequest) -> Result<Report, Status> {
         }
     }
     let finished = request.finished.into_iter().map(read_finished).collect::<Result<_, _>>()?;
-    Ok(Report {
+    Ok(WorkerReport {
         worker: request.worker,
         finished,
         held: request.holding,

@@ -14,18 +14,18 @@ enum Form {
     Combinations(Box<Combinations>),
 }
 
-/// Some candidates, then combinations of rungs.
+/// Some candidates, then combinations of levels.
 #[derive(Debug, Clone, PartialEq)]
 struct Combinations {
     first: Vec<Candidate>,
     /// What the others are made from.
     base: Candidate,
-    /// What every group does to it at every rung.
+    /// What every group does to it at every level.
     moves: Vec<Vec<Patch>>,
     numbers: Numbers,
 }
 
-/// Which combinations, by number: the digits are the rungs of the groups, the first group's the lowest.
+/// Which combinations, by number: the digits are the levels of the groups, the first group's the lowest.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Numbers {
     /// All below this one.
@@ -35,7 +35,7 @@ pub(super) enum Numbers {
 }
 
 impl Candidates {
-    /// `first`, then the combinations of the rungs of `moving` with these numbers, made from `base`.
+    /// `first`, then the combinations of the levels of `moving` with these numbers, made from `base`.
     pub(super) fn combinations(
         first: Vec<Candidate>,
         space: &Space,
@@ -44,8 +44,8 @@ impl Candidates {
         numbers: Numbers,
     ) -> Self {
         let moves = |group: &Group| {
-            let at = |rung| space.place(base.clone(), group, rung).patch_from(&base);
-            (0..space.rungs(group.part)).map(at).collect()
+            let at = |level| space.place(base.clone(), group, level).patch_from(&base);
+            (0..space.levels(group.axis)).map(at).collect()
         };
         let moves = moving.iter().map(moves).collect();
         Self(Form::Combinations(Box::new(Combinations { first, base, moves, numbers })))
@@ -89,9 +89,9 @@ impl Combinations {
         let Some(index) = index.checked_sub(self.first.len()) else { return self.first.get(index).cloned() };
         let mut number = self.numbers.get(index)?;
         let mut candidate = self.base.clone();
-        for rungs in &self.moves {
-            candidate.apply(rungs.get((number % rungs.len() as u64) as usize)?);
-            number /= rungs.len() as u64;
+        for levels in &self.moves {
+            candidate.apply(levels.get((number % levels.len() as u64) as usize)?);
+            number /= levels.len() as u64;
         }
         Some(candidate)
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
-use qslm_common::space::{Part, Tier};
+use qslm_common::space::{Axis, Tier};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -62,11 +62,11 @@ impl Fixed {
     /// two widths.
     pub(super) fn ranked(experiment: &Experiment, tier: Tier, order: &[String]) -> Self {
         let (space, network) = (&experiment.space, &experiment.network);
-        let groups = space.groups(network, Part::Weights, tier);
+        let groups = space.groups(network, Axis::Weights, tier);
         let mut candidates = vec![Candidate::float(network)];
-        for wide in 0..space.rungs(Part::Weights) {
+        for wide in 0..space.levels(Axis::Weights) {
             candidates.push(space.uniform(network, wide));
-            for narrow in wide + 1..space.rungs(Part::Weights) {
+            for narrow in wide + 1..space.levels(Axis::Weights) {
                 let mut candidate = space.uniform(network, wide);
                 // All of them at the narrow width is that width's uniform candidate.
                 for name in &order[..order.len().saturating_sub(1)] {
@@ -118,7 +118,7 @@ mod tests {
     fn a_list_is_measured_with_the_float_model_and_nothing_else() {
         let mut experiment = experiment(Strategy::Grid { tier: Tier::Global });
         let listed: Vec<Candidate> =
-            [2, 0].map(|rung| experiment.space.uniform(&experiment.network, rung)).to_vec();
+            [2, 0].map(|level| experiment.space.uniform(&experiment.network, level)).to_vec();
         let candidates = listed.iter().map(Candidate::encode).collect();
         experiment.strategy = Strategy::List { candidates };
         assert_eq!(experiment.validate(), Ok(()));
@@ -143,7 +143,7 @@ mod tests {
     fn a_grid_measures_every_combination_once() {
         let experiment = experiment(Strategy::Grid { tier: Tier::Block });
         let (archive, stages) = run(&experiment, |_| false);
-        // Two blocks and the head move over five rungs; the sign embedding does not. Plus the float model.
+        // Two blocks and the head move over five levels; the sign embedding does not. Plus the float model.
         assert_eq!(stages, [("grid", 126)]);
         assert_eq!(archive.len(), 126);
     }

@@ -13,7 +13,7 @@ mod race;
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::{Experiment, Strategy};
-use qslm_common::space::Part;
+use qslm_common::space::Axis;
 use qslm_common::task::Task;
 
 pub use candidates::Candidates;
@@ -52,7 +52,7 @@ pub trait Search: Send {
 
     /// What is quantized alone to learn how sensitive it is, by kind and name, with the candidate that does it. Empty if
     /// the strategy does not ask.
-    fn probes(&self) -> Vec<(Part, String, Candidate)> {
+    fn probes(&self) -> Vec<(Axis, String, Candidate)> {
         Vec::new()
     }
 }

@@ -27,14 +27,14 @@ use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::network::Network;
 use qslm_common::scheme::Width;
-use qslm_common::space::{Group, Part, Space, Tier};
+use qslm_common::space::{Axis, Group, Space, Tier};
 
 use super::{Generation, Search, Step};
 
 /// The search under way.
 pub(super) struct Qslm {
     experiment: Experiment,
-    /// The rung at which the sensitivity of weights is measured.
+    /// The level at which the sensitivity of weights is measured.
     probe: usize,
     state: State,
 }
@@ -54,7 +54,7 @@ enum State {
 }
 
 /// A unit, an activation or a population.
-type Site = (Part, String);
+type Site = (Axis, String);
 
 /// Added loss of each site when it alone is quantized, in units of [`qslm_common::measurement::Nll`].
 /// One that could not be measured counts as the most sensitive.
@@ -63,17 +63,17 @@ type Sensitivity = BTreeMap<Site, i128>;
 /// Below the global tier: groups are lowered one after the other.
 struct Lowering {
     sensitivity: Sensitivity,
-    part: Part,
+    axis: Axis,
     tier: Tier,
     /// The best candidate so far, which every next one starts from.
     current: Candidate,
-    /// The rung of every site in `current`; absent for float.
-    rungs: BTreeMap<Site, usize>,
-    /// The group being tried, and its candidates by rung.
+    /// The level of every site in `current`; absent for float.
+    levels: BTreeMap<Site, usize>,
+    /// The group being tried, and its candidates by level.
     trying: Option<(Group, Vec<(usize, Candidate)>)>,
     /// Groups of this tier that are still to be tried, least sensitive first.
     queue: VecDeque<Group>,
-    /// Groups of this tier that did not reach the last rung.
+    /// Groups of this tier that did not reach the last level.
     stuck: Vec<Group>,
 }
 
@@ -112,17 +112,17 @@ impl Qslm {
     /// Every site that moves, with the candidate that quantizes it alone.
     fn probes(&self) -> Vec<(Site, Candidate)> {
         let float = Candidate::float(self.network());
-        let rung = |part| if part == Part::Weights { self.probe } else { self.space().rungs(part) / 2 };
+        let level = |axis| if axis == Axis::Weights { self.probe } else { self.space().levels(axis) / 2 };
         let alone = |group: Group| {
-            let candidate = self.space().place(float.clone(), &group, rung(group.part));
-            ((group.part, group.name), candidate)
+            let candidate = self.space().place(float.clone(), &group, level(group.axis));
+            ((group.axis, group.name), candidate)
         };
         self.experiment.moving(Tier::Matrix).into_iter().map(alone).collect()
     }
 
     fn global_generation(&self) -> Generation {
-        let uniform = |rung| self.space().uniform(self.network(), rung);
-        let candidates = (0..self.space().rungs(Part::Weights)).map(uniform).collect();
+        let uniform = |level| self.space().uniform(self.network(), level);
+        let candidates = (0..self.space().levels(Axis::Weights)).map(uniform).collect();
         Generation { stage: "global", candidates, task: None, may_race: true }
     }
 
@@ -145,30 +145,30 @@ impl Qslm {
     /// Ends the global tier: picks the uniform candidate to go on from, or float if none is good enough.
     fn start_lowering(&self, sensitivity: Sensitivity, archive: &Archive) -> Lowering {
         let mut current = (None, Candidate::float(self.network()));
-        for (rung, candidate) in self.global_generation().candidates.iter().enumerate() {
+        for (level, candidate) in self.global_generation().candidates.iter().enumerate() {
             if self.improves(&current.1, &candidate, archive) {
-                current = (Some(rung), candidate);
+                current = (Some(level), candidate);
             }
         }
         let units = self.network().units().into_iter();
-        let rungs = current.0.map(|rung| units.map(move |unit| ((Part::Weights, unit.name), rung)));
+        let levels = current.0.map(|level| units.map(move |unit| ((Axis::Weights, unit.name), level)));
         let mut lowering = Lowering {
             sensitivity,
-            part: Part::Weights,
+            axis: Axis::Weights,
             tier: Tier::Block,
             current: current.1,
-            rungs: rungs.into_iter().flatten().collect(),
+            levels: levels.into_iter().flatten().collect(),
             trying: None,
             queue: VecDeque::new(),
             stuck: Vec::new(),
         };
-        lowering.queue = lowering.by_sensitivity(self.groups(Part::Weights, Tier::Block));
+        lowering.queue = lowering.by_sensitivity(self.groups(Axis::Weights, Tier::Block));
         lowering
     }
 
     /// Groups of a tier that the space lets move.
-    fn groups(&self, part: Part, tier: Tier) -> Vec<Group> {
-        self.space().groups(self.network(), part, tier)
+    fn groups(&self, axis: Axis, tier: Tier) -> Vec<Group> {
+        self.space().groups(self.network(), axis, tier)
     }
 
     /// Whether `next` is to be kept in place of `current`: cheaper and within the bound on quality, or, without
@@ -200,41 +200,41 @@ impl Qslm {
                     continue;
                 }
                 let candidates = tried.iter().map(|(_, candidate)| candidate.clone()).collect();
-                let stage = stage(lowering.part, lowering.tier);
+                let stage = stage(lowering.axis, lowering.tier);
                 let generation = Generation { stage, candidates, task: None, may_race: true };
                 lowering.trying = Some((group, tried));
                 return (State::Lowering(lowering), Step::Measure(generation));
             }
             if let Some(finer) = finer(lowering.tier) {
                 self.descend(&mut lowering, finer);
-            } else if let Some(part) = self.part_after(lowering.part) {
-                (lowering.part, lowering.tier) = (part, Tier::Global);
+            } else if let Some(axis) = self.axis_after(lowering.axis) {
+                (lowering.axis, lowering.tier) = (axis, Tier::Global);
                 lowering.stuck.clear();
-                lowering.queue = self.groups(part, Tier::Global).into();
+                lowering.queue = self.groups(axis, Tier::Global).into();
             } else {
                 return (State::Finished, Step::Finished);
             }
         }
     }
 
-    /// Goes on to a finer tier with the groups inside those that did not reach the last rung.
+    /// Goes on to a finer tier with the groups inside those that did not reach the last level.
     fn descend(&self, lowering: &mut Lowering, finer: Tier) {
-        let last = self.space().rungs(lowering.part) - 1;
+        let last = self.space().levels(lowering.axis) - 1;
         let stuck = std::mem::take(&mut lowering.stuck);
         let below_last =
-            |group: &Group| sites(group).any(|site| lowering.rungs.get(&site).is_none_or(|r| *r < last));
+            |group: &Group| sites(group).any(|site| lowering.levels.get(&site).is_none_or(|r| *r < last));
         let inside = |group: &Group| {
             // A group that cannot be split was tried already.
             let parent = stuck.iter().find(|parent| parent.members.contains(&group.members[0]));
             parent.is_some_and(|parent| parent.members.len() > group.members.len()) && below_last(group)
         };
-        let next = self.groups(lowering.part, finer).into_iter().filter(inside).collect();
+        let next = self.groups(lowering.axis, finer).into_iter().filter(inside).collect();
         lowering.queue = lowering.by_sensitivity(next);
         lowering.tier = finer;
     }
 
-    fn part_after(&self, part: Part) -> Option<Part> {
-        self.space().parts().into_iter().find(|next| *next > part)
+    fn axis_after(&self, axis: Axis) -> Option<Axis> {
+        self.space().axes().into_iter().find(|next| *next > axis)
     }
 
     /// Keeps the best of what was tried, and notes whether the group could go further.
@@ -245,29 +245,29 @@ impl Qslm {
         tried: Vec<(usize, Candidate)>,
         archive: &Archive,
     ) {
-        let last = self.space().rungs(group.part) - 1;
-        for (rung, candidate) in tried {
+        let last = self.space().levels(group.axis) - 1;
+        for (level, candidate) in tried {
             if self.improves(&lowering.current, &candidate, archive) {
-                lowering.rungs.extend(sites(&group).map(|site| (site, rung)));
+                lowering.levels.extend(sites(&group).map(|site| (site, level)));
                 lowering.current = candidate;
             }
         }
-        if !sites(&group).all(|site| lowering.rungs.get(&site) == Some(&last)) {
+        if !sites(&group).all(|site| lowering.levels.get(&site) == Some(&last)) {
             lowering.stuck.push(group);
         }
     }
 
-    /// The current candidate with the group at every narrower rung.
+    /// The current candidate with the group at every narrower level.
     fn narrower(&self, lowering: &Lowering, group: &Group) -> Vec<(usize, Candidate)> {
-        // The members of a group below the block tier share a rung, because their parent was moved as one.
-        let first = sites(group).map(|site| lowering.rungs.get(&site).map_or(0, |rung| rung + 1)).min();
-        let at = |rung| (rung, self.space().place(lowering.current.clone(), group, rung));
-        (first.unwrap_or(0)..self.space().rungs(group.part)).map(at).collect()
+        // The members of a group below the block tier share a level, because their parent was moved as one.
+        let first = sites(group).map(|site| lowering.levels.get(&site).map_or(0, |level| level + 1)).min();
+        let at = |level| (level, self.space().place(lowering.current.clone(), group, level));
+        (first.unwrap_or(0)..self.space().levels(group.axis)).map(at).collect()
     }
 }
 
 fn sites(group: &Group) -> impl Iterator<Item = Site> {
-    group.members.iter().map(|member| (group.part, member.clone()))
+    group.members.iter().map(|member| (group.axis, member.clone()))
 }
 
 fn finer(tier: Tier) -> Option<Tier> {
@@ -289,26 +289,26 @@ impl Lowering {
     }
 }
 
-fn stage(part: Part, tier: Tier) -> &'static str {
-    match (part, tier) {
-        (Part::Weights, Tier::Global) => "global",
-        (Part::Weights, Tier::Block) => "block",
-        (Part::Weights, Tier::Module) => "module",
-        (Part::Weights, Tier::Matrix) => "matrix",
-        (Part::Vectors, _) => "vectors",
-        (Part::Activations, Tier::Global) => "activations, global",
-        (Part::Activations, Tier::Block) => "activations, block",
-        (Part::Activations, Tier::Module) => "activations, module",
-        (Part::Activations, Tier::Matrix) => "activations, matrix",
-        (Part::Membranes, Tier::Global) => "membranes, global",
-        (Part::Membranes, Tier::Block) => "membranes, block",
-        (Part::Membranes, Tier::Module | Tier::Matrix) => "membranes, population",
+fn stage(axis: Axis, tier: Tier) -> &'static str {
+    match (axis, tier) {
+        (Axis::Weights, Tier::Global) => "global",
+        (Axis::Weights, Tier::Block) => "block",
+        (Axis::Weights, Tier::Module) => "module",
+        (Axis::Weights, Tier::Matrix) => "matrix",
+        (Axis::Vectors, _) => "vectors",
+        (Axis::Activations, Tier::Global) => "activations, global",
+        (Axis::Activations, Tier::Block) => "activations, block",
+        (Axis::Activations, Tier::Module) => "activations, module",
+        (Axis::Activations, Tier::Matrix) => "activations, matrix",
+        (Axis::Membranes, Tier::Global) => "membranes, global",
+        (Axis::Membranes, Tier::Block) => "membranes, block",
+        (Axis::Membranes, Tier::Module | Tier::Matrix) => "membranes, population",
     }
 }
 
 impl Search for Qslm {
-    fn probes(&self) -> Vec<(Part, String, Candidate)> {
-        Self::probes(self).into_iter().map(|((part, name), alone)| (part, name, alone)).collect()
+    fn probes(&self) -> Vec<(Axis, String, Candidate)> {
+        Self::probes(self).into_iter().map(|((axis, name), alone)| (axis, name, alone)).collect()
     }
 
     fn next(&mut self, archive: &Archive) -> Step {
@@ -334,23 +334,23 @@ impl Search for Qslm {
 
     fn remaining_at_most(&self) -> Option<u64> {
         const TIERS: [Tier; 4] = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
-        // Every group of a tier at every rung, at most.
-        let tier = |part, tier| (self.groups(part, tier).len() * self.space().rungs(part)) as u64;
+        // Every group of a tier at every level, at most.
+        let tier = |axis, tier| (self.groups(axis, tier).len() * self.space().levels(axis)) as u64;
         let below =
-            |part, above| TIERS.into_iter().filter(|t| *t > above).map(|t| tier(part, t)).sum::<u64>();
-        let after = |part| {
-            let parts = self.space().parts().into_iter().filter(|next| *next > part);
-            parts.map(|part| tier(part, Tier::Global) + below(part, Tier::Global)).sum::<u64>()
+            |axis, above| TIERS.into_iter().filter(|t| *t > above).map(|t| tier(axis, t)).sum::<u64>();
+        let after = |axis| {
+            let axes = self.space().axes().into_iter().filter(|next| *next > axis);
+            axes.map(|axis| tier(axis, Tier::Global) + below(axis, Tier::Global)).sum::<u64>()
         };
-        let weights = || below(Part::Weights, Tier::Global) + after(Part::Weights);
-        let global = self.space().rungs(Part::Weights) as u64;
+        let weights = || below(Axis::Weights, Tier::Global) + after(Axis::Weights);
+        let global = self.space().levels(Axis::Weights) as u64;
         Some(match &self.state {
             State::Start | State::Sensitivity => global + weights(),
             State::Float => 1 + self.probes().len() as u64 + global + weights(),
             State::Global(_) => weights(),
             State::Lowering(lowering) => {
-                let queued = (lowering.queue.len() * self.space().rungs(lowering.part)) as u64;
-                queued + below(lowering.part, lowering.tier) + after(lowering.part)
+                let queued = (lowering.queue.len() * self.space().levels(lowering.axis)) as u64;
+                queued + below(lowering.axis, lowering.tier) + after(lowering.axis)
             }
             State::Finished => 0,
         })
@@ -459,8 +459,8 @@ mod tests {
     fn every_tier_only_makes_the_chosen_candidate_smaller() {
         let experiment = qslm();
         let (archive, _) = run(&experiment, |_| false);
-        let bounded = |rung| {
-            let uniform = experiment.space.uniform(&experiment.network, rung);
+        let bounded = |level| {
+            let uniform = experiment.space.uniform(&experiment.network, level);
             let entry = archive.get(&uniform.id()).unwrap();
             let float = archive.float(&experiment).unwrap();
             experiment
@@ -504,8 +504,8 @@ mod tests {
         let value = |entry: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
         let chosen = value(archive.chosen().unwrap().entry);
         let uniform =
-            |rung| value(archive.get(&experiment.space.uniform(&experiment.network, rung).id()).unwrap());
-        assert!((0..5).all(|rung| chosen >= uniform(rung)));
+            |level| value(archive.get(&experiment.space.uniform(&experiment.network, level).id()).unwrap());
+        assert!((0..5).all(|level| chosen >= uniform(level)));
     }
 
     #[test]

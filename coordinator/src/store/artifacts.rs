@@ -14,7 +14,7 @@ use qslm_common::hash::ContentHash;
 use tempfile::NamedTempFile;
 
 use super::hashed::Hashed;
-use super::place::Place;
+use super::place::FileId;
 
 /// The folder.
 #[derive(Debug, Clone)]
@@ -250,8 +250,8 @@ impl Artifacts {
     }
 }
 
-fn place(path: &Path) -> Option<Place> {
-    Place::of(&std::fs::metadata(path).ok()?)
+fn place(path: &Path) -> Option<FileId> {
+    FileId::of(&std::fs::metadata(path).ok()?)
 }
 
 fn unwritable(path: PathBuf, error: io::Error) -> ArtifactError {

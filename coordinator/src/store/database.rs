@@ -16,7 +16,7 @@ use redb::{
 };
 
 use super::contents::{Contents, add};
-use super::place::{Lost, Place};
+use super::place::{FileId, Lost};
 use super::record::{
     ExperimentRecord, UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_reasons,
     decode_sample, encode_comparison, encode_counts, encode_experiment, encode_reasons, encode_sample,
@@ -60,7 +60,7 @@ pub struct Store {
     path: PathBuf,
     epoch: u64,
     /// Where the file was when it was opened.
-    place: Option<Place>,
+    place: Option<FileId>,
     /// What failed first. After that redb says only that something did.
     cause: OnceLock<io::Error>,
     was_closed: bool,
@@ -168,7 +168,7 @@ impl Store {
                 .map_err(|error| StoreError::Io { path: folder.to_owned(), error })?;
         }
         let database = guarded(path, || Database::builder().set_cache_size(CACHE).create(path))?;
-        let place = std::fs::metadata(path).ok().and_then(|metadata| Place::of(&metadata));
+        let place = std::fs::metadata(path).ok().and_then(|metadata| FileId::of(&metadata));
         let mut store = Self { place, ..Self::new(path, database, was_closed) };
         store.begin_epoch()?;
         Ok(store)

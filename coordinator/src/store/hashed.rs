@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use qslm_common::hash::ContentHash;
 
-use super::place::Place;
+use super::place::FileId;
 
 /// What was read, by the names of the files. Clones know the same.
 #[derive(Debug, Clone, Default)]
@@ -29,14 +29,14 @@ struct Known {
 /// What changes when somebody writes to a file or puts another in its place.
 #[derive(Debug, PartialEq, Eq)]
 struct State {
-    place: Option<Place>,
+    place: Option<FileId>,
     bytes: u64,
     modified: Option<SystemTime>,
 }
 
 impl State {
     fn of(metadata: &Metadata) -> Self {
-        Self { place: Place::of(metadata), bytes: metadata.len(), modified: metadata.modified().ok() }
+        Self { place: FileId::of(metadata), bytes: metadata.len(), modified: metadata.modified().ok() }
     }
 }
 

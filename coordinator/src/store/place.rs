@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// The device and the number of a file on it. No other file has them while this one is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct FileId {
     device: u64,
     number: u64,
 }
@@ -30,7 +30,7 @@ impl fmt::Display for Lost {
     }
 }
 
-impl Place {
+impl FileId {
     /// Where a file is, as far as the system says so.
     #[cfg(unix)]
     pub(super) fn of(metadata: &Metadata) -> Option<Self> {
@@ -67,7 +67,7 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("in")).unwrap();
         std::fs::write(at("in/file"), "1").unwrap();
-        let place = Place::of(&std::fs::metadata(at("in/file")).unwrap()).unwrap();
+        let place = FileId::of(&std::fs::metadata(at("in/file")).unwrap()).unwrap();
         std::fs::write(at("in/file"), "written to").unwrap();
         assert_eq!(place.lost(&at("in/file")), None);
         std::fs::rename(at("in/file"), at("moved")).unwrap();

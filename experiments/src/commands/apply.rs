@@ -10,7 +10,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
 use crate::output::{Output, print_data, print_pairs};
-use crate::place::{Made, Place};
+use crate::place::{Made, OutputPlace};
 use crate::schemes::SchemeArgs;
 
 /// Write a candidate as a packed file: sub-byte weights, scales, zero points and a manifest.
@@ -51,7 +51,7 @@ pub struct Apply {
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize)]
-struct Report {
+struct Applied {
     file: String,
     candidate: String,
     footprint_bytes: u64,
@@ -64,7 +64,7 @@ impl Apply {
     pub fn run(self) -> Outcome {
         let inputs: Vec<_> = [Some(&self.checkpoint), self.front.as_ref()].into_iter().flatten().collect();
         let inputs: Vec<_> = inputs.into_iter().map(PathBuf::as_path).collect();
-        let place = Place::new(&self.out, Made::Packed, &inputs, self.force)?;
+        let place = OutputPlace::new(&self.out, Made::Packed, &inputs, self.force)?;
         let checkpoint = read_checkpoint(&self.checkpoint, !self.real_embedding)?;
         let hash = Input::checkpoint(&self.checkpoint)?.hash()?;
         let mut provenance = Provenance {
@@ -92,7 +92,7 @@ impl Apply {
         let size = packed::write(file.path(), &checkpoint, &candidate, provenance)
             .map_err(|error| Failure::new(Exit::Failure, format!("{}: {error}", self.out.display())))?;
         file.finish()?;
-        let report = Report {
+        let report = Applied {
             file: self.out.display().to_string(),
             candidate: candidate.id().to_string(),
             footprint_bytes: size.tensors,

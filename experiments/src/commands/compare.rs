@@ -57,7 +57,7 @@ pub struct Compare {
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize)]
-struct Report {
+struct ComparedFronts {
     /// Windows or sentences.
     pairs: usize,
     candidate: String,
@@ -94,7 +94,7 @@ impl Compare {
         let pairs: Vec<_> = every(&before)?.into_iter().zip(every(&after)?).collect();
         let network = before.network();
         let saving = saving(network, footprint_bytes(network, &other));
-        let report = Report::new(&pairs, network, (&float, &other), saving)?;
+        let report = ComparedFronts::new(&pairs, network, (&float, &other), saving)?;
         match self.output {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
@@ -123,7 +123,7 @@ impl Compare {
     }
 }
 
-impl Report {
+impl ComparedFronts {
     fn new(
         pairs: &[(Counts, Counts)],
         network: &Network,

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::cost::{Cost, Costs, Device};
-use qslm_common::experiment::{Backend, check_model};
+use qslm_common::experiment::check_model;
 use qslm_common::footprint::{float_bytes, footprint_bytes};
 use qslm_common::measurement::{Counts, overflowed};
 use qslm_common::network::Network;
@@ -20,7 +21,7 @@ use crate::input::read_text;
 use crate::inputs::DataArgs;
 use crate::output::{Output, peak_memory_bytes, print_data};
 use crate::parallel::{evaluate_all, threads};
-use crate::place::{Made, Place};
+use crate::place::{Made, OutputPlace};
 use crate::schemes::{ModelArgs, SchemeArgs, calibrate_on};
 use crate::spec::refuse_toml;
 use crate::tensors;
@@ -69,7 +70,7 @@ pub struct Eval {
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize)]
-struct Report {
+struct Evaluation {
     nll_sum: f64,
     tokens: u64,
     /// Absent for a classifier; null if it is beyond the largest number.
@@ -116,17 +117,17 @@ impl Eval {
             tensors::write_logits(&place, &model, &data)?;
         }
         let costs = device.costs(&network, &candidate, &counts);
-        let report = Report::new(&network, &candidate, &counts, costs, seconds, self.model.backend);
+        let report = Evaluation::new(&network, &candidate, &counts, costs, seconds, self.model.backend);
         match self.output {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
         }
     }
 
-    fn place(&self, path: &Path) -> Outcome<Place> {
+    fn place(&self, path: &Path) -> Outcome<OutputPlace> {
         let more = [&self.tokens, &self.calibration, &self.device].into_iter().flatten();
         let inputs = self.data.files().chain(more.map(PathBuf::as_path)).chain([&*self.model.checkpoint]);
-        Place::new(path, Made::Logits, &inputs.collect::<Vec<_>>(), self.force)
+        OutputPlace::new(path, Made::Logits, &inputs.collect::<Vec<_>>(), self.force)
     }
 
     fn device(&self) -> Outcome<Device> {
@@ -153,7 +154,7 @@ impl Eval {
     }
 }
 
-impl Report {
+impl Evaluation {
     fn new(
         network: &Network,
         candidate: &Candidate,

@@ -10,11 +10,11 @@ use clap::{Args, ValueEnum};
 use qslm_proto::v1::GetRequest;
 
 use super::target::Source;
-use crate::columns::{Kind, Row, columns};
+use crate::columns::{CandidateRow, Kind, columns};
 use crate::ending;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{plain_table, print};
-use crate::place::{Made, Place, Unfinished};
+use crate::place::{Made, OutputPlace, Unfinished};
 use parquet::Parquet;
 use text::{Csv, Lines};
 
@@ -77,7 +77,7 @@ impl Format {
 /// Where rows go.
 trait Sink {
     /// Writes a row.
-    fn write(&mut self, row: Row) -> std::io::Result<()>;
+    fn write(&mut self, row: CandidateRow) -> std::io::Result<()>;
 
     /// Writes what is left.
     fn finish(self: Box<Self>) -> std::io::Result<()>;
@@ -91,9 +91,9 @@ impl Export {
         let name = out.as_ref().map_or("standard output".to_owned(), |path| path.display().to_string());
         let inputs = self.source.inputs();
         let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
-        out.as_deref().map_or(Ok(()), |out| Place::refuse_inputs(out, &inputs))?;
+        out.as_deref().map_or(Ok(()), |out| OutputPlace::refuse_inputs(out, &inputs))?;
         let format = ending::choose(self.format, out.as_deref(), &ENDINGS, Format::Csv)?;
-        let place = |path: &PathBuf| Place::new(path, format.made(), &inputs, self.force);
+        let place = |path: &PathBuf| OutputPlace::new(path, format.made(), &inputs, self.force);
         let place = out.as_ref().map(place).transpose()?;
         self.source
             .with(async |client| {
@@ -128,7 +128,7 @@ async fn copy(
 ) -> Outcome {
     while let Some(message) = stream.message().await? {
         for candidate in message.candidates {
-            if let Err(error) = sink.write(Row::new(candidate)) {
+            if let Err(error) = sink.write(CandidateRow::new(candidate)) {
                 return ended(&error, name);
             }
         }

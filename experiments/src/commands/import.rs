@@ -212,7 +212,7 @@ fn optuna(file: &Path, study: Option<&str>, values: &[Meaning], into: &Into) -> 
     Failure::unless_file(file)?;
     let (store, record) = into.open()?;
     let experiment = &record.experiment;
-    let place = Place::new(values, &store, &record)?;
+    let place = ValueColumns::new(values, &store, &record)?;
     let broken = |error: rusqlite::Error| Failure::new(Exit::Failure, format!("{}: {error}", file.display()));
     let database = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(broken)?;
     let (number, name) = find_study(&database, study, file)?;
@@ -252,7 +252,7 @@ fn optuna(file: &Path, study: Option<&str>, values: &[Meaning], into: &Into) -> 
 }
 
 /// Which of a trial's values say where its point lies.
-struct Place {
+struct ValueColumns {
     saving: (usize, Meaning),
     quality: (usize, Meaning),
     /// The float model's perplexity or accuracy, where it is needed.
@@ -260,7 +260,7 @@ struct Place {
     values: usize,
 }
 
-impl Place {
+impl ValueColumns {
     fn new(values: &[Meaning], store: &Store, record: &ExperimentRecord) -> Outcome<Self> {
         let only = |meanings: &[Meaning], words: &str| {
             let mut found = values.iter().enumerate().filter(|(_, meaning)| meanings.contains(meaning));

@@ -8,7 +8,7 @@ use qslm_engine::checkpoint::{Checkpoint, Inspected};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::unreadable;
 use crate::output::print;
-use crate::place::{Made, Place};
+use crate::place::{Made, OutputPlace};
 
 /// Write a commented spec for a checkpoint and a data set.
 ///
@@ -85,7 +85,7 @@ impl Init {
             .replace("{embedding}", if binary { "sign" } else { "quantize" })
             .replace("{constraint}", if flag == "text" { MAX_INCREASE } else { MAX_DROP });
         let inputs = [&*self.checkpoint, &*self.tokenizer, data.as_path()];
-        Place::vacant(&out, Made::Spec, &inputs, self.force)?.write(spec.as_bytes())?;
+        OutputPlace::vacant(&out, Made::Spec, &inputs, self.force)?.write(spec.as_bytes())?;
         print(&format!("{}\n", out.display()))
     }
 }

@@ -36,7 +36,7 @@ pub struct Inspect {
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize)]
-struct Report {
+struct Inspection {
     network: Network,
     parameters: u64,
     matrices: usize,
@@ -97,7 +97,7 @@ impl Inspect {
             }
         };
         let units: Vec<_> = network.units().into_iter().map(unit).collect();
-        let report = Report {
+        let report = Inspection {
             network,
             parameters: network.parameters(),
             matrices: units.len(),
@@ -163,7 +163,7 @@ struct Other {
     shape: Vec<usize>,
 }
 
-impl Report {
+impl Inspection {
     fn table(&self) -> String {
         let Network { vocabulary, channels, hidden, blocks, outputs, .. } = self.network;
         let embedding = if self.network.binary_embedding { "binary" } else { "real-valued" };

@@ -5,7 +5,7 @@ use std::time::Instant;
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::{Experiment, Strategy};
-use qslm_common::space::{Part, Tier};
+use qslm_common::space::{Axis, Tier};
 use qslm_coordinator::search::{self, Step};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
@@ -92,15 +92,15 @@ fn tiers(experiment: &Experiment, first: u64) -> Vec<TierPlan> {
     let sites = experiment.moving(Tier::Matrix).len();
     let mut tiers =
         vec![TierPlan { tier: "sensitivity".to_owned(), groups: sites, candidates_at_most: first }];
-    for part in space.parts() {
+    for axis in space.axes() {
         for tier in [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix] {
-            let global = part == Part::Weights && tier == Tier::Global;
+            let global = axis == Axis::Weights && tier == Tier::Global;
             let groups = if global { 1 } else { space.groups(network, part, tier).len() };
             // Every width, if nothing wider was good enough before.
-            let widths = space.rungs(part);
-            let name = match part {
-                Part::Weights => format!("{tier:?}").to_lowercase(),
-                part => format!("{part:?}, {tier:?}").to_lowercase(),
+            let widths = space.levels(axis);
+            let name = match axis {
+                Axis::Weights => format!("{tier:?}").to_lowercase(),
+                axis => format!("{axis:?}, {tier:?}").to_lowercase(),
             };
             tiers.push(TierPlan { tier: name, groups, candidates_at_most: (groups * widths) as u64 });
         }

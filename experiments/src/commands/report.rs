@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use qslm_proto::v1::GetRequest;
-use qslm_report::{Report as Document, page, plots};
+use qslm_report::{ReportDocument as Document, page, plots};
 
 use super::target::Source;
 use crate::client::Client;
 use crate::ending;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::print;
-use crate::place::{Made, Place, is_same};
+use crate::place::{Made, OutputPlace, is_same};
 
 /// Write an experiment as one HTML file: front, hypervolume, sensitivity, chosen bits, firing rates, energy, provenance.
 ///
@@ -70,10 +70,10 @@ impl Report {
         let named = self.out.as_deref().filter(|out| *out != Path::new("-"));
         let inputs = self.source.inputs();
         let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
-        named.map_or(Ok(()), |out| Place::refuse_inputs(out, &inputs))?;
+        named.map_or(Ok(()), |out| OutputPlace::refuse_inputs(out, &inputs))?;
         let known = [("html", Format::Html), ("htm", Format::Html), ("json", Format::Json)];
         let format = ending::choose(self.format, named, &known, Format::Html)?;
-        named.map_or(Ok(()), |out| Place::new(out, format.made(), &inputs, self.force).map(drop))?;
+        named.map_or(Ok(()), |out| OutputPlace::new(out, format.made(), &inputs, self.force).map(drop))?;
         let request = GetRequest { experiment: self.experiment.clone() };
         let read = async |client: &mut Client| Ok(client.describe(request).await?.into_inner().json);
         let json = self.source.with(read).await?;
@@ -97,7 +97,7 @@ impl Report {
                     let words = format!("{}: is the plot {}", path.display(), plot.display());
                     return Err(Failure::new(Exit::Conflict, words));
                 }
-                Place::new(&path, format.made(), &inputs, self.force)?.write(text.as_bytes())?;
+                OutputPlace::new(&path, format.made(), &inputs, self.force)?.write(text.as_bytes())?;
                 written.push(path);
             }
         }
@@ -115,7 +115,7 @@ impl Report {
                 [("svg", Made::Svg, plot.svg().into_bytes()), ("png", Made::Png, png)]
             {
                 let path = folder.join(format!("{}.{extension}", plot.name));
-                Place::new(&path, made, inputs, self.force)?.write(&bytes)?;
+                OutputPlace::new(&path, made, inputs, self.force)?.write(&bytes)?;
                 written.push(path);
             }
         }

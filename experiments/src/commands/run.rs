@@ -20,7 +20,7 @@ use super::watch::{self, WhenStuck};
 use crate::client::{Client, Embedded, submit};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, print, print_data};
-use crate::place::{Made, Place};
+use crate::place::{Made, OutputPlace};
 use crate::results;
 use crate::spec::{Resolved, resolve};
 
@@ -82,7 +82,7 @@ impl Run {
             Ok(Some(finished)) => {
                 let path = store.with_file_name(format!("{}.front.json", resolved.experiment.id()));
                 let inputs: Vec<_> = resolved.files.iter().map(|(_, file)| file.named()).collect();
-                let place = Place::new(&path, Made::Front, &inputs, true);
+                let place = OutputPlace::new(&path, Made::Front, &inputs, true);
                 place.and_then(|place| place.write(finished.json.as_bytes())).map(|()| (finished, path))
             }
             Ok(None) => {

@@ -12,9 +12,9 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::inputs::DataArgs;
 use crate::output::{Output, plain_table, print, print_data};
 use crate::parallel::threads;
-use crate::place::{Made, Place};
+use crate::place::{Made, OutputPlace};
 use crate::schemes::{ModelArgs, SchemeArgs};
-use crate::sensitivity::{Metric, Options, Row, measure};
+use crate::sensitivity::{Metric, Options, UnitSensitivity, measure};
 use crate::statistics::spearman;
 
 /// Measure how sensitive each matrix is, by several measures, and how well the cheap ones rank.
@@ -61,8 +61,8 @@ pub struct Sensitivity {
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize)]
-struct Report {
-    units: Vec<Row>,
+struct SensitivityReport {
+    units: Vec<UnitSensitivity>,
     /// Spearman's rank correlation with the task loss, by measure, over the units that have it; null if undefined.
     rank_correlation: serde_json::Map<String, serde_json::Value>,
 }
@@ -103,18 +103,18 @@ impl Sensitivity {
                 let named = self.metrics.iter().zip(correlations);
                 let rank_correlation =
                     named.map(|(metric, rho)| (metric.name().to_owned(), rho.into())).collect();
-                print_data(self.output, &Report { units, rank_correlation })
+                print_data(self.output, &SensitivityReport { units, rank_correlation })
             }
             Output::Table => print(&self.table(&units, &correlations)),
         }
     }
 
-    fn place(&self, path: &Path) -> Outcome<Place> {
+    fn place(&self, path: &Path) -> Outcome<OutputPlace> {
         let inputs: Vec<_> = self.data.files().chain([&*self.model.checkpoint]).collect();
-        Place::new(path, Made::Sensitivities, &inputs, self.force)
+        OutputPlace::new(path, Made::Sensitivities, &inputs, self.force)
     }
 
-    fn table(&self, units: &[Row], correlations: &[Option<f64>]) -> String {
+    fn table(&self, units: &[UnitSensitivity], correlations: &[Option<f64>]) -> String {
         let mut table = plain_table();
         table.set_header(["unit"].into_iter().chain(self.metrics.iter().map(|metric| metric.name())));
         for column in table.column_iter_mut().skip(1) {
@@ -129,7 +129,7 @@ impl Sensitivity {
         format!("{table}\n")
     }
 
-    fn to_csv(&self, units: &[Row]) -> String {
+    fn to_csv(&self, units: &[UnitSensitivity]) -> String {
         let mut text = "unit,block,module,scheme".to_owned();
         self.metrics.iter().for_each(|metric| text.extend([",", metric.name()]));
         text.push('\n');
@@ -154,7 +154,7 @@ impl Sensitivity {
 }
 
 /// Rank correlation of a measure with the task loss, over the units that have it.
-fn correlation(units: &[Row], metric: Metric) -> Option<f64> {
+fn correlation(units: &[UnitSensitivity], metric: Metric) -> Option<f64> {
     let pairs = units.iter().filter_map(|row| Some((row.value(metric)?, row.task_loss)));
     let (values, losses): (Vec<_>, Vec<_>) = pairs.unzip();
     spearman(&values, &losses)

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, print_data, print_pairs};
-use crate::place::{Made, Place};
+use crate::place::{Made, OutputPlace};
 
 /// Join the results of separate stores: every experiment, measurement and input file of all of them.
 ///
@@ -72,7 +72,7 @@ struct OneStore {
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize)]
-struct Report {
+struct StoreSummary {
     store: String,
     bytes: u64,
     experiments: usize,
@@ -106,7 +106,7 @@ impl Reconcile {
             copy_artifacts(path, &self.into)?;
         }
         drop(into);
-        let report = Report::new(&self.into, &joined, None);
+        let report = StoreSummary::new(&self.into, &joined, None);
         report.show(self.output)?;
         report.verdict()
     }
@@ -123,8 +123,8 @@ impl Db {
                 let audit = artifacts
                     .audit(contents.experiments.values())
                     .map_err(|error| Failure::file(artifacts.folder(), &error))?;
-                let report = Report::new(&path, &contents, Some(store.was_closed()));
-                let report = Report { artifacts: Some(audit), ..report };
+                let report = StoreSummary::new(&path, &contents, Some(store.was_closed()));
+                let report = StoreSummary { artifacts: Some(audit), ..report };
                 report.show(output)?;
                 report.verdict()
             }
@@ -132,13 +132,13 @@ impl Db {
                 if let Some(folder) = to.parent() {
                     std::fs::create_dir_all(folder).map_err(|error| Failure::folder(folder, &error))?;
                 }
-                let place = Place::vacant(&to, Made::Store, &[&path], false)?;
+                let place = OutputPlace::vacant(&to, Made::Store, &[&path], false)?;
                 let contents = open_to_read(&path)?.contents()?;
                 let copy = place.start()?;
                 Store::open(copy.path()).and_then(|store| store.replace(&contents))?;
                 copy_artifacts(&path, &to)?;
                 copy.finish()?;
-                Report::new(&to, &contents, None).show(output)
+                StoreSummary::new(&to, &contents, None).show(output)
             }
             Action::Compact(OneStore { store: path, output }) => {
                 let mut store = open(&path)?;
@@ -146,7 +146,7 @@ impl Db {
                 while store.compact()? {}
                 let contents = store.contents()?;
                 drop(store);
-                Report::new(&path, &contents, None).show(output)
+                StoreSummary::new(&path, &contents, None).show(output)
             }
         }
     }
@@ -172,7 +172,7 @@ fn copy_artifacts(from: &Path, to: &Path) -> Outcome {
     source.copy_to(&target).map_err(|error| Failure::new(Exit::Failure, error))
 }
 
-impl Report {
+impl StoreSummary {
     fn new(path: &Path, contents: &Contents, was_closed: Option<bool>) -> Self {
         let mut conflicts: Vec<_> = contents.conflicts().into_iter().map(|(trial, _)| trial).collect();
         conflicts.sort();

@@ -31,7 +31,7 @@ pub struct Validate {
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize)]
-struct Row<'a> {
+struct ProblemRow<'a> {
     line: Option<usize>,
     problem: &'a str,
 }
@@ -42,7 +42,8 @@ impl Validate {
         let problems = spec::problems(&self.spec, &self.settings)?;
         let name = self.spec.display();
         if self.output != Output::Table {
-            let rows = problems.iter().map(|problem| Row { line: problem.line, problem: &problem.words });
+            let rows =
+                problems.iter().map(|problem| ProblemRow { line: problem.line, problem: &problem.words });
             print_data(self.output, &rows.collect::<Vec<_>>())?;
         } else if problems.is_empty() {
             print(&format!("{name}: nothing is wrong\n"))?;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use qslm_common::ENGINE_VERSION;
-use qslm_common::experiment::Backend;
+use qslm_common::backend::Backend;
 use qslm_engine::backend::BACKENDS;
 use qslm_worker::capabilities::cpu_features;
 use serde::Serialize;
@@ -21,7 +21,7 @@ pub struct Version {
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize)]
-struct Report {
+struct VersionReport {
     version: &'static str,
     /// The commit that it was built from; `unknown` outside a repository.
     commit: &'static str,
@@ -36,7 +36,7 @@ struct Report {
 impl Version {
     /// Prints it.
     pub fn run(self) -> Outcome {
-        let report = Report {
+        let report = VersionReport {
             version: env!("CARGO_PKG_VERSION"),
             commit: env!("QSLM_COMMIT"),
             engine_version: ENGINE_VERSION,

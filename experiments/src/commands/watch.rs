@@ -142,7 +142,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use qslm_coordinator::driver::{Fault, Finished, Report, ShardOutcome};
+    use qslm_coordinator::driver::{Fault, Finished, ShardOutcome, WorkerReport};
 
     use super::*;
     use crate::client::{Embedded, submit};
@@ -160,7 +160,7 @@ mod tests {
         let fails = async {
             let mut finished = Vec::new();
             loop {
-                let report = Report {
+                let report = WorkerReport {
                     worker: "local-0".to_owned(),
                     finished: std::mem::take(&mut finished),
                     held: Vec::new(),

@@ -29,7 +29,7 @@ impl Folder {
 }
 
 fn refused(path: &Path, made: Made, inputs: &[&Path], force: bool) -> String {
-    Place::new(path, made, inputs, force).unwrap_err().to_string()
+    OutputPlace::new(path, made, inputs, force).unwrap_err().to_string()
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn what_is_read_is_not_written_to_by_whatever_name() {
     assert!(
         refused(&folder.at("sub-link/new"), Made::Csv, &[&new], true).contains("is read by this command")
     );
-    assert!(Place::new(&folder.at("other"), Made::Csv, &[&input, &new], false).is_ok());
+    assert!(OutputPlace::new(&folder.at("other"), Made::Csv, &[&input, &new], false).is_ok());
 }
 
 #[test]
@@ -72,14 +72,14 @@ fn only_what_a_command_wrote_before_is_replaced_and_inputs_of_anybody_never() {
     let text = folder.file("t", "name = \"x\"");
     let words = refused(&text, Made::Page, &[], false);
     assert!(words.ends_with("t: is there already and is no report; --force replaces it"), "{words}");
-    assert!(Place::new(&text, Made::Page, &[], true).is_ok());
+    assert!(OutputPlace::new(&text, Made::Page, &[], true).is_ok());
     for (made, start) in [
         (Made::Page, &b"<!doctype html>"[..]),
         (Made::Packed, b"\x20\0\0\0\0\0\0\0{\"__metadata__\":{\"qslm.manifest\":\"{}\"}"),
         (Made::Csv, b""),
     ] {
         let path = folder.file("made", start);
-        Place::new(&path, made, &[], false).unwrap().write(b"new").unwrap();
+        OutputPlace::new(&path, made, &[], false).unwrap().write(b"new").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
     }
     assert!(refused(folder.0.path(), Made::Page, &[], true).ends_with(": is a folder"));
@@ -92,8 +92,8 @@ fn links_and_modes_stay_and_nothing_is_left_beside() {
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).unwrap();
     symlink("file", folder.at("link")).unwrap();
     symlink("new", folder.at("dangling")).unwrap();
-    Place::new(&folder.at("link"), Made::Page, &[], false).unwrap().write(b"new").unwrap();
-    Place::new(&folder.at("dangling"), Made::Page, &[], false).unwrap().write(b"newer").unwrap();
+    OutputPlace::new(&folder.at("link"), Made::Page, &[], false).unwrap().write(b"new").unwrap();
+    OutputPlace::new(&folder.at("dangling"), Made::Page, &[], false).unwrap().write(b"newer").unwrap();
     assert_eq!(std::fs::read(&file).unwrap(), b"new");
     assert_eq!(std::fs::read(folder.at("new")).unwrap(), b"newer");
     assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o640);
@@ -102,7 +102,7 @@ fn links_and_modes_stay_and_nothing_is_left_beside() {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().mode();
     assert_eq!(mode(&folder.at("new")), mode(&usual));
     // One that is not finished is as if it had never been.
-    let place = Place::new(&file, Made::Page, &[], true).unwrap();
+    let place = OutputPlace::new(&file, Made::Page, &[], true).unwrap();
     let (mut to, unfinished) = place.writer().unwrap();
     to.write_all(b"half").unwrap();
     drop(unfinished);
@@ -118,13 +118,13 @@ fn a_vacant_place_is_one_where_nothing_is_when_the_file_is_finished_either() {
         if name == "file" {
             folder.file(name, "mine");
         }
-        let words = Place::vacant(&folder.at(name), Made::Spec, &[], false).unwrap_err().to_string();
+        let words = OutputPlace::vacant(&folder.at(name), Made::Spec, &[], false).unwrap_err().to_string();
         assert!(words.ends_with(": is there already"), "{words}");
     }
-    let place = Place::vacant(&folder.at("new"), Made::Spec, &[], false).unwrap();
+    let place = OutputPlace::vacant(&folder.at("new"), Made::Spec, &[], false).unwrap();
     folder.file("new", "somebody else's");
     assert!(place.write(b"ours").unwrap_err().to_string().ends_with("new: is there already"));
     assert_eq!(std::fs::read(folder.at("new")).unwrap(), b"somebody else's");
-    Place::vacant(&folder.at("new"), Made::Spec, &[], true).unwrap().write(b"ours").unwrap();
+    OutputPlace::vacant(&folder.at("new"), Made::Spec, &[], true).unwrap().write(b"ours").unwrap();
     assert_eq!(std::fs::read(folder.at("new")).unwrap(), b"ours");
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{ClusterRequest, ClusterResponse, ExperimentStatus, GetRequest, ListRequest};
-use qslm_report::Report;
+use qslm_report::ReportDocument;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -39,7 +39,7 @@ pub struct View {
     /// The id of the experiment that is shown.
     pub selected: String,
     /// What there is to see of it.
-    pub report: Option<Report>,
+    pub report: Option<ReportDocument>,
     /// Workers and events.
     pub cluster: ClusterResponse,
     /// Why what is shown is old, if it is.

@@ -18,7 +18,7 @@ use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_common::objective::Objective;
 use qslm_common::scheme::Calibration;
-use qslm_common::space::{Part, Space, Tier};
+use qslm_common::space::{Axis, Space, Tier};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::task::Dataset;
@@ -274,7 +274,7 @@ fn strategy(
         Some(StrategySpec::Grid { tier }) => (Strategy::Grid { tier }, None),
         Some(StrategySpec::Random { tier, trials, seed }) => (Strategy::Random { tier, trials, seed }, None),
         Some(StrategySpec::Ranked { metric, tier, sequences, top_k }) => {
-            let groups = space.groups(network, Part::Weights, tier);
+            let groups = space.groups(network, Axis::Weights, tier);
             let order = groups.into_iter().map(|group| group.name).collect();
             let strategy = Strategy::Ranked { metric: metric.name().to_owned(), tier, order };
             (strategy, Some(Ranking { metric, sequences, top_k }))
@@ -310,7 +310,7 @@ impl Ranking {
     fn put_in_order(&self, experiment: &mut Experiment, checkpoint: &Checkpoint, data: &Dataset) -> Outcome {
         let (space, network) = (&experiment.space, checkpoint.network());
         let Strategy::Ranked { tier, order, .. } = &mut experiment.strategy else { return Ok(()) };
-        let probe = space.uniform(network, space.rungs(Part::Weights) / 2);
+        let probe = space.uniform(network, space.levels(Axis::Weights) / 2);
         let options = sensitivity::Options {
             backend: experiment.backend,
             mini_batch: self.sequences as usize,
@@ -318,7 +318,7 @@ impl Ranking {
             threads: parallel::threads(None),
         };
         let rows = sensitivity::measure(checkpoint, &probe, data, options, || ())?;
-        *order = sensitivity::order(&space.groups(network, Part::Weights, *tier), &rows, self.metric);
+        *order = sensitivity::order(&space.groups(network, Axis::Weights, *tier), &rows, self.metric);
         Ok(())
     }
 }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use qslm_common::backend::Backend;
 use qslm_common::cost::Device;
 use qslm_common::demands::Demands;
-use qslm_common::experiment::Backend;
 use qslm_common::objective::{Constraints, Objective};
 use qslm_common::racing::Racing;
 use qslm_common::scheme::{Calibration, Granularity, Range, Rounding, Symmetry, Width};

@@ -3,7 +3,7 @@
 use std::panic::catch_unwind;
 
 use burn::tensor::{Device, Tensor};
-use qslm_common::experiment::Backend;
+use qslm_common::backend::Backend;
 
 /// The backends that this program was built with.
 pub const BACKENDS: &[Backend] = &[

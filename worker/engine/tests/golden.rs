@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
-use qslm_common::experiment::Backend;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, evaluate, sequence_logits};

@@ -3,11 +3,11 @@
 use kuva::plot::{BarPlot, LegendPosition};
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
-use qslm_common::archive::Row;
+use qslm_common::archive::FrontRow;
 use qslm_common::cost::Cost;
 
 use super::{COLOURS, Plot, WIDTH};
-use crate::Report;
+use crate::ReportDocument;
 
 /// The parts of [`Cost::Energy`], which add up to it.
 const PARTS: [(Cost, &str); 4] = [
@@ -18,9 +18,9 @@ const PARTS: [(Cost, &str); 4] = [
 ];
 
 /// `None` before anything is chosen.
-pub(super) fn plot(report: &Report) -> Option<Plot> {
+pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let (float, chosen) = (report.front.float.as_ref()?, report.front.chosen.as_ref()?);
-    let microjoules = |row: &Row| {
+    let microjoules = |row: &FrontRow| {
         let of = |(cost, _): &(Cost, &str)| row.costs.get(cost).map(|joules| joules * 1e6);
         let parts: Option<Vec<f64>> = PARTS.iter().map(of).collect();
         parts.map(|parts| parts.into_iter().zip(COLOURS).collect::<Vec<(f64, &str)>>())

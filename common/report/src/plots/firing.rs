@@ -3,18 +3,18 @@
 use kuva::plot::{LegendPosition, LinePlot, ScatterPlot};
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
-use qslm_common::archive::Row;
+use qslm_common::archive::FrontRow;
 use qslm_common::network::population_name;
 
 use super::{CHOSEN, FLOAT, Plot, WIDTH};
-use crate::Report;
+use crate::ReportDocument;
 
 /// `None` before the float model is measured.
-pub(super) fn plot(report: &Report) -> Option<Plot> {
+pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let network = &report.experiment.network;
-    let rates = |row: &Row| row.counts.firing_rates(network.channels);
+    let rates = |row: &FrontRow| row.counts.firing_rates(network.channels);
     let mut layers: Vec<Layer> = Vec::new();
-    let mut add = |name: &str, colour: &str, row: &Row| {
+    let mut add = |name: &str, colour: &str, row: &FrontRow| {
         let points: Vec<(f64, f64)> =
             rates(row).into_iter().enumerate().map(|(at, rate)| (at as f64, rate)).collect();
         let labels: Vec<String> = points

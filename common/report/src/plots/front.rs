@@ -9,10 +9,10 @@ use qslm_common::task::Task;
 
 use super::{CHOSEN, COLOURS, GUIDE, Plot, WIDTH, percent_ticks};
 use crate::words::percent;
-use crate::{Comparison, Field, Point, Reference, Report, Stage};
+use crate::{Comparison, Field, Point, Reference, ReportDocument, Stage};
 
 /// `None` before the float model is measured, because everything is relative to it.
-pub(super) fn plot(report: &Report) -> Option<Plot> {
+pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let field = Field::new(report)?;
     let mut layers: Vec<Layer> = Vec::new();
     for (index, stage) in report.stages.iter().enumerate() {

@@ -5,10 +5,10 @@ use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 
 use super::{COLOURS, Plot, WIDTH};
-use crate::{Report, Sample, worked_ms};
+use crate::{ReportDocument, Sample, worked_ms};
 
 /// `None` with fewer than two samples.
-pub(super) fn plot(report: &Report) -> Option<Plot> {
+pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let points = at_work(&report.timeline);
     if points.len() < 2 {
         return None;

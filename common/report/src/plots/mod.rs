@@ -13,7 +13,7 @@ use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot as Layer;
 use kuva::render::render::{Scene, render_multiple};
 
-use crate::Report;
+use crate::ReportDocument;
 
 /// Colours that stay apart for people with any colour vision, and in grey (Okabe and Ito).
 const COLOURS: [&str; 7] = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C00"];
@@ -38,7 +38,7 @@ pub struct Plot {
 }
 
 /// Every plot that there is data for, in the order of reading.
-pub fn all(report: &Report) -> Vec<Plot> {
+pub fn all(report: &ReportDocument) -> Vec<Plot> {
     let plots = [
         front::plot(report),
         hypervolume::plot(report),

@@ -4,18 +4,18 @@ use kuva::plot::{ColorMap, Heatmap};
 use kuva::render::annotations::TextAnnotation;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
-use qslm_common::archive::Row;
+use qslm_common::archive::FrontRow;
 use qslm_common::network::MATRICES;
 use qslm_common::scheme::Scheme;
 
 use super::{Plot, WIDTH};
-use crate::Report;
+use crate::ReportDocument;
 
 /// Height of a row.
 const ROW: f64 = 30.0;
 
 /// `None` before anything is chosen.
-pub(super) fn plot(report: &Report) -> Option<Plot> {
+pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let chosen = report.front.chosen.as_ref()?;
     let blocks = report.experiment.network.blocks;
     let bits = |block: u32| MATRICES.map(|matrix| bits(chosen, &format!("blocks.{block}.{matrix}.weight")));
@@ -58,7 +58,7 @@ fn blue(share: f64) -> String {
 }
 
 /// Bits per weight of a unit.
-fn bits(row: &Row, unit: &str) -> f64 {
+fn bits(row: &FrontRow, unit: &str) -> f64 {
     let scheme = row.schemes.get(unit).and_then(|scheme| scheme.parse::<Scheme>().ok());
     scheme.map_or(32.0, |scheme| f64::from(scheme.bits()))
 }

@@ -3,16 +3,16 @@
 use kuva::plot::BarPlot;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
-use qslm_common::space::Part;
+use qslm_common::space::Axis;
 
 use super::{COLOURS, Plot, WIDTH, percent_ticks};
-use crate::{Report, Sensitivity};
+use crate::{ReportDocument, Sensitivity};
 
 /// Height of a bar with its gap.
 const BAR: f64 = 15.0;
 
 /// `None` if the strategy measured none.
-pub(super) fn plot(report: &Report) -> Option<Plot> {
+pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let measured = |site: &&Sensitivity| site.quality_loss.is_some();
     let sites: Vec<&Sensitivity> = report.sensitivity.iter().filter(measured).collect();
     if sites.is_empty() {
@@ -20,7 +20,7 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
     }
     let bar = |site: &&Sensitivity| {
         let loss = site.quality_loss.unwrap_or(0.0) * 100.0;
-        (label(site), loss, COLOURS[colour(site.part)])
+        (label(site), loss, COLOURS[colour(site.axis)])
     };
     // From the top down in the network's order; bars are drawn from the bottom up.
     let bars = BarPlot::new().with_colored_bars(sites.iter().rev().map(bar)).with_horizontal(true);
@@ -39,20 +39,20 @@ pub(super) fn plot(report: &Report) -> Option<Plot> {
     Some(Plot::new("sensitivity", "Sensitivity of each part", caption, layers, layout))
 }
 
-fn colour(part: Part) -> usize {
+fn colour(axis: Axis) -> usize {
     match part {
-        Part::Weights => 0,
-        Part::Vectors => 1,
-        Part::Activations => 2,
-        Part::Membranes => 3,
+        Axis::Weights => 0,
+        Axis::Vectors => 1,
+        Axis::Activations => 2,
+        Axis::Membranes => 3,
     }
 }
 
 /// A name without what all have in common.
 fn label(site: &Sensitivity) -> String {
     let name = site.name.trim_start_matches("blocks.").trim_end_matches(".weight");
-    match site.part {
-        Part::Activations => format!("{name} (activation)"),
+    match site.axis {
+        Axis::Activations => format!("{name} (activation)"),
         _ => name.to_owned(),
     }
 }

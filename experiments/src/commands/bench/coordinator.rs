@@ -20,7 +20,7 @@ use qslm_transport::{Connector, Link};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Place, check_workers, quantile, show, workload};
+use super::{StoreFolder, check_workers, quantile, show, workload};
 use crate::client::{Embedded, submit};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::peak_memory_bytes;
@@ -45,12 +45,12 @@ pub struct CoordinatorBench {
     #[arg(long, value_name = "STORE")]
     keep: Option<PathBuf>,
     #[command(flatten)]
-    place: Place,
+    place: StoreFolder,
 }
 
 /// What is printed; keys are part of the interface. Times are in milliseconds.
 #[derive(Serialize)]
-struct Row {
+struct Throughput {
     workers: u32,
     trials: u64,
     /// Results on disk and acknowledged, per second.
@@ -138,7 +138,7 @@ impl CoordinatorBench {
         Ok(Loaded { status, submitted, idle, latencies, seconds, times })
     }
 
-    async fn measure(&self, workers: u32) -> Outcome<Row> {
+    async fn measure(&self, workers: u32) -> Outcome<Throughput> {
         let folder = self.place.folder()?;
         let store = folder.path().join("bench.redb");
         // Both ends of every connection are here.
@@ -154,7 +154,7 @@ impl CoordinatorBench {
             return Err(Failure::new(Exit::Failure, format!("{measured} of {trials} trials were recorded")));
         }
         if let Some(keep) = &self.keep {
-            let place = crate::place::Place::vacant(keep, crate::place::Made::Store, &[], false)?;
+            let place = crate::place::StoreFolder::vacant(keep, crate::place::Made::Store, &[], false)?;
             let file = place.start()?;
             std::fs::copy(&store, file.path()).map_err(|error| Failure::file(keep, &error))?;
             file.finish()?;
@@ -169,7 +169,7 @@ impl CoordinatorBench {
                 Some((times[all - 1] - times[all - 10_001]) * 1e2),
             ),
         };
-        Ok(Row {
+        Ok(Throughput {
             early_micros: early,
             late_micros: late,
             late_to_early: late.zip(early).map(|(late, early)| late / early),

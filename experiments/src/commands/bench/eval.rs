@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
-use qslm_common::experiment::Backend;
 use qslm_common::network::Network;
 use qslm_common::scheme::{Activation, Scheme};
 use qslm_engine::checkpoint::Checkpoint;
@@ -68,7 +68,7 @@ pub struct EvalBench {
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize, Default)]
-struct Row {
+struct KernelTiming {
     what: String,
     threads: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -169,7 +169,7 @@ impl EvalBench {
         backend: Backend,
         threads: usize,
         peak: f64,
-    ) -> Outcome<Row> {
+    ) -> Outcome<KernelTiming> {
         let model = SpikeGpt::new(checkpoint, candidate, backend)
             .map_err(|error| Failure::new(Exit::Usage, error))?;
         let network = model.network();
@@ -182,7 +182,7 @@ impl EvalBench {
         let counts = evaluate().map_err(|error| Failure::new(Exit::Failure, error))?;
         let seconds = self.median(|| _ = black_box(evaluate()));
         let operations = (2 * network.macs_per_token() * counts.positions) as f64;
-        Ok(Row {
+        Ok(KernelTiming {
             tokens_per_second: Some(counts.positions as f64 / seconds),
             peak_mebibytes: peak_memory_bytes().map(|bytes| bytes as f64 / f64::from(1 << 20)),
             ..product(what, threads, seconds, operations, peak)
@@ -190,7 +190,7 @@ impl EvalBench {
     }
 
     /// The products of a block and of the head, alone.
-    fn products(&self, peak: f64) -> Vec<Row> {
+    fn products(&self, peak: f64) -> Vec<KernelTiming> {
         let (rows, narrow, wide) = (self.window as usize, self.channels as usize, 4 * self.channels as usize);
         let shapes = [(narrow, narrow), (narrow, wide), (wide, narrow), (narrow, self.vocabulary as usize)];
         let measure = |(inputs, outputs): (usize, usize)| {
@@ -213,7 +213,7 @@ impl EvalBench {
             let both = self
                 .median(|| codes.multiply(&codes.quantized_rows(&x, grid), 0..outputs, black_box(&mut out)));
             [
-                Row { every_float: true, ..row("floats", floats) },
+                KernelTiming { every_float: true, ..row("floats", floats) },
                 row("half of them zero", holes),
                 row("8-bit weights", weights),
                 row("and activations", both),
@@ -223,19 +223,19 @@ impl EvalBench {
     }
 
     /// What comes between the products.
-    fn kernels(&self) -> Vec<Row> {
+    fn kernels(&self) -> Vec<KernelTiming> {
         let (rows, channels) = (self.window as usize, self.channels as usize);
         let (x, y) = (wave(rows * channels), wave(rows * channels + 7)[7..].to_vec());
         let vector = wave(channels);
         let decay: Vec<f32> = vector.iter().map(|d| -d.exp()).collect();
         let logits = wave(self.vocabulary as usize);
         let out = &mut vec![0.0; rows * channels];
-        let row = |what: &str, seconds: f64, elements: usize| Row {
+        let row = |what: &str, seconds: f64, elements: usize| KernelTiming {
             what: what.to_owned(),
             threads: 1,
             milliseconds: Some(seconds * 1e3),
             ns_per_element: Some(seconds * 1e9 / elements as f64),
-            ..Row::default()
+            ..KernelTiming::default()
         };
         let wkv = self.median(|| {
             wkv::scan(&decay, &vector, &x, &y, &mut wkv::WkvState::start(channels), out);
@@ -276,25 +276,31 @@ fn peak_of(threads: usize) -> f64 {
 /// What stands for the peak.
 const PEAK: &str = "peak, 32 bits";
 
-fn peak_row(threads: usize, peak: f64) -> Row {
+fn peak_row(threads: usize, peak: f64) -> KernelTiming {
     let what = PEAK.to_owned();
-    Row { what, threads, gflops: Some(peak / 1e9), share_of_peak: Some(1.0), ..Row::default() }
+    KernelTiming {
+        what,
+        threads,
+        gflops: Some(peak / 1e9),
+        share_of_peak: Some(1.0),
+        ..KernelTiming::default()
+    }
 }
 
-fn product(what: String, threads: usize, seconds: f64, operations: f64, peak: f64) -> Row {
-    Row {
+fn product(what: String, threads: usize, seconds: f64, operations: f64, peak: f64) -> KernelTiming {
+    KernelTiming {
         what,
         threads,
         milliseconds: Some(seconds * 1e3),
         gflops: Some(operations / seconds / 1e9),
         share_of_peak: Some(operations / seconds / peak),
-        ..Row::default()
+        ..KernelTiming::default()
     }
 }
 
 /// If a product did more than the peak, that was no peak: the figure and all shares of it are left out.
-fn leave_out_what_cannot_be(rows: &mut Vec<Row>) {
-    let beyond = |row: &Row| row.every_float && row.share_of_peak.is_some_and(|share| share > 1.0);
+fn leave_out_what_cannot_be(rows: &mut Vec<KernelTiming>) {
+    let beyond = |row: &KernelTiming| row.every_float && row.share_of_peak.is_some_and(|share| share > 1.0);
     let Some(row) = rows.iter().find(|row| beyond(row)) else { return };
     let words = "reached more than the peak that was measured, which is left out with all shares of it: is the machine busy?";
     tracing::warn!("{} {words}", row.what);
@@ -337,7 +343,8 @@ mod tests {
     #[test]
     fn a_share_that_cannot_be_is_left_out_with_the_peak_that_it_is_of() {
         let rows = |seconds: f64| {
-            let floats = Row { every_float: true, ..product("floats".to_owned(), 1, seconds, 1e9, 1e11) };
+            let floats =
+                KernelTiming { every_float: true, ..product("floats".to_owned(), 1, seconds, 1e9, 1e11) };
             // These leave out half, or are no floats.
             vec![peak_row(1, 1e11), floats, product("half of them zero".to_owned(), 1, 0.008, 1e9, 1e11)]
         };

@@ -23,7 +23,7 @@ pub struct FrontBench {
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize)]
-struct Row {
+struct FrontTiming {
     what: &'static str,
     points: usize,
     /// Points on the front at the end.
@@ -47,15 +47,22 @@ impl FrontBench {
                 points.len()
             }),
         ];
-        let rows: Vec<Row> = measurements.into_iter().map(|measurement| self.measure(measurement)).collect();
+        let rows: Vec<FrontTiming> =
+            measurements.into_iter().map(|measurement| self.measure(measurement)).collect();
         show(&rows, &["what", "points", "front", "milliseconds", "points_per_second"], self.output)
     }
 
-    fn measure(&self, (what, points, run): Measurement) -> Row {
+    fn measure(&self, (what, points, run): Measurement) -> FrontTiming {
         let mut front = 0;
         let seconds = median_seconds(self.repeat, || front = run(&points));
         let points = points.len();
-        Row { what, points, front, milliseconds: seconds * 1e3, points_per_second: points as f64 / seconds }
+        FrontTiming {
+            what,
+            points,
+            front,
+            milliseconds: seconds * 1e3,
+            points_per_second: points as f64 / seconds,
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub struct LoadBench {
 
 /// What is printed; keys are part of the interface. Times are in milliseconds.
 #[derive(Serialize)]
-struct Row {
+struct LoadRow {
     connections: u32,
     seconds: f64,
     /// Calls that were answered, per second, and results that are on disk, per second.
@@ -117,7 +117,7 @@ impl LoadBench {
         let cancel = ChangeRequest { experiment: id, cancelled: Some(true), ..ChangeRequest::default() };
         client.change(cancel).await?;
         all.times.sort_by(f64::total_cmp);
-        let row = Row {
+        let row = LoadRow {
             connections: self.connections,
             seconds,
             calls_per_second: all.times.len() as f64 / seconds,

@@ -59,7 +59,7 @@ impl Bench {
 
 /// Where a coordinator is measured, and how the figures are printed.
 #[derive(Debug, Args)]
-struct Place {
+struct StoreFolder {
     /// Where the stores are made, on the disk to be measured; they are removed afterwards
     #[arg(long, value_name = "FOLDER", default_value = "runs")]
     folder: PathBuf,
@@ -68,7 +68,7 @@ struct Place {
     output: Output,
 }
 
-impl Place {
+impl StoreFolder {
     /// A folder for one measurement.
     fn folder(&self) -> Outcome<TempDir> {
         std::fs::create_dir_all(&self.folder).map_err(|error| Failure::file(&self.folder, &error))?;

@@ -15,7 +15,7 @@ use qslm_common::task::{MAX_SHARDS, Shard};
 use qslm_common::trial::Addressed;
 use qslm_coordinator::Options;
 use qslm_coordinator::driver::{
-    self, Finished, Handle, Refusal, Report, ReportAnswer, ShardOutcome, Submission,
+    self, Finished, Handle, Refusal, ReportAnswer, ShardOutcome, Submission, WorkerReport,
 };
 use qslm_coordinator::ledger::Grant;
 use qslm_coordinator::search::{self, Step};
@@ -25,7 +25,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Place, check_workers, show, workload};
+use super::{StoreFolder, check_workers, show, workload};
 use crate::exit::{Exit, Failure, Outcome};
 
 /// Measure how well the coordinator keeps many workers busy
@@ -47,12 +47,12 @@ pub struct ScaleBench {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     shards: Option<u32>,
     #[command(flatten)]
-    place: Place,
+    place: StoreFolder,
 }
 
 /// What is printed; keys are part of the interface.
 #[derive(Serialize)]
-struct Row {
+struct ScaleRow {
     workers: u32,
     shards: u32,
     trials: u64,
@@ -105,7 +105,7 @@ impl ScaleBench {
         show(&rows, &columns, self.place.output)
     }
 
-    async fn measure(&self, workers: u32) -> Outcome<Row> {
+    async fn measure(&self, workers: u32) -> Outcome<ScaleRow> {
         let shards = self.shards.unwrap_or((workers / 4).clamp(1, MAX_SHARDS));
         let durations = Durations { mean: f64::from(self.milliseconds) / 1e3, spread: self.spread };
         let experiment =
@@ -140,7 +140,7 @@ impl ScaleBench {
             let wanted = ideal.trials;
             return Err(Failure::new(Exit::Failure, format!("{trials} of {wanted} trials were recorded")));
         }
-        Ok(Row {
+        Ok(ScaleRow {
             workers,
             shards,
             trials,
@@ -226,7 +226,7 @@ async fn work(
         if call.is_none() && (!finished.is_empty() || busy.is_none()) {
             let held: Vec<u64> =
                 busy.iter().map(|(grant, _)| grant.lease).chain(queue.iter().map(|g| g.lease)).collect();
-            let report = Report {
+            let report = WorkerReport {
                 worker: worker.clone(),
                 finished: std::mem::take(&mut finished),
                 slots: u32::from(held.is_empty()),

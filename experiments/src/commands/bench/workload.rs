@@ -1,10 +1,11 @@
 //! A search over a network that nobody runs: what coordinators are measured with.
 
 use qslm_common::ENGINE_VERSION;
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::cost::{Cost, Device};
 use qslm_common::demands::Capabilities;
-use qslm_common::experiment::{Backend, Experiment, Strategy};
+use qslm_common::experiment::{Experiment, Strategy};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;

@@ -11,7 +11,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
 
 use super::Sink;
-use crate::columns::{Column, Kind, Row, Value, columns};
+use crate::columns::{CandidateRow, Column, Kind, Value, columns};
 
 /// Rows of a group: they are in memory until it is full.
 const GROUP: usize = 32 * 1024;
@@ -19,7 +19,7 @@ const GROUP: usize = 32 * 1024;
 /// A file under way.
 pub(super) struct Parquet<W: Write + Send> {
     columns: Vec<Column>,
-    rows: Vec<Row>,
+    rows: Vec<CandidateRow>,
     writer: SerializedFileWriter<W>,
 }
 
@@ -95,7 +95,7 @@ fn unwrap(error: ParquetError) -> io::Error {
 }
 
 impl<W: Write + Send> Sink for Parquet<W> {
-    fn write(&mut self, row: Row) -> io::Result<()> {
+    fn write(&mut self, row: CandidateRow) -> io::Result<()> {
         self.rows.push(row);
         if self.rows.len() == GROUP { self.write_group().map_err(unwrap) } else { Ok(()) }
     }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::Sink;
-use crate::columns::{Column, Row, Value, columns};
+use crate::columns::{CandidateRow, Column, Value, columns};
 
 /// Comma-separated values with a header.
 pub(super) struct Csv<W: Write> {
@@ -36,7 +36,7 @@ fn unwrap(error: csv::Error) -> io::Error {
 }
 
 impl<W: Write> Sink for Csv<W> {
-    fn write(&mut self, row: Row) -> io::Result<()> {
+    fn write(&mut self, row: CandidateRow) -> io::Result<()> {
         self.header()?;
         let words = self.columns.iter().map(|column| match column.value(&row) {
             Value::Text(text) => text,
@@ -65,7 +65,7 @@ impl<W: Write> Lines<W> {
 }
 
 /// A row as an object with the columns in their order.
-struct Object<'a>(&'a [Column], &'a Row);
+struct Object<'a>(&'a [Column], &'a CandidateRow);
 
 impl Serialize for Object<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -82,7 +82,7 @@ impl Serialize for Object<'_> {
 }
 
 impl<W: Write> Sink for Lines<W> {
-    fn write(&mut self, row: Row) -> io::Result<()> {
+    fn write(&mut self, row: CandidateRow) -> io::Result<()> {
         serde_json::to_writer(&mut self.to, &Object(&self.columns, &row))?;
         self.to.write_all(b"\n")
     }

@@ -3,8 +3,8 @@
 use qslm_common::network::population_name;
 use qslm_common::scheme::Membrane;
 
+use super::hook::Hook;
 use super::linear::Linear;
-use super::probe::Probe;
 use super::state::BlockState;
 use super::{Builder, Norm};
 use crate::kernels::{lif, shift, wkv};
@@ -93,46 +93,46 @@ impl Block {
 
     /// Adds the block's spikes to the residual stream `x`, `[time, channel]`. Returns how many each of
     /// its two populations fired.
-    pub(super) fn forward(&self, x: &mut [f32], state: &mut BlockState, probe: &mut dyn Probe) -> [u64; 2] {
-        let att = self.att.forward(self.ln1.apply(x), state, probe);
-        let lif1 = self.lif1.fire(&att, &mut state.lif1, x, probe);
-        let ffn = self.ffn.forward(self.ln2.apply(x), &mut state.ffn_shift, probe);
-        let lif2 = self.lif2.fire(&ffn, &mut state.lif2, x, probe);
+    pub(super) fn forward(&self, x: &mut [f32], state: &mut BlockState, hook: &mut dyn Hook) -> [u64; 2] {
+        let att = self.att.forward(self.ln1.apply(x), state, hook);
+        let lif1 = self.lif1.fire(&att, &mut state.lif1, x, hook);
+        let ffn = self.ffn.forward(self.ln2.apply(x), &mut state.ffn_shift, hook);
+        let lif2 = self.lif2.fire(&ffn, &mut state.lif2, x, hook);
         [lif1, lif2]
     }
 }
 
 impl Population {
     /// Adds the spikes to the residual stream and returns how many there were.
-    fn fire(&self, input: &[f32], potential: &mut [f32], residual: &mut [f32], probe: &mut dyn Probe) -> u64 {
-        probe.potentials(self.index, &|| lif::potentials(input, potential, self.membrane));
+    fn fire(&self, input: &[f32], potential: &mut [f32], residual: &mut [f32], hook: &mut dyn Hook) -> u64 {
+        hook.potentials(self.index, &|| lif::potentials(input, potential, self.membrane));
         lif::scan(input, potential, residual, self.membrane)
     }
 }
 
 impl TimeMix {
     /// `ATT(y) = Wo (sigmoid(Wr mix(m_r)) * wkv(Wk mix(m_k), Wv mix(m_v)))`, `[time, channel]`.
-    fn forward(&self, y: Vec<f32>, state: &mut BlockState, probe: &mut dyn Probe) -> Vec<f32> {
+    fn forward(&self, y: Vec<f32>, state: &mut BlockState, hook: &mut dyn Hook) -> Vec<f32> {
         let mixed = |m: &[f32]| mix(&y, &state.att_shift, m);
-        let k = self.key.forward(mixed(&self.time_mix_k), probe);
-        let v = self.value.forward(mixed(&self.time_mix_v), probe);
-        let r = self.receptance.forward(mixed(&self.time_mix_r), probe);
+        let k = self.key.forward(mixed(&self.time_mix_k), hook);
+        let v = self.value.forward(mixed(&self.time_mix_v), hook);
+        let r = self.receptance.forward(mixed(&self.time_mix_r), hook);
         carry(&y, &mut state.att_shift);
         let mut out = y; // its contents are used up, its memory is not
         wkv::scan(&self.decay, &self.time_first, &k, &v, &mut state.wkv, &mut out);
         shift::gate(&r, &mut out);
-        self.output.forward(out, probe)
+        self.output.forward(out, hook)
     }
 }
 
 impl ChannelMix {
     /// `FFN(y) = sigmoid(Wr mix(m_r)) * (Wv relu(Wk mix(m_k))^2)`, `[time, channel]`.
-    fn forward(&self, y: Vec<f32>, previous: &mut [f32], probe: &mut dyn Probe) -> Vec<f32> {
-        let mut k = self.key.forward(mix(&y, previous, &self.time_mix_k), probe);
-        let r = self.receptance.forward(mix(&y, previous, &self.time_mix_r), probe);
+    fn forward(&self, y: Vec<f32>, previous: &mut [f32], hook: &mut dyn Hook) -> Vec<f32> {
+        let mut k = self.key.forward(mix(&y, previous, &self.time_mix_k), hook);
+        let r = self.receptance.forward(mix(&y, previous, &self.time_mix_r), hook);
         carry(&y, previous);
         shift::squared_relu(&mut k);
-        let mut out = self.value.forward(k, probe);
+        let mut out = self.value.forward(k, hook);
         shift::gate(&r, &mut out);
         out
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::{Tensor, TensorData};
 use qslm_common::scheme::Activation;
 
-use super::probe::Probe;
+use super::hook::Hook;
 use crate::backend::Library;
 use crate::kernels::integer::Codes;
 use crate::kernels::integer::rows::Rows;
@@ -124,11 +124,11 @@ impl Linear {
     /// # Panics
     /// If the buffer is not a whole number of rows, or the backend fails: both are faults of this program,
     /// and the worker turns a panic into a failed trial.
-    pub(super) fn forward(&self, x: Vec<f32>, probe: &mut dyn Probe) -> Vec<f32> {
+    pub(super) fn forward(&self, x: Vec<f32>, hook: &mut dyn Hook) -> Vec<f32> {
         if x.is_empty() {
             return x;
         }
-        probe.input(&self.unit, &x);
+        hook.input(&self.unit, &x);
         let outputs = self.matrix.outputs();
         let count = x.len() / self.matrix.inputs();
         let whole = |multiply: &dyn Fn(Range<usize>, &mut [f32])| {
@@ -189,7 +189,7 @@ fn burn_product(transposed: &Tensor<2>, x: Vec<f32>) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use qslm_common::experiment::Backend;
+    use qslm_common::backend::Backend;
 
     use super::*;
     use crate::backend::library;

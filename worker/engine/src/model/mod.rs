@@ -5,8 +5,8 @@
 //! which keeps every result independent of what it was batched with.
 
 mod block;
+mod hook;
 mod linear;
-mod probe;
 mod shared;
 mod state;
 
@@ -14,8 +14,8 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use qslm_common::backend::Backend;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
-use qslm_common::experiment::Backend;
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_common::scheme::{Integer, Scheme};
@@ -29,7 +29,7 @@ use block::Block;
 use linear::{Linear, Matrix};
 use shared::{Border, MatrixKey};
 
-pub use probe::{Probe, Unwatched};
+pub use hook::{Hook, Unwatched};
 pub use shared::{Reuse, Shared};
 pub use state::State;
 
@@ -66,14 +66,14 @@ struct Norm {
 }
 
 /// Where a model's values come from.
-enum Source<'a> {
+enum WeightSource<'a> {
     /// A checkpoint that other models are built from too.
     Shared(&'a Checkpoint),
     /// A checkpoint that is used up, so that the values are not there twice.
     UsedUp(RefCell<Checkpoint>),
 }
 
-impl Source<'_> {
+impl WeightSource<'_> {
     /// Looks at the codes of a matrix, if the checkpoint stores such.
     fn codes<T>(&self, unit: &str, look: impl FnOnce(&Codes) -> T) -> Option<T> {
         match self {
@@ -85,7 +85,7 @@ impl Source<'_> {
 
 /// Builds the parts of a model from a checkpoint under a candidate's schemes.
 struct Builder<'a> {
-    source: Source<'a>,
+    source: WeightSource<'a>,
     network: Network,
     candidate: &'a Candidate,
     library: Library,
@@ -103,7 +103,7 @@ impl SpikeGpt {
         candidate: &Candidate,
         backend: Backend,
     ) -> Result<Self, CannotBuild> {
-        Self::build(Source::Shared(checkpoint), *checkpoint.network(), candidate, backend, None)
+        Self::build(WeightSource::Shared(checkpoint), *checkpoint.network(), candidate, backend, None)
     }
 
     /// As [`SpikeGpt::new`], with matrices that `shared` has, or keeps for other candidates. `of` names checkpoint and
@@ -119,7 +119,7 @@ impl SpikeGpt {
         of: ContentHash,
     ) -> Result<Self, CannotBuild> {
         let network = *checkpoint.network();
-        Self::build(Source::Shared(checkpoint), network, candidate, backend, Some((shared, of)))
+        Self::build(WeightSource::Shared(checkpoint), network, candidate, backend, Some((shared, of)))
     }
 
     /// As [`SpikeGpt::new`], but uses the checkpoint up, which halves the peak of memory.
@@ -132,11 +132,11 @@ impl SpikeGpt {
         backend: Backend,
     ) -> Result<Self, CannotBuild> {
         let network = *checkpoint.network();
-        Self::build(Source::UsedUp(RefCell::new(checkpoint)), network, candidate, backend, None)
+        Self::build(WeightSource::UsedUp(RefCell::new(checkpoint)), network, candidate, backend, None)
     }
 
     fn build(
-        source: Source<'_>,
+        source: WeightSource<'_>,
         network: Network,
         candidate: &Candidate,
         backend: Backend,
@@ -177,14 +177,14 @@ impl SpikeGpt {
         tokens: &[u32],
         state: &mut State,
         spikes: &mut [u64],
-        probe: &mut dyn Probe,
+        hook: &mut dyn Hook,
     ) -> Vec<f32> {
         let mut x = self.embed(tokens);
         for index in 0..self.blocks.len() {
-            probe.residual(index, &x);
-            self.pass_block(index, &mut x, state, spikes, probe);
+            hook.residual(index, &x);
+            self.pass_block(index, &mut x, state, spikes, hook);
         }
-        probe.residual(self.blocks.len(), &x);
+        hook.residual(self.blocks.len(), &x);
         self.ln_out.apply(&x)
     }
 
@@ -229,9 +229,9 @@ impl SpikeGpt {
         x: &mut [f32],
         state: &mut State,
         spikes: &mut [u64],
-        probe: &mut dyn Probe,
+        hook: &mut dyn Hook,
     ) {
-        let [lif1, lif2] = self.blocks[index].forward(x, &mut state.blocks[index], probe);
+        let [lif1, lif2] = self.blocks[index].forward(x, &mut state.blocks[index], hook);
         spikes[2 * index] += lif1;
         spikes[2 * index + 1] += lif2;
     }
@@ -296,8 +296,8 @@ impl Builder<'_> {
 
     fn values(&self, name: &str) -> Cow<'_, [f32]> {
         match &self.source {
-            Source::Shared(checkpoint) => checkpoint.tensor(name),
-            Source::UsedUp(checkpoint) => checkpoint.borrow_mut().take(name).into(),
+            WeightSource::Shared(checkpoint) => checkpoint.tensor(name),
+            WeightSource::UsedUp(checkpoint) => checkpoint.borrow_mut().take(name).into(),
         }
     }
 

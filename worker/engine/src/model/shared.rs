@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
-use qslm_common::network::{Network, Place, population_name};
+use qslm_common::network::{Network, UnitPlace, population_name};
 use qslm_common::scheme::Scheme;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
@@ -164,7 +164,7 @@ impl Weighter<MatrixKey, Arc<Vec<f32>>> for Bytes {
 pub(super) fn prefixes(network: &Network, candidate: &Candidate) -> Vec<ContentHash> {
     let mut text = format!("qslm prefix 1\nvectors {}\n", candidate.vectors());
     let units = network.units();
-    let embedding = units.iter().find(|unit| matches!(unit.place, Place::Embedding));
+    let embedding = units.iter().find(|unit| matches!(unit.place, UnitPlace::Embedding));
     // Only its signs are read if it is binary, and a float and a sign say the same of them.
     let scheme = embedding.map_or(Scheme::Float, |unit| candidate.scheme(&unit.name));
     let scheme = if network.binary_embedding && scheme == Scheme::Sign { Scheme::Float } else { scheme };

@@ -11,7 +11,7 @@ const ON_CODE: f32 = 1.0 / 4096.0;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Rounder {
     Nearest,
-    Truncate,
+    Floor,
     /// With the state that the draws start from.
     Stochastic(u64),
 }
@@ -20,7 +20,7 @@ impl Rounder {
     pub(super) fn new(rounding: Rounding, unit: &str) -> Self {
         match rounding {
             Rounding::Nearest => Self::Nearest,
-            Rounding::Truncate => Self::Truncate,
+            Rounding::Floor => Self::Floor,
             Rounding::Stochastic(seed) => {
                 let hash = ContentHash::of(format!("stochastic rounding {seed} {unit}").as_bytes());
                 let first = hash.as_bytes().first_chunk().copied().unwrap_or_default();
@@ -36,7 +36,7 @@ impl Rounder {
         match self {
             Self::Nearest => nearest,
             _ if on_code => nearest,
-            Self::Truncate => steps.floor(),
+            Self::Floor => steps.floor(),
             Self::Stochastic(state) => {
                 let below = steps.floor();
                 let up = steps - below > draw(*state, at as u64);

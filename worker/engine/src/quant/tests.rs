@@ -16,7 +16,7 @@ fn scheme() -> impl Strategy<Value = Integer> {
     let symmetry = prop_oneof![Just(Symmetry::Symmetric), Just(Symmetry::Affine)];
     let rounding = prop_oneof![
         Just(Rounding::Nearest),
-        Just(Rounding::Truncate),
+        Just(Rounding::Floor),
         any::<u32>().prop_map(Rounding::Stochastic)
     ];
     let range = prop_oneof![
@@ -72,10 +72,10 @@ proptest! {
             let bound = match scheme.rounding {
                 Rounding::Nearest => -0.5..=0.5,
                 // At the ends of the range, where there is no lower or higher code, also the other way.
-                Rounding::Truncate | Rounding::Stochastic(_) => -1.0..=1.0,
+                Rounding::Floor | Rounding::Stochastic(_) => -1.0..=1.0,
             };
             prop_assert!(*bound.start() - slack <= steps && steps <= bound.end() + slack, "{w} came back as {back}: {steps} steps");
-            let inside = scheme.rounding == Rounding::Truncate && !clamped;
+            let inside = scheme.rounding == Rounding::Floor && !clamped;
             prop_assert!(!inside || steps >= -slack, "{w} was not rounded down to {back}");
         }
     }

@@ -7,7 +7,7 @@ use qslm_common::scheme::Span;
 
 use super::dataset::Dataset;
 use super::evaluate::head_input;
-use crate::model::{Probe, SpikeGpt};
+use crate::model::{Hook, SpikeGpt};
 
 /// An input that is no number: the network breaks down on the calibration data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +50,7 @@ struct Ranges {
     broken: Option<String>,
 }
 
-impl Probe for Ranges {
+impl Hook for Ranges {
     fn input(&mut self, unit: &str, x: &[f32]) {
         let (min, max) = crate::kernels::grid::span(x);
         let Ok(span) = Span::new(min, max) else {

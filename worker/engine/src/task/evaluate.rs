@@ -10,7 +10,7 @@ use qslm_common::measurement::{Counts, Nll};
 
 use super::dataset::{Dataset, Sequence, Target};
 use crate::kernels::loss;
-use crate::model::{Probe, Shared, SpikeGpt};
+use crate::model::{Hook, Shared, SpikeGpt};
 
 /// Asked before every sequence; `true` ends the evaluation with [`EvaluateError::Interrupted`].
 pub type Interrupt<'a> = &'a (dyn Fn() -> bool + Sync);
@@ -157,11 +157,11 @@ pub(super) fn head_input(
     model: &SpikeGpt,
     data: &Dataset,
     sequence: &Sequence,
-    probe: &mut dyn Probe,
+    hook: &mut dyn Hook,
 ) -> Vec<f32> {
     let tokens = data.tokens(sequence.input.clone());
     let mut spikes = vec![0; model.network().populations().len()];
-    let features = model.features_watched(tokens, &mut model.start(), &mut spikes, probe);
+    let features = model.features_watched(tokens, &mut model.start(), &mut spikes, hook);
     match sequence.target {
         Target::NextToken(_) => features[scored_rows(sequence, model.network().channels)].to_vec(),
         Target::Label(_) => mean_row(&features, tokens.len()),

@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::dataset::{Dataset, Sequence, Target};
 use super::evaluate::{EvaluateError, Interrupt, head_input};
 use crate::kernels::loss;
-use crate::model::{Probe, SpikeGpt, Unwatched};
+use crate::model::{Hook, SpikeGpt, Unwatched};
 
 /// Rows of logits are formed in blocks of about this many numbers, so that a large vocabulary does not need a
 /// `[time, vocabulary]` buffer.
@@ -55,11 +55,11 @@ pub fn distance(
         let sequence = data.sequence(index);
         let (mut potentials, mut nobody) = (Potentials::default(), Unwatched);
         let watch = done < mini_batch;
-        let probe: &mut dyn Probe = if watch { &mut potentials } else { &mut nobody };
-        let before = head_input(float, data, sequence, probe);
+        let hook: &mut dyn Hook = if watch { &mut potentials } else { &mut nobody };
+        let before = head_input(float, data, sequence, hook);
         let mut drift = Drift { before: potentials.all.into_iter(), moved: 0.0, size: 0.0 };
-        let probe: &mut dyn Probe = if watch { &mut drift } else { &mut nobody };
-        let after = head_input(changed, data, sequence, probe);
+        let hook: &mut dyn Hook = if watch { &mut drift } else { &mut nobody };
+        let after = head_input(changed, data, sequence, hook);
         (moved, size) = (moved + drift.moved, size + drift.size);
         for (row_before, row_after, target) in rows(float, changed, data, sequence, &before, &after) {
             sum.task_loss += loss::nll(&row_after, target) - loss::nll(&row_before, target);
@@ -132,7 +132,7 @@ struct Potentials {
     all: Vec<Vec<f32>>,
 }
 
-impl Probe for Potentials {
+impl Hook for Potentials {
     fn potentials(&mut self, _population: usize, potentials: &dyn Fn() -> Vec<f32>) {
         self.all.push(potentials());
     }
@@ -145,7 +145,7 @@ struct Drift {
     size: f64,
 }
 
-impl Probe for Drift {
+impl Hook for Drift {
     fn potentials(&mut self, _population: usize, potentials: &dyn Fn() -> Vec<f32>) {
         let before = self.before.next().unwrap_or_default();
         for (before, after) in before.iter().zip(potentials()) {
@@ -189,7 +189,7 @@ struct TopTokens<'a> {
     importance: Vec<f64>,
 }
 
-impl Probe for TopTokens<'_> {
+impl Hook for TopTokens<'_> {
     fn residual(&mut self, depth: usize, x: &[f32]) {
         let (channels, outputs) =
             (self.model.network().channels as usize, self.model.network().outputs as usize);

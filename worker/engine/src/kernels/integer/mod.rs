@@ -240,7 +240,7 @@ impl Codes {
     ) {
         let (scales, sums) = (&self.scales[first..][..wide], &self.sums[first..][..wide]);
         for at in 0..high {
-            let rows::Row { scale, offset, sum } = rows.rows[row + at];
+            let rows::CodeRow { scale, offset, sum } = rows.rows[row + at];
             let scaled = |whole: f64, lane: usize| (whole * (scale * f64::from(scales[lane]))) as f32;
             let out = &mut out[at * stride..][..wide];
             let outputs = out.iter_mut().enumerate();

@@ -47,12 +47,12 @@ pub struct Rows {
     pub(super) count: usize,
     /// Integers of a row.
     pub(super) padded: usize,
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<CodeRow>,
 }
 
 /// What a row of integers stands for: `scale` times (the digits minus `offset`).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Row {
+pub(super) struct CodeRow {
     /// NaN if a number of the row was not finite.
     pub(super) scale: f64,
     pub(super) offset: f64,
@@ -92,7 +92,7 @@ impl Rows {
         let padded = inputs.next_multiple_of(DEPTH);
         let high = count.next_multiple_of(HEIGHT).max(count.next_multiple_of(super::dot::ROWS));
         let planes = vec![0; depth * high * padded * digits.size()];
-        Self { planes, depth, digits, count, padded, rows: vec![Row::default(); high] }
+        Self { planes, depth, digits, count, padded, rows: vec![CodeRow::default(); high] }
     }
 
     /// Bytes from one row of a plane to the next.
@@ -124,7 +124,7 @@ impl Rows {
             }
         }
         let offset = if self.digits == Digits::Bytes { f64::from(offset) } else { 0.0 };
-        self.rows[row] = Row { scale, offset, sum: sum as f64 };
+        self.rows[row] = CodeRow { scale, offset, sum: sum as f64 };
     }
 }
 

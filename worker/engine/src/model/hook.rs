@@ -1,7 +1,7 @@
 //! Looking into a network while it runs: for calibration and for measures of sensitivity.
 
 /// What looks on. Methods are called in the order of the forward pass; all do nothing unless defined.
-pub trait Probe {
+pub trait Hook {
     /// `x`, `[rows, inputs]`, is about to enter the linear layer of `unit`. It is not yet quantized.
     fn input(&mut self, _unit: &str, _x: &[f32]) {}
 
@@ -17,4 +17,4 @@ pub trait Probe {
 #[derive(Debug, Clone, Copy)]
 pub struct Unwatched;
 
-impl Probe for Unwatched {}
+impl Hook for Unwatched {}
