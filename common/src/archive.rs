@@ -87,8 +87,8 @@ pub struct Archive {
     chosen: Option<Best>,
     /// Candidates that were given up before all of the data was evaluated.
     stopped: BTreeSet<ContentHash>,
-    /// What was measured by [`Experiment::sensitivity_task`], which only sensitivity is told by.
-    probes: BTreeMap<ContentHash, Counts>,
+    /// What was measured on a subset of the data, which is no result: strategies learn from it.
+    on_subset: BTreeMap<ContentHash, Counts>,
     /// The id of the float model; known from the first measurement on, because it takes a hash to tell.
     float_id: Option<ContentHash>,
 }
@@ -180,18 +180,14 @@ impl Archive {
         self.stopped.len()
     }
 
-    /// Folds in what was measured by [`Experiment::sensitivity_task`]; the first on record stays.
-    pub fn insert_probe(&mut self, id: ContentHash, counts: Counts) {
-        self.probes.entry(id).or_insert(counts);
+    /// Folds in what was measured on a subset of the data; the first on record stays.
+    pub fn insert_on_subset(&mut self, id: ContentHash, counts: Counts) {
+        self.on_subset.entry(id).or_insert(counts);
     }
 
-    /// The counts of a candidate that sensitivity is told by: those of all data, unless the experiment measures it on
-    /// part of them.
-    pub fn probe(&self, experiment: &Experiment, id: &ContentHash) -> Option<&Counts> {
-        match experiment.sensitivity_task() {
-            Some(_) => self.probes.get(id),
-            None => self.get(id).map(|entry| &entry.counts),
-        }
+    /// Counts of a candidate on a subset of the data; `None` where it was not measured so.
+    pub fn on_subset(&self, id: &ContentHash) -> Option<&Counts> {
+        self.on_subset.get(id)
     }
 
     /// Whether a measured candidate may be on the front. In a race those that lose too much quality are not: which of

@@ -10,17 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::ENGINE_VERSION;
 use crate::backend::Backend;
-use crate::candidate::{Candidate, InvalidCandidate};
+use crate::candidate::Candidate;
 use crate::cost::{Cost, Device};
 use crate::hash::ContentHash;
 use crate::network::Network;
 use crate::objective::{Constraints, InvalidObjective, Objective, validate_objectives};
 use crate::racing::Racing;
-use crate::scheme::Width;
-use crate::space::{Axis, Group, Space, Tier};
+use crate::space::{Group, Space, Tier};
+use crate::strategy::StrategySpec;
 use crate::task::{Data, Task};
 use crate::trade_off::TradeOff;
-use crate::trial::Trial;
+use crate::trial::{Protocol, Trial};
 
 /// A resolved experiment. Files are named by content, so it means the same on every machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +49,7 @@ pub struct Experiment {
     /// What picks one candidate of the front.
     pub trade_off: TradeOff,
     /// How candidates are proposed.
-    pub strategy: Strategy,
+    pub strategy: StrategySpec,
     /// What costs are modelled of.
     #[serde(default, skip_serializing_if = "Device::is_default")]
     pub device: Device,
@@ -58,59 +58,8 @@ pub struct Experiment {
     pub racing: Option<Racing>,
 }
 
-/// How candidates are proposed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Strategy {
-    /// The tiered search of QSLM: sensitivity, then global, block and module tier.
-    Qslm {
-        /// The width at which sensitivity is measured; the middle of the space's widths if absent.
-        sensitivity_bits: Option<Width>,
-        /// Sensitivity is measured on so many of the first windows or sentences; on all if absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        sensitivity_sequences: Option<u32>,
-    },
-    /// Every combination of the space's widths over the groups of a tier.
-    Grid {
-        /// Which units move together.
-        tier: Tier,
-    },
-    /// Combinations drawn with equal chances, without repetition.
-    Random {
-        /// Which units move together.
-        tier: Tier,
-        /// How many candidates.
-        trials: u32,
-        /// The draw is the same for the same seed, everywhere.
-        seed: u64,
-    },
-    /// The weights of the first groups of a list at one width, the rest at another: every number of groups, every
-    /// two widths. How published importance scores are put to use (LSAQ, arXiv 2412.18135).
-    Ranked {
-        /// What the list was ordered by.
-        metric: String,
-        /// Which units move together.
-        tier: Tier,
-        /// The tier's groups by name, least important first.
-        order: Vec<String>,
-    },
-    /// These and the float model.
-    List {
-        /// Canonical texts of candidates.
-        candidates: Vec<String>,
-    },
-}
-
 /// The highest priority of an experiment; the lowest is its negative.
 pub const MAX_PRIORITY: i32 = 1000;
-
-/// The most candidates that a grid or a random search may propose.
-pub const MAX_CANDIDATES: u64 = 1_000_000;
-
-/// The most candidates that may be listed, and the most bytes that they may take: all of them travel in one message.
-pub const MAX_LISTED: usize = 1000;
-/// See [`MAX_LISTED`].
-pub const MAX_LISTED_BYTES: usize = 3_000_000;
 
 /// Why an experiment cannot be run.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -127,48 +76,6 @@ pub enum InvalidExperiment {
         /// The version it was resolved for.
         given: u32,
     },
-    /// Too many candidates, or none.
-    #[error("strategy: {count} candidates: expected 1 to {MAX_CANDIDATES}")]
-    Candidates {
-        /// How many there would be, `u64::MAX` if more than that.
-        count: u64,
-    },
-    /// An order that does not name every group once.
-    #[error(
-        "strategy.order: expected every group of the {tier:?} tier once, {missing:?} is missing or {count} are given"
-    )]
-    Order {
-        /// The tier.
-        tier: Tier,
-        /// A group that is not named, if there is one.
-        missing: String,
-        /// How many names there are.
-        count: usize,
-    },
-    /// A list of candidates that is empty or too long.
-    #[error("strategy.candidates: {0} candidates: expected 1 to {MAX_LISTED}")]
-    Listed(usize),
-    /// A list of candidates of too many bytes.
-    #[error(
-        "strategy.candidates: {0} bytes: expected at most {MAX_LISTED_BYTES}; make several lists of them"
-    )]
-    ListedBytes(usize),
-    /// A listed candidate that is none of the network's.
-    #[error("strategy.candidates: number {number}: {error}")]
-    ListedCandidate {
-        /// Its place, from 1.
-        number: usize,
-        /// What is wrong with it.
-        error: InvalidCandidate,
-    },
-    /// Parts of the space that the strategy would leave alone.
-    #[error("strategy ranked orders weights only: leave vectors, activations and membranes out of the space")]
-    RankedParts,
-    /// A search for narrower activations or membranes whose trade-off does not see them.
-    #[error(
-        "trade_off.cost = \"{0}\" does not depend on activations or membranes: take \"energy\" or leave them out"
-    )]
-    BlindTradeOff(Cost),
     /// See [`crate::cost::InvalidDevice`].
     #[error("device.{0}")]
     Device(#[from] crate::cost::InvalidDevice),
@@ -178,12 +85,6 @@ pub enum InvalidExperiment {
     /// A race without a finish.
     #[error("racing: needs a bound on quality: constraints.max_perplexity_increase or max_accuracy_drop")]
     RacingWithoutBound,
-    /// Sensitivity at a width that the space does not have.
-    #[error("strategy.sensitivity_bits = {0}: not one of space.bits")]
-    SensitivityBits(u8),
-    /// Sensitivity on no data.
-    #[error("strategy.sensitivity_sequences = 0: expected 1 or more")]
-    SensitivitySequences,
     /// See [`crate::network::InvalidNetwork`].
     #[error("network: {0}")]
     Network(#[from] crate::network::InvalidNetwork),
@@ -210,11 +111,10 @@ pub enum InvalidExperiment {
 impl Experiment {
     /// The canonical text: JSON with the fields in the order of the struct.
     pub fn encode(&self) -> String {
-        // Only maps with non-text keys make this fail, and there are none.
-        serde_json::to_string(self).unwrap_or_default()
+        serde_json::to_string(self).expect("an experiment has no maps with keys that are not text")
     }
 
-    /// Reads a canonical text back and checks it.
+    /// Reads a canonical text back and checks everything but the strategy.
     ///
     /// # Errors
     /// [`InvalidExperiment`] names what does not fit.
@@ -233,7 +133,7 @@ impl Experiment {
     /// The trial that measures `candidate`. Constraints, strategy and name are not in it, so experiments
     /// share measurements.
     pub fn trial(&self, candidate: Candidate) -> Trial {
-        self.trial_of(None, candidate)
+        Protocol::of(self).trial(candidate)
     }
 
     /// The files that every worker needs: checkpoint, text and tokenizer.
@@ -241,28 +141,7 @@ impl Experiment {
         [self.checkpoint, self.data.text, self.data.tokenizer]
     }
 
-    /// The protocol by which sensitivity is measured, if it is not that of all else.
-    pub fn sensitivity_task(&self) -> Option<Task> {
-        let Strategy::Qslm { sensitivity_sequences: Some(sequences), .. } = self.strategy else {
-            return None;
-        };
-        Some(self.task.first(sequences)).filter(|first| *first != self.task)
-    }
-
-    /// As [`Experiment::trial`], by another protocol than the experiment's if there is one.
-    pub fn trial_of(&self, task: Option<&Task>, candidate: Candidate) -> Trial {
-        Trial {
-            engine_version: self.engine_version,
-            backend: self.backend,
-            checkpoint: self.checkpoint,
-            network: self.network,
-            data: self.data.clone(),
-            task: task.unwrap_or(&self.task).clone(),
-            candidate,
-        }
-    }
-
-    /// Checks that all parts fit each other.
+    /// Checks that everything but the strategy fits; see `qslm_search::problems` for that.
     ///
     /// # Errors
     /// The first of the [`Experiment::problems`].
@@ -292,71 +171,19 @@ impl Experiment {
             Ok(()) => {
                 let bounds = self.constraints.problems(&self.task, &self.space, &self.network, &self.device);
                 problems.extend(bounds.into_iter().map(InvalidExperiment::Constraints));
-                problems.extend(self.strategy_problem());
             }
         }
         let objectives = validate_objectives(&self.objectives, &self.task, &self.device);
         problems.extend(objectives.err().map(InvalidExperiment::Objectives));
         problems.extend(self.trade_off.validate(self.constraints.bounds_quality()).err().map(Into::into));
-        problems.extend(self.trade_off_cost_problem());
+        if !self.device.models(self.trade_off.cost()) {
+            let not_described = InvalidObjective::NotDescribed(self.trade_off.cost());
+            problems.push(InvalidExperiment::TradeOffCost(not_described));
+        }
         if self.racing.is_some() && !self.constraints.bounds_quality() {
             problems.push(InvalidExperiment::RacingWithoutBound);
         }
         problems
-    }
-
-    fn trade_off_cost_problem(&self) -> Option<InvalidExperiment> {
-        let cost = self.trade_off.cost();
-        if !self.device.models(cost) {
-            return Some(InvalidExperiment::TradeOffCost(InvalidObjective::NotDescribed(cost)));
-        }
-        // Lowering what nobody pays for would find nothing but loss.
-        let unseen = |part: &Axis| matches!(part, Axis::Activations | Axis::Membranes);
-        let lowers_more =
-            matches!(self.strategy, Strategy::Qslm { .. }) && self.space.axes().iter().any(unseen);
-        (lowers_more && !cost.sees_activations_or_membranes())
-            .then_some(InvalidExperiment::BlindTradeOff(cost))
-    }
-
-    fn strategy_problem(&self) -> Option<InvalidExperiment> {
-        let count = match self.strategy {
-            Strategy::Qslm { sensitivity_sequences: Some(0), .. } => {
-                return Some(InvalidExperiment::SensitivitySequences);
-            }
-            Strategy::Qslm { sensitivity_bits: Some(bits), .. } if !self.space.bits.contains(&bits) => {
-                return Some(InvalidExperiment::SensitivityBits(bits.bits()));
-            }
-            Strategy::Qslm { .. } => return None,
-            Strategy::Grid { tier } => self.combinations(tier),
-            Strategy::Random { tier, trials, .. } => u64::from(trials).min(self.combinations(tier)),
-            Strategy::Ranked { tier, ref order, .. } => return self.order_problem(tier, order),
-            Strategy::List { ref candidates } => return self.list_problem(candidates),
-        };
-        (count == 0 || count > MAX_CANDIDATES).then_some(InvalidExperiment::Candidates { count })
-    }
-
-    fn list_problem(&self, candidates: &[String]) -> Option<InvalidExperiment> {
-        if candidates.is_empty() || candidates.len() > MAX_LISTED {
-            return Some(InvalidExperiment::Listed(candidates.len()));
-        }
-        let bytes = candidates.iter().map(String::len).sum();
-        if bytes > MAX_LISTED_BYTES {
-            return Some(InvalidExperiment::ListedBytes(bytes));
-        }
-        let check = |text: &String| Candidate::decode(text)?.validate(&self.network);
-        let wrong = candidates.iter().enumerate().find_map(|(at, text)| Some((at + 1, check(text).err()?)));
-        wrong.map(|(number, error)| InvalidExperiment::ListedCandidate { number, error })
-    }
-
-    fn order_problem(&self, tier: Tier, order: &[String]) -> Option<InvalidExperiment> {
-        if self.space.axes().len() > 1 {
-            return Some(InvalidExperiment::RankedParts);
-        }
-        let groups = self.space.groups(&self.network, Axis::Weights, tier);
-        let missing = groups.iter().find(|group| !order.contains(&group.name));
-        let wrong = missing.is_some() || order.len() != groups.len();
-        let missing = missing.map(|group| group.name.clone()).unwrap_or_default();
-        wrong.then_some(InvalidExperiment::Order { tier, missing, count: order.len() })
     }
 
     /// The costs that objectives, bounds and the trade-off look at.
@@ -370,7 +197,7 @@ impl Experiment {
 
     /// What the space lets move at a tier: weights, then activations, then membranes.
     pub fn moving(&self, tier: Tier) -> Vec<Group> {
-        let groups = |part| self.space.groups(&self.network, part, tier);
+        let groups = |axis| self.space.groups(&self.network, axis, tier);
         self.space.axes().into_iter().flat_map(groups).collect()
     }
 
@@ -402,8 +229,8 @@ pub(crate) mod tests {
     use proptest::prelude::{prop_assert_eq, proptest};
 
     use super::*;
-    use crate::scheme::{Granularity, Range, Rounding, Symmetry};
-    use crate::space::{Embedding, MembraneSpace};
+    use crate::scheme::{Granularity, Range, Rounding, Symmetry, Width};
+    use crate::space::Embedding;
 
     pub(crate) fn experiment() -> Experiment {
         Experiment {
@@ -435,7 +262,7 @@ pub(crate) mod tests {
             constraints: Constraints { max_perplexity_increase: Some(0.03), ..Default::default() },
             objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],
             trade_off: TradeOff::default(),
-            strategy: Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None },
+            strategy: serde_json::from_str(r#"{"kind":"qslm","sensitivity_bits":null}"#).unwrap(),
             device: Device::default(),
             racing: None,
         }
@@ -490,12 +317,6 @@ pub(crate) mod tests {
         assert!(refused(|e| e.engine_version = 99).starts_with("engine version 99"));
         assert!(refused(|e| e.task = Task::Accuracy { sentences: None }).contains("models language"));
         assert!(refused(|e| e.network.outputs = 2).contains("classifies"));
-        assert!(
-            refused(|e| e.strategy =
-                Strategy::Qslm { sensitivity_bits: Width::try_from(5).ok(), sensitivity_sequences: None })
-            .contains("sensitivity_bits = 5: not one of space.bits")
-        );
-        assert!(refused(|e| e.strategy = Strategy::Grid { tier: Tier::Matrix }).contains("candidates"));
     }
 
     #[test]
@@ -505,45 +326,6 @@ pub(crate) mod tests {
         for key in ["device", "activations", "membranes", "\"max\"", "\"cost\""] {
             assert!(!text.contains(key), "{key}: {text}");
         }
-    }
-
-    #[test]
-    fn a_search_of_activations_needs_a_trade_off_that_sees_them() {
-        let mut all = experiment();
-        all.space.membranes = Some(MembraneSpace { bits: vec![8, 4], integer_bits: 1 });
-        assert!(all.validate().unwrap_err().to_string().contains("trade_off.cost = \"footprint\""));
-        all.trade_off = TradeOff::EpsilonConstraint { cost: Cost::Energy };
-        assert_eq!(all.validate(), Ok(()));
-        assert_eq!(Experiment::decode(&all.encode()), Ok(all.clone()));
-        // 3 widths of 2 blocks and the head, 2 of the membranes of 2 blocks.
-        assert_eq!(all.combinations(Tier::Block), 27 * 4);
-        all.trade_off = TradeOff::EpsilonConstraint { cost: Cost::Latency };
-        assert!(
-            all.validate().unwrap_err().to_string().starts_with("trade_off.cost: latency cannot be modelled")
-        );
-    }
-
-    #[test]
-    fn an_order_names_every_group_once() {
-        let ranked = |order: &[&str]| Experiment {
-            strategy: Strategy::Ranked {
-                metric: "lsaq".to_owned(),
-                tier: Tier::Block,
-                order: order.iter().map(|name| (*name).to_owned()).collect(),
-            },
-            ..experiment()
-        };
-        assert_eq!(ranked(&["head", "blocks.1", "blocks.0"]).validate(), Ok(()));
-        for order in [
-            &["head", "blocks.1"][..],
-            &["head", "blocks.1", "blocks.1"],
-            &["head", "blocks.1", "blocks.0", "x"],
-        ] {
-            assert!(ranked(order).validate().is_err(), "{order:?}");
-        }
-        let mut more = ranked(&["head", "blocks.1", "blocks.0"]);
-        more.space.membranes = Some(MembraneSpace { bits: vec![8], integer_bits: 1 });
-        assert_eq!(more.validate(), Err(InvalidExperiment::RankedParts));
     }
 
     #[test]

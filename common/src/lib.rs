@@ -21,6 +21,7 @@ pub mod pareto;
 pub mod racing;
 pub mod scheme;
 pub mod space;
+pub mod strategy;
 pub mod task;
 pub mod trade_off;
 pub mod trial;

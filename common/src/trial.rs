@@ -3,17 +3,20 @@
 //! It holds everything that the counts depend on and nothing else, so its hash is the content address under
 //! which results are kept and shared between experiments.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::backend::Backend;
 use crate::candidate::Candidate;
+use crate::experiment::Experiment;
 use crate::hash::ContentHash;
 use crate::network::Network;
 use crate::task::{Data, Task};
 
-/// Everything that a worker has to know to measure a candidate.
+/// Protocol: everything but the candidate that the counts of a trial depend on. The trials of an experiment share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trial {
+pub struct Protocol {
     /// [`crate::ENGINE_VERSION`] that the numbers are to come from.
     pub engine_version: u32,
     /// What computes the matrix products.
@@ -24,9 +27,40 @@ pub struct Trial {
     pub network: Network,
     /// The data files.
     pub data: Data,
-    /// The protocol.
+    /// How the data is cut and scored.
     pub task: Task,
-    /// The scheme of every unit.
+}
+
+impl Protocol {
+    /// Protocol of an experiment, on all of its data.
+    pub fn of(experiment: &Experiment) -> Arc<Self> {
+        Arc::new(Self {
+            engine_version: experiment.engine_version,
+            backend: experiment.backend,
+            checkpoint: experiment.checkpoint,
+            network: experiment.network,
+            data: experiment.data.clone(),
+            task: experiment.task.clone(),
+        })
+    }
+
+    /// The same on a subset: the first sequences of the data.
+    pub fn first(&self, sequences: u32) -> Arc<Self> {
+        Arc::new(Self { task: self.task.first(sequences), ..self.clone() })
+    }
+
+    /// The trial that measures `candidate` by this protocol.
+    pub fn trial(self: &Arc<Self>, candidate: Candidate) -> Trial {
+        Trial { protocol: self.clone(), candidate }
+    }
+}
+
+/// Trial: one candidate under one protocol; everything that a worker has to know to measure it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// What it is measured by.
+    pub protocol: Arc<Protocol>,
+    /// What is measured: the scheme of every unit.
     pub candidate: Candidate,
 }
 
@@ -52,16 +86,16 @@ impl Trial {
         }
         let address = Address {
             version: "qslm trial 1",
-            engine_version: self.engine_version,
-            backend: self.backend,
-            checkpoint: self.checkpoint,
-            binary_embedding: self.network.binary_embedding,
-            data: &self.data,
-            task: &self.task,
+            engine_version: self.protocol.engine_version,
+            backend: self.protocol.backend,
+            checkpoint: self.protocol.checkpoint,
+            binary_embedding: self.protocol.network.binary_embedding,
+            data: &self.protocol.data,
+            task: &self.protocol.task,
             candidate,
         };
-        // Only maps with non-text keys make this fail, and there are none.
-        ContentHash::of(serde_json::to_string(&address).unwrap_or_default().as_bytes())
+        let text = serde_json::to_string(&address).expect("an address has no maps");
+        ContentHash::of(text.as_bytes())
     }
 }
 

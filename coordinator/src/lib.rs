@@ -1,7 +1,7 @@
 //! The coordinator: splits a search into shards, leases them to workers, and keeps every result.
 //!
 //! Inwards from the network: [`rpc`] turns calls into requests to the [`driver`], the single owner of all
-//! state; it drives a [`search`] per experiment and one [`ledger`], both pure, and writes to the [`store`]
+//! state; it drives a search (`qslm-search`) per experiment and one [`ledger`], both pure, and writes to the [`store`]
 //! before it answers. [`server`] puts them together.
 
 mod crash;
@@ -11,7 +11,6 @@ pub mod metrics;
 pub mod program;
 pub mod replay;
 pub mod rpc;
-pub mod search;
 pub mod server;
 pub mod settings;
 pub mod store;

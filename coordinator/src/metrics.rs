@@ -10,10 +10,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use qslm_common::ENGINE_VERSION;
-use qslm_proto::v1::ExperimentStatus;
-use qslm_proto::v1::experiment_status::State;
 
-use crate::driver::{Handle, Refusal, Snapshot};
+use crate::driver::{ExperimentStatus, Handle, Refusal, Snapshot, State, WorkerStatus};
 
 /// Experiments that have ended and are shown all the same: the latest.
 const ENDED: usize = 20;
@@ -37,9 +35,9 @@ const METRICS: &[Metric] = &[
         values: |snapshot| {
             let states = |status: &ExperimentStatus| {
                 let states = [
-                    ("pending", status.shards_pending),
-                    ("leased", status.shards_leased),
-                    ("settled", status.shards_settled),
+                    ("pending", status.shards.pending),
+                    ("leased", status.shards.leased),
+                    ("settled", status.shards.settled),
                 ];
                 let id = status.id.clone();
                 states.map(|(state, shards)| {
@@ -55,7 +53,7 @@ const METRICS: &[Metric] = &[
         counter: false,
         values: |snapshot| {
             let open = snapshot.experiments.iter().filter(|status| is_open(status));
-            let open = open.map(|status| u64::from(status.shards_pending) + u64::from(status.shards_leased));
+            let open = open.map(|status| u64::from(status.shards.pending) + u64::from(status.shards.leased));
             vec![(vec![], open.sum::<u64>() as f64)]
         },
     },
@@ -75,19 +73,19 @@ const METRICS: &[Metric] = &[
         name: "qslm_trials_stopped",
         help: "Trials that were given up because they lose too much quality, by experiment",
         counter: false,
-        values: |snapshot| each(snapshot, |status| Some(status.stopped as f64)),
+        values: |snapshot| each(snapshot, |status| Some(status.pruned as f64)),
     },
     Metric {
         name: "qslm_front_size",
         help: "Candidates on the front, by experiment",
         counter: false,
-        values: |snapshot| each(snapshot, |status| Some(f64::from(status.front))),
+        values: |snapshot| each(snapshot, |status| Some(f64::from(status.summary.front))),
     },
     Metric {
         name: "qslm_hypervolume",
         help: "Hypervolume of the front, by experiment, once the float model is measured",
         counter: false,
-        values: |snapshot| each(snapshot, |status| status.hypervolume),
+        values: |snapshot| each(snapshot, |status| status.summary.hypervolume),
     },
     Metric {
         name: "qslm_tokens_per_second",
@@ -99,13 +97,13 @@ const METRICS: &[Metric] = &[
         name: "qslm_suitable_workers",
         help: "Workers that may evaluate an experiment",
         counter: false,
-        values: |snapshot| each(snapshot, |status| Some(f64::from(status.suitable_workers))),
+        values: |snapshot| each(snapshot, |status| Some(f64::from(status.workers.suitable))),
     },
     Metric {
         name: "qslm_set_aside_workers",
         help: "Of the suitable workers, those that are set aside because they had faults only",
         counter: false,
-        values: |snapshot| each(snapshot, |status| Some(f64::from(status.set_aside_workers))),
+        values: |snapshot| each(snapshot, |status| Some(f64::from(status.workers.set_aside))),
     },
     Metric {
         name: "qslm_experiments",
@@ -114,9 +112,8 @@ const METRICS: &[Metric] = &[
         values: |snapshot| {
             let states = [State::Running, State::Stuck, State::Paused, State::Finished, State::Cancelled];
             let count =
-                |state: State| snapshot.experiments.iter().filter(|status| status.state() == state).count();
-            let value =
-                |state: State| (vec![("state", state.as_str_name().to_lowercase())], count(state) as f64);
+                |state: State| snapshot.experiments.iter().filter(|status| status.state == state).count();
+            let value = |state: State| (vec![("state", state.name().to_owned())], count(state) as f64);
             states.map(value).to_vec()
         },
     },
@@ -131,9 +128,8 @@ const METRICS: &[Metric] = &[
         help: "Seconds since a worker was heard of; it is left out after a lease's time",
         counter: false,
         values: |snapshot| {
-            let value = |worker: &crate::driver::WorkerStatus| {
-                (vec![("worker", worker.name.clone())], worker.silent.as_secs_f64())
-            };
+            let value =
+                |worker: &WorkerStatus| (vec![("worker", worker.name.clone())], worker.silent.as_secs_f64());
             snapshot.workers.iter().map(value).collect()
         },
     },
@@ -142,9 +138,8 @@ const METRICS: &[Metric] = &[
         help: "Tokens that a worker evaluates per second, lately",
         counter: false,
         values: |snapshot| {
-            let value = |worker: &crate::driver::WorkerStatus| {
-                (vec![("worker", worker.name.clone())], worker.tokens_per_second)
-            };
+            let value =
+                |worker: &WorkerStatus| (vec![("worker", worker.name.clone())], worker.tokens_per_second);
             snapshot.workers.iter().map(value).collect()
         },
     },
@@ -213,12 +208,12 @@ const COMMITS: [(&str, &str); 2] = [
 
 /// Whether workers are wanted.
 fn is_open(status: &ExperimentStatus) -> bool {
-    matches!(status.state(), State::Running | State::Stuck)
+    matches!(status.state, State::Running | State::Stuck)
 }
 
 /// Experiments under way, and the last ones that have ended.
 fn shown(snapshot: &Snapshot) -> impl Iterator<Item = &ExperimentStatus> {
-    let under_way = |status: &&ExperimentStatus| is_open(status) || status.state() == State::Paused;
+    let under_way = |status: &&ExperimentStatus| is_open(status) || status.state == State::Paused;
     let ended = snapshot.experiments.iter().rev().filter(move |status| !under_way(status)).take(ENDED);
     snapshot.experiments.iter().filter(under_way).chain(ended)
 }

@@ -5,24 +5,20 @@
 //! archive that a search looks back on takes a few hundred bytes per candidate meanwhile.
 
 use std::collections::BTreeMap;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
-use qslm_common::archive::Archive;
-use qslm_common::candidate::Candidate;
-use qslm_common::evidence::Evidence;
-use qslm_common::experiment::Experiment;
+use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::footprint::{footprint_bytes, saving};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::objective::quality_loss;
 use qslm_common::origin::Origin;
-use qslm_common::racing::Race;
 use qslm_common::trial::Addressed;
 use qslm_proto::v1::MeasuredCandidate;
+use qslm_search::{Fate, OnRecord, Playback};
 
 use crate::driver::ReplaySource;
-use crate::search::{self, Step};
-use crate::store::{Store, StoreError, Stored};
+use crate::store::{Store, StoreError};
 
 /// Candidates that are looked up and handed on at a time: a message of them stays below the 4 MB that gRPC allows by
 /// itself.
@@ -34,6 +30,9 @@ pub enum Stopped {
     /// The store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The experiment's strategy is none that there is.
+    #[error("the strategy cannot be read: {0}")]
+    Strategy(#[from] serde_json::Error),
     /// The coordinator stopped meanwhile.
     #[error("the coordinator is stopping")]
     Stopping,
@@ -51,56 +50,28 @@ pub fn replay(
     source: &ReplaySource,
     mut hand_on: impl FnMut(Vec<MeasuredCandidate>) -> bool,
 ) -> Result<(), Stopped> {
-    let experiment = &source.record.experiment;
+    let (experiment, shards) = (source.record.experiment.clone(), source.record.shards);
     let failures = open(&source.store)?.failures(&experiment.id())?;
     let known = open(&source.store)?.engines()?;
-    let mut search = search::start(experiment);
-    let float_id = Candidate::float(&experiment.network).id();
-    let (mut archive, mut float, mut race) = (Archive::default(), None, None);
-    let shards = source.record.shards;
-    while let Step::Measure(generation) = search.next(&archive) {
-        let candidates = &generation.candidates;
+    let mut playback = Playback::new(experiment, shards, failures.into_keys())?;
+    let look_up = |trials: &[ContentHash]| {
+        let stored = open(&source.store)?.look_up(trials, shards)?;
+        Ok::<_, Stopped>(stored.into_iter().map(OnRecord::from).collect())
+    };
+    while playback.propose(|_| Ok::<_, Stopped>(false))? {
         let mut under_way = false;
-        for start in (0..candidates.len()).step_by(CHUNK) {
-            let chunk = (start..candidates.len().min(start + CHUNK)).filter_map(|at| candidates.get(at));
-            let task = generation.task.as_ref();
-            let trials: Vec<Addressed> =
-                chunk.map(|candidate| experiment.trial_of(task, candidate).into()).collect();
-            let keys: Vec<ContentHash> = trials.iter().map(|trial| trial.key).collect();
+        while playback.has_more() {
+            let drawn = playback.draw(CHUNK);
             let mut found = Vec::new();
-            for (trial, stored) in trials.iter().zip(open(&source.store)?.look_up(&keys, shards)?) {
-                let (counts, engines) = match stored {
-                    Stored::Measured(Evidence { counts, engines }) => (counts, engines),
-                    Stored::Shards(parts) => {
-                        let lost = |race: &Race| search::has_lost(race, &parts, shards);
-                        if generation.may_race && race.as_ref().is_some_and(lost) {
-                            archive.stop(trial.candidate);
-                        } else {
-                            under_way |= !failures.contains_key(&trial.key);
-                        }
-                        continue;
+            for drawn in playback.read(drawn, look_up)? {
+                match playback
+                    .file(drawn, |trial| Ok::<_, Stopped>(open(&source.store)?.parts(trial, shards)?))?
+                {
+                    Fate::Measured(trial, Some(engines)) => {
+                        found.extend(describe(&playback, &trial, &engines, &known));
                     }
-                };
-                if generation.task.is_some() {
-                    // Not on all data, so nothing to show beside what is.
-                    archive.insert_probe(trial.candidate, counts);
-                } else if archive.get(&trial.candidate).is_none() {
-                    // Every search proposes the float model first; without it there is nothing to compare with.
-                    if trial.candidate == float_id {
-                        float = Some(counts.clone());
-                        if experiment.racing.is_some() {
-                            let parts = open(&source.store)?.parts(&trial.key, shards)?;
-                            race = search::race(experiment, &counts, &parts, shards);
-                        }
-                    }
-                    let engines = engines.iter();
-                    let names = engines
-                        .map(|engine| known.get(engine).cloned().unwrap_or_else(|| engine.to_string()));
-                    found.push(MeasuredCandidate {
-                        engines: names.collect(),
-                        ..describe(experiment, generation.stage, trial, &counts, float.as_ref())
-                    });
-                    archive.insert(experiment, &trial.trial.candidate, counts);
+                    Fate::Open(..) => under_way = true,
+                    Fate::Measured(_, None) | Fate::Failed | Fate::Pruned => {}
                 }
             }
             if !found.is_empty() && !hand_on(found) {
@@ -115,18 +86,20 @@ pub fn replay(
     Ok(())
 }
 
-fn open(store: &Weak<Store>) -> Result<std::sync::Arc<Store>, Stopped> {
+fn open(store: &Weak<Store>) -> Result<Arc<Store>, Stopped> {
     store.upgrade().ok_or(Stopped::Stopping)
 }
 
+/// A candidate that was measured; `None` if it is not in the archive.
 fn describe(
-    experiment: &Experiment,
-    stage: &str,
+    playback: &Playback,
     trial: &Addressed,
-    counts: &Counts,
-    float: Option<&Counts>,
-) -> MeasuredCandidate {
+    engines: &Engines,
+    known: &BTreeMap<Fingerprint, String>,
+) -> Option<MeasuredCandidate> {
+    let (experiment, archive) = (playback.experiment(), playback.archive());
     let (network, candidate) = (&experiment.network, &trial.trial.candidate);
+    let counts: &Counts = &archive.get(&trial.candidate)?.counts;
     let bytes = footprint_bytes(network, candidate);
     let mut schemes: Vec<String> =
         candidate.schemes().map(|(unit, scheme)| format!("{unit}={scheme}")).collect();
@@ -134,21 +107,23 @@ fn describe(
     schemes.extend(candidate.activations().map(|(unit, scheme)| format!("activation:{unit}={scheme}")));
     schemes.extend(candidate.membranes().map(|(name, scheme)| format!("membrane:{name}={scheme}")));
     let costs: BTreeMap<_, f64> = experiment.device.costs(network, candidate, counts);
+    let name = |engine: &Fingerprint| known.get(engine).cloned().unwrap_or_else(|| engine.to_string());
     let Origin { checkpoint, data, protocol, engine } = experiment.origin();
-    MeasuredCandidate {
-        stage: stage.to_owned(),
+    Some(MeasuredCandidate {
+        stage: playback.stage().to_owned(),
         candidate: trial.candidate.as_bytes().to_vec(),
         footprint_bytes: bytes,
         saving: saving(network, bytes),
-        quality_loss: float.map(|float| quality_loss(float, counts)),
+        // Every search proposes the float model first; without it there is nothing to compare with.
+        quality_loss: archive.float(experiment).map(|float| quality_loss(&float.counts, counts)),
         counts: Some(counts.into()),
         costs: costs.into_iter().map(|(cost, value)| (cost.to_string(), value)).collect(),
         schemes: schemes.join(" "),
         firing_rate: counts.mean_firing_rate(network.channels),
-        engines: Vec::new(),
+        engines: engines.iter().map(name).collect(),
         checkpoint,
         data,
         protocol,
         engine,
-    }
+    })
 }

@@ -4,7 +4,7 @@
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::hash::ContentHash;
-use qslm_coordinator::{Coordinator, Door, Options, Ports, Quotas};
+use qslm_coordinator::{AccessPolicy, Coordinator, Options, Ports, Quotas};
 use qslm_proto::PROTOCOL;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::work_client::WorkClient;
@@ -27,7 +27,7 @@ struct Served {
 }
 
 impl Served {
-    async fn start(door: Door) -> Self {
+    async fn start(door: AccessPolicy) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let coordinator = Coordinator::open(&folder.path().join("s.redb"), Options::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -87,7 +87,7 @@ fn result(lease: u64, trial: Vec<u8>) -> ShardReport {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_that_make_no_sense_are_refused_by_name() {
-    let served = Served::start(Door::default()).await;
+    let served = Served::start(AccessPolicy::default()).await;
     let mut work = served.work().await;
     let mut refused = async |change: fn(&mut ReportRequest)| {
         let mut request = report("bad");
@@ -121,7 +121,7 @@ async fn reports_that_make_no_sense_are_refused_by_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_of_another_protocol_or_engine_is_told_so() {
-    let served = Served::start(Door::default()).await;
+    let served = Served::start(AccessPolicy::default()).await;
     let mut work = served.work().await;
     let old = work.report(ReportRequest { protocol: 0, ..report("old") }).await.unwrap_err();
     let words = format!("the worker speaks protocol 1, the coordinator {PROTOCOL}: upgrade the older one");
@@ -135,7 +135,7 @@ async fn a_worker_of_another_protocol_or_engine_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn results_that_nobody_leased_are_not_kept() {
-    let served = Served::start(Door::default()).await;
+    let served = Served::start(AccessPolicy::default()).await;
     let mut work = served.work().await;
     // A lease that never was, of a trial that nobody opened; and the same again and again.
     for _ in 0..3 {
@@ -155,7 +155,7 @@ async fn results_that_nobody_leased_are_not_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_artifact_that_is_not_what_it_was_announced_as_leaves_nothing() {
-    let served = Served::start(Door::default()).await;
+    let served = Served::start(AccessPolicy::default()).await;
     let mut experiments = served.experiments().await;
     let mut put = async |hash: Vec<u8>, chunks: Vec<Vec<u8>>| {
         let mut hash = Some(hash);
@@ -184,7 +184,7 @@ async fn an_artifact_that_is_not_what_it_was_announced_as_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_artifact_is_missing_to_submitters_and_named_to_workers_until_it_is_replaced() {
-    let served = Served::start(Door::default()).await;
+    let served = Served::start(AccessPolicy::default()).await;
     let (mut experiments, mut work) = (served.experiments().await, served.work().await);
     let name = ContentHash::of(b"content");
     let hash = name.as_bytes().to_vec();
@@ -237,7 +237,7 @@ async fn a_damaged_artifact_is_missing_to_submitters_and_named_to_workers_until_
 #[tokio::test(flavor = "multi_thread")]
 async fn one_client_has_no_more_under_way_than_its_quotas() {
     let quotas = Quotas { uploads_per_client: 1, experiments_per_client: 1, artifacts_max_bytes: 1000 };
-    let served = Served::start(Door { quotas, ..Door::default() }).await;
+    let served = Served::start(AccessPolicy { quotas, ..AccessPolicy::default() }).await;
     // An upload that never ends.
     let (sender, messages) = tokio::sync::mpsc::channel(1);
     let hash = ContentHash::of(b"x").as_bytes().to_vec();
@@ -270,7 +270,7 @@ async fn one_client_has_no_more_under_way_than_its_quotas() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_with_tricks_and_experiments_that_are_none_are_refused() {
-    let served = Served::start(Door::default()).await;
+    let served = Served::start(AccessPolicy::default()).await;
     let mut experiments = served.experiments().await;
     for name in ["../../etc/passwd", "a/b", "\0", "%2e%2e", &"x".repeat(100_000)] {
         let status = experiments.get(GetRequest { experiment: name.to_owned() }).await.unwrap_err();
@@ -293,7 +293,7 @@ async fn names_with_tricks_and_experiments_that_are_none_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_beyond_the_limit_and_compressed_ones_are_refused() {
-    let served = Served::start(Door::default()).await;
+    let served = Served::start(AccessPolicy::default()).await;
     let huge = ReportRequest { holding: (0..8 << 20).collect(), ..report("huge") };
     let status = served.work().await.max_encoding_message_size(1 << 30).report(huge).await.unwrap_err();
     assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status}");
@@ -307,7 +307,7 @@ async fn messages_beyond_the_limit_and_compressed_ones_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn noise_on_the_socket_ends_the_connection_only() {
-    let served = Served::start(Door::default()).await;
+    let served = Served::start(AccessPolicy::default()).await;
     let noise: Vec<Vec<u8>> = vec![
         b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().copied().chain([0xff; 4096]).collect(),
@@ -327,7 +327,7 @@ async fn noise_on_the_socket_ends_the_connection_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_calls_too_often_is_told_when_to_come_back() {
-    let served = Served::start(Door { calls_per_second: 20, ..Door::default() }).await;
+    let served = Served::start(AccessPolicy { calls_per_second: 20, ..AccessPolicy::default() }).await;
     let mut work = served.work().await;
     let mut refusals = 0;
     for _ in 0..60 {

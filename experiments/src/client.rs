@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use qslm_common::hash::ContentHash;
 use qslm_coordinator::driver::{Commits, DriverError, Handle};
-use qslm_coordinator::{Coordinator, Door, Options, Ports};
+use qslm_coordinator::{AccessPolicy, Coordinator, Options, Ports};
 use qslm_program::limits;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::{ExperimentStatus, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest};
@@ -65,7 +65,8 @@ impl Embedded {
         let artifacts = coordinator.artifacts().folder().to_owned();
         let driver = coordinator.driver().clone();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(coordinator.serve(Ports::grpc(listener), Door::default(), stop.clone()));
+        let serving =
+            tokio::spawn(coordinator.serve(Ports::grpc(listener), AccessPolicy::default(), stop.clone()));
         Ok(Self { url, artifacts, driver, stop, serving })
     }
 

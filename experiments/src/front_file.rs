@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qslm_common::archive::{FrontDocument, Row};
+use qslm_common::archive::{FrontDocument, FrontRow};
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
@@ -38,14 +38,14 @@ impl FrontFile {
     }
 
     /// The row whose id starts with `id`; the chosen one if there is none.
-    pub fn row(&self, id: Option<&str>) -> Outcome<&Row> {
+    pub fn row(&self, id: Option<&str>) -> Outcome<&FrontRow> {
         let (path, document) = (self.path.display(), &self.document);
         let Some(id) = id else {
             let none = format!("{path}: no candidate was chosen; name one with --candidate");
             return document.chosen.as_ref().ok_or_else(|| Failure::new(Exit::NotFound, none));
         };
         let rows = document.front.iter().chain(&document.chosen).chain(&document.float);
-        let found: Vec<&Row> = rows.filter(|row| row.candidate.to_string().starts_with(id)).collect();
+        let found: Vec<&FrontRow> = rows.filter(|row| row.candidate.to_string().starts_with(id)).collect();
         let distinct = found.iter().any(|row| row.candidate != found[0].candidate);
         match found.first() {
             Some(row) if !distinct => Ok(row),
@@ -56,7 +56,7 @@ impl FrontFile {
 }
 
 /// The candidate of a row, checked against the id that the row names.
-pub fn candidate(row: &Row, network: &Network) -> Outcome<Candidate> {
+pub fn candidate(row: &FrontRow, network: &Network) -> Outcome<Candidate> {
     let wrong =
         |what: String| Failure::new(Exit::Failure, format!("candidate {}: {what}", row.candidate.short()));
     let mut problem = None;

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use qslm_common::candidate::Candidate;
-use qslm_common::experiment::{InvalidExperiment, MAX_LISTED, MAX_LISTED_BYTES};
 use qslm_common::network::Network;
+use qslm_search::{Problem, list};
 use serde_json::Value;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -27,9 +27,10 @@ pub fn read(path: &Path, network: &Network) -> Outcome<Vec<Candidate>> {
     let text = read_text(path)?;
     let lines: Vec<_> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
     // Before a single one is made sense of: lists may be very long.
-    let too_long = |error| Failure::new(Exit::Usage, format!("{}: {error}", path.display()));
-    if lines.len() > MAX_LISTED {
-        return Err(too_long(InvalidExperiment::Listed(lines.len())));
+    let too_long = |error: Problem| Failure::new(Exit::Usage, format!("{}: {error}", path.display()));
+    // None at all is told of the file.
+    if let Some(problem) = list::wrong_count(lines.len()).filter(|_| !lines.is_empty()) {
+        return Err(too_long(problem));
     }
     let (mut candidates, mut bytes) = (Vec::new(), 0);
     for (number, line) in lines {
@@ -39,9 +40,9 @@ pub fn read(path: &Path, network: &Network) -> Outcome<Vec<Candidate>> {
         let value: Value = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
         let candidate = candidate(&value, network).map_err(refuse)?;
         bytes += candidate.encode().len();
-        if bytes > MAX_LISTED_BYTES {
+        if let Some(problem) = list::too_large(bytes) {
             // The rest would only make it more.
-            return Err(too_long(InvalidExperiment::ListedBytes(bytes)));
+            return Err(too_long(problem));
         }
         candidates.push(candidate);
     }

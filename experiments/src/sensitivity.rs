@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
-use qslm_common::network::{OutputPlace, Unit};
+use qslm_common::network::{Unit, UnitPlace};
 use qslm_common::scheme::Scheme;
 use qslm_common::space::Group;
 use qslm_engine::checkpoint::Checkpoint;
@@ -138,8 +138,8 @@ pub fn measure(
             weight_error: weight_error(&weights, &stored),
             membrane_drift: distance.membrane_drift,
             lsaq: match unit.place {
-                OutputPlace::Block(block, _) => importance.get(block as usize).copied(),
-                OutputPlace::Embedding | OutputPlace::Head => None,
+                UnitPlace::Block(block, _) => importance.get(block as usize).copied(),
+                UnitPlace::Embedding | UnitPlace::Head => None,
             },
         })
     })

@@ -3,13 +3,15 @@
 //! Outwards a conversion cannot fail. Inwards it is the border: sizes, hashes, texts and enums are checked
 //! here, and [`Invalid`] names the field.
 
+use std::sync::Arc;
+
 use qslm_common::candidate::Candidate;
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
 use qslm_common::task::{Data, Shard, Task};
-use qslm_common::trial::Trial;
+use qslm_common::trial::{Protocol, Trial};
 
 use crate::v1;
 
@@ -183,14 +185,15 @@ impl TryFrom<v1::Network> for Network {
 
 impl From<&Trial> for v1::Trial {
     fn from(trial: &Trial) -> Self {
+        let protocol = &trial.protocol;
         Self {
-            engine_version: trial.engine_version,
-            backend: trial.backend.to_string(),
-            checkpoint: trial.checkpoint.as_bytes().to_vec(),
-            network: Some((&trial.network).into()),
-            text: trial.data.text.as_bytes().to_vec(),
-            tokenizer: trial.data.tokenizer.as_bytes().to_vec(),
-            task: Some((&trial.task).into()),
+            engine_version: protocol.engine_version,
+            backend: protocol.backend.to_string(),
+            checkpoint: protocol.checkpoint.as_bytes().to_vec(),
+            network: Some((&protocol.network).into()),
+            text: protocol.data.text.as_bytes().to_vec(),
+            tokenizer: protocol.data.tokenizer.as_bytes().to_vec(),
+            task: Some((&protocol.task).into()),
             candidate: trial.candidate.encode(),
         }
     }
@@ -205,15 +208,15 @@ impl TryFrom<v1::Trial> for Trial {
         let candidate =
             Candidate::decode(&trial.candidate).map_err(|error| Invalid::new("candidate", error))?;
         candidate.validate(&network).map_err(|error| Invalid::new("candidate", error))?;
-        Ok(Self {
+        let protocol = Protocol {
             engine_version: trial.engine_version,
             backend: trial.backend.parse().map_err(|error| Invalid::new("backend", error))?,
             checkpoint: hash("checkpoint", &trial.checkpoint)?,
             network,
             data: Data { text: hash("text", &trial.text)?, tokenizer: hash("tokenizer", &trial.tokenizer)? },
             task: trial.task.ok_or_else(missing("task"))?.try_into()?,
-            candidate,
-        })
+        };
+        Ok(Self { protocol: Arc::new(protocol), candidate })
     }
 }
 
@@ -226,15 +229,15 @@ mod tests {
     fn trial() -> Trial {
         let network =
             Network { vocabulary: 9, channels: 4, hidden: 16, blocks: 1, outputs: 9, binary_embedding: true };
-        Trial {
+        let protocol = Protocol {
             engine_version: 1,
             backend: Backend::Ndarray,
             checkpoint: ContentHash::of(b"c"),
             network,
             data: Data { text: ContentHash::of(b"t"), tokenizer: ContentHash::of(b"k") },
             task: Task::Perplexity { window: 8, stride: 4, windows: Some(2) },
-            candidate: Candidate::float(&network),
-        }
+        };
+        Arc::new(protocol).trial(Candidate::float(&network))
     }
 
     #[test]

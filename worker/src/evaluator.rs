@@ -105,20 +105,21 @@ impl Evaluator {
         shard: Shard,
         interrupt: Interrupt<'_>,
     ) -> Result<Counts, EvaluationFailure> {
-        if trial.engine_version != ENGINE_VERSION {
-            let wanted = trial.engine_version;
+        if trial.protocol.engine_version != ENGINE_VERSION {
+            let wanted = trial.protocol.engine_version;
             let words = format!("this worker's engine is version {ENGINE_VERSION}, the trial needs {wanted}");
             return Err(EvaluationFailure::Machine(words));
         }
         // The weights alone, so this refuses only what is certain to fail.
-        let weights = float_bytes(&trial.network);
+        let protocol = &trial.protocol;
+        let weights = float_bytes(&protocol.network);
         if let Some(memory) = self.memory.filter(|memory| weights > *memory) {
             let words =
                 format!("the weights take {weights} bytes as floats, this worker has {memory} of memory");
             return Err(EvaluationFailure::Machine(words));
         }
-        let data_key = (trial.data.clone(), trial.task.clone(), trial.network);
-        let inputs = [(&files.text, trial.data.text), (&files.tokenizer, trial.data.tokenizer)];
+        let data_key = (protocol.data.clone(), protocol.task.clone(), protocol.network);
+        let inputs = [(&files.text, protocol.data.text), (&files.tokenizer, protocol.data.tokenizer)];
         let load = || of_undamaged(&inputs, || load_data(trial, files));
         let data = self.datasets.get_or_make(&data_key, load)?;
         let model = self.models.get_or_make(&trial.key(), || self.build(trial, files))?;
@@ -133,9 +134,10 @@ impl Evaluator {
     }
 
     fn build(&self, trial: &Trial, files: &Files) -> Result<Arc<SpikeGpt>, EvaluationFailure> {
-        let key = (trial.checkpoint, trial.network.binary_embedding);
+        let protocol = &trial.protocol;
+        let key = (protocol.checkpoint, protocol.network.binary_embedding);
         let load = || {
-            let loaded = Checkpoint::load(&files.checkpoint, trial.network.binary_embedding);
+            let loaded = Checkpoint::load(&files.checkpoint, protocol.network.binary_embedding);
             loaded.map(Arc::new).map_err(|error| match error {
                 CheckpointError::Io(error) => EvaluationFailure::Machine(format!("checkpoint: {error}")),
                 other => EvaluationFailure::Evaluation(format!("checkpoint: {other}")),
@@ -143,16 +145,17 @@ impl Evaluator {
         };
         let checkpoint = self
             .checkpoints
-            .get_or_make(&key, || of_undamaged(&[(&files.checkpoint, trial.checkpoint)], load))?;
-        if *checkpoint.network() != trial.network {
+            .get_or_make(&key, || of_undamaged(&[(&files.checkpoint, protocol.checkpoint)], load))?;
+        if *checkpoint.network() != protocol.network {
             return Err(EvaluationFailure::Evaluation(
                 "the checkpoint has another shape than the experiment says".to_owned(),
             ));
         }
         // Matrices do not depend on the data.
-        let of = format!("{} {} {}", trial.checkpoint, trial.network.binary_embedding, trial.backend);
+        let of =
+            format!("{} {} {}", protocol.checkpoint, protocol.network.binary_embedding, protocol.backend);
         let of = ContentHash::of(of.as_bytes());
-        let model = SpikeGpt::sharing(&checkpoint, &trial.candidate, trial.backend, &self.shared, of);
+        let model = SpikeGpt::sharing(&checkpoint, &trial.candidate, protocol.backend, &self.shared, of);
         model.map(Arc::new).map_err(|error| match error {
             // Another worker may have it.
             CannotBuild::Backend(error) => EvaluationFailure::Machine(error.to_string()),
@@ -196,12 +199,13 @@ fn place(metadata: &Metadata) -> impl PartialEq + use<> {
 }
 
 fn load_data(trial: &Trial, files: &Files) -> Result<Arc<Dataset>, EvaluationFailure> {
-    let tokenizer = TokenizerFile::load(&files.tokenizer, trial.network.vocabulary);
+    let protocol = &trial.protocol;
+    let tokenizer = TokenizerFile::load(&files.tokenizer, protocol.network.vocabulary);
     let tokenizer = tokenizer.map_err(|error| match error {
         TokenizerError::Io(error) => EvaluationFailure::Machine(format!("tokenizer: {error}")),
         other => EvaluationFailure::Evaluation(format!("tokenizer: {other}")),
     })?;
-    let data = Dataset::load(&files.text, &tokenizer, &trial.task, &trial.network);
+    let data = Dataset::load(&files.text, &tokenizer, &protocol.task, &protocol.network);
     data.map(Arc::new).map_err(|error| match error {
         DataError::Io(error) => EvaluationFailure::Machine(format!("data: {error}")),
         other => EvaluationFailure::Evaluation(format!("data: {other}")),
@@ -212,6 +216,8 @@ fn load_data(trial: &Trial, files: &Files) -> Result<Arc<Dataset>, EvaluationFai
 mod tests {
     use qslm_common::backend::Backend;
     use qslm_common::candidate::Candidate;
+
+    use qslm_common::trial::Protocol;
 
     use super::*;
 
@@ -248,15 +254,15 @@ mod tests {
             binary_embedding: true,
         };
         let hash = ContentHash::of(b"");
-        let trial = Trial {
+        let protocol = Protocol {
             engine_version: ENGINE_VERSION,
             backend: Backend::default(),
             checkpoint: hash,
             network,
             data: Data { text: hash, tokenizer: hash },
             task: Task::Accuracy { sentences: None },
-            candidate: Candidate::float(&network),
         };
+        let trial = Arc::new(protocol).trial(Candidate::float(&network));
         let nowhere = PathBuf::from("nowhere");
         let files = Files { checkpoint: nowhere.clone(), text: nowhere.clone(), tokenizer: nowhere };
         let evaluator = Evaluator::with_memory(1, Some(512 << 20));

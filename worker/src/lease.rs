@@ -43,7 +43,7 @@ pub(crate) async fn work(
             (NAMELESS.to_vec(), String::new(), Err(unread))
         }
         Ok(trial) => {
-            let (key, engine) = (trial.key(), fingerprint(trial.backend));
+            let (key, engine) = (trial.key(), fingerprint(trial.protocol.backend));
             tracing::Span::current().record("trial", tracing::field::display(key));
             let shard = Shard { index, of };
             let outcome = measure(trial, shard, evaluator, cache, client, interrupt.clone()).await;
@@ -97,11 +97,12 @@ async fn measure(
         let words = format!("the coordinator sent shard {} of {}", shard.index, shard.of);
         return Err(EvaluationFailure::Evaluation(words));
     }
-    let hashes = [trial.checkpoint, trial.data.text, trial.data.tokenizer];
+    let protocol = &trial.protocol;
+    let hashes = [protocol.checkpoint, protocol.data.text, protocol.data.tokenizer];
     let files = Files {
-        checkpoint: fetch(trial.checkpoint, cache, &client, &interrupt).await?,
-        text: fetch(trial.data.text, cache, &client, &interrupt).await?,
-        tokenizer: fetch(trial.data.tokenizer, cache, &client, &interrupt).await?,
+        checkpoint: fetch(protocol.checkpoint, cache, &client, &interrupt).await?,
+        text: fetch(protocol.data.text, cache, &client, &interrupt).await?,
+        tokenizer: fetch(protocol.data.tokenizer, cache, &client, &interrupt).await?,
     };
     tracing::debug!(candidate = trial.candidate.id().short(), "evaluating");
     let evaluator = evaluator.clone();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::backend::Backend;
@@ -10,7 +11,7 @@ use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_common::scheme::Scheme;
 use qslm_common::task::{Data, Shard, Task};
-use qslm_common::trial::Trial;
+use qslm_common::trial::{Protocol, Trial};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_worker::Evaluator;
 use qslm_worker::evaluator::{EvaluationFailure, Files};
@@ -30,15 +31,15 @@ fn bundled_files() -> Files {
 fn trial(network: Network) -> Trial {
     let Files { checkpoint, text, tokenizer } = bundled_files();
     let hash = |path: PathBuf| ContentHash::of(&std::fs::read(path).unwrap());
-    Trial {
+    let protocol = Protocol {
         engine_version: ENGINE_VERSION,
         backend: Backend::default(),
         checkpoint: hash(checkpoint),
         network,
         data: Data { text: hash(text), tokenizer: hash(tokenizer) },
         task: Task::Perplexity { window: 16, stride: 16, windows: Some(2) },
-        candidate: Candidate::float(&network),
-    }
+    };
+    Arc::new(protocol).trial(Candidate::float(&network))
 }
 
 #[test]
@@ -56,7 +57,8 @@ fn a_panic_fails_the_trial_with_its_words_and_the_next_evaluation_works() {
     assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| true), Err(EvaluationFailure::Interrupted));
     assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| false).unwrap().tokens, 32);
 
-    let newer = Trial { engine_version: ENGINE_VERSION + 1, ..trial };
+    let protocol = Protocol { engine_version: ENGINE_VERSION + 1, ..Protocol::clone(&trial.protocol) };
+    let newer = Trial { protocol: Arc::new(protocol), ..trial };
     let refused = evaluator.evaluate(&newer, &files, shard, &|| false);
     assert!(matches!(refused, Err(EvaluationFailure::Machine(words)) if words.contains("the trial needs")));
 }

@@ -21,6 +21,9 @@ pub struct ReportDocument {
     pub id: String,
     /// Everything that decides the result.
     pub experiment: Experiment,
+    /// Caption of its strategy.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub strategy: String,
     /// Whether it is under way.
     pub state: Lifecycle,
     /// The stage that the search is in.

@@ -3,7 +3,7 @@
 use askama::Template;
 use qslm_common::archive::FrontRow;
 use qslm_common::cost::Cost;
-use qslm_common::experiment::{Experiment, Strategy};
+use qslm_common::experiment::Experiment;
 use qslm_common::footprint::float_bytes;
 use qslm_common::task::Task;
 
@@ -254,7 +254,7 @@ fn provenance(report: &ReportDocument) -> Vec<(&'static str, String)> {
             ),
         ),
         ("task", task(&experiment.task)),
-        ("strategy", strategy(&experiment.strategy)),
+        ("strategy", strategy(report).to_owned()),
         ("objectives", experiment.objectives.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         ("engine", engine(experiment)),
     ];
@@ -289,16 +289,9 @@ fn task(task: &Task) -> String {
     }
 }
 
-fn strategy(strategy: &Strategy) -> String {
-    match strategy {
-        Strategy::Qslm { .. } => "qslm: sensitivity, then global, block, module and matrix tier".to_owned(),
-        Strategy::Grid { tier } => format!("grid over the {} tier", tier.name()),
-        Strategy::Random { tier, trials, seed } => {
-            format!("{trials} drawn at random over the {} tier, seed {seed}", tier.name())
-        }
-        Strategy::List { candidates } => format!("{} listed candidates", candidates.len()),
-        Strategy::Ranked { metric, tier, .. } => format!("ranked by {metric} over the {} tier", tier.name()),
-    }
+fn strategy(report: &ReportDocument) -> &str {
+    // A document of an earlier version has no caption.
+    if report.strategy.is_empty() { report.experiment.strategy.kind() } else { &report.strategy }
 }
 
 #[cfg(test)]

@@ -65,5 +65,6 @@ pub(crate) fn report() -> ReportDocument {
             measured: 5,
         }],
         experiment,
+        strategy: String::new(),
     }
 }

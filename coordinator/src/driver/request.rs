@@ -1,16 +1,25 @@
 //! What may be asked of the driver, and the handle to ask it.
 
-use super::{
-    Arc, BTreeMap, Duration, Event, Experiment, ExperimentRecord, ExperimentReport, ExperimentStatus,
-    LeaseId, Metrics, Store, SyncSender, Tally, TrySendError, Weak, WorkerStatus, oneshot, watch,
-};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
 use qslm_common::demands::{Capabilities, Demands};
+use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
+use qslm_report::ReportDocument;
+use tokio::sync::{oneshot, watch};
 
-use super::committer::Committed;
-use crate::ledger::{Grant, Owner};
+use super::committer::{Committed, Metrics};
+use super::events::Event;
+use super::status::ExperimentStatus;
+use super::tally::Tally;
+use super::workers::WorkerStatus;
+use crate::ledger::{Grant, LeaseId, Owner};
+use crate::store::{ExperimentRecord, Store};
 
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -21,9 +30,9 @@ pub(super) enum Request {
     Submit(Box<Submission>, Reply<ExperimentStatus>),
     List(Reply<Vec<ExperimentStatus>>),
     Get(String, Reply<ExperimentStatus>),
-    Watch(String, Reply<watch::Receiver<ExperimentStatus>>),
+    Watch(String, Reply<watch::Receiver<Option<ExperimentStatus>>>),
     Front(String, Reply<String>),
-    Describe(String, Reply<ExperimentReport>),
+    Describe(String, Reply<ReportDocument>),
     Cluster(Reply<ClusterView>),
     Snapshot(Reply<Snapshot>),
     Source(String, Reply<ReplaySource>),
@@ -105,6 +114,9 @@ pub enum Refusal {
     /// The beginning of an id fits several experiments.
     #[error("{0}")]
     Ambiguous(String),
+    /// An experiment that cannot be searched.
+    #[error("{0}")]
+    Invalid(String),
     /// Too many requests wait already.
     #[error("the coordinator is busy")]
     Busy,
@@ -288,11 +300,11 @@ impl Handle {
         self.ask(|reply| Request::Get(id, reply)).await
     }
 
-    /// The status of an experiment as it changes.
+    /// The status of an experiment as it changes; there is one from the start.
     ///
     /// # Errors
     /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
-    pub async fn watch(&self, id: String) -> Result<watch::Receiver<ExperimentStatus>, Refusal> {
+    pub async fn watch(&self, id: String) -> Result<watch::Receiver<Option<ExperimentStatus>>, Refusal> {
         self.ask(|reply| Request::Watch(id, reply)).await
     }
 
@@ -308,7 +320,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
-    pub async fn describe(&self, id: String) -> Result<ExperimentReport, Refusal> {
+    pub async fn describe(&self, id: String) -> Result<ReportDocument, Refusal> {
         self.ask(|reply| Request::Describe(id, reply)).await
     }
 

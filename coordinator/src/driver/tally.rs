@@ -26,13 +26,16 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Counts a failure that came under a lease that was in force, or not.
+    pub(super) fn note_failure(&mut self, in_force: bool) {
+        self.fenced += u64::from(!in_force);
+        self.failed += 1;
+    }
+
     /// Counts a result that came under a lease that was in force, or not.
-    pub(super) fn note(&mut self, settled: &Settled, is_failure: bool, in_force: bool) {
-        if !in_force {
-            self.fenced += 1;
-        }
+    pub(super) fn note(&mut self, settled: &Settled, in_force: bool) {
+        self.fenced += u64::from(!in_force);
         match settled {
-            _ if is_failure => self.failed += 1,
             Settled::Recorded | Settled::Complete(_) => self.recorded += 1,
             Settled::Known => self.duplicate += 1,
             Settled::Conflict => self.conflicting += 1,

@@ -20,8 +20,8 @@
 //! gets nothing else meanwhile, after all other work. What is innocent is measured then.
 //!
 //! A result for a shard that is still open is taken from anyone, because results are deterministic and
-//! work is not thrown away; a second result changes nothing. So, when nothing is pending, a shard that has been out
-//! for much longer than others took is given to a second worker, too: the first result wins.
+//! work is not thrown away; a second result changes nothing. Speculative execution: when nothing is pending, a shard that
+//! has been out for much longer than others took, a straggler's, is leased to a second worker, too: the first result wins.
 //!
 //! A trial has owners, the experiments that wait for it. However many there are, it is measured once: its shards
 //! wait in the queue of each owner, and are granted from whichever queue has its turn first.
@@ -40,7 +40,7 @@ use qslm_common::trial::Addressed;
 
 pub use invariants::Broken;
 use leases::{Lease, Leases};
-pub use trial::{Closed, Outcome, Settled};
+pub use trial::{Closed, Opened, Outcome, Settled};
 use trial::{OpenTrial, PendingShard, ShardState};
 
 /// Milliseconds since the coordinator started.
@@ -63,7 +63,8 @@ impl Default for Limits {
     }
 }
 
-/// A shard is a straggler's if it is out for so many times what shards took on average, and at least so long.
+/// Speculative execution: a shard is a straggler's if it is out for so many times what shards took on average, and at
+/// least so long.
 const STRAGGLES: (u64, Millis) = (3, 1000);
 
 /// Pending shards that are looked through for one that suits a worker.
@@ -98,9 +99,9 @@ struct Queue {
     settled: u32,
     /// Settled leases on this owner's account, and how long they were out together.
     durations: (u64, Millis),
-    /// Who had a part of the data last, by the shard's index. Candidates begin alike, and what a worker computed of one it
-    /// need not compute again of the next on the same part.
-    had: BTreeMap<u32, String>,
+    /// Affinity: the worker that had a slice of the data last, by the shard's index. Candidates begin alike, and what a
+    /// worker computed of one it need not compute again of the next on the same slice.
+    last_worker: BTreeMap<u32, String>,
 }
 
 /// What a worker gets.
@@ -121,8 +122,8 @@ pub struct Grant {
 pub struct Expired {
     /// The leases that ran out, with the workers that had them, and on whose account.
     pub lapsed: Vec<(LeaseId, String, Owner)>,
-    /// The trials that are given up for it.
-    pub given_up: Vec<Closed>,
+    /// The trials that have failed for it.
+    pub failed: Vec<Closed>,
 }
 
 /// Shards of an owner's open trials, by state.
@@ -150,26 +151,18 @@ impl Ledger {
         trial: Arc<Addressed>,
         of: u32,
         settled: &BTreeMap<Shard, Evidence>,
-    ) -> Settled {
+    ) -> Opened {
         let key = trial.key;
-        if !self.trials.contains_key(&key) {
-            let order = self.opened;
-            self.opened += 1;
-            // What came in while the trial was not open is checked only now.
-            let network = trial.trial.network;
-            let plausible =
-                |part: &&Evidence| part.counts.is_plausible(network.population_count(), network.channels);
-            let shards = (0..of).map(|index| match settled.get(&Shard { index, of }).filter(plausible) {
-                Some(part) => ShardState::Settled(part.clone()),
-                None => ShardState::default(),
-            });
-            let open = OpenTrial { order, trial, owners: Vec::new(), shards: shards.collect() };
-            self.by_order.insert(order, key);
-            self.trials.insert(key, open);
-        }
-        let Some(open) = self.trials.get_mut(&key) else { return Settled::Unknown };
+        let opened = &mut self.opened;
+        let by_order = &mut self.by_order;
+        let open = self.trials.entry(key).or_insert_with(|| {
+            let order = *opened;
+            *opened += 1;
+            by_order.insert(order, key);
+            OpenTrial::new(order, trial, of, settled)
+        });
         if open.owners.contains(&owner) {
-            return Settled::Known;
+            return Opened::Known;
         }
         open.owners.push(owner);
         let queue = self.queues.entry(owner).or_default();
@@ -177,11 +170,12 @@ impl Ledger {
         queue.settled += open.settled();
         let waits = open.places().zip(&open.shards).filter(|(_, shard)| shard.is_pending());
         queue.pending.extend(waits.map(|(place, _)| place));
-        self.complete(key)
+        self.complete(key).map_or(Opened::Waiting, Opened::Complete)
     }
 
-    /// Grants the owner's next pending shard, oldest trial first; or else a straggler's. Of the next few it is one whose part
-    /// of the data nobody but this worker had last, if there is one. A suspect comes last, and alone.
+    /// Grants the owner's next pending shard, oldest trial first; or else, speculatively, a straggler's. Affinity: of the
+    /// next few it is one whose slice of the data nobody but this worker had last, if there is one. A suspect comes last,
+    /// and alone.
     pub fn grant(
         &mut self,
         owner: Owner,
@@ -210,8 +204,8 @@ impl Ledger {
         let trial = open.trial.clone();
         let queue = self.queues.entry(owner).or_default();
         queue.leased += 1;
-        if next.is_some() && shard.of > 1 && queue.had.get(&index).is_none_or(|had| had != worker) {
-            queue.had.insert(index, worker.to_owned());
+        if next.is_some() && shard.of > 1 && queue.last_worker.get(&index).is_none_or(|last| last != worker) {
+            queue.last_worker.insert(index, worker.to_owned());
         }
         let worker = worker.to_owned();
         self.leases.insert(lease, Lease { trial: key, shard, worker, owner, since: now, ends, alone });
@@ -221,7 +215,7 @@ impl Ledger {
     fn next_pending(&self, owner: Owner, worker: &str) -> Option<PendingShard> {
         let queue = self.queues.get(&owner)?;
         let sound = || queue.pending.iter().filter(|place| !self.suspects.contains(place));
-        let suits = |place: &&PendingShard| queue.had.get(&place.1).is_none_or(|had| had == worker);
+        let suits = |place: &&PendingShard| queue.last_worker.get(&place.1).is_none_or(|last| last == worker);
         // Rather another's than none.
         let next = sound().take(LOOK).find(suits).or_else(|| sound().next());
         let suspect = || queue.pending.first().filter(|_| !self.leases.any_of(worker));
@@ -284,7 +278,7 @@ impl Ledger {
         if shard.of as usize != open.shards.len() || shard.index >= shard.of {
             return Settled::Unknown;
         }
-        let network = &open.trial.trial.network;
+        let network = &open.trial.trial.protocol.network;
         if !result.counts.is_plausible(network.population_count(), network.channels) {
             return Settled::Implausible;
         }
@@ -312,13 +306,13 @@ impl Ledger {
                 queue.durations.1 += now.saturating_sub(lease.since);
             }
         }
-        self.complete(key)
+        self.complete(key).map_or(Settled::Recorded, Settled::Complete)
     }
 
-    /// Takes a failure of the evaluation under a lease: it would fail anywhere, so the trial is closed. A failure under a
-    /// lease that has ended means nothing any more.
-    pub fn fail(&mut self, id: LeaseId, reason: &str) -> Settled {
-        let Some(lease) = self.end(id) else { return Settled::Unknown };
+    /// Takes a failure of the evaluation under a lease: it would fail anywhere, so the trial is closed, and returned. A
+    /// failure under a lease that has ended means nothing any more.
+    pub fn fail(&mut self, id: LeaseId, reason: &str) -> Option<Closed> {
+        let lease = self.end(id)?;
         self.close_failed(lease.trial, reason.to_owned())
     }
 
@@ -343,17 +337,15 @@ impl Ledger {
             // A trial that is closed as failed withdraws its other leases.
             let Some(lease) = self.end(id) else { continue };
             expired.lapsed.push((id, lease.worker.clone(), lease.owner));
-            if let Settled::Complete(closed) = self.lapse(id, &lease) {
-                expired.given_up.push(closed);
-            }
+            expired.failed.extend(self.lapse(id, &lease));
         }
         expired
     }
 
     /// Counts a worker that vanished against the shard that it had. A trial fails only if it was alone with the last one.
-    fn lapse(&mut self, id: LeaseId, lease: &Lease) -> Settled {
+    fn lapse(&mut self, id: LeaseId, lease: &Lease) -> Option<Closed> {
         let limit = self.limits.vanished as usize;
-        let Some(state) = self.shard_mut(lease) else { return Settled::Unknown };
+        let state = self.shard_mut(lease)?;
         let earlier = state.return_vanished(id, &lease.worker);
         let workers: Vec<String> = state.vanished().keys().cloned().collect();
         if let Some(earlier) = earlier {
@@ -367,7 +359,7 @@ impl Ledger {
         }
         self.suspect(lease.trial, lease.shard.index);
         self.make_pending(lease);
-        Settled::Recorded
+        None
     }
 
     /// Hears that a worker came back with a lease still in hand that had run out.
@@ -432,7 +424,10 @@ impl Ledger {
     }
 
     /// An open trial, what its settled shards gave, and how many shards it has.
-    pub fn parts(&self, key: &ContentHash) -> Option<(Arc<Addressed>, BTreeMap<Shard, Evidence>, u32)> {
+    pub fn shard_results(
+        &self,
+        key: &ContentHash,
+    ) -> Option<(Arc<Addressed>, BTreeMap<Shard, Evidence>, u32)> {
         let open = self.trials.get(key)?;
         let of = open.shards.len() as u32;
         let settled = (0..of).zip(&open.shards).filter_map(|(index, shard)| match shard {
@@ -505,24 +500,14 @@ impl Ledger {
     }
 
     /// Closes a trial as failed.
-    fn close_failed(&mut self, key: ContentHash, reason: String) -> Settled {
-        match self.remove(key) {
-            Some(open) => Settled::Complete(open.end(Outcome::Failed(reason))),
-            None => Settled::Unknown,
-        }
+    fn close_failed(&mut self, key: ContentHash, reason: String) -> Option<Closed> {
+        Some(self.remove(key)?.end(Outcome::Failed(reason)))
     }
 
     /// Closes a trial if all its shards are settled.
-    fn complete(&mut self, key: ContentHash) -> Settled {
-        let sum = self.trials.get(&key).map(OpenTrial::sum);
-        match sum {
-            None => Settled::Unknown,
-            Some(None) => Settled::Recorded,
-            Some(Some(sum)) => match self.remove(key) {
-                Some(open) => Settled::Complete(open.close(sum)),
-                None => Settled::Unknown,
-            },
-        }
+    fn complete(&mut self, key: ContentHash) -> Option<Closed> {
+        let sum = self.trials.get(&key)?.sum()?;
+        Some(self.remove(key)?.close(sum))
     }
 
     fn remove(&mut self, key: ContentHash) -> Option<OpenTrial> {
@@ -551,7 +536,5 @@ impl Ledger {
     }
 }
 
-#[cfg(test)]
-mod model;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use qslm_common::evidence::{Engines, Evidence};
 use qslm_common::measurement::{CannotAdd, Counts};
+use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
 
 use super::{LeaseId, Owner};
@@ -51,7 +52,18 @@ pub struct Closed {
     pub outcome: Outcome,
 }
 
-/// What a report about a shard led to.
+/// Result of opening a trial.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Opened {
+    /// Its owner waits for it now.
+    Waiting,
+    /// Its owner waited for it already.
+    Known,
+    /// All its shards were settled before, so it is closed at once.
+    Complete(Closed),
+}
+
+/// Result of settling a shard.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Settled {
     /// News about a trial that is still open.
@@ -62,7 +74,7 @@ pub enum Settled {
     Known,
     /// Other counts were recorded for the same shard: something is not deterministic.
     Conflict,
-    /// No such trial, shard or lease is open.
+    /// No such trial or shard is open.
     Unknown,
     /// Counts that no network of this shape can give.
     Implausible,
@@ -135,6 +147,25 @@ impl ShardState {
 }
 
 impl OpenTrial {
+    /// A trial of `of` shards, some of which may be settled already.
+    pub(super) fn new(
+        order: u64,
+        trial: Arc<Addressed>,
+        of: u32,
+        settled: &BTreeMap<Shard, Evidence>,
+    ) -> Self {
+        // What came in while the trial was not open is checked only now.
+        let network = trial.trial.protocol.network;
+        let plausible =
+            |part: &&Evidence| part.counts.is_plausible(network.population_count(), network.channels);
+        let shards = (0..of).map(|index| match settled.get(&Shard { index, of }).filter(plausible) {
+            Some(part) => ShardState::Settled(part.clone()),
+            None => ShardState::default(),
+        });
+        let shards = shards.collect();
+        Self { order, trial, owners: Vec::new(), shards }
+    }
+
     /// Number of settled shards.
     pub(super) fn settled(&self) -> u32 {
         self.shards.iter().filter(|shard| shard.is_settled()).count() as u32
@@ -148,7 +179,7 @@ impl OpenTrial {
 
     /// The sum over all shards; `None` while one is open.
     pub(super) fn sum(&self) -> Option<Result<Evidence, CannotAdd>> {
-        let mut total = Counts::zero(self.trial.trial.network.population_count());
+        let mut total = Counts::zero(self.trial.trial.protocol.network.population_count());
         let mut engines = Engines::new();
         for shard in &self.shards {
             let ShardState::Settled(part) = shard else { return None };

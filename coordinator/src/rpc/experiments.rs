@@ -1,17 +1,15 @@
 //! The service that people call, through the `qslm` program.
 
 use qslm_common::demands::Demands;
-use qslm_common::experiment::{Experiment, MAX_PRIORITY};
+use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
 use qslm_common::task::MAX_SHARDS;
 use qslm_proto::convert::{self, Invalid};
-use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::experiments_server::Experiments;
 use qslm_proto::v1::{
-    CandidatesResponse, ChangeRequest, ClusterRequest, ClusterResponse, DescribeResponse, Event,
-    ExperimentStatus, FrontResponse, GetRequest, ListRequest, ListResponse, MissingArtifactsRequest,
-    MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse, RetryRequest, SubmitRequest,
-    WorkerStatus,
+    CandidatesResponse, ChangeRequest, ClusterRequest, ClusterResponse, DescribeResponse, ExperimentStatus,
+    FrontResponse, GetRequest, ListRequest, ListResponse, MissingArtifactsRequest, MissingArtifactsResponse,
+    PutArtifactRequest, PutArtifactResponse, RetryRequest, SubmitRequest,
 };
 use qslm_transport::gate::ClientName;
 use tokio::sync::{mpsc, watch};
@@ -20,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::quotas::{ClientQuotas, Quotas};
 use super::refuse;
+use super::status::{write_event, write_status, write_worker};
 use crate::driver::{self, Change, Handle, Submission};
 use crate::replay::{Stopped, replay};
 use crate::store::Artifacts;
@@ -28,13 +27,13 @@ use crate::store::Artifacts;
 pub struct ExperimentsService {
     driver: Handle,
     artifacts: Artifacts,
-    desk: ClientQuotas,
+    quotas: ClientQuotas,
 }
 
 impl ExperimentsService {
     /// Serves what `driver` decides and stores into `artifacts`, no more for anybody than `quotas` say.
     pub fn new(driver: Handle, artifacts: Artifacts, quotas: Quotas) -> Self {
-        Self { driver, artifacts, desk: ClientQuotas::new(quotas) }
+        Self { driver, artifacts, quotas: ClientQuotas::new(quotas) }
     }
 
     /// Those of which there is no undamaged file. Files may have to be read for that.
@@ -63,7 +62,7 @@ impl Experiments for ExperimentsService {
         &self,
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<PutArtifactResponse>, Status> {
-        let _counts = self.desk.upload(&client(&request))?;
+        let _counts = self.quotas.upload(&client(&request))?;
         let mut stream = request.into_inner();
         let first = stream.message().await?.ok_or_else(|| Invalid::new("hash", "missing"))?;
         let hash = convert::hash("hash", &first.hash)?;
@@ -81,7 +80,7 @@ impl Experiments for ExperimentsService {
         let client = client(&request);
         let SubmitRequest { experiment, shards, priority, demands } = request.into_inner();
         let experiment =
-            Experiment::decode(&experiment).map_err(|error| Invalid::new("experiment", error))?;
+            qslm_search::decode(&experiment).map_err(|error| Invalid::new("experiment", error))?;
         if !(1..=MAX_SHARDS).contains(&shards) {
             return Err(Invalid::new("shards", format!("{shards}: expected 1 to {MAX_SHARDS}")).into());
         }
@@ -91,23 +90,24 @@ impl Experiments for ExperimentsService {
         let priority = check_priority(priority)?;
         let demands = demands.map(Demands::try_from).transpose()?;
         let id = experiment.id();
-        if self.desk.is_full(&client, &id) {
+        if self.quotas.is_full(&client, &id) {
             let all = self.driver.list().await?.into_iter();
-            let ended =
-                |status: &ExperimentStatus| matches!(status.state(), State::Finished | State::Cancelled);
-            self.desk.forget(&all.filter(ended).map(|status| status.id).collect());
+            let ended = |status: &driver::ExperimentStatus| status.state.has_ended();
+            self.quotas.forget(&all.filter(ended).map(|status| status.id).collect());
         }
-        self.desk.submit(&client, &id)?;
+        self.quotas.submit(&client, &id)?;
         let submission = Submission { experiment, shards, priority, demands };
-        Ok(Response::new(self.driver.submit(submission).await?))
+        Ok(Response::new(write_status(self.driver.submit(submission).await?)))
     }
 
     async fn list(&self, _request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        Ok(Response::new(ListResponse { experiments: self.driver.list().await? }))
+        Ok(Response::new(ListResponse {
+            experiments: self.driver.list().await?.into_iter().map(write_status).collect(),
+        }))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<ExperimentStatus>, Status> {
-        Ok(Response::new(self.driver.get(request.into_inner().experiment).await?))
+        Ok(Response::new(write_status(self.driver.get(request.into_inner().experiment).await?)))
     }
 
     type WatchStream = ReceiverStream<Result<ExperimentStatus, Status>>;
@@ -147,7 +147,9 @@ impl Experiments for ExperimentsService {
             let refusal = match tokio::task::spawn_blocking(move || replay(&source, send)).await {
                 Ok(Ok(()) | Err(Stopped::Enough)) => return,
                 Ok(Err(Stopped::Stopping)) => driver.ended().await.into(),
-                Ok(Err(Stopped::Store(error))) => Status::internal(error.to_string()),
+                Ok(Err(error @ (Stopped::Store(_) | Stopped::Strategy(_)))) => {
+                    Status::internal(error.to_string())
+                }
                 // What was sent so far would pass for all there is.
                 Err(error) => Status::internal(format!("the candidates cannot be read: {error}")),
             };
@@ -167,7 +169,7 @@ impl Experiments for ExperimentsService {
     async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ExperimentStatus>, Status> {
         let ChangeRequest { experiment, cancelled, paused, priority } = request.into_inner();
         let change = Change { cancelled, paused, priority: check_priority(priority)?, demands: None };
-        Ok(Response::new(self.driver.change(experiment, change).await?))
+        Ok(Response::new(write_status(self.driver.change(experiment, change).await?)))
     }
 
     async fn retry(&self, request: Request<RetryRequest>) -> Result<Response<ExperimentStatus>, Status> {
@@ -175,7 +177,7 @@ impl Experiments for ExperimentsService {
         if trials.len() > MAX_TRIALS {
             return Err(Invalid::new("trials", format!("{}: {MAX_TRIALS} at most", trials.len())).into());
         }
-        Ok(Response::new(self.driver.retry(experiment, trials).await?))
+        Ok(Response::new(write_status(self.driver.retry(experiment, trials).await?)))
     }
 }
 
@@ -186,14 +188,17 @@ const MAX_TRIALS: usize = 10_000;
 /// intermediate states, never the last one.
 async fn follow(
     driver: Handle,
-    mut status: watch::Receiver<ExperimentStatus>,
+    mut status: watch::Receiver<Option<driver::ExperimentStatus>>,
     sender: mpsc::Sender<Result<ExperimentStatus, Status>>,
 ) {
     loop {
         let now = status.borrow_and_update().clone();
-        let ended = matches!(now.state(), State::Finished | State::Cancelled);
-        if sender.send(Ok(now)).await.is_err() || ended {
-            return;
+        // There is one before anybody can ask.
+        if let Some(now) = now {
+            let ended = now.state.has_ended();
+            if sender.send(Ok(write_status(now))).await.is_err() || ended {
+                return;
+            }
         }
         tokio::select! {
             changed = status.changed() => if changed.is_err() {
@@ -208,30 +213,6 @@ async fn follow(
 /// Who calls. Whatever serves without a gate has one caller.
 fn client<T>(request: &Request<T>) -> ClientName {
     request.extensions().get().cloned().unwrap_or_else(|| ClientName("somebody".to_owned()))
-}
-
-fn write_worker(worker: driver::WorkerStatus) -> WorkerStatus {
-    let millis = |time: std::time::Duration| time.as_millis() as u64;
-    WorkerStatus {
-        present_ms: millis(worker.present),
-        silent_ms: millis(worker.silent),
-        name: worker.name,
-        capacity: worker.capacity,
-        holding: worker.holding,
-        experiment: worker.experiment.unwrap_or_default(),
-        measured: worker.measured,
-        failed: worker.failed,
-        faults: worker.faults,
-        last_fault: worker.last_fault.unwrap_or_default(),
-        set_aside: worker.set_aside,
-        tokens_per_second: worker.tokens_per_second,
-        capabilities: Some(worker.capabilities.into()),
-    }
-}
-
-fn write_event(event: driver::Event) -> Event {
-    let driver::Event { number, unix_ms, experiment, text } = event;
-    Event { number, unix_ms, experiment, text }
 }
 
 fn check_priority(priority: Option<i32>) -> Result<Option<i32>, Invalid> {

@@ -4,6 +4,7 @@ mod experiments;
 mod health;
 mod needs;
 mod quotas;
+pub mod status;
 mod work;
 
 pub use experiments::ExperimentsService;
@@ -32,6 +33,7 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::NotFound(_) => Self::not_found(words),
             Refusal::Ambiguous(_) => Self::failed_precondition(words),
+            Refusal::Invalid(_) => Self::invalid_argument(words),
             Refusal::Busy => busy(&words, SOON),
             Refusal::Stopping | Refusal::Failed(_) => Self::unavailable(words),
             Refusal::Superseded(_) => Self::aborted(words),

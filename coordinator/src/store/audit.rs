@@ -116,16 +116,16 @@ fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use qslm_common::experiment::Strategy;
+    use qslm_search::Tiered;
 
     use super::*;
-    use crate::search::testing::experiment;
+    use qslm_testing::experiment;
 
     #[test]
     fn every_file_is_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let artifacts = Artifacts::beside(&folder.path().join("s.redb")).unwrap();
-        let experiment = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
+        let experiment = experiment(Tiered::default());
         let record = ExperimentRecord::new(0, 1, 0, experiment);
         let id = record.experiment.id();
         let name = |content: &str| ContentHash::of(content.as_bytes()).to_string();

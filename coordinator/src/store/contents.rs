@@ -159,12 +159,13 @@ impl Contents {
 mod tests {
     use proptest::prelude::*;
     use qslm_common::demands::Demands;
-    use qslm_common::experiment::{Experiment, Strategy as Search};
+    use qslm_common::experiment::Experiment;
     use qslm_common::measurement::Nll;
     use qslm_common::racing::Racing;
+    use qslm_search::Tiered;
 
     use super::*;
-    use crate::search::testing::experiment;
+    use qslm_testing::experiment;
 
     fn counts() -> impl Strategy<Value = Variants> {
         let one = (0u64..3).prop_map(|nll| Counts { nll: Nll(nll), tokens: 1, ..Counts::zero(2) });
@@ -173,8 +174,7 @@ mod tests {
     }
 
     fn raced() -> Experiment {
-        let search = Search::Qslm { sensitivity_bits: None, sensitivity_sequences: None };
-        Experiment { racing: Some(Racing::Confidence(0.95)), ..experiment(search) }
+        Experiment { racing: Some(Racing::Confidence(0.95)), ..experiment(Tiered::default()) }
     }
 
     fn float() -> ContentHash {

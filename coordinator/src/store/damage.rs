@@ -4,19 +4,19 @@
 use std::path::Path;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
-use qslm_common::experiment::Strategy;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::task::Shard;
 use qslm_report::Sample;
+use qslm_search::Tiered;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::contents::Contents;
 use super::database::{Store, StoreError, Write};
 use super::record::ExperimentRecord;
-use crate::search::testing::experiment;
 use crate::{Coordinator, Options};
+use qslm_testing::experiment;
 
 const PAGE: usize = 4096;
 
@@ -30,12 +30,7 @@ fn counts(nll: u64) -> Evidence {
 fn make(path: &Path) -> ([Vec<u8>; 2], [Contents; 2]) {
     let store = Store::open(path).unwrap();
     let trial = |number: u64| ContentHash::of(&number.to_le_bytes());
-    let record = ExperimentRecord::new(
-        0,
-        2,
-        0,
-        experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None }),
-    );
+    let record = ExperimentRecord::new(0, 2, 0, experiment(Tiered::default()));
     let id = record.experiment.id();
     let mut writes = vec![Write::Experiment(record), Write::Engine(Fingerprint(1), "engine".to_owned())];
     for number in 0..1500 {

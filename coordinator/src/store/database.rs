@@ -749,11 +749,11 @@ fn read_parts(
 
 #[cfg(test)]
 mod tests {
-    use qslm_common::experiment::Strategy;
     use qslm_common::measurement::{Counts, Nll};
+    use qslm_search::Tiered;
 
     use super::*;
-    use crate::search::testing::experiment;
+    use qslm_testing::experiment;
 
     fn counts(nll: u64) -> Evidence {
         let counts = Counts { nll: Nll(nll), tokens: 1, ..Counts::zero(2) };
@@ -765,7 +765,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/folder/store.redb");
         let (a, b) = (ContentHash::of(b"a"), ContentHash::of(b"b"));
-        let experiment = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
+        let experiment = experiment(Tiered::default());
         let record = ExperimentRecord::new(0, 2, 0, experiment);
         let open = |shards: &[(Shard, Evidence)]| Stored::Shards(shards.iter().cloned().collect());
         let shard = |index, of| Shard { index, of };

@@ -181,11 +181,12 @@ fn decode_json<T: DeserializeOwned>(
 mod tests {
     use proptest::prelude::*;
     use qslm_common::ENGINE_VERSION;
-    use qslm_common::experiment::{InvalidExperiment, Strategy};
+    use qslm_common::experiment::InvalidExperiment;
     use qslm_common::measurement::Nll;
+    use qslm_search::Tiered;
 
     use super::*;
-    use crate::search::testing::experiment;
+    use qslm_testing::experiment;
 
     #[test]
     fn records_of_version_1_stay_readable() {
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn an_experiment_survives_its_record() {
-        let experiment = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
+        let experiment = experiment(Tiered::default());
         let record = ExperimentRecord { paused: true, ..ExperimentRecord::new(3, 4, -5, experiment) };
         assert_eq!(decode_experiment(&encode_experiment(&record)).unwrap(), record);
     }

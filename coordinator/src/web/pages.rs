@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::driver::ExperimentStatus;
 use askama::Template;
-use qslm_proto::v1::ExperimentStatus;
 use qslm_report::page::{self, render};
 use qslm_report::words::{date, percent};
 use tokio::sync::Mutex as AsyncMutex;
@@ -104,15 +104,15 @@ struct ExperimentRow {
 
 impl ExperimentRow {
     fn new(status: &ExperimentStatus) -> Self {
-        let best = status.best.as_ref();
+        let best = status.summary.best.as_ref();
         Self {
             id: status.id.clone(),
-            state: status.state().as_str_name().to_lowercase(),
+            state: status.state.name().to_owned(),
             cells: [
-                status.stage.clone(),
+                status.stage.to_owned(),
                 status.measured.to_string(),
                 status.failed.to_string(),
-                status.front.to_string(),
+                status.summary.front.to_string(),
                 best.map_or(String::new(), |best| percent(best.saving)),
                 best.map_or(String::new(), |best| format!("{:+.2} %", best.quality_loss * 100.0)),
                 format!("{:.0}", status.tokens_per_second),

@@ -11,7 +11,6 @@ use std::io::Write;
 use prost::Message;
 use qslm_common::candidate::Candidate;
 use qslm_common::demands::{Capabilities, Demands};
-use qslm_common::experiment::Experiment;
 use qslm_common::trial::Trial;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::task::TokenizerFile;
@@ -92,8 +91,8 @@ pub fn wire(data: &[u8]) {
         2 => {
             let Ok(message) = v1::SubmitRequest::decode(body) else { return };
             drop(message.demands.map(Demands::try_from));
-            let Ok(experiment) = Experiment::decode(&message.experiment) else { return };
-            assert_eq!(Experiment::decode(&experiment.encode()), Ok(experiment));
+            let Ok(experiment) = qslm_search::decode(&message.experiment) else { return };
+            assert_eq!(qslm_search::decode(&experiment.encode()), Ok(experiment));
         }
         _ => drop(v1::ReportResponse::decode(body)),
     }

@@ -1,15 +1,13 @@
 //! What a search would do: its tiers, candidates and evaluations, and how long that may take.
 
+use std::convert::Infallible;
 use std::time::Instant;
 
-use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
-use qslm_common::experiment::{Experiment, Strategy};
-use qslm_common::space::{Axis, Tier};
-use qslm_coordinator::search::{self, Step};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::evaluate;
+use qslm_search::{Playback, StagePlan};
 use serde::Serialize;
 
 use crate::data::load_data;
@@ -25,7 +23,7 @@ const SAMPLE: f64 = 1.0;
 #[derive(Serialize)]
 struct Plan {
     experiment: String,
-    tiers: Vec<TierPlan>,
+    tiers: Vec<StagePlan>,
     /// Candidates, the float model included.
     candidates_at_most: u64,
     /// Shards, each of which is one lease.
@@ -38,31 +36,22 @@ struct Plan {
     seconds_at_most: f64,
 }
 
-/// A tier, or all there is to a strategy without tiers.
-#[derive(Serialize)]
-struct TierPlan {
-    tier: String,
-    groups: usize,
-    candidates_at_most: u64,
-}
-
 /// Prints what the search of `resolved` would do.
 pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
     let experiment = &resolved.experiment;
-    let mut search = search::start(experiment);
-    let first = match search.next(&Archive::default()) {
-        Step::Measure(generation) => generation.candidates.len() as u64,
-        Step::Finished => 0,
-    };
+    let strategy = |error| Failure::new(Exit::Failure, format!("strategy: {error}"));
+    let mut playback = Playback::new(experiment.clone(), resolved.shards, []).map_err(strategy)?;
+    let Ok(_) = playback.propose(|_| Ok::<_, Infallible>(false));
+    let (first, _) = playback.progress();
     let tell = || Failure::new(Exit::Failure, "this strategy cannot tell how much it will do");
-    let candidates = first + search.remaining_at_most().ok_or_else(tell)?;
-    // What is measured on part of the data costs that part.
-    let (probes, part) = resolved.probes();
-    let whole = candidates as f64 - probes as f64 * (1.0 - part);
+    let candidates = first as u64 + playback.remaining_at_most().ok_or_else(tell)?;
+    // What is measured on a subset of the data costs that share.
+    let (on_subset, share) = resolved.on_subset();
+    let whole = candidates as f64 - on_subset as f64 * (1.0 - share);
     let (pace, threads) = (tokens_per_second(resolved)?, parallel::threads(None));
     let plan = Plan {
         experiment: experiment.id(),
-        tiers: tiers(experiment, if probes > 0 { first + probes } else { first }),
+        tiers: resolved.strategy.outline(experiment, first as u64),
         candidates_at_most: candidates,
         evaluations_at_most: candidates * u64::from(resolved.shards),
         tokens_per_candidate: resolved.positions,
@@ -74,38 +63,6 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
         Output::Json | Output::Yaml => print_data(output, &plan),
         Output::Table => plan.print(),
     }
-}
-
-/// The tiers of the search. A tier below the first of a part tries only what the one before left over.
-fn tiers(experiment: &Experiment, first: u64) -> Vec<TierPlan> {
-    let Strategy::Qslm { .. } = experiment.strategy else {
-        let tier = match experiment.strategy {
-            Strategy::Grid { .. } => "grid",
-            Strategy::Random { .. } => "random",
-            Strategy::Ranked { .. } => "ranked",
-            Strategy::List { .. } => "list",
-            Strategy::Qslm { .. } => "qslm",
-        };
-        return vec![TierPlan { tier: tier.to_owned(), groups: 1, candidates_at_most: first }];
-    };
-    let (space, network) = (&experiment.space, &experiment.network);
-    let sites = experiment.moving(Tier::Matrix).len();
-    let mut tiers =
-        vec![TierPlan { tier: "sensitivity".to_owned(), groups: sites, candidates_at_most: first }];
-    for axis in space.axes() {
-        for tier in [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix] {
-            let global = axis == Axis::Weights && tier == Tier::Global;
-            let groups = if global { 1 } else { space.groups(network, part, tier).len() };
-            // Every width, if nothing wider was good enough before.
-            let widths = space.levels(axis);
-            let name = match axis {
-                Axis::Weights => format!("{tier:?}").to_lowercase(),
-                axis => format!("{axis:?}, {tier:?}").to_lowercase(),
-            };
-            tiers.push(TierPlan { tier: name, groups, candidates_at_most: (groups * widths) as u64 });
-        }
-    }
-    tiers
 }
 
 /// Evaluates the float model for about a second.
@@ -136,7 +93,7 @@ impl Plan {
         let mut table = plain_table();
         table.set_header(["tier", "groups", "candidates at most"]);
         for tier in &self.tiers {
-            table.add_row([&tier.tier, &tier.groups.to_string(), &tier.candidates_at_most.to_string()]);
+            table.add_row([&tier.stage, &tier.groups.to_string(), &tier.candidates_at_most.to_string()]);
         }
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(comfy_table::CellAlignment::Right);

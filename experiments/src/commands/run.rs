@@ -208,12 +208,12 @@ impl Finished {
         })
     }
 
-    /// Multiply-accumulates that nobody had to do, because candidates were given up, or measured on part of the data. A
+    /// Multiply-accumulates that nobody had to do, because candidates were pruned, or measured on a subset of the data. A
     /// shard is as large as the next, and a sequence.
     fn arithmetic_spared(&self, resolved: &Resolved) -> f64 {
         let trial = resolved.experiment.network.macs_per_token() as f64 * resolved.positions as f64;
-        let (_, part) = resolved.probes();
-        trial * (self.spared as f64 / f64::from(resolved.shards) + self.probed as f64 * (1.0 - part))
+        let (_, share) = resolved.on_subset();
+        trial * (self.spared as f64 / f64::from(resolved.shards) + self.probed as f64 * (1.0 - share))
     }
 
     /// Prints it.

@@ -13,7 +13,7 @@ use qslm_common::ENGINE_VERSION;
 use qslm_common::candidate::Candidate;
 use qslm_common::cost::Cost;
 use qslm_common::demands::Demands;
-use qslm_common::experiment::{Experiment, Strategy, check_model};
+use qslm_common::experiment::{Experiment, check_model};
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_common::objective::Objective;
@@ -22,6 +22,7 @@ use qslm_common::space::{Axis, Space, Tier};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::task::Dataset;
+use qslm_search::{AnyStrategy, List, Ranked, Tiered};
 
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
@@ -32,13 +33,18 @@ use crate::schemes::calibrate_on;
 use crate::sensitivity::{self, Metric};
 pub use check::{problems, problems_of_text};
 pub use written::refuse_toml;
-use written::{ActivationRangeSpec, ActivationsSpec, CalibrationSpec, Spec, StrategySpec, TaskSpec};
+use written::{
+    ActivationRangeSpec, ActivationsSpec, CalibrationSpec, Spec, TaskSpec, WrittenList, WrittenRanked,
+    WrittenStrategy,
+};
 
 /// A spec with everything found.
 #[derive(Debug, Clone)]
 pub struct Resolved {
     /// What it means.
     pub experiment: Experiment,
+    /// Strategy of the experiment.
+    pub strategy: AnyStrategy,
     /// Shards per trial.
     pub shards: u32,
     /// Every file by its content hash: the checkpoint, the data and the tokenizer.
@@ -52,15 +58,12 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// How many trials tell sensitivity by part of the data, and by what part.
-    pub fn probes(&self) -> (u64, f64) {
-        match self.experiment.strategy {
-            Strategy::Qslm { sensitivity_sequences: Some(first), .. } => {
-                let alone = self.experiment.moving(Tier::Matrix).len() as u64;
-                (1 + alone, f64::from(first) / self.sequences as f64)
-            }
-            _ => (0, 1.0),
-        }
+    /// Trials that are measured on a subset of the data, and the share of the data that this is.
+    pub fn on_subset(&self) -> (u64, f64) {
+        let subset = self.strategy.subset(&self.experiment);
+        subset.map_or((0, 1.0), |subset| {
+            (subset.candidates, f64::from(subset.sequences) / self.sequences as f64)
+        })
     }
 }
 
@@ -110,7 +113,7 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
     let calibration = calibration(path, &spec, &tokenizer, &task, &loaded)?;
     let space = spec.space.resolve(spec.checkpoint.binary_embedding, calibration);
-    let (strategy, ranking) = strategy(spec.strategy, listed, &space, &network)?;
+    let (strategy, ranking) = strategy(spec.strategy, listed, &space, &network);
     let mut experiment = Experiment {
         name: spec.name,
         engine_version: ENGINE_VERSION,
@@ -124,13 +127,14 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
             .objectives
             .unwrap_or_else(|| vec![Objective::quality_of(&task), Objective::Cost(Cost::Footprint)]),
         trade_off: spec.trade_off,
-        strategy,
+        strategy: strategy.spec(),
         device: spec.device,
         racing: spec.racing,
         task,
     };
     let (shards, demands) = (spec.run.shards, spec.run.workers);
-    let mut problems: Vec<String> = experiment.problems().iter().map(ToString::to_string).collect();
+    let mut problems: Vec<String> =
+        qslm_search::problems(&experiment).iter().map(ToString::to_string).collect();
     if !(1..=MAX_SHARDS).contains(&shards) {
         problems.push(format!("run.shards = {shards}: expected 1 to {MAX_SHARDS}"));
     }
@@ -147,21 +151,22 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     warn_of_fewer(key, asked, &text, &data);
     let positions = data.positions();
     let sequences = data.len() as u64;
-    if let Strategy::Qslm { sensitivity_sequences: some @ Some(_), .. } = &mut experiment.strategy {
-        warn_of_fewer("strategy.sensitivity_sequences", *some, &text, &data);
-        // All of the data are no part of them.
-        *some = some.filter(|first| u64::from(*first) < sequences);
+    let mut strategy = strategy;
+    if let Some((key, asked)) = strategy.asks_for_subset() {
+        warn_of_fewer(key, Some(asked), &text, &data);
+        strategy.fit(sequences);
     }
     if let Some(ranking) = ranking {
         data.truncate(ranking.sequences as usize);
-        ranking.put_in_order(&mut experiment, &loaded, &data)?;
+        strategy = ranking.ranked(&experiment, &loaded, &data)?.into();
     }
+    experiment.strategy = strategy.spec();
     let files = vec![
         (experiment.checkpoint, checkpoint),
         (experiment.data.text, text),
         (experiment.data.tokenizer, tokenizer),
     ];
-    Ok(Resolved { experiment, shards, files, positions, sequences, demands })
+    Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands })
 }
 
 fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {
@@ -250,7 +255,9 @@ fn calibration_data(path: &Path, calibration: &CalibrationSpec, task: &Task) -> 
 
 /// The candidates of a written list.
 fn listed(path: &Path, spec: &Spec, files: &Files) -> Outcome<Vec<String>> {
-    let Some(StrategySpec::List { candidates }) = &spec.strategy else { return Ok(Vec::new()) };
+    let Some(WrittenStrategy::List(WrittenList { candidates })) = &spec.strategy else {
+        return Ok(Vec::new());
+    };
     let shape = Checkpoint::inspect(&files.checkpoint, spec.checkpoint.binary_embedding);
     let shape = shape.map_err(|error| unreadable(&files.checkpoint, &error))?;
     let file = path.parent().unwrap_or(Path::new("")).join(candidates);
@@ -260,31 +267,28 @@ fn listed(path: &Path, spec: &Spec, files: &Files) -> Outcome<Vec<String>> {
 /// The strategy, and how to get the order of a ranked one, which takes an evaluation. Until then its groups are in the
 /// order of the network.
 fn strategy(
-    written: Option<StrategySpec>,
+    written: Option<WrittenStrategy>,
     listed: Vec<String>,
     space: &Space,
     network: &Network,
-) -> Outcome<(Strategy, Option<Ranking>)> {
-    Ok(match written {
-        Some(StrategySpec::List { .. }) => (Strategy::List { candidates: listed }, None),
-        None => (Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None }, None),
-        Some(StrategySpec::Qslm { sensitivity_bits, sensitivity_sequences }) => {
-            (Strategy::Qslm { sensitivity_bits, sensitivity_sequences }, None)
-        }
-        Some(StrategySpec::Grid { tier }) => (Strategy::Grid { tier }, None),
-        Some(StrategySpec::Random { tier, trials, seed }) => (Strategy::Random { tier, trials, seed }, None),
-        Some(StrategySpec::Ranked { metric, tier, sequences, top_k }) => {
+) -> (AnyStrategy, Option<Ranking>) {
+    match written {
+        None => (Tiered::default().into(), None),
+        Some(WrittenStrategy::AsItIs(strategy)) => (strategy, None),
+        Some(WrittenStrategy::List(_)) => (List { candidates: listed }.into(), None),
+        Some(WrittenStrategy::Ranked(WrittenRanked { metric, tier, sequences, top_k })) => {
             let groups = space.groups(network, Axis::Weights, tier);
             let order = groups.into_iter().map(|group| group.name).collect();
-            let strategy = Strategy::Ranked { metric: metric.name().to_owned(), tier, order };
-            (strategy, Some(Ranking { metric, sequences, top_k }))
+            let ranking = Ranking { metric, tier, sequences, top_k };
+            (Ranked { metric: metric.name().to_owned(), tier, order }.into(), Some(ranking))
         }
-    })
+    }
 }
 
 /// How a ranked strategy gets its order.
 struct Ranking {
     metric: Metric,
+    tier: Tier,
     sequences: u32,
     top_k: u32,
 }
@@ -307,9 +311,8 @@ impl Ranking {
     }
 
     /// Measures every unit at the middle of the ladder and orders the groups.
-    fn put_in_order(&self, experiment: &mut Experiment, checkpoint: &Checkpoint, data: &Dataset) -> Outcome {
+    fn ranked(&self, experiment: &Experiment, checkpoint: &Checkpoint, data: &Dataset) -> Outcome<Ranked> {
         let (space, network) = (&experiment.space, checkpoint.network());
-        let Strategy::Ranked { tier, order, .. } = &mut experiment.strategy else { return Ok(()) };
         let probe = space.uniform(network, space.levels(Axis::Weights) / 2);
         let options = sensitivity::Options {
             backend: experiment.backend,
@@ -318,7 +321,8 @@ impl Ranking {
             threads: parallel::threads(None),
         };
         let rows = sensitivity::measure(checkpoint, &probe, data, options, || ())?;
-        *order = sensitivity::order(&space.groups(network, Axis::Weights, *tier), &rows, self.metric);
-        Ok(())
+        let groups = space.groups(network, Axis::Weights, self.tier);
+        let order = sensitivity::order(&groups, &rows, self.metric);
+        Ok(Ranked { metric: self.metric.name().to_owned(), tier: self.tier, order })
     }
 }

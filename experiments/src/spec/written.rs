@@ -9,9 +9,12 @@ use qslm_common::objective::{Constraints, Objective};
 use qslm_common::racing::Racing;
 use qslm_common::scheme::{Calibration, Granularity, Range, Rounding, Symmetry, Width};
 use qslm_common::space::{ActivationSpace, Embedding, MembraneSpace, Space, Tier, VectorSpace};
+use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Task;
 use qslm_common::trade_off::TradeOff;
-use serde::Deserialize;
+use qslm_search::{AnyStrategy, List, Ranked, Strategy};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 use super::refuse;
 use crate::exit::{Exit, Failure, Outcome};
@@ -34,7 +37,7 @@ pub(super) struct Spec {
     pub(super) objectives: Option<Vec<Objective>>,
     #[serde(default)]
     pub(super) trade_off: TradeOff,
-    pub(super) strategy: Option<StrategySpec>,
+    pub(super) strategy: Option<WrittenStrategy>,
     pub(super) calibration: Option<CalibrationSpec>,
     #[serde(default)]
     pub(super) device: Device,
@@ -109,35 +112,46 @@ pub(super) struct CalibrationSpec {
     pub(super) sequences: u32,
 }
 
-/// As [`qslm_common::experiment::Strategy`], with the measure in place of the order that it leads to.
+/// The `[strategy]` table. Most strategies are written as they stand in an experiment; those that name files or need an
+/// evaluation have a form of their own here.
+#[derive(Debug)]
+pub(super) enum WrittenStrategy {
+    AsItIs(AnyStrategy),
+    Ranked(WrittenRanked),
+    List(WrittenList),
+}
+
+/// A ranked search, with the measure in place of the order that it leads to.
 #[derive(Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub(super) enum StrategySpec {
-    Qslm {
-        sensitivity_bits: Option<Width>,
-        sensitivity_sequences: Option<u32>,
-    },
-    Grid {
-        tier: Tier,
-    },
-    Random {
-        tier: Tier,
-        trials: u32,
-        seed: u64,
-    },
-    Ranked {
-        metric: Metric,
-        tier: Tier,
-        /// Windows or sentences of the task's data that the measure looks at.
-        #[serde(default = "sixteen")]
-        sequences: u32,
-        #[serde(default = "ten")]
-        top_k: u32,
-    },
-    List {
-        /// A file of candidates; see [`crate::listed`].
-        candidates: PathBuf,
-    },
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenRanked {
+    pub(super) metric: Metric,
+    pub(super) tier: Tier,
+    /// Windows or sentences of the task's data that the measure looks at.
+    #[serde(default = "sixteen")]
+    pub(super) sequences: u32,
+    #[serde(default = "ten")]
+    pub(super) top_k: u32,
+}
+
+/// A list, with the file of candidates; see [`crate::listed`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenList {
+    pub(super) candidates: PathBuf,
+}
+
+impl<'de> Deserialize<'de> for WrittenStrategy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spec = StrategySpec::deserialize(deserializer)?;
+        let parameters = || serde_json::Value::Object(spec.parameters().cloned().collect());
+        let read = match spec.kind() {
+            Ranked::KIND => serde_json::from_value(parameters()).map(Self::Ranked),
+            List::KIND => serde_json::from_value(parameters()).map(Self::List),
+            _ => AnyStrategy::parse(&spec).map(Self::AsItIs),
+        };
+        read.map_err(D::Error::custom)
+    }
 }
 
 #[derive(Debug, Deserialize)]

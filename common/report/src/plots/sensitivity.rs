@@ -40,7 +40,7 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
 }
 
 fn colour(axis: Axis) -> usize {
-    match part {
+    match axis {
         Axis::Weights => 0,
         Axis::Vectors => 1,
         Axis::Activations => 2,

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use qslm_common::ENGINE_VERSION;
 use qslm_common::demands::Demands;
-use qslm_common::experiment::Strategy;
 use qslm_common::hash::ContentHash;
 use qslm_common::space::Tier;
 use qslm_common::task::Shard;
@@ -16,6 +15,7 @@ use qslm_proto::PROTOCOL;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{ExperimentStatus, GetRequest, Lease, ReportRequest, ShardReport, shard_report};
+use qslm_search::Random;
 use qslm_transport::{Connector, Link};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -154,7 +154,7 @@ impl CoordinatorBench {
             return Err(Failure::new(Exit::Failure, format!("{measured} of {trials} trials were recorded")));
         }
         if let Some(keep) = &self.keep {
-            let place = crate::place::StoreFolder::vacant(keep, crate::place::Made::Store, &[], false)?;
+            let place = crate::place::OutputPlace::vacant(keep, crate::place::Made::Store, &[], false)?;
             let file = place.start()?;
             std::fs::copy(&store, file.path()).map_err(|error| Failure::file(keep, &error))?;
             file.finish()?;
@@ -193,9 +193,10 @@ impl CoordinatorBench {
 pub(super) fn experiment(folder: &Path, trials: u32) -> Outcome<Resolved> {
     let path = folder.join("empty");
     std::fs::write(&path, b"").map_err(|error| Failure::file(&path, &error))?;
-    let experiment = workload::experiment(Strategy::Random { tier: Tier::Matrix, trials, seed: 1 })?;
+    let strategy = Random { tier: Tier::Matrix, trials, seed: 1 };
     Ok(Resolved {
-        experiment,
+        experiment: workload::experiment(strategy.clone())?,
+        strategy: strategy.into(),
         shards: 1,
         files: vec![(ContentHash::of(b""), path.into())],
         positions: 1,
@@ -241,10 +242,10 @@ pub(super) fn request(
 /// Milliseconds until a coordinator that starts on the store has read all of it and grants the one trial that is new.
 async fn restart(store: &Path, resolved: &Resolved, trials: u32) -> Outcome<f64> {
     // The same draws and one more: a search that was interrupted just before its end.
-    let strategy = Strategy::Random { tier: Tier::Matrix, trials: trials + 1, seed: 1 };
-    let experiment = workload::experiment(strategy)?;
+    let strategy = Random { tier: Tier::Matrix, trials: trials + 1, seed: 1 };
     let interrupted = Resolved {
-        experiment,
+        experiment: workload::experiment(strategy.clone())?,
+        strategy: strategy.into(),
         shards: 1,
         files: resolved.files.clone(),
         positions: 1,

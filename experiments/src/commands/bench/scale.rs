@@ -9,18 +9,17 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use qslm_common::archive::Archive;
-use qslm_common::experiment::{Experiment, Strategy};
+use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::task::{MAX_SHARDS, Shard};
 use qslm_common::trial::Addressed;
 use qslm_coordinator::Options;
 use qslm_coordinator::driver::{
-    self, Finished, Handle, Refusal, ReportAnswer, ShardOutcome, Submission, WorkerReport,
+    self, Finished, Handle, Refusal, ReportAnswer, ShardOutcome, State, Submission, WorkerReport,
 };
 use qslm_coordinator::ledger::Grant;
-use qslm_coordinator::search::{self, Step};
 use qslm_coordinator::store::Store;
-use qslm_proto::v1::experiment_status::State;
+use qslm_search::{Step, Strategy, Tiered};
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -108,8 +107,7 @@ impl ScaleBench {
     async fn measure(&self, workers: u32) -> Outcome<ScaleRow> {
         let shards = self.shards.unwrap_or((workers / 4).clamp(1, MAX_SHARDS));
         let durations = Durations { mean: f64::from(self.milliseconds) / 1e3, spread: self.spread };
-        let experiment =
-            workload::experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None })?;
+        let experiment = workload::experiment(Tiered::default())?;
         let ideal = Ideal::of(&experiment, workers, shards, durations);
 
         let folder = self.place.folder()?;
@@ -124,9 +122,13 @@ impl ScaleBench {
         let failed = |refusal: Refusal| Failure::new(Exit::Failure, refusal);
         handle.submit(Submission::new(experiment.clone(), shards)).await.map_err(failed)?;
         let mut status = handle.watch(experiment.id()).await.map_err(failed)?;
-        let finished = status.wait_for(|status| status.state() == State::Finished).await;
+        let finished = status
+            .wait_for(|status| status.as_ref().is_some_and(|status| status.state == State::Finished))
+            .await;
         let seconds = started.elapsed().as_secs_f64();
-        let trials = finished.map_err(|_| Failure::new(Exit::Failure, "the driver ended"))?.measured;
+        let finished = finished.map_err(|_| Failure::new(Exit::Failure, "the driver ended"))?;
+        let trials = finished.as_ref().map_or(0, |status| status.measured);
+        drop(finished);
         stop.cancel();
         while let Some(done) = tasks.join_next().await {
             done.map_err(anyhow::Error::from)?.map_err(failed)?;
@@ -162,7 +164,7 @@ struct Ideal {
 
 impl Ideal {
     fn of(experiment: &Experiment, workers: u32, shards: u32, durations: Durations) -> Self {
-        let mut search = search::start(experiment);
+        let mut search = Tiered::default().start(experiment);
         let (mut archive, mut seen) = (Archive::default(), BTreeSet::new());
         let mut ideal = Self { trials: 0, generations: 0, seconds: 0.0 };
         while let Step::Measure(generation) = search.next(&archive) {

@@ -5,13 +5,14 @@ use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::cost::{Cost, Device};
 use qslm_common::demands::Capabilities;
-use qslm_common::experiment::{Experiment, Strategy};
+use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
 use qslm_common::objective::{Constraints, Objective};
 use qslm_common::scheme::{Granularity, Range, Rounding, Scheme, Symmetry, Width};
 use qslm_common::space::{Embedding, Space};
+use qslm_common::strategy::StrategySpec;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trade_off::TradeOff;
 
@@ -24,7 +25,7 @@ pub(super) fn capabilities() -> Capabilities {
 }
 
 /// An experiment of four blocks whose files are all empty.
-pub(super) fn experiment(strategy: Strategy) -> Outcome<Experiment> {
+pub(super) fn experiment(strategy: impl Into<StrategySpec>) -> Outcome<Experiment> {
     let file = ContentHash::of(b"");
     let network =
         Network { vocabulary: 64, channels: 16, hidden: 64, blocks: 4, outputs: 64, binary_embedding: true };
@@ -51,12 +52,14 @@ pub(super) fn experiment(strategy: Strategy) -> Outcome<Experiment> {
         constraints: Constraints { max_perplexity_increase: Some(0.03), ..Constraints::default() },
         objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],
         trade_off: TradeOff::default(),
-        strategy,
+        strategy: strategy.into(),
         device: Device::default(),
         racing: None,
     };
-    experiment.validate().map_err(|error| Failure::new(Exit::Failure, error))?;
-    Ok(experiment)
+    match qslm_search::problems(&experiment).into_iter().next() {
+        Some(problem) => Err(Failure::new(Exit::Failure, problem)),
+        None => Ok(experiment),
+    }
 }
 
 /// What a shard of a candidate would measure: a loss that grows fourfold with every bit taken, at a rate of each

@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn truncation_goes_down() {
-        let round = |steps| Rounder::Truncate.round(steps, 0);
+        let round = |steps| Rounder::Floor.round(steps, 0);
         assert_eq!(
             [round(1.9), round(-1.1), round(2.0), round(1.9999), round(-0.0001)],
             [1.0, -2.0, 2.0, 2.0, 0.0]

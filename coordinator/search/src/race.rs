@@ -8,9 +8,9 @@ use qslm_common::measurement::Counts;
 use qslm_common::racing::Race;
 use qslm_common::task::Shard;
 
-/// What the candidates of an experiment run against, if they race: the float model's counts over all data, and those of its
+/// Race of an experiment, if its candidates race: the float model's counts over all data, and those of its
 /// `of` shards, unless some are missing.
-pub fn race(
+pub(crate) fn start(
     experiment: &Experiment,
     float: &Counts,
     parts: &BTreeMap<Shard, Evidence>,
@@ -22,6 +22,6 @@ pub fn race(
 }
 
 /// Whether a candidate has lost, given those of its `of` shards that are settled.
-pub fn has_lost(race: &Race, settled: &BTreeMap<Shard, Evidence>, of: u32) -> bool {
+pub(crate) fn has_lost(race: &Race, settled: &BTreeMap<Shard, Evidence>, of: u32) -> bool {
     race.is_lost(settled.iter().map(|(shard, part)| (shard.index, &part.counts)), of)
 }

@@ -27,7 +27,7 @@ struct Combinations {
 
 /// Which combinations, by number: the digits are the levels of the groups, the first group's the lowest.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Numbers {
+pub(crate) enum Numbers {
     /// All below this one.
     Below(u64),
     /// These.
@@ -36,7 +36,7 @@ pub(super) enum Numbers {
 
 impl Candidates {
     /// `first`, then the combinations of the levels of `moving` with these numbers, made from `base`.
-    pub(super) fn combinations(
+    pub(crate) fn combinations(
         first: Vec<Candidate>,
         space: &Space,
         base: Candidate,

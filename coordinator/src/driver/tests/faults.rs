@@ -1,15 +1,18 @@
 //! The driver and workers that cannot work: whose fault it is decides what comes of it. No time passes; it is told.
 
 use qslm_common::archive::FrontDocument;
-use qslm_common::experiment::Strategy;
-use qslm_proto::v1::experiment_status::State;
+use qslm_common::experiment::Experiment;
+use qslm_search::{Grid, Tiered};
 
-use super::committer::measured;
-use super::tests::{finished, report};
-use super::*;
+use tokio::sync::oneshot;
+
+use super::{finished, report};
+use crate::driver::committer::measured;
+use crate::driver::request::Reply;
+use crate::driver::*;
 use crate::ledger::Grant;
-use crate::search::testing::{experiment, run};
 use crate::store::disk::Disk;
+use qslm_testing::{experiment, run};
 
 const TTL: Millis = 2000;
 
@@ -43,8 +46,8 @@ impl World {
         let (reply, mut answer) = oneshot::channel();
         self.driver.apply(request(reply), self.now).unwrap();
         self.driver.turn(self.now).unwrap();
-        while !self.driver.next.is_empty() {
-            let writes = self.driver.take_batch();
+        while !self.driver.outbox.is_empty() {
+            let writes = self.driver.outbox.take_batch();
             self.driver.store.commit(&writes).unwrap();
             self.driver.apply(Request::Committed(Ok(measured(&writes))), self.now).unwrap();
             self.driver.turn(self.now).unwrap();
@@ -89,17 +92,17 @@ impl World {
     }
 
     fn front(&mut self) -> String {
-        let id = self.driver.experiments[0].id().to_owned();
+        let id = self.driver.experiments[0].search.id().to_owned();
         self.ask(|reply| Request::Front(id, reply)).unwrap()
     }
 }
 
 fn grid() -> Experiment {
-    experiment(Strategy::Grid { tier: qslm_common::space::Tier::Global })
+    experiment(Grid { tier: qslm_common::space::Tier::Global })
 }
 
 fn tiered() -> Experiment {
-    experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None })
+    experiment(Tiered::default())
 }
 
 /// The front of a search in which nothing fails.
@@ -121,12 +124,12 @@ fn a_worker_that_fails_everything_fails_no_trial_and_is_set_aside() {
             let finished = leases.iter().map(finished).collect();
             world.report(WorkerReport { finished, ..report("good", 0) });
         }
-        if world.status().state() == State::Finished {
+        if world.status().state == State::Finished {
             break;
         }
     }
     let status = world.status();
-    assert_eq!((status.state(), status.failed), (State::Finished, 0));
+    assert_eq!((status.state, status.failed), (State::Finished, 0));
     assert_eq!(world.front(), undisturbed(&tiered()));
     assert!(got < 15, "it got {got} shards in {} s", world.now / 1000);
     let workers = world.ask(Request::Cluster).unwrap().workers;
@@ -151,7 +154,7 @@ fn an_experiment_is_stuck_while_every_worker_that_may_take_it_is_set_aside() {
     world.report(report("a", 0));
     world.report(report("b", 0));
     let status = world.status();
-    assert_eq!((status.state(), status.suitable_workers, status.set_aside_workers), (State::Stuck, 2, 2));
+    assert_eq!((status.state, status.workers.suitable, status.workers.set_aside), (State::Stuck, 2, 2));
     let why = "all 2 workers that may evaluate it are set aside: a: No space left on device";
     assert_eq!(status.stuck, why);
     // Where the cause is gone one shard is enough to show it.
@@ -160,7 +163,7 @@ fn an_experiment_is_stuck_while_every_worker_that_may_take_it_is_set_aside() {
     assert_eq!(tried.len(), 1, "one to see whether it can");
     world.report(WorkerReport { finished: vec![finished(&tried[0])], ..report("a", 0) });
     let status = world.status();
-    assert_eq!((status.state(), status.stuck.as_str()), (State::ExperimentRun, ""));
+    assert_eq!((status.state, status.stuck.as_str()), (State::Running, ""));
     world.work("a", 3);
     assert_eq!(world.front(), undisturbed(&grid()));
 }
@@ -171,10 +174,10 @@ fn a_fault_with_one_experiments_files_does_not_keep_a_worker_from_another() {
     world.submit(grid(), 1);
     assert_eq!(world.fail("a", 1, Fault::Machine), 1);
     world.submit(Experiment { name: "other".to_owned(), ..tiered() }, 1);
-    let other = world.driver.experiments[1].id().to_owned();
+    let other = world.driver.experiments[1].search.id().to_owned();
     let granted = world.report(report("a", 1));
     assert_eq!(granted.len(), 1);
-    assert_eq!(world.driver.experiments[granted[0].owner as usize].id(), other);
+    assert_eq!(world.driver.experiments[granted[0].owner as usize].search.id(), other);
 }
 
 #[test]
@@ -184,7 +187,7 @@ fn what_nobody_is_to_blame_for_is_given_to_the_same_worker_at_once() {
     for _ in 0..20 {
         assert_eq!(world.fail("a", 1, Fault::Nobody), 1);
     }
-    assert_eq!(world.driver.tally.faults, 0);
+    assert_eq!(world.driver.journal.tally.faults, 0);
 }
 
 #[test]
@@ -199,7 +202,7 @@ fn counts_that_cannot_be_are_a_fault_of_whoever_reports_them() {
         world.now += 10_000;
     }
     world.report(report("liar", 0));
-    assert_eq!((world.status().failed, world.status().set_aside_workers), (0, 1));
+    assert_eq!((world.status().failed, world.status().workers.set_aside), (0, 1));
 }
 
 #[test]
@@ -212,7 +215,7 @@ fn a_worker_whose_process_starts_anew_over_and_over_with_work_in_hand_is_set_asi
         world.now += 1000;
     }
     assert!((4..6).contains(&leases), "{leases} in 20 s");
-    assert_eq!(world.driver.breakers.open("crashes", 0), Some("it vanished with work in hand"));
+    assert_eq!(world.driver.workers.breakers.open("crashes", 0), Some("it vanished with work in hand"));
     // One worker counts once against the trial.
     world.work("good", 2);
     assert_eq!((world.status().failed, world.front()), (0, undisturbed(&grid())));
@@ -231,24 +234,24 @@ fn what_failed_is_opened_again_and_the_search_ends_where_it_would_have() {
     world.report(WorkerReport { finished: done, ..report("w", 0) });
     world.work("w", 3);
     let status = world.status();
-    assert_eq!((status.state(), status.failed, status.retried), (State::Finished, 1, 0));
+    assert_eq!((status.state, status.failed, status.retried), (State::Finished, 1, 0));
     assert_ne!(world.front(), undisturbed(&tiered()));
 
     let id = tiered().id();
     let [failed] = &status.failed_trials[..] else { panic!("{:?}", status.failed_trials) };
-    assert_eq!(failed.reason, "loss is not finite");
+    assert_eq!(failed.1, "loss is not finite");
     let nobody = vec!["zz".to_owned()];
     let refused = world.ask(|reply| Request::Retry(id.clone(), nobody, reply)).unwrap_err();
     assert_eq!(refused, Refusal::NotFound(format!("no failed trial of {id} is \"zz\"")));
-    let start = ContentHash::from_bytes(failed.trial[..].try_into().unwrap()).to_string()[..8].to_owned();
+    let start = failed.0.to_string()[..8].to_owned();
     let reopened = world.ask(|reply| Request::Retry(id.clone(), vec![start], reply)).unwrap();
-    assert_eq!((reopened.state(), reopened.failed, reopened.retried), (State::ExperimentRun, 0, 1));
+    assert_eq!((reopened.state, reopened.failed, reopened.retried), (State::Running, 0, 1));
 
     // A restart in between changes nothing.
     world.restart();
-    assert_eq!((world.status().state(), world.status().retried), (State::ExperimentRun, 1));
+    assert_eq!((world.status().state, world.status().retried), (State::Running, 1));
     world.work("w", 3);
-    assert_eq!((world.status().state(), world.status().failed), (State::Finished, 0));
+    assert_eq!((world.status().state, world.status().failed), (State::Finished, 0));
     assert_eq!(world.front(), undisturbed(&tiered()));
     let retried = world.driver.store.contents().unwrap().retried;
     let reasons: Vec<_> = retried.into_values().collect();

@@ -1,16 +1,20 @@
 //! The driver with a real store: what is acknowledged stays, and the answer does not depend on the workers.
 
+mod ends;
+mod faults;
+mod simulation;
+
 use std::path::Path;
 
 use qslm_common::archive::{FrontDocument, FrontRow};
 use qslm_common::demands::{Capabilities, Demands};
-use qslm_common::experiment::Strategy;
+use qslm_common::experiment::Experiment;
 use qslm_common::measurement::Counts;
-use qslm_proto::v1::experiment_status::State;
+use qslm_search::{Random, Tiered};
 
 use super::*;
 use crate::ledger::Grant;
-use crate::search::testing::{experiment, measure};
+use qslm_testing::{experiment, measure};
 
 fn open(path: &Path) -> (Handle, Thread) {
     // Long enough that no lease runs out by itself on a busy machine.
@@ -21,7 +25,7 @@ fn open(path: &Path) -> (Handle, Thread) {
 const CANCEL: Change = Change { cancelled: Some(true), paused: None, priority: None, demands: None };
 
 fn qslm() -> Experiment {
-    experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None })
+    experiment(Tiered::default())
 }
 
 /// The part of a candidate's counts that falls into a shard.
@@ -70,7 +74,7 @@ async fn work(handle: &Handle, workers: usize, steps: usize) -> bool {
         let answer = handle.report(reports).await.unwrap();
         let idle = answer.leases.is_empty();
         held[step % workers] = answer.leases;
-        if idle && handle.list().await.unwrap()[0].state() == State::Finished {
+        if idle && handle.list().await.unwrap()[0].state == State::Finished {
             return true;
         }
     }
@@ -109,7 +113,7 @@ async fn an_interrupted_experiment_goes_on_and_repeats_nothing() {
     }
     let (handle, _thread) = open(&path);
     let status = handle.submit(Submission::new(qslm(), 3)).await.unwrap();
-    assert_eq!(status.state(), State::Finished);
+    assert_eq!(status.state, State::Finished);
     assert_eq!((status.evaluated, status.measured), (0, evaluated));
     assert_eq!(handle.front(qslm().id()).await.unwrap(), front(1, 1).await);
 }
@@ -122,7 +126,7 @@ async fn a_finished_experiments_results_serve_another_experiment() {
     assert!(work(&handle, 1, 10_000).await);
     let other = Experiment { name: "other".to_owned(), ..qslm() };
     let status = handle.submit(Submission::new(other, 1)).await.unwrap();
-    assert_eq!((status.state(), status.evaluated), (State::Finished, 0));
+    assert_eq!((status.state, status.evaluated), (State::Finished, 0));
 }
 
 #[tokio::test]
@@ -149,11 +153,11 @@ async fn cancelling_takes_the_work_back_and_resubmitting_goes_on() {
     let (handle, _thread) = open(&folder.path().join("s.redb"));
     let id = handle.submit(Submission::new(qslm(), 1)).await.unwrap().id;
     let leases = handle.report(report("a", 2)).await.unwrap().leases;
-    assert_eq!(handle.change(id.clone(), CANCEL).await.unwrap().state(), State::Cancelled);
+    assert_eq!(handle.change(id.clone(), CANCEL).await.unwrap().state, State::Cancelled);
     let held: Vec<LeaseId> = leases.iter().map(|grant| grant.lease).collect();
     let answer = handle.report(WorkerReport { held: held.clone(), ..report("a", 5) }).await.unwrap();
     assert_eq!((answer.leases.len(), answer.dropped), (0, held));
-    assert_eq!(handle.submit(Submission::new(qslm(), 1)).await.unwrap().state(), State::ExperimentRun);
+    assert_eq!(handle.submit(Submission::new(qslm(), 1)).await.unwrap().state, State::Running);
     assert!(work(&handle, 1, 10_000).await);
 }
 
@@ -177,7 +181,7 @@ async fn a_failed_trial_is_shown_and_the_search_goes_on() {
     // It stays failed, and finished, after a restart.
     let (handle, _thread) = open(&path);
     let status = handle.submit(Submission::new(qslm(), 1)).await.unwrap();
-    assert_eq!((status.state(), status.failed), (State::Finished, 1));
+    assert_eq!((status.state, status.failed), (State::Finished, 1));
 }
 
 #[tokio::test]
@@ -207,12 +211,12 @@ async fn only_workers_that_have_what_is_demanded_get_leases() {
     let backendless = WorkerReport { capabilities: Arc::default(), ..report("other", 5) };
     assert!(handle.report(backendless).await.unwrap().leases.is_empty());
     let status = handle.get(id.clone()).await.unwrap();
-    assert_eq!((status.workers, status.suitable_workers), (3, 1));
+    assert_eq!((status.workers.present, status.workers.suitable), (3, 1));
     // Submitting again without a word about workers leaves it; with one changes it.
     handle.submit(Submission { demands: None, ..submission.clone() }).await.unwrap();
     assert!(handle.report(report("plain", 5)).await.unwrap().leases.is_empty());
     handle.submit(Submission { demands: Some(Demands::default()), ..submission }).await.unwrap();
-    assert_eq!(handle.get(id).await.unwrap().suitable_workers, 2);
+    assert_eq!(handle.get(id).await.unwrap().workers.suitable, 2);
     assert!(!handle.report(report("plain", 5)).await.unwrap().leases.is_empty());
 }
 
@@ -274,10 +278,10 @@ async fn a_worker_of_one_experiment_gets_no_leases_of_another() {
     let id = handle.submit(Submission::new(second.clone(), 1)).await.unwrap().id;
     let only = WorkerReport { experiment: Some(id), ..report("a", 1000) };
     let leases = handle.report(only).await.unwrap().leases;
-    assert!(!leases.is_empty() && leases.iter().all(|grant| grant.trial.trial.task == second.task));
+    assert!(!leases.is_empty() && leases.iter().all(|grant| grant.trial.trial.protocol.task == second.task));
     let nobody = WorkerReport { experiment: Some("nothing".to_owned()), ..report("b", 1000) };
     assert!(handle.report(nobody).await.unwrap().leases.is_empty());
-    assert_eq!(handle.report(report("c", 1)).await.unwrap().leases[0].trial.trial.task, qslm().task);
+    assert_eq!(handle.report(report("c", 1)).await.unwrap().leases[0].trial.trial.protocol.task, qslm().task);
 }
 
 /// The same search of other data: another experiment that shares no trial with [`qslm`].
@@ -288,7 +292,7 @@ fn other() -> Experiment {
 
 /// How many of the leases are for trials of the experiment.
 fn of(leases: &[Grant], experiment: &Experiment) -> usize {
-    leases.iter().filter(|grant| grant.trial.trial.task == experiment.task).count()
+    leases.iter().filter(|grant| grant.trial.trial.protocol.task == experiment.task).count()
 }
 
 #[tokio::test]
@@ -316,7 +320,7 @@ async fn two_experiments_that_need_the_same_trials_measure_them_once() {
     }
     let mut fronts = vec![];
     for id in ids {
-        assert_eq!(handle.get(id.clone()).await.unwrap().state(), State::Finished);
+        assert_eq!(handle.get(id.clone()).await.unwrap().state, State::Finished);
         fronts.push(handle.front(id.clone()).await.unwrap().replace(&id, ""));
     }
     assert_eq!(fronts[0], fronts[1]);
@@ -347,7 +351,7 @@ async fn a_paused_experiment_gets_no_workers_keeps_what_comes_back_and_stays_pau
     let id = handle.submit(Submission::new(qslm(), 1)).await.unwrap().id;
     let leases = handle.report(report("a", 2)).await.unwrap().leases;
     let pause = Change { paused: Some(true), ..Change::default() };
-    assert_eq!(handle.change(id.clone(), pause).await.unwrap().state(), State::Paused);
+    assert_eq!(handle.change(id.clone(), pause).await.unwrap().state, State::Paused);
     let results = leases.iter().map(finished).collect();
     let answer = handle.report(WorkerReport { finished: results, ..report("a", 5) }).await.unwrap();
     assert!(answer.leases.is_empty() && answer.dropped.is_empty());
@@ -355,11 +359,11 @@ async fn a_paused_experiment_gets_no_workers_keeps_what_comes_back_and_stays_pau
     thread.join().unwrap().unwrap();
     let (handle, _thread) = open(&path);
     let status = handle.get(id.clone()).await.unwrap();
-    assert_eq!((status.state(), status.measured), (State::Paused, 2), "what was measured is shown");
+    assert_eq!((status.state, status.measured), (State::Paused, 2), "what was measured is shown");
     assert!(handle.report(report("a", 5)).await.unwrap().leases.is_empty());
     let resume = Change { paused: Some(false), ..Change::default() };
     let status = handle.change(id, resume).await.unwrap();
-    assert_eq!((status.state(), status.measured, status.evaluated), (State::ExperimentRun, 2, 0));
+    assert_eq!((status.state, status.measured, status.evaluated), (State::Running, 2, 0));
     assert!(work(&handle, 1, 10_000).await);
 }
 
@@ -385,7 +389,7 @@ async fn work_unevenly(handle: &Handle, steps: usize, slots: u32) {
             .iter()
             .map(|grant| Finished { outcome: ShardOutcome::Counts(uneven_part(grant)), ..finished(grant) })
             .collect();
-        if done.is_empty() && handle.list().await.unwrap()[0].state() == State::Finished {
+        if done.is_empty() && handle.list().await.unwrap()[0].state == State::Finished {
             break;
         }
     }
@@ -395,7 +399,7 @@ async fn work_unevenly(handle: &Handle, steps: usize, slots: u32) {
 async fn read_finished(path: &Path, experiment: &Experiment, shards: u32) -> (String, ExperimentStatus) {
     let (handle, thread) = open(path);
     let status = handle.submit(Submission::new(experiment.clone(), shards)).await.unwrap();
-    assert_eq!(status.state(), State::Finished);
+    assert_eq!(status.state, State::Finished);
     let front = handle.front(experiment.id()).await.unwrap();
     let source = handle.source(experiment.id()).await.unwrap();
     let mut exported = 0;
@@ -412,7 +416,7 @@ async fn read_finished(path: &Path, experiment: &Experiment, shards: u32) -> (St
 
 #[tokio::test]
 async fn sensitivity_on_part_of_the_data_is_no_result_and_outlives_a_restart() {
-    let on_two = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: Some(2) });
+    let on_two = experiment(Tiered { sensitivity_sequences: Some(2), ..Tiered::default() });
     let run = async |experiment: &Experiment, steps: &[usize]| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.redb");
@@ -458,7 +462,7 @@ async fn a_race_finds_what_measuring_everything_finds_with_less_work() {
     };
     let (all, _) = run(&qslm(), &[100_000], 1).await;
     let (raced, status) = run(&racing, &[100_000], 1).await;
-    assert!(status.stopped > 5 && status.shards_spared > 5 * 6, "{status:?}");
+    assert!(status.pruned > 5 && status.shards_spared > 5 * 6, "{status:?}");
     assert_eq!((raced.measured, raced.racing), (all.measured, racing.racing));
     assert_eq!(raced.chosen, all.chosen);
     let good = |row: &&FrontRow| row.quality_loss.is_some_and(|loss| loss <= 0.03);
@@ -467,10 +471,7 @@ async fn a_race_finds_what_measuring_everything_finds_with_less_work() {
     // Results that come in after their candidate was given up do not bring it back.
     for slots in [1, 5] {
         let (interrupted, again) = run(&racing, &[30, 100, 40, 100_000], slots).await;
-        assert_eq!(
-            (&interrupted, again.stopped + again.measured),
-            (&raced, status.stopped + status.measured)
-        );
+        assert_eq!((&interrupted, again.pruned + again.measured), (&raced, status.pruned + status.measured));
     }
 }
 
@@ -482,12 +483,12 @@ async fn an_experiment_of_another_engine_stays_paused() {
     let old = Experiment { engine_version: ENGINE_VERSION - 1, ..qslm() };
     let id = handle.submit(Submission::new(old, 1)).await.unwrap().id;
     let resume = Change { paused: Some(false), ..Change::default() };
-    assert_eq!(handle.change(id.clone(), resume).await.unwrap().state(), State::Paused);
+    assert_eq!(handle.change(id.clone(), resume).await.unwrap().state, State::Paused);
     assert!(handle.report(report("a", 5)).await.unwrap().leases.is_empty());
     handle.stop();
     thread.join().unwrap().unwrap();
     let (handle, _thread) = open(&path);
-    assert_eq!(handle.get(id).await.unwrap().state(), State::Paused);
+    assert_eq!(handle.get(id).await.unwrap().state, State::Paused);
     let words = format!("it was submitted for another engine than version {ENGINE_VERSION}: it stays paused");
     assert!(handle.cluster().await.unwrap().events.iter().any(|event| event.text == words));
 }
@@ -497,11 +498,11 @@ async fn a_generation_of_many_candidates_is_drawn_as_it_is_needed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.redb");
     let (handle, thread) = open(&path);
-    let strategy = Strategy::Random { tier: qslm_common::space::Tier::Matrix, trials: 30_000, seed: 1 };
+    let strategy = Random { tier: qslm_common::space::Tier::Matrix, trials: 30_000, seed: 1 };
     let many = experiment(strategy);
     let status = handle.submit(Submission::new(many.clone(), 1)).await.unwrap();
     assert_eq!(status.generation_trials, 30_001);
-    assert!(status.shards_pending < 10_000, "{} are open", status.shards_pending);
+    assert!(status.shards.pending < 10_000, "{} are open", status.shards.pending);
     let mut results = vec![];
     let mut measured = 0;
     loop {
@@ -519,7 +520,7 @@ async fn a_generation_of_many_candidates_is_drawn_as_it_is_needed() {
     thread.join().unwrap().unwrap();
     let (handle, _thread) = open(&path);
     let status = handle.submit(Submission::new(many.clone(), 1)).await.unwrap();
-    assert_eq!((status.state(), status.measured, status.evaluated), (State::Finished, 30_001, 0));
+    assert_eq!((status.state, status.measured, status.evaluated), (State::Finished, 30_001, 0));
     assert_eq!(handle.front(many.id()).await.unwrap(), front);
 }
 

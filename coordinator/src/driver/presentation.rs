@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qslm_common::archive::Measurement;
+use qslm_common::archive::Entry;
 use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::footprint::saving;
 use qslm_common::hash::ContentHash;
@@ -40,10 +40,9 @@ pub(super) struct Spotted {
 }
 
 impl Spotted {
-    pub(super) fn new(network: &Network, measurement: &Measurement) -> Self {
-        let entry = measurement.entry();
+    pub(super) fn new(network: &Network, id: ContentHash, entry: &Entry) -> Self {
         let saving = saving(network, entry.footprint_bytes);
-        Self { saving, badness: badness(&entry.counts), id: measurement.id() }
+        Self { saving, badness: badness(&entry.counts), id }
     }
 }
 
@@ -127,20 +126,20 @@ mod tests {
     fn a_week_takes_a_few_thousand_samples_and_an_interruption_none() {
         let sample =
             |unix_ms| Sample { unix_ms, measured: 1, front: 1, hypervolume: None, tokens_per_second: 0.0 };
-        let mut seen = Presentation::default();
+        let mut presentation = Presentation::default();
         let (mut now, mut evaluated) = (1, 0);
         while now < 7 * 24 * 3_600_000 {
             now += 500;
             evaluated += 1;
-            if seen.is_due(now, evaluated, false) {
-                seen.sample(sample(now), evaluated);
+            if presentation.is_due(now, evaluated, false) {
+                presentation.sample(sample(now), evaluated);
             }
         }
-        assert!((1000..6000).contains(&seen.timeline().len()), "{}", seen.timeline().len());
-        let worked = seen.worked_ms;
+        assert!((1000..6000).contains(&presentation.timeline().len()), "{}", presentation.timeline().len());
+        let worked = presentation.worked_ms;
         assert!(worked > 6 * 24 * 3_600_000, "{worked}");
-        assert!(!seen.is_due(now + 3_600_000, seen.evaluated, false), "nothing was measured");
-        seen.sample(sample(now + 3_600_000), evaluated + 1);
-        assert_eq!(seen.worked_ms, worked);
+        assert!(!presentation.is_due(now + 3_600_000, presentation.evaluated, false), "nothing was measured");
+        presentation.sample(sample(now + 3_600_000), evaluated + 1);
+        assert_eq!(presentation.worked_ms, worked);
     }
 }

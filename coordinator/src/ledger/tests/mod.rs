@@ -1,16 +1,18 @@
 //! The ledger by examples, and against chance: random events with every invariant checked at every step.
 
+mod model;
+
 use qslm_common::evidence::{Evidence, Fingerprint};
-use qslm_common::experiment::Strategy;
 use qslm_common::measurement::{Counts, Nll};
+use qslm_search::Tiered;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::search::testing::experiment;
+use qslm_testing::experiment;
 
 fn trial(level: usize) -> Arc<Addressed> {
-    let experiment = experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
+    let experiment = experiment(Tiered::default());
     Arc::new(experiment.trial(experiment.space.uniform(&experiment.network, level)).into())
 }
 
@@ -40,7 +42,7 @@ fn is_empty(ledger: &Ledger) -> bool {
 
 fn ledger(shards: u32) -> Ledger {
     let mut ledger = Ledger::new(Limits::default());
-    assert_eq!(ledger.open(0, trial(0), shards, &BTreeMap::new()), Settled::Recorded);
+    assert_eq!(ledger.open(0, trial(0), shards, &BTreeMap::new()), Opened::Waiting);
     ledger
 }
 
@@ -117,7 +119,7 @@ fn shards_that_were_settled_before_are_not_granted_again() {
     assert_eq!(ledger.grant(0, 1, "a", 0, 10).unwrap().shard.index, 1);
     assert_eq!(ledger.grant(0, 2, "a", 0, 10), None);
     let all = BTreeMap::from([0, 1].map(|index| (Shard { index, of: 2 }, counts(3).into())));
-    assert!(measured(&ledger.open(0, trial(1), 2, &all)));
+    assert!(matches!(ledger.open(0, trial(1), 2, &all), Opened::Complete(_)));
 }
 
 #[test]
@@ -179,7 +181,7 @@ fn a_shard_that_is_out_twice_is_pending_only_when_both_come_back() {
     ledger.grant(0, 4, "b", 4000, 10_000).unwrap();
     assert_eq!(ledger.hand_back(2), Some(0));
     assert!(!has_pending(&ledger));
-    assert!(ledger.expire(10_000).given_up.is_empty());
+    assert!(ledger.expire(10_000).failed.is_empty());
     assert!(has_pending(&ledger));
     assert_eq!(ledger.check(), Ok(()));
 }
@@ -196,8 +198,8 @@ fn a_failure_of_the_evaluation_closes_the_trial_at_once() {
     let mut ledger = ledger(3);
     ledger.grant(0, 1, "a", 0, 10);
     ledger.grant(0, 2, "b", 0, 10);
-    assert_eq!(failed(&ledger.fail(1, "broken")), Some("broken"));
-    assert_eq!(ledger.fail(2, "broken"), Settled::Unknown);
+    assert_eq!(ledger.fail(1, "broken").unwrap().outcome, Outcome::Failed("broken".to_owned()));
+    assert_eq!(ledger.fail(2, "broken"), None);
     assert_eq!(ledger.check(), Ok(()));
 }
 
@@ -211,7 +213,7 @@ fn vanish(ledger: &mut Ledger, worker: &str, leases: &mut LeaseId) -> (usize, Ve
     }
     let expired = ledger.vanish(worker);
     assert_eq!(ledger.check(), Ok(()));
-    (expired.lapsed.len(), expired.given_up)
+    (expired.lapsed.len(), expired.failed)
 }
 
 #[test]
@@ -306,10 +308,7 @@ fn simulate(seed: u64) {
     let mut wanted = 0;
     for level in 0..5 {
         for owner in (0..2).filter(|owner| level % 2 == *owner || rng.random_range(0..2) == 0) {
-            assert_eq!(
-                ledger.open(owner, trial(level as usize), shards, &BTreeMap::new()),
-                Settled::Recorded
-            );
+            assert_eq!(ledger.open(owner, trial(level as usize), shards, &BTreeMap::new()), Opened::Waiting);
             wanted += 1;
         }
     }
@@ -381,8 +380,8 @@ fn granting_follows_the_order_of_opening() {
 #[test]
 fn a_trial_of_two_owners_is_measured_once_for_both() {
     let mut ledger = ledger(2);
-    assert_eq!(ledger.open(1, trial(0), 7, &BTreeMap::new()), Settled::Recorded);
-    assert_eq!(ledger.open(1, trial(0), 2, &BTreeMap::new()), Settled::Known);
+    assert_eq!(ledger.open(1, trial(0), 7, &BTreeMap::new()), Opened::Waiting);
+    assert_eq!(ledger.open(1, trial(0), 2, &BTreeMap::new()), Opened::Known);
     let first = ledger.grant(0, 1, "a", 0, 9).unwrap();
     let second = ledger.grant(1, 2, "b", 0, 9).unwrap();
     assert_eq!([first.shard, second.shard].map(|shard| (shard.index, shard.of)), [(0, 2), (1, 2)]);

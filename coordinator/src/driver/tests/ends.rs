@@ -1,14 +1,14 @@
 //! How a driver ends, and what its callers hear of that.
 
-use qslm_common::experiment::Strategy;
+use qslm_search::Tiered;
 
-use super::tests::able;
-use super::*;
-use crate::search::testing::experiment;
+use super::able;
+use crate::driver::*;
 use crate::store::disk::Disk;
+use qslm_testing::experiment;
 
 fn submission() -> Submission {
-    let strategy = Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None };
+    let strategy = Tiered::default();
     Submission::new(experiment(strategy), 1)
 }
 

@@ -2,12 +2,12 @@
 //! events have to lead both to the same answers.
 
 use proptest::prelude::*;
-use qslm_common::experiment::Strategy as Search;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::trial::Trial;
+use qslm_search::Tiered;
 
-use super::*;
-use crate::search::testing::experiment;
+use super::super::*;
+use qslm_testing::experiment;
 
 /// What happens to a ledger. Trials, shards and leases by small numbers, so that events meet.
 #[derive(Debug, Clone)]
@@ -107,7 +107,7 @@ enum Answer {
 }
 
 fn trial(number: usize) -> Trial {
-    let experiment = experiment(Search::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
+    let experiment = experiment(Tiered::default());
     experiment.trial(experiment.space.uniform(&experiment.network, number))
 }
 
@@ -333,7 +333,7 @@ fn words(settled: Settled) -> Answer {
 }
 
 fn given_up(expired: Expired) -> Answer {
-    Answer::GivenUp(expired.given_up.into_iter().map(|closed| closed.trial.key).collect())
+    Answer::GivenUp(expired.failed.into_iter().map(|closed| closed.trial.key).collect())
 }
 
 /// The same event on the real ledger. `of` is how many shards each trial was last opened with.
@@ -344,7 +344,11 @@ fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &m
             if ledger.owners(&new.key).is_empty() {
                 of[*number] = *shards;
             }
-            words(ledger.open(*owner, Arc::new(new), *shards, &BTreeMap::new()))
+            words(match ledger.open(*owner, Arc::new(new), *shards, &BTreeMap::new()) {
+                Opened::Waiting => Settled::Recorded,
+                Opened::Known => Settled::Known,
+                Opened::Complete(closed) => Settled::Complete(closed),
+            })
         }
         Event::Withdraw(owner) => {
             ledger.withdraw(*owner);
@@ -362,7 +366,9 @@ fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &m
             let shard = Shard { index: *index, of: of[*number] };
             words(ledger.settle(trial(*number).key(), shard, counts(*nll), now))
         }
-        Event::Fail(lease) => words(ledger.fail(*lease, "chance")),
+        Event::Fail(lease) => {
+            words(ledger.fail(*lease, "chance").map_or(Settled::Unknown, Settled::Complete))
+        }
         Event::HandBack(lease) => {
             let in_force = ledger.hand_back(*lease).is_some();
             Answer::Said(if in_force { "recorded" } else { "unknown" }.to_owned())

@@ -13,8 +13,8 @@
 //! matrix        the same for the matrices of the modules that did not
 //! ```
 //!
-//! Where the space has them, one-dimensional parameters, activations and membranes are lowered next, in this order, each from the global tier to the finest
-//! with widths of their own, starting from what was kept.
+//! Where the space has them, one-dimensional parameters, activations and membranes are lowered next, in this order, each
+//! from the global tier to the finest with widths of their own, starting from what was kept.
 //!
 //! "Good enough" is the bound on quality, and a lower cost in the eyes of the trade-off (the footprint, unless the
 //! spec names another). Without a bound, a change is kept if it improves the trade-off.
@@ -25,19 +25,146 @@ use std::collections::{BTreeMap, VecDeque};
 use qslm_common::archive::{Archive, Entry};
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
+use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
 use qslm_common::scheme::Width;
 use qslm_common::space::{Axis, Group, Space, Tier};
 
-use super::{Generation, Search, Step};
+use serde::{Deserialize, Serialize};
+
+use crate::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
+
+/// Tiered search of QSLM: sensitivity, then global, block, module and matrix tier.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tiered {
+    /// The width at which sensitivity is measured; the middle of the space's widths if absent.
+    pub sensitivity_bits: Option<Width>,
+    /// Sensitivity is measured on so many of the first windows or sentences; on all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensitivity_sequences: Option<u32>,
+}
+
+/// Key of the subset.
+const SEQUENCES: &str = "strategy.sensitivity_sequences";
+
+impl Strategy for Tiered {
+    const KIND: &'static str = "qslm";
+    const ABOUT: &'static str = "The tiered search.";
+    const KEYS: &'static [Key] = &[
+        Key {
+            name: "sensitivity_bits",
+            takes: "one of space.bits",
+            default: "the middle one",
+            means: "the width at which sensitivity is measured",
+        },
+        Key {
+            name: "sensitivity_sequences",
+            takes: "1 or more",
+            default: "all",
+            means: "sensitivity is measured on so many of the first windows or sentences; all else on all data",
+        },
+    ];
+
+    fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.sensitivity_sequences == Some(0) {
+            problems.push(Problem::new(SEQUENCES, format!("{SEQUENCES} = 0: expected 1 or more")));
+        }
+        if let Some(bits) = self.sensitivity_bits.filter(|bits| !experiment.space.bits.contains(bits)) {
+            let words = format!("strategy.sensitivity_bits = {}: not one of space.bits", bits.bits());
+            problems.push(Problem::new("strategy.sensitivity_bits", words));
+        }
+        problems.extend(blind_trade_off(experiment));
+        problems
+    }
+
+    fn start(&self, experiment: &Experiment) -> Box<dyn Search> {
+        let bits = &experiment.space.bits;
+        let given = self.sensitivity_bits.and_then(|wanted| bits.iter().position(|bits| *bits == wanted));
+        let probe = given.unwrap_or(bits.len() / 2);
+        let subset = self.subset_of(experiment);
+        Box::new(TieredSearch { experiment: experiment.clone(), probe, subset, state: State::Start })
+    }
+
+    fn caption(&self) -> String {
+        "qslm: sensitivity, then global, block, module and matrix tier".to_owned()
+    }
+
+    /// A tier below the first of an axis tries only what the one before left over.
+    fn outline(&self, experiment: &Experiment, first: u64) -> Vec<StagePlan> {
+        let (space, network) = (&experiment.space, &experiment.network);
+        let probes = self.subset(experiment).map_or(0, |subset| subset.candidates);
+        let mut stages = vec![StagePlan {
+            stage: SENSITIVITY.to_owned(),
+            groups: experiment.moving(Tier::Matrix).len(),
+            candidates_at_most: first + probes,
+        }];
+        for axis in space.axes() {
+            for tier in TIERS {
+                let global = axis == Axis::Weights && tier == Tier::Global;
+                let groups = if global { 1 } else { space.groups(network, axis, tier).len() };
+                let stage = match axis {
+                    Axis::Weights => tier.name().to_owned(),
+                    axis => format!("{axis:?}, {tier:?}").to_lowercase(),
+                };
+                // Every width, if nothing wider was good enough before.
+                let candidates_at_most = (groups * space.levels(axis)) as u64;
+                stages.push(StagePlan { stage, groups, candidates_at_most });
+            }
+        }
+        stages
+    }
+
+    fn subset(&self, experiment: &Experiment) -> Option<Subset> {
+        let sequences = self.subset_of(experiment)?;
+        // The float model, and every site alone.
+        let candidates = 1 + experiment.moving(Tier::Matrix).len() as u64;
+        Some(Subset { sequences, candidates })
+    }
+
+    fn asks_for_subset(&self) -> Option<(&'static str, u32)> {
+        Some((SEQUENCES, self.sensitivity_sequences?))
+    }
+
+    fn fit(&mut self, sequences: u64) {
+        self.sensitivity_sequences = self.sensitivity_sequences.filter(|first| u64::from(*first) < sequences);
+    }
+}
+
+impl Tiered {
+    /// Sequences that sensitivity is measured on, if those are not all.
+    fn subset_of(&self, experiment: &Experiment) -> Option<u32> {
+        self.sensitivity_sequences.filter(|first| experiment.task.first(*first) != experiment.task)
+    }
+}
+
+/// A search for narrower activations or membranes whose trade-off does not see them: lowering what nobody pays for would
+/// find nothing but loss.
+fn blind_trade_off(experiment: &Experiment) -> Option<Problem> {
+    let cost = experiment.trade_off.cost();
+    let unseen = |axis: &Axis| matches!(axis, Axis::Activations | Axis::Membranes);
+    let blind = experiment.space.axes().iter().any(unseen) && !cost.sees_activations_or_membranes();
+    let words = || {
+        format!(
+            "trade_off.cost = \"{cost}\" does not depend on activations or membranes: take \"energy\" or leave them out"
+        )
+    };
+    blind.then(|| Problem::new("trade_off.cost", words()))
+}
 
 /// The search under way.
-pub(super) struct Qslm {
+struct TieredSearch {
     experiment: Experiment,
     /// The level at which the sensitivity of weights is measured.
     probe: usize,
+    /// Sequences that sensitivity is measured on, if not on all.
+    subset: Option<u32>,
     state: State,
 }
+
+/// Tiers from the coarsest to the finest.
+const TIERS: [Tier; 4] = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
 
 /// The name of the first stage.
 const SENSITIVITY: &str = "sensitivity";
@@ -77,15 +204,7 @@ struct Lowering {
     stuck: Vec<Group>,
 }
 
-impl Qslm {
-    /// The search at its start. Sensitivity is measured at `sensitivity_bits`, or in the middle of the ladder.
-    pub(super) fn new(experiment: Experiment, sensitivity_bits: Option<Width>) -> Self {
-        let bits = &experiment.space.bits;
-        let given = sensitivity_bits.and_then(|wanted| bits.iter().position(|bits| *bits == wanted));
-        let probe = given.unwrap_or(bits.len() / 2);
-        Self { experiment, probe, state: State::Start }
-    }
-
+impl TieredSearch {
     fn space(&self) -> &Space {
         &self.experiment.space
     }
@@ -97,49 +216,41 @@ impl Qslm {
     /// The float model, which everything is compared with.
     fn float_generation(&self) -> Generation {
         let candidates = std::iter::once(Candidate::float(self.network())).collect();
-        Generation { stage: SENSITIVITY, candidates, task: None, may_race: false }
+        Generation { stage: SENSITIVITY, candidates, subset: None, may_race: false }
     }
 
     fn sensitivity_generation(&self) -> Generation {
         let float = Candidate::float(self.network());
-        let alone = self.probes().into_iter().map(|(_, alone)| alone);
+        let alone = self.probes().into_iter().map(|probe| probe.candidate);
         let candidates = std::iter::once(float).chain(alone).collect();
-        // Sensitive parts are told apart by how much they lose.
-        let task = self.experiment.sensitivity_task();
-        Generation { stage: SENSITIVITY, candidates, task, may_race: false }
-    }
-
-    /// Every site that moves, with the candidate that quantizes it alone.
-    fn probes(&self) -> Vec<(Site, Candidate)> {
-        let float = Candidate::float(self.network());
-        let level = |axis| if axis == Axis::Weights { self.probe } else { self.space().levels(axis) / 2 };
-        let alone = |group: Group| {
-            let candidate = self.space().place(float.clone(), &group, level(group.axis));
-            ((group.axis, group.name), candidate)
-        };
-        self.experiment.moving(Tier::Matrix).into_iter().map(alone).collect()
+        // Sensitive sites are told apart by how much they lose, so none of them is pruned.
+        Generation { stage: SENSITIVITY, candidates, subset: self.subset, may_race: false }
     }
 
     fn global_generation(&self) -> Generation {
         let uniform = |level| self.space().uniform(self.network(), level);
         let candidates = (0..self.space().levels(Axis::Weights)).map(uniform).collect();
-        Generation { stage: "global", candidates, task: None, may_race: true }
+        Generation { stage: "global", candidates, subset: None, may_race: true }
     }
 
     /// Reads the added loss of every site off the archive.
     fn sensitivity(&self, archive: &Archive) -> Sensitivity {
-        let nll = |candidate: &Candidate| {
-            let counts = archive.probe(&self.experiment, &candidate.id())?;
-            Some(i128::from(counts.nll.0))
-        };
+        let nll = |candidate: &Candidate| Some(i128::from(self.counts(candidate, archive)?.nll.0));
         let float = nll(&Candidate::float(self.network()));
-        let added = |(site, alone): (Site, Candidate)| {
-            let alone = nll(&alone);
-            let added = alone.zip(float).map(|(alone, float)| alone - float);
+        let added = |probe: Probe| {
+            let added = nll(&probe.candidate).zip(float).map(|(alone, float)| alone - float);
             // Small enough that a sum over all sites does not overflow.
-            (site, added.unwrap_or(i128::from(u64::MAX)))
+            ((probe.axis, probe.name), added.unwrap_or(i128::from(u64::MAX)))
         };
         self.probes().into_iter().map(added).collect()
+    }
+
+    /// Counts that sensitivity is told by: those of all data, unless it is measured on a subset.
+    fn counts<'a>(&self, candidate: &Candidate, archive: &'a Archive) -> Option<&'a Counts> {
+        match self.subset {
+            Some(_) => archive.on_subset(&candidate.id()),
+            None => archive.get(&candidate.id()).map(|entry| &entry.counts),
+        }
     }
 
     /// Ends the global tier: picks the uniform candidate to go on from, or float if none is good enough.
@@ -201,7 +312,7 @@ impl Qslm {
                 }
                 let candidates = tried.iter().map(|(_, candidate)| candidate.clone()).collect();
                 let stage = stage(lowering.axis, lowering.tier);
-                let generation = Generation { stage, candidates, task: None, may_race: true };
+                let generation = Generation { stage, candidates, subset: None, may_race: true };
                 lowering.trying = Some((group, tried));
                 return (State::Lowering(lowering), Step::Measure(generation));
             }
@@ -306,16 +417,21 @@ fn stage(axis: Axis, tier: Tier) -> &'static str {
     }
 }
 
-impl Search for Qslm {
-    fn probes(&self) -> Vec<(Axis, String, Candidate)> {
-        Self::probes(self).into_iter().map(|((axis, name), alone)| (axis, name, alone)).collect()
+impl Search for TieredSearch {
+    /// Every site that moves, with the candidate that quantizes it alone.
+    fn probes(&self) -> Vec<Probe> {
+        let float = Candidate::float(self.network());
+        let level = |axis| if axis == Axis::Weights { self.probe } else { self.space().levels(axis) / 2 };
+        let alone = |group: Group| {
+            let candidate = self.space().place(float.clone(), &group, level(group.axis));
+            Probe { axis: group.axis, name: group.name, candidate }
+        };
+        self.experiment.moving(Tier::Matrix).into_iter().map(alone).collect()
     }
 
     fn next(&mut self, archive: &Archive) -> Step {
         let (state, step) = match std::mem::replace(&mut self.state, State::Finished) {
-            State::Start if self.experiment.sensitivity_task().is_some() => {
-                (State::Float, Step::Measure(self.float_generation()))
-            }
+            State::Start if self.subset.is_some() => (State::Float, Step::Measure(self.float_generation())),
             // Without the float model there is nothing to compare with.
             State::Float | State::Sensitivity if archive.float(&self.experiment).is_none() => {
                 (State::Finished, Step::Finished)
@@ -333,7 +449,6 @@ impl Search for Qslm {
     }
 
     fn remaining_at_most(&self) -> Option<u64> {
-        const TIERS: [Tier; 4] = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
         // Every group of a tier at every level, at most.
         let tier = |axis, tier| (self.groups(axis, tier).len() * self.space().levels(axis)) as u64;
         let below =
@@ -358,192 +473,4 @@ impl Search for Qslm {
 }
 
 #[cfg(test)]
-mod tests {
-    use qslm_common::cost::Cost;
-    use qslm_common::experiment::Strategy;
-    use qslm_common::footprint::float_bytes;
-    use qslm_common::objective::Constraints;
-    use qslm_common::scheme::Symmetry;
-    use qslm_common::space::{ActivationSpace, MembraneSpace};
-    use qslm_common::trade_off::TradeOff;
-
-    use super::super::testing::{experiment, measure, run};
-    use super::*;
-
-    fn qslm() -> Experiment {
-        experiment(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None })
-    }
-
-    #[test]
-    fn the_tiers_come_in_the_papers_order() {
-        let (_, stages) = run(&qslm(), |_| false);
-        let mut order: Vec<_> = stages.iter().map(|(stage, _)| *stage).collect();
-        order.dedup();
-        assert_eq!(order, ["sensitivity", "global", "block", "module", "matrix"]);
-        // The float model and the 15 units that move; the five widths.
-        assert_eq!(stages[..2], [("sensitivity", 16), ("global", 5)]);
-    }
-
-    #[test]
-    fn sensitivity_may_be_told_by_part_of_the_data() {
-        let strategy = Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: Some(4) };
-        let mut experiment = experiment(strategy);
-        let mut search = super::super::start(&experiment);
-        let Step::Measure(float) = search.next(&Archive::default()) else { panic!("no float model") };
-        assert_eq!((float.candidates.len(), float.task), (1, None), "on all data");
-        assert_eq!(
-            search.remaining_at_most().unwrap(),
-            16 + {
-                let mut all = super::super::start(&qslm());
-                all.next(&Archive::default());
-                all.remaining_at_most().unwrap()
-            }
-        );
-
-        let (archive, stages) = run(&experiment, |_| false);
-        assert_eq!(stages[..3], [("sensitivity", 1), ("sensitivity", 16), ("global", 5)]);
-        let (whole, _) = run(&qslm(), |_| false);
-        assert_eq!(archive.chosen().unwrap().id, whole.chosen().unwrap().id);
-        assert!(archive.len() <= whole.len() - 10, "what is measured on part is no result");
-
-        // Part of the data that is all of them is no part.
-        experiment.task = experiment.task.first(4);
-        assert_eq!(run(&experiment, |_| false).1[..2], [("sensitivity", 16), ("global", 5)]);
-    }
-
-    /// As [`qslm`], and activations and membranes too.
-    fn everything() -> Experiment {
-        let mut experiment = qslm();
-        let bits = [8, 6, 4].map(|bits| Width::try_from(bits).unwrap()).to_vec();
-        experiment.space.activations =
-            Some(ActivationSpace { bits, symmetry: Symmetry::Affine, calibration: None });
-        experiment.space.membranes = Some(MembraneSpace { bits: vec![8, 4], integer_bits: 1 });
-        experiment.trade_off = TradeOff::EpsilonConstraint { cost: Cost::Energy };
-        assert_eq!(experiment.validate(), Ok(()));
-        experiment
-    }
-
-    #[test]
-    fn activations_and_then_membranes_are_lowered_tier_by_tier() {
-        let experiment = everything();
-        let (archive, stages) = run(&experiment, |_| false);
-        let mut order: Vec<_> = stages.iter().map(|(stage, _)| *stage).collect();
-        order.dedup();
-        let expected = [
-            "sensitivity",
-            "global",
-            "block",
-            "module",
-            "matrix",
-            "activations, global",
-            "activations, block",
-            "activations, module",
-            "activations, matrix",
-            "membranes, global",
-        ];
-        assert_eq!(order[..10], expected);
-        // The float model, 15 units, their 15 activations and 4 populations.
-        assert_eq!(stages[0].1, 35);
-        let chosen = archive.chosen().unwrap();
-        let widths: std::collections::BTreeSet<_> =
-            chosen.candidate.activations().map(|(_, scheme)| scheme.bits.get()).collect();
-        assert!(widths.len() > 1, "activations differ from site to site: {widths:?}");
-        assert!(chosen.candidate.membranes().count() > 0);
-        let weights_only = run(&qslm(), |_| false).0;
-        let narrow = weights_only.chosen().unwrap();
-        let narrow = experiment.device.costs(&experiment.network, narrow.candidate, &narrow.entry.counts);
-        assert!(chosen.entry.costs[&Cost::Energy] < narrow[&Cost::Energy]);
-    }
-
-    #[test]
-    fn every_tier_only_makes_the_chosen_candidate_smaller() {
-        let experiment = qslm();
-        let (archive, _) = run(&experiment, |_| false);
-        let bounded = |level| {
-            let uniform = experiment.space.uniform(&experiment.network, level);
-            let entry = archive.get(&uniform.id()).unwrap();
-            let float = archive.float(&experiment).unwrap();
-            experiment
-                .constraints
-                .allow_quality(&float.counts, &entry.counts)
-                .then_some(entry.footprint_bytes)
-        };
-        let best_uniform = (0..5).filter_map(bounded).min().unwrap();
-        let smallest = archive.iter().filter(|(_, entry)| {
-            experiment.constraints.allow_quality(&archive.float(&experiment).unwrap().counts, &entry.counts)
-        });
-        let smallest = smallest.map(|(_, entry)| entry.footprint_bytes).min().unwrap();
-        assert!(smallest < best_uniform, "{smallest} {best_uniform}");
-    }
-
-    #[test]
-    fn the_search_comes_close_to_the_exhaustive_optimum() {
-        // Small enough for the grid over blocks to be a bound that the finer tiers may beat.
-        let chosen = |strategy| {
-            let experiment = experiment(strategy);
-            let (archive, _) = run(&experiment, |_| false);
-            archive.chosen().unwrap().entry.footprint_bytes
-        };
-        let grid = chosen(Strategy::Grid { tier: Tier::Block });
-        let tiered = chosen(Strategy::Qslm { sensitivity_bits: None, sensitivity_sequences: None });
-        assert!(tiered <= grid, "tiered {tiered}, grid over blocks {grid}");
-    }
-
-    #[test]
-    fn the_path_is_the_same_every_time() {
-        let (first, stages) = run(&qslm(), |_| false);
-        let (second, again) = run(&qslm(), |_| false);
-        assert_eq!((first, stages), (second, again));
-    }
-
-    #[test]
-    fn without_a_bound_the_trade_off_decides() {
-        let experiment = Experiment { constraints: Constraints::default(), ..qslm() };
-        let (archive, _) = run(&experiment, |_| false);
-        let float = archive.float(&experiment).unwrap();
-        let value = |entry: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
-        let chosen = value(archive.chosen().unwrap().entry);
-        let uniform =
-            |level| value(archive.get(&experiment.space.uniform(&experiment.network, level).id()).unwrap());
-        assert!((0..5).all(|level| chosen >= uniform(level)));
-    }
-
-    #[test]
-    fn a_failed_candidate_is_passed_over() {
-        let experiment = qslm();
-        let fails = |candidate: &Candidate| candidate.encode().contains("int2:");
-        let (archive, _) = run(&experiment, fails);
-        let chosen = archive.chosen().unwrap();
-        assert!(!fails(chosen.candidate));
-        assert!(chosen.entry.footprint_bytes < float_bytes(&experiment.network) / 4);
-    }
-
-    #[test]
-    fn a_float_model_that_fails_ends_the_search() {
-        let experiment = qslm();
-        let float = Candidate::float(&experiment.network);
-        let (archive, stages) = run(&experiment, |candidate| *candidate == float);
-        assert_eq!(stages.len(), 1);
-        assert!(archive.chosen().is_none());
-    }
-
-    #[test]
-    fn the_number_of_candidates_left_is_a_bound() {
-        for experiment in [qslm(), everything()] {
-            let mut search = Qslm::new(experiment.clone(), None);
-            let (mut archive, mut bounds, mut sizes) = (Archive::default(), vec![], vec![]);
-            while let Step::Measure(generation) = search.next(&archive) {
-                bounds.push(search.remaining_at_most().unwrap());
-                sizes.push(generation.candidates.len() as u64);
-                for candidate in generation.candidates.iter() {
-                    let counts = measure(&candidate);
-                    archive.insert(&experiment, &candidate, counts);
-                }
-            }
-            for (index, bound) in bounds.into_iter().enumerate() {
-                let left: u64 = sizes[index + 1..].iter().sum();
-                assert!(left <= bound, "after generation {index}: {left} proposed, {bound} announced");
-            }
-        }
-    }
-}
+mod tests;

@@ -7,21 +7,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::archive::FrontDocument;
-use qslm_common::experiment::Strategy;
+use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::space::Tier;
+use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Shard;
-use qslm_proto::v1::experiment_status::State;
+use qslm_search::{AnyStrategy, Grid, Random, Tiered};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::committer::measured;
-use super::tests::{able, part};
-use super::*;
+use tokio::sync::oneshot;
+
+use super::{able, part};
+use crate::driver::committer::measured;
+use crate::driver::*;
 use crate::ledger::Grant;
-use crate::search::testing::{experiment, measure, run};
 use crate::store::disk::Disk;
+use qslm_testing::{experiment, measure, run};
 
 const TTL: Millis = 1000;
 const STEPS: usize = 200_000;
@@ -74,18 +77,13 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // Mostly small searches, so that a thousand of them take seconds; two experiments that share trials.
-        let strategies = match seed % 25 {
-            0 => [
-                Strategy::Qslm {
-                    sensitivity_bits: None,
-                    sensitivity_sequences: seed.is_multiple_of(2).then_some(2),
-                },
-                Strategy::Grid { tier: Tier::Global },
-            ],
-            _ => [
-                Strategy::Grid { tier: Tier::Global },
-                Strategy::Random { tier: Tier::Block, trials: 4, seed },
-            ],
+        let strategies: [StrategySpec; 2] = match seed % 25 {
+            0 => {
+                let sensitivity_sequences = seed.is_multiple_of(2).then_some(2);
+                let tiered = Tiered { sensitivity_sequences, ..Tiered::default() };
+                [tiered.into(), Grid { tier: Tier::Global }.into()]
+            }
+            _ => [Grid { tier: Tier::Global }.into(), Random { tier: Tier::Block, trials: 4, seed }.into()],
         };
         let experiments = strategies.map(|strategy| (experiment(strategy), rng.random_range(1..4))).to_vec();
         let disk = Disk::default();
@@ -183,14 +181,14 @@ impl World {
 
     /// The committer writes a batch. The power may fail while it does.
     fn write(&mut self) {
-        if self.driver.in_flight.is_some() || self.driver.next.is_empty() {
+        if self.driver.outbox.is_writing() || self.driver.outbox.is_empty() {
             return;
         }
         let dies = self.chance(20);
         if dies {
             self.disk.fail_in(self.rng.random_range(1..30));
         }
-        let writes = self.driver.take_batch();
+        let writes = self.driver.outbox.take_batch();
         if self.driver.store.commit(&writes).is_err() {
             assert!(dies, "seed {}: nothing else makes a store fail", self.seed);
             let image = self.disk.after_power_loss(&mut self.rng);
@@ -320,7 +318,7 @@ impl World {
         let now = self.now;
         let all = 0..self.driver.experiments.len();
         let all: Vec<ExperimentStatus> = all.map(|index| self.driver.status(index, now)).collect();
-        let done = |status: &ExperimentStatus| status.state() == State::Finished && status.failed == 0;
+        let done = |status: &ExperimentStatus| status.state == State::Finished && status.failed == 0;
         all.len() == self.experiments.len() && all.iter().all(done)
     }
 
@@ -357,8 +355,8 @@ fn simulate(seed: u64) -> u32 {
         }
     }
     world.hear();
-    while !world.driver.next.is_empty() {
-        let writes = world.driver.take_batch();
+    while !world.driver.outbox.is_empty() {
+        let writes = world.driver.outbox.take_batch();
         world.driver.store.commit(&writes).unwrap();
         world.apply(Request::Committed(Ok(measured(&writes))));
         world.turn();
@@ -372,10 +370,9 @@ fn simulate(seed: u64) -> u32 {
         let index = world.driver.find(&experiment.id()).unwrap();
         assert_eq!(world.driver.experiments[index].front_document(), expected, "seed {seed}");
         wanted.extend(archive.iter().map(|(id, _)| *id));
-        if experiment.sensitivity_task().is_some() {
-            // The float model and each part alone, by a protocol of their own.
-            probes += 1 + crate::search::start(experiment).probes().len();
-        }
+        // The float model and each site alone, by a protocol of their own.
+        let subset = AnyStrategy::parse(&experiment.strategy).unwrap().subset(experiment);
+        probes += subset.map_or(0, |subset| subset.candidates as usize);
     }
     // A search that goes past a failure may propose what it otherwise would not.
     let strayed = world.trials_fail && seed.is_multiple_of(25);

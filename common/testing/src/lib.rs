@@ -1,0 +1,105 @@
+//! Testing: an experiment whose measurements are a formula, so that searches, ledgers and stores are tested without a
+//! network. For tests only: no program builds on it.
+
+use qslm_common::archive::Archive;
+use qslm_common::candidate::Candidate;
+use qslm_common::cost::{Cost, Device};
+use qslm_common::experiment::Experiment;
+use qslm_common::measurement::{Counts, Nll};
+use qslm_common::network::Network;
+use qslm_common::objective::{Constraints, Objective};
+use qslm_common::scheme::{Granularity, Range, Rounding, Scheme, Symmetry, Width};
+use qslm_common::space::{Embedding, Space};
+use qslm_common::strategy::StrategySpec;
+use qslm_common::task::{Data, Task};
+use qslm_common::trade_off::TradeOff;
+use qslm_common::{ENGINE_VERSION, hash::ContentHash};
+use qslm_search::{AnyStrategy, Step};
+
+/// Experiment on a network of two blocks, with every width and a bound on quality.
+#[expect(clippy::unwrap_used, reason = "the widths are written here")]
+pub fn experiment(strategy: impl Into<StrategySpec>) -> Experiment {
+    Experiment {
+        name: "formula".to_owned(),
+        engine_version: ENGINE_VERSION,
+        backend: Default::default(),
+        checkpoint: ContentHash::of(b"checkpoint"),
+        network: Network {
+            vocabulary: 64,
+            channels: 16,
+            hidden: 64,
+            blocks: 2,
+            outputs: 64,
+            binary_embedding: true,
+        },
+        data: Data { text: ContentHash::of(b"text"), tokenizer: ContentHash::of(b"tokenizer") },
+        task: Task::Perplexity { window: 8, stride: 8, windows: None },
+        space: Space {
+            bits: [8, 6, 4, 3, 2].map(|bits| Width::try_from(bits).unwrap()).to_vec(),
+            symmetry: Symmetry::Symmetric,
+            granularity: Granularity::Tensor,
+            rounding: Rounding::Nearest,
+            range: Range::MinMax,
+            embedding: Embedding::Sign,
+            vectors: None,
+            activations: None,
+            membranes: None,
+        },
+        constraints: Constraints { max_perplexity_increase: Some(0.03), ..Default::default() },
+        objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],
+        trade_off: TradeOff::default(),
+        strategy: strategy.into(),
+        device: Device::default(),
+        racing: None,
+    }
+}
+
+/// Counts of a candidate: a loss that grows with every bit taken, at a rate of each site's own.
+#[expect(clippy::unwrap_used, reason = "the sum is small")]
+pub fn measure(candidate: &Candidate) -> Counts {
+    let harm = |(index, (_, scheme)): (usize, (&str, Scheme))| match scheme {
+        Scheme::Integer(integer) => {
+            let weight = [0.02, 0.001, 0.5, 0.003, 0.1][index % 5];
+            weight * 0.25f64.powi(i32::from(integer.bits.get()) - 2)
+        }
+        Scheme::Float | Scheme::Half | Scheme::Sign => 0.0,
+    };
+    let weights = candidate.schemes().enumerate().map(harm).sum::<f64>();
+    let activations = candidate.activations().enumerate().map(|(index, (_, scheme))| {
+        [0.001, 0.02, 0.05][index % 3] * 0.25f64.powi(i32::from(scheme.bits.get()) - 4)
+    });
+    let membranes =
+        candidate.membranes().map(|(_, scheme)| 1e-5 * 0.25f64.powi(i32::from(scheme.bits()) - 4));
+    let nats: f64 = 400.0 + (weights + activations.sum::<f64>() + membranes.sum::<f64>()) * 10.0;
+    let populations = 4;
+    Counts { nll: Nll::from_nats(nats).unwrap(), tokens: 100, positions: 100, ..Counts::zero(populations) }
+}
+
+/// Runs a strategy to its end. `fails` marks candidates that cannot be measured. Returns the archive and
+/// the stages with how many candidates each proposed.
+///
+/// # Panics
+/// The strategy is none, proposes what does not fit the network, or does not end.
+#[expect(clippy::unwrap_used, reason = "a test ends here")]
+pub fn run(
+    experiment: &Experiment,
+    fails: impl Fn(&Candidate) -> bool,
+) -> (Archive, Vec<(&'static str, usize)>) {
+    let mut search = AnyStrategy::parse(&experiment.strategy).unwrap().start(experiment);
+    let (mut archive, mut stages) = (Archive::default(), Vec::new());
+    while let Step::Measure(generation) = search.next(&archive) {
+        assert!(stages.len() < 1000, "the strategy does not end");
+        stages.push((generation.stage, generation.candidates.len()));
+        for candidate in generation.candidates.iter() {
+            assert_eq!(candidate.validate(&experiment.network), Ok(()));
+            if !fails(&candidate) {
+                let counts = measure(&candidate);
+                match generation.subset {
+                    Some(_) => archive.insert_on_subset(candidate.id(), counts),
+                    None => archive.insert(experiment, &candidate, counts),
+                }
+            }
+        }
+    }
+    (archive, stages)
+}

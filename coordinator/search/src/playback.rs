@@ -1,0 +1,387 @@
+//! Playback: one search, driven from results.
+//!
+//! A playback asks the search for generations, gives their candidates addresses, files what is on record of each, and
+//! decides what becomes of the rest: failed before, pruned by the race, or to be measured. Where results come from is the
+//! caller's business: the driver of a coordinator has live ones and a store, a replay has a store, a plan has none.
+//!
+//! ```text
+//!            propose                  read                      file
+//!   search ----------> generation ----------> trials + records ------> Measured | Failed | Pruned | Open
+//!     ^                                                                    |                        |
+//!     +------------------------------ archive <----------------------------+----- measured ---------+
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use qslm_common::archive::{Archive, Measurement};
+use qslm_common::candidate::Candidate;
+use qslm_common::evidence::{Engines, Evidence};
+use qslm_common::experiment::Experiment;
+use qslm_common::hash::ContentHash;
+use qslm_common::racing::Race;
+use qslm_common::task::Shard;
+use qslm_common::trial::{Addressed, Protocol};
+
+use crate::cursor::Cursor;
+use crate::parallel::in_parallel;
+use crate::strategy::Probe;
+use crate::{AnyStrategy, CHUNK, Search, Step, race};
+
+/// A search under way, with everything that decides how it goes on.
+pub struct Playback {
+    experiment: Experiment,
+    /// Shards per trial.
+    shards: u32,
+    strategy: AnyStrategy,
+    search: Box<dyn Search>,
+    generation: Option<UnderWay>,
+    archive: Archive,
+    /// Trials that failed for good.
+    failed: BTreeSet<ContentHash>,
+    /// The protocol on all data.
+    whole: Arc<Protocol>,
+    pruning: Pruning,
+    /// Stage of the generation; empty before the first.
+    stage: &'static str,
+    finished: bool,
+}
+
+/// How candidates are pruned.
+struct Pruning {
+    /// The trial of the float model on all data.
+    float: ContentHash,
+    /// What candidates run against, once the float model is measured, if they race.
+    race: Option<Race>,
+    /// Shards of pruned trials that nobody had to evaluate.
+    spared: u64,
+}
+
+/// A generation that is being measured.
+struct UnderWay {
+    cursor: Cursor,
+    protocol: Arc<Protocol>,
+    may_race: bool,
+}
+
+/// What is on record of a trial.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OnRecord {
+    /// All of it.
+    Measured(Evidence),
+    /// Shards that are settled; none if nobody looked at it yet.
+    Shards(BTreeMap<Shard, Evidence>),
+}
+
+/// A candidate that was drawn, with what is on record of it.
+pub struct Drawn {
+    /// The trial that measures it.
+    pub trial: Addressed,
+    record: Record,
+}
+
+enum Record {
+    Measured(Measurement, Engines),
+    Shards(BTreeMap<Shard, Evidence>),
+}
+
+/// Fate of a candidate that was drawn.
+pub enum Fate {
+    /// It is measured, and in the archive; with who measured it if it is new there. On a subset of the data it is no
+    /// result, so nothing to show.
+    Measured(Addressed, Option<Engines>),
+    /// It failed before.
+    Failed,
+    /// It is pruned: it loses too much.
+    Pruned,
+    /// It is to be measured; these shards are settled.
+    Open(Addressed, BTreeMap<Shard, Evidence>),
+}
+
+impl Playback {
+    /// A playback at the start of the search, with the trials that are known to fail.
+    ///
+    /// # Errors
+    /// The experiment's strategy is none that there is, in the words of `serde`.
+    pub fn new(
+        experiment: Experiment,
+        shards: u32,
+        failed: impl IntoIterator<Item = ContentHash>,
+    ) -> Result<Self, serde_json::Error> {
+        let strategy = AnyStrategy::parse(&experiment.strategy)?;
+        let whole = Protocol::of(&experiment);
+        Ok(Self {
+            shards,
+            search: strategy.start(&experiment),
+            strategy,
+            generation: None,
+            archive: Archive::default(),
+            failed: failed.into_iter().collect(),
+            pruning: Pruning {
+                float: whole.trial(Candidate::float(&experiment.network)).key(),
+                race: None,
+                spared: 0,
+            },
+            whole,
+            stage: "",
+            finished: false,
+            experiment,
+        })
+    }
+
+    /// The search starts over; what is in the archive stays. With what was measured answered from a record, it comes back
+    /// to where it was.
+    pub fn rewind(&mut self) {
+        (self.generation, self.pruning.spared, self.finished) = (None, 0, false);
+        self.search = self.strategy.start(&self.experiment);
+    }
+
+    /// The search starts over without the archive, and with these failures forgotten.
+    pub fn retry(&mut self, retried: &BTreeSet<ContentHash>) {
+        self.failed.retain(|trial| !retried.contains(trial));
+        // What the search measured on its way past the failures may not belong to the front.
+        self.archive = Archive::default();
+        self.rewind();
+    }
+
+    /// Asks the search for its next generation, once nothing of the last one is open. `is_measured` tells whether a trial
+    /// has a result; it is asked about a few, to find where a search that was interrupted goes on. Returns whether there
+    /// is a generation; without one the search is finished.
+    ///
+    /// # Errors
+    /// Those of `is_measured`.
+    pub fn propose<E>(
+        &mut self,
+        mut is_measured: impl FnMut(&ContentHash) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let Step::Measure(generation) = self.search.next(&self.archive) else {
+            self.finished = true;
+            return Ok(false);
+        };
+        let protocol = generation.subset.map_or_else(|| self.whole.clone(), |first| self.whole.first(first));
+        let cursor = Cursor::new(generation.candidates, |candidates, index| {
+            let key = candidates.get(index).map(|candidate| protocol.trial(candidate).key());
+            key.map_or(Ok(false), |key| is_measured(&key))
+        })?;
+        self.stage = generation.stage;
+        self.generation = Some(UnderWay { cursor, protocol, may_race: generation.may_race });
+        Ok(true)
+    }
+
+    /// Draws up to `most` candidates of the generation, in order.
+    pub fn draw(&mut self, most: usize) -> Range<usize> {
+        self.generation.as_mut().map_or(0..0, |under_way| under_way.cursor.take_ahead(most))
+    }
+
+    /// Draws up to `most` candidates of the generation that are very likely measured: a search that goes on from a record
+    /// passes them over at first.
+    pub fn draw_measured(&mut self, most: usize) -> Range<usize> {
+        self.generation.as_mut().map_or(0..0, |under_way| under_way.cursor.take_behind(most))
+    }
+
+    /// Whether [`Playback::draw`] has more.
+    pub fn has_more(&self) -> bool {
+        self.generation.as_ref().is_some_and(|under_way| under_way.cursor.has_ahead())
+    }
+
+    /// Whether [`Playback::draw_measured`] has more.
+    pub fn has_more_measured(&self) -> bool {
+        self.generation.as_ref().is_some_and(|under_way| under_way.cursor.has_behind())
+    }
+
+    /// Reads what is on record of candidates that were drawn, on all cores if that is worth it: to find a trial's address
+    /// takes two hashes, and a coordinator that starts has to find those of all that was measured. `look_up` gives one
+    /// record per address.
+    ///
+    /// # Errors
+    /// Those of `look_up`.
+    pub fn read<E: Send>(
+        &self,
+        drawn: Range<usize>,
+        look_up: impl Fn(&[ContentHash]) -> Result<Vec<OnRecord>, E> + Sync,
+    ) -> Result<Vec<Drawn>, E> {
+        let Some(UnderWay { cursor, protocol, .. }) = &self.generation else { return Ok(Vec::new()) };
+        // The search itself is not shared between threads.
+        let experiment = &self.experiment;
+        in_parallel(drawn, &|range: Range<usize>| {
+            let candidates = range.filter_map(|index| cursor.candidates().get(index));
+            let trials: Vec<Addressed> =
+                candidates.map(|candidate| protocol.trial(candidate).into()).collect();
+            let keys: Vec<ContentHash> = trials.iter().map(|trial| trial.key).collect();
+            let known = trials.into_iter().zip(look_up(&keys)?);
+            Ok(known.map(|(trial, on_record)| Drawn::new(experiment, trial, on_record)).collect())
+        })
+    }
+
+    /// Files what is on record of a candidate, or decides what becomes of it. `shard_results` gives the settled shards of
+    /// the float model, which a race runs against.
+    ///
+    /// # Errors
+    /// Those of `shard_results`.
+    pub fn file<E>(
+        &mut self,
+        drawn: Drawn,
+        shard_results: impl FnOnce(&ContentHash) -> Result<BTreeMap<Shard, Evidence>, E>,
+    ) -> Result<Fate, E> {
+        let Drawn { trial, record } = drawn;
+        Ok(match record {
+            Record::Measured(measurement, engines) => {
+                let new = self.insert(&trial, measurement, engines);
+                if self.keeps_shard_results(&trial.key) && self.pruning.race.is_none() {
+                    self.start_race(&shard_results(&trial.key)?);
+                }
+                Fate::Measured(trial, new)
+            }
+            Record::Shards(_) if self.failed.contains(&trial.key) => Fate::Failed,
+            Record::Shards(settled) if self.has_lost(&trial, &settled) => {
+                self.prune(&trial, settled.len());
+                Fate::Pruned
+            }
+            Record::Shards(settled) => Fate::Open(trial, settled),
+        })
+    }
+
+    /// Files a trial that was measured. Returns who measured it if it is new in the archive.
+    pub fn measured(&mut self, trial: &Addressed, Evidence { counts, engines }: Evidence) -> Option<Engines> {
+        let candidate = &trial.trial.candidate;
+        let measurement = Measurement::new(&self.experiment, trial.candidate, candidate, counts);
+        self.insert(trial, measurement, engines)
+    }
+
+    fn insert(&mut self, trial: &Addressed, measurement: Measurement, engines: Engines) -> Option<Engines> {
+        if self.is_on_subset(trial) {
+            self.archive.insert_on_subset(trial.candidate, measurement.entry().counts.clone());
+            return None;
+        }
+        let candidate = &trial.trial.candidate;
+        let is_new = self.archive.insert_measured(&self.experiment, candidate, measurement);
+        is_new.then_some(engines)
+    }
+
+    /// Notes a trial that failed for good.
+    pub fn fail(&mut self, trial: ContentHash) {
+        self.failed.insert(trial);
+    }
+
+    /// Whether the results of all shards of a trial have to be kept: a race runs against them.
+    pub fn keeps_shard_results(&self, trial: &ContentHash) -> bool {
+        self.experiment.racing.is_some() && self.pruning.float == *trial
+    }
+
+    /// Starts the race, with all shards of the float model, or with none.
+    pub fn start_race(&mut self, shard_results: &BTreeMap<Shard, Evidence>) {
+        let float = self.archive.float(&self.experiment);
+        self.pruning.race =
+            float.and_then(|float| race::start(&self.experiment, &float.counts, shard_results, self.shards));
+    }
+
+    /// Whether candidates of the generation may be pruned.
+    pub fn is_racing(&self) -> bool {
+        self.pruning.race.is_some() && self.generation.as_ref().is_some_and(|under_way| under_way.may_race)
+    }
+
+    /// Prunes a trial of the generation if its settled shards say that it loses too much. Returns whether it does.
+    pub fn judge(&mut self, trial: &Addressed, settled: &BTreeMap<Shard, Evidence>) -> bool {
+        let lost = self.has_lost(trial, settled);
+        if lost {
+            self.prune(trial, settled.len());
+        }
+        lost
+    }
+
+    fn has_lost(&self, trial: &Addressed, settled: &BTreeMap<Shard, Evidence>) -> bool {
+        self.is_racing()
+            && trial.key != self.pruning.float
+            && self.pruning.race.as_ref().is_some_and(|race| race::has_lost(race, settled, self.shards))
+    }
+
+    fn prune(&mut self, trial: &Addressed, settled: usize) {
+        if self.archive.stop(trial.candidate) {
+            self.pruning.spared += u64::from(self.shards) - settled as u64;
+        }
+    }
+
+    /// Whether a trial is measured on a subset of the data, which tells sensitivity and is no result.
+    pub fn is_on_subset(&self, trial: &Addressed) -> bool {
+        trial.trial.protocol.task != self.whole.task
+    }
+
+    /// The experiment.
+    pub fn experiment(&self) -> &Experiment {
+        &self.experiment
+    }
+
+    /// The archive of what was measured.
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// Whether the search proposes nothing more.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Stage of the generation; empty before the first.
+    pub fn stage(&self) -> &'static str {
+        self.stage
+    }
+
+    /// Candidates of the generation, and how many of them were drawn.
+    pub fn progress(&self) -> (usize, usize) {
+        let of = |under_way: &UnderWay| (under_way.cursor.candidates().len(), under_way.cursor.drawn());
+        self.generation.as_ref().map_or((0, 0), of)
+    }
+
+    /// See [`crate::Strategy::caption`].
+    pub fn caption(&self) -> String {
+        self.strategy.caption()
+    }
+
+    /// Shards of pruned trials that nobody had to evaluate.
+    pub fn spared(&self) -> u64 {
+        self.pruning.spared
+    }
+
+    /// See [`Search::remaining_at_most`].
+    pub fn remaining_at_most(&self) -> Option<u64> {
+        self.search.remaining_at_most()
+    }
+
+    /// Probe candidates with the quality that each loses, `None` where it is not measured. Empty before the float model
+    /// is measured, and if the strategy has none.
+    pub fn sensitivity(&self) -> Vec<(Probe, Option<f64>)> {
+        let subset = self.strategy.subset(&self.experiment).is_some();
+        let counts = |candidate: &Candidate| match subset {
+            true => self.archive.on_subset(&candidate.id()),
+            false => self.archive.get(&candidate.id()).map(|entry| &entry.counts),
+        };
+        let Some(float) = counts(&Candidate::float(&self.experiment.network)) else { return Vec::new() };
+        let lost = |probe: &Probe| {
+            counts(&probe.candidate).map(|alone| qslm_common::objective::quality_loss(float, alone))
+        };
+        self.search.probes().into_iter().map(|probe| (lost(&probe), probe)).map(|(l, p)| (p, l)).collect()
+    }
+
+    /// Candidates that are looked up at a time.
+    pub const CHUNK: usize = CHUNK;
+}
+
+impl Drawn {
+    fn new(experiment: &Experiment, trial: Addressed, on_record: OnRecord) -> Self {
+        let record = match on_record {
+            OnRecord::Measured(Evidence { counts, engines }) => {
+                let candidate = &trial.trial.candidate;
+                let measurement = Measurement::new(experiment, trial.candidate, candidate, counts);
+                Record::Measured(measurement, engines)
+            }
+            OnRecord::Shards(settled) => Record::Shards(settled),
+        };
+        Self { trial, record }
+    }
+
+    /// Whether it is measured.
+    pub fn is_measured(&self) -> bool {
+        matches!(self.record, Record::Measured(..))
+    }
+}

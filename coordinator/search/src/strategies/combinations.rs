@@ -1,0 +1,34 @@
+//! Combinations of levels over the groups of a tier, by number; shared by the strategies that try some or all of them.
+
+use qslm_common::candidate::Candidate;
+use qslm_common::experiment::Experiment;
+use qslm_common::space::Tier;
+
+use crate::candidates::Numbers;
+use crate::{Candidates, Key, Problem};
+
+/// The most candidates that a grid or a random search may propose.
+pub(super) const MAX_CANDIDATES: u64 = 1_000_000;
+
+/// The key that names the tier.
+pub(super) const TIER: Key = Key {
+    name: "tier",
+    takes: "\"global\", \"block\", \"module\", \"matrix\"",
+    default: "required",
+    means: "what moves together",
+};
+
+/// The float model, which all is measured against, and the combinations with these numbers.
+pub(super) fn candidates(experiment: &Experiment, tier: Tier, numbers: Numbers) -> Candidates {
+    let (space, network) = (&experiment.space, &experiment.network);
+    let first = vec![Candidate::float(network)];
+    let base = space.uniform(network, 0);
+    Candidates::combinations(first, space, base, &experiment.moving(tier), numbers)
+}
+
+/// Too many candidates, or none.
+pub(super) fn problems(count: u64) -> Vec<Problem> {
+    let words = || format!("strategy: {count} candidates: expected 1 to {MAX_CANDIDATES}");
+    let wrong = count == 0 || count > MAX_CANDIDATES;
+    wrong.then(|| Problem::new("strategy", words())).into_iter().collect()
+}

@@ -1,0 +1,84 @@
+//! Journal: what happens, for people who look on, for metrics and for traces. Nothing is decided by it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::Options;
+use super::events::{Event, Events};
+use super::tally::Tally;
+use super::traced::Traced;
+use crate::ledger::{Closed, Grant, LeaseId, Millis};
+
+/// What happened since the coordinator started.
+pub(super) struct Journal {
+    /// Milliseconds since 1970 at the time 0, to tell people when something was.
+    born_unix_ms: u64,
+    /// The time of the request or turn under way.
+    now: Millis,
+    events: Events,
+    traced: Option<Traced>,
+    pub(super) tally: Tally,
+}
+
+impl Journal {
+    pub(super) fn new(options: &Options) -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            born_unix_ms: since_1970.map_or(0, |since| since.as_millis() as u64),
+            now: 0,
+            events: Events::default(),
+            traced: options.traces.clone().map(Traced::new),
+            tally: Tally::default(),
+        }
+    }
+
+    /// It is `now` for all that follows.
+    pub(super) fn set_time(&mut self, now: Millis) {
+        self.now = now;
+    }
+
+    /// The time of the request or turn under way.
+    pub(super) fn now(&self) -> Millis {
+        self.now
+    }
+
+    /// The same as milliseconds since 1970.
+    pub(super) fn unix_ms(&self) -> u64 {
+        self.born_unix_ms + self.now
+    }
+
+    /// Remembers an event, about an experiment or about none.
+    pub(super) fn note(&mut self, experiment: &str, text: impl Into<String>) {
+        self.events.note(self.unix_ms(), experiment, text);
+    }
+
+    /// The last events, oldest first.
+    pub(super) fn events(&self) -> Vec<Event> {
+        self.events.list()
+    }
+
+    /// A worker got a lease.
+    pub(super) fn granted(&mut self, grant: &Grant, worker: &str) {
+        self.tally.granted += 1;
+        let unix_ms = self.unix_ms();
+        if let Some(traced) = &mut self.traced {
+            traced.granted(grant, worker, unix_ms);
+        }
+    }
+
+    /// A lease ended: with a result, or else for the reason given.
+    pub(super) fn ended(&mut self, lease: LeaseId, error: Option<&str>) {
+        let unix_ms = self.unix_ms();
+        if let Some(traced) = &mut self.traced {
+            traced.ended(lease, error, unix_ms);
+        }
+    }
+
+    /// A trial of these experiments is not open any more.
+    pub(super) fn closed<'a>(&mut self, closed: &Closed, experiments: impl Iterator<Item = &'a str>) {
+        let unix_ms = self.unix_ms();
+        if let Some(traced) = &mut self.traced {
+            let ids: Vec<&str> = experiments.collect();
+            traced.closed(closed, ids.join(" "), unix_ms);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Requests: what people ask of the driver, and what they change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use qslm_common::experiment::Experiment;
+
+use super::presentation::Presentation;
+use super::request::{Change, ClusterView, Refusal, ReplaySource, Reply, Request, Snapshot, Submission};
+use super::run::ExperimentRun;
+use super::status::ExperimentStatus;
+use super::{Driver, DriverError, SHOWN};
+use crate::ledger::{Millis, Owner};
+use crate::store::{ExperimentRecord, Write};
+
+impl Driver {
+    /// Applies one request. `false` asks the driver to stop.
+    pub(super) fn apply(&mut self, request: Request, now: Millis) -> Result<bool, DriverError> {
+        self.journal.set_time(now);
+        if self.has_to_wait(&request) {
+            self.parked.push(request);
+            return Ok(true);
+        }
+        match request {
+            Request::Report(report, reply) => self.report(report, reply, now),
+            Request::Submit(submission, reply) => self.submit(*submission, reply),
+            Request::List(reply) => {
+                let all = self.statuses(now);
+                self.outbox.answer(reply, Ok(all));
+            }
+            Request::Get(id, reply) => self.with(&id, reply, |driver, index| driver.status(index, now)),
+            Request::Watch(id, reply) => self.with(&id, reply, |driver, index| {
+                driver.publish(index, now);
+                driver.experiments[index].view.watch()
+            }),
+            Request::Front(id, reply) => {
+                self.with(&id, reply, |driver, index| driver.experiments[index].front_document());
+            }
+            Request::Describe(id, reply) => self.with(&id, reply, |driver, index| {
+                let ExperimentRun { search, view } = &mut driver.experiments[index];
+                let workers = driver.workers.counts(index, search);
+                view.report(search, &driver.ledger, now, workers, &driver.engines)
+            }),
+            Request::Cluster(reply) => {
+                let cluster =
+                    ClusterView { workers: self.workers.status(now), events: self.journal.events() };
+                self.outbox.answer(reply, Ok(cluster));
+            }
+            Request::Snapshot(reply) => {
+                let (experiments, workers) = (self.statuses(now), self.workers.status(now));
+                let snapshot = Snapshot { experiments, workers, tally: self.journal.tally };
+                self.outbox.answer(reply, Ok(snapshot));
+            }
+            Request::Source(id, reply) => self.with(&id, reply, |driver, index| ReplaySource {
+                record: driver.experiments[index].search.record().clone(),
+                store: Arc::downgrade(&driver.store),
+            }),
+            Request::Change(id, change, reply) => match self.find(&id) {
+                Ok(index) => {
+                    self.change(index, change);
+                    self.outbox.answer_with_status(index, reply);
+                }
+                Err(refusal) => self.outbox.answer(reply, Err(refusal)),
+            },
+            Request::Retry(id, trials, reply) => {
+                let retried = self.find(&id).and_then(|index| self.retry(index, &trials).map(|()| index));
+                match retried {
+                    Ok(index) => self.outbox.answer_with_status(index, reply),
+                    Err(refusal) => self.outbox.answer(reply, Err(refusal)),
+                }
+            }
+            Request::Committed(written) => {
+                self.outbox.written(&written?);
+                self.committed();
+            }
+            Request::Stop => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Whether a question is about an experiment of which more is to be looked up.
+    fn has_to_wait(&self, request: &Request) -> bool {
+        let loading = |index: usize| self.experiments[index].search.is_looking_up();
+        match request {
+            Request::List(_) => (0..self.experiments.len()).any(loading),
+            Request::Get(id, _)
+            | Request::Watch(id, _)
+            | Request::Front(id, _)
+            | Request::Describe(id, _)
+            | Request::Source(id, _) => self.find(id).is_ok_and(loading),
+            _ => false,
+        }
+    }
+
+    pub(super) fn status(&mut self, index: usize, now: Millis) -> ExperimentStatus {
+        let ExperimentRun { search, view } = &mut self.experiments[index];
+        view.status(search, &self.ledger, now, self.workers.counts(index, search))
+    }
+
+    fn statuses(&mut self, now: Millis) -> Vec<ExperimentStatus> {
+        (0..self.experiments.len()).map(|index| self.status(index, now)).collect()
+    }
+
+    /// Shows watchers the status of an experiment if it changed.
+    pub(super) fn publish(&mut self, index: usize, now: Millis) {
+        let ExperimentRun { search, view } = &mut self.experiments[index];
+        view.publish(search, &self.ledger, now, self.workers.counts(index, search));
+    }
+
+    /// Answers with what `f` makes of the experiment of this id.
+    fn with<T: Send + 'static>(&mut self, id: &str, reply: Reply<T>, f: impl FnOnce(&mut Self, usize) -> T) {
+        let value = self.find(id).map(|index| f(self, index));
+        self.outbox.answer(reply, value);
+    }
+
+    /// The experiment with this id, or the only one whose id starts so.
+    pub(super) fn find(&self, id: &str) -> Result<usize, Refusal> {
+        let ids = || self.experiments.iter().map(|run| run.search.id()).enumerate();
+        if let Some((index, _)) = ids().find(|(_, known)| *known == id) {
+            return Ok(index);
+        }
+        let matches: Vec<_> = ids().filter(|(_, known)| known.starts_with(id)).collect();
+        // What is quoted travels back in a header, which has a bound.
+        let shown: String = id.chars().take(SHOWN).collect();
+        match matches[..] {
+            [(index, _)] if !id.is_empty() => Ok(index),
+            [] | [_] => Err(Refusal::NotFound(format!("no experiment {shown:?}"))),
+            _ => Err(Refusal::Ambiguous(format!("{} experiments start with {shown:?}", matches.len()))),
+        }
+    }
+
+    /// Adds an experiment; one that is there already goes on, even if it was cancelled or paused.
+    fn submit(&mut self, submission: Submission, reply: Reply<ExperimentStatus>) {
+        let Submission { experiment, shards, priority, demands } = submission;
+        let id = experiment.id();
+        let known = self.experiments.iter().position(|run| run.search.id() == id);
+        let index = match known.map_or_else(|| self.submit_new(&id, experiment, shards, priority), Ok) {
+            Ok(index) => index,
+            Err(refusal) => return self.outbox.answer(reply, Err(refusal)),
+        };
+        self.change(index, Change { cancelled: Some(false), paused: Some(false), priority, demands });
+        self.outbox.answer_with_status(index, reply);
+    }
+
+    fn submit_new(
+        &mut self,
+        id: &str,
+        experiment: Experiment,
+        shards: u32,
+        priority: Option<i32>,
+    ) -> Result<usize, Refusal> {
+        let order = self.experiments.len() as u64;
+        let record = ExperimentRecord::new(order, shards, priority.unwrap_or(0), experiment);
+        let added = self.add(record.clone(), BTreeMap::new(), 0, Presentation::default());
+        let index = added.map_err(|error| Refusal::Invalid(error.to_string()))?;
+        self.outbox.write(Write::Experiment(record));
+        self.journal.note(id, "submitted");
+        Ok(index)
+    }
+
+    /// Changes what a person may change of an experiment.
+    fn change(&mut self, index: usize, change: Change) {
+        let search = &mut self.experiments[index].search;
+        if search.is_finished() {
+            return;
+        }
+        let known = search.record();
+        let record = ExperimentRecord {
+            cancelled: change.cancelled.unwrap_or(known.cancelled),
+            paused: change.paused.unwrap_or(known.paused),
+            priority: change.priority.unwrap_or(known.priority),
+            demands: change.demands.unwrap_or_else(|| known.demands.clone()),
+            ..known.clone()
+        };
+        if record == *known {
+            return;
+        }
+        if record.cancelled {
+            self.ledger.withdraw(index as Owner);
+        }
+        self.outbox.write(Write::Experiment(record.clone()));
+        search.change(record);
+        // What is demanded may have changed.
+        self.workers.restaffed();
+    }
+
+    /// Opens failed trials again: those whose addresses begin so, or all. The search starts over, as after a restart of the
+    /// coordinator, so that it goes on as if they had never failed.
+    fn retry(&mut self, index: usize, trials: &[String]) -> Result<(), Refusal> {
+        let ExperimentRun { search, view } = &mut self.experiments[index];
+        let retried = search.failed_trials(trials)?;
+        if retried.is_empty() {
+            return Ok(());
+        }
+        let (id, record) = (search.id().to_owned(), search.record().clone());
+        let record = ExperimentRecord { finished: false, cancelled: false, paused: false, ..record };
+        self.journal.note(&id, format!("{} failed trials are opened again", retried.len()));
+        for trial in &retried {
+            self.outbox.write(Write::Retry(id.clone(), *trial));
+        }
+        self.outbox.write(Write::Experiment(record.clone()));
+        self.ledger.withdraw(index as Owner);
+        search.start_over(record, &retried);
+        view.start_over();
+        Ok(())
+    }
+}

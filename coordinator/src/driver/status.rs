@@ -1,0 +1,124 @@
+//! Status of an experiment, as the driver tells it; [`crate::rpc`] puts it on the wire.
+
+use qslm_common::demands::Demands;
+use qslm_common::hash::ContentHash;
+
+use crate::ledger::ShardCounts;
+
+/// State of an experiment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Workers are wanted.
+    Running,
+    /// Workers are wanted, and all that may evaluate it are set aside.
+    Stuck,
+    /// Held up by a person, or because it is for another engine.
+    Paused,
+    /// Everything that the search wants to know is known.
+    Finished,
+    /// Ended by a person.
+    Cancelled,
+}
+
+impl State {
+    /// Name, as metrics and messages write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stuck => "stuck",
+            Self::Paused => "paused",
+            Self::Finished => "finished",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing more is to be expected, unless a person changes that.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Finished | Self::Cancelled)
+    }
+}
+
+/// Numbers of workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerCounts {
+    /// Heard of within a lease's time.
+    pub present: u32,
+    /// Of these, those that may evaluate the experiment.
+    pub suitable: u32,
+    /// Of these, those that are set aside.
+    pub set_aside: u32,
+}
+
+/// Summary of an archive.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Summary {
+    /// Candidates on the front.
+    pub front: u32,
+    /// Hypervolume of the front; `None` without a float model.
+    pub hypervolume: Option<f64>,
+    /// The best candidate so far that meets the constraints.
+    pub best: Option<Best>,
+}
+
+/// The best candidate so far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Best {
+    /// Its id.
+    pub candidate: ContentHash,
+    /// Share of the float model's bytes that it saves, 0 to 1.
+    pub saving: f64,
+    /// Perplexity or accuracy.
+    pub quality: f64,
+    /// Share of the float model's quality that it loses.
+    pub quality_loss: f64,
+}
+
+/// Status of an experiment.
+// One field for each thing that people see of it: what belongs together in the code is grouped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExperimentStatus {
+    /// Id of the experiment.
+    pub id: String,
+    /// State.
+    pub state: State,
+    /// Stage of the search; empty before the first.
+    pub stage: &'static str,
+    /// Trials of the generation that are settled.
+    pub generation_settled: u32,
+    /// Trials of the generation.
+    pub generation_trials: u32,
+    /// Candidates measured, whenever that was.
+    pub measured: u64,
+    /// Trials that failed.
+    pub failed: u64,
+    /// Candidates that were pruned.
+    pub pruned: u64,
+    /// Shards of pruned trials that nobody had to evaluate.
+    pub shards_spared: u64,
+    /// Trials measured on a subset of the data since the coordinator started.
+    pub probed: u64,
+    /// Shards of open trials.
+    pub shards: ShardCounts,
+    /// Trials measured since the coordinator started.
+    pub evaluated: u64,
+    /// Workers.
+    pub workers: WorkerCounts,
+    /// Tokens that went through the network per second, lately.
+    pub tokens_per_second: f64,
+    /// What there is so far.
+    pub summary: Summary,
+    /// The most candidates that the search may still propose after the generation, if that can be told.
+    pub remaining_at_most: Option<u64>,
+    /// Different reasons of failed trials, some of them.
+    pub failures: Vec<String>,
+    /// Priority.
+    pub priority: i32,
+    /// Which workers may evaluate it.
+    pub demands: Demands,
+    /// Why no worker can go on with it; empty while one can.
+    pub stuck: String,
+    /// Failures that were opened again.
+    pub retried: u64,
+    /// Failed trials with their reasons, some of them.
+    pub failed_trials: Vec<(ContentHash, String)>,
+}

@@ -1,0 +1,267 @@
+//! View of an experiment: what people see of it. Nothing is decided by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qslm_common::archive::FrontDocument;
+use qslm_common::evidence::{Engines, Fingerprint};
+use qslm_common::footprint::saving;
+use qslm_common::objective::quality_loss;
+use qslm_common::trial::Addressed;
+use qslm_report::{FORMAT, Lifecycle, ReportDocument, Sample, Sensitivity};
+use qslm_search::{Playback, Probe};
+use tokio::sync::watch;
+
+use super::presentation::{Presentation, Spotted};
+use super::rate::SlidingRate;
+use super::run::SearchRun;
+use super::status::{Best, ExperimentStatus, State, Summary, WorkerCounts};
+use crate::ledger::{Ledger, Millis};
+
+/// Different reasons of failed trials that a status carries.
+const SHOWN_FAILURES: usize = 5;
+/// Failed trials that a status names.
+const SHOWN_TRIALS: usize = 20;
+
+/// View of one experiment.
+pub(super) struct View {
+    presentation: Presentation,
+    /// What was told last, so that it is told when it changes.
+    announced: LastAnnounced,
+    /// Worked out when it is asked for and the archive has changed.
+    summary: Option<Summary>,
+    /// Trials measured since the coordinator started.
+    evaluated: u64,
+    /// Of these, those on a subset of the data.
+    probed: u64,
+    /// Tokens that were reported.
+    tokens: SlidingRate,
+    status: watch::Sender<Option<ExperimentStatus>>,
+}
+
+/// What people were told of an experiment.
+#[derive(Default, PartialEq)]
+struct LastAnnounced {
+    stage: &'static str,
+    /// `None` before the first look.
+    state: Option<State>,
+    best: Option<Best>,
+}
+
+impl View {
+    pub(super) fn new(presentation: Presentation) -> Self {
+        Self {
+            presentation,
+            announced: LastAnnounced::default(),
+            summary: None,
+            evaluated: 0,
+            probed: 0,
+            tokens: SlidingRate::default(),
+            status: watch::Sender::new(None),
+        }
+    }
+
+    /// Forgets candidates and stages, which come again.
+    pub(super) fn start_over(&mut self) {
+        self.presentation.start_over();
+        self.summary = None;
+    }
+
+    /// Shows a measured trial, if it is `new` in the archive.
+    pub(super) fn file(&mut self, playback: &Playback, trial: &Addressed, new: Option<&Engines>) {
+        let entry = playback.archive().get(&trial.candidate);
+        if let Some((engines, entry)) = new.zip(entry) {
+            let spot = Spotted::new(&playback.experiment().network, trial.candidate, entry);
+            self.presentation.add(playback.stage(), spot, engines);
+        }
+    }
+
+    /// Counts a trial that was measured now.
+    pub(super) fn count(&mut self, on_subset: bool) {
+        self.evaluated += 1;
+        self.probed += u64::from(on_subset);
+        self.summary = None;
+    }
+
+    /// Counts tokens that a worker reported, for the throughput.
+    pub(super) fn note_tokens(&mut self, now: Millis, tokens: u64) {
+        self.tokens.note(now, tokens);
+    }
+
+    /// The archive has changed.
+    pub(super) fn forget_summary(&mut self) {
+        self.summary = None;
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.status.receiver_count() > 0
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Option<ExperimentStatus>> {
+        self.status.subscribe()
+    }
+
+    /// Shows watchers the status if it changed.
+    pub(super) fn publish(&mut self, of: &SearchRun, ledger: &Ledger, now: Millis, workers: WorkerCounts) {
+        let status = self.status(of, ledger, now, workers);
+        self.status.send_if_modified(|shown| {
+            let changed = shown.as_ref() != Some(&status);
+            *shown = Some(status);
+            changed
+        });
+    }
+
+    pub(super) fn status(
+        &mut self,
+        of: &SearchRun,
+        ledger: &Ledger,
+        now: Millis,
+        workers: WorkerCounts,
+    ) -> ExperimentStatus {
+        let playback = of.playback();
+        let reasons: BTreeSet<&String> = of.failures().values().collect();
+        let (trials, drawn) = playback.progress();
+        let open = ledger.open_trials(of.owner());
+        ExperimentStatus {
+            id: of.id().to_owned(),
+            state: of.state(),
+            stage: playback.stage(),
+            generation_settled: (drawn as u32).saturating_sub(open),
+            generation_trials: trials as u32,
+            measured: playback.archive().len() as u64,
+            failed: of.failures().len() as u64,
+            pruned: playback.archive().stopped() as u64,
+            shards_spared: playback.spared(),
+            probed: self.probed,
+            shards: ledger.shard_counts(of.owner()),
+            evaluated: self.evaluated,
+            workers,
+            tokens_per_second: self.tokens.per_second(now),
+            summary: self.summary(playback),
+            remaining_at_most: playback.remaining_at_most(),
+            failures: reasons.into_iter().take(SHOWN_FAILURES).cloned().collect(),
+            priority: of.priority(),
+            demands: of.record().demands.clone(),
+            stuck: of.stuck().to_owned(),
+            retried: of.retried(),
+            failed_trials: of
+                .failures()
+                .iter()
+                .take(SHOWN_TRIALS)
+                .map(|(trial, reason)| (*trial, reason.clone()))
+                .collect(),
+        }
+    }
+
+    /// All that there is to see.
+    pub(super) fn report(
+        &mut self,
+        of: &SearchRun,
+        ledger: &Ledger,
+        now: Millis,
+        workers: WorkerCounts,
+        known: &BTreeMap<Fingerprint, String>,
+    ) -> ReportDocument {
+        let status = self.status(of, ledger, now, workers);
+        let state = match status.state {
+            State::Finished => Lifecycle::Finished,
+            State::Cancelled => Lifecycle::Cancelled,
+            State::Paused => Lifecycle::Paused,
+            State::Running | State::Stuck => Lifecycle::Running,
+        };
+        let playback = of.playback();
+        let experiment = playback.experiment();
+        ReportDocument {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            id: status.id,
+            experiment: experiment.clone(),
+            strategy: playback.caption(),
+            state,
+            stage: status.stage.to_owned(),
+            generation_settled: status.generation_settled,
+            generation_trials: status.generation_trials,
+            failed: status.failed,
+            failures: status.failures,
+            stuck: status.stuck,
+            remaining_at_most: status.remaining_at_most,
+            workers: workers.present,
+            tokens_per_second: status.tokens_per_second,
+            stages: self.presentation.stages().to_vec(),
+            spots: self.presentation.cloud().spots(),
+            front: FrontDocument::new(experiment, playback.archive()),
+            sensitivity: playback.sensitivity().into_iter().map(sensitivity).collect(),
+            timeline: self.presentation.timeline().to_vec(),
+            comparisons: self.presentation.comparisons().to_vec(),
+            engines: self.presentation.engines(known),
+        }
+    }
+
+    /// How far it is now, if that is to be written down.
+    pub(super) fn sample(&mut self, of: &SearchRun, now: Millis, unix_ms: u64) -> Option<Sample> {
+        // What was measured before a restart is not complete until it was read.
+        if of.is_looking_up() || !self.presentation.is_due(unix_ms, self.evaluated, of.is_finished()) {
+            return None;
+        }
+        let summary = self.summary(of.playback());
+        let sample = Sample {
+            unix_ms,
+            measured: of.playback().archive().len() as u64,
+            front: summary.front,
+            hypervolume: summary.hypervolume,
+            tokens_per_second: self.tokens.per_second(now),
+        };
+        self.presentation.sample(sample, self.evaluated);
+        Some(sample)
+    }
+
+    /// Whether it is in another stage or state than people were told.
+    pub(super) fn has_turned(&self, of: &SearchRun) -> bool {
+        of.playback().stage() != self.announced.stage || Some(of.state()) != self.announced.state
+    }
+
+    /// What people have not been told yet, in a few words each.
+    pub(super) fn news(&mut self, of: &SearchRun) -> Vec<String> {
+        // A search that is read from the store is no news.
+        if of.is_looking_up() {
+            return Vec::new();
+        }
+        let best = self.summary(of.playback()).best;
+        let now = LastAnnounced { stage: of.playback().stage(), state: Some(of.state()), best };
+        let before = std::mem::replace(&mut self.announced, now);
+        let (before, now) = (&before, &self.announced);
+        let mut news = Vec::new();
+        // Nothing is known before the first look, and that all of it is new is no news either.
+        let Some(state) = now.state.filter(|_| before.state.is_some()) else { return news };
+        if let Some(best) = now.best.as_ref().filter(|best| before.best.as_ref() != Some(best)) {
+            let (saving, loss) = (best.saving * 100.0, best.quality_loss * 100.0);
+            news.push(format!("best so far: {saving:.2} % saved at {loss:+.2} %"));
+        }
+        if now.stage != before.stage {
+            news.push(format!("{} begins", now.stage));
+        }
+        if now.state != before.state {
+            news.push(state.name().to_owned());
+        }
+        news
+    }
+
+    fn summary(&mut self, playback: &Playback) -> Summary {
+        self.summary.get_or_insert_with(|| summary(playback)).clone()
+    }
+}
+
+fn summary(playback: &Playback) -> Summary {
+    let (experiment, archive) = (playback.experiment(), playback.archive());
+    let chosen = archive.chosen().zip(archive.float(experiment));
+    let best = chosen.map(|(chosen, float)| Best {
+        candidate: chosen.id,
+        saving: saving(&experiment.network, chosen.entry.footprint_bytes),
+        quality: chosen.entry.counts.perplexity().or(chosen.entry.counts.accuracy()).unwrap_or(0.0),
+        quality_loss: quality_loss(&float.counts, &chosen.entry.counts),
+    });
+    Summary { front: archive.front_len() as u32, hypervolume: archive.hypervolume(experiment), best }
+}
+
+fn sensitivity((probe, quality_loss): (Probe, Option<f64>)) -> Sensitivity {
+    Sensitivity { axis: probe.axis, name: probe.name, quality_loss }
+}

@@ -1,0 +1,88 @@
+//! Status of experiments and workers on the wire.
+
+use std::time::Duration;
+
+use qslm_common::hash::ContentHash;
+use qslm_proto::v1::experiment_status::State;
+use qslm_proto::v1::{Best, Event, ExperimentStatus, FailedTrial, WorkerStatus};
+
+use crate::driver;
+
+/// Puts the status of an experiment on the wire.
+pub fn write_status(status: driver::ExperimentStatus) -> ExperimentStatus {
+    ExperimentStatus {
+        id: status.id,
+        state: write_state(status.state).into(),
+        stage: status.stage.to_owned(),
+        generation_settled: status.generation_settled,
+        generation_trials: status.generation_trials,
+        measured: status.measured,
+        failed: status.failed,
+        stopped: status.pruned,
+        shards_spared: status.shards_spared,
+        probed: status.probed,
+        shards_settled: status.shards.settled,
+        shards_leased: status.shards.leased,
+        shards_pending: status.shards.pending,
+        evaluated: status.evaluated,
+        workers: status.workers.present,
+        tokens_per_second: status.tokens_per_second,
+        front: status.summary.front,
+        hypervolume: status.summary.hypervolume,
+        best: status.summary.best.map(write_best),
+        remaining_at_most: status.remaining_at_most,
+        failures: status.failures,
+        priority: status.priority,
+        suitable_workers: status.workers.suitable,
+        demands: Some(status.demands.into()),
+        stuck: status.stuck,
+        retried: status.retried,
+        failed_trials: status.failed_trials.into_iter().map(write_failed_trial).collect(),
+        set_aside_workers: status.workers.set_aside,
+    }
+}
+
+fn write_state(state: driver::State) -> State {
+    match state {
+        driver::State::Running => State::Running,
+        driver::State::Stuck => State::Stuck,
+        driver::State::Paused => State::Paused,
+        driver::State::Finished => State::Finished,
+        driver::State::Cancelled => State::Cancelled,
+    }
+}
+
+fn write_best(best: driver::Best) -> Best {
+    let driver::Best { candidate, saving, quality, quality_loss } = best;
+    Best { candidate: candidate.as_bytes().to_vec(), saving, quality, quality_loss }
+}
+
+fn write_failed_trial((trial, reason): (ContentHash, String)) -> FailedTrial {
+    FailedTrial { trial: trial.as_bytes().to_vec(), reason }
+}
+
+/// Puts the status of a worker on the wire.
+pub(super) fn write_worker(worker: driver::WorkerStatus) -> WorkerStatus {
+    let millis = |time: Duration| time.as_millis() as u64;
+    WorkerStatus {
+        present_ms: millis(worker.present),
+        silent_ms: millis(worker.silent),
+        name: worker.name,
+        capacity: worker.capacity,
+        holding: worker.holding,
+        experiment: worker.experiment.unwrap_or_default(),
+        measured: worker.measured,
+        failed: worker.failed,
+        faults: worker.faults,
+        last_fault: worker.last_fault.unwrap_or_default(),
+        set_aside: worker.set_aside,
+        tokens_per_second: worker.tokens_per_second,
+        capabilities: Some(worker.capabilities.into()),
+    }
+}
+
+/// Puts an event on the wire.
+pub(super) fn write_event(event: driver::Event) -> Event {
+    let driver::Event { number, unix_ms, experiment, text } = event;
+    Event { number, unix_ms, experiment, text }
+}
