@@ -1,38 +1,35 @@
 //! The archive: everything that an experiment measured; and what is read off it: the front, its
 //! hypervolume, and the chosen candidate.
 //!
-//! An archive is a map by candidate id, so it is the same whatever the order of arrival, and so is everything read off
-//! it. Front and choice are kept up to date as measurements come in, because they are looked at after every one. The
-//! [`FrontDocument`] is the file that two runs are compared by.
+//! An archive is a map by candidate id, so it is the same whatever the order of arrival, and so is everything
+//! read off it. Front and choice are kept up to date as measurements come in, because they are looked at
+//! after every one.
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
 use crate::cost::{Cost, Costs};
 use crate::experiment::Experiment;
-use crate::footprint::{footprint_bytes, saving};
+use crate::footprint::footprint_bytes;
 use crate::hash::ContentHash;
 use crate::measurement::Counts;
-use crate::objective::{Measured, quality_loss};
+use crate::objective::Measured;
 use crate::pareto::{self, Frontier};
-use crate::racing::Racing;
-use crate::scheme::Scheme;
 
-/// What is known of one measured candidate.
+/// Entry of one measured candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// Its counts over the whole data.
+    /// Counts over the whole data.
     pub counts: Counts,
-    /// Its bytes as the exported file stores them.
+    /// Bytes as the exported file stores them.
     pub footprint_bytes: u64,
-    /// What else it costs, by the models that the experiment decides by; see [`Experiment::deciding_costs`]. Empty if
-    /// the footprint alone decides.
+    /// Costs beside the footprint, by the models that the experiment decides by; see
+    /// [`Experiment::deciding_costs`]. Empty if the footprint alone decides.
     pub costs: Costs,
 }
 
-/// A measured candidate with all that can be told of it alone. A coordinator that starts works these out on all cores.
+/// A measured candidate with all that can be told of it alone. A coordinator that starts works these out on
+/// all cores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurement {
     id: ContentHash,
@@ -46,15 +43,16 @@ impl Measurement {
         self.id
     }
 
-    /// What was measured.
+    /// Entry of the candidate.
     pub fn entry(&self) -> &Entry {
         &self.entry
     }
 
-    /// Of the candidate with this id.
+    /// Measurement of the candidate with this id.
     pub fn new(experiment: &Experiment, id: ContentHash, candidate: &Candidate, counts: Counts) -> Self {
         let footprint_bytes = footprint_bytes(&experiment.network, candidate);
-        // Most experiments decide by the footprint alone, and a million candidates should not pay for the rest.
+        // Most experiments decide by the footprint alone, and a million candidates should not pay for the
+        // rest.
         let costs = match experiment.deciding_costs().iter().any(|cost| *cost != Cost::Footprint) {
             true => experiment.device.costs(&experiment.network, candidate, &counts),
             false => Costs::new(),
@@ -69,9 +67,9 @@ impl Measurement {
 pub struct Known<'a> {
     /// The candidate's id.
     pub id: ContentHash,
-    /// Its schemes.
+    /// Schemes of the candidate.
     pub candidate: &'a Candidate,
-    /// What was measured.
+    /// Entry of the candidate.
     pub entry: &'a Entry,
 }
 
@@ -79,21 +77,22 @@ pub struct Known<'a> {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Archive {
     entries: BTreeMap<ContentHash, Entry>,
-    /// The candidates that are on the front, chosen, or may be so later. A candidate takes more memory than all else
-    /// that is known of it, and of a million few are ever asked for.
+    /// The candidates that are on the front, chosen, or may be so later. A candidate takes more memory than
+    /// all else that is known of it, and of a million few are ever asked for.
     candidates: BTreeMap<ContentHash, Candidate>,
     front: Frontier<ContentHash>,
     /// The best of those that meet the constraints; `None` before the float model is measured.
     chosen: Option<Best>,
     /// Candidates that were given up before all of the data was evaluated.
-    stopped: BTreeSet<ContentHash>,
+    pruned: BTreeSet<ContentHash>,
     /// What was measured on a subset of the data, which is no result: strategies learn from it.
     on_subset: BTreeMap<ContentHash, Counts>,
     /// The id of the float model; known from the first measurement on, because it takes a hash to tell.
     float_id: Option<ContentHash>,
 }
 
-/// Candidates that are kept beyond those that are needed, so that they are not sorted out after every measurement.
+/// Candidates that are kept beyond those that are needed, so that they are not sorted out after every
+/// measurement.
 const SPARE: usize = 64;
 
 /// A candidate with the value of the trade-off by which it is the best so far.
@@ -114,15 +113,15 @@ impl Best {
 }
 
 impl Entry {
-    /// What objectives and constraints look at.
+    /// View of it that objectives and constraints take.
     pub fn measured(&self) -> Measured<'_> {
         Measured { counts: &self.counts, footprint_bytes: self.footprint_bytes, costs: &self.costs }
     }
 }
 
 impl Archive {
-    /// Folds a measurement in. Another one of the same candidate changes nothing: measurements are deterministic, and
-    /// the first one is on record.
+    /// Folds a measurement in. Another one of the same candidate changes nothing: measurements are
+    /// deterministic, and the first one is on record.
     pub fn insert(&mut self, experiment: &Experiment, candidate: &Candidate, counts: Counts) {
         self.insert_measured(
             experiment,
@@ -143,7 +142,7 @@ impl Archive {
             std::collections::btree_map::Entry::Occupied(_) => return false,
             std::collections::btree_map::Entry::Vacant(vacant) => drop(vacant.insert(entry)),
         }
-        self.stopped.remove(&id);
+        self.pruned.remove(&id);
         let is_float = id == *self.float_id.get_or_insert_with(|| float_id(experiment));
         let mut on_front = self.may_be_on_front(experiment, id) && self.front.insert(&losses, id);
         if is_float {
@@ -169,15 +168,15 @@ impl Archive {
         true
     }
 
-    /// Notes that a candidate was given up before all of the data was evaluated: it loses too much. Returns whether that
-    /// is new.
-    pub fn stop(&mut self, id: ContentHash) -> bool {
-        !self.entries.contains_key(&id) && self.stopped.insert(id)
+    /// Notes that a candidate was pruned before all of the data was evaluated: it loses too much. Returns
+    /// whether that is new.
+    pub fn prune(&mut self, id: ContentHash) -> bool {
+        !self.entries.contains_key(&id) && self.pruned.insert(id)
     }
 
-    /// Number of candidates that were given up; see [`Archive::stop`].
-    pub fn stopped(&self) -> usize {
-        self.stopped.len()
+    /// Number of candidates that were pruned; see [`Archive::prune`].
+    pub fn pruned(&self) -> usize {
+        self.pruned.len()
     }
 
     /// Folds in what was measured on a subset of the data; the first on record stays.
@@ -190,8 +189,8 @@ impl Archive {
         self.on_subset.get(id)
     }
 
-    /// Whether a measured candidate may be on the front. In a race those that lose too much quality are not: which of
-    /// them were measured to the end is chance.
+    /// True if a measured candidate may be on the front. In a race those that lose too much quality are not:
+    /// which of them were measured to the end is chance.
     fn may_be_on_front(&self, experiment: &Experiment, id: ContentHash) -> bool {
         if experiment.racing.is_none() {
             return true;
@@ -246,7 +245,7 @@ impl Archive {
         self.entries.len()
     }
 
-    /// Whether nothing was measured.
+    /// True if nothing was measured.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -295,129 +294,23 @@ fn losses(experiment: &Experiment, entry: &Entry) -> Vec<f64> {
     experiment.objectives.iter().map(loss).collect()
 }
 
-/// The result of an experiment as a document: the same bytes for the same measurements, whoever made them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FrontDocument {
-    /// Id of the experiment.
-    pub experiment: String,
-    /// Content hash of the checkpoint.
-    pub checkpoint: ContentHash,
-    /// The axes of the front.
-    pub objectives: Vec<crate::objective::Objective>,
-    /// Candidates that were measured, or given up because they lose too much.
-    pub measured: usize,
-    /// When candidates were given up, if they were; those that lose too much are not on the front then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub racing: Option<Racing>,
-    /// Share of the reference box that the front dominates, 0 to 1; absent before the float model is measured.
-    pub hypervolume: Option<f64>,
-    /// The float model under the same protocol.
-    pub float: Option<FrontRow>,
-    /// The candidate that the trade-off picked, if any meets the constraints.
-    pub chosen: Option<FrontRow>,
-    /// The front by rising footprint.
-    pub front: Vec<FrontRow>,
-}
-
-/// One candidate of a [`FrontDocument`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FrontRow {
-    /// Candidate id.
-    pub candidate: ContentHash,
-    /// Bytes as the exported file stores them.
-    pub footprint_bytes: u64,
-    /// Share of the float bytes that is saved.
-    pub saving: f64,
-    /// Perplexity, for a language model.
-    pub perplexity: Option<f64>,
-    /// Hits per sentence, for a classifier.
-    pub accuracy: Option<f64>,
-    /// Loss of quality against the float model; see [`quality_loss`].
-    pub quality_loss: Option<f64>,
-    /// Value of the trade-off.
-    pub trade_off: Option<f64>,
-    /// Spikes per neuron and token over all LIF populations.
-    pub firing_rate: f64,
-    /// The raw counts.
-    pub counts: Counts,
-    /// What it costs the device, per token where the unit says so; see [`crate::cost`]. Empty in files of a version
-    /// that did not model costs.
-    #[serde(default)]
-    pub costs: Costs,
-    /// The scheme of every unit.
-    pub schemes: BTreeMap<String, String>,
-    /// How one-dimensional parameters are stored, if not in float.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vectors: Option<String>,
-    /// The quantized activations, by the matrix that they enter.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub activations: BTreeMap<String, String>,
-    /// The quantized membranes, by population.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub membranes: BTreeMap<String, String>,
-}
-
-impl FrontDocument {
-    /// Reads the document off an archive.
-    pub fn new(experiment: &Experiment, archive: &Archive) -> Self {
-        let float = archive.float(experiment);
-        let row = |known: Known<'_>| FrontRow::new(experiment, float, known);
-        let as_is = Candidate::float(&experiment.network);
-        Self {
-            experiment: experiment.id(),
-            checkpoint: experiment.checkpoint,
-            objectives: experiment.objectives.clone(),
-            measured: archive.len() + archive.stopped(),
-            racing: experiment.racing,
-            hypervolume: archive.hypervolume(experiment),
-            float: float.map(|entry| row(Known { id: as_is.id(), candidate: &as_is, entry })),
-            chosen: archive.chosen().map(row),
-            front: archive.front().into_iter().map(row).collect(),
-        }
-    }
-
-    /// The document as indented JSON with a final newline.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
-    }
-}
-
-impl FrontRow {
-    fn new(experiment: &Experiment, float: Option<&Entry>, known: Known<'_>) -> Self {
-        let Known { id, candidate, entry } = known;
-        let network = &experiment.network;
-        let trade_off = |float: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
-        Self {
-            candidate: id,
-            footprint_bytes: entry.footprint_bytes,
-            saving: saving(network, entry.footprint_bytes),
-            perplexity: entry.counts.perplexity(),
-            accuracy: entry.counts.accuracy(),
-            quality_loss: float.map(|float| quality_loss(&float.counts, &entry.counts)),
-            trade_off: float.map(trade_off),
-            firing_rate: entry.counts.mean_firing_rate(network.channels),
-            counts: entry.counts.clone(),
-            costs: experiment.device.costs(network, candidate, &entry.counts),
-            schemes: candidate.schemes().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
-            vectors: Some(candidate.vectors()).filter(|s| *s != Scheme::Float).map(|s| s.to_string()),
-            activations: candidate.activations().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
-            membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::experiment::tests::experiment;
     use crate::measurement::Nll;
 
-    fn counts(nats: f64) -> Counts {
-        Counts { nll: Nll::from_nats(nats).unwrap(), tokens: 100, positions: 100, ..Counts::zero(4) }
+    pub(crate) fn counts(nats: f64) -> Counts {
+        Counts {
+            nll: Nll::from_nats(nats).unwrap(),
+            scored_tokens: 100,
+            processed_tokens: 100,
+            ..Counts::zero(4)
+        }
     }
 
     /// Float at 300 nats, then uniform levels of 8, 4 and 2 bits.
-    fn archive(experiment: &Experiment, nats: [f64; 3]) -> Archive {
+    pub(crate) fn archive(experiment: &Experiment, nats: [f64; 3]) -> Archive {
         let mut archive = Archive::default();
         archive.insert(experiment, &Candidate::float(&experiment.network), counts(300.0));
         for (level, nats) in nats.into_iter().enumerate() {
@@ -443,23 +336,6 @@ mod tests {
         let ids: Vec<_> = archive.front().into_iter().map(|known| known.id).collect();
         let level = |level| experiment.space.uniform(&experiment.network, level).id();
         assert_eq!(ids, [level(2), level(1), Candidate::float(&experiment.network).id()]);
-    }
-
-    #[test]
-    fn the_order_of_arrival_leaves_no_trace() {
-        let experiment = experiment();
-        let nats = [300.1, 301.0, 400.0];
-        let forward = archive(&experiment, nats);
-        let mut backward = Archive::default();
-        for (level, nats) in nats.into_iter().enumerate().rev() {
-            for _ in 0..2 {
-                let candidate = experiment.space.uniform(&experiment.network, level);
-                backward.insert(&experiment, &candidate, counts(nats));
-            }
-        }
-        backward.insert(&experiment, &Candidate::float(&experiment.network), counts(300.0));
-        let document = |archive| FrontDocument::new(&experiment, archive).to_json();
-        assert_eq!(document(&forward), document(&backward));
     }
 
     #[test]
@@ -489,25 +365,5 @@ mod tests {
         archive.forget();
         assert_eq!(archive.front().len(), archive.front_len());
         assert!(archive.chosen().is_some());
-    }
-
-    #[test]
-    fn a_front_of_an_earlier_version_is_still_read() {
-        let experiment = experiment();
-        let archive = archive(&experiment, [300.1, 301.0, 400.0]);
-        let document = FrontDocument::new(&experiment, &archive);
-        let mut json = serde_json::to_value(&document).unwrap();
-        for row in json["front"].as_array_mut().unwrap() {
-            row.as_object_mut().unwrap().remove("costs").unwrap();
-        }
-        let read: FrontDocument = serde_json::from_value(json).unwrap();
-        assert!(read.front.iter().all(|row| row.costs.is_empty()));
-        assert_eq!(read.chosen, document.chosen);
-    }
-
-    #[test]
-    fn nothing_measured_is_an_empty_document() {
-        let document = FrontDocument::new(&experiment(), &Archive::default());
-        assert_eq!((document.front.len(), document.chosen, document.hypervolume), (0, None, None));
     }
 }

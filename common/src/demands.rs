@@ -1,7 +1,7 @@
-//! What workers can do, and what an experiment demands of them.
+//! Capabilities of workers, and the demands of an experiment on them.
 //!
-//! Neither changes a result. The backend does, so it is part of the experiment; the rest says where it is to be
-//! evaluated.
+//! Neither changes a result. The backend does, so it is part of the experiment; the rest says where it is to
+//! be evaluated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::backend::Backend;
 const MOST: usize = 64;
 const LONGEST: usize = 128;
 
-/// What a worker can do.
+/// Capabilities of a worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Names of the backends that it has, of which others than ours may be.
@@ -22,11 +22,11 @@ pub struct Capabilities {
     pub cpu_features: BTreeSet<String>,
     /// Memory that it may use, in bytes; 0 if unknown.
     pub memory_bytes: u64,
-    /// Whatever else people tell workers apart by.
+    /// Labels that people tell workers apart by.
     pub labels: BTreeMap<String, String>,
 }
 
-/// What a worker must have to evaluate an experiment.
+/// Demands on a worker that is to evaluate an experiment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Demands {
@@ -63,7 +63,7 @@ impl Capabilities {
 }
 
 impl Demands {
-    /// Whether anything is demanded.
+    /// True if anything is demanded.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -75,8 +75,8 @@ impl Demands {
         check("labels", self.labels.keys().chain(self.labels.values()))
     }
 
-    /// Demands what `other` demands, too. Of two values of one label the larger is meant, so that it does not matter which
-    /// comes first.
+    /// Demands what `other` demands, too. Of two values of one label the larger is meant, so that it does not
+    /// matter which comes first.
     pub fn join(&mut self, other: Self) {
         let Self { cpu_features, memory_bytes, labels } = other;
         self.cpu_features.extend(cpu_features);
@@ -87,7 +87,7 @@ impl Demands {
         }
     }
 
-    /// Whether a worker has everything, and the backend.
+    /// True if a worker has everything, and the backend.
     pub fn are_met(&self, backend: Backend, by: &Capabilities) -> bool {
         by.backends.contains(backend.name())
             && self.cpu_features.is_subset(&by.cpu_features)

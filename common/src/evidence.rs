@@ -1,7 +1,8 @@
-//! What a result is worth: the counts, and which engines they come from.
+//! Evidence: the counts of a result, and which engines they come from.
 //!
-//! Counts alone decide what a candidate is worth. But last bits differ between processors and backends, so a result
-//! carries the [`Fingerprint`] of whatever measured it; a trial whose shards went to several machines has several.
+//! Counts alone decide what a candidate is worth. But last bits differ between processors and backends, so a
+//! result carries the [`Fingerprint`] of whatever measured it; a trial whose shards went to several machines
+//! has several.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -46,9 +47,9 @@ pub type Engines = BTreeSet<Fingerprint>;
 /// Counts and where they come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
-    /// What was counted.
+    /// The counts.
     pub counts: Counts,
-    /// Who counted.
+    /// Engines that counted.
     pub engines: Engines,
 }
 

@@ -1,8 +1,17 @@
 //! The domain of qslm: what is searched, what is measured, and what makes one result better.
 //!
-//! Everything here is a value or a pure function. There is no IO, no clock, no async, no wire format
-//! and no tensor library, so that the coordinator and the workers can share it and tests need nothing.
-//! Start at [`experiment::Experiment`], which holds one of everything else.
+//! The one idea: everything here is a value or a pure function. There is no IO, no clock, no async, no wire
+//! format and no tensor library, so that coordinator, workers and commands share one meaning and tests need
+//! nothing else.
+//!
+//! The way through: an [`experiment::Experiment`] holds one of everything. Its [`network::Network`] is a tree
+//! of units; its [`space::Space`] gives them ladders of [`scheme::Scheme`]s; a [`candidate::Candidate`] is
+//! one level for each. A [`trial::Trial`] measures a candidate on the data of a [`task::Task`], shard by
+//! shard; the [`measurement::Counts`] add up to the same bits whoever counted. Of counts follow the
+//! [`quality::Quality`] and, by the table of [`cost`] models, what the candidate costs a device. The
+//! [`objective`]s make numbers to minimise of both, [`pareto`] keeps those that nothing beats, and the
+//! [`archive::Archive`] holds all of it and says which candidate the [`trade_off`] picks; [`front_document`]
+//! is that as a file.
 
 pub mod archive;
 pub mod backend;
@@ -12,12 +21,14 @@ pub mod demands;
 pub mod evidence;
 pub mod experiment;
 pub mod footprint;
+pub mod front_document;
 pub mod hash;
 pub mod measurement;
 pub mod network;
 pub mod objective;
 pub mod origin;
 pub mod pareto;
+pub mod quality;
 pub mod racing;
 pub mod scheme;
 pub mod space;

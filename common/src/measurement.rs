@@ -1,7 +1,7 @@
-//! What an evaluation counts, and the numbers that follow from the counts.
+//! Counts of an evaluation, and the numbers that follow from them.
 //!
 //! Every count is an integer, the summed loss included, so that partial sums add up to the same bits
-//! however the data was cut, whoever counted, and in whatever order the parts arrive.
+//! however the data was cut, whoever counted, and in whatever order the shards arrive.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,20 +28,22 @@ impl Nll {
     }
 }
 
-/// The counts of a part of the data, or of all of it. Adding parts is exact. The order among counts means nothing; it
-/// makes sets of them.
+/// Counts of some of the data, or of all of it. Adding them is exact. The order among counts means nothing;
+/// it makes sets of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Counts {
     /// Summed negative log-likelihood of the scored tokens (perplexity) or true labels (accuracy).
     pub nll: Nll,
     /// Scored tokens: each predicted token once. Zero for classification.
-    pub tokens: u64,
+    #[serde(rename = "tokens")]
+    pub scored_tokens: u64,
     /// Sentences whose largest logit is the label's. Zero for perplexity.
     pub hits: u64,
     /// Classified sentences. Zero for perplexity.
     pub sentences: u64,
-    /// Tokens that went through the network, scored or not.
-    pub positions: u64,
+    /// Processed tokens: those that went through the network, scored or not.
+    #[serde(rename = "positions")]
+    pub processed_tokens: u64,
     /// Spikes of each LIF population, in the order of [`crate::network::Network::populations`].
     pub spikes: Vec<u64>,
 }
@@ -67,10 +69,10 @@ impl Counts {
         }
         let pairs = [
             (&mut self.nll.0, other.nll.0),
-            (&mut self.tokens, other.tokens),
+            (&mut self.scored_tokens, other.scored_tokens),
             (&mut self.hits, other.hits),
             (&mut self.sentences, other.sentences),
-            (&mut self.positions, other.positions),
+            (&mut self.processed_tokens, other.processed_tokens),
         ];
         let spikes = self.spikes.iter_mut().zip(other.spikes.iter().copied());
         for (sum, more) in pairs.into_iter().chain(spikes) {
@@ -81,7 +83,7 @@ impl Counts {
 
     /// `exp` of the mean loss per scored token, capped at the largest finite number. `None` without tokens.
     pub fn perplexity(&self) -> Option<f64> {
-        (self.tokens > 0).then(|| (self.nll.nats() / self.tokens as f64).exp().min(f64::MAX))
+        (self.scored_tokens > 0).then(|| (self.nll.nats() / self.scored_tokens as f64).exp().min(f64::MAX))
     }
 
     /// Hits per sentence, 0 to 1. `None` without sentences.
@@ -91,7 +93,7 @@ impl Counts {
 
     /// Spikes per neuron and token of each population of `channels` neurons, 0 to 1.
     pub fn firing_rates(&self, channels: u32) -> Vec<f64> {
-        let chances = (self.positions * u64::from(channels)).max(1);
+        let chances = (self.processed_tokens * u64::from(channels)).max(1);
         self.spikes.iter().map(|spikes| *spikes as f64 / chances as f64).collect()
     }
 
@@ -101,18 +103,18 @@ impl Counts {
         rates.iter().sum::<f64>() / rates.len().max(1) as f64
     }
 
-    /// Whether the counts could come from a network of this shape: a hit per sentence at most, a spike
-    /// per neuron and position at most, no more scored tokens than positions.
+    /// True if the counts could come from a network of this shape: a hit per sentence at most, a spike
+    /// per neuron and processed token at most, no more scored tokens than processed ones.
     pub fn is_plausible(&self, populations: usize, channels: u32) -> bool {
-        let chances = self.positions.checked_mul(u64::from(channels));
+        let chances = self.processed_tokens.checked_mul(u64::from(channels));
         self.spikes.len() == populations
             && self.hits <= self.sentences
-            && self.tokens <= self.positions
+            && self.scored_tokens <= self.processed_tokens
             && chances.is_some_and(|chances| self.spikes.iter().all(|spikes| *spikes <= chances))
     }
 }
 
-/// Whether a perplexity is beyond the largest number, which [`Counts::perplexity`] gives in its place.
+/// True if a perplexity is beyond the largest number, which [`Counts::perplexity`] gives in its place.
 pub fn overflowed(perplexity: f64) -> bool {
     perplexity >= f64::MAX
 }
@@ -126,12 +128,12 @@ mod tests {
     fn counts() -> impl Strategy<Value = Counts> {
         let small = 0..1u64 << 40;
         (small.clone(), small.clone(), small.clone(), small.clone(), prop::collection::vec(small, 3))
-            .prop_map(|(nll, tokens, hits, positions, spikes)| Counts {
+            .prop_map(|(nll, scored_tokens, hits, processed_tokens, spikes)| Counts {
                 nll: Nll(nll),
-                tokens,
+                scored_tokens,
                 hits,
                 sentences: hits + 1,
-                positions,
+                processed_tokens,
                 spikes,
             })
     }
@@ -154,10 +156,10 @@ mod tests {
 
     #[test]
     fn perplexity_is_exp_of_the_mean_loss() {
-        let counts = Counts { nll: Nll::from_nats(30.0).unwrap(), tokens: 10, ..Counts::zero(0) };
+        let counts = Counts { nll: Nll::from_nats(30.0).unwrap(), scored_tokens: 10, ..Counts::zero(0) };
         assert!((counts.perplexity().unwrap() - 3f64.exp()).abs() < 1e-6);
         assert_eq!(Counts::zero(0).perplexity(), None);
-        let broken = Counts { nll: Nll(u64::MAX), tokens: 1, ..Counts::zero(0) };
+        let broken = Counts { nll: Nll(u64::MAX), scored_tokens: 1, ..Counts::zero(0) };
         assert_eq!(broken.perplexity(), Some(f64::MAX));
         assert!(broken.perplexity().is_some_and(overflowed) && !counts.perplexity().is_some_and(overflowed));
     }
@@ -171,13 +173,13 @@ mod tests {
 
     #[test]
     fn impossible_counts_are_noticed() {
-        let good = Counts { positions: 10, tokens: 9, spikes: vec![30], ..Counts::zero(1) };
+        let good = Counts { processed_tokens: 10, scored_tokens: 9, spikes: vec![30], ..Counts::zero(1) };
         assert!(good.is_plausible(1, 3));
         assert!(!Counts { spikes: vec![31], ..good.clone() }.is_plausible(1, 3));
-        assert!(!Counts { tokens: 11, ..good.clone() }.is_plausible(1, 3));
+        assert!(!Counts { scored_tokens: 11, ..good.clone() }.is_plausible(1, 3));
         assert!(!Counts { hits: 1, ..good.clone() }.is_plausible(1, 3));
         assert!(!good.is_plausible(2, 3));
-        let mut sum = Counts { tokens: u64::MAX, ..Counts::zero(1) };
+        let mut sum = Counts { scored_tokens: u64::MAX, ..Counts::zero(1) };
         assert_eq!(sum.add(&good), Err(CannotAdd));
     }
 }

@@ -1,4 +1,4 @@
-//! What counts as better, and what counts as good enough.
+//! Objectives and constraints: what is better, and what is good enough.
 //!
 //! An objective turns counts and costs into one number to minimise; a front lives in the space of these.
 //! Constraints compare a candidate with the float model measured under the same protocol.
@@ -13,17 +13,18 @@ use crate::cost::{Cost, Costs, Device, UnknownCost};
 use crate::footprint;
 use crate::measurement::Counts;
 use crate::network::Network;
+use crate::quality::Quality;
 use crate::space::Space;
 use crate::task::Task;
 
 /// A measured candidate as objectives, constraints and trade-offs see it.
 #[derive(Debug, Clone, Copy)]
 pub struct Measured<'a> {
-    /// Its counts over the whole data.
+    /// Counts over the whole data.
     pub counts: &'a Counts,
-    /// Its bytes as the exported file stores them.
+    /// Bytes as the exported file stores them.
     pub footprint_bytes: u64,
-    /// What it costs, by all models that are asked for. The footprint need not be among them.
+    /// Costs by all models that are asked for. The footprint need not be among them.
     pub costs: &'a Costs,
 }
 
@@ -76,9 +77,9 @@ pub enum InvalidObjective {
     Bound {
         /// The key.
         name: &'static str,
-        /// What it was.
+        /// The value that was given.
         value: f64,
-        /// What it may be.
+        /// The range that it has to be in.
         bound: &'static str,
     },
     /// No candidate of the space is that small.
@@ -89,16 +90,16 @@ pub enum InvalidObjective {
     Impossible {
         /// The key.
         name: &'static str,
-        /// What it was.
+        /// The value that was given.
         value: f64,
         /// Bytes of the smallest candidate.
         smallest: u64,
-        /// Its saving.
+        /// Saving of the smallest candidate.
         saving: f64,
     },
     /// A perplexity bound on a classifier or the reverse.
     #[error("{0} does not go with this task")]
-    OtherTask(&'static str),
+    OtherTask(String),
     /// A cost of something that the spec does not describe.
     #[error("{0} cannot be modelled: describe what it is about under [device]")]
     NotDescribed(Cost),
@@ -107,7 +108,7 @@ pub enum InvalidObjective {
     Max {
         /// The cost.
         cost: Cost,
-        /// What its bound was.
+        /// The bound that was given.
         value: f64,
     },
     /// The front has two or three axes.
@@ -138,9 +139,18 @@ impl Objective {
 
     /// The quality objective of a task.
     pub fn quality_of(task: &Task) -> Self {
-        match task {
-            Task::Perplexity { .. } => Self::Perplexity,
-            Task::Accuracy { .. } => Self::Error,
+        match task.quality() {
+            Quality::Perplexity => Self::Perplexity,
+            Quality::Accuracy => Self::Error,
+        }
+    }
+
+    /// The quality that it is about, if it is about one.
+    fn quality(self) -> Option<Quality> {
+        match self {
+            Self::Perplexity => Some(Quality::Perplexity),
+            Self::Error => Some(Quality::Accuracy),
+            Self::FiringRate | Self::Cost(_) => None,
         }
     }
 }
@@ -167,14 +177,11 @@ pub fn validate_objectives(
     if let Some(cost) = objectives.iter().find_map(unknown) {
         return Err(InvalidObjective::NotDescribed(cost));
     }
-    match (task, &distinct[..]) {
-        (Task::Accuracy { .. }, d) if d.contains(&Objective::Perplexity) => {
-            Err(InvalidObjective::OtherTask("objective perplexity"))
-        }
-        (Task::Perplexity { .. }, d) if d.contains(&Objective::Error) => {
-            Err(InvalidObjective::OtherTask("objective error"))
-        }
-        _ => Ok(()),
+    let of_other_task =
+        |objective: &&Objective| objective.quality().is_some_and(|quality| quality != task.quality());
+    match distinct.iter().find(of_other_task) {
+        Some(objective) => Err(InvalidObjective::OtherTask(format!("objective {objective}"))),
+        None => Ok(()),
     }
 }
 
@@ -197,15 +204,9 @@ impl Constraints {
         within("max_perplexity_increase", increase, finite_positive, "a number of at least 0");
         within("max_accuracy_drop", self.max_accuracy_drop, |x| (0.0..=1.0).contains(&x), "0 to 1");
         within("min_saving", self.min_saving, |x| x.is_finite() && x < 1.0, "a number below 1");
-        match task {
-            Task::Perplexity { .. } if self.max_accuracy_drop.is_some() => {
-                problems.push(InvalidObjective::OtherTask("max_accuracy_drop"));
-            }
-            Task::Accuracy { .. } if increase.is_some() => {
-                problems.push(InvalidObjective::OtherTask("max_perplexity_increase"));
-            }
-            _ => {}
-        }
+        let others = Quality::ALL.into_iter().filter(|quality| *quality != task.quality());
+        let others = others.filter(|quality| self.largest_loss(*quality).is_some());
+        problems.extend(others.map(|quality| InvalidObjective::OtherTask(quality.bound_name().to_owned())));
         let smallest = space.smallest_footprint(network);
         let saving = footprint::saving(network, smallest);
         let mut impossible =
@@ -226,24 +227,32 @@ impl Constraints {
         problems
     }
 
-    /// Whether a loss of quality is bounded at all.
+    /// Largest loss of a quality against the float model, if it is bounded.
+    pub fn largest_loss(&self, quality: Quality) -> Option<f64> {
+        match quality {
+            Quality::Perplexity => self.max_perplexity_increase,
+            Quality::Accuracy => self.max_accuracy_drop,
+        }
+    }
+
+    /// True if a loss of quality is bounded at all.
     pub fn bounds_quality(&self) -> bool {
-        self.max_perplexity_increase.is_some() || self.max_accuracy_drop.is_some()
+        Quality::ALL.into_iter().any(|quality| self.largest_loss(quality).is_some())
     }
 
-    /// Whether `counts` lose no more quality against `float` than allowed.
+    /// True if `counts` lose no more quality against `float` than allowed.
     pub fn allow_quality(&self, float: &Counts, counts: &Counts) -> bool {
-        let within = |most: Option<f64>| most.is_none_or(|most| quality_loss(float, counts) <= most);
-        within(self.max_perplexity_increase) && within(self.max_accuracy_drop)
+        let within = |most: f64| quality_loss(float, counts) <= most;
+        Quality::ALL.into_iter().filter_map(|quality| self.largest_loss(quality)).all(within)
     }
 
-    /// Whether `bytes` is small enough.
+    /// True if `bytes` is small enough.
     pub fn allow_footprint(&self, network: &Network, bytes: u64) -> bool {
         self.max_footprint_bytes.is_none_or(|most| bytes <= most)
             && self.min_saving.is_none_or(|least| footprint::saving(network, bytes) >= least)
     }
 
-    /// Whether a measured candidate meets every bound.
+    /// True if a measured candidate meets every bound.
     pub fn allow(&self, network: &Network, float: &Counts, measured: Measured<'_>) -> bool {
         let within = |(cost, most): (&Cost, &f64)| measured.cost(*cost).is_some_and(|value| value <= *most);
         self.allow_quality(float, measured.counts)
@@ -295,13 +304,9 @@ impl From<Objective> for String {
     }
 }
 
-/// The loss of quality against the float model: `PPL / PPL0 - 1`, or the drop in accuracy `A0 - A`.
-/// Negative for a gain.
+/// The loss of quality against the float model; see [`Quality::loss_against`].
 pub fn quality_loss(float: &Counts, counts: &Counts) -> f64 {
-    match (float.perplexity(), counts.perplexity()) {
-        (Some(before), Some(after)) => after / before - 1.0,
-        _ => float.accuracy().unwrap_or(0.0) - counts.accuracy().unwrap_or(0.0),
-    }
+    float.quality().loss_against(float, counts)
 }
 
 #[cfg(test)]
@@ -361,7 +366,11 @@ mod tests {
 
     #[test]
     fn quality_is_lost_relative_to_the_float_model() {
-        let at = |nats: f64| Counts { nll: Nll::from_nats(nats).unwrap(), tokens: 10, ..Default::default() };
+        let at = |nats: f64| Counts {
+            nll: Nll::from_nats(nats).unwrap(),
+            scored_tokens: 10,
+            ..Default::default()
+        };
         let (float, worse) = (at(30.0), at(30.2));
         assert!((quality_loss(&float, &worse) - (0.02f64.exp() - 1.0)).abs() < 1e-6);
         let allow = Constraints { max_perplexity_increase: Some(0.021), ..Default::default() };

@@ -1,9 +1,9 @@
-//! Racing: a candidate is given up before all of the data was evaluated, once it is clear that it loses more quality than
-//! the constraints allow.
+//! Racing: a candidate is pruned before all of the data was evaluated, once it is clear that it loses more
+//! quality than the constraints allow.
 //!
-//! The name is the field's (Hoeffding races, F-Race): candidates run over the data side by side, and those that cannot
-//! win leave. What leaves is not on the front, and neither is what was measured and turned out to lose too much, so a front
-//! does not depend on who left when.
+//! The name is the field's (Hoeffding races, F-Race): candidates run over the data side by side, and those
+//! that cannot win leave. What leaves is not on the front, and neither is what was measured and turned out to
+//! lose too much, so a front does not depend on who left when.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,8 +13,9 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use crate::measurement::Counts;
 use crate::objective::Constraints;
+use crate::quality::Quality;
 
-/// When a candidate leaves.
+/// Rule by which a candidate is pruned.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Racing {
@@ -29,13 +30,15 @@ pub enum Racing {
 #[error("racing {0:?}: expected \"proof\" or \"confidence:P\" with P from 0.9 to below 1")]
 pub struct InvalidRacing(String);
 
-/// What candidates of one experiment run against.
+/// Race: the float model's losses that candidates of one experiment run against.
 #[derive(Debug, Clone)]
 pub struct Race {
     racing: Racing,
-    /// The most that may be lost on all of the data: nats, or hits.
+    /// Quality that may be lost.
+    quality: Quality,
+    /// Largest loss on all of the data: nats, or misses.
     allowed: f64,
-    /// The most that may be lost per token or sentence, against the float model.
+    /// Largest loss per token or sentence, against the float model.
     allowed_each: f64,
     /// The float model's counts of every shard; empty if only their sum is known.
     parts: Vec<Counts>,
@@ -43,44 +46,44 @@ pub struct Race {
 
 /// Shards of which a spread can be told.
 const FEWEST: usize = 3;
-/// What rounding may add up to, as a share.
+/// Bound on what rounding may add up to, as a share.
 const ROUNDING: f64 = 1e-9;
 
 impl Race {
-    /// Against the float model's counts: of all data, and of every shard in order if they are known. `None` if the
-    /// constraints do not bound quality, or there is nothing to compare.
+    /// Against the float model's counts: of all data, and of every shard in order if they are known. `None`
+    /// if the constraints do not bound quality, or there is nothing to compare.
     pub fn new(
         racing: Racing,
         constraints: &Constraints,
         float: &Counts,
         parts: Vec<Counts>,
     ) -> Option<Self> {
-        let (allowed_each, items) = match float.accuracy() {
-            Some(_) => (constraints.max_accuracy_drop?, float.sentences),
-            None => (constraints.max_perplexity_increase?.ln_1p(), float.tokens),
-        };
-        let allowed = loss(float) + allowed_each * items as f64;
-        (items > 0).then_some(Self { racing, allowed, allowed_each, parts })
+        let quality = float.quality();
+        let items = quality.items(float);
+        let allowed_each = quality.difference_of(constraints.largest_loss(quality)?);
+        let allowed = quality.summed_loss(float) + allowed_each * items as f64;
+        (items > 0).then_some(Self { racing, quality, allowed, allowed_each, parts })
     }
 
-    /// Whether a candidate has lost, given the counts of some of its `of` shards with their indexes, in order. More of them
-    /// never take that back, so it does not matter which came in meanwhile.
+    /// True if a candidate has lost, given the counts of some of its `of` shards with their indexes, in
+    /// order. More of them never take that back, so it does not matter which came in meanwhile.
     ///
-    /// Losses are summed negative log-likelihood, or misses; neither is ever negative, so a sum that exceeds what all of the
-    /// data may lose is a proof. With a confidence P, the candidate has lost, too, if a one-sided Student's t test rejects
-    /// that it is within what is allowed. The sample are its first k shards (without replacement), what is
-    /// tested is the mean of their differences to the float model per token or sentence. It is tested at certain k, `m` of them,
-    /// at a level of (1 - P) / m each.
+    /// Losses are summed negative log-likelihood, or misses; neither is ever negative, so a sum that exceeds
+    /// what all of the data may lose is a proof. With a confidence P, the candidate has lost, too, if a
+    /// one-sided Student's t test rejects that it is within what is allowed. The sample are its first k
+    /// shards (without replacement), what is tested is the mean of their differences to the float model per
+    /// token or sentence. It is tested at certain k, `m` of them, at a level of (1 - P) / m each.
     pub fn is_lost<'a>(&self, parts: impl Iterator<Item = (u32, &'a Counts)>, of: u32) -> bool {
         // A trial that another experiment opened may be cut otherwise.
         let floats = if self.parts.len() == of as usize { &self.parts[..] } else { &[] };
         let (mut lost, mut excesses) = (0.0, Vec::new());
         for (index, part) in parts {
-            lost += loss(part);
+            lost += self.quality.summed_loss(part);
             // Only shards without a gap before them.
             if let Some(float) = floats.get(index as usize).filter(|_| index as usize == excesses.len()) {
-                let items = items(float).max(1) as f64;
-                excesses.push((loss(part) - loss(float)) / items - self.allowed_each);
+                let items = self.quality.items(float).max(1) as f64;
+                let more = self.quality.summed_loss(part) - self.quality.summed_loss(float);
+                excesses.push(more / items - self.allowed_each);
             }
         }
         let proved = lost > self.allowed * (1.0 + ROUNDING);
@@ -91,7 +94,7 @@ impl Race {
     }
 }
 
-/// Whether the mean of `of` numbers is above 0, given the first of them, at this level.
+/// True if the mean of `of` numbers is above 0, given the first of them, at this level.
 fn exceeds(sample: &[f64], of: u32, level: f64) -> bool {
     let looks: Vec<usize> = std::iter::successors(Some(FEWEST), |k| Some((k + 1).max(k * 5 / 4)))
         .take_while(|k| *k < of as usize)
@@ -110,18 +113,6 @@ fn is_above(sample: &[f64], of: u32, level: f64) -> bool {
         return false;
     }
     StudentsT::new(0.0, 1.0, n - 1.0).is_ok_and(|distribution| distribution.sf(mean / error) < level)
-}
-
-/// Nats, or misses of a classifier.
-fn loss(counts: &Counts) -> f64 {
-    match counts.sentences {
-        0 => counts.nll.nats(),
-        sentences => sentences.saturating_sub(counts.hits) as f64,
-    }
-}
-
-fn items(counts: &Counts) -> u64 {
-    counts.sentences.max(counts.tokens)
 }
 
 impl fmt::Display for Racing {
@@ -168,11 +159,16 @@ mod tests {
     use crate::measurement::Nll;
 
     fn tokens(nats: f64) -> Counts {
-        Counts { nll: Nll::from_nats(nats).unwrap(), tokens: 100, positions: 100, ..Counts::zero(0) }
+        Counts {
+            nll: Nll::from_nats(nats).unwrap(),
+            scored_tokens: 100,
+            processed_tokens: 100,
+            ..Counts::zero(0)
+        }
     }
 
     fn sentences(hits: u64) -> Counts {
-        Counts { hits, sentences: 100, positions: 900, ..Counts::zero(0) }
+        Counts { hits, sentences: 100, processed_tokens: 900, ..Counts::zero(0) }
     }
 
     fn sum(parts: &[Counts]) -> Counts {
@@ -194,7 +190,8 @@ mod tests {
         race.is_lost((0..).zip(&parts[..settled]), parts.len() as u32)
     }
 
-    /// Shards of different difficulty, and a candidate that loses `more` nats per token, give or take `noise`.
+    /// Shards of different difficulty, and a candidate that loses `more` nats per token, give or take
+    /// `noise`.
     fn shards(more: f64, noise: f64) -> (Vec<Counts>, Vec<Counts>) {
         let float: Vec<f64> = (0..16).map(|i| 400.0 + 80.0 * f64::from(i).sin()).collect();
         let shifted = float

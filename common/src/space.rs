@@ -1,14 +1,14 @@
 //! The search space: which schemes a unit may take, and which units move together at which tier.
 //!
-//! Every unit has a ladder of schemes, from the widest to the narrowest, and so have, where they are searched, what
-//! enters each linear and each LIF population's membranes. A candidate is a level (or float) for each of them.
-//! Strategies move levels; they never invent schemes.
+//! Every unit has a ladder of schemes, from the widest to the narrowest, and so have, where they are
+//! searched, what enters each linear and each LIF population's membranes. A candidate is a level (or float)
+//! for each of them. Strategies move levels; they never invent schemes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
 use crate::footprint::footprint_bytes;
-use crate::network::{EMBEDDING, Module, Network, Unit, UnitPlace};
+use crate::network::{EMBEDDING, Network, Node, Unit};
 use crate::scheme::{
     Activation, ActivationRange, Calibration, Granularity, Integer, Membrane, Range, Rounding, Scheme,
     Symmetry, Width,
@@ -28,15 +28,15 @@ pub struct Space {
     pub rounding: Rounding,
     /// The range of every integer scheme.
     pub range: Range,
-    /// What the embedding may take.
+    /// Treatment of the embedding.
     pub embedding: Embedding,
-    /// How one-dimensional parameters may be stored; floats only if absent.
+    /// Ladder of one-dimensional parameters; floats only if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<VectorSpace>,
-    /// What may enter linear layers; floats only if absent.
+    /// Ladder of what enters linear layers; floats only if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activations: Option<ActivationSpace>,
-    /// What membranes may be kept in; floats only if absent.
+    /// Ladder of membranes; floats only if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membranes: Option<MembraneSpace>,
 }
@@ -71,7 +71,7 @@ pub struct MembraneSpace {
     pub integer_bits: u8,
 }
 
-/// Which of the things that can be quantized.
+/// One of the things that can be quantized: an axis of the space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Axis {
@@ -79,13 +79,13 @@ pub enum Axis {
     Weights,
     /// The one-dimensional parameters.
     Vectors,
-    /// What enters the linear layer of a unit.
+    /// The activations that enter the linear layer of a unit.
     Activations,
     /// The potentials of a LIF population.
     Membranes,
 }
 
-/// What happens to the embedding.
+/// Treatment of the embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Embedding {
@@ -97,7 +97,7 @@ pub enum Embedding {
     Float,
 }
 
-/// How finely a search moves: which units share a scheme.
+/// Tier: how finely a search moves, that is, which units share a scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
@@ -112,7 +112,7 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// As it is written in a spec.
+    /// Name in specs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Global => "global",
@@ -121,12 +121,21 @@ impl Tier {
             Self::Matrix => "matrix",
         }
     }
+
+    /// Depth of its groups in [`Network::tree`]; matrices are the members of the leaves.
+    fn depth(self) -> usize {
+        match self {
+            Self::Global => 0,
+            Self::Block => 1,
+            Self::Module | Self::Matrix => 2,
+        }
+    }
 }
 
-/// What moves together.
+/// Members that move together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// What of its members moves.
+    /// Axis on which its members move.
     pub axis: Axis,
     /// `network`, `emb`, `blocks.3`, `blocks.3.att`, `head`, or a member's name.
     pub name: String,
@@ -199,7 +208,7 @@ impl Space {
         Ok(())
     }
 
-    /// What this space lets move.
+    /// Axes that this space lets move.
     pub fn axes(&self) -> Vec<Axis> {
         let vectors = self.vectors.as_ref().map(|_| Axis::Vectors);
         let activations = self.activations.as_ref().map(|_| Axis::Activations);
@@ -235,7 +244,7 @@ impl Space {
         }
     }
 
-    /// How one-dimensional parameters are stored at `level`, 0 being the widest.
+    /// Scheme of one-dimensional parameters at `level`, 0 being the widest.
     pub fn vector_scheme(&self, level: usize) -> Scheme {
         let width = self.vectors.as_ref().and_then(|space| space.bits.get(level)).copied();
         self.at(width.unwrap_or(Width::Float), Granularity::Tensor)
@@ -246,7 +255,7 @@ impl Space {
         Candidate::new(network, |unit| self.scheme(&unit.name, level))
     }
 
-    /// What enters the linear layer of `unit` at `level`, 0 being the widest; `None` for float.
+    /// Scheme of the activations that enter `unit` at `level`, 0 being the widest; `None` for float.
     pub fn activation(&self, unit: &str, level: usize) -> Option<Activation> {
         let space = self.activations.as_ref()?;
         let Width::Integer(bits) = *space.bits.get(level)? else { return None };
@@ -257,7 +266,7 @@ impl Space {
         Some(Activation { bits, symmetry: space.symmetry, range })
     }
 
-    /// What membranes are kept in at `level`, 0 being the widest; `None` for float.
+    /// Scheme of membranes at `level`, 0 being the widest; `None` for float.
     pub fn membrane(&self, level: usize) -> Option<Membrane> {
         let space = self.membranes.as_ref()?;
         Membrane::new(*space.bits.get(level)?, space.integer_bits).ok()
@@ -311,46 +320,36 @@ fn check_ladder<T: PartialOrd>(of: &'static str, bits: &[T]) -> Result<(), Inval
     Ok(())
 }
 
-/// The groups of an axis at a tier, in the order of the network. They tile the axis: every unit is in one of them,
-/// for activations every linear, for membranes every population. All vectors are one member.
+/// The groups of an axis at a tier, in the order of the network. They tile the axis: every unit is in one of
+/// them, for activations every linear, for membranes every population. All vectors are one member.
 pub fn groups(network: &Network, axis: Axis, tier: Tier) -> Vec<Group> {
-    let units = network.units().into_iter();
-    let members: Vec<(String, String)> = match axis {
-        Axis::Weights => units.map(|unit| (group_name(&unit, tier), unit.name)).collect(),
-        Axis::Vectors => vec![("vectors".to_owned(), "vectors".to_owned())],
-        Axis::Activations => {
-            units.filter(Unit::is_linear).map(|unit| (group_name(&unit, tier), unit.name)).collect()
-        }
-        Axis::Membranes => {
-            let populations = network.populations().into_iter().enumerate();
-            let name = |index: usize, population: &str| match tier {
-                Tier::Global => "network".to_owned(),
-                Tier::Block => format!("blocks.{}", index / 2),
-                Tier::Module | Tier::Matrix => population.to_owned(),
-            };
-            populations.map(|(index, population)| (name(index, &population), population)).collect()
-        }
-    };
-    let mut groups: Vec<Group> = Vec::new();
-    for (name, member) in members {
-        match groups.last_mut().filter(|group| group.name == name) {
-            Some(group) => group.members.push(member),
-            None => groups.push(Group { axis, name, members: vec![member] }),
+    let single = |name: String| Group { axis, members: vec![name.clone()], name };
+    if axis == Axis::Vectors {
+        return vec![single("vectors".to_owned())];
+    }
+    let tree = network.tree();
+    let mut groups = Vec::new();
+    for part in tree.at_depth(tier.depth()) {
+        let members = members(part, axis);
+        // A part has one population at most, which is known by its own name.
+        if tier == Tier::Matrix || (axis == Axis::Membranes && part.children.is_empty()) {
+            groups.extend(members.into_iter().map(single));
+        } else if !members.is_empty() {
+            groups.push(Group { axis, name: part.name.clone(), members });
         }
     }
     groups
 }
 
-/// The name of the group that `unit` belongs to at `tier`.
-fn group_name(unit: &Unit, tier: Tier) -> String {
-    match (tier, unit.place) {
-        (Tier::Global, _) => "network".to_owned(),
-        (Tier::Matrix, _) => unit.name.clone(),
-        (_, UnitPlace::Embedding) => "emb".to_owned(),
-        (_, UnitPlace::Head) => "head".to_owned(),
-        (Tier::Block, UnitPlace::Block(block, _)) => format!("blocks.{block}"),
-        (Tier::Module, UnitPlace::Block(block, Module::Att)) => format!("blocks.{block}.att"),
-        (Tier::Module, UnitPlace::Block(block, Module::Ffn)) => format!("blocks.{block}.ffn"),
+/// The names of what an axis moves in a part of the network, in its order.
+fn members(part: &Node, axis: Axis) -> Vec<String> {
+    match axis {
+        Axis::Weights => part.all_units().map(|unit| unit.name.clone()).collect(),
+        Axis::Activations => {
+            part.all_units().filter(|unit| unit.is_linear()).map(|unit| unit.name.clone()).collect()
+        }
+        Axis::Membranes => part.all_populations().map(|population| population.name.clone()).collect(),
+        Axis::Vectors => Vec::new(),
     }
 }
 

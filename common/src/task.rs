@@ -42,9 +42,9 @@ pub struct Data {
 /// One of the runs into which a trial's sequences are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shard {
-    /// Which run, from 0.
+    /// Index of the run, from 0.
     pub index: u32,
-    /// Of how many.
+    /// Number of runs.
     pub of: u32,
 }
 

@@ -1,12 +1,12 @@
 //! Trade-offs: the scalar that picks one candidate of the front.
 //!
-//! With P the performance (1 / perplexity, or accuracy), M a cost (the bytes, unless another is named), and 0 marking
-//! the float model. The paper names the trade-off without a formula; these are the three that this project offers.
+//! With P the performance (1 / perplexity, or accuracy), M a cost (the bytes, unless another is named), and 0
+//! marking the float model. The paper names the trade-off without a formula; these are the three that this
+//! project offers.
 
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
-use crate::measurement::Counts;
 use crate::objective::Measured;
 
 /// A scalar to maximise over the candidates that meet the constraints.
@@ -15,7 +15,7 @@ use crate::objective::Measured;
 pub enum TradeOff {
     /// `P/P0 - mu M/M0`.
     WeightedSum {
-        /// What all of the float model's cost is worth in shares of performance, 0 to 1000.
+        /// Weight: what all of the float model's cost is worth in shares of performance, 0 to 1000.
         mu: f64,
         /// M.
         #[serde(default, skip_serializing_if = "is_footprint")]
@@ -23,7 +23,7 @@ pub enum TradeOff {
     },
     /// `(1 - M/M0) exp(-k max(0, 1 - P/P0))`.
     Product {
-        /// How steeply a loss of performance is punished, 0 to 1000.
+        /// Steepness with which a loss of performance is punished, 0 to 1000.
         k: f64,
         /// M.
         #[serde(default, skip_serializing_if = "is_footprint")]
@@ -49,7 +49,7 @@ pub enum InvalidTradeOff {
     Weight {
         /// `mu` or `k`.
         name: &'static str,
-        /// What it was.
+        /// The value that was given.
         value: f64,
     },
     /// Without a bound on quality the smallest candidate is always the broken one.
@@ -93,7 +93,7 @@ impl TradeOff {
         let cost = |measured: Measured<'_>| measured.cost(self.cost()).unwrap_or(0.0);
         let before = cost(float);
         let cost = if before > 0.0 { cost(measured) / before } else { 1.0 };
-        let performance = performance_ratio(float.counts, measured.counts);
+        let performance = float.counts.quality().performance_ratio(float.counts, measured.counts);
         match *self {
             Self::WeightedSum { mu, .. } => performance - mu * cost,
             Self::Product { k, .. } => (1.0 - cost) * (-k * (1.0 - performance).max(0.0)).exp(),
@@ -102,21 +102,11 @@ impl TradeOff {
     }
 }
 
-/// `P/P0`: `PPL0 / PPL` for a language model, `A / A0` for a classifier.
-pub fn performance_ratio(float: &Counts, counts: &Counts) -> f64 {
-    match (float.perplexity(), counts.perplexity()) {
-        (Some(before), Some(after)) => before / after,
-        _ => {
-            let before = float.accuracy().unwrap_or(0.0);
-            if before > 0.0 { counts.accuracy().unwrap_or(0.0) / before } else { 1.0 }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cost::Costs;
+    use crate::measurement::Counts;
 
     fn hits(hits: u64) -> Counts {
         Counts { hits, sentences: 100, ..Default::default() }

@@ -1,9 +1,10 @@
-//! The columns of an export: what a measured candidate is to other programs.
+//! The columns of an export: a measured candidate as other programs see it.
 //!
-//! Names, order and meaning are part of the interface; a new column goes to the end. `docs/export.md` is made of this
-//! table.
+//! One table makes the rows and their reference, `docs/reference/export.md`. Names, order and meaning are
+//! part of the interface; one more column is one entry at the end of [`columns`]. A cost has its column by
+//! being one.
 
-use qslm_common::cost::Cost;
+use qslm_common::cost::{Cost, CostModel};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_proto::v1::MeasuredCandidate;
@@ -15,7 +16,7 @@ pub struct CandidateRow {
 }
 
 impl CandidateRow {
-    /// Of what a coordinator sent.
+    /// Row of what a coordinator sent.
     pub fn new(candidate: MeasuredCandidate) -> Self {
         let counts = candidate.counts.clone().unwrap_or_default().into();
         Self { candidate, counts }
@@ -24,14 +25,14 @@ impl CandidateRow {
 
 /// One column.
 pub struct Column {
-    /// Its name, with the unit.
+    /// Name, with the unit.
     pub name: String,
-    /// What it says.
-    pub about: &'static str,
+    /// Meaning.
+    pub about: String,
     read: Read,
 }
 
-/// What kind of values a column has.
+/// Kind of the values of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Text.
@@ -57,11 +58,11 @@ enum Read {
     Text(fn(&CandidateRow) -> String),
     Count(fn(&CandidateRow) -> u64),
     Number(fn(&CandidateRow) -> Option<f64>),
-    Cost(String),
+    Cost(&'static str),
 }
 
 impl Column {
-    /// What kind of values it has.
+    /// Kind of its values.
     pub fn kind(&self) -> Kind {
         match self.read {
             Read::Text(_) => Kind::Text,
@@ -70,20 +71,21 @@ impl Column {
         }
     }
 
-    /// Its value of a row.
+    /// Value of a row.
     pub fn value(&self, row: &CandidateRow) -> Value {
         match &self.read {
             Read::Text(read) => Value::Text(read(row)),
             Read::Count(read) => Value::Count(read(row)),
             Read::Number(read) => Value::Number(read(row)),
-            Read::Cost(name) => Value::Number(row.candidate.costs.get(name).copied()),
+            Read::Cost(name) => Value::Number(row.candidate.costs.get(*name).copied()),
         }
     }
 }
 
 /// All columns in their order.
 pub fn columns() -> Vec<Column> {
-    let column = |name: &str, about, read| Column { name: name.to_owned(), about, read };
+    let column =
+        |name: &str, about: &str, read| Column { name: name.to_owned(), about: about.to_owned(), read };
     let text = |name, about, read| column(name, about, Read::Text(read));
     let count = |name, about, read| column(name, about, Read::Count(read));
     let number = |name, about, read| column(name, about, Read::Number(read));
@@ -108,10 +110,10 @@ pub fn columns() -> Vec<Column> {
         number("nll_nats", "summed negative log-likelihood, exact to 2^-24", |row| {
             Some(row.counts.nll.nats())
         }),
-        count("tokens", "scored tokens; 0 for a classifier", |row| row.counts.tokens),
+        count("tokens", "scored tokens; 0 for a classifier", |row| row.counts.scored_tokens),
         count("hits", "sentences classified rightly; 0 for a language model", |row| row.counts.hits),
         count("sentences", "classified sentences; 0 for a language model", |row| row.counts.sentences),
-        count("positions", "tokens that went through the network", |row| row.counts.positions),
+        count("positions", "tokens that went through the network", |row| row.counts.processed_tokens),
         number("firing_rate", "spikes per neuron and token over all populations, 0 to 1", |row| {
             Some(row.candidate.firing_rate)
         }),
@@ -121,11 +123,7 @@ pub fn columns() -> Vec<Column> {
         }),
     ];
     // The footprint has its column.
-    columns.extend(Cost::all().filter(|cost| *cost != Cost::Footprint).map(|cost| Column {
-        name: format!("{cost}_{}", in_a_name(cost.unit())),
-        about: "a cost of the device that the spec describes; empty where it describes none",
-        read: Read::Cost(cost.to_string()),
-    }));
+    columns.extend(Cost::all().filter(|cost| *cost != Cost::Footprint).map(|cost| cost_column(cost.model())));
     columns.push(text(
         "engines",
         "what measured it (program, version, backend, processor), separated by `; `; empty where that is not known",
@@ -152,14 +150,14 @@ pub fn columns() -> Vec<Column> {
     columns
 }
 
-/// A unit as a part of a name.
-fn in_a_name(unit: &'static str) -> &'static str {
-    match unit {
-        "per token" => "per_token",
-        "J per token" => "joules_per_token",
-        "s per token" => "seconds_per_token",
-        "bytes per token" => "bytes_per_token",
-        other => other,
+/// The column of a cost, empty where the spec does not describe what the cost is about.
+fn cost_column(model: &CostModel) -> Column {
+    let CostModel { name, unit, about, needs, .. } = *model;
+    let empty = needs.map(|needs| format!("; empty where the spec has no `[device.{}]`", needs.key));
+    Column {
+        name: format!("{name}_{}", unit.in_names),
+        about: format!("{about}{}", empty.unwrap_or_default()),
+        read: Read::Cost(name),
     }
 }
 

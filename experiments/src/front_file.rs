@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use qslm_common::archive::{FrontDocument, FrontRow};
 use qslm_common::candidate::Candidate;
+use qslm_common::front_document::{FrontDocument, FrontRow};
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_common::scheme::Scheme;

@@ -1,9 +1,10 @@
 //! The result of an experiment as tables.
 
 use comfy_table::CellAlignment;
-use qslm_common::archive::{FrontDocument, FrontRow};
 use qslm_common::cost::Cost;
-use qslm_common::network::MATRICES;
+use qslm_common::front_document::{FrontDocument, FrontRow};
+use qslm_common::network::{EMBEDDING, HEAD, MATRICES, block_units};
+use qslm_common::quality::Quality;
 use qslm_report::words::{costs, quality};
 
 use crate::output::plain_table;
@@ -14,7 +15,7 @@ pub fn tables(document: &FrontDocument) -> String {
     if let Some(hypervolume) = document.hypervolume {
         let measured = document.measured;
         let racing = document.racing.map_or(String::new(), |racing| {
-            format!(" or given up (racing: {racing}; those that lose too much are not shown)")
+            format!(" or pruned (racing: {racing}; those that lose too much are not shown)")
         });
         text.push_str(&format!("\n{measured} candidates measured{racing}, hypervolume {hypervolume:.4}\n"));
     }
@@ -71,14 +72,14 @@ fn chosen_tables(row: &FrontRow) -> String {
         row.candidate.short(),
         row.footprint_bytes,
         row.saving * 100.0,
-        if row.perplexity.is_some() { "perplexity" } else { "accuracy" },
+        row.quality().name(),
         quality(row),
     );
     text.push_str(&scheme_table(row));
     text
 }
 
-/// What the chosen candidate costs beside the float model.
+/// Costs of the chosen candidate beside the float model.
 fn cost_table(float: Option<&FrontRow>, chosen: &FrontRow) -> String {
     let mut table = plain_table();
     table.set_header(["  cost", "float", "chosen", "", "unit"]);
@@ -93,8 +94,8 @@ fn cost_table(float: Option<&FrontRow>, chosen: &FrontRow) -> String {
     format!("\n{table}\n")
 }
 
-/// Embedding and head on a line each, then a line per block with a column per matrix, each with the width of its
-/// activations if they are quantized; membranes last.
+/// Embedding and head on a line each, then a line per block with a column per matrix, each with the width of
+/// its activations if they are quantized; membranes last.
 fn scheme_table(row: &FrontRow) -> String {
     let of = |unit: &str| row.schemes.get(unit).map_or("", String::as_str);
     // Symmetry and granularity are the same everywhere; the width is what differs.
@@ -106,14 +107,14 @@ fn scheme_table(row: &FrontRow) -> String {
             Some(activation) => format!("{} x {}", width(of(&unit)), width(activation)),
             None => width(of(&unit)),
         };
-        let cells = MATRICES.map(|matrix| cell(format!("blocks.{block}.{matrix}.weight")));
+        let cells = block_units(block).map(cell);
         if cells[0].is_empty() {
             break;
         }
         table.add_row(std::iter::once(format!("blocks.{block}")).chain(cells));
     }
-    let mut text = format!("  emb {}, head {}", of("emb.weight"), of("head.weight"));
-    if let Some(activation) = row.activations.get("head.weight") {
+    let mut text = format!("  emb {}, head {}", of(EMBEDDING), of(HEAD));
+    if let Some(activation) = row.activations.get(HEAD) {
         text.push_str(&format!(" x {}", width(activation)));
     }
     if let Some(vectors) = &row.vectors {
@@ -129,6 +130,5 @@ fn scheme_table(row: &FrontRow) -> String {
 }
 
 fn quality_name(document: &FrontDocument) -> &'static str {
-    let is_perplexity = document.float.as_ref().is_none_or(|row| row.perplexity.is_some());
-    if is_perplexity { "perplexity" } else { "accuracy" }
+    document.float.as_ref().map_or(Quality::Perplexity, FrontRow::quality).name()
 }

@@ -1,90 +1,115 @@
-//! How sensitive every unit is, by every measure: what `qslm sensitivity` prints and what a ranked search orders by.
+//! Sensitivity in commands and specs: every unit by every measure, over threads, and the order that a ranked
+//! search takes. What the measures are stands in [`qslm_engine::task::sensitivity`].
 
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
-use qslm_common::network::{Unit, UnitPlace};
+use qslm_common::network::Unit;
 use qslm_common::scheme::Scheme;
 use qslm_common::space::Group;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
-use qslm_engine::quant::fake_quantize;
-use qslm_engine::task::{Dataset, EvaluateError, distance, layer_importance, weight_error};
-use serde::{Deserialize, Serialize};
+use qslm_engine::task::sensitivity::{Comparison, MEASURES, Measure, MiniBatch, TASK_LOSS};
+use qslm_engine::task::{Dataset, EvaluateError};
+use serde::de::Error;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::parallel;
 
-/// A measure of sensitivity; definitions and sources stand in `qslm_engine::task::distance` and its module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum Metric {
-    /// Rise of the loss per token or sentence, in nats, with this unit alone quantized
-    TaskLoss,
-    /// Mean KL divergence of the predictions from the float model's, in nats
-    KlDivergence,
-    /// Mean squared error of the stored weights
-    WeightError,
-    /// Mean absolute change of membrane potentials, relative to their size
-    MembraneDrift,
-    /// LSAQ's importance of the unit's block: 1 - Jaccard similarity of the top tokens before and after it
-    Lsaq,
-}
+/// A measure by its name, as flags and specs say it.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric(pub &'static Measure);
+
+/// All of [`MEASURES`].
+const METRICS: [Metric; MEASURES.len()] = {
+    let mut metrics = [Metric(MEASURES[0]); MEASURES.len()];
+    let mut index = 0;
+    while index < MEASURES.len() {
+        metrics[index] = Metric(MEASURES[index]);
+        index += 1;
+    }
+    metrics
+};
+
+/// Names of all measures, in their order.
+const NAMES: [&str; MEASURES.len()] = {
+    let mut names = [""; MEASURES.len()];
+    let mut index = 0;
+    while index < MEASURES.len() {
+        names[index] = MEASURES[index].name;
+        index += 1;
+    }
+    names
+};
 
 impl Metric {
-    /// All of them, the yardstick first.
-    pub const ALL: [Self; 5] =
-        [Self::TaskLoss, Self::KlDivergence, Self::WeightError, Self::MembraneDrift, Self::Lsaq];
+    /// Every measure, the yardstick first.
+    pub const ALL: &[Self] = &METRICS;
 
-    /// The name in specs and tables.
+    /// Measure that the others are compared with.
+    pub const YARDSTICK: Self = Self(&TASK_LOSS);
+
+    /// Name in specs and tables.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::TaskLoss => "task_loss",
-            Self::KlDivergence => "kl_divergence",
-            Self::WeightError => "weight_error",
-            Self::MembraneDrift => "membrane_drift",
-            Self::Lsaq => "lsaq",
-        }
+        self.0.name
+    }
+}
+
+impl ValueEnum for Metric {
+    fn value_variants<'a>() -> &'a [Self] {
+        Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.0.name).help(self.0.about))
+    }
+}
+
+impl<'de> Deserialize<'de> for Metric {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let found = Self::ALL.iter().find(|metric| metric.name() == name);
+        found.copied().ok_or_else(|| Error::unknown_variant(&name, &NAMES))
     }
 }
 
 /// One unit under every measure; larger is more sensitive.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct UnitSensitivity {
-    /// The unit's name.
+    /// Name of the unit.
     pub unit: String,
-    /// What it was quantized to, alone.
+    /// Scheme that it was quantized to, alone.
     pub scheme: String,
-    /// See [`Metric::TaskLoss`].
-    pub task_loss: f64,
-    /// See [`Metric::KlDivergence`].
-    pub kl_divergence: f64,
-    /// See [`Metric::WeightError`].
-    pub weight_error: f64,
-    /// See [`Metric::MembraneDrift`].
-    pub membrane_drift: f64,
-    /// See [`Metric::Lsaq`]; absent for the head, the embedding and classifiers.
-    pub lsaq: Option<f64>,
+    /// Scores in the order of [`MEASURES`]; `None` where a measure does not apply.
+    pub scores: Vec<Option<f64>>,
 }
 
 impl UnitSensitivity {
-    /// The value of a measure, if this unit has it.
+    /// Score by a measure, if this unit has it.
     pub fn value(&self, metric: Metric) -> Option<f64> {
-        match metric {
-            Metric::TaskLoss => Some(self.task_loss),
-            Metric::KlDivergence => Some(self.kl_divergence),
-            Metric::WeightError => Some(self.weight_error),
-            Metric::MembraneDrift => Some(self.membrane_drift),
-            Metric::Lsaq => self.lsaq,
-        }
+        let named = NAMES.iter().zip(&self.scores);
+        named.filter(|(name, _)| **name == metric.name()).find_map(|(_, score)| *score)
     }
 }
 
-/// What is measured, and on how much.
+/// Unit, scheme, then a key per measure, null where it does not apply.
+impl Serialize for UnitSensitivity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2 + self.scores.len()))?;
+        map.serialize_entry("unit", &self.unit)?;
+        map.serialize_entry("scheme", &self.scheme)?;
+        NAMES.iter().zip(&self.scores).try_for_each(|(name, score)| map.serialize_entry(name, score))?;
+        map.end()
+    }
+}
+
+/// Means of a measurement of sensitivity.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// What computes the matrix products.
+    /// Backend of the matrix products.
     pub backend: Backend,
     /// Sequences for membranes and LSAQ: they are measures for a mini-batch.
     pub mini_batch: usize,
@@ -94,8 +119,8 @@ pub struct Options {
     pub threads: usize,
 }
 
-/// Quantizes every unit alone as `candidate` says, skipping those that it leaves without loss, and measures. `done` is
-/// called after each.
+/// Quantizes every unit alone as `candidate` says, skipping those that it leaves without loss, and measures.
+/// `done` is called after each.
 pub fn measure(
     checkpoint: &Checkpoint,
     candidate: &Candidate,
@@ -103,60 +128,38 @@ pub fn measure(
     options: Options,
     done: impl Fn() + Sync,
 ) -> Outcome<Vec<UnitSensitivity>> {
+    let Options { backend, mini_batch: sequences, top_k, threads } = options;
     let network = checkpoint.network();
     let float = Candidate::float(network);
     let build = |candidate: &Candidate| {
-        SpikeGpt::new(checkpoint, candidate, options.backend)
-            .map_err(|error| Failure::new(Exit::Usage, error))
+        SpikeGpt::new(checkpoint, candidate, backend).map_err(|error| Failure::new(Exit::Usage, error))
     };
-    let reference = build(&float)?;
-    let mini_batch = options.mini_batch.min(data.len());
-    let importance = match network.is_classifier() {
-        true => Vec::new(),
-        false => layer_importance(&reference, data, 0..mini_batch, options.top_k),
-    };
+    let comparison =
+        Comparison::new(checkpoint, build(&float)?, data, MEASURES, MiniBatch { sequences, top_k });
     let lossless = |unit: &Unit| matches!(candidate.scheme(&unit.name), Scheme::Float | Scheme::Sign);
     let units: Vec<Unit> = network.units().into_iter().filter(|unit| !lossless(unit)).collect();
     if units.is_empty() {
         return Err(Failure::new(Exit::Usage, "no matrix is quantized: give --bits with 2 to 8, or 16"));
     }
-    parallel::map(units.len(), options.threads, |index| {
+    parallel::map(units.len(), threads, |index| {
         let unit = &units[index];
         let scheme = candidate.scheme(&unit.name);
         let changed = build(&float.clone().with([unit.name.as_str()], scheme))?;
-        let distance = distance(&reference, &changed, data, 0..data.len(), mini_batch, &|| false);
-        let distance = distance
+        let scores = comparison
+            .scores(unit, scheme, &changed, &|| false)
             .map_err(|error: EvaluateError| Failure::new(Exit::Failure, format!("{}: {error}", unit.name)))?;
-        let weights = checkpoint.tensor(&unit.name);
-        let stored = fake_quantize(weights.clone(), unit.columns, scheme, &unit.name);
         done();
-        Ok(UnitSensitivity {
-            unit: unit.name.clone(),
-            scheme: scheme.to_string(),
-            task_loss: distance.task_loss,
-            kl_divergence: distance.divergence,
-            weight_error: weight_error(&weights, &stored),
-            membrane_drift: distance.membrane_drift,
-            lsaq: match unit.place {
-                UnitPlace::Block(block, _) => importance.get(block as usize).copied(),
-                UnitPlace::Embedding | UnitPlace::Head => None,
-            },
-        })
+        Ok(UnitSensitivity { unit: unit.name.clone(), scheme: scheme.to_string(), scores })
     })
 }
 
-/// The names of `groups`, least sensitive first by the sum over their units, for LSAQ by the block's importance. A group
-/// without a value comes last, as the most sensitive: so does the head under LSAQ.
+/// The names of `groups`, least sensitive first by the sum over their units, or for a measure of blocks by
+/// the block's value. A group without a value comes last, as the most sensitive: so does the head under LSAQ.
 pub fn order(groups: &[Group], rows: &[UnitSensitivity], metric: Metric) -> Vec<String> {
     let value = |group: &Group| {
         let members = rows.iter().filter(|row| group.members.contains(&row.unit));
-        let values = members.map(|row| row.value(metric));
-        let values: Option<Vec<f64>> = values.collect();
-        match (values, metric) {
-            (None, _) => f64::INFINITY,
-            (Some(values), Metric::Lsaq) => values.into_iter().fold(0.0, f64::max),
-            (Some(values), _) => values.into_iter().sum(),
-        }
+        let values: Option<Vec<f64>> = members.map(|row| row.value(metric)).collect();
+        values.map_or(f64::INFINITY, |values| metric.0.over_units.of(values.into_iter()))
     };
     let mut ordered: Vec<_> = groups.iter().map(|group| (value(group), group.name.clone())).collect();
     // Stable: equal ones stay in the network's order.
@@ -170,17 +173,22 @@ mod tests {
 
     use super::*;
 
+    fn named(name: &str) -> Metric {
+        Metric::from_str(name, false).unwrap()
+    }
+
+    fn row(unit: &str, task_loss: f64, lsaq: Option<f64>) -> UnitSensitivity {
+        let score = |metric: &Metric| match metric.name() {
+            "task_loss" => Some(task_loss),
+            "lsaq" => lsaq,
+            _ => Some(0.0),
+        };
+        let scores = Metric::ALL.iter().map(score).collect();
+        UnitSensitivity { unit: unit.to_owned(), scheme: "int4:symmetric:channel".to_owned(), scores }
+    }
+
     #[test]
     fn groups_are_ordered_by_what_their_units_add_up_to() {
-        let row = |unit: &str, task_loss, lsaq| UnitSensitivity {
-            unit: unit.to_owned(),
-            scheme: "int4:symmetric:channel".to_owned(),
-            task_loss,
-            kl_divergence: 0.0,
-            weight_error: 0.0,
-            membrane_drift: 0.0,
-            lsaq,
-        };
         let rows = [
             row("a", 0.3, Some(0.1)),
             row("b", 0.4, Some(0.1)),
@@ -193,7 +201,23 @@ mod tests {
             members: members.iter().map(|member| (*member).to_owned()).collect(),
         };
         let groups = [group("head", &["h"]), group("two", &["c"]), group("one", &["a", "b"])];
-        assert_eq!(order(&groups, &rows, Metric::TaskLoss), ["head", "two", "one"]);
-        assert_eq!(order(&groups, &rows, Metric::Lsaq), ["one", "two", "head"]);
+        assert_eq!(order(&groups, &rows, Metric::YARDSTICK), ["head", "two", "one"]);
+        assert_eq!(order(&groups, &rows, named("lsaq")), ["one", "two", "head"]);
+    }
+
+    #[test]
+    fn documents_have_a_key_per_measure() {
+        let text = serde_json::to_string(&row("a", 0.5, None)).unwrap();
+        assert_eq!(
+            text,
+            "{\"unit\":\"a\",\"scheme\":\"int4:symmetric:channel\",\"task_loss\":0.5,\"kl_divergence\":0.0,\
+             \"weight_error\":0.0,\"membrane_drift\":0.0,\"lsaq\":null}"
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_no_measure_is_told_with_those_that_are() {
+        let error = serde_json::from_str::<Metric>("\"hessian\"").unwrap_err().to_string();
+        assert!(error.starts_with("unknown variant `hessian`, expected one of `task_loss`, `kl_"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What two lists of numbers say about each other: rank correlation, and a paired test of a difference.
+//! Statistics of two lists of numbers: rank correlation, and a paired test of a difference.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -8,8 +8,8 @@ const DRAWS: usize = 10_000;
 /// The draws are the same every time.
 const SEED: u64 = 20_260_067;
 
-/// Spearman's rank correlation, -1 to 1: Pearson's correlation of the ranks, equal values sharing the mean of their
-/// ranks. `None` for lists of different lengths, fewer than two values, or one that is all equal.
+/// Spearman's rank correlation, -1 to 1: Pearson's correlation of the ranks, equal values sharing the mean of
+/// their ranks. `None` for lists of different lengths, fewer than two values, or one that is all equal.
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     if a.len() != b.len() || a.len() < 2 {
         return None;
@@ -41,8 +41,8 @@ pub struct Paired {
     pub mean: f64,
     /// 95 % interval of the mean, by a bootstrap over the pairs.
     pub interval: (f64, f64),
-    /// Two-sided p-value of a randomization test that flips the sign of each pair's difference; for differences of
-    /// right and wrong this is McNemar's test. At least 1 / 10,001.
+    /// Two-sided p-value of a randomization test that flips the sign of each pair's difference; for
+    /// differences of right and wrong this is McNemar's test. At least 1 / 10,001.
     pub p_value: f64,
 }
 

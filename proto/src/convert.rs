@@ -62,10 +62,10 @@ impl From<&Counts> for v1::Counts {
     fn from(counts: &Counts) -> Self {
         Self {
             nll: counts.nll.0,
-            tokens: counts.tokens,
+            tokens: counts.scored_tokens,
             hits: counts.hits,
             sentences: counts.sentences,
-            positions: counts.positions,
+            positions: counts.processed_tokens,
             spikes: counts.spikes.clone(),
         }
     }
@@ -75,10 +75,10 @@ impl From<v1::Counts> for Counts {
     fn from(counts: v1::Counts) -> Self {
         Self {
             nll: Nll(counts.nll),
-            tokens: counts.tokens,
+            scored_tokens: counts.tokens,
             hits: counts.hits,
             sentences: counts.sentences,
-            positions: counts.positions,
+            processed_tokens: counts.positions,
             spikes: counts.spikes,
         }
     }
@@ -264,7 +264,13 @@ mod tests {
 
     #[test]
     fn counts_survive_the_wire() {
-        let counts = Counts { nll: Nll(7), tokens: 3, positions: 4, spikes: vec![1, 2], ..Counts::zero(0) };
+        let counts = Counts {
+            nll: Nll(7),
+            scored_tokens: 3,
+            processed_tokens: 4,
+            spikes: vec![1, 2],
+            ..Counts::zero(0)
+        };
         assert_eq!(Counts::from(v1::Counts::from(&counts)), counts);
     }
 }

@@ -1,8 +1,9 @@
 //! All candidates of an experiment as a bounded number of spots.
 //!
-//! A plot of a million points is neither readable nor small. A [`Cloud`] keeps a grid over saving and quality, per
-//! stage, whose cells start so small that every candidate has one of its own. Whenever more than [`MOST_SPOTS`] are
-//! occupied, cells are twice as wide. To add a candidate takes constant time on average, whatever came before.
+//! A plot of a million points is neither readable nor small. A [`Cloud`] keeps a grid over saving and
+//! quality, per stage, whose cells start so small that every candidate has one of its own. Whenever more than
+//! [`MOST_SPOTS`] are occupied, cells are twice as wide. To add a candidate takes constant time on average,
+//! whatever came before.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -22,11 +23,11 @@ const FINEST: f64 = 1.0 / (1u64 << 20) as f64;
 pub struct Spot {
     /// Index into the stages of the report.
     pub stage: usize,
-    /// How many candidates, 1 or more.
+    /// Number of candidates, 1 or more.
     pub count: u64,
-    /// Their mean share of the float bytes that is saved, up to 1.
+    /// Mean share of the float bytes that is saved, up to 1.
     pub saving: f64,
-    /// Their mean [`badness`]: nats per token, or the share of sentences that are wrong.
+    /// Mean [`badness`]: nats per token, or the share of sentences that are wrong.
     pub badness: f64,
     /// The beginning of the candidate's id, if it is only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,7 +37,7 @@ pub struct Spot {
 /// All candidates that were added so far.
 #[derive(Debug, Clone, Default)]
 pub struct Cloud {
-    /// How often cells were widened.
+    /// Number of times that cells were widened.
     level: u32,
     cells: HashMap<(usize, i64, i64), Cell>,
 }
@@ -46,7 +47,7 @@ struct Cell {
     count: u64,
     saving: f64,
     badness: f64,
-    /// Of the candidate that was added first.
+    /// Id of the candidate that was added first.
     candidate: ContentHash,
 }
 
@@ -58,13 +59,10 @@ impl Cell {
     }
 }
 
-/// How far from perfect: the mean loss in nats per token of a language model, the share of wrong sentences of a
-/// classifier. Finite, 0 or more. It does not depend on the float model, which may be measured later.
+/// Distance from perfect: the mean loss in nats per token of a language model, the share of wrong sentences
+/// of a classifier. Finite, 0 or more. It does not depend on the float model, which may be measured later.
 pub fn badness(counts: &Counts) -> f64 {
-    match (counts.tokens, counts.accuracy()) {
-        (0, accuracy) => 1.0 - accuracy.unwrap_or(1.0),
-        (tokens, _) => counts.nll.nats() / tokens as f64,
-    }
+    counts.quality().mean_loss(counts)
 }
 
 impl Cloud {
@@ -94,7 +92,7 @@ impl Cloud {
         }
     }
 
-    /// What it looks like now, in the order of stages, then of savings.
+    /// Spots as they are now, in the order of stages, then of savings.
     pub fn spots(&self) -> Vec<Spot> {
         let spot = |(&(stage, ..), cell): (&(usize, i64, i64), &Cell)| Spot {
             stage,
@@ -121,7 +119,7 @@ mod tests {
     use super::*;
 
     fn counts(nats: f64) -> Counts {
-        Counts { nll: Nll::from_nats(nats * 100.0).unwrap(), tokens: 100, ..Counts::zero(0) }
+        Counts { nll: Nll::from_nats(nats * 100.0).unwrap(), scored_tokens: 100, ..Counts::zero(0) }
     }
 
     fn cloud(points: &[(usize, f64, f64)]) -> Cloud {

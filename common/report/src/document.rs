@@ -1,7 +1,7 @@
 //! The document that a page is made of.
 
-use qslm_common::archive::FrontDocument;
 use qslm_common::experiment::Experiment;
+use qslm_common::front_document::FrontDocument;
 use qslm_common::space::Axis;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ use crate::cloud::Spot;
 pub const FORMAT: u32 = 1;
 
 /// An experiment as it can be shown, finished or not. Its size does not depend on the number of candidates.
+/// It has a field for every key of the document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReportDocument {
     /// [`FORMAT`].
@@ -24,7 +25,7 @@ pub struct ReportDocument {
     /// Caption of its strategy.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub strategy: String,
-    /// Whether it is under way.
+    /// State: under way, or at an end.
     pub state: Lifecycle,
     /// The stage that the search is in.
     pub stage: String,
@@ -34,9 +35,9 @@ pub struct ReportDocument {
     pub generation_trials: u32,
     /// Trials that failed for good.
     pub failed: u64,
-    /// Why, the first few different reasons.
+    /// Reasons of failures, the first few different ones.
     pub failures: Vec<String>,
-    /// Why no worker can go on with it, if that is so.
+    /// Reason why no worker can go on with it, if that is so.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stuck: String,
     /// The most candidates that may still be proposed, if the strategy can tell.
@@ -51,19 +52,20 @@ pub struct ReportDocument {
     pub spots: Vec<Spot>,
     /// The front, the float model, and what was chosen.
     pub front: FrontDocument,
-    /// What each part costs when it alone is quantized; empty if the strategy does not ask.
+    /// Sensitivities: the loss of quality when one unit, activation or population alone is quantized; empty
+    /// if the strategy does not ask.
     pub sensitivity: Vec<Sensitivity>,
-    /// How it went, by rising time.
+    /// Samples of how it went, by rising time.
     pub timeline: Vec<Sample>,
-    /// What others found.
+    /// Points that other tools found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub comparisons: Vec<Comparison>,
-    /// What measured, as far as it is known; the most first.
+    /// Engines that measured, as far as they are known; the one with the most candidates first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub engines: Vec<EngineShare>,
 }
 
-/// What an engine measured.
+/// Share of an engine in the measurements.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineShare {
     /// Program, version, backend and processor.
@@ -75,7 +77,7 @@ pub struct EngineShare {
 /// Points of another tool to compare with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// Where they are from.
+    /// Tool or file that they are from.
     pub source: String,
     /// At most a few thousand.
     pub points: Vec<Reference>,
@@ -84,7 +86,7 @@ pub struct Comparison {
 /// A point of another tool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reference {
-    /// What it is called there.
+    /// Name in the other tool.
     pub label: String,
     /// Share of the float model's bytes that is saved.
     pub saving: f64,
@@ -92,7 +94,7 @@ pub struct Reference {
     pub quality_loss: f64,
 }
 
-/// Whether an experiment is under way.
+/// State of an experiment: under way, or at an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lifecycle {
@@ -107,7 +109,7 @@ pub enum Lifecycle {
 }
 
 impl Lifecycle {
-    /// In a word.
+    /// Name as a word.
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -121,19 +123,20 @@ impl Lifecycle {
 /// A stage of the search: sensitivity, global, block, module, matrix, grid, random.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stage {
-    /// Its name.
+    /// Name.
     pub name: String,
     /// Candidates that it was the first to propose, and that are measured.
     pub measured: u64,
 }
 
-/// What it costs to quantize one unit, activation or population alone, at the width of the sensitivity stage.
+/// Sensitivity of one unit, activation or population: the loss when it alone is quantized, at the width of
+/// the sensitivity stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sensitivity {
-    /// What kind of thing it is.
+    /// Axis that it is on.
     #[serde(rename = "part")]
     pub axis: Axis,
-    /// Its name.
+    /// Name.
     pub name: String,
     /// The loss of quality; `None` if it could not be measured.
     pub quality_loss: Option<f64>,
@@ -142,7 +145,7 @@ pub struct Sensitivity {
 /// A longer silence is an interruption, during which nobody worked.
 const INTERRUPTION_MS: u64 = 10 * 60 * 1000;
 
-/// How long was worked until each sample, in milliseconds: the time since the first, without interruptions.
+/// Time at work until each sample, in milliseconds: the time since the first, without interruptions.
 pub fn worked_ms(timeline: &[Sample]) -> Vec<u64> {
     let (mut worked, mut before) = (0, None);
     let at = |sample: &Sample| {
@@ -154,7 +157,7 @@ pub fn worked_ms(timeline: &[Sample]) -> Vec<u64> {
     timeline.iter().map(at).collect()
 }
 
-/// How far an experiment was at a time.
+/// Sample of how far an experiment was at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Milliseconds since 1970 in UTC.

@@ -1,15 +1,16 @@
-//! What a picture of the front shows: saving to the right, loss of quality upwards, and how far up.
+//! The field of a picture of the front: saving to the right, loss of quality upwards, and how far up.
 
-use qslm_common::archive::FrontRow;
+use qslm_common::front_document::FrontRow;
+use qslm_common::quality::Quality;
 
 use crate::ReportDocument;
 use crate::cloud::{Spot, badness};
 
-/// Without a bound on quality, losses above this are not what anybody looks for.
+/// Largest loss that is of interest without a bound on quality.
 const HIGHEST: f64 = 0.5;
-/// With one, losses above so many times the bound.
+/// Largest loss that is of interest with one, as a multiple of the bound.
 const BOUNDS: f64 = 5.0;
-/// The stage that quantizes one part alone.
+/// The stage of probe candidates, which quantize one unit, activation or population alone.
 const ALONE: &str = "sensitivity";
 /// A picture is at least this high, so that rounding does not fill it.
 const LOWEST: f64 = 0.002;
@@ -42,14 +43,14 @@ pub struct Point {
     pub saving: f64,
     /// Loss of quality against the float model.
     pub loss: f64,
-    /// How many candidates.
+    /// Number of candidates.
     pub count: u64,
     /// The beginning of the candidate's id, if it is only one.
     pub candidate: Option<String>,
 }
 
 impl Field {
-    /// Whether a point lies within the picture.
+    /// True if a point lies within the picture.
     pub fn shows(&self, saving: f64, loss: f64) -> bool {
         saving >= self.left && loss <= self.top
     }
@@ -59,9 +60,10 @@ impl Field {
         let float = report.front.float.as_ref()?;
         let base = badness(&float.counts);
         // What `quality_loss` says of counts, of what a spot keeps of them.
-        let loss = |spot: &Spot| match float.perplexity {
-            Some(_) => (spot.badness - base).exp() - 1.0,
-            None => spot.badness - base,
+        // A ratio less one, as it is rounded there.
+        let loss = |spot: &Spot| match float.quality() {
+            Quality::Perplexity => (spot.badness - base).exp() - 1.0,
+            Quality::Accuracy => spot.badness - base,
         };
         let all = report.spots.iter().map(|spot| Point {
             stage: spot.stage,
@@ -70,10 +72,9 @@ impl Field {
             count: spot.count,
             candidate: spot.candidate.clone(),
         });
-        let constraints = &report.experiment.constraints;
-        let bound = constraints.max_perplexity_increase.or(constraints.max_accuracy_drop);
+        let bound = report.experiment.constraints.largest_loss(report.experiment.task.quality());
         let highest = bound.map_or(HIGHEST, |bound| BOUNDS * bound.max(LOWEST));
-        // The float model saves nothing and what quantizes one part alone next to nothing: they would push everything else
+        // The float model saves nothing and probe candidates next to nothing: they would push everything else
         // to the edge.
         let is_alone = |stage: usize| report.stages.get(stage).is_some_and(|stage| stage.name == ALONE);
         let is_float = |spot: &Spot| spot.candidate.as_ref() == Some(&float.candidate.short());
@@ -111,7 +112,8 @@ mod tests {
         let field = Field::new(&report).unwrap();
         let all: u64 = report.spots.iter().map(|spot| spot.count).sum();
         assert_eq!(field.points.iter().map(|point| point.count).sum::<u64>() + field.cut, all);
-        // The float model and the part that was quantized alone are to the left of the picture, the broken one above it.
+        // The float model and the probe candidate are to the left of the picture, the broken
+        // one above it.
         assert_eq!((field.points.len(), field.cut), (2, 3));
         assert!(field.left > 0.4 && field.top < 0.2, "{field:?}");
         assert!(field.shows(field.chosen.unwrap().0, field.chosen.unwrap().1));

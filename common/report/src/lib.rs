@@ -1,8 +1,14 @@
 //! What there is to see of an experiment.
 //!
-//! A coordinator makes a [`ReportDocument`], a document that has everything a page shows and nothing that grows with the number
-//! of candidates: those are aggregated in a [`Cloud`] as they come in. [`plots`] draws it and [`page`] puts the plots
-//! on a page; the file that `qslm report` writes and the live view of a coordinator are the same page.
+//! The one idea is a document between those who know and those who draw: a coordinator makes a
+//! [`ReportDocument`], which has everything that a page shows and nothing that grows with the number of
+//! candidates. So a file that `qslm report` writes and the live view of a coordinator are the same page, and
+//! neither needs the search.
+//!
+//! The way through: measured candidates go into a [`Cloud`] as they come in, a bounded number of [`Spot`]s on
+//! the plane of saving and quality. A [`Field`] is the part of that plane that a picture shows. [`plots`]
+//! draws the document, one file per plot; [`page`] puts the plots, the front and the provenance on a page;
+//! [`words`] says numbers as people read them, here and in the tables of a terminal.
 
 mod cloud;
 mod document;

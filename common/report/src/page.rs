@@ -1,10 +1,10 @@
 //! The page of an experiment: one HTML file that needs nothing else, or a part of a live view.
 
 use askama::Template;
-use qslm_common::archive::FrontRow;
 use qslm_common::cost::Cost;
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::float_bytes;
+use qslm_common::front_document::FrontRow;
 use qslm_common::task::Task;
 
 use crate::words::{costs, date, percent, quality};
@@ -22,6 +22,7 @@ pub struct Page<'a> {
     css: &'static str,
 }
 
+/// The body of a page. It has a field for every place of the template.
 #[derive(Template)]
 #[template(path = "experiment.html")]
 struct Body<'a> {
@@ -64,8 +65,8 @@ impl<'a> Page<'a> {
         Self::live(title, body, &[], "", "")
     }
 
-    /// A page that is kept up to date by `/live.js` with the events from `live`, beginning with those that are of another
-    /// `revision`. `navigation` are addresses with words.
+    /// A page that is kept up to date by `/live.js` with the events from `live`, beginning with those that
+    /// are of another `revision`. `navigation` are addresses with words.
     pub fn live(
         title: &'a str,
         body: &'a str,
@@ -87,7 +88,7 @@ pub fn file(report: &ReportDocument) -> String {
     Page::still(&report.id, &body(report)).html()
 }
 
-/// What is to see of the experiment, without the page around it.
+/// Body of the page: what is to see of the experiment.
 pub fn body(report: &ReportDocument) -> String {
     let figure = |plot: plots::Plot| Figure {
         name: plot.name,
@@ -122,12 +123,8 @@ pub fn render(template: &impl Template) -> String {
     template.render().unwrap_or_default()
 }
 
-fn is_perplexity(report: &ReportDocument) -> bool {
-    matches!(report.experiment.task, Task::Perplexity { .. })
-}
-
 fn quality_name(report: &ReportDocument) -> &'static str {
-    if is_perplexity(report) { "perplexity" } else { "accuracy" }
+    report.experiment.task.quality().name()
 }
 
 /// A loss with its sign: `+2.72 %`.
@@ -195,7 +192,7 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
     }
     let measured = report.front.measured.to_string();
     let failed = if report.failed > 0 { format!("{} failed", report.failed) } else { String::new() };
-    let name = if report.front.racing.is_some() { "measured or given up" } else { "candidates measured" };
+    let name = if report.front.racing.is_some() { "measured or pruned" } else { "candidates measured" };
     tiles.push(tile(name, measured, failed));
     tiles.push(tile("on the front", report.front.front.len().to_string(), String::new()));
     if let Some(volume) = report.front.hypervolume {
@@ -267,7 +264,7 @@ fn provenance(report: &ReportDocument) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// What computed, and what to know about its numbers.
+/// Engine that computed, and what to know about its numbers.
 fn engine(experiment: &Experiment) -> String {
     let Experiment { engine_version, backend, .. } = experiment;
     let note = match backend.is_gpu() {

@@ -1,13 +1,14 @@
 //! A small report for tests.
 
-use qslm_common::archive::{Archive, FrontDocument};
+use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
+use qslm_common::front_document::FrontDocument;
 use qslm_common::measurement::{Counts, Nll};
 
 use crate::{Cloud, EngineShare, FORMAT, Lifecycle, ReportDocument, Sample, Stage, badness};
 
-/// The float model, one part alone, uniform widths of which the last breaks the network.
+/// The float model, a probe candidate (one unit alone), uniform widths of which the last breaks the network.
 pub(crate) fn report() -> ReportDocument {
     let experiment = Experiment::decode(include_str!("testing.json").trim()).unwrap();
     let (network, space) = (&experiment.network, &experiment.space);
@@ -25,7 +26,7 @@ pub(crate) fn report() -> ReportDocument {
     let mut add = |stage: usize, candidate: &Candidate, nats: f64| {
         let nll = Nll::from_nats(nats * 100.0).unwrap();
         let spikes = vec![40; network.population_count()];
-        let counts = Counts { nll, tokens: 100, positions: 100, spikes, ..Counts::default() };
+        let counts = Counts { nll, scored_tokens: 100, processed_tokens: 100, spikes, ..Counts::default() };
         let bytes = qslm_common::footprint::footprint_bytes(network, candidate);
         cloud.insert(stage, qslm_common::footprint::saving(network, bytes), badness(&counts), candidate.id());
         archive.insert(&experiment, candidate, counts);

@@ -1,32 +1,26 @@
 //! Values as people read them, the same on pages, in plots and in tables of a terminal.
 
 use chrono::{DateTime, Utc};
-use qslm_common::archive::FrontRow;
 use qslm_common::cost::Cost;
-use qslm_common::measurement::overflowed;
+use qslm_common::front_document::FrontRow;
 
 /// A share in percent: `88.96 %`.
 pub fn percent(value: f64) -> String {
     format!("{:.2} %", value * 100.0)
 }
 
-/// Whole numbers as they are, others with four significant digits.
+/// Number: whole ones as they are, others with four significant digits.
 pub fn significant(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value}") } else { format!("{value:.3e}") }
 }
 
 /// Perplexity or accuracy, whichever was measured.
 pub fn quality(row: &FrontRow) -> String {
-    let accuracy = row.accuracy.map(percent);
-    let perplexity = |perplexity: f64| match overflowed(perplexity) {
-        true => "overflow".to_owned(),
-        false => format!("{perplexity:.3}"),
-    };
-    row.perplexity.map(perplexity).or(accuracy).unwrap_or_default()
+    row.quality_value().map_or(String::new(), |value| row.quality().label(value))
 }
 
-/// What a candidate costs beside the float model, a line per cost: its name, the value for float, the value for the
-/// candidate, the change, the unit.
+/// Costs of a candidate beside the float model, a line per cost: its name, the value for float, the value for
+/// the candidate, the change, the unit.
 pub fn costs(float: Option<&FrontRow>, candidate: &FrontRow) -> Vec<[String; 5]> {
     let line = |(cost, value): (&Cost, &f64)| {
         let before = float.and_then(|float| float.costs.get(cost)).copied();
@@ -48,7 +42,7 @@ pub fn date(unix_ms: u64) -> String {
     date.map_or(String::new(), |date| date.format("%Y-%m-%d %H:%M:%S").to_string())
 }
 
-/// The same without the day: `22:40:44`.
+/// Time of day alone: `22:40:44`.
 pub fn time(unix_ms: u64) -> String {
     date(unix_ms).split(' ').next_back().unwrap_or_default().to_owned()
 }

@@ -1,30 +1,91 @@
 //! Energy per token: arithmetic, and memory traffic through registers, SRAM and DRAM.
 //!
 //! Figures are for 45 nm: M. Horowitz, "Computing's energy problem", ISSCC 2014, as quoted in docs/model.md
-//! (Energy); the register figure is the SRAM's divided by 6, the ratio of register file to on-chip buffer of Eyeriss
-//! (Chen et al., ISCA 2016). With bits they scale as docs/model.md says: an addition with its width, a
-//! multiplication with the product of both widths, a memory access with its bits.
+//! (Energy); the register figure is the SRAM's divided by 6, the ratio of register file to on-chip buffer of
+//! Eyeriss (Chen et al., ISCA 2016). With bits they scale as docs/model.md says: an addition with its width,
+//! a multiplication with the product of both widths, a memory access with its bits.
 //!
-//! Arithmetic of a linear: integers if both its weights and its inputs are, with accumulators as wide as a product;
-//! else floats, with 32-bit accumulators and a multiplier as wide as what is stored (weight-only quantization
-//! narrows one side of it).
+//! Arithmetic of a linear: integers if both its weights and its inputs are, with accumulators as wide as a
+//! product; else floats, with 32-bit accumulators and a multiplier as wide as what is stored (weight-only
+//! quantization narrows one side of it).
 //!
 //! Traffic per token, with one sequence at a time:
-//! - DRAM: every unit's stored bytes that do not fit `sram_weights_bytes`, once per `tokens_per_weight_read` tokens;
-//!   of the embedding one row. Units are kept on chip in the order of the network, as many as fit.
-//! - SRAM: the same weights on their way in, or where they stay; every linear's input at its width and its output in
-//!   32 bits, and the recurrent state, each read and written once.
+//! - DRAM: every unit's stored bytes that do not fit `sram_weights_bytes`, once per `tokens_per_weight_read`
+//!   tokens; of the embedding one row. Units are kept on chip in the order of the network, as many as fit.
+//! - SRAM: the same weights on their way in, or where they stay; every linear's input at its width and its
+//!   output in 32 bits, and the recurrent state, each read and written once.
 //! - Registers: both operands of every operation.
 
 use serde::{Deserialize, Serialize};
 
-use super::operations::Operations;
-use super::{InvalidDevice, activation_bits, check, is_integer, state_bits};
+use super::operations::{Operations, activation_bits, is_integer};
+use super::state::state_bits;
+use super::{CostModel, CostUnit, InvalidDevice, Sees, check};
 use crate::candidate::Candidate;
 use crate::footprint::unit_bytes;
 use crate::network::{Network, Unit};
 
-/// What operations and memory accesses cost, in picojoules.
+/// `energy`
+pub const ENERGY: CostModel = CostModel {
+    name: "energy",
+    unit: CostUnit::JOULES_PER_TOKEN,
+    about: "energy per token: arithmetic, registers, SRAM and DRAM together",
+    sees: Sees::ActivationsOrMembranes,
+    needs: None,
+    value: |subject| Some(subject.energy().total()),
+};
+
+/// `energy_arithmetic`
+pub const ARITHMETIC: CostModel = CostModel {
+    name: "energy_arithmetic",
+    unit: CostUnit::JOULES_PER_TOKEN,
+    about: "energy of additions and multiplications",
+    sees: Sees::ActivationsOrMembranes,
+    needs: None,
+    value: |subject| Some(subject.energy().arithmetic),
+};
+
+/// `energy_registers`
+pub const REGISTERS: CostModel = CostModel {
+    name: "energy_registers",
+    unit: CostUnit::JOULES_PER_TOKEN,
+    about: "energy of operands in registers",
+    sees: Sees::ActivationsOrMembranes,
+    needs: None,
+    value: |subject| Some(subject.energy().registers),
+};
+
+/// `energy_sram`
+pub const SRAM: CostModel = CostModel {
+    name: "energy_sram",
+    unit: CostUnit::JOULES_PER_TOKEN,
+    about: "energy of traffic through on-chip memory",
+    sees: Sees::ActivationsOrMembranes,
+    needs: None,
+    value: |subject| Some(subject.energy().sram),
+};
+
+/// `energy_dram`
+pub const DRAM: CostModel = CostModel {
+    name: "energy_dram",
+    unit: CostUnit::JOULES_PER_TOKEN,
+    about: "energy of traffic from off-chip memory",
+    sees: Sees::Weights,
+    needs: None,
+    value: |subject| Some(subject.energy().dram),
+};
+
+/// `published_energy`
+pub const PUBLISHED: CostModel = CostModel {
+    name: "published_energy",
+    unit: CostUnit::JOULES_PER_TOKEN,
+    about: "energy of the arithmetic alone, as spiking papers count it",
+    sees: Sees::ActivationsOrMembranes,
+    needs: None,
+    value: |subject| Some(subject.device.energy.published_per_token(subject.candidate, subject.published())),
+};
+
+/// Energies of operations and memory accesses, in picojoules.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EnergyTable {
@@ -44,7 +105,7 @@ pub struct EnergyTable {
     pub dram_pj: f64,
     /// On-chip memory that weights stay in.
     pub sram_weights_bytes: u64,
-    /// How many tokens (of a batch) share one read of a weight.
+    /// Tokens (of a batch) that share one read of a weight.
     pub tokens_per_weight_read: f64,
 }
 
@@ -147,8 +208,8 @@ impl EnergyTable {
         }
     }
 
-    /// Joules per token of operations as spiking papers count them: arithmetic only; an AC is one addition at the
-    /// width of the weight (0.9 pJ in 32-bit floats), a MAC also a multiplication (4.6 pJ).
+    /// Joules per token of operations as spiking papers count them: arithmetic only; an AC is one addition at
+    /// the width of the weight (0.9 pJ in 32-bit floats), a MAC also a multiplication (4.6 pJ).
     pub(super) fn published_per_token(&self, candidate: &Candidate, operations: &[Operations]) -> f64 {
         let picojoules = |ops: &Operations| {
             let bits = ops.unit.as_ref().map_or(32.0, |unit| f64::from(candidate.scheme(&unit.name).bits()));
@@ -187,7 +248,7 @@ mod tests {
     use crate::scheme::Scheme;
 
     fn silent() -> Counts {
-        Counts { positions: 1, ..Counts::zero(36) }
+        Counts { processed_tokens: 1, ..Counts::zero(36) }
     }
 
     fn energy(table: EnergyTable, candidate: &Candidate) -> Energy {
@@ -251,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_published_count_pays_for_spikes() {
-        let mut counts = Counts { positions: 1000, ..Counts::zero(36) };
+        let mut counts = Counts { processed_tokens: 1000, ..Counts::zero(36) };
         counts.spikes.fill(192_000); // a rate of 0.25
         let operations = as_published(&PUBLISHED, &counts);
         let joules = EnergyTable::default().published_per_token(&Candidate::float(&PUBLISHED), &operations);

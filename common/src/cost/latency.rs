@@ -1,17 +1,28 @@
 //! Latency per token on a described device: a roofline per matrix.
 //!
 //! A linear takes the longer of computing its products and reading its weights, `max(MACs / (MACs/s), bytes /
-//! (bytes/s))`, and matrices follow each other. What happens between products, and on-chip traffic, is left out.
-//! Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009.
+//! (bytes/s))`, and matrices follow each other. What happens between products, and on-chip traffic, is left
+//! out. Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009.
 
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidDevice, check, is_integer};
+use super::operations::is_integer;
+use super::{CostModel, CostUnit, Description, InvalidDevice, Sees, check};
 use crate::candidate::Candidate;
 use crate::footprint::unit_bytes;
 use crate::network::{Network, Unit};
 
-/// How fast a machine computes and reads.
+/// `latency`
+pub const LATENCY: CostModel = CostModel {
+    name: "latency",
+    unit: CostUnit::SECONDS_PER_TOKEN,
+    about: "time per token, by the rooflines of its matrices",
+    sees: Sees::ActivationsOrMembranes,
+    needs: Some(Description { key: "latency", is_in: |device| device.latency.is_some() }),
+    value: |subject| Some(subject.device.latency?.seconds(subject.network, subject.candidate, |_| true)),
+};
+
+/// Speed of a machine: of its arithmetic and of its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Roofline {

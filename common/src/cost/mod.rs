@@ -1,28 +1,20 @@
-//! Cost models: what a candidate costs a device, by name.
+//! Cost models: what a candidate costs a device, one number per model, smaller is better.
 //!
-//! Every cost is one number per candidate, smaller is better, that follows from its schemes, the measured firing
-//! rates and the [`Device`] described in the spec. Any of them can be reported, bounded, or made an axis
-//! of the front. The models are one file each; their sources, units and assumptions stand there.
-//!
-//! | name | unit | model |
-//! |---|---|---|
-//! | `footprint` | bytes | [`crate::footprint`] |
-//! | `macs`, `acs` | per token | [`operations`], as the network is built |
-//! | `published_macs`, `published_acs` | per token | [`operations`], as spiking papers count |
-//! | `energy` and its parts `energy_arithmetic`, `energy_registers`, `energy_sram`, `energy_dram` | J per token | [`energy`] |
-//! | `published_energy` | J per token | [`energy`], arithmetic only, as spiking papers count |
-//! | `state` | bytes | [`state_bytes`] |
-//! | `nonvolatile`, `sram` | bytes | [`two_memory`] |
-//! | `two_memory_energy` | J per token | [`two_memory`] |
-//! | `two_memory_area` | mm2 | [`two_memory`] |
-//! | `latency` | s per token | [`latency`] |
-//! | `device_footprint`, `link` | bytes, bytes per token | [`split`] |
-//! | `split_latency` | s per token | [`split`] |
+//! The one idea is a table: a [`CostModel`] says its name, its unit, what it is about, what it sees, what it
+//! needs to know of the device, and its value, beside its formula; the list in this file makes specs, bounds,
+//! fronts, exports and references know it. A cost follows from the schemes of a candidate, the measured
+//! firing rates and the [`Device`] that the spec describes, all of which a [`Subject`] holds. Sources and
+//! assumptions stand in the files of the models. One more cost is one constant beside its formula and one
+//! line in the list below.
 
+mod device;
 pub mod energy;
+mod footprint;
 pub mod latency;
 pub mod operations;
 pub mod split;
+mod state;
+mod subject;
 pub mod two_memory;
 
 use std::collections::BTreeMap;
@@ -31,259 +23,159 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::candidate::Candidate;
-use crate::footprint::footprint_bytes;
-use crate::measurement::Counts;
-use crate::network::Network;
-use crate::scheme::Scheme;
+use device::check;
+pub use device::{Device, InvalidDevice};
+pub use state::state_bytes;
+pub use subject::Subject;
 
-use energy::EnergyTable;
-use latency::Roofline;
-use split::Split;
-use two_memory::TwoMemory;
-
-/// The name of a cost. See the module for units.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-#[expect(missing_docs, reason = "the table above says it once")]
-pub enum Cost {
-    #[default]
-    Footprint,
-    Macs,
-    Acs,
-    PublishedMacs,
-    PublishedAcs,
-    Energy,
-    EnergyArithmetic,
-    EnergyRegisters,
-    EnergySram,
-    EnergyDram,
-    PublishedEnergy,
-    State,
-    Nonvolatile,
-    Sram,
-    TwoMemoryEnergy,
-    TwoMemoryArea,
-    Latency,
-    DeviceFootprint,
-    Link,
-    SplitLatency,
+/// A model of one cost.
+#[derive(Debug, Clone, Copy)]
+pub struct CostModel {
+    /// Name in specs, exports and tables: lower case, words joined by `_`.
+    pub name: &'static str,
+    /// Unit of its values.
+    pub unit: CostUnit,
+    /// Meaning in a phrase, as references say it.
+    pub about: &'static str,
+    /// Reach of the model: which schemes can change its value.
+    pub sees: Sees,
+    /// Description that it needs of the device; `None` for a model that the defaults are enough for.
+    pub needs: Option<Description>,
+    /// Value for a candidate, finite and at least 0; `None` where the device is not described far enough.
+    pub value: fn(&Subject<'_>) -> Option<f64>,
 }
 
-/// Every cost with its name.
-const NAMES: [(Cost, &str); 20] = [
-    (Cost::Footprint, "footprint"),
-    (Cost::Macs, "macs"),
-    (Cost::Acs, "acs"),
-    (Cost::PublishedMacs, "published_macs"),
-    (Cost::PublishedAcs, "published_acs"),
-    (Cost::Energy, "energy"),
-    (Cost::EnergyArithmetic, "energy_arithmetic"),
-    (Cost::EnergyRegisters, "energy_registers"),
-    (Cost::EnergySram, "energy_sram"),
-    (Cost::EnergyDram, "energy_dram"),
-    (Cost::PublishedEnergy, "published_energy"),
-    (Cost::State, "state"),
-    (Cost::Nonvolatile, "nonvolatile"),
-    (Cost::Sram, "sram"),
-    (Cost::TwoMemoryEnergy, "two_memory_energy"),
-    (Cost::TwoMemoryArea, "two_memory_area"),
-    (Cost::Latency, "latency"),
-    (Cost::DeviceFootprint, "device_footprint"),
-    (Cost::Link, "link"),
-    (Cost::SplitLatency, "split_latency"),
-];
+/// Unit of a cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CostUnit {
+    /// Text beside a value.
+    pub text: &'static str,
+    /// Last word of a column's name.
+    pub in_names: &'static str,
+}
+
+impl CostUnit {
+    /// Bytes, as stored.
+    pub const BYTES: Self = Self { text: "bytes", in_names: "bytes" };
+    /// Operations per token.
+    pub const PER_TOKEN: Self = Self { text: "per token", in_names: "per_token" };
+    /// Bytes that move for every token.
+    pub const BYTES_PER_TOKEN: Self = Self { text: "bytes per token", in_names: "bytes_per_token" };
+    /// Energy per token.
+    pub const JOULES_PER_TOKEN: Self = Self { text: "J per token", in_names: "joules_per_token" };
+    /// Time per token.
+    pub const SECONDS_PER_TOKEN: Self = Self { text: "s per token", in_names: "seconds_per_token" };
+    /// Square millimetres.
+    pub const SQUARE_MILLIMETRES: Self = Self { text: "mm2", in_names: "mm2" };
+}
+
+/// Reach of a cost model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sees {
+    /// Stored weights, and the measured rates; narrower activations or membranes leave it as it is.
+    Weights,
+    /// Activations or membranes, too.
+    ActivationsOrMembranes,
+}
+
+/// Part of the description of a device: a table below `[device]` in a spec.
+#[derive(Debug, Clone, Copy)]
+pub struct Description {
+    /// Key of the table.
+    pub key: &'static str,
+    /// Presence in the description of a device.
+    pub is_in: fn(&Device) -> bool,
+}
+
+/// Makes the enum of all costs out of lines `Variant => its model`. A variant knows its model, costs are
+/// ordered as their lines are, and the compiler knows when a line is missing.
+macro_rules! costs {
+    ($($(#[$attribute:meta])* $cost:ident => $model:path,)*) => {
+        /// Name of a cost; each says where its model is.
+        #[derive(
+            Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(try_from = "String", into = "String")]
+        pub enum Cost {
+            $(
+                #[doc = concat!("`", stringify!($model), "`")]
+                $(#[$attribute])*
+                $cost,
+            )*
+        }
+
+        /// Every cost, in the order of the table.
+        const ALL: &[Cost] = &[$(Cost::$cost),*];
+
+        impl Cost {
+            /// Model behind the name.
+            pub fn model(self) -> &'static CostModel {
+                match self {
+                    $(Self::$cost => &$model,)*
+                }
+            }
+        }
+    };
+}
+
+costs! {
+    #[default]
+    Footprint => footprint::FOOTPRINT,
+    Macs => operations::MACS,
+    Acs => operations::ACS,
+    PublishedMacs => operations::PUBLISHED_MACS,
+    PublishedAcs => operations::PUBLISHED_ACS,
+    Energy => energy::ENERGY,
+    EnergyArithmetic => energy::ARITHMETIC,
+    EnergyRegisters => energy::REGISTERS,
+    EnergySram => energy::SRAM,
+    EnergyDram => energy::DRAM,
+    PublishedEnergy => energy::PUBLISHED,
+    State => state::STATE,
+    Nonvolatile => two_memory::NONVOLATILE,
+    Sram => two_memory::SRAM,
+    TwoMemoryEnergy => two_memory::ENERGY,
+    TwoMemoryArea => two_memory::AREA,
+    Latency => latency::LATENCY,
+    DeviceFootprint => split::DEVICE_FOOTPRINT,
+    Link => split::LINK,
+    SplitLatency => split::LATENCY,
+}
 
 /// Costs by name.
 pub type Costs = BTreeMap<Cost, f64>;
 
-/// The device that a network is to run on. What is not described is not modelled.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Device {
-    /// Energies of operations and memory accesses; those of docs/model.md (Energy) where not given.
-    pub energy: EnergyTable,
-    /// A dense non-volatile memory beside the SRAM.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub two_memory: Option<TwoMemory>,
-    /// How fast it computes and reads its memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub latency: Option<Roofline>,
-    /// A remote machine that computes the rest of the network.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub split: Option<Split>,
-}
-
-/// A description of a device that makes no sense.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum InvalidDevice {
-    /// A number outside its range.
-    #[error("{name} = {value}: expected {bound}")]
-    Number {
-        /// The key.
-        name: String,
-        /// What it was.
-        value: f64,
-        /// What it may be.
-        bound: &'static str,
-    },
-    /// A name that no unit, block or module has.
-    #[error("two_memory.nonvolatile: {0:?} names no unit, module or block of the network")]
-    Name(String),
-    /// A split beyond the last block, or without a description of the device itself.
-    #[error("split: {0}")]
-    Split(String),
-}
-
 /// A name that is no cost.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is no cost: expected one of {}", NAMES.map(|(_, name)| name).join(", "))]
+#[error("{given:?} is no cost: expected one of {}", names())]
 pub struct UnknownCost {
     given: String,
 }
 
-impl Device {
-    /// Whether nothing but the defaults is described.
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Everything in the description that makes no sense.
-    pub fn problems(&self, network: &Network) -> Vec<InvalidDevice> {
-        let mut problems = self.energy.problems();
-        problems.extend(self.two_memory.iter().flat_map(|memory| memory.problems(network)));
-        problems.extend(self.latency.iter().flat_map(|roofline| roofline.problems("latency")));
-        problems.extend(self.split.iter().flat_map(|split| split.problems(network, self.latency.is_some())));
-        problems
-    }
-
-    /// Whether this description says enough to model `cost`.
-    pub fn models(&self, cost: Cost) -> bool {
-        match cost {
-            Cost::Nonvolatile | Cost::Sram | Cost::TwoMemoryEnergy | Cost::TwoMemoryArea => {
-                self.two_memory.is_some()
-            }
-            Cost::Latency => self.latency.is_some(),
-            Cost::DeviceFootprint | Cost::Link | Cost::SplitLatency => self.split.is_some(),
-            _ => true,
-        }
-    }
-
-    /// Every cost that this description allows to model, of a candidate that was measured as `counts`.
-    pub fn costs(&self, network: &Network, candidate: &Candidate, counts: &Counts) -> Costs {
-        let built = operations::as_built(network, counts);
-        let published = operations::as_published(network, counts);
-        let energy = self.energy.per_token(network, candidate, &built);
-        let mut costs = Costs::from([
-            (Cost::Footprint, footprint_bytes(network, candidate) as f64),
-            (Cost::Macs, operations::sum(&built, |ops| ops.macs)),
-            (Cost::Acs, operations::sum(&built, |ops| ops.acs)),
-            (Cost::PublishedMacs, operations::sum(&published, |ops| ops.macs)),
-            (Cost::PublishedAcs, operations::sum(&published, |ops| ops.acs)),
-            (Cost::Energy, energy.total()),
-            (Cost::EnergyArithmetic, energy.arithmetic),
-            (Cost::EnergyRegisters, energy.registers),
-            (Cost::EnergySram, energy.sram),
-            (Cost::EnergyDram, energy.dram),
-            (Cost::PublishedEnergy, self.energy.published_per_token(candidate, &published)),
-            (Cost::State, state_bytes(network, candidate)),
-        ]);
-        if let Some(memory) = &self.two_memory {
-            costs.extend(memory.costs(network, candidate));
-        }
-        if let Some(roofline) = &self.latency {
-            costs.insert(Cost::Latency, roofline.seconds(network, candidate, |_| true));
-            if let Some(split) = &self.split {
-                costs.extend(split.costs(network, candidate, roofline));
-            }
-        }
-        costs
-    }
-}
-
-/// Bytes of the recurrent state of one sequence: 5 D floats per block for the token shifts and the WKV sums, and D
-/// potentials per LIF population in their own width.
-pub fn state_bytes(network: &Network, candidate: &Candidate) -> f64 {
-    state_bits(network, candidate) / 8.0
-}
-
-fn state_bits(network: &Network, candidate: &Candidate) -> f64 {
-    let membranes = network.populations().iter().map(|name| membrane_bits(candidate, name)).sum::<f64>();
-    f64::from(network.channels) * (membranes + f64::from(network.blocks) * 5.0 * 32.0)
-}
-
-fn membrane_bits(candidate: &Candidate, population: &str) -> f64 {
-    candidate.membrane(population).map_or(32.0, |membrane| f64::from(membrane.bits()))
-}
-
-/// Bits of what enters the linear layer of `unit`.
-fn activation_bits(candidate: &Candidate, unit: &str) -> f64 {
-    candidate.activation(unit).map_or(32.0, |activation| f64::from(activation.bits.get()))
-}
-
-/// Whether a linear multiplies integers by integers.
-fn is_integer(candidate: &Candidate, unit: &str) -> bool {
-    matches!(candidate.scheme(unit), Scheme::Integer(_)) && candidate.activation(unit).is_some()
-}
-
-/// Pushes a problem if `value` is not a finite number of at least 0, or above 0 if `positive`.
-fn check(problems: &mut Vec<InvalidDevice>, name: &str, value: f64, positive: bool) {
-    let (ok, bound) = match positive {
-        true => (value > 0.0, "a number above 0"),
-        false => (value >= 0.0, "a number of at least 0"),
-    };
-    if !ok || !value.is_finite() {
-        problems.push(InvalidDevice::Number { name: name.to_owned(), value, bound });
-    }
+fn names() -> String {
+    Cost::all().map(|cost| cost.model().name).collect::<Vec<_>>().join(", ")
 }
 
 impl Cost {
     /// Every cost, in the order of the table above.
     pub fn all() -> impl Iterator<Item = Self> {
-        NAMES.into_iter().map(|(cost, _)| cost)
+        ALL.iter().copied()
     }
 
-    /// Whether narrower activations or narrower membranes can lower it.
-    pub fn sees_activations_or_membranes(self) -> bool {
-        matches!(
-            self,
-            Self::Energy
-                | Self::EnergyArithmetic
-                | Self::EnergyRegisters
-                | Self::EnergySram
-                | Self::PublishedEnergy
-                | Self::State
-                | Self::Sram
-                | Self::TwoMemoryEnergy
-                | Self::TwoMemoryArea
-                | Self::Latency
-                | Self::SplitLatency
-        )
-    }
-
-    /// The unit of its numbers.
+    /// Unit of its values, as text.
     pub fn unit(self) -> &'static str {
-        match self {
-            Self::Footprint | Self::State | Self::Nonvolatile | Self::Sram | Self::DeviceFootprint => "bytes",
-            Self::Macs | Self::Acs | Self::PublishedMacs | Self::PublishedAcs => "per token",
-            Self::Energy
-            | Self::EnergyArithmetic
-            | Self::EnergyRegisters
-            | Self::EnergySram
-            | Self::EnergyDram
-            | Self::PublishedEnergy
-            | Self::TwoMemoryEnergy => "J per token",
-            Self::TwoMemoryArea => "mm2",
-            Self::Latency | Self::SplitLatency => "s per token",
-            Self::Link => "bytes per token",
-        }
+        self.model().unit.text
+    }
+
+    /// True if narrower activations or narrower membranes can lower it.
+    pub fn sees_activations_or_membranes(self) -> bool {
+        self.model().sees == Sees::ActivationsOrMembranes
     }
 }
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = NAMES.iter().find(|(cost, _)| cost == self).map_or("", |(_, name)| name);
-        f.write_str(name)
+        f.write_str(self.model().name)
     }
 }
 
@@ -291,8 +183,8 @@ impl FromStr for Cost {
     type Err = UnknownCost;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = NAMES.iter().find(|(_, name)| *name == text);
-        found.map(|(cost, _)| *cost).ok_or_else(|| UnknownCost { given: text.chars().take(80).collect() })
+        let found = Self::all().find(|cost| cost.model().name == text);
+        found.ok_or_else(|| UnknownCost { given: text.chars().take(80).collect() })
     }
 }
 
@@ -313,46 +205,27 @@ impl From<Cost> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::tests::PUBLISHED;
 
     #[test]
-    fn every_cost_has_one_name() {
-        for (cost, name) in NAMES {
-            assert_eq!(cost.to_string(), name);
-            assert_eq!(name.parse(), Ok(cost));
+    fn every_cost_has_one_name_and_says_what_it_is() {
+        for cost in Cost::all() {
+            let model = cost.model();
+            assert_eq!(model.name.parse(), Ok(cost));
+            assert!(model.about.len() > 10 && !model.about.ends_with('.'), "{cost}");
         }
-        assert!(
-            "joules".parse::<Cost>().unwrap_err().to_string().contains("expected one of footprint, macs")
+        let words = "joules".parse::<Cost>().unwrap_err().to_string();
+        assert!(words.starts_with("\"joules\" is no cost: expected one of footprint, macs, acs"), "{words}");
+        assert!(words.ends_with("latency, device_footprint, link, split_latency"), "{words}");
+    }
+
+    #[test]
+    fn costs_come_in_the_order_of_the_table() {
+        // Fronts, exports and the texts of experiments list them in it.
+        assert!(ALL.is_sorted());
+        let names: Vec<_> = Cost::all().map(|cost| cost.model().name).collect();
+        assert_eq!(
+            (names.len(), names[0], names[11], names[19]),
+            (20, "footprint", "state", "split_latency")
         );
-    }
-
-    #[test]
-    fn what_is_described_is_modelled_and_nothing_else() {
-        let network = PUBLISHED;
-        let counts = Counts { positions: 1, ..Counts::zero(36) };
-        let roofline = Roofline { macs_per_s: 1e9, integer_macs_per_s: None, bytes_per_s: 1e9 };
-        let full = Device {
-            energy: EnergyTable::default(),
-            two_memory: Some(two_memory::tests::memory(&["emb"])),
-            latency: Some(roofline),
-            split: Some(split::tests::split(9)),
-        };
-        for device in [Device::default(), full] {
-            assert_eq!(device.problems(&network), []);
-            let costs = device.costs(&network, &Candidate::float(&network), &counts);
-            for (cost, name) in NAMES {
-                assert_eq!(costs.contains_key(&cost), device.models(cost), "{name}");
-            }
-            assert!(costs.values().all(|value| value.is_finite() && *value >= 0.0));
-        }
-    }
-
-    #[test]
-    fn the_state_is_seven_floats_per_channel_and_block_and_shrinks_with_the_membranes() {
-        let float = Candidate::float(&PUBLISHED);
-        assert_eq!(state_bytes(&PUBLISHED, &float), f64::from(7 * 768 * 18 * 4));
-        let populations = PUBLISHED.populations();
-        let eight = float.with_membranes(populations.iter().map(String::as_str), "fixed8:1".parse().ok());
-        assert_eq!(state_bytes(&PUBLISHED, &eight), f64::from((5 * 4 + 2) * 768 * 18));
     }
 }

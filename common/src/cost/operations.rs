@@ -1,18 +1,62 @@
-//! How many operations one token takes, in two accountings.
+//! Operations per token, in two accountings.
 //!
-//! **As built.** In the graph of the published training code every linear reads real numbers: its input is a layer
-//! norm of the residual stream (docs/model.md, The network). So every weight is one multiply-accumulate (MAC), and the only
-//! accumulates without a multiplication (AC) are the spikes that populations add to the residual.
+//! **As built.** In the graph of the published training code every linear reads real numbers: its input is a
+//! layer norm of the residual stream (docs/model.md, The network). So every weight is one multiply-accumulate
+//! (MAC), and the only accumulates without a multiplication (AC) are the spikes that populations add to the
+//! residual.
 //!
-//! **As published.** Spiking papers count the linears of a module as fed by the spikes of the population before
-//! it: each weight costs `rate` accumulates, where `rate` is that population's measured spikes per neuron and token
-//! (synaptic operations: tokens x firing rate x fan-out). The att of block 0 reads the encoded input, which no
-//! population fires, and is counted in MACs, as these papers count their first layer.
+//! **As published.** Spiking papers count the linears of a module as fed by the spikes of the population
+//! before it: each weight costs `rate` accumulates, where `rate` is that population's measured spikes per
+//! neuron and token (synaptic operations: tokens x firing rate x fan-out). The att of block 0 reads the
+//! encoded input, which no population fires, and is counted in MACs, as these papers count their first layer.
 //!
 //! Rates are measured during evaluation, never assumed. Source: docs/model.md, The network and Energy.
 
+use super::{CostModel, CostUnit, Sees};
+use crate::candidate::Candidate;
 use crate::measurement::Counts;
-use crate::network::{Module, Network, Unit, UnitPlace};
+use crate::network::{Network, Population, Unit};
+use crate::scheme::Scheme;
+
+/// `macs`
+pub const MACS: CostModel = CostModel {
+    name: "macs",
+    unit: CostUnit::PER_TOKEN,
+    about: "multiply-accumulates, as the network is built",
+    sees: Sees::Weights,
+    needs: None,
+    value: |subject| Some(sum(subject.built(), |operations| operations.macs)),
+};
+
+/// `acs`
+pub const ACS: CostModel = CostModel {
+    name: "acs",
+    unit: CostUnit::PER_TOKEN,
+    about: "accumulates without a multiplication, as the network is built",
+    sees: Sees::Weights,
+    needs: None,
+    value: |subject| Some(sum(subject.built(), |operations| operations.acs)),
+};
+
+/// `published_macs`
+pub const PUBLISHED_MACS: CostModel = CostModel {
+    name: "published_macs",
+    unit: CostUnit::PER_TOKEN,
+    about: "multiply-accumulates, as spiking papers count them",
+    sees: Sees::Weights,
+    needs: None,
+    value: |subject| Some(sum(subject.published(), |operations| operations.macs)),
+};
+
+/// `published_acs`
+pub const PUBLISHED_ACS: CostModel = CostModel {
+    name: "published_acs",
+    unit: CostUnit::PER_TOKEN,
+    about: "accumulates by the measured spikes, as spiking papers count them",
+    sees: Sees::Weights,
+    needs: None,
+    value: |subject| Some(sum(subject.published(), |operations| operations.acs)),
+};
 
 /// Operations per token of one linear, or of the spikes that enter the residual.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,33 +83,36 @@ pub fn as_built(network: &Network, counts: &Counts) -> Vec<Operations> {
 /// Operations per token of every linear, as spiking papers count them.
 pub fn as_published(network: &Network, counts: &Counts) -> Vec<Operations> {
     let rates = counts.firing_rates(network.channels);
-    let linears = network.units().into_iter().filter(Unit::is_linear);
-    let count = |unit: Unit| {
+    let count = |unit: &Unit, rate: Option<f64>| {
         let weights = unit.weights() as f64;
-        match population_before(&unit, network) {
-            None => Operations { macs: weights, acs: 0.0, unit: Some(unit) },
-            Some(index) => {
-                let rate = rates.get(index).copied().unwrap_or(0.0);
-                Operations { macs: 0.0, acs: weights * rate, unit: Some(unit) }
-            }
-        }
+        let (macs, acs) = rate.map_or((weights, 0.0), |rate| (0.0, weights * rate));
+        Operations { unit: Some(unit.clone()), macs, acs }
     };
-    linears.map(count).collect()
-}
-
-/// The index of the last population to add to the residual before a linear's module; `None` if there is none.
-fn population_before(unit: &Unit, network: &Network) -> Option<usize> {
-    match unit.place {
-        UnitPlace::Embedding => None,
-        UnitPlace::Block(block, Module::Att) => (2 * block as usize).checked_sub(1),
-        UnitPlace::Block(block, Module::Ffn) => Some(2 * block as usize),
-        UnitPlace::Head => Some(2 * network.blocks as usize - 1),
+    let mut operations = Vec::new();
+    // The rate of the last population that added to the residual.
+    let mut before = None;
+    for part in network.tree().leaves() {
+        let linears = part.units.iter().filter(|unit| unit.is_linear());
+        operations.extend(linears.map(|unit| count(unit, before)));
+        let rate = |population: &Population| rates.get(population.index).copied().unwrap_or(0.0);
+        before = part.population.as_ref().map(rate).or(before);
     }
+    operations
 }
 
 /// The sum of one of the numbers.
 pub fn sum(operations: &[Operations], of: impl Fn(&Operations) -> f64) -> f64 {
     operations.iter().map(of).sum()
+}
+
+/// Bits of what enters the linear layer of `unit`.
+pub(super) fn activation_bits(candidate: &Candidate, unit: &str) -> f64 {
+    candidate.activation(unit).map_or(32.0, |activation| f64::from(activation.bits.get()))
+}
+
+/// True if a linear multiplies integers by integers.
+pub(super) fn is_integer(candidate: &Candidate, unit: &str) -> bool {
+    matches!(candidate.scheme(unit), Scheme::Integer(_)) && candidate.activation(unit).is_some()
 }
 
 #[cfg(test)]
@@ -75,10 +122,10 @@ mod tests {
 
     /// Every population fires at `rate`, but the last one not at all.
     fn counts(rate: f64) -> Counts {
-        let positions = 1000;
-        let mut spikes = vec![(rate * 768.0 * positions as f64) as u64; 36];
+        let processed_tokens = 1000;
+        let mut spikes = vec![(rate * 768.0 * processed_tokens as f64) as u64; 36];
         spikes[35] = 0;
-        Counts { positions, spikes, ..Counts::default() }
+        Counts { processed_tokens, spikes, ..Counts::default() }
     }
 
     #[test]

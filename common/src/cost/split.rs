@@ -1,25 +1,60 @@
 //! A split network: the front part on the device, the rest on a remote machine.
 //!
-//! The embedding and the first blocks run on the device; the residual stream, D numbers per token, goes over the
-//! link; the other blocks and the head run remotely. The latency per token is that of both rooflines, of the bytes
-//! on the link, and of the link itself. The returned token is too small to count.
+//! The embedding and the first blocks run on the device; the residual stream, D numbers per token, goes over
+//! the link; the other blocks and the head run remotely. The latency per token is that of both rooflines, of
+//! the bytes on the link, and of the link itself. The returned token is too small to count.
 
 use serde::{Deserialize, Serialize};
 
 use super::latency::Roofline;
-use super::{Cost, InvalidDevice, check};
+use super::{CostModel, CostUnit, Description, InvalidDevice, Sees, check};
 use crate::candidate::Candidate;
 use crate::footprint::unit_bytes;
-use crate::network::{Network, Unit, UnitPlace};
+use crate::network::{Network, Unit};
 
-/// Where a network is cut, and what lies beyond.
+/// Description that these costs need.
+const SPLIT: Option<Description> = Some(Description { key: "split", is_in: |device| device.split.is_some() });
+
+/// `device_footprint`
+pub const DEVICE_FOOTPRINT: CostModel = CostModel {
+    name: "device_footprint",
+    unit: CostUnit::BYTES,
+    about: "bytes of the matrices that stay on the device",
+    sees: Sees::Weights,
+    needs: SPLIT,
+    value: |subject| Some(subject.device.split?.bytes_on_device(subject.network, subject.candidate)),
+};
+
+/// `link`
+pub const LINK: CostModel = CostModel {
+    name: "link",
+    unit: CostUnit::BYTES_PER_TOKEN,
+    about: "bytes of the residual stream on the link",
+    sees: Sees::Weights,
+    needs: SPLIT,
+    value: |subject| Some(subject.device.split?.link_bytes(subject.network)),
+};
+
+/// `split_latency`
+pub const LATENCY: CostModel = CostModel {
+    name: "split_latency",
+    unit: CostUnit::SECONDS_PER_TOKEN,
+    about: "time per token on both machines and the link between them",
+    sees: Sees::ActivationsOrMembranes,
+    needs: SPLIT,
+    value: |subject| {
+        Some(subject.device.split?.seconds(subject.network, subject.candidate, &subject.device.latency?))
+    },
+};
+
+/// Place where a network is cut, and the machine beyond it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
     /// Blocks that run on the device, 0 (the embedding only) to L (all but the head).
     pub blocks_on_device: u32,
-    /// Bits of each number of the residual on the link: 32, or 8 for instance, because it holds the first layer norm
-    /// plus small spike counts.
+    /// Bits of each number of the residual on the link: 32, or 8 for instance, because it holds the first
+    /// layer norm plus small spike counts.
     #[serde(default = "float_bits")]
     pub link_bits: u32,
     /// Bytes per second over the link.
@@ -55,29 +90,28 @@ impl Split {
         problems
     }
 
-    /// Whether a unit stays on the device.
+    /// True if a unit stays on the device: the embedding, and the first blocks.
     fn is_here(&self, unit: &Unit) -> bool {
-        match unit.place {
-            UnitPlace::Embedding => true,
-            UnitPlace::Block(block, _) => block < self.blocks_on_device,
-            UnitPlace::Head => false,
-        }
+        unit.block().map_or(!unit.is_linear(), |block| block < self.blocks_on_device)
     }
 
-    pub(super) fn costs(
-        &self,
-        network: &Network,
-        candidate: &Candidate,
-        device: &Roofline,
-    ) -> [(Cost, f64); 3] {
+    /// Bytes of the matrices that stay on the device.
+    fn bytes_on_device(&self, network: &Network, candidate: &Candidate) -> f64 {
         let here = network.units().into_iter().filter(|unit| self.is_here(unit));
-        let stored: u64 = here.map(|unit| unit_bytes(&unit, candidate.scheme(&unit.name))).sum();
-        let link = f64::from(network.channels) * f64::from(self.link_bits) / 8.0;
-        let seconds = device.seconds(network, candidate, |unit| self.is_here(unit))
+        here.map(|unit| unit_bytes(&unit, candidate.scheme(&unit.name))).sum::<u64>() as f64
+    }
+
+    /// Bytes on the link per token.
+    fn link_bytes(&self, network: &Network) -> f64 {
+        f64::from(network.channels) * f64::from(self.link_bits) / 8.0
+    }
+
+    /// Seconds per token on both machines and the link.
+    fn seconds(&self, network: &Network, candidate: &Candidate, device: &Roofline) -> f64 {
+        device.seconds(network, candidate, |unit| self.is_here(unit))
             + self.remote.seconds(network, candidate, |unit| !self.is_here(unit))
-            + link / self.link_bytes_per_s
-            + self.link_latency_s;
-        [(Cost::DeviceFootprint, stored as f64), (Cost::Link, link), (Cost::SplitLatency, seconds)]
+            + self.link_bytes(network) / self.link_bytes_per_s
+            + self.link_latency_s
     }
 }
 
@@ -96,16 +130,17 @@ pub(super) mod tests {
     fn both_sides_and_the_link_add_up() {
         let float = Candidate::float(&PUBLISHED);
         let device = Roofline { macs_per_s: 1e9, integer_macs_per_s: None, bytes_per_s: 1e15 };
-        let at = |blocks| split(blocks).costs(&PUBLISHED, &float, &device).map(|(_, value)| value);
+        let seconds = |blocks| split(blocks).seconds(&PUBLISHED, &float, &device);
         let block = 13.0 * 768.0 * 768.0;
         let emb = 50_277.0 * 768.0 * 4.0;
-        let [stored, link, seconds] = at(9);
-        assert_eq!((stored, link), (emb + 9.0 * block * 4.0, 768.0 * 4.0));
+        let link = split(9).link_bytes(&PUBLISHED);
+        assert_eq!(split(9).bytes_on_device(&PUBLISHED, &float), emb + 9.0 * block * 4.0);
+        assert_eq!(link, 768.0 * 4.0);
         // The remote machine is bound by its memory.
         let remote = (9.0 * block * 4.0 + emb) / 1e12;
         let expected = 9.0 * block / 1e9 + remote + link / 1e6 + 0.01;
-        assert!((seconds / expected - 1.0).abs() < 1e-6, "{seconds} {expected}");
-        assert!(at(0)[2] < at(18)[2], "the remote machine is the faster one");
+        assert!((seconds(9) / expected - 1.0).abs() < 1e-6, "{} {expected}", seconds(9));
+        assert!(seconds(0) < seconds(18), "the remote machine is the faster one");
     }
 
     #[test]

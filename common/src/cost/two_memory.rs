@@ -1,17 +1,61 @@
 //! Two memories: a dense non-volatile one for some units, SRAM for the rest.
 //!
-//! In the way of adapter-ALBERT (arXiv 2303.16100): what is read and never written after deployment (there the shared
-//! backbone, here any units) lives in dense non-volatile memory, and what is changed lives in SRAM. One-dimensional
-//! parameters and the recurrent state are in SRAM. The energy is that of reading every linear's weights and one row
-//! of the embedding once per token, and of reading and writing the state. Densities and energies differ widely
-//! between technologies, so there are no defaults.
+//! In the way of adapter-ALBERT (arXiv 2303.16100): what is read and never written after deployment (there
+//! the shared backbone, here any units) lives in dense non-volatile memory, and what is changed lives in
+//! SRAM. One-dimensional parameters and the recurrent state are in SRAM. The energy is that of reading every
+//! linear's weights and one row of the embedding once per token, and of reading and writing the state.
+//! Densities and energies differ widely between technologies, so there are no defaults.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cost, Costs, InvalidDevice, check, state_bytes};
+use super::{CostModel, CostUnit, Description, InvalidDevice, Sees, check, state_bytes};
 use crate::candidate::Candidate;
 use crate::footprint::{unit_bytes, vector_bytes};
 use crate::network::{Network, Unit};
+
+/// Description that these costs need.
+const TWO_MEMORY: Option<Description> =
+    Some(Description { key: "two_memory", is_in: |device| device.two_memory.is_some() });
+
+/// `nonvolatile`
+pub const NONVOLATILE: CostModel = CostModel {
+    name: "nonvolatile",
+    unit: CostUnit::BYTES,
+    about: "bytes in the non-volatile memory",
+    sees: Sees::Weights,
+    needs: TWO_MEMORY,
+    value: |subject| Some(subject.memories()?.nonvolatile),
+};
+
+/// `sram`
+pub const SRAM: CostModel = CostModel {
+    name: "sram",
+    unit: CostUnit::BYTES,
+    about: "bytes in the SRAM: all other matrices, one-dimensional parameters and the state",
+    sees: Sees::ActivationsOrMembranes,
+    needs: TWO_MEMORY,
+    value: |subject| Some(subject.memories()?.sram),
+};
+
+/// `two_memory_energy`
+pub const ENERGY: CostModel = CostModel {
+    name: "two_memory_energy",
+    unit: CostUnit::JOULES_PER_TOKEN,
+    about: "energy of traffic from both memories",
+    sees: Sees::ActivationsOrMembranes,
+    needs: TWO_MEMORY,
+    value: |subject| Some(subject.memories()?.energy),
+};
+
+/// `two_memory_area`
+pub const AREA: CostModel = CostModel {
+    name: "two_memory_area",
+    unit: CostUnit::SQUARE_MILLIMETRES,
+    about: "area of both memories",
+    sees: Sees::ActivationsOrMembranes,
+    needs: TWO_MEMORY,
+    value: |subject| Some(subject.memories()?.area),
+};
 
 /// The two memories, and which units live in the dense one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +71,19 @@ pub struct TwoMemory {
     pub nonvolatile_mm2_per_mib: f64,
     /// Square millimetres that a MiB of SRAM takes.
     pub sram_mm2_per_mib: f64,
+}
+
+/// Contents and traffic of the two memories under a candidate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Memories {
+    /// Bytes in the non-volatile memory.
+    nonvolatile: f64,
+    /// Bytes in the SRAM.
+    sram: f64,
+    /// Joules per token.
+    energy: f64,
+    /// Square millimetres.
+    area: f64,
 }
 
 const MIB: f64 = (1u64 << 20) as f64;
@@ -49,7 +106,8 @@ impl TwoMemory {
         problems
     }
 
-    pub(super) fn costs(&self, network: &Network, candidate: &Candidate) -> Costs {
+    /// Puts every unit into its memory and counts.
+    pub(super) fn memories(&self, network: &Network, candidate: &Candidate) -> Memories {
         let state = state_bytes(network, candidate);
         let (mut nonvolatile, mut sram) = (0.0, vector_bytes(network, candidate) as f64 + state);
         // The state is read and written, one-dimensional parameters are read.
@@ -66,16 +124,11 @@ impl TwoMemory {
             }
         }
         let area = (nonvolatile * self.nonvolatile_mm2_per_mib + sram * self.sram_mm2_per_mib) / MIB;
-        Costs::from([
-            (Cost::Nonvolatile, nonvolatile),
-            (Cost::Sram, sram),
-            (Cost::TwoMemoryEnergy, picojoules * 1e-12),
-            (Cost::TwoMemoryArea, area),
-        ])
+        Memories { nonvolatile, sram, energy: picojoules * 1e-12, area }
     }
 }
 
-/// Whether `name` is the unit, or something that contains it.
+/// True if `name` is the unit, or something that contains it.
 fn is_in(unit: &Unit, name: &str) -> bool {
     unit.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
@@ -101,24 +154,24 @@ pub(super) mod tests {
         let candidate = Candidate::new(&PUBLISHED, |_| "int4:symmetric:channel".parse().unwrap());
         let whole = footprint_bytes(&PUBLISHED, &candidate) as f64 + state_bytes(&PUBLISHED, &candidate);
         for names in [&[][..], &["emb"], &["blocks.1"], &["blocks", "head.weight"]] {
-            let costs = memory(names).costs(&PUBLISHED, &candidate);
-            assert_eq!(costs[&Cost::Nonvolatile] + costs[&Cost::Sram], whole, "{names:?}");
+            let memories = memory(names).memories(&PUBLISHED, &candidate);
+            assert_eq!(memories.nonvolatile + memories.sram, whole, "{names:?}");
         }
         // blocks.1 is not blocks.10 to blocks.17.
-        let one = memory(&["blocks.1"]).costs(&PUBLISHED, &candidate)[&Cost::Nonvolatile];
-        let all = memory(&["blocks"]).costs(&PUBLISHED, &candidate)[&Cost::Nonvolatile];
+        let one = memory(&["blocks.1"]).memories(&PUBLISHED, &candidate).nonvolatile;
+        let all = memory(&["blocks"]).memories(&PUBLISHED, &candidate).nonvolatile;
         assert_eq!(one * 18.0, all);
     }
 
     #[test]
     fn energy_and_area_follow_the_bytes() {
         let float = Candidate::float(&PUBLISHED);
-        let costs = memory(&["emb", "blocks", "head"]).costs(&PUBLISHED, &float);
+        let memories = memory(&["emb", "blocks", "head"]).memories(&PUBLISHED, &float);
         let (read, state) = (4.0 * (176_631_552.0 + 768.0), state_bytes(&PUBLISHED, &float));
         let picojoules = 2.0 * read + 155_136.0 * 4.0 + 2.0 * state;
-        assert!((costs[&Cost::TwoMemoryEnergy] / (picojoules * 1e-12) - 1.0).abs() < 1e-12);
+        assert!((memories.energy / (picojoules * 1e-12) - 1.0).abs() < 1e-12);
         let area = (215_244_288.0 * 4.0 * 0.5 + (155_136.0 * 4.0 + state) * 4.0) / MIB;
-        assert!((costs[&Cost::TwoMemoryArea] / area - 1.0).abs() < 1e-12);
+        assert!((memories.area / area - 1.0).abs() < 1e-12);
     }
 
     #[test]

@@ -72,7 +72,12 @@ pub fn measure(candidate: &Candidate) -> Counts {
         candidate.membranes().map(|(_, scheme)| 1e-5 * 0.25f64.powi(i32::from(scheme.bits()) - 4));
     let nats: f64 = 400.0 + (weights + activations.sum::<f64>() + membranes.sum::<f64>()) * 10.0;
     let populations = 4;
-    Counts { nll: Nll::from_nats(nats).unwrap(), tokens: 100, positions: 100, ..Counts::zero(populations) }
+    Counts {
+        nll: Nll::from_nats(nats).unwrap(),
+        scored_tokens: 100,
+        processed_tokens: 100,
+        ..Counts::zero(populations)
+    }
 }
 
 /// Runs a strategy to its end. `fails` marks candidates that cannot be measured. Returns the archive and

@@ -297,7 +297,7 @@ impl Playback {
     }
 
     fn prune(&mut self, trial: &Addressed, settled: usize) {
-        if self.archive.stop(trial.candidate) {
+        if self.archive.prune(trial.candidate) {
             self.pruning.spared += u64::from(self.shards) - settled as u64;
         }
     }

@@ -92,7 +92,7 @@ impl Driver {
         if matches!(settled, Settled::Recorded | Settled::Complete(_)) {
             for owner in owners {
                 self.success(worker, *owner);
-                self.experiments[*owner as usize].view.note_tokens(now, evidence.counts.positions);
+                self.experiments[*owner as usize].view.note_tokens(now, evidence.counts.processed_tokens);
             }
         }
         // A result for a trial that is not open is kept, too: it was cancelled meanwhile, or the search has not

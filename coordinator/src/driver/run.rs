@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
-use qslm_common::archive::FrontDocument;
 use qslm_common::demands::Capabilities;
 use qslm_common::evidence::Evidence;
 use qslm_common::experiment::Experiment;
+use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;

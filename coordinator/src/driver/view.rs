@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qslm_common::archive::FrontDocument;
 use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::footprint::saving;
+use qslm_common::front_document::FrontDocument;
 use qslm_common::objective::quality_loss;
 use qslm_common::trial::Addressed;
 use qslm_report::{FORMAT, Lifecycle, ReportDocument, Sample, Sensitivity};
@@ -129,7 +129,7 @@ impl View {
             generation_trials: trials as u32,
             measured: playback.archive().len() as u64,
             failed: of.failures().len() as u64,
-            pruned: playback.archive().stopped() as u64,
+            pruned: playback.archive().pruned() as u64,
             shards_spared: playback.spared(),
             probed: self.probed,
             shards: ledger.shard_counts(of.owner()),

@@ -184,7 +184,7 @@ impl Workers {
             match &finished.outcome {
                 ShardOutcome::Counts(counts) => {
                     worker.measured += 1;
-                    worker.tokens.note(now, counts.positions);
+                    worker.tokens.note(now, counts.processed_tokens);
                 }
                 ShardOutcome::Failure { .. } => worker.failed += 1,
             }

@@ -168,7 +168,7 @@ mod tests {
     use qslm_testing::experiment;
 
     fn counts() -> impl Strategy<Value = Variants> {
-        let one = (0u64..3).prop_map(|nll| Counts { nll: Nll(nll), tokens: 1, ..Counts::zero(2) });
+        let one = (0u64..3).prop_map(|nll| Counts { nll: Nll(nll), scored_tokens: 1, ..Counts::zero(2) });
         let engines = prop::collection::btree_set((0u64..3).prop_map(Fingerprint), 0..3);
         prop::collection::btree_map(one, engines, 1..2)
     }

@@ -13,7 +13,8 @@ use super::disk::Disk;
 
 /// Batches as a coordinator writes them: shards, then the sum that replaces them, and failures.
 fn batches() -> Vec<Vec<Write>> {
-    let counts = |nll: u64| Counts { nll: Nll(nll), tokens: 1, positions: 1, ..Counts::zero(40) }.into();
+    let counts =
+        |nll: u64| Counts { nll: Nll(nll), scored_tokens: 1, processed_tokens: 1, ..Counts::zero(40) }.into();
     let trial = |number: u64| ContentHash::of(&number.to_le_bytes());
     let mut batches = Vec::new();
     for number in 0..12 {

@@ -21,7 +21,7 @@ use qslm_testing::experiment;
 const PAGE: usize = 4096;
 
 fn counts(nll: u64) -> Evidence {
-    let counts = Counts { nll: Nll(nll), tokens: 1, positions: 1, ..Counts::zero(40) };
+    let counts = Counts { nll: Nll(nll), scored_tokens: 1, processed_tokens: 1, ..Counts::zero(40) };
     Evidence { counts, engines: [Fingerprint(1)].into() }
 }
 

@@ -756,7 +756,7 @@ mod tests {
     use qslm_testing::experiment;
 
     fn counts(nll: u64) -> Evidence {
-        let counts = Counts { nll: Nll(nll), tokens: 1, ..Counts::zero(2) };
+        let counts = Counts { nll: Nll(nll), scored_tokens: 1, ..Counts::zero(2) };
         Evidence { counts, engines: [Fingerprint(nll)].into() }
     }
 

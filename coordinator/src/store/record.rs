@@ -190,7 +190,13 @@ mod tests {
 
     #[test]
     fn records_of_version_1_stay_readable() {
-        let counts = Counts { nll: Nll(300), tokens: 2, positions: 3, spikes: vec![4, 5], ..Counts::zero(0) };
+        let counts = Counts {
+            nll: Nll(300),
+            scored_tokens: 2,
+            processed_tokens: 3,
+            spikes: vec![4, 5],
+            ..Counts::zero(0)
+        };
         // These bytes are in people's stores. A change of format adds a version; it never edits this line.
         let fixture = [1, 8, 172, 2, 16, 2, 40, 3, 50, 2, 4, 5];
         assert_eq!(encode_counts(&counts, &Engines::new()), fixture);

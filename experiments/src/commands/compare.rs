@@ -55,7 +55,7 @@ pub struct Compare {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface.
+/// Document that is printed; keys are part of the interface.
 #[derive(Serialize)]
 struct ComparedFronts {
     /// Windows or sentences.
@@ -72,7 +72,7 @@ struct ComparedFronts {
     /// 95 % interval of the loss.
     loss_interval: (f64, f64),
     p_value: f64,
-    /// What both cost a device of 45 nm; see the list of costs in the README.
+    /// Costs of both on a device of 45 nm; see docs/reference/spec.md (Costs).
     costs_before: Costs,
     costs_after: Costs,
 }
@@ -136,26 +136,22 @@ impl ComparedFronts {
         };
         let sums = sum(|pair| &pair.0).and_then(|before| Ok((before, sum(|pair| &pair.1)?)));
         let (before, after) = sums.map_err(|error| Failure::new(Exit::Failure, error))?;
-        let language = before.perplexity().is_some();
-        let difference = |(before, after): &(Counts, Counts)| match language {
-            true => (after.nll.nats() - before.nll.nats(), before.tokens as f64),
-            false => (before.hits as f64 - after.hits as f64, before.sentences as f64),
+        let quality = before.quality();
+        let difference = |(before, after): &(Counts, Counts)| {
+            (quality.summed_loss(after) - quality.summed_loss(before), quality.items(before) as f64)
         };
         let differences: Vec<_> = pairs.iter().map(difference).collect();
         let none = || Failure::new(Exit::Failure, "nothing to compare");
         let test = paired(&differences).ok_or_else(none)?;
-        // A difference in nats per token is a ratio of perplexities.
-        let loss = |mean: f64| if language { mean.exp_m1() } else { mean };
-        let quality = |counts: &Counts| {
-            counts.perplexity().or(counts.accuracy()).filter(|quality| !overflowed(*quality))
-        };
+        let loss = |mean| quality.loss_of(mean);
+        let value = |counts: &Counts| quality.value(counts).filter(|value| !overflowed(*value));
         Ok(Self {
             pairs: pairs.len(),
             candidate: candidate.id().to_string(),
             saving,
-            measure: if language { "perplexity" } else { "accuracy" },
-            before: quality(&before),
-            after: quality(&after),
+            measure: quality.name(),
+            before: value(&before),
+            after: value(&after),
             loss: loss(test.mean),
             loss_interval: (loss(test.interval.0), loss(test.interval.1)),
             p_value: test.p_value,

@@ -167,7 +167,7 @@ impl Evaluation {
         let bytes = footprint_bytes(network, candidate);
         Self {
             nll_sum: counts.nll.nats(),
-            tokens: counts.tokens,
+            tokens: counts.scored_tokens,
             perplexity: counts.perplexity().map(|perplexity| Some(perplexity).filter(|p| !overflowed(*p))),
             hits: counts.hits,
             sentences: counts.sentences,
@@ -180,7 +180,7 @@ impl Evaluation {
             costs,
             candidate: candidate.id().to_string(),
             seconds,
-            tokens_per_second: counts.positions as f64 / seconds.max(1e-9),
+            tokens_per_second: counts.processed_tokens as f64 / seconds.max(1e-9),
             peak_memory_bytes: peak_memory_bytes(),
             backend,
         }

@@ -74,7 +74,7 @@ impl Format {
     }
 }
 
-/// Where rows go.
+/// Sink of rows.
 trait Sink {
     /// Writes a row.
     fn write(&mut self, row: CandidateRow) -> std::io::Result<()>;
@@ -153,7 +153,7 @@ fn show_columns() -> Outcome {
             Kind::Count => "whole number",
             Kind::Number => "number",
         };
-        table.add_row([&column.name, kind, column.about]);
+        table.add_row([&column.name, kind, &column.about]);
     }
     print(&format!("{table}\n"))
 }

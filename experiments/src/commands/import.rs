@@ -195,10 +195,10 @@ fn result(row: &Value, experiment: &Experiment) -> Result<(ContentHash, Counts),
     let counts = Counts {
         nll: nll
             .ok_or_else(|| format!("nll_nats = {}: expected 0 to {:e}", row["nll_nats"], Nll::LARGEST))?,
-        tokens: count("tokens")?,
+        scored_tokens: count("tokens")?,
         hits: count("hits")?,
         sentences: count("sentences")?,
-        positions: count("positions")?,
+        processed_tokens: count("positions")?,
         spikes: spikes.map_err(|error| format!("spikes: {error}"))?,
     };
     if !counts.is_plausible(network.population_count(), network.channels) {

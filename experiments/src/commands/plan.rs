@@ -80,7 +80,7 @@ fn tokens_per_second(resolved: &Resolved) -> Outcome<f64> {
     let (started, mut tokens) = (Instant::now(), 0);
     for sequence in 0..data.len() {
         let counts = evaluate(&model, &data, sequence..sequence + 1, &|| false);
-        tokens += counts.map_err(|error| failed(&error))?.positions;
+        tokens += counts.map_err(|error| failed(&error))?.processed_tokens;
         if started.elapsed().as_secs_f64() > SAMPLE {
             break;
         }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use clap::{Args, ValueEnum};
 use qslm_common::cost::Cost;
+use qslm_engine::task::sensitivity::MEASURES;
 
 use super::config::Program;
 use crate::columns::{Kind, columns};
@@ -69,10 +70,16 @@ fn spec() -> String {
         }
     }
     text.push_str("\n## Costs\n\n");
-    row(&mut text, &["name", "unit"]);
-    row(&mut text, &["---", "---"]);
+    row(&mut text, &["name", "unit", "meaning"]);
+    row(&mut text, &["---", "---", "---"]);
     for cost in Cost::all() {
-        row(&mut text, &[&format!("`{cost}`"), cost.unit()]);
+        row(&mut text, &[&format!("`{cost}`"), cost.unit(), cost.model().about]);
+    }
+    text.push_str("\n## Measures of sensitivity\n\n");
+    row(&mut text, &["name", "meaning"]);
+    row(&mut text, &["---", "---"]);
+    for measure in MEASURES {
+        row(&mut text, &[&format!("`{}`", measure.name), measure.about]);
     }
     text
 }
@@ -214,7 +221,7 @@ fn export() -> String {
             Kind::Count => ("whole number", "uint64"),
             Kind::Number => ("number", "double, optional"),
         };
-        row(&mut text, &[&format!("`{}`", column.name), kind, parquet, column.about]);
+        row(&mut text, &[&format!("`{}`", column.name), kind, parquet, &column.about]);
     }
     text
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use qslm_common::archive::FrontDocument;
 use qslm_common::demands::Demands;
+use qslm_common::front_document::FrontDocument;
 use qslm_program::limits;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{GetRequest, RetryRequest};

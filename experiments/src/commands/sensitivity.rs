@@ -59,7 +59,7 @@ pub struct Sensitivity {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface.
+/// Document that is printed; keys are part of the interface.
 #[derive(Serialize)]
 struct SensitivityReport {
     units: Vec<UnitSensitivity>,
@@ -155,7 +155,7 @@ impl Sensitivity {
 
 /// Rank correlation of a measure with the task loss, over the units that have it.
 fn correlation(units: &[UnitSensitivity], metric: Metric) -> Option<f64> {
-    let pairs = units.iter().filter_map(|row| Some((row.value(metric)?, row.task_loss)));
+    let pairs = units.iter().filter_map(|row| Some((row.value(metric)?, row.value(Metric::YARDSTICK)?)));
     let (values, losses): (Vec<_>, Vec<_>) = pairs.unzip();
     spearman(&values, &losses)
 }

@@ -22,6 +22,7 @@ use qslm_common::space::{Axis, Space, Tier};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::task::Dataset;
+use qslm_engine::task::sensitivity::Needs;
 use qslm_search::{AnyStrategy, List, Ranked, Tiered};
 
 use crate::data::{load_data, warn_of_fewer};
@@ -302,10 +303,9 @@ impl Ranking {
                 problems.push(format!("strategy.{name} = 0: expected at least 1"));
             }
         }
-        if self.metric == Metric::Lsaq && network.is_classifier() {
-            let words =
-                "strategy.metric = \"lsaq\": it reads tokens off the head, this checkpoint classifies";
-            problems.push(words.to_owned());
+        if self.metric.0.needs == Needs::LanguageModel && network.is_classifier() {
+            let words = "it reads tokens off the head, this checkpoint classifies";
+            problems.push(format!("strategy.metric = {:?}: {words}", self.metric.name()));
         }
         problems
     }

@@ -2,11 +2,11 @@
 
 /// A table of a spec.
 pub struct Table {
-    /// As it is written: `[space.activations]`.
+    /// Name as it is written: `[space.activations]`.
     pub name: &'static str,
-    /// What it is for.
+    /// Purpose.
     pub about: &'static str,
-    /// Its keys, in the order of reading.
+    /// Keys, in the order of reading.
     pub keys: &'static [Key],
     /// A spec that has an unknown key in this table, for the test.
     #[cfg_attr(not(test), expect(dead_code, reason = "the test asks what the table may say"))]
@@ -66,7 +66,7 @@ pub const TABLES: &[Table] = &[
                 "racing",
                 "\"proof\", \"confidence:P\", P from 0.9 to below 1",
                 "none",
-                "when candidates that lose more quality than the constraints allow are given up: once their shards so far prove \
+                "when candidates that lose more quality than the constraints allow are pruned: once their shards so far prove \
                  it, or once a t test of the differences to the float model is that sure. They are not on the front then. The \
                  tier of sensitivity is measured to the end. Works with as many run.shards as there are decisions to take",
             ),
@@ -286,12 +286,7 @@ pub const TABLES: &[Table] = &[
         name: "[strategy] kind = \"ranked\"",
         about: "The least important groups at one width, the rest at another: every number of groups, every two widths.",
         keys: &[
-            (
-                "metric",
-                "\"task_loss\", \"kl_divergence\", \"weight_error\", \"membrane_drift\", \"lsaq\"",
-                "required",
-                "the measure of importance",
-            ),
+            ("metric", "a measure; see below", "required", "the measure of importance"),
             ("tier", "\"global\", \"block\", \"module\", \"matrix\"", "required", "what moves together"),
             ("sequences", "1 or more", "16", "windows or sentences that the measure looks at"),
             ("top_k", "1 or more", "10", "tokens that LSAQ compares"),
@@ -406,7 +401,7 @@ mod tests {
     use super::super::written::Spec;
     use super::*;
 
-    /// What has to be there before a table is looked at.
+    /// Keys that have to be there before a table is looked at.
     const BEFORE: &str = "name = \"x\"\ncheckpoint = {}\n";
 
     #[test]

@@ -55,7 +55,7 @@ fn all_backends_give_the_published_logits_losses_and_firing_rates() {
         let counts = evaluate(&model, &data, 0..data.len(), &|| false).unwrap();
         let nll = expected.json["nll_sum"].as_f64().unwrap();
         assert!((counts.nll.nats() / nll - 1.0).abs() < 1e-5, "{backend}: nll {}", counts.nll.nats());
-        assert_eq!(Some(counts.tokens), expected.json["predicted_tokens"].as_u64());
+        assert_eq!(Some(counts.scored_tokens), expected.json["predicted_tokens"].as_u64());
         let rates = counts.firing_rates(model.network().channels);
         for (name, rate) in model.network().populations().iter().zip(rates) {
             let expected = expected.json["firing_rates"][name].as_f64().unwrap();

@@ -1,15 +1,15 @@
-//! Where the energy goes: arithmetic and memory, of the float model and the chosen candidate.
+//! Plot of where the energy goes: arithmetic and memory, of the float model and the chosen candidate.
 
 use kuva::plot::{BarPlot, LegendPosition};
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
-use qslm_common::archive::FrontRow;
 use qslm_common::cost::Cost;
+use qslm_common::front_document::FrontRow;
 
 use super::{COLOURS, Plot, WIDTH};
 use crate::ReportDocument;
 
-/// The parts of [`Cost::Energy`], which add up to it.
+/// Costs that add up to [`Cost::Energy`].
 const PARTS: [(Cost, &str); 4] = [
     (Cost::EnergyArithmetic, "arithmetic"),
     (Cost::EnergyRegisters, "registers"),

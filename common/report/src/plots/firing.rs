@@ -3,7 +3,7 @@
 use kuva::plot::{LegendPosition, LinePlot, ScatterPlot};
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
-use qslm_common::archive::FrontRow;
+use qslm_common::front_document::FrontRow;
 use qslm_common::network::population_name;
 
 use super::{CHOSEN, FLOAT, Plot, WIDTH};

@@ -5,7 +5,6 @@ use kuva::plot::{LegendPosition, LinePlot, ScatterPlot};
 use kuva::render::annotations::ReferenceLine;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
-use qslm_common::task::Task;
 
 use super::{CHOSEN, COLOURS, GUIDE, Plot, WIDTH, percent_ticks};
 use crate::words::percent;
@@ -36,15 +35,12 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
         let label = format!("chosen: {} saved, {} lost", percent(saving), percent(loss));
         layers.push(star.with_tooltip_labels([label]).with_tooltips().into());
     }
-    let (quality, lost) = match report.experiment.task {
-        Task::Perplexity { .. } => ("perplexity", "perplexity increase"),
-        Task::Accuracy { .. } => ("accuracy", "accuracy lost"),
-    };
+    let quality = report.experiment.task.quality();
     let mut layout = Layout::auto_from_plots(&layers)
         .with_width(WIDTH)
         .with_height(520.0)
         .with_x_label("memory saved")
-        .with_y_label(lost)
+        .with_y_label(quality.loss_name())
         .with_x_tick_format(percent_ticks())
         .with_y_tick_format(percent_ticks())
         .with_legend_position(LegendPosition::OutsideRightTop);
@@ -53,8 +49,9 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
         layout = layout.with_reference_line(line.with_label(format!("at most {}", percent(bound))));
     }
     let mut caption = format!(
-        "Every measured candidate: the share of the float model's bytes that it saves, and the {quality} that it costs. \
-         Lower and further right is better. A spot is a candidate, or several that lie together."
+        "Every measured candidate: the share of the float model's bytes that it saves, and the {} that it costs. \
+         Lower and further right is better. A spot is a candidate, or several that lie together.",
+        quality.name()
     );
     if field.cut > 0 {
         let (left, top) = (percent(field.left), percent(field.top));
@@ -66,7 +63,7 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     Some(Plot::new("front", "Memory saved against quality lost", caption, layers, layout))
 }
 
-/// What another tool found, as far as it is within the picture.
+/// Points that another tool found, as far as it is within the picture.
 fn others(index: usize, comparison: &Comparison, field: &Field) -> Option<Layer> {
     let points = comparison.points.iter().filter(|point| field.shows(point.saving, point.quality_loss));
     let points: Vec<&Reference> = points.collect();

@@ -17,22 +17,22 @@ use crate::ReportDocument;
 
 /// Colours that stay apart for people with any colour vision, and in grey (Okabe and Ito).
 const COLOURS: [&str; 7] = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C00"];
-/// Of the chosen candidate, everywhere.
+/// Colour of the chosen candidate, everywhere.
 const CHOSEN: &str = "#D55E00";
-/// Of the float model, everywhere.
+/// Colour of the float model, everywhere.
 const FLOAT: &str = "#7F7F7F";
-/// Of every plot, in the units of its SVG. Narrow enough that its text can be read on a phone.
+/// Width of every plot, in the units of its SVG. Narrow enough that its text can be read on a phone.
 const WIDTH: f64 = 720.0;
-/// Of lines that only guide the eye.
+/// Colour of lines that only guide the eye.
 const GUIDE: &str = "#999999";
 
 /// A drawn plot.
 pub struct Plot {
-    /// What it is called in file names and on the page: lower case, no spaces.
+    /// Name in file names and on the page: lower case, no spaces.
     pub name: &'static str,
-    /// What it shows.
+    /// Title: what it shows.
     pub title: String,
-    /// How to read it.
+    /// Caption: how to read it.
     pub caption: String,
     scene: Scene,
 }
@@ -66,15 +66,16 @@ impl Plot {
         Self { name, title: title.into(), caption: caption.into(), scene }
     }
 
-    /// As SVG that scales with its place on a page; its text stays text.
+    /// SVG that scales with its place on a page; its text stays text.
     pub fn svg(&self) -> String {
         let (width, height) = (self.scene.width, self.scene.height);
-        // The library gives a size only, and a picture without a view box is cut off where there is less room.
+        // The library gives a size only, and a picture without a view box is cut off where there is less
+        // room.
         let start = format!(r#"<svg viewBox="0 0 {width} {height}" role="img" aria-label="{}" "#, self.title);
         SvgBackend::new().render_scene(&self.scene).replacen("<svg ", &start, 1)
     }
 
-    /// As PNG with `scale` pixels per unit of the SVG.
+    /// PNG with `scale` pixels per unit of the SVG.
     ///
     /// # Errors
     /// If the picture is too large to draw.
@@ -88,7 +89,7 @@ fn percent_ticks() -> TickFormat {
     TickFormat::Custom(std::sync::Arc::new(|value| format!("{} %", tidy(value))))
 }
 
-/// Up to four decimals, without those at the end that say nothing.
+/// Number with up to four decimals, without those at the end that say nothing.
 fn tidy(value: f64) -> String {
     let text = format!("{value:.4}");
     let text = text.trim_end_matches('0').trim_end_matches('.');

@@ -18,8 +18,8 @@ pub(super) fn png(scene: &Scene, scale: f32) -> Result<Vec<u8>, String> {
     average(&drawn).map_err(|error| error.to_string())
 }
 
-/// The picture with the mean of every [`FINER`] by [`FINER`] pixels in their place; what is left over at the right and
-/// lower edge is cut off.
+/// The picture with the mean of every [`FINER`] by [`FINER`] pixels in their place; what is left over at the
+/// right and lower edge is cut off.
 fn average(bytes: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let mut reader = Decoder::new(std::io::Cursor::new(bytes)).read_info()?;
     let mut pixels = vec![0; reader.output_buffer_size().ok_or("a picture too large to draw")?];

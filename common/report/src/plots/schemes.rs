@@ -4,8 +4,8 @@ use kuva::plot::{ColorMap, Heatmap};
 use kuva::render::annotations::TextAnnotation;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
-use qslm_common::archive::FrontRow;
-use qslm_common::network::MATRICES;
+use qslm_common::front_document::FrontRow;
+use qslm_common::network::{EMBEDDING, HEAD, MATRICES, block_units};
 use qslm_common::scheme::Scheme;
 
 use super::{Plot, WIDTH};
@@ -18,8 +18,7 @@ const ROW: f64 = 30.0;
 pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let chosen = report.front.chosen.as_ref()?;
     let blocks = report.experiment.network.blocks;
-    let bits = |block: u32| MATRICES.map(|matrix| bits(chosen, &format!("blocks.{block}.{matrix}.weight")));
-    let rows: Vec<[f64; 7]> = (0..blocks).map(bits).collect();
+    let rows: Vec<_> = (0..blocks).map(|block| block_units(block).map(|unit| bits(chosen, &unit))).collect();
     // The first row is drawn at the bottom.
     let data: Vec<Vec<f64>> = rows.iter().rev().map(|row| row.to_vec()).collect();
     let names: Vec<String> = (0..blocks).rev().map(|block| format!("block {block}")).collect();
@@ -45,8 +44,8 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let scheme = |unit: &str| chosen.schemes.get(unit).map_or("", String::as_str).to_owned();
     let caption = format!(
         "Bits per weight of every matrix of the chosen candidate. The embedding is {}, the head {}.",
-        scheme("emb.weight"),
-        scheme("head.weight")
+        scheme(EMBEDDING),
+        scheme(HEAD)
     );
     Some(Plot::new("bits", "Bits of every matrix", caption, layers, layout))
 }

@@ -3,6 +3,7 @@
 use kuva::plot::BarPlot;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
+use qslm_common::network::short_name;
 use qslm_common::space::Axis;
 
 use super::{COLOURS, Plot, WIDTH, percent_ticks};
@@ -28,14 +29,11 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let layout = Layout::auto_from_plots(&layers)
         .with_width(WIDTH)
         .with_height(120.0 + BAR * sites.len() as f64)
-        .with_x_label(match report.experiment.task {
-            qslm_common::task::Task::Perplexity { .. } => "perplexity increase",
-            qslm_common::task::Task::Accuracy { .. } => "accuracy lost",
-        })
+        .with_x_label(report.experiment.task.quality().loss_name())
         .with_x_tick_format(percent_ticks())
         .with_tick_size(10);
-    let caption = "The loss of quality when one part alone is quantized and the rest stays float. The search lowers the least \
-                   sensitive parts first.";
+    let caption = "The loss of quality when one unit, activation or population alone is quantized and the rest stays float. \
+                   The search lowers the least sensitive ones first.";
     Some(Plot::new("sensitivity", "Sensitivity of each part", caption, layers, layout))
 }
 
@@ -50,7 +48,7 @@ fn colour(axis: Axis) -> usize {
 
 /// A name without what all have in common.
 fn label(site: &Sensitivity) -> String {
-    let name = site.name.trim_start_matches("blocks.").trim_end_matches(".weight");
+    let name = short_name(&site.name);
     match site.axis {
         Axis::Activations => format!("{name} (activation)"),
         _ => name.to_owned(),

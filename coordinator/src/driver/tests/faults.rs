@@ -1,7 +1,7 @@
 //! The driver and workers that cannot work: whose fault it is decides what comes of it. No time passes; it is told.
 
-use qslm_common::archive::FrontDocument;
 use qslm_common::experiment::Experiment;
+use qslm_common::front_document::FrontDocument;
 use qslm_search::{Grid, Tiered};
 
 use tokio::sync::oneshot;

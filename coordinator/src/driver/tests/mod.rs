@@ -6,9 +6,9 @@ mod simulation;
 
 use std::path::Path;
 
-use qslm_common::archive::{FrontDocument, FrontRow};
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::experiment::Experiment;
+use qslm_common::front_document::{FrontDocument, FrontRow};
 use qslm_common::measurement::Counts;
 use qslm_search::{Random, Tiered};
 
@@ -36,7 +36,12 @@ pub(super) fn part(grant: &Grant) -> Counts {
         cut(grant.shard.index + 1) - cut(grant.shard.index)
     };
     let nll = qslm_common::measurement::Nll(share(whole.nll.0));
-    Counts { nll, tokens: share(whole.tokens), positions: share(whole.positions), ..whole }
+    Counts {
+        nll,
+        scored_tokens: share(whole.scored_tokens),
+        processed_tokens: share(whole.processed_tokens),
+        ..whole
+    }
 }
 
 /// Has the usual backends.

@@ -17,7 +17,7 @@ fn trial(level: usize) -> Arc<Addressed> {
 }
 
 fn counts(nll: u64) -> Counts {
-    Counts { nll: Nll(nll), tokens: 1, positions: 1, ..Counts::zero(4) }
+    Counts { nll: Nll(nll), scored_tokens: 1, processed_tokens: 1, ..Counts::zero(4) }
 }
 
 fn measured(settled: &Settled) -> bool {
@@ -105,7 +105,7 @@ fn the_last_shard_closes_the_trial_with_the_sum() {
     else {
         panic!("not complete")
     };
-    assert_eq!((trial.key, sum.counts.nll, sum.counts.tokens), (key, Nll(12), 2));
+    assert_eq!((trial.key, sum.counts.nll, sum.counts.scored_tokens), (key, Nll(12), 2));
     assert_eq!(sum.engines, [Fingerprint(1), Fingerprint(2)].into());
     assert!(is_empty(&ledger));
     assert_eq!(ledger.settle(key, Shard { index: 0, of: 2 }, counts(5), 0), Settled::Unknown);

@@ -112,7 +112,7 @@ fn trial(number: usize) -> Trial {
 }
 
 fn counts(number: u64) -> Counts {
-    Counts { nll: Nll(number), tokens: 1, positions: 1, ..Counts::zero(4) }
+    Counts { nll: Nll(number), scored_tokens: 1, processed_tokens: 1, ..Counts::zero(4) }
 }
 
 const WORKERS: [&str; 3] = ["a", "b", "c"];

@@ -181,9 +181,9 @@ impl EvalBench {
         let evaluate = || evaluate_all(&model, &data, threads);
         let counts = evaluate().map_err(|error| Failure::new(Exit::Failure, error))?;
         let seconds = self.median(|| _ = black_box(evaluate()));
-        let operations = (2 * network.macs_per_token() * counts.positions) as f64;
+        let operations = (2 * network.macs_per_token() * counts.processed_tokens) as f64;
         Ok(KernelTiming {
-            tokens_per_second: Some(counts.positions as f64 / seconds),
+            tokens_per_second: Some(counts.processed_tokens as f64 / seconds),
             peak_mebibytes: peak_memory_bytes().map(|bytes| bytes as f64 / f64::from(1 << 20)),
             ..product(what, threads, seconds, operations, peak)
         })

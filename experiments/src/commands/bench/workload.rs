@@ -75,5 +75,5 @@ pub(super) fn counts(candidate: &Candidate, shard: Shard) -> Counts {
     let nats = 4.0 + 0.1 * candidate.schemes().enumerate().map(harm).sum::<f64>();
     // Equal parts would say nothing about adding them up.
     let part = Nll::from_nats(nats).unwrap_or_default().0 + u64::from(shard.index);
-    Counts { nll: Nll(part), tokens: 1, positions: 1, ..Counts::zero(8) }
+    Counts { nll: Nll(part), scored_tokens: 1, processed_tokens: 1, ..Counts::zero(8) }
 }

@@ -83,7 +83,7 @@ fn field(column: &Column) -> Result<Type, ParquetError> {
     field.with_logical_type(logical).with_repetition(repetition).build()
 }
 
-/// What went wrong with what is written to, if that is it.
+/// Error of the file that is written to, if it is one.
 fn unwrap(error: ParquetError) -> io::Error {
     match error {
         ParquetError::External(source) => match source.downcast::<io::Error>() {

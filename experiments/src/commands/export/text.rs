@@ -27,7 +27,7 @@ impl<W: Write> Csv<W> {
     }
 }
 
-/// What the writer was told by what it writes to.
+/// Error that the writer was told by what it writes to.
 fn unwrap(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,

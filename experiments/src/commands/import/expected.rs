@@ -63,9 +63,9 @@ impl Expected {
         // All lines have counted the same data.
         let fixed = self.counts.get_or_insert_with(|| Fixed::of(counts, format!("line {line} has")));
         let pairs = [
-            ("tokens", counts.tokens, fixed.tokens),
+            ("tokens", counts.scored_tokens, fixed.tokens),
             ("sentences", counts.sentences, fixed.sentences),
-            ("positions", counts.positions, fixed.positions),
+            ("positions", counts.processed_tokens, fixed.positions),
         ];
         match pairs.into_iter().find(|(_, count, expected)| count != expected) {
             Some((name, count, expected)) => Err(format!("{name} = {count}: {} {expected}", fixed.by)),
@@ -76,7 +76,12 @@ impl Expected {
 
 impl Fixed {
     fn of(counts: &Counts, by: String) -> Self {
-        Self { tokens: counts.tokens, sentences: counts.sentences, positions: counts.positions, by }
+        Self {
+            tokens: counts.scored_tokens,
+            sentences: counts.sentences,
+            positions: counts.processed_tokens,
+            by,
+        }
     }
 
     /// What the experiment's data come to, if they are there.
@@ -114,10 +119,10 @@ fn bounds(task: &Task, counts: &Counts) -> [(&'static str, u64, u64, u64); 4] {
         }
     };
     [
-        ("tokens", counts.tokens, tokens),
+        ("tokens", counts.scored_tokens, tokens),
         ("hits", counts.hits, hits),
         ("sentences", counts.sentences, sentences),
-        ("positions", counts.positions, positions),
+        ("positions", counts.processed_tokens, positions),
     ]
     .map(|(name, count, (least, most))| (name, count, least, most))
 }
@@ -136,14 +141,14 @@ mod tests {
     #[test]
     fn counts_that_no_data_give_are_told_from_the_protocol_alone() {
         let task = Task::Perplexity { window: 32, stride: 16, windows: Some(2) };
-        let counts = Counts { tokens: 48, positions: 64, ..Counts::zero(0) };
+        let counts = Counts { scored_tokens: 48, processed_tokens: 64, ..Counts::zero(0) };
         assert!(wrong(task.clone(), counts.clone()).is_empty());
-        assert_eq!(wrong(task.clone(), Counts { tokens: 49, ..counts.clone() }), ["tokens"]);
-        assert_eq!(wrong(task.clone(), Counts { positions: 65, ..counts.clone() }), ["positions"]);
+        assert_eq!(wrong(task.clone(), Counts { scored_tokens: 49, ..counts.clone() }), ["tokens"]);
+        assert_eq!(wrong(task.clone(), Counts { processed_tokens: 65, ..counts.clone() }), ["positions"]);
         assert_eq!(wrong(task, Counts { sentences: 1, hits: 1, ..counts.clone() }), ["hits", "sentences"]);
         let task = Task::Accuracy { sentences: Some(3) };
         assert_eq!(wrong(task.clone(), counts), ["tokens", "sentences"]);
-        let counts = Counts { sentences: 3, positions: 9, ..Counts::zero(0) };
+        let counts = Counts { sentences: 3, processed_tokens: 9, ..Counts::zero(0) };
         assert!(wrong(task.clone(), counts.clone()).is_empty());
         assert_eq!(wrong(task, Counts { sentences: 4, ..counts }), ["sentences"]);
     }

@@ -1,6 +1,6 @@
 //! One block: `x += LIF1(ATT(LN1 x))`, then `x += LIF2(FFN(LN2 x))`.
 
-use qslm_common::network::population_name;
+use qslm_common::network::{population_name, populations_of};
 use qslm_common::scheme::Membrane;
 
 use super::hook::Hook;
@@ -64,7 +64,7 @@ impl Block {
             let membrane = builder.candidate.membrane(&population_name(index));
             Population { index, membrane }
         };
-        let first = 2 * index as usize;
+        let [first, second] = populations_of(index as usize);
         Self {
             ln1: builder.norm(&at("ln1")),
             att: TimeMix {
@@ -87,7 +87,7 @@ impl Block {
                 value: linear("ffn.value.weight"),
                 receptance: linear("ffn.receptance.weight"),
             },
-            lif2: population(first + 1),
+            lif2: population(second),
         }
     }
 

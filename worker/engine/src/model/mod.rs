@@ -17,7 +17,7 @@ use std::sync::Arc;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::hash::ContentHash;
-use qslm_common::network::Network;
+use qslm_common::network::{Network, populations_of};
 use qslm_common::scheme::{Integer, Scheme};
 
 use crate::backend::{Library, NotBuiltIn, library};
@@ -212,7 +212,8 @@ impl SpikeGpt {
         let mut state = self.start();
         for index in from..self.blocks.len() {
             self.pass_block(index, &mut x, &mut state, spikes, &mut Unwatched);
-            let border = Border { residual: x.clone(), spikes: spikes[..2 * index + 2].to_vec() };
+            let border =
+                Border { residual: x.clone(), spikes: spikes[..populations_of(index + 1)[0]].to_vec() };
             shared.keep(at(index + 1), border);
         }
         let block = self.network.macs_per_block();
@@ -232,8 +233,9 @@ impl SpikeGpt {
         hook: &mut dyn Hook,
     ) {
         let [lif1, lif2] = self.blocks[index].forward(x, &mut state.blocks[index], hook);
-        spikes[2 * index] += lif1;
-        spikes[2 * index + 1] += lif2;
+        let [first, second] = populations_of(index);
+        spikes[first] += lif1;
+        spikes[second] += lif2;
     }
 
     /// What enters the first block, `[time, channel]`.

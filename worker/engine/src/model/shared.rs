@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
-use qslm_common::network::{Network, UnitPlace, population_name};
+use qslm_common::network::{Network, UnitPlace, population_name, populations_of};
 use qslm_common::scheme::Scheme;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
@@ -181,8 +181,8 @@ pub(super) fn prefixes(network: &Network, candidate: &Candidate) -> Vec<ContentH
             }
             text.push('\n');
         }
-        for population in [2 * block, 2 * block + 1] {
-            if let Some(membrane) = candidate.membrane(&population_name(population as usize)) {
+        for population in populations_of(block as usize) {
+            if let Some(membrane) = candidate.membrane(&population_name(population)) {
                 text.push_str(&format!("{population} {membrane}\n"));
             }
         }

@@ -125,13 +125,13 @@ fn evaluate_sequence(
         Some((shared, of)) => model.features_sharing(tokens, &mut counts.spikes, shared, of, index),
         None => model.features(tokens, &mut model.start(), &mut counts.spikes),
     };
-    counts.positions = tokens.len() as u64;
+    counts.processed_tokens = tokens.len() as u64;
     match &sequence.target {
         Target::NextToken(scored) => {
             let features = features[scored_rows(sequence, model.network().channels)].to_vec();
             let targets = data.tokens(scored.start + 1..scored.end + 1);
             counts.nll = Nll::from_nats(model.losses(features, targets).iter().sum())?;
-            counts.tokens = targets.len() as u64;
+            counts.scored_tokens = targets.len() as u64;
         }
         Target::Label(label) => {
             let logits = model.logits(mean_row(&features, tokens.len()));

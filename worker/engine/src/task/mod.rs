@@ -4,12 +4,11 @@ mod calibrate;
 mod dataset;
 mod evaluate;
 mod sample;
-mod sensitivity;
+pub mod sensitivity;
 mod tokenizer;
 
 pub use calibrate::{NotFinite, calibrate};
 pub use dataset::{DataError, Dataset};
 pub use evaluate::{EvaluateError, Interrupt, evaluate, evaluate_each, evaluate_sharing, sequence_logits};
 pub use sample::{Sampler, SamplerError};
-pub use sensitivity::{Distance, distance, layer_importance, weight_error};
 pub use tokenizer::{Decoder, TokenizerError, TokenizerFile};

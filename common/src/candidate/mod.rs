@@ -1,44 +1,34 @@
 //! A candidate: one scheme for every unit of a network, and what its activations and membranes are kept in.
 //!
-//! Its canonical encoding is a text: a line per unit in name order, then one for the one-dimensional parameters, then
-//! a line per quantized activation, then a line per quantized membrane; what has no line is float. Its id is the hash of that text. The encoding is
-//! what travels, what is stored and what is hashed: there is no second form.
+//! The one idea is that it is total: every unit has a scheme, and what is not said of activations, membranes
+//! and one-dimensional parameters is float. Its id is the hash of its canonical text, which `text.rs` writes
+//! and reads.
+
+mod text;
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::hash::ContentHash;
-use crate::network::{Network, UnitPlace};
+use crate::network::{EMBEDDING, Network, Unit};
 use crate::scheme::{Activation, InvalidScheme, Membrane, Scheme};
-
-/// First line of the canonical encoding. A later version adds lines, it never changes these.
-const HEADER: &str = "qslm candidate 1";
-
-/// First words of the line of one-dimensional parameters: `vectors all SCHEME`.
-const VECTORS: [&str; 2] = ["vectors", "all"];
-/// First word of the line of a quantized activation: `activation UNIT SCHEME`.
-const ACTIVATION: &str = "activation";
-/// First word of the line of a quantized membrane: `membrane POPULATION SCHEME`.
-const MEMBRANE: &str = "membrane";
 
 /// A total map from the units of a network to schemes, and partial ones for activations and membranes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Candidate {
-    /// The units in name order. Candidates that were made from each other share the list: a search has a million.
+    /// The units in name order. Candidates that were made from each other share the list: a search has a
+    /// million.
     units: Arc<[String]>,
     /// The scheme of each of them.
     schemes: Vec<Scheme>,
-    /// How one-dimensional parameters are stored, each with scales of its own.
+    /// Scheme of one-dimensional parameters, each with scales of its own.
     vectors: Scheme,
-    /// What enters a linear, by the name of its matrix; float where absent.
+    /// Activations that enter a linear, by the name of its matrix; float where absent.
     activations: BTreeMap<String, Activation>,
     /// The potentials of a LIF population, by its name; float where absent.
     membranes: BTreeMap<String, Membrane>,
 }
 
-/// What one candidate has otherwise than another. To apply it takes no search by name, which a grid of a million
+/// Difference of one candidate from another. To apply it takes no search by name, which a grid of a million
 /// candidates is glad of.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patch {
@@ -49,11 +39,11 @@ pub struct Patch {
     membranes: Vec<(String, Option<Membrane>)>,
 }
 
-/// Why a candidate does not fit a network, or a text is no candidate.
+/// Reason why a candidate does not fit a network, or a text is no candidate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCandidate {
     /// The text does not start with the header line.
-    #[error("not a candidate: the first line is not {HEADER:?}")]
+    #[error("not a candidate: the first line is not {:?}", text::HEADER)]
     Header,
     /// A line is of no known form, or names are out of order or repeated.
     #[error(
@@ -66,7 +56,7 @@ pub enum InvalidCandidate {
     Scheme {
         /// The unit named on the line.
         unit: String,
-        /// What is wrong with its scheme.
+        /// The problem with its scheme.
         error: InvalidScheme,
     },
     /// A unit of the network has no scheme.
@@ -88,7 +78,7 @@ pub enum InvalidCandidate {
 
 impl Candidate {
     /// The candidate that gives every unit of `network` the scheme that `choose` returns for it.
-    pub fn new(network: &Network, mut choose: impl FnMut(&crate::network::Unit) -> Scheme) -> Self {
+    pub fn new(network: &Network, mut choose: impl FnMut(&Unit) -> Scheme) -> Self {
         let mut units = network.units();
         units.sort_by(|a, b| a.name.cmp(&b.name));
         let schemes = units.iter().map(&mut choose).collect();
@@ -110,7 +100,7 @@ impl Candidate {
         Self::new(network, |_| Scheme::Float)
     }
 
-    /// The same candidate with another scheme for the named units.
+    /// Copy of the candidate with another scheme for the named units.
     pub fn with<'a>(mut self, units: impl IntoIterator<Item = &'a str>, scheme: Scheme) -> Self {
         for unit in units {
             if let Some(index) = self.index(unit) {
@@ -124,13 +114,13 @@ impl Candidate {
         self.units.binary_search_by(|name| name.as_str().cmp(unit)).ok()
     }
 
-    /// The same candidate with its one-dimensional parameters stored otherwise.
+    /// Copy of the candidate with another scheme for its one-dimensional parameters.
     pub fn with_vectors(mut self, scheme: Scheme) -> Self {
         self.vectors = scheme;
         self
     }
 
-    /// The same candidate with other activations into the named units; `None` for float.
+    /// Copy of the candidate with other activations into the named units; `None` for float.
     pub fn with_activations<'a>(
         mut self,
         units: impl IntoIterator<Item = &'a str>,
@@ -140,7 +130,7 @@ impl Candidate {
         self
     }
 
-    /// The same candidate with other membranes of the named populations; `None` for float.
+    /// Copy of the candidate with other membranes of the named populations; `None` for float.
     pub fn with_membranes<'a>(
         mut self,
         populations: impl IntoIterator<Item = &'a str>,
@@ -160,17 +150,17 @@ impl Candidate {
         self.units.iter().map(String::as_str).zip(self.schemes.iter().copied())
     }
 
-    /// How one-dimensional parameters are stored.
+    /// Scheme of the one-dimensional parameters.
     pub fn vectors(&self) -> Scheme {
         self.vectors
     }
 
-    /// What enters the linear layer of a unit; `None` for float.
+    /// Scheme of what enters the linear layer of a unit; `None` for float.
     pub fn activation(&self, unit: &str) -> Option<Activation> {
         self.activations.get(unit).copied()
     }
 
-    /// What the potentials of a LIF population are kept in; `None` for float.
+    /// Scheme of the potentials of a LIF population; `None` for float.
     pub fn membrane(&self, population: &str) -> Option<Membrane> {
         self.membranes.get(population).copied()
     }
@@ -185,7 +175,7 @@ impl Candidate {
         self.membranes.iter().map(|(population, scheme)| (population.as_str(), *scheme))
     }
 
-    /// What turns `base`, which has the same units, into this candidate.
+    /// Patch that turns `base`, which has the same units, into this candidate.
     pub fn patch_from(&self, base: &Self) -> Patch {
         let pairs = self.schemes.iter().zip(&base.schemes).enumerate();
         Patch {
@@ -215,88 +205,6 @@ impl Candidate {
         }
     }
 
-    /// Hash of the canonical encoding.
-    pub fn id(&self) -> ContentHash {
-        ContentHash::of(self.encode().as_bytes())
-    }
-
-    /// The canonical encoding: the header, then the lines of units, activations and membranes.
-    pub fn encode(&self) -> String {
-        let mut text = String::with_capacity(64 * (1 + self.schemes.len()));
-        text.extend([HEADER, "\n"]);
-        // Writing to a string does not fail.
-        let line = |text: &mut String, start: &[&str], scheme: &dyn Display| {
-            start.iter().for_each(|word| text.extend([word, " "]));
-            let _ = writeln!(text, "{scheme}");
-        };
-        // Units share few schemes, and a scheme takes longer to write than to copy.
-        let mut written: Vec<(Scheme, std::ops::Range<usize>)> = Vec::new();
-        for (unit, scheme) in self.schemes() {
-            text.extend([unit, " "]);
-            if let Some((_, range)) = written.iter().find(|(known, _)| *known == scheme) {
-                text.extend_from_within(range.clone());
-            } else {
-                let start = text.len();
-                let _ = write!(text, "{scheme}");
-                written.push((scheme, start..text.len()));
-            }
-            text.push('\n');
-        }
-        if self.vectors != Scheme::Float {
-            line(&mut text, &VECTORS, &self.vectors);
-        }
-        for (unit, scheme) in &self.activations {
-            line(&mut text, &[ACTIVATION, unit], scheme);
-        }
-        for (population, scheme) in &self.membranes {
-            line(&mut text, &[MEMBRANE, population], scheme);
-        }
-        text
-    }
-
-    /// Reads a canonical encoding back. Only canonical texts are taken, so `encode` gives the same
-    /// bytes again.
-    ///
-    /// # Errors
-    /// [`InvalidCandidate`] names the line or unit.
-    pub fn decode(text: &str) -> Result<Self, InvalidCandidate> {
-        let body = text.strip_prefix(HEADER).and_then(|rest| rest.strip_prefix('\n'));
-        let body = body.ok_or(InvalidCandidate::Header)?;
-        if !body.is_empty() && !body.ends_with('\n') {
-            return Err(InvalidCandidate::Line(1 + body.split('\n').count()));
-        }
-        let mut candidate = Self::empty();
-        let mut units: Vec<String> = Vec::new();
-        for (index, line) in body.split_terminator('\n').enumerate() {
-            let number = index + 2;
-            let words: Vec<&str> = line.split(' ').collect();
-            let (activations, membranes) = (&mut candidate.activations, &mut candidate.membranes);
-            let inside = activations.is_empty() && membranes.is_empty();
-            match words[..] {
-                [unit, scheme] if inside && candidate.vectors == Scheme::Float => {
-                    in_order(units.last(), unit, number)?;
-                    candidate.schemes.push(canonical(unit, scheme, number)?);
-                    units.push(unit.to_owned());
-                }
-                [first, second, scheme] if [first, second] == VECTORS && inside => {
-                    let new = canonical(first, scheme, number)?;
-                    // Once only, and only where there is something to say.
-                    if new == Scheme::Float || candidate.vectors != Scheme::Float {
-                        return Err(InvalidCandidate::Line(number));
-                    }
-                    candidate.vectors = new;
-                }
-                [ACTIVATION, unit, scheme] if membranes.is_empty() => {
-                    append(activations, unit, scheme, number)?;
-                }
-                [MEMBRANE, population, scheme] => append(membranes, population, scheme, number)?,
-                _ => return Err(InvalidCandidate::Line(number)),
-            }
-        }
-        candidate.units = units.into();
-        Ok(candidate)
-    }
-
     /// Checks that the candidate covers exactly the units of `network` and misuses no scheme.
     ///
     /// # Errors
@@ -307,7 +215,7 @@ impl Candidate {
         for unit in &units {
             let index = self.index(&unit.name);
             let index = index.ok_or_else(|| InvalidCandidate::Missing(unit.name.clone()))?;
-            let lossless = unit.place == UnitPlace::Embedding && network.binary_embedding;
+            let lossless = unit.name == EMBEDDING && network.binary_embedding;
             if self.schemes[index] == Scheme::Sign && !lossless {
                 return Err(InvalidCandidate::Sign(unit.name.clone()));
             }
@@ -331,7 +239,7 @@ impl Candidate {
     }
 }
 
-/// What has to be put into `old` to make it `new`.
+/// Entries that have to be put into `old` to make it `new`.
 fn differences<T: Copy + PartialEq>(
     old: &BTreeMap<String, T>,
     new: &BTreeMap<String, T>,
@@ -356,108 +264,16 @@ fn put<'a, T: Copy>(
     }
 }
 
-/// Adds what a line says, which has to be in name order.
-fn append<T>(
-    map: &mut BTreeMap<String, T>,
-    name: &str,
-    text: &str,
-    line: usize,
-) -> Result<(), InvalidCandidate>
-where
-    T: FromStr<Err = InvalidScheme> + ToString,
-{
-    in_order(map.last_key_value().map(|(last, _)| last), name, line)?;
-    map.insert(name.to_owned(), canonical(name, text, line)?);
-    Ok(())
-}
-
-/// Refuses a name that is none, or does not come after `last`.
-fn in_order(last: Option<&String>, name: &str, line: usize) -> Result<(), InvalidCandidate> {
-    let later = last.is_none_or(|last| last.as_str() < name);
-    if later && !name.is_empty() { Ok(()) } else { Err(InvalidCandidate::Line(line)) }
-}
-
-/// The scheme of `name`, in the words that `encode` writes: `int04` parses, but is not canonical.
-fn canonical<T>(name: &str, text: &str, line: usize) -> Result<T, InvalidCandidate>
-where
-    T: FromStr<Err = InvalidScheme> + ToString,
-{
-    let scheme: T =
-        text.parse().map_err(|error| InvalidCandidate::Scheme { unit: name.to_owned(), error })?;
-    if scheme.to_string() == text { Ok(scheme) } else { Err(InvalidCandidate::Line(line)) }
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
+pub(super) mod tests {
     use super::*;
 
-    const TINY: Network =
+    pub(super) const TINY: Network =
         Network { vocabulary: 96, channels: 48, hidden: 192, blocks: 4, outputs: 96, binary_embedding: true };
 
-    fn uniform(scheme: &str) -> Candidate {
+    pub(super) fn uniform(scheme: &str) -> Candidate {
         let scheme = scheme.parse().unwrap();
         Candidate::new(&TINY, |_| scheme)
-    }
-
-    #[test]
-    fn the_encoding_is_a_line_per_unit_and_its_hash_never_changes() {
-        let text = uniform("int4:symmetric:channel").encode();
-        assert!(text.starts_with("qslm candidate 1\nblocks.0.att.key.weight int4:symmetric:channel\n"));
-        assert_eq!(text.lines().count(), 1 + 30);
-        // A changed hash orphans every stored result: change HEADER and the store's version with it.
-        assert_eq!(
-            Candidate::decode("qslm candidate 1\n").unwrap().id(),
-            ContentHash::of(b"qslm candidate 1\n")
-        );
-    }
-
-    #[test]
-    fn decoding_takes_canonical_texts_only() {
-        let candidate = uniform("int3:affine:group64");
-        assert_eq!(Candidate::decode(&candidate.encode()), Ok(candidate));
-        let decode = |text: &str| Candidate::decode(text).unwrap_err();
-        assert_eq!(decode("a f32\n"), InvalidCandidate::Header);
-        assert_eq!(decode("qslm candidate 1\na f32"), InvalidCandidate::Line(2));
-        assert_eq!(decode("qslm candidate 1\nb f32\na f32\n"), InvalidCandidate::Line(3));
-        assert_eq!(decode("qslm candidate 1\na f32\na f32\n"), InvalidCandidate::Line(3));
-        assert_eq!(decode("qslm candidate 1\na int04:affine:group64\n"), InvalidCandidate::Line(2));
-        assert_eq!(decode("qslm candidate 1\na int4:affine:tensor:nearest\n"), InvalidCandidate::Line(2));
-        assert_eq!(decode("qslm candidate 1\nmembrane a fixed8:1\nb f32\n"), InvalidCandidate::Line(3));
-        assert_eq!(
-            decode("qslm candidate 1\nactivation a int8:affine:static:1.0:2\n"),
-            InvalidCandidate::Line(2)
-        );
-        assert!(matches!(
-            decode("qslm candidate 1\na int9:affine:tensor\n"),
-            InvalidCandidate::Scheme { .. }
-        ));
-    }
-
-    #[test]
-    fn activations_and_membranes_are_lines_of_their_own() {
-        let plain = uniform("int4:symmetric:channel");
-        let more = plain
-            .clone()
-            .with_activations(["head.weight"], "int8:affine:static:-1.5:3".parse().ok())
-            .with_activations(["blocks.0.att.key.weight"], "int6:symmetric:dynamic".parse().ok())
-            .with_membranes(["blocks.0.lif1"], "fixed8:1".parse().ok());
-        let text = more.encode();
-        let added = text.strip_prefix(&plain.encode()).unwrap();
-        assert_eq!(
-            added,
-            "activation blocks.0.att.key.weight int6:symmetric:dynamic\n\
-             activation head.weight int8:affine:static:-1.5:3\nmembrane blocks.0.lif1 fixed8:1\n"
-        );
-        assert_eq!(Candidate::decode(&text), Ok(more.clone()));
-        assert_eq!(more.validate(&TINY), Ok(()));
-        let vectors = more.clone().with_vectors("int8:affine:tensor".parse().unwrap());
-        let text = vectors.encode();
-        assert!(text.contains("\nvectors all int8:affine:tensor\nactivation "), "{text}");
-        assert_eq!(Candidate::decode(&text), Ok(vectors));
-        let back = more.with_activations(["head.weight", "blocks.0.att.key.weight"], None);
-        assert_eq!(back.with_membranes(["blocks.0.lif1"], None), plain);
     }
 
     #[test]
@@ -502,14 +318,5 @@ mod tests {
         assert!(sign.validate(&Network { binary_embedding: false, ..TINY }).is_err());
         let head = Candidate::float(&TINY).with(["head.weight"], Scheme::Sign);
         assert_eq!(head.validate(&TINY), Err(InvalidCandidate::Sign("head.weight".to_owned())));
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_decodes_encodes_to_the_same_bytes(text in "(qslm candidate 1\n)?([a-c] (f32|sign|int[2-9]:affine:tensor)\n?){0,4}(vectors all (f16|f32|int8:affine:tensor)\n){0,2}(activation [ab] int[2-9]:affine:(dynamic|static:-?[012]:1)\n){0,2}(membrane [ab] fixed8:[0-9]\n){0,2}") {
-            if let Ok(candidate) = Candidate::decode(&text) {
-                prop_assert_eq!(candidate.encode(), text);
-            }
-        }
     }
 }

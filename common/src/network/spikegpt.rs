@@ -1,9 +1,14 @@
-//! The shape of a SpikeGPT network: its sizes, its units, and how they nest.
+//! SpikeGPT: the six numbers that fix a network, and all that follows from its being this architecture.
 //!
-//! The hierarchy is network > {emb, block i, head} > {att, ffn} > matrix. Everything is derived from
-//! six numbers, so that a coordinator can plan a search without reading a checkpoint.
+//! A network is emb, blocks, head; a block is an att half (time mixing) and an ffn half (channel mixing), and
+//! a LIF population of one neuron per channel follows each half. Names are the checkpoint's. A second
+//! architecture would be a second file like this one.
+//!
+//! Source: the published training code; docs/model.md, The network.
 
 use serde::{Deserialize, Serialize};
+
+use super::{Module, Node, NodeKind, Population, Unit, UnitPlace, Vector};
 
 /// The six numbers that fix every tensor of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -19,58 +24,42 @@ pub struct Network {
     pub blocks: u32,
     /// Rows of `head.weight`: V for a language model, the number of classes for a classifier.
     pub outputs: u32,
-    /// Whether only the sign of an embedding weight reaches the network: `x = step(emb[token])`.
+    /// True if only the sign of an embedding weight reaches the network: `x = step(emb[token])`.
     pub binary_embedding: bool,
 }
 
-/// The name of the embedding's unit.
+/// Name of the embedding's unit.
 pub const EMBEDDING: &str = "emb.weight";
 
-/// The matrices of a block in the order of the network; their units are called `blocks.0.att.key.weight` and so on.
+/// Name of the head's unit.
+pub const HEAD: &str = "head.weight";
+
+/// The matrices of a block in the order of the network; their units are called `blocks.0.att.key.weight` and
+/// so on.
 pub const MATRICES: [&str; 7] =
     ["att.key", "att.value", "att.receptance", "att.output", "ffn.key", "ffn.value", "ffn.receptance"];
 
-/// One weight matrix, by its checkpoint name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unit {
-    /// The checkpoint's key, such as `blocks.3.ffn.key.weight`.
-    pub name: String,
-    /// Output channels (for the embedding: tokens).
-    pub rows: usize,
-    /// Input channels.
-    pub columns: usize,
-    /// Where it stands in the hierarchy.
-    pub place: UnitPlace,
-}
+/// The halves of a block in the order of the forward pass, each followed by a population.
+const HALVES: [Module; POPULATIONS_PER_BLOCK] = [Module::Att, Module::Ffn];
 
-/// The place of a unit in the hierarchy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum UnitPlace {
-    /// `emb.weight`.
-    Embedding,
-    /// A matrix of a block.
-    Block(u32, Module),
-    /// `head.weight`.
-    Head,
-}
+/// LIF populations of a block.
+const POPULATIONS_PER_BLOCK: usize = 2;
 
-/// The two halves of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Module {
-    /// Time mixing.
-    Att,
-    /// Channel mixing.
-    Ffn,
-}
+/// Vectors of a block: two layer norms of two each, decay, first, and five of mixing.
+const VECTORS_PER_BLOCK: u64 = 11;
 
-/// A one-dimensional parameter, which always stays in float, or a `[1, 1, D]` mixing vector.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vector {
-    /// The checkpoint's key, such as `blocks.0.ln0.bias`.
-    pub name: String,
-    /// `[D]` or `[1, 1, D]`.
-    pub shape: Vec<usize>,
-}
+/// Vectors outside blocks: the layer norm of the embedding, which block 0 holds, and the last one.
+const VECTORS_OUTSIDE: u64 = 4;
+
+/// Matrices of a block of D x D: four of the att, and the ffn's receptance.
+const SQUARE_PER_BLOCK: u64 = 5;
+
+/// Matrices of a block of D x H or H x D: the ffn's key and value.
+const WIDE_PER_BLOCK: u64 = 2;
+
+/// Numbers per channel that a block keeps from token to token beside its potentials: two token shifts, three
+/// sums of the WKV recurrence.
+const STATE_PER_CHANNEL: u64 = 5;
 
 /// A size that no network may have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,28 +94,71 @@ impl Network {
         Ok(())
     }
 
-    /// Whether the head scores classes instead of tokens.
+    /// True if the head scores classes instead of tokens.
     pub fn is_classifier(&self) -> bool {
         self.outputs != self.vocabulary
     }
 
     /// Every weight matrix, in the order of the checkpoint: embedding, blocks, head.
     pub fn units(&self) -> Vec<Unit> {
-        let (v, d, h) = (self.vocabulary as usize, self.channels as usize, self.hidden as usize);
-        let unit = |name: String, rows, columns, place| Unit { name, rows, columns, place };
-        let mut units = vec![unit(EMBEDDING.to_owned(), v, d, UnitPlace::Embedding)];
+        let mut units = vec![self.embedding()];
         for block in 0..self.blocks {
-            for part in ["key", "value", "receptance", "output"] {
-                let name = format!("blocks.{block}.att.{part}.weight");
-                units.push(unit(name, d, d, UnitPlace::Block(block, Module::Att)));
-            }
-            for (part, rows, columns) in [("key", h, d), ("value", d, h), ("receptance", d, d)] {
-                let name = format!("blocks.{block}.ffn.{part}.weight");
-                units.push(unit(name, rows, columns, UnitPlace::Block(block, Module::Ffn)));
-            }
+            HALVES.into_iter().for_each(|half| units.extend(self.half(block, half)));
         }
-        units.push(unit("head.weight".to_owned(), self.outputs as usize, d, UnitPlace::Head));
+        units.push(self.head());
         units
+    }
+
+    /// The parts of the network and how they nest: network > {emb, block, head} > {att, ffn} > units.
+    pub fn tree(&self) -> Node {
+        let leaf = |name: &str, kind, units, population| Node {
+            name: name.to_owned(),
+            kind,
+            children: Vec::new(),
+            units,
+            population,
+        };
+        let half = |block: u32, half: Module, index| {
+            let name = format!("blocks.{block}.{}", half.name());
+            let population = Population { index, name: population_name(index), neurons: self.channels };
+            leaf(&name, NodeKind::Module(half), self.half(block, half), Some(population))
+        };
+        let block = |block| Node {
+            name: format!("blocks.{block}"),
+            kind: NodeKind::Block(block),
+            children: HALVES
+                .into_iter()
+                .zip(populations_of(block as usize))
+                .map(|(module, population)| half(block, module, population))
+                .collect(),
+            units: Vec::new(),
+            population: None,
+        };
+        let mut children = vec![leaf("emb", NodeKind::Embedding, vec![self.embedding()], None)];
+        children.extend((0..self.blocks).map(block));
+        children.push(leaf("head", NodeKind::Head, vec![self.head()], None));
+        let name = "network".to_owned();
+        Node { name, kind: NodeKind::Network, children, units: Vec::new(), population: None }
+    }
+
+    fn embedding(&self) -> Unit {
+        let (rows, columns) = self.shape_of(EMBEDDING);
+        Unit { name: EMBEDDING.to_owned(), rows, columns, place: UnitPlace::Embedding }
+    }
+
+    fn head(&self) -> Unit {
+        let (rows, columns) = self.shape_of(HEAD);
+        Unit { name: HEAD.to_owned(), rows, columns, place: UnitPlace::Head }
+    }
+
+    /// The matrices of a half of a block.
+    fn half(&self, block: u32, half: Module) -> Vec<Unit> {
+        let unit = |name: String| {
+            let (rows, columns) = self.shape_of(&name);
+            Unit { name, rows, columns, place: UnitPlace::Block(block, half) }
+        };
+        let of_half = MATRICES.into_iter().filter(|matrix| matrix.starts_with(half.name()));
+        of_half.map(|matrix| unit(unit_name(block, matrix))).collect()
     }
 
     /// Every other parameter, in the order of the checkpoint. All have D elements.
@@ -159,7 +191,7 @@ impl Network {
 
     /// Number of LIF populations.
     pub fn population_count(&self) -> usize {
-        2 * self.blocks as usize
+        POPULATIONS_PER_BLOCK * self.blocks as usize
     }
 
     /// Rows and columns of a unit of this network, by its name.
@@ -167,7 +199,7 @@ impl Network {
         let [v, d, h, o] = [self.vocabulary, self.channels, self.hidden, self.outputs].map(|n| n as usize);
         match unit {
             EMBEDDING => (v, d),
-            "head.weight" => (o, d),
+            HEAD => (o, d),
             _ if unit.ends_with("ffn.key.weight") => (h, d),
             _ if unit.ends_with("ffn.value.weight") => (d, h),
             _ => (d, d),
@@ -180,9 +212,9 @@ impl Network {
         (v + o) * d + l * self.macs_per_block()
     }
 
-    /// Number of one-dimensional parameters: 11 per block, and two layer norms more.
+    /// Number of one-dimensional parameters.
     pub fn vector_count(&self) -> u64 {
-        11 * u64::from(self.blocks) + 4
+        VECTORS_PER_BLOCK * u64::from(self.blocks) + VECTORS_OUTSIDE
     }
 
     /// Number of parameters outside matrices.
@@ -198,7 +230,12 @@ impl Network {
     /// Multiply-accumulates of the linears of one block per token, which is the number of their weights.
     pub fn macs_per_block(&self) -> u64 {
         let [d, h] = [self.channels, self.hidden].map(u64::from);
-        5 * d * d + 2 * d * h
+        SQUARE_PER_BLOCK * d * d + WIDE_PER_BLOCK * d * h
+    }
+
+    /// Numbers that a sequence's state has beside the potentials of its populations.
+    pub fn state_numbers(&self) -> u64 {
+        STATE_PER_CHANNEL * u64::from(self.channels) * u64::from(self.blocks)
     }
 
     /// Multiply-accumulates of all linears per token. The embedding is a look-up and does none.
@@ -207,21 +244,40 @@ impl Network {
     }
 }
 
-/// The name of the population at `index` of [`Network::populations`]: the block's first after the att, its second
+/// Name of the population at `index` of [`Network::populations`]: the block's first after the att, its second
 /// after the ffn.
 pub fn population_name(index: usize) -> String {
-    format!("blocks.{}.lif{}", index / 2, index % 2 + 1)
+    let (block, of_block) = (index / POPULATIONS_PER_BLOCK, index % POPULATIONS_PER_BLOCK);
+    format!("blocks.{block}.lif{}", of_block + 1)
 }
 
-impl Unit {
-    /// Number of weights.
-    pub fn weights(&self) -> u64 {
-        self.rows as u64 * self.columns as u64
-    }
+/// Indices of the populations of a block, in the order of the forward pass.
+pub fn populations_of(block: usize) -> [usize; POPULATIONS_PER_BLOCK] {
+    let first = POPULATIONS_PER_BLOCK * block;
+    std::array::from_fn(|of_block| first + of_block)
+}
 
-    /// Whether inputs are multiplied by the matrix. The embedding is a look-up.
-    pub fn is_linear(&self) -> bool {
-        self.place != UnitPlace::Embedding
+/// Names of the units of a block, in the order of [`MATRICES`].
+pub fn block_units(block: u32) -> [String; MATRICES.len()] {
+    MATRICES.map(|matrix| unit_name(block, matrix))
+}
+
+/// Name of a unit without what all have in common: `3.att.key` of `blocks.3.att.key.weight`.
+pub fn short_name(unit: &str) -> &str {
+    unit.trim_start_matches("blocks.").trim_end_matches(".weight")
+}
+
+fn unit_name(block: u32, matrix: &str) -> String {
+    format!("blocks.{block}.{matrix}.weight")
+}
+
+impl Module {
+    /// Name in the checkpoint.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Att => "att",
+            Self::Ffn => "ffn",
+        }
     }
 }
 
@@ -273,6 +329,36 @@ pub(crate) mod tests {
             let elements = vectors.iter().map(|vector| vector.shape.iter().product::<usize>() as u64);
             assert_eq!(network.vector_parameters(), elements.sum::<u64>());
         }
+    }
+
+    #[test]
+    fn the_tree_holds_every_unit_and_population_once_at_every_depth() {
+        let tree = PUBLISHED.tree();
+        for depth in 0..4 {
+            let nodes = tree.at_depth(depth);
+            let units: Vec<_> = nodes.iter().flat_map(|node| node.all_units()).cloned().collect();
+            assert_eq!(units, PUBLISHED.units());
+            let populations = nodes.iter().flat_map(|node| node.all_populations());
+            let (indices, names): (Vec<_>, Vec<_>) =
+                populations.map(|population| (population.index, population.name.clone())).unzip();
+            assert_eq!(indices, (0..PUBLISHED.population_count()).collect::<Vec<_>>());
+            assert_eq!(names, PUBLISHED.populations());
+        }
+        let names =
+            |depth| tree.at_depth(depth).into_iter().map(|node| node.name.as_str()).collect::<Vec<_>>();
+        assert_eq!(names(0), ["network"]);
+        assert_eq!(names(1)[..2], ["emb", "blocks.0"]);
+        assert_eq!(names(2)[..3], ["emb", "blocks.0.att", "blocks.0.ffn"]);
+        assert_eq!(tree.leaves().len(), 38);
+    }
+
+    #[test]
+    fn names_of_a_block_are_those_of_its_units() {
+        let units = PUBLISHED.units();
+        let of_block: Vec<_> = units.iter().filter(|unit| unit.block() == Some(3)).collect();
+        assert!(of_block.iter().map(|unit| &unit.name).eq(&block_units(3)));
+        assert_eq!(short_name(&of_block[0].name), "3.att.key");
+        assert_eq!(populations_of(3).map(population_name), ["blocks.3.lif1", "blocks.3.lif2"]);
     }
 
     #[test]

@@ -1,0 +1,191 @@
+//! The front as a document: the file that two runs are compared by.
+//!
+//! It is read off an archive and has the same bytes for the same measurements, whoever made them and in
+//! whatever order they came. Keys are part of the interface; what is absent in files of an earlier version
+//! has a default.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::archive::{Archive, Entry, Known};
+use crate::candidate::Candidate;
+use crate::cost::Costs;
+use crate::experiment::Experiment;
+use crate::footprint::saving;
+use crate::hash::ContentHash;
+use crate::measurement::Counts;
+use crate::objective::{Objective, quality_loss};
+use crate::quality::Quality;
+use crate::racing::Racing;
+use crate::scheme::Scheme;
+
+/// The result of an experiment as a document: the same bytes for the same measurements, whoever made them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FrontDocument {
+    /// Id of the experiment.
+    pub experiment: String,
+    /// Content hash of the checkpoint.
+    pub checkpoint: ContentHash,
+    /// The axes of the front.
+    pub objectives: Vec<Objective>,
+    /// Candidates that were measured, or pruned because they lose too much.
+    pub measured: usize,
+    /// Rule by which candidates were pruned, if they were; those that lose too much are not on the front
+    /// then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub racing: Option<Racing>,
+    /// Share of the reference box that the front dominates, 0 to 1; absent before the float model is
+    /// measured.
+    pub hypervolume: Option<f64>,
+    /// The float model under the same protocol.
+    pub float: Option<FrontRow>,
+    /// The candidate that the trade-off picked, if any meets the constraints.
+    pub chosen: Option<FrontRow>,
+    /// The front by rising footprint.
+    pub front: Vec<FrontRow>,
+}
+
+/// One candidate of a [`FrontDocument`]. It has a field for every key of the document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FrontRow {
+    /// Candidate id.
+    pub candidate: ContentHash,
+    /// Bytes as the exported file stores them.
+    pub footprint_bytes: u64,
+    /// Share of the float bytes that is saved.
+    pub saving: f64,
+    /// Perplexity, for a language model.
+    pub perplexity: Option<f64>,
+    /// Hits per sentence, for a classifier.
+    pub accuracy: Option<f64>,
+    /// Loss of quality against the float model; see [`quality_loss`].
+    pub quality_loss: Option<f64>,
+    /// Value of the trade-off.
+    pub trade_off: Option<f64>,
+    /// Spikes per neuron and token over all LIF populations.
+    pub firing_rate: f64,
+    /// The raw counts.
+    pub counts: Counts,
+    /// Costs on the device, per token where the unit says so; see [`crate::cost`]. Empty in files of a
+    /// version that did not model costs.
+    #[serde(default)]
+    pub costs: Costs,
+    /// The scheme of every unit.
+    pub schemes: BTreeMap<String, String>,
+    /// Scheme of one-dimensional parameters, if not float.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<String>,
+    /// The quantized activations, by the matrix that they enter.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub activations: BTreeMap<String, String>,
+    /// The quantized membranes, by population.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub membranes: BTreeMap<String, String>,
+}
+
+impl FrontDocument {
+    /// Reads the document off an archive.
+    pub fn new(experiment: &Experiment, archive: &Archive) -> Self {
+        let float = archive.float(experiment);
+        let row = |known: Known<'_>| FrontRow::new(experiment, float, known);
+        let as_is = Candidate::float(&experiment.network);
+        Self {
+            experiment: experiment.id(),
+            checkpoint: experiment.checkpoint,
+            objectives: experiment.objectives.clone(),
+            measured: archive.len() + archive.pruned(),
+            racing: experiment.racing,
+            hypervolume: archive.hypervolume(experiment),
+            float: float.map(|entry| row(Known { id: as_is.id(), candidate: &as_is, entry })),
+            chosen: archive.chosen().map(row),
+            front: archive.front().into_iter().map(row).collect(),
+        }
+    }
+
+    /// The document as indented JSON with a final newline.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("names and numbers are JSON") + "\n"
+    }
+}
+
+impl FrontRow {
+    /// Quality that was measured.
+    pub fn quality(&self) -> Quality {
+        if self.perplexity.is_some() { Quality::Perplexity } else { Quality::Accuracy }
+    }
+
+    /// Value of the quality.
+    pub fn quality_value(&self) -> Option<f64> {
+        match self.quality() {
+            Quality::Perplexity => self.perplexity,
+            Quality::Accuracy => self.accuracy,
+        }
+    }
+
+    fn new(experiment: &Experiment, float: Option<&Entry>, known: Known<'_>) -> Self {
+        let Known { id, candidate, entry } = known;
+        let network = &experiment.network;
+        let trade_off = |float: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
+        Self {
+            candidate: id,
+            footprint_bytes: entry.footprint_bytes,
+            saving: saving(network, entry.footprint_bytes),
+            perplexity: entry.counts.perplexity(),
+            accuracy: entry.counts.accuracy(),
+            quality_loss: float.map(|float| quality_loss(&float.counts, &entry.counts)),
+            trade_off: float.map(trade_off),
+            firing_rate: entry.counts.mean_firing_rate(network.channels),
+            counts: entry.counts.clone(),
+            costs: experiment.device.costs(network, candidate, &entry.counts),
+            schemes: candidate.schemes().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
+            vectors: Some(candidate.vectors()).filter(|s| *s != Scheme::Float).map(|s| s.to_string()),
+            activations: candidate.activations().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
+            membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::tests::{archive, counts};
+    use crate::experiment::tests::experiment;
+
+    #[test]
+    fn the_order_of_arrival_leaves_no_trace() {
+        let experiment = experiment();
+        let nats = [300.1, 301.0, 400.0];
+        let forward = archive(&experiment, nats);
+        let mut backward = Archive::default();
+        for (level, nats) in nats.into_iter().enumerate().rev() {
+            for _ in 0..2 {
+                let candidate = experiment.space.uniform(&experiment.network, level);
+                backward.insert(&experiment, &candidate, counts(nats));
+            }
+        }
+        backward.insert(&experiment, &Candidate::float(&experiment.network), counts(300.0));
+        let document = |archive| FrontDocument::new(&experiment, archive).to_json();
+        assert_eq!(document(&forward), document(&backward));
+    }
+
+    #[test]
+    fn a_front_of_an_earlier_version_is_still_read() {
+        let experiment = experiment();
+        let archive = archive(&experiment, [300.1, 301.0, 400.0]);
+        let document = FrontDocument::new(&experiment, &archive);
+        let mut json = serde_json::to_value(&document).unwrap();
+        for row in json["front"].as_array_mut().unwrap() {
+            row.as_object_mut().unwrap().remove("costs").unwrap();
+        }
+        let read: FrontDocument = serde_json::from_value(json).unwrap();
+        assert!(read.front.iter().all(|row| row.costs.is_empty()));
+        assert_eq!(read.chosen, document.chosen);
+    }
+
+    #[test]
+    fn nothing_measured_is_an_empty_document() {
+        let document = FrontDocument::new(&experiment(), &Archive::default());
+        assert_eq!((document.front.len(), document.chosen, document.hypervolume), (0, None, None));
+    }
+}

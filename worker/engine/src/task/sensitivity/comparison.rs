@@ -1,0 +1,175 @@
+//! The pass that scores: the float network and the changed one run side by side over the same data, once for
+//! all measures, each of which is told what both did.
+
+use qslm_common::network::Unit;
+use qslm_common::scheme::Scheme;
+
+use super::super::dataset::{Dataset, Sequence, Target};
+use super::super::evaluate::{EvaluateError, Interrupt, head_input};
+use super::{Distance, LOGITS_AT_ONCE, Measure, MiniBatch, Needs, Score};
+use crate::checkpoint::Checkpoint;
+use crate::model::{Hook, SpikeGpt, Unwatched};
+use crate::quant::fake_quantize;
+
+/// A float network, data, and the measures by which changed networks are compared with it.
+pub struct Comparison<'a> {
+    checkpoint: &'a Checkpoint,
+    float: SpikeGpt,
+    data: &'a Dataset,
+    measures: &'a [&'a Measure],
+    /// Sequences on which membranes are watched.
+    mini_batch: usize,
+    /// By measure, the values of the blocks; empty where it has none.
+    blocks: Vec<Vec<f64>>,
+}
+
+impl<'a> Comparison<'a> {
+    /// Comparison of networks with `float`, which `checkpoint` is as it is, on all of `data`. Membranes and
+    /// blocks are looked at on the mini-batch alone.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        float: SpikeGpt,
+        data: &'a Dataset,
+        measures: &'a [&'a Measure],
+        mini_batch: MiniBatch,
+    ) -> Self {
+        let MiniBatch { sequences, top_k } = mini_batch;
+        let mini_batch = sequences.min(data.len());
+        let applies = |needs| needs != Needs::LanguageModel || !float.network().is_classifier();
+        let blocks = |measure: &&Measure| match measure.score {
+            Score::Blocks(score) if applies(measure.needs) => score(&float, data, 0..mini_batch, top_k),
+            _ => Vec::new(),
+        };
+        let blocks = measures.iter().map(blocks).collect();
+        Self { checkpoint, float, data, measures, mini_batch, blocks }
+    }
+
+    /// Scores of `unit` by every measure, in their order; `None` where one does not apply. `changed` is the
+    /// float network with this unit alone stored under `scheme`.
+    ///
+    /// # Errors
+    /// [`EvaluateError`].
+    ///
+    /// # Panics
+    /// If the networks differ in shape.
+    pub fn scores(
+        &self,
+        unit: &Unit,
+        scheme: Scheme,
+        changed: &SpikeGpt,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Option<f64>>, EvaluateError> {
+        let start = |measure: &&Measure| match measure.score {
+            Score::Distance(start) => Some((measure.needs, start())),
+            Score::Blocks(_) => None,
+        };
+        let mut distances: Vec<_> = self.measures.iter().map(start).collect();
+        let (mut of_weights, mut of_data): (Vec<_>, Vec<_>) =
+            distances.iter_mut().flatten().partition(|(needs, _)| *needs == Needs::Weights);
+        if !of_weights.is_empty() {
+            let weights = self.checkpoint.tensor(&unit.name);
+            let stored = fake_quantize(weights.clone(), unit.columns, scheme, &unit.name);
+            of_weights.iter_mut().for_each(|(_, distance)| distance.weights(&weights, &stored));
+        }
+        let mut of_data: Vec<_> = of_data.iter_mut().map(|(_, distance)| distance).collect();
+        if !of_data.is_empty() {
+            self.run(changed, &mut of_data, interrupt)?;
+        }
+        let score = |(distance, blocks): (&Option<(Needs, Box<dyn Distance>)>, &Vec<f64>)| match distance {
+            Some((_, distance)) => Some(distance.value()),
+            None => unit.block().and_then(|block| blocks.get(block as usize).copied()),
+        };
+        Ok(distances.iter().zip(&self.blocks).map(score).collect())
+    }
+
+    /// Runs both networks over the data.
+    fn run(
+        &self,
+        changed: &SpikeGpt,
+        distances: &mut [&mut Box<dyn Distance>],
+        interrupt: Interrupt<'_>,
+    ) -> Result<(), EvaluateError> {
+        for index in 0..self.data.len() {
+            if interrupt() {
+                return Err(EvaluateError::Interrupted);
+            }
+            let sequence = self.data.sequence(index);
+            let watch = index < self.mini_batch;
+            let (mut potentials, mut nobody) = (Potentials::default(), Unwatched);
+            let hook: &mut dyn Hook = if watch { &mut potentials } else { &mut nobody };
+            let before = head_input(&self.float, self.data, sequence, hook);
+            let mut pairs = Pairs { before: potentials.all.into_iter(), distances };
+            let hook: &mut dyn Hook = if watch { &mut pairs } else { &mut nobody };
+            let after = head_input(changed, self.data, sequence, hook);
+            for (before, after, target) in self.predictions(changed, sequence, &before, &after) {
+                distances.iter_mut().for_each(|distance| distance.prediction(&before, &after, target));
+            }
+            distances.iter_mut().for_each(|distance| distance.end_of_sequence());
+            if !distances.iter().all(|distance| distance.value().is_finite()) {
+                return Err(EvaluateError::NotFinite { sequence: index });
+            }
+        }
+        Ok(())
+    }
+
+    /// Both networks' logits of every prediction of a sequence, with what was to be predicted.
+    fn predictions<'b>(
+        &'b self,
+        changed: &'b SpikeGpt,
+        sequence: &'b Sequence,
+        before: &'b [f32],
+        after: &'b [f32],
+    ) -> impl Iterator<Item = (Vec<f32>, Vec<f32>, usize)> + 'b {
+        let network = self.float.network();
+        let (channels, outputs) = (network.channels as usize, network.outputs as usize);
+        let targets: Vec<usize> = match &sequence.target {
+            Target::NextToken(scored) => {
+                let tokens = self.data.tokens(scored.start + 1..scored.end + 1);
+                tokens.iter().map(|token| *token as usize).collect()
+            }
+            Target::Label(label) => vec![*label],
+        };
+        // In blocks, because a large vocabulary does not allow all logits at once.
+        let block = (LOGITS_AT_ONCE / outputs).max(1);
+        let starts = (0..targets.len()).step_by(block);
+        starts.flat_map(move |start| {
+            let end = (start + block).min(targets.len());
+            let logits = |model: &SpikeGpt, features: &[f32]| {
+                let logits = model.logits(features[start * channels..end * channels].to_vec());
+                logits.chunks_exact(outputs).map(<[f32]>::to_vec).collect::<Vec<_>>()
+            };
+            let (before, after) = (logits(&self.float, before), logits(changed, after));
+            let targets = targets[start..end].to_vec();
+            before
+                .into_iter()
+                .zip(after)
+                .zip(targets)
+                .map(|((before, after), target)| (before, after, target))
+        })
+    }
+}
+
+/// Keeps the potentials of every population, in their order.
+#[derive(Default)]
+struct Potentials {
+    all: Vec<Vec<f32>>,
+}
+
+impl Hook for Potentials {
+    fn potentials(&mut self, _population: usize, potentials: &dyn Fn() -> Vec<f32>) {
+        self.all.push(potentials());
+    }
+}
+
+/// Tells distances of potentials, beside those kept of the float network.
+struct Pairs<'a, 'b> {
+    before: std::vec::IntoIter<Vec<f32>>,
+    distances: &'a mut [&'b mut Box<dyn Distance>],
+}
+
+impl Hook for Pairs<'_, '_> {
+    fn potentials(&mut self, _population: usize, potentials: &dyn Fn() -> Vec<f32>) {
+        let (before, after) = (self.before.next().unwrap_or_default(), potentials());
+        self.distances.iter_mut().for_each(|distance| distance.potentials(&before, &after));
+    }
+}
