@@ -64,9 +64,9 @@ pub fn replay(
             let drawn = playback.draw(CHUNK);
             let mut found = Vec::new();
             for drawn in playback.read(drawn, look_up)? {
-                match playback
-                    .file(drawn, |trial| Ok::<_, Stopped>(open(&source.store)?.parts(trial, shards)?))?
-                {
+                match playback.file(drawn, |trial| {
+                    Ok::<_, Stopped>(open(&source.store)?.shard_results(trial, shards)?)
+                })? {
                     Fate::Measured(trial, Some(engines)) => {
                         found.extend(describe(&playback, &trial, &engines, &known));
                     }

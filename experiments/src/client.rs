@@ -86,7 +86,7 @@ impl Embedded {
         self.driver.clone()
     }
 
-    /// What its committer did so far.
+    /// Counters of its group commit so far.
     pub fn commits(&self) -> Commits {
         self.driver.metrics().read()
     }
@@ -100,7 +100,7 @@ impl Embedded {
         }
     }
 
-    /// Closes the store after `outcome`. A coordinator that failed is what is told: all else that failed followed from it.
+    /// Closes the store after `outcome`. The failure of the coordinator comes first: all else that failed followed from it.
     pub async fn stop_after<T>(self, outcome: Outcome<T>) -> Outcome<T> {
         self.stop().await?;
         outcome

@@ -1,4 +1,4 @@
-//! How the program ends: a code and, unless it is 0, one line that says why.
+//! End of the program: a code and, unless it is 0, one line that says why.
 
 use std::error::Error;
 use std::fmt;
@@ -85,7 +85,7 @@ impl Failure {
     }
 }
 
-/// Why a path leads to no file, if so.
+/// The reason why a path leads to no file, if so.
 pub fn unusable(path: &Path) -> Option<(Exit, String)> {
     match std::fs::metadata(path) {
         Ok(there) if there.is_file() => None,
@@ -95,7 +95,7 @@ pub fn unusable(path: &Path) -> Option<(Exit, String)> {
     }
 }
 
-/// What is said where the system refuses a file.
+/// The code and words where the system refuses a file.
 fn of_the_system(kind: io::ErrorKind) -> Option<(Exit, String)> {
     let (code, words) = match kind {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (Exit::NotFound, "no such file"),
@@ -146,12 +146,11 @@ impl From<StoreError> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        // `{:#}` joins the causes with colons, on one line.
-        Self::new(Exit::Failure, format!("{error:#}"))
+        Self::new(Exit::Failure, qslm_program::chain(error.as_ref()))
     }
 }
 
-/// What every command returns.
+/// Outcome of a command.
 pub type Outcome<T = ()> = Result<T, Failure>;
 
 #[cfg(test)]

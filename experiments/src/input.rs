@@ -15,12 +15,12 @@ use qslm_common::hash::ContentHash;
 use qslm_common::task::Task;
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
 use qslm_engine::foreign;
-use qslm_worker::cache::hash_file;
+use qslm_program::hash_file;
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::exit::{Exit, Failure, Outcome};
 
-/// What some editors write before UTF-8.
+/// Byte-order mark that some editors write before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A file that was named, or a copy of it without what must not count.
@@ -102,7 +102,7 @@ impl Input {
         Ok(Self { named: path.to_owned(), copy: Some(share(copy)) })
     }
 
-    /// Where to read it.
+    /// The path to read it from.
     pub fn path(&self) -> &Path {
         self.copy.as_ref().map_or(&self.named, |copy| copy)
     }
@@ -177,7 +177,7 @@ fn copy_of(bytes: &[u8]) -> io::Result<NamedTempFile> {
 /// The lines of a file, with a copy on the way where it is not to be read as it is, or not twice.
 struct Lines {
     reader: BufReader<io::Chain<Cursor<Vec<u8>>, File>>,
-    /// How the file begins.
+    /// The beginning of the file.
     start: Vec<u8>,
     marked: bool,
     copy: Option<NamedTempFile>,

@@ -6,6 +6,7 @@ mod commands;
 mod data;
 mod ending;
 mod exit;
+mod finished;
 mod front_file;
 mod input;
 mod inputs;

@@ -1,4 +1,4 @@
-//! Where a command writes: never onto something that is somebody's input, and whole or not at all.
+//! Output place of a command: never something that is somebody's input, and written whole or not at all.
 //!
 //! A file is written beside its place under a name of its own and renamed when it is complete, so a full disk leaves what
 //! was there before. What may be replaced without being asked for is what the same command wrote before, which is told from
@@ -134,7 +134,7 @@ impl OutputPlace {
         }
     }
 
-    /// What goes there as it is made: a stream at once, a file when it is [finished](Unfinished::finish).
+    /// A writer for what goes there as it is made: a stream at once, a file when it is [finished](Unfinished::finish).
     pub fn writer(&self) -> Outcome<(File, Option<Unfinished<'_>>)> {
         let failed = |error: io::Error| cannot_write(&self.shown, &error);
         match self.way {
@@ -148,7 +148,7 @@ impl OutputPlace {
 }
 
 impl Unfinished<'_> {
-    /// Where it is meanwhile.
+    /// Its path meanwhile.
     pub fn path(&self) -> &Path {
         self.file.path()
     }

@@ -61,7 +61,7 @@ fn stores_are_joined_in_any_order_and_any_number_of_times() {
         assert_eq!(first[key], second[key]);
         assert_eq!(second[key], third[key]);
     }
-    let parts = |store: &PathBuf| Store::open(store).unwrap().contents().unwrap().parts;
+    let parts = |store: &PathBuf| Store::open(store).unwrap().contents().unwrap().shard_results;
     assert!(!parts(&a).is_empty() && parts(&a).len() == parts(&b).len(), "what the race runs against");
     assert_eq!((parts(&ab), parts(&ba)), (parts(&a), parts(&a)));
     for whole in fronts {

@@ -1,10 +1,10 @@
 //! The lease loop: reports to the coordinator, runs what it is given, and lives through its absence.
 //!
-//! One report is under way at a time. With free slots it waits at the coordinator for work; when an
-//! evaluation finishes meanwhile, the wait is given up and the result reported. Where there is plenty of work it takes a
+//! One report is under way at a time. With free slots it waits at the coordinator for work (long polling); when an
+//! evaluation finishes meanwhile, the wait is broken off and the result reported. Where there is plenty of work it takes a
 //! lease more than it has slots, so that nothing idles while results travel. A result stays in hand until
 //! a report that carries it was answered, because only then is it on disk; while the coordinator is away, results
-//! are spooled, so that they outlive this worker, too. Evaluations have threads of their own and never hold up a report.
+//! go to the [`Spool`], so that they outlive this worker, too. Evaluations have threads of their own and never hold up a report.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,12 +33,12 @@ use crate::monitor::Tally;
 use crate::spool::{Spool, is_measured, trial_name};
 use crate::traced::{Work, lease_line};
 
-/// How long handing leases back may take when the worker stops.
+/// Time that handing leases back may take when the worker stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// A call that is not answered in so long beyond what it asked to wait has failed. Within these bounds it is a third of
 /// the lease time, so that there is time for another one.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-/// A connection on which nothing comes back for so long is given up.
+/// Time after which a connection is closed on which nothing comes back.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// A worker: `slots` evaluations at a time for one coordinator.
@@ -53,19 +53,19 @@ pub struct Agent {
     pub evaluator: Arc<Evaluator>,
     /// Shared with the other agents of the process.
     pub cache: Arc<ArtifactCache>,
-    /// Where results wait while the coordinator is away. Not needed where both are one process.
+    /// Spool for results while the coordinator is away. Not needed where both are one process.
     pub spool: Option<Spool>,
-    /// What it tells the coordinator that it can do.
+    /// Capabilities of this machine, as the coordinator hears of them.
     pub capabilities: Capabilities,
-    /// Where it sends traces, if anywhere.
+    /// Collector of traces, if there is one.
     pub traces: Option<Traces>,
-    /// What it did, for whoever monitors it.
+    /// Counters for monitoring.
     pub tally: Arc<Tally>,
-    /// Whether to end when all that it could work for has ended.
+    /// True to end when all that it could work for has ended.
     pub until_done: bool,
 }
 
-/// Why an agent ended without an error.
+/// End of an agent without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// It was told to stop.
@@ -74,7 +74,7 @@ pub enum Ended {
     Done,
 }
 
-/// What the loop keeps track of.
+/// State of the loop.
 struct Loop {
     /// One permit per slot. A lease that was taken beforehand waits for one.
     slots: Arc<Semaphore>,
@@ -88,21 +88,27 @@ struct Loop {
     sender: mpsc::UnboundedSender<ShardReport>,
     /// A third of the lease time: how often to be heard of.
     heartbeat: Duration,
-    /// Calls that failed since the last answer. While there are any, the coordinator is away.
-    failures: u32,
-    /// When to call again after a failure.
-    pause_until: Option<tokio::time::Instant>,
-    /// Whether the coordinator ever answered.
-    known: bool,
-    /// Whether it said last that there is nothing more to do.
+    contact: Contact,
+    /// True if its last answer was that there is nothing more to do.
     done: bool,
-    /// Why it has set this worker aside, if it has.
+    /// Reason why it has set this worker aside, if it has.
     set_aside: String,
     /// Tells this process from one before it under the same name.
     session: u64,
 }
 
-/// What ended a wait.
+/// Contact with the coordinator: how its last calls went.
+#[derive(Default)]
+struct Contact {
+    /// Calls that failed since the last answer. While there are any, the coordinator is away.
+    failures: u32,
+    /// Time of the next call after a failure.
+    pause_until: Option<tokio::time::Instant>,
+    /// True once the coordinator has answered.
+    known: bool,
+}
+
+/// End of a wait.
 enum Event {
     Answer(Box<Result<ReportResponse, tonic::Status>>),
     Finished(ShardReport),
@@ -126,9 +132,7 @@ impl Agent {
             unreported: Vec::new(),
             sender,
             heartbeat: Duration::from_secs(1),
-            failures: 0,
-            pause_until: None,
-            known: false,
+            contact: Contact::default(),
             done: false,
             set_aside: String::new(),
             // 0 would say that it is not known.
@@ -169,12 +173,12 @@ impl Loop {
         }
         let request = self.request();
         let busy = request.free_slots == 0 && self.unreported.is_empty();
-        // A call that brings results is answered soon. Only one that waits for work is given up for a new result.
-        let interruptible = self.unreported.is_empty() || self.failures > 0;
+        // A call that brings results is answered soon. Only one that waits for work is broken off for a new result.
+        let interruptible = self.unreported.is_empty() || self.contact.failures > 0;
         let mut client = self.client.clone();
         let patience = self.heartbeat.clamp(PATIENCE.0, PATIENCE.1);
         let deadline = Duration::from_millis(request.wait_ms.into()) + patience;
-        let (heartbeat, pause_until) = (self.heartbeat, self.pause_until);
+        let (heartbeat, pause_until) = (self.heartbeat, self.contact.pause_until);
         let report = async move {
             if let Some(until) = pause_until {
                 tokio::time::sleep_until(until).await;
@@ -228,7 +232,7 @@ impl Loop {
         let wanted = self.running.remove(&report.lease).is_some();
         self.count(&report);
         if wanted {
-            if self.failures > 0 {
+            if self.contact.failures > 0 {
                 self.spool(&report);
             }
             self.unreported.push(report);
@@ -261,23 +265,23 @@ impl Loop {
 
     /// Goes on without an answer: what is in hand goes to disk, and the next call waits a little.
     fn note_failure(&mut self, status: &tonic::Status) -> anyhow::Result<()> {
-        refuse_for_good(status, self.known)?;
+        refuse_for_good(status, self.contact.known)?;
         self.agent.tally.unanswered.fetch_add(1, Ordering::Relaxed);
         if let Some(wait) = pushback(status) {
             // It is not away, it has too much to do; who comes back all at once makes that worse.
             let (worker, said, pause) = (&self.agent.name, status.message(), jittered(wait * 2));
             tracing::debug!(worker, said, ?pause, "told to wait");
-            self.pause_until = Some(tokio::time::Instant::now() + pause);
+            self.contact.pause_until = Some(tokio::time::Instant::now() + pause);
             return Ok(());
         }
-        if self.failures == 0 {
+        if self.contact.failures == 0 {
             self.unreported.iter().for_each(|report| self.spool(report));
         }
-        self.failures += 1;
-        let pause = backoff(self.failures);
+        self.contact.failures += 1;
+        let pause = backoff(self.contact.failures);
         let (worker, said) = (&self.agent.name, status.message());
         tracing::warn!(worker, code = %status.code(), said, ?pause, "no answer");
-        self.pause_until = Some(tokio::time::Instant::now() + pause);
+        self.contact.pause_until = Some(tokio::time::Instant::now() + pause);
         // The old connection may be one of those on which nothing ever comes back.
         match self.connector.lazy() {
             Ok(link) => self.client = WorkClient::new(link),
@@ -289,7 +293,7 @@ impl Loop {
 
     /// Follows an answer: what was reported is safe, dropped leases end, new ones start.
     fn take(&mut self, answer: ReportResponse) {
-        (self.failures, self.pause_until, self.known) = (0, None, true);
+        self.contact = Contact { failures: 0, pause_until: None, known: true };
         self.done = answer.done && answer.leases.is_empty();
         self.note_set_aside(&answer.set_aside);
         for report in self.unreported.drain(..) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use qslm_common::hash::ContentHash;
+use qslm_program::hash_file;
 use qslm_proto::v1::FetchArtifactRequest;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_transport::Link;
@@ -16,11 +17,11 @@ use tokio::sync::Mutex;
 pub struct ArtifactCache {
     folder: PathBuf,
     max_bytes: u64,
-    /// What was fetched or checked by this process, with its size. Held while fetching, so that nothing is fetched twice.
+    /// Artifacts that this process fetched or checked, with their sizes. Held while fetching, so that nothing is fetched twice.
     checked: Mutex<BTreeMap<ContentHash, u64>>,
 }
 
-/// Why an artifact is not there.
+/// Reason why an artifact is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// The disk fails or is full.
@@ -28,7 +29,8 @@ pub enum CacheError {
     Io {
         /// The cache's folder.
         folder: PathBuf,
-        /// What failed.
+        /// The words of the system.
+        #[source]
         error: io::Error,
     },
     /// The coordinator does not hand it out.
@@ -36,15 +38,15 @@ pub enum CacheError {
     Fetch {
         /// Which.
         hash: ContentHash,
-        /// What the coordinator said.
+        /// The coordinator's answer. Its words are in the text; it is no source, which would say them twice.
         status: tonic::Status,
     },
-    /// What came is not what was asked for.
+    /// Content that is not what was asked for.
     #[error("the coordinator sent {actual} for artifact {hash}")]
     OtherContent {
-        /// What was asked for.
+        /// The hash that was asked for.
         hash: ContentHash,
-        /// What came.
+        /// The hash of what came.
         actual: ContentHash,
     },
     /// It does not fit into the cache.
@@ -164,24 +166,6 @@ impl ArtifactCache {
         }
         Ok(())
     }
-}
-
-/// The content hash of a file.
-///
-/// # Errors
-/// If it cannot be read.
-pub fn hash_file(path: &Path) -> io::Result<ContentHash> {
-    hash_reader(File::open(path)?)
-}
-
-/// The content hash of what a reader gives.
-///
-/// # Errors
-/// If it cannot be read.
-pub(crate) fn hash_reader(reader: impl io::Read) -> io::Result<ContentHash> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(reader)?;
-    Ok(ContentHash::from_bytes(*hasher.finalize().as_bytes()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What this worker can do, as far as the program can tell.
+//! Capabilities of this machine, as far as the program can tell.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub fn detect(labels: BTreeMap<String, String>) -> Capabilities {
     }
 }
 
-/// What measures with a backend here, as results carry it: program, engine, backend, processor.
+/// Fingerprint of what measures with a backend here, as results carry it: program, engine, backend, processor.
 pub fn fingerprint(backend: Backend) -> String {
     let mut text = format!(
         "qslm {}, engine {ENGINE_VERSION}, {backend}, {}",
@@ -34,7 +34,7 @@ pub fn fingerprint(backend: Backend) -> String {
     text
 }
 
-/// What of the processor decides how fast evaluations are.
+/// Instruction sets of the processor that decide how fast evaluations are.
 #[cfg(target_arch = "x86_64")]
 pub fn cpu_features() -> Vec<&'static str> {
     let features = [
@@ -47,7 +47,7 @@ pub fn cpu_features() -> Vec<&'static str> {
     features.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }
 
-/// What of the processor decides how fast evaluations are.
+/// Instruction sets of the processor that decide how fast evaluations are.
 #[cfg(not(target_arch = "x86_64"))]
 pub fn cpu_features() -> Vec<&'static str> {
     Vec::new()

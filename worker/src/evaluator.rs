@@ -18,12 +18,13 @@ use qslm_engine::model::{CannotBuild, Reuse, Shared, SpikeGpt};
 use qslm_engine::task::{
     DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate_sharing,
 };
+use qslm_program::hash_reader;
 
-use crate::cache::hash_reader;
+use crate::failure::{Cause, EvaluationFailure};
 use crate::memo::Memo;
 use crate::memory;
 
-/// Bytes for what candidates have in common, per slot.
+/// Bytes per slot of the prefix and weight caches.
 const SHARED_PER_SLOT: u64 = 1 << 30;
 
 /// Evaluates shards, several at a time if asked from several threads.
@@ -32,7 +33,7 @@ pub struct Evaluator {
     datasets: Memo<(Data, Task, Network), Arc<Dataset>>,
     /// Shards of one trial usually come one after the other.
     models: Memo<ContentHash, Arc<SpikeGpt>>,
-    /// What candidates have in common.
+    /// Prefix and weight caches: results that candidates have in common.
     shared: Shared,
     /// Bytes of memory that there are, if known.
     memory: Option<u64>,
@@ -49,17 +50,6 @@ pub struct Files {
     pub tokenizer: PathBuf,
 }
 
-/// Why a shard was not measured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EvaluationFailure {
-    /// The evaluation fails, here or anywhere.
-    Evaluation(String),
-    /// A fault of this machine: another one may succeed.
-    Machine(String),
-    /// The caller asked to stop.
-    Interrupted,
-}
-
 impl Evaluator {
     /// An evaluator for about `slots` evaluations at a time.
     pub fn new(slots: usize) -> Self {
@@ -74,7 +64,7 @@ impl Evaluator {
         Self { checkpoints, datasets, models, shared: Shared::new(shared), memory }
     }
 
-    /// How much it did not have to compute.
+    /// Hits and misses of the caches, in multiply-accumulates.
     pub fn reuse(&self) -> Reuse {
         self.shared.reuse()
     }
@@ -94,7 +84,8 @@ impl Evaluator {
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let words = panic.downcast_ref::<String>().map(String::as_str);
             let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(EvaluationFailure::Evaluation(format!("the evaluation panicked: {words}")))
+            let words = format!("the evaluation panicked: {words}");
+            Err(EvaluationFailure::evaluation(Cause::Panic, words))
         })
     }
 
@@ -108,7 +99,7 @@ impl Evaluator {
         if trial.protocol.engine_version != ENGINE_VERSION {
             let wanted = trial.protocol.engine_version;
             let words = format!("this worker's engine is version {ENGINE_VERSION}, the trial needs {wanted}");
-            return Err(EvaluationFailure::Machine(words));
+            return Err(EvaluationFailure::machine(Cause::Other, words));
         }
         // The weights alone, so this refuses only what is certain to fail.
         let protocol = &trial.protocol;
@@ -116,7 +107,7 @@ impl Evaluator {
         if let Some(memory) = self.memory.filter(|memory| weights > *memory) {
             let words =
                 format!("the weights take {weights} bytes as floats, this worker has {memory} of memory");
-            return Err(EvaluationFailure::Machine(words));
+            return Err(EvaluationFailure::machine(Cause::Memory, words));
         }
         let data_key = (protocol.data.clone(), protocol.task.clone(), protocol.network);
         let inputs = [(&files.text, protocol.data.text), (&files.tokenizer, protocol.data.tokenizer)];
@@ -128,7 +119,9 @@ impl Evaluator {
         evaluate_sharing(&model, &data, shard.range(data.len()), shared, interrupt).map_err(|error| {
             match error {
                 EvaluateError::Interrupted => EvaluationFailure::Interrupted,
-                other => EvaluationFailure::Evaluation(other.to_string()),
+                diverged @ (EvaluateError::NotFinite { .. } | EvaluateError::Overflow) => {
+                    EvaluationFailure::evaluation(Cause::NotFinite, diverged)
+                }
             }
         })
     }
@@ -139,16 +132,19 @@ impl Evaluator {
         let load = || {
             let loaded = Checkpoint::load(&files.checkpoint, protocol.network.binary_embedding);
             loaded.map(Arc::new).map_err(|error| match error {
-                CheckpointError::Io(error) => EvaluationFailure::Machine(format!("checkpoint: {error}")),
-                other => EvaluationFailure::Evaluation(format!("checkpoint: {other}")),
+                CheckpointError::Io(error) => {
+                    EvaluationFailure::machine(Cause::Disk, format!("checkpoint: {error}"))
+                }
+                other => EvaluationFailure::evaluation(Cause::Checkpoint, format!("checkpoint: {other}")),
             })
         };
         let checkpoint = self
             .checkpoints
             .get_or_make(&key, || of_undamaged(&[(&files.checkpoint, protocol.checkpoint)], load))?;
         if *checkpoint.network() != protocol.network {
-            return Err(EvaluationFailure::Evaluation(
-                "the checkpoint has another shape than the experiment says".to_owned(),
+            return Err(EvaluationFailure::evaluation(
+                Cause::Checkpoint,
+                "the checkpoint has another shape than the experiment says",
             ));
         }
         // Matrices do not depend on the data.
@@ -158,26 +154,28 @@ impl Evaluator {
         let model = SpikeGpt::sharing(&checkpoint, &trial.candidate, protocol.backend, &self.shared, of);
         model.map(Arc::new).map_err(|error| match error {
             // Another worker may have it.
-            CannotBuild::Backend(error) => EvaluationFailure::Machine(error.to_string()),
-            CannotBuild::Candidate(error) => EvaluationFailure::Evaluation(error.to_string()),
+            CannotBuild::Backend(error) => EvaluationFailure::machine(Cause::Backend, error),
+            CannotBuild::Candidate(error) => EvaluationFailure::evaluation(Cause::Checkpoint, error),
         })
     }
 }
 
-/// What `load` makes of files, if they were what their hashes say while it read them. They were checked before, but perhaps
-/// long ago: one that was damaged since would give other counts, and nobody would know.
+/// The value that `load` makes of files, if they were what their hashes say while it read them. They were checked before,
+/// but perhaps long ago: one that was damaged since would give other counts, and nobody would know.
 fn of_undamaged<T>(
     files: &[(&PathBuf, ContentHash)],
     load: impl FnOnce() -> Result<T, EvaluationFailure>,
 ) -> Result<T, EvaluationFailure> {
-    let fault =
-        |path: &Path, words: &dyn Display| EvaluationFailure::Machine(format!("{}: {words}", path.display()));
+    let fault = |path: &Path, words: &dyn Display| {
+        EvaluationFailure::machine(Cause::Disk, format!("{}: {words}", path.display()))
+    };
     // Held open, so that one that is replaced meanwhile is another file.
     let held = files.iter().map(|(path, _)| File::open(path).map_err(|error| fault(path, &error)));
     let held = held.collect::<Result<Vec<_>, _>>()?;
     let loaded = load()?;
     for ((path, hash), mut file) in files.iter().zip(held) {
-        let same = File::open(path).and_then(|now| Ok(place(&now.metadata()?) == place(&file.metadata()?)));
+        let same =
+            File::open(path).and_then(|now| Ok(file_id(&now.metadata()?) == file_id(&file.metadata()?)));
         let actual = hash_reader(&mut file).map_err(|error| fault(path, &error))?;
         if actual != *hash || !same.is_ok_and(|same| same) {
             return Err(fault(path, &"damaged or replaced while it was read"));
@@ -186,15 +184,15 @@ fn of_undamaged<T>(
     Ok(loaded)
 }
 
-/// What tells a file from another one that took its name.
+/// Identity of a file, which one that took its name does not have.
 #[cfg(unix)]
-fn place(metadata: &Metadata) -> impl PartialEq + use<> {
+fn file_id(metadata: &Metadata) -> impl PartialEq + use<> {
     use std::os::unix::fs::MetadataExt;
     (metadata.dev(), metadata.ino())
 }
 
 #[cfg(not(unix))]
-fn place(metadata: &Metadata) -> impl PartialEq + use<> {
+fn file_id(metadata: &Metadata) -> impl PartialEq + use<> {
     metadata.created().ok()
 }
 
@@ -202,13 +200,13 @@ fn load_data(trial: &Trial, files: &Files) -> Result<Arc<Dataset>, EvaluationFai
     let protocol = &trial.protocol;
     let tokenizer = TokenizerFile::load(&files.tokenizer, protocol.network.vocabulary);
     let tokenizer = tokenizer.map_err(|error| match error {
-        TokenizerError::Io(error) => EvaluationFailure::Machine(format!("tokenizer: {error}")),
-        other => EvaluationFailure::Evaluation(format!("tokenizer: {other}")),
+        TokenizerError::Io(error) => EvaluationFailure::machine(Cause::Disk, format!("tokenizer: {error}")),
+        other => EvaluationFailure::evaluation(Cause::Data, format!("tokenizer: {other}")),
     })?;
     let data = Dataset::load(&files.text, &tokenizer, &protocol.task, &protocol.network);
     data.map(Arc::new).map_err(|error| match error {
-        DataError::Io(error) => EvaluationFailure::Machine(format!("data: {error}")),
-        other => EvaluationFailure::Evaluation(format!("data: {other}")),
+        DataError::Io(error) => EvaluationFailure::machine(Cause::Disk, format!("data: {error}")),
+        other => EvaluationFailure::evaluation(Cause::Data, format!("data: {other}")),
     })
 }
 
@@ -229,7 +227,7 @@ mod tests {
         let files = [(&path, ContentHash::of(b"as it was sent"))];
         assert_eq!(of_undamaged(&files, || Ok(7)), Ok(7));
         let words = format!("{}: damaged or replaced while it was read", path.display());
-        let fault = || Err(EvaluationFailure::Machine(words.clone()));
+        let fault = || Err(EvaluationFailure::machine(Cause::Disk, &words));
         // Put back by a rename, as a fetch does, after it was read.
         let replaced = of_undamaged(&files, || {
             std::fs::write(folder.path().join("new"), "as it was sent").unwrap();
@@ -240,7 +238,7 @@ mod tests {
         std::fs::write(&path, "as it was Sent").unwrap();
         assert_eq!(of_undamaged(&files, || Ok(7)), fault());
         std::fs::remove_file(&path).unwrap();
-        assert!(matches!(of_undamaged(&files, || Ok(7)), Err(EvaluationFailure::Machine(_))));
+        assert!(matches!(of_undamaged(&files, || Ok(7)), Err(EvaluationFailure::Machine { .. })));
     }
 
     #[test]
@@ -268,6 +266,6 @@ mod tests {
         let evaluator = Evaluator::with_memory(1, Some(512 << 20));
         let failure = evaluator.evaluate(&trial, &files, Shard { index: 0, of: 1 }, &|| false);
         let words = "the weights take 861597696 bytes as floats, this worker has 536870912 of memory";
-        assert_eq!(failure, Err(EvaluationFailure::Machine(words.to_owned())));
+        assert_eq!(failure, Err(EvaluationFailure::machine(Cause::Memory, words)));
     }
 }

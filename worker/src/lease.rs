@@ -11,7 +11,6 @@ use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
 use qslm_proto::convert;
-use qslm_proto::v1::shard_failure::Kind;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{Lease, ShardFailure, ShardReport, shard_report};
 use qslm_transport::Link;
@@ -21,7 +20,8 @@ use tonic::Code;
 use crate::backoff::backoff;
 use crate::cache::{ArtifactCache, CacheError};
 use crate::capabilities::fingerprint;
-use crate::evaluator::{EvaluationFailure, Evaluator, Files};
+use crate::evaluator::{Evaluator, Files};
+use crate::failure::{Cause, EvaluationFailure};
 
 /// Evaluates one lease.
 pub(crate) async fn work(
@@ -39,7 +39,8 @@ pub(crate) async fn work(
         // A failure is filed by its lease; without a trial that can be read there is no key to name. Another
         // worker, of another version perhaps, may be able to read it.
         Err(error) => {
-            let unread = EvaluationFailure::Machine(format!("this worker cannot read the trial: {error}"));
+            let words = format!("this worker cannot read the trial: {error}");
+            let unread = EvaluationFailure::machine(Cause::Other, words);
             (NAMELESS.to_vec(), String::new(), Err(unread))
         }
         Ok(trial) => {
@@ -65,24 +66,24 @@ const NAMELESS: [u8; 32] = [0; 32];
 
 /// The report of a lease whose task ended without one.
 pub(crate) fn lost(lease: &Lease, error: &JoinError) -> ShardReport {
-    let failure = tell(EvaluationFailure::Machine(format!("this worker lost the evaluation: {error}")));
+    let words = format!("this worker lost the evaluation: {error}");
+    let failure = tell(EvaluationFailure::machine(cause_of_end(error), words));
     let outcome = Some(shard_report::Outcome::Failure(failure));
     let (lease, index, of) = (lease.id, lease.index, lease.of);
     ShardReport { lease, trial: NAMELESS.to_vec(), index, of, outcome, seconds: 0.0, engine: String::new() }
 }
 
+/// The failure as it is reported; a fault of this machine is told to whoever reads its log, too.
 fn tell(failure: EvaluationFailure) -> ShardFailure {
-    let (reason, kind) = match failure {
-        EvaluationFailure::Evaluation(reason) => (reason, Kind::Evaluation),
-        EvaluationFailure::Machine(reason) => {
-            tracing::warn!(reason, "this machine cannot evaluate a shard");
-            (reason, Kind::Machine)
-        }
-        EvaluationFailure::Interrupted => ("interrupted".to_owned(), Kind::Interrupted),
-    };
-    // For coordinators that know no kinds.
-    let retryable = kind != Kind::Evaluation;
-    ShardFailure { reason, retryable, kind: kind.into() }
+    if let EvaluationFailure::Machine { reason, .. } = &failure {
+        tracing::warn!(reason, "this machine cannot evaluate a shard");
+    }
+    failure.into()
+}
+
+/// The cause of a task that ended without a result.
+fn cause_of_end(error: &JoinError) -> Cause {
+    if error.is_panic() { Cause::Panic } else { Cause::Other }
 }
 
 async fn measure(
@@ -95,7 +96,7 @@ async fn measure(
 ) -> Result<Counts, EvaluationFailure> {
     if !shard.is_valid() {
         let words = format!("the coordinator sent shard {} of {}", shard.index, shard.of);
-        return Err(EvaluationFailure::Evaluation(words));
+        return Err(EvaluationFailure::evaluation(Cause::Other, words));
     }
     let protocol = &trial.protocol;
     let hashes = [protocol.checkpoint, protocol.data.text, protocol.data.tokenizer];
@@ -109,22 +110,23 @@ async fn measure(
     let evaluation = tokio::task::spawn_blocking(move || {
         evaluator.evaluate(&trial, &files, shard, &|| interrupt.load(Ordering::Relaxed))
     });
-    let outcome = evaluation.await.unwrap_or_else(|error| Err(EvaluationFailure::Machine(error.to_string())));
-    match outcome {
-        // Before a trial fails for what is in a file, it has to be that file. What was damaged is fetched again next time.
-        Err(failure @ (EvaluationFailure::Evaluation(_) | EvaluationFailure::Machine(_))) => {
-            match (cache.first_damaged(&hashes).await, failure) {
-                (
-                    Some(damaged),
-                    EvaluationFailure::Evaluation(reason) | EvaluationFailure::Machine(reason),
-                ) => Err(EvaluationFailure::Machine(format!(
-                    "artifact {damaged} was damaged in the cache: {reason}"
-                ))),
-                (_, failure) => Err(failure),
-            }
+    let outcome =
+        evaluation.await.unwrap_or_else(|error| Err(EvaluationFailure::machine(cause_of_end(&error), error)));
+    let failure = match outcome {
+        Err(failure) if failure != EvaluationFailure::Interrupted => failure,
+        outcome => return outcome,
+    };
+    // Before a trial fails for what is in a file, it has to be that file. What was damaged is fetched again next time.
+    Err(match (cache.first_damaged(&hashes).await, failure) {
+        (
+            Some(damaged),
+            EvaluationFailure::Evaluation { reason, .. } | EvaluationFailure::Machine { reason, .. },
+        ) => {
+            let words = format!("artifact {damaged} was damaged in the cache: {reason}");
+            EvaluationFailure::machine(Cause::Disk, words)
         }
-        outcome => outcome,
-    }
+        (_, failure) => failure,
+    })
 }
 
 /// The file of an artifact. That the coordinator is away is no fault of the trial, so this tries until the lease ends.
@@ -142,7 +144,13 @@ async fn fetch(
             {
                 tracing::warn!(artifact = %hash, code = %status.code(), "cannot be fetched now");
             }
-            Err(error) => return Err(EvaluationFailure::Machine(error.to_string())),
+            Err(error) => {
+                let cause = match error {
+                    CacheError::Io { .. } | CacheError::TooLarge { .. } => Cause::Disk,
+                    CacheError::Fetch { .. } | CacheError::OtherContent { .. } => Cause::Other,
+                };
+                return Err(EvaluationFailure::machine(cause, error));
+            }
         }
         tokio::time::sleep(backoff(failures)).await;
         if interrupt.load(Ordering::Relaxed) {
@@ -152,12 +160,12 @@ async fn fetch(
     Err(EvaluationFailure::Interrupted)
 }
 
-/// Whether a code may be the coordinator's own word, that it cannot read the file, and not the connection's.
+/// True for a code that may be the coordinator's own word, that it cannot read the file, and not the connection's.
 fn is_answer(code: Code) -> bool {
     matches!(code, Code::Internal | Code::Unknown)
 }
 
-/// Whether a call failed for the connection's sake and not for what it asked.
+/// True if a call failed for the connection's sake and not for what it asked.
 fn is_passing(code: Code) -> bool {
     !matches!(
         code,
@@ -174,6 +182,7 @@ fn is_passing(code: Code) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use qslm_proto::v1::shard_failure::{Cause, Kind};
     use qslm_transport::{Access, Connector};
 
     use super::*;
@@ -195,7 +204,7 @@ mod tests {
         let report = work(lease, &Arc::new(Evaluator::new(1)), &cache, client, &Arc::default()).await;
         assert_eq!((report.lease, report.trial.len()), (7, 32), "what the coordinator takes");
         let Some(shard_report::Outcome::Failure(failure)) = report.outcome else { panic!("not a failure") };
-        assert_eq!((failure.kind(), failure.retryable), (Kind::Machine, true));
+        assert_eq!((failure.kind(), failure.cause(), failure.retryable), (Kind::Machine, Cause::Other, true));
         assert!(failure.reason.contains("cannot read the trial: trial: missing"));
     }
 
@@ -205,6 +214,7 @@ mod tests {
         let error = tokio::spawn(async { panic!("no thread for it") }).await.unwrap_err();
         let report = lost(&lease, &error);
         let Some(shard_report::Outcome::Failure(failure)) = report.outcome else { panic!("not a failure") };
-        assert_eq!((report.lease, report.index, report.of, failure.kind()), (7, 1, 2, Kind::Machine));
+        assert_eq!((report.lease, report.index, report.of), (7, 1, 2));
+        assert_eq!((failure.kind(), failure.cause()), (Kind::Machine, Cause::Panic));
     }
 }

@@ -1,13 +1,21 @@
 //! A worker: leases shards of trials from a coordinator, measures them, and reports.
 //!
-//! The [`agent`] talks to the coordinator, the [`cache`] holds files, the [`spool`] results that cannot be delivered,
-//! and the [`evaluator`] runs the engine.
+//! One idea: a worker carries nothing. It may be killed at any time, and another one measures the same shard to the same
+//! counts; so it keeps only what is found again by its hash.
+//!
+//! The way through: the [`Agent`] holds one report under way, by which it delivers results, is heard of, and gets leases
+//! (long polling). A lease goes through `lease`: its files from the [`ArtifactCache`], which fetches, checks and bounds them;
+//! its counts from the [`Evaluator`], which runs the engine and shares checkpoints, data and models between evaluations
+//! ([`memo`]); whatever happens becomes a report, also a failure ([`failure`]: whose fault, which cause). While the
+//! coordinator is away, results wait in the [`Spool`]. [`capabilities`] and [`memory`] describe the machine, [`monitor`]
+//! counts, [`settings`] and [`program`] make the program `qslm-worker` of it.
 
 pub mod agent;
 mod backoff;
 pub mod cache;
 pub mod capabilities;
 pub mod evaluator;
+pub mod failure;
 mod lease;
 pub mod memo;
 pub mod memory;

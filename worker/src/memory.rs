@@ -1,4 +1,4 @@
-//! How much memory this worker may use, so that a network that cannot fit is refused with a reason instead of
+//! Memory that this worker may use, so that a network that cannot fit is refused with a reason instead of
 //! getting the worker killed.
 
 use std::fs;

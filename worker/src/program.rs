@@ -40,6 +40,7 @@ Exit codes:
   7    the coordinator does not let this worker in
   143  told to stop before all was done (--until-done)"
 )]
+// As many fields as there are settings, which it mirrors.
 struct Flags {
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]

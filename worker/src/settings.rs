@@ -7,7 +7,7 @@ use qslm_program::{LogFormat, Port};
 use qslm_transport::{Access, Connector};
 use serde::{Deserialize, Serialize};
 
-/// What a worker can be told.
+/// Settings of a worker. There are many in one struct, since files and variables name each by one word.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -19,15 +19,15 @@ pub struct Settings {
     pub slots: u32,
     /// The id of the only experiment to work for; any if empty.
     pub experiment: String,
-    /// Where fetched checkpoints and data are kept, and results while the coordinator is away.
+    /// Folder of fetched checkpoints and data, and of results while the coordinator is away.
     pub cache_dir: PathBuf,
     /// Bytes that the cache may take.
     pub cache_max_bytes: u64,
-    /// Whether to end, with exit code 0, when the experiment has ended; without one, when all have.
+    /// True to end, with exit code 0, when the experiment has ended; without one, when all have.
     pub until_done: bool,
-    /// What else people tell this worker by, which experiments may demand: `zone=a,rack=7`.
+    /// Labels that people tell this worker by, which experiments may demand: `zone=a,rack=7`.
     pub labels: String,
-    /// Whoever signed the coordinator's certificate, in PEM; the system's roots if empty.
+    /// Certificate authority of the coordinator, in PEM; the system's roots if empty.
     pub ca: PathBuf,
     /// This worker's own certificate in PEM, where the coordinator asks for one.
     pub certificate: PathBuf,
@@ -37,11 +37,11 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// Address and port of health and metrics for the cluster's own machinery, or `off`.
     pub monitor: Port,
-    /// Where to send traces: an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`; nowhere if empty.
+    /// Collector of traces: OpenTelemetry, OTLP over gRPC, `http://HOST:4317`; none if empty.
     pub traces: String,
-    /// What is logged: a level, or directives such as `info,qslm_worker=debug`.
+    /// Level of the log, or directives such as `info,qslm_worker=debug`.
     pub log: String,
-    /// How it is logged: `text` for people, or `json`, an object per line.
+    /// Form of the log: `text` for people, or `json`, an object per line.
     pub log_format: LogFormat,
 }
 

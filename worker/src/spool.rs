@@ -1,5 +1,5 @@
-//! Results that wait on disk for a coordinator that is away. They outlive the worker: whoever works with this folder
-//! next delivers them. Results are deterministic and filed by trial, so delivering one twice does no harm.
+//! Spool: results that wait on disk for a coordinator that is away. They outlive the worker: the next one with this folder
+//! delivers them. Results are deterministic and filed by trial, so delivering one twice does no harm.
 
 use std::fs;
 use std::io::{self, Write};
@@ -51,7 +51,7 @@ impl Spool {
         let _ = fs::remove_file(self.path(report));
     }
 
-    /// Everything that waits. What cannot be read is told and thrown away: it will be measured again.
+    /// Everything that waits. What cannot be read is logged and thrown away: it will be measured again.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -79,7 +79,7 @@ impl Spool {
     }
 }
 
-/// Whether a report brings counts.
+/// True if a report brings counts.
 pub(crate) fn is_measured(report: &ShardReport) -> bool {
     matches!(report.outcome, Some(shard_report::Outcome::Counts(_)))
 }
@@ -89,7 +89,7 @@ pub(crate) fn trial_name(report: &ShardReport) -> String {
     convert::hash("trial", &report.trial).map_or(String::new(), String::from)
 }
 
-/// Whether a report is of a trial and a shard, as every one is that was kept. The coordinator refuses a worker that sends
+/// True if a report is of a trial and a shard, as every one is that was kept. The coordinator refuses a worker that sends
 /// anything else.
 fn is_filed(report: &ShardReport) -> bool {
     let trial = convert::hash("trial", &report.trial);

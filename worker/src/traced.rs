@@ -1,4 +1,4 @@
-//! What a worker tells of a lease: in its log lines, and to a tracing collector.
+//! Tracing of a lease: the fields of its log lines, and its spans for a collector.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use qslm_proto::v1::{Lease, ShardReport, shard_report};
 use qslm_transport::Traces;
 use qslm_transport::traces::{Span, TraceContext};
 
-/// What log lines about a lease say with all they say.
+/// Span of a lease, whose fields every log line about it carries.
 pub(crate) fn lease_line(lease: &Lease) -> tracing::Span {
     let (id, shard, of) = (lease.id, lease.index, lease.of);
     let trial = tracing::field::Empty;
@@ -16,7 +16,7 @@ pub(crate) fn lease_line(lease: &Lease) -> tracing::Span {
 /// A lease on its way through a worker, while somebody traces.
 pub(crate) struct Work {
     traces: Traces,
-    place: TraceContext,
+    context: TraceContext,
     parent: TraceContext,
     start: SystemTime,
     worker: String,
@@ -28,7 +28,7 @@ impl Work {
     pub(crate) fn start(traces: Traces, lease: &Lease, worker: &str) -> Option<Self> {
         let parent = TraceContext::from_traceparent(&lease.traceparent)?;
         let (worker, experiment) = (worker.to_owned(), lease.experiment.clone());
-        Some(Self { traces, place: parent.beside(), parent, start: SystemTime::now(), worker, experiment })
+        Some(Self { traces, context: parent.beside(), parent, start: SystemTime::now(), worker, experiment })
     }
 
     /// It is done.
@@ -50,10 +50,10 @@ impl Work {
         }
         // From the lease's coming to its going; the evaluation itself, after waiting for a slot, is a part of that.
         let took = Duration::try_from_secs_f64(report.seconds).unwrap_or_default();
-        let evaluation = self.place.beside();
-        let (traces, place) = (self.traces, self.place);
+        let evaluation = self.context.beside();
+        let (traces, context) = (self.traces, self.context);
         let span = Span {
-            place: place.clone(),
+            context: context.clone(),
             parent: Some(self.parent),
             name: "work",
             start: self.start,
@@ -63,8 +63,8 @@ impl Work {
         };
         let start = end.checked_sub(took).map_or(self.start, |start| start.max(self.start));
         let part = Span {
-            place: evaluation,
-            parent: Some(place),
+            context: evaluation,
+            parent: Some(context),
             name: "evaluate",
             start,
             attributes: Vec::new(),

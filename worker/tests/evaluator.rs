@@ -14,7 +14,8 @@ use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::{Protocol, Trial};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_worker::Evaluator;
-use qslm_worker::evaluator::{EvaluationFailure, Files};
+use qslm_worker::evaluator::Files;
+use qslm_worker::failure::{Cause, EvaluationFailure};
 
 fn bundled(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../experiments").join(path)
@@ -52,7 +53,7 @@ fn a_panic_fails_the_trial_with_its_words_and_the_next_evaluation_works() {
     let panicked = evaluator.evaluate(&trial, &files, shard, &|| panic!("out of luck"));
     assert_eq!(
         panicked,
-        Err(EvaluationFailure::Evaluation("the evaluation panicked: out of luck".to_owned()))
+        Err(EvaluationFailure::evaluation(Cause::Panic, "the evaluation panicked: out of luck"))
     );
     assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| true), Err(EvaluationFailure::Interrupted));
     assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| false).unwrap().scored_tokens, 32);
@@ -60,7 +61,9 @@ fn a_panic_fails_the_trial_with_its_words_and_the_next_evaluation_works() {
     let protocol = Protocol { engine_version: ENGINE_VERSION + 1, ..Protocol::clone(&trial.protocol) };
     let newer = Trial { protocol: Arc::new(protocol), ..trial };
     let refused = evaluator.evaluate(&newer, &files, shard, &|| false);
-    assert!(matches!(refused, Err(EvaluationFailure::Machine(words)) if words.contains("the trial needs")));
+    assert!(
+        matches!(refused, Err(EvaluationFailure::Machine { reason, .. }) if reason.contains("the trial needs"))
+    );
 }
 
 /// Candidates as a search proposes them: one part after the other narrower, then others that share nothing.

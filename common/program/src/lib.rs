@@ -1,5 +1,17 @@
-//! What the programs share: layered settings, log lines, and a graceful end on signals.
+//! The frame of a program: everything that is the same whatever the program does.
+//!
+//! One idea: a program is a function of its settings. [`run`] reads them in layers ([`settings`]: defaults, file, variables,
+//! flags), calls the function on a runtime of its own, and turns its error into one line on standard error and an exit code,
+//! which a [`Coded`] error chooses. Underneath: [`flags`] parses the command line and [`say`] writes a line, also to an end
+//! that is gone; [`init_log`] starts the log; [`cancelled_by_signals`] gives the token by which a program ends within a
+//! bounded time; [`limits`] asks the system for threads and open files before they are needed.
+//!
+//! Beside the frame stand a few things that all programs do alike: [`chain`] says an error and its causes on one line,
+//! [`hash_file`] names a file by its content, [`quietly`] catches panics of other people's code, and [`Port`] is an address
+//! that may be off. Connections and tokens are in `qslm-transport`.
 
+mod chain;
+mod hash;
 pub mod limits;
 mod log;
 mod port;
@@ -7,6 +19,8 @@ mod quiet;
 mod said;
 pub mod settings;
 
+pub use chain::chain;
+pub use hash::{hash_file, hash_reader};
 pub use log::{LogFlags, LogFormat, init_log};
 pub use port::{InvalidAddress, InvalidPort, Port, address, deserialize_address};
 pub use quiet::quietly;
@@ -23,7 +37,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-/// How long threads may go on once a program is done. An evaluation looks only between two sequences whether it should
+/// Time that threads may go on once a program is done. An evaluation looks only between two sequences whether it should
 /// stop, and nobody waits for it then.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -48,7 +62,7 @@ impl Coded {
 
 impl fmt::Display for Coded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.error)
+        f.write_str(&chain(self.error.as_ref()))
     }
 }
 
@@ -76,7 +90,7 @@ where
         }
         Err(error) => (error, 2),
     };
-    say(format_args!("error: {error:#}"));
+    say(format_args!("error: {}", chain(error.as_ref())));
     ExitCode::from(code)
 }
 

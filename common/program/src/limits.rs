@@ -1,4 +1,4 @@
-//! What the system lets a program have: threads, open files, and bytes of a file.
+//! Limits of the system on a program: threads, open files, and bytes of a file.
 //!
 //! A runtime that lacks a thread does not fail: it keeps what the thread was for until another one is free, which may be
 //! never. A server that lacks open files does not fail either: whoever calls it waits. So what is needed is tried before.
@@ -16,7 +16,7 @@ pub(crate) const OF_A_RUNTIME: usize = 8;
 /// Files that are open already, as a guess.
 const OPEN: usize = 256;
 
-/// How many threads a runtime may take: one per core, or what there is; `None` if there are enough.
+/// Number of threads that a runtime may take: one per core, or what there is; `None` if there are enough.
 ///
 /// # Errors
 /// If not even one is left beside what else is needed.
@@ -41,7 +41,7 @@ pub fn ensure_threads(needed: usize) -> anyhow::Result<()> {
     }
 }
 
-/// How many of so many more threads can run at once, and why there are not more.
+/// Number of `wanted` more threads that can run at once, and the reason why there are not more.
 fn spare_threads(wanted: usize) -> (usize, Option<io::Error>) {
     thread::scope(|scope| {
         let (mut waiting, mut error) = (Vec::new(), None);
@@ -71,7 +71,7 @@ pub fn ensure_files(needed: usize) -> anyhow::Result<()> {
     error.map_or(Ok(()), Err).with_context(|| few("open files", needed, found, "open files (ulimit -n)"))
 }
 
-/// How many of so many more files can be open at once, and why there are not more.
+/// Number of `wanted` more files that can be open at once, and the reason why there are not more.
 #[cfg(unix)]
 fn spare_files(wanted: usize) -> (usize, Option<io::Error>) {
     use std::os::fd::AsFd;

@@ -22,7 +22,7 @@ pub struct LogFlags {
     log_format: Option<LogFormat>,
 }
 
-/// How log lines are written.
+/// Form of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {

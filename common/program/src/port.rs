@@ -1,4 +1,4 @@
-//! Where something listens, if it does.
+//! Address of a port that may be off.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 thread_local! {
-    /// Whether a panic of this thread is somebody's business already.
+    /// True while a panic of this thread is caught by [`quietly`].
     static EXPECTED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Calls `body`; the words of its panic, on one line, if it panics. Nothing of what it worked on may be used after that.
 ///
 /// # Errors
-/// What the panic said.
+/// The words of the panic.
 pub fn quietly<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     let before = EXPECTED.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(body));
@@ -23,7 +23,7 @@ pub fn quietly<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// Whether this thread is within [`quietly`].
+/// True if this thread is within [`quietly`].
 pub(crate) fn is_expected() -> bool {
     EXPECTED.get()
 }

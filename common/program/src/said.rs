@@ -1,4 +1,4 @@
-//! What a program says: lines on standard error, and what its flags ask for.
+//! Output of a program: lines on standard error, and the help that its flags ask for.
 //!
 //! Nobody may be there to read: standard error may be a full disk or a pipe that was closed. What `eprintln!` does then is
 //! to panic, and what the panic says goes to the same place, so that the program aborts. A line that cannot be written is

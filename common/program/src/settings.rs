@@ -110,7 +110,7 @@ pub struct Setting {
     pub origin: String,
 }
 
-/// What [`load`] would give without flags, and where each value comes from.
+/// The settings that [`load`] would give without flags, each with its origin.
 ///
 /// # Errors
 /// As [`load`].

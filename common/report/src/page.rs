@@ -113,14 +113,15 @@ pub fn body(report: &ReportDocument) -> String {
             .as_ref()
             .map_or(Vec::new(), |chosen| costs(report.front.float.as_ref(), chosen)),
         provenance: provenance(report),
-        experiment: serde_json::to_string_pretty(&report.experiment).unwrap_or_default(),
+        experiment: serde_json::to_string_pretty(&report.experiment)
+            .expect("the keys of every map of an experiment are text"),
         footer: format!("qslm {}", report.version),
     })
 }
 
-/// A template as HTML. It writes into memory, which does not fail.
+/// A template as HTML.
 pub fn render(template: &impl Template) -> String {
-    template.render().unwrap_or_default()
+    template.render().expect("a template writes into memory, which does not fail")
 }
 
 fn quality_name(report: &ReportDocument) -> &'static str {

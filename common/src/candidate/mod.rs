@@ -57,6 +57,7 @@ pub enum InvalidCandidate {
         /// The unit named on the line.
         unit: String,
         /// The problem with its scheme.
+        #[source]
         error: InvalidScheme,
     },
     /// A unit of the network has no scheme.

@@ -17,13 +17,13 @@ use crate::{address, tokens};
 /// A connection that presents its token with every call.
 pub type Link = InterceptedService<Channel, Bearer>;
 
-/// How long a connection may take to be made.
+/// Time that a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Files in PEM and a file that holds a token. An empty path is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Whoever signed the coordinator's certificate; the system's roots if empty.
+    /// Certificate authority of the coordinator; the system's roots if empty.
     pub ca: PathBuf,
     /// This caller's own certificate, where the coordinator asks for one (mutual TLS).
     pub certificate: PathBuf,
@@ -73,7 +73,7 @@ impl Connector {
         Ok(self.link(self.endpoint()?.connect_lazy()))
     }
 
-    /// What makes calls over a connection.
+    /// A link over a connection.
     pub(crate) fn link(&self, channel: Channel) -> Link {
         InterceptedService::new(channel, self.bearer.clone())
     }

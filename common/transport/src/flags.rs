@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-/// What it takes to be let in; see [`Access`](crate::Access).
+/// Flags of [`Access`](crate::Access).
 #[derive(Debug, Clone, Default, Args, Serialize)]
 pub struct AccessFlags {
     /// Whoever signed the coordinator's certificate, in PEM [default: the system's roots]

@@ -1,4 +1,5 @@
-//! Lets calls in: by the role of whoever makes them, and no more per second than a connection may make.
+//! Gate before every call: access by the role of the caller, and back-pressure, a bound on the calls of a connection per
+//! second, with the time after which a refused one may be made again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +17,10 @@ use tonic::service::Routes;
 use crate::incoming::Peer;
 use crate::tokens::{Caller, Role, Tokens};
 
-/// What gRPC calls the milliseconds after which a refused call may be made again (gRPC proposal A6).
+/// Name that gRPC gives to the milliseconds after which a refused call may be made again (gRPC proposal A6).
 pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// What a call needs.
+/// Need of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     /// Nothing: it says nothing and does nothing of interest.
@@ -30,11 +31,11 @@ pub enum Needs {
     Role(Role),
 }
 
-/// Who calls, as far as it is known: the name beside the token, or else the address. Requests carry it.
+/// Name of a client, as far as it is known: the one beside the token, or else the address. Requests carry it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientName(pub String);
 
-/// Who is let in.
+/// Gate of a server.
 pub struct Gate {
     tokens: Option<Tokens>,
     needs: fn(&str) -> Needs,
@@ -58,7 +59,7 @@ impl Gate {
         pages.layer(middleware::from_fn_with_state(self, page))
     }
 
-    /// Whoever may call, if anybody has to say who it is.
+    /// The caller who is let in; `None` where nobody has to say who it is.
     fn admit(&self, headers: &HeaderMap, needs: Needs) -> Result<Option<Arc<Caller>>, Status> {
         let Some(tokens) = &self.tokens else { return Ok(None) };
         if needs == Needs::Nothing {
@@ -92,7 +93,7 @@ pub fn busy(words: &str, wait: Duration) -> Status {
     status
 }
 
-/// How long a refused call asks to be waited, if it does.
+/// Time to wait that the refusal of a call asks for, if it does.
 pub fn pushback(status: &Status) -> Option<Duration> {
     let milliseconds = status.metadata().get(PUSHBACK)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_millis(milliseconds))

@@ -20,7 +20,7 @@ use tonic::transport::server::Connected;
 
 use crate::watched::Watched;
 
-/// How long a caller may take until its first request has begun. Whoever opens connections and says nothing holds a
+/// Time that a caller may take until its first request has begun. Whoever opens connections and says nothing holds a
 /// place for no longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that HTTP/2 begins with; HTTP/1 requests are longer, too.
@@ -38,7 +38,7 @@ pub struct Incoming {
 pub struct Connection {
     stream: Stream,
     peer: Peer,
-    /// How much has to come yet until the caller is taken seriously, and until when.
+    /// Bytes that have to come yet until the caller is taken seriously, and the time by which they have to.
     patience: Option<(usize, Pin<Box<Sleep>>)>,
     _place: OwnedSemaphorePermit,
 }
@@ -46,10 +46,10 @@ pub struct Connection {
 /// Without TLS, or with it.
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// What is known of a connection; requests that come over it carry it.
+/// The other end of a connection; requests that come over it carry it.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// Where it comes from.
+    /// Its address.
     pub address: SocketAddr,
     /// Calls that it may make at once, refilled as time goes by.
     pace: Arc<Mutex<Pace>>,

@@ -1,9 +1,14 @@
-//! What lies between a program and the network.
+//! The way from a program to the network and back: addresses, TLS, tokens, back-pressure, health, metrics and traces.
 //!
-//! Inwards: [`incoming`] accepts connections, with TLS if there is a certificate; [`gate`] lets calls in by the role of
-//! their token and by their number; [`client`] is the other end, and waits for one that is not there yet. [`monitor`] is what a cluster's own machinery looks at,
-//! [`traces`] what it is sent.
-//! Certificates and tokens are files, read again when they change ([`watched`]).
+//! One idea: whoever calls is known before anything is read of the call. [`Incoming`] accepts connections, with TLS if there
+//! is a certificate ([`tls`]), bounds their number and their patience, and gives each request its [`Peer`]. The [`Gate`]
+//! lets a call in by the [`Role`] of its token ([`tokens`]) and by the number of calls of its connection; a caller that is
+//! too fast is told how long to wait ([`gate::busy`]).
+//!
+//! [`Connector`] is the other end: an [`address`], [`Access`] (certificates and a token), and a [`Link`] that presents the
+//! token with every call; [`Unreachable`] says why there is no connection. Certificates and tokens are files, read again
+//! when they change ([`Watched`]). [`Monitor`] serves health and metrics to a cluster's own machinery, [`Traces`] sends spans
+//! to a collector. What calls mean is left to `qslm-proto` and to those who serve them.
 
 pub mod address;
 pub mod client;

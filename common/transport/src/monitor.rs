@@ -1,4 +1,4 @@
-//! What a cluster's own machinery looks at: whether a program lives, and its numbers.
+//! Health and metrics of a program, for the cluster's own machinery.
 //!
 //! Kubernetes' gRPC probes know neither TLS nor tokens, and metrics are scraped by whoever runs the cluster. So this is a
 //! port of its own without either, off unless asked for. It answers `grpc.health.v1.Health` and `GET /metrics`, tells no

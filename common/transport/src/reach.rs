@@ -1,4 +1,4 @@
-//! Why a coordinator is not reached, and for how long that is worth trying again.
+//! Connecting to a coordinator: causes why one is not reached, and which of them are worth trying again.
 
 use std::error::Error;
 use std::io;
@@ -8,14 +8,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Connector, Link};
 
-/// How long one try may take.
+/// Time that one try may take.
 const TRY: Duration = Duration::from_secs(5);
-/// How long the last one may take: it begins when the time is up.
+/// Time that the last one may take: it begins when the time is up.
 const LAST_TRY: Duration = Duration::from_millis(200);
 /// The pauses between tries: doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Why there is no connection.
+/// Cause why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreachable {
     /// No name server knows the host, or none answers.
@@ -39,7 +39,7 @@ pub enum Unreachable {
 }
 
 impl Unreachable {
-    /// What went wrong first, of an error and its causes.
+    /// The first of an error and its causes.
     fn of(error: &(dyn Error + 'static)) -> Self {
         let causes = || std::iter::successors(Some(error), |&error| error.source());
         let first = causes().last().unwrap_or(error);
@@ -62,7 +62,7 @@ impl Unreachable {
         }
     }
 
-    /// Whether it may be otherwise in a moment. Certificates are changed by people.
+    /// True if it may be otherwise in a moment. Certificates are changed by people.
     fn passes(&self) -> bool {
         !matches!(self, Self::Tls(_) | Self::File(_))
     }

@@ -18,7 +18,7 @@ pub struct ServerTls {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// Whoever calls needs a certificate that one of these signed (mutual TLS).
+    /// Certificate authority of the callers, each of which then needs a certificate (mutual TLS).
     pub client_ca: Option<PathBuf>,
 }
 

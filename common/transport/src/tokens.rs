@@ -1,4 +1,4 @@
-//! Who may do what: a file of bearer tokens, each with a role.
+//! Access by token: a file of bearer tokens, each with a role.
 //!
 //! A line has a role, a name for logs, and the token, separated by white space; `#` begins a comment:
 //!
@@ -21,7 +21,7 @@ const LENGTHS: std::ops::RangeInclusive<usize> = 16..=512;
 /// Bytes of a file that is read at all.
 const LARGEST: u64 = 1 << 20;
 
-/// What a caller is there for.
+/// Role of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Takes leases, brings results, fetches artifacts.
@@ -42,7 +42,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Whoever presents a token.
+/// A caller, known by its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The name beside the token.
@@ -73,7 +73,7 @@ impl Tokens {
         Ok(Self(Watched::new([path], read)?))
     }
 
-    /// Whoever has this token, if anybody has.
+    /// The caller with this token, if there is one.
     pub fn caller(&self, token: &str) -> Option<Arc<Caller>> {
         self.0.get().get(&blake3::hash(token.as_bytes())).cloned()
     }

@@ -27,7 +27,7 @@ use crate::address::is_encrypted;
 const TRACEPARENT: &str = "traceparent";
 /// Version, trace, span and flags, in hexadecimal digits, with dashes between: the length of that header.
 const TRACEPARENT_BYTES: usize = "00-".len() + 32 + "-".len() + 16 + "-01".len();
-/// How long the last spans may take to be sent.
+/// Time that the last spans may take to be sent.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The way to a collector. Clones lead to the same one.
@@ -37,7 +37,7 @@ pub struct Traces {
     scope: InstrumentationScope,
 }
 
-/// Where a span belongs: its trace and its own name in it.
+/// Context of a span: its trace and its own name in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TraceContext(SpanContext);
 
@@ -90,19 +90,19 @@ impl TraceContext {
 /// Something that took time.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// Where it belongs.
-    pub place: TraceContext,
-    /// What it was a part of, if of anything.
+    /// Its trace and name.
+    pub context: TraceContext,
+    /// The span that it was a part of, if of any.
     pub parent: Option<TraceContext>,
-    /// What it was, in a word or two; the same for all of its kind.
+    /// Its kind, in a word or two.
     pub name: &'static str,
-    /// When it began.
+    /// Time at which it began.
     pub start: SystemTime,
-    /// When it ended.
+    /// Time at which it ended.
     pub end: SystemTime,
-    /// What else is known of it.
+    /// Attributes by name.
     pub attributes: Vec<(&'static str, String)>,
-    /// Why it failed, if it did.
+    /// Reason of its failure, if it failed.
     pub error: Option<String>,
 }
 
@@ -132,10 +132,10 @@ impl Traces {
 
     /// Hands a span over; it never waits.
     pub fn record(&self, span: Span) {
-        let Span { place, parent, name, start, end, attributes, error } = span;
+        let Span { context, parent, name, start, end, attributes, error } = span;
         let attributes = attributes.into_iter().map(|(name, value)| KeyValue::new(name, value));
         self.processor.on_end(SpanData {
-            span_context: place.0,
+            span_context: context.0,
             parent_span_is_remote: parent.as_ref().is_some_and(|parent| parent.0.is_remote()),
             parent_span_id: parent.map_or(SpanId::INVALID, |parent| parent.0.span_id()),
             span_kind: SpanKind::Internal,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often the files are looked at, at most.
+/// Time between two looks at the files, at least.
 const OFTEN: Duration = Duration::from_secs(1);
 
 /// The value and where it comes from.
@@ -20,7 +20,7 @@ struct State<T> {
     stamps: Vec<Stamp>,
 }
 
-/// What tells one state of a file from another. A secret that Kubernetes rotates is a link to another file, which has
+/// Stamp that tells one state of a file from another. A secret that Kubernetes rotates is a link to another file, which has
 /// another time.
 type Stamp = Option<(SystemTime, u64)>;
 

@@ -1,71 +1,20 @@
-//! The committer: a thread that writes one batch after the other, while the driver goes on.
+//! Group commit: a thread that writes one batch after the other, while the driver goes on. What arrives while a transaction
+//! is written goes into the next one.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use qslm_common::hash::ContentHash;
 
+use super::commit_metrics::Metrics;
+use super::committed::CommitError;
 use super::request::Request;
 use crate::crash::{CrashPlan, CrashPoint};
-use crate::store::{Store, StoreError, Write};
-
-/// What the committer did since the coordinator started.
-#[derive(Debug)]
-pub struct Metrics {
-    commits: AtomicU64,
-    writes: AtomicU64,
-    micros: AtomicU64,
-    batch: Histogram,
-    seconds: Histogram,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        let [commits, writes, micros] = Default::default();
-        // 1 to 1,024 changes; half a millisecond to four seconds.
-        let (batch, seconds) = (exponential_buckets(1.0, 2.0, 11), exponential_buckets(0.0005, 2.0, 14));
-        Self { commits, writes, micros, batch: Histogram::new(batch), seconds: Histogram::new(seconds) }
-    }
-}
-
-/// A look at [`Metrics`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Commits {
-    /// Transactions.
-    pub commits: u64,
-    /// Changes that they wrote together.
-    pub writes: u64,
-    /// Microseconds that they took together.
-    pub micros: u64,
-}
-
-impl Metrics {
-    /// The figures now.
-    pub fn read(&self) -> Commits {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Commits { commits: read(&self.commits), writes: read(&self.writes), micros: read(&self.micros) }
-    }
-
-    /// Changes per transaction, and seconds that transactions took.
-    pub fn histograms(&self) -> (Histogram, Histogram) {
-        (self.batch.clone(), self.seconds.clone())
-    }
-
-    fn note(&self, writes: u64, started: Instant) {
-        let elapsed = started.elapsed();
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        self.writes.fetch_add(writes, Ordering::Relaxed);
-        self.micros.fetch_add(elapsed.as_micros() as u64, Ordering::Relaxed);
-        self.batch.observe(writes as f64);
-        self.seconds.observe(elapsed.as_secs_f64());
-    }
-}
+use crate::store::{Store, Write};
 
 /// A way to hand batches to the thread.
 pub(super) struct Committer {
@@ -136,21 +85,7 @@ pub(super) fn measured(writes: &[Write]) -> Vec<ContentHash> {
     writes.iter().filter_map(trial).collect()
 }
 
-/// What the driver hears of a batch.
-pub(super) type Committed = Result<Vec<ContentHash>, CommitError>;
-
-/// Why a batch may not be on disk.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    /// The store fails.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The thread that writes is gone.
-    #[error("the thread that writes the store panicked: {0}")]
-    Panicked(String),
-}
-
-/// What a panic said, on one line.
+/// Words of a panic, on one line.
 pub(super) fn panic_words(panic: &(dyn Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
     let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();

@@ -9,6 +9,8 @@
 //! coordinator dies now, those results were not acknowledged, come again, and the search proposes the same.
 
 mod breaker;
+mod commit_metrics;
+mod committed;
 mod committer;
 mod events;
 mod journal;
@@ -43,7 +45,8 @@ use crate::crash::{CrashPlan, CrashPoint};
 use crate::ledger::{Broken, LeaseId, Ledger, Limits, Millis, Owner};
 use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
-pub use committer::{CommitError, Commits, Metrics};
+pub use commit_metrics::{Commits, Metrics};
+pub use committed::CommitError;
 use committer::{Committer, panic_words};
 pub use events::Event;
 use journal::Journal;

@@ -13,7 +13,8 @@ use qslm_common::task::Shard;
 use qslm_report::ReportDocument;
 use tokio::sync::{oneshot, watch};
 
-use super::committer::{Committed, Metrics};
+use super::commit_metrics::Metrics;
+use super::committed::Committed;
 use super::events::Event;
 use super::status::ExperimentStatus;
 use super::tally::Tally;

@@ -127,7 +127,7 @@ impl Driver {
         }
         // After the sum, which stands for them all otherwise.
         if !shard_results.is_empty() {
-            self.outbox.write(Write::Parts(trial, shard_results));
+            self.outbox.write(Write::ShardResults(trial, shard_results));
         }
     }
 

@@ -287,7 +287,7 @@ impl SearchRun {
                 view.file(&self.playback, &drawn.trial, new.as_ref());
                 continue;
             }
-            match self.playback.file(drawn, |trial| store.parts(trial, shards))? {
+            match self.playback.file(drawn, |trial| store.shard_results(trial, shards))? {
                 Fate::Measured(trial, new) => view.file(&self.playback, &trial, new.as_ref()),
                 Fate::Failed | Fate::Pruned => {}
                 Fate::Open(..) if !self.is_active() => self.passed_over = true,

@@ -42,7 +42,7 @@ impl Traced {
     pub(super) fn ended(&mut self, lease: LeaseId, error: Option<&str>, unix_ms: u64) {
         let Some(Out { trial, shard, worker, since }) = self.leases.remove(&lease) else { return };
         self.traces.record(Span {
-            place: TraceContext::of_lease(trial.as_bytes(), lease),
+            context: TraceContext::of_lease(trial.as_bytes(), lease),
             parent: Some(TraceContext::of_trial(trial.as_bytes())),
             name: "lease",
             start: since,
@@ -64,7 +64,7 @@ impl Traced {
             self.ended(lease, Some("given back, or not needed any more"), unix_ms);
         }
         self.traces.record(Span {
-            place: TraceContext::of_trial(trial.key.as_bytes()),
+            context: TraceContext::of_trial(trial.key.as_bytes()),
             parent: None,
             name: "trial",
             start,

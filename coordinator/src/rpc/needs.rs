@@ -1,8 +1,8 @@
-//! What role a call takes.
+//! Roles that calls take.
 
 use qslm_transport::{Needs, Role};
 
-/// What a call of this path needs. What is not listed needs any token, so that a new call is not open by mistake.
+/// The need of a call of this path. What is not listed needs any token, so that a new call is not open by mistake.
 pub fn needs(path: &str) -> Needs {
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
     match (service, method) {

@@ -1,4 +1,4 @@
-//! What one client may have under way: uploads, and experiments that it submitted.
+//! Quotas of a client: uploads under way, and experiments that it submitted.
 //!
 //! A client is the name beside its token, or the address that it calls from where nobody needs a token. Counted since the
 //! coordinator started; experiments that have ended do not count.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use qslm_transport::gate::{ClientName, busy};
 use tonic::Status;
 
-/// When to try again: an upload or an experiment takes a while.
+/// Time to try again after: an upload or an experiment takes a while.
 const LATER: Duration = Duration::from_secs(5);
 /// Clients that are told apart. More share what the first ones left, so that nobody fills memory with addresses.
 const MOST_CLIENTS: usize = 10_000;
@@ -35,7 +35,7 @@ impl Quotas {
     };
 }
 
-/// What clients have under way.
+/// Quotas with what every client has under way.
 #[derive(Clone)]
 pub(super) struct ClientQuotas {
     quotas: Quotas,
@@ -50,13 +50,13 @@ struct UnderWay {
 
 /// An upload that counts until it is dropped.
 pub(super) struct Upload {
-    desk: ClientQuotas,
+    quotas: ClientQuotas,
     client: String,
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let Some(client) = self.desk.clients().get_mut(&self.client) {
+        if let Some(client) = self.quotas.clients().get_mut(&self.client) {
             client.uploads -= 1;
         }
     }
@@ -82,10 +82,10 @@ impl ClientQuotas {
             return Err(busy(&format!("{name} has {most} uploads under way (uploads_per_client)"), LATER));
         }
         under_way.uploads += 1;
-        Ok(Upload { desk: self.clone(), client: name })
+        Ok(Upload { quotas: self.clone(), client: name })
     }
 
-    /// Whether a client has so many experiments that the ended ones have to be told from the others to answer for `id`.
+    /// True if a client has so many experiments that the ended ones have to be told from the others to answer for `id`.
     pub(super) fn is_full(&self, client: &ClientName, id: &str) -> bool {
         let clients = self.clients();
         let under_way = clients.get(&name(client, &clients));
@@ -125,42 +125,42 @@ fn name(client: &ClientName, known: &BTreeMap<String, UnderWay>) -> String {
 mod tests {
     use super::*;
 
-    fn desk() -> ClientQuotas {
+    fn quotas() -> ClientQuotas {
         ClientQuotas::new(Quotas { uploads_per_client: 2, experiments_per_client: 2, ..Quotas::NONE })
     }
 
     #[test]
     fn an_upload_counts_until_it_is_over() {
-        let (desk, alice, bob) = (desk(), ClientName("alice".to_owned()), ClientName("bob".to_owned()));
-        let first = desk.upload(&alice).unwrap();
-        let _second = desk.upload(&alice).unwrap();
-        let refusal = desk.upload(&alice).err().unwrap();
+        let (quotas, alice, bob) = (quotas(), ClientName("alice".to_owned()), ClientName("bob".to_owned()));
+        let first = quotas.upload(&alice).unwrap();
+        let _second = quotas.upload(&alice).unwrap();
+        let refusal = quotas.upload(&alice).err().unwrap();
         assert_eq!(refusal.message(), "alice has 2 uploads under way (uploads_per_client)");
         assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
-        let _other = desk.upload(&bob).unwrap();
+        let _other = quotas.upload(&bob).unwrap();
         drop(first);
-        assert!(desk.upload(&alice).is_ok());
+        assert!(quotas.upload(&alice).is_ok());
     }
 
     #[test]
     fn experiments_that_have_ended_make_room() {
-        let (desk, alice) = (desk(), ClientName("alice".to_owned()));
+        let (quotas, alice) = (quotas(), ClientName("alice".to_owned()));
         for id in ["a", "a", "b"] {
-            assert!(!desk.is_full(&alice, id));
-            desk.submit(&alice, id).unwrap();
+            assert!(!quotas.is_full(&alice, id));
+            quotas.submit(&alice, id).unwrap();
         }
-        assert!(desk.is_full(&alice, "c") && !desk.is_full(&alice, "a"));
-        assert!(desk.submit(&alice, "c").is_err() && desk.submit(&alice, "b").is_ok());
-        desk.forget(&BTreeSet::from(["a".to_owned()]));
-        desk.submit(&alice, "c").unwrap();
+        assert!(quotas.is_full(&alice, "c") && !quotas.is_full(&alice, "a"));
+        assert!(quotas.submit(&alice, "c").is_err() && quotas.submit(&alice, "b").is_ok());
+        quotas.forget(&BTreeSet::from(["a".to_owned()]));
+        quotas.submit(&alice, "c").unwrap();
     }
 
     #[test]
     fn clients_beyond_a_bound_are_one() {
-        let desk = desk();
+        let quotas = quotas();
         for number in 0..MOST_CLIENTS + 5 {
-            drop(desk.submit(&ClientName(number.to_string()), "x"));
+            drop(quotas.submit(&ClientName(number.to_string()), "x"));
         }
-        assert_eq!(desk.clients().len(), MOST_CLIENTS + 1);
+        assert_eq!(quotas.clients().len(), MOST_CLIENTS + 1);
     }
 }

@@ -43,7 +43,7 @@ pub struct WorkService {
 }
 
 impl WorkService {
-    /// Serves what `driver` decides and `artifacts` holds. Leases name their place in a trace if trials are `traced`.
+    /// Serves what `driver` decides and `artifacts` holds. Leases name their context in a trace if trials are `traced`.
     pub fn new(driver: Handle, artifacts: Artifacts, traced: bool) -> Self {
         Self { driver, artifacts, traced }
     }
@@ -85,13 +85,13 @@ impl Work for WorkService {
 
 impl WorkService {
     fn write_lease(&self, grant: &Grant, experiments: &BTreeMap<Owner, String>) -> Lease {
-        let place = self.traced.then(|| TraceContext::of_lease(grant.trial.key.as_bytes(), grant.lease));
+        let context = self.traced.then(|| TraceContext::of_lease(grant.trial.key.as_bytes(), grant.lease));
         Lease {
             id: grant.lease,
             trial: Some((&grant.trial.trial).into()),
             index: grant.shard.index,
             of: grant.shard.of,
-            traceparent: place.map_or(String::new(), |place| place.to_traceparent()),
+            traceparent: context.map_or(String::new(), |context| context.to_traceparent()),
             experiment: experiments.get(&grant.owner).cloned().unwrap_or_default(),
         }
     }

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use qslm_common::hash::ContentHash;
 use tempfile::NamedTempFile;
 
+use super::file_id::FileId;
 use super::hashed::Hashed;
-use super::place::FileId;
 
 /// The folder.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ impl Drop for Room {
     }
 }
 
-/// Why an artifact was not stored, or cannot be read.
+/// Reason why an artifact was not stored, or cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// The content is not what was announced.
@@ -71,7 +71,7 @@ pub enum ArtifactError {
     OtherContent {
         /// The name it came under.
         announced: ContentHash,
-        /// What it is.
+        /// The hash of what came.
         actual: ContentHash,
     },
     /// More than anybody's checkpoint.
@@ -83,9 +83,10 @@ pub enum ArtifactError {
     /// The disk fails or is full.
     #[error("{path}: cannot store the artifact: {error}")]
     Unwritable {
-        /// Where it would be.
+        /// The path that it would have.
         path: PathBuf,
-        /// What failed.
+        /// The words of the system.
+        #[source]
         error: io::Error,
     },
     /// It is not there.
@@ -93,7 +94,7 @@ pub enum ArtifactError {
     Missing {
         /// Which.
         hash: ContentHash,
-        /// Where it would be.
+        /// The path that it would have.
         path: PathBuf,
     },
     /// It is not what it was when it was stored.
@@ -109,7 +110,8 @@ pub enum ArtifactError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What failed.
+        /// The words of the system.
+        #[source]
         error: io::Error,
     },
 }
@@ -146,12 +148,12 @@ impl Artifacts {
         Self { most: bytes, ..self }
     }
 
-    /// Where the artifacts are.
+    /// The folder of the artifacts.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Whether an artifact is there as it was stored. Reads it, unless that was done since the start.
+    /// True if an artifact is there as it was stored. Reads it, unless that was done since the start.
     pub fn has(&self, hash: &ContentHash) -> bool {
         match self.open(hash) {
             Ok(_) => true,
@@ -202,7 +204,7 @@ impl Artifacts {
             if !to.exists() && std::fs::hard_link(&from, &to).is_ok() {
                 continue;
             }
-            let linked = || place(&to).is_some_and(|there| place(&from) == Some(there));
+            let linked = || file_id(&to).is_some_and(|there| file_id(&from) == Some(there));
             if !to.exists() || !linked() && !target.has(&hash) && self.has(&hash) {
                 let file = File::open(&from);
                 let file = file.map_err(|error| ArtifactError::Unreadable { path: from, error })?;
@@ -250,7 +252,7 @@ impl Artifacts {
     }
 }
 
-fn place(path: &Path) -> Option<FileId> {
+fn file_id(path: &Path) -> Option<FileId> {
     FileId::of(&std::fs::metadata(path).ok()?)
 }
 

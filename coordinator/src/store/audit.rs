@@ -1,4 +1,4 @@
-//! What is to be said of the files beside a store: whether they are what the store's experiments need.
+//! Audit of the files beside a store: which of them are not what the store's experiments need.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,15 +22,15 @@ pub struct Audit {
 /// A file that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Found {
-    /// Where it is, or would be.
+    /// Its path, or the one that it would have.
     pub path: String,
-    /// What is wrong with it.
+    /// Its fault.
     pub state: Condition,
     /// The ids of the experiments that name it.
     pub experiments: Vec<String>,
 }
 
-/// What is wrong with a file.
+/// Fault of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {

@@ -1,4 +1,4 @@
-//! All that a store knows, as one value, and how two of them are joined.
+//! Contents of a store as one value, and how two of them are joined.
 //!
 //! Joining is a union of sets: commutative, associative and idempotent, so the results of separate clusters can be
 //! brought together in any order and any number of times. Measurements are deterministic; where two stores hold different
@@ -14,7 +14,7 @@ use qslm_common::task::Shard;
 
 use super::record::ExperimentRecord;
 
-/// What a store knows. A part of [`Self::parts`] is of a measured trial, a shard of [`Self::shards`] is of an open one.
+/// Everything in a store. [`Self::shards`] are of open trials, [`Self::shard_results`] of measured ones.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Contents {
     /// Experiments by id.
@@ -24,16 +24,16 @@ pub struct Contents {
     /// The counts of settled shards of trials that are still open.
     pub shards: BTreeMap<(ContentHash, Shard), Variants>,
     /// The counts of shards that were kept although their trials were measured: what others race against.
-    pub parts: BTreeMap<(ContentHash, Shard), Variants>,
-    /// What the engines are that counted.
+    pub shard_results: BTreeMap<(ContentHash, Shard), Variants>,
+    /// Descriptions of the engines that counted.
     pub engines: BTreeMap<Fingerprint, String>,
-    /// Why trials failed for good, by experiment and trial.
+    /// Reasons of final failures, by experiment and trial.
     pub failures: BTreeMap<(String, ContentHash), String>,
-    /// Why trials failed that were opened again since, the first failure first.
+    /// Reasons of failures that were opened again since, the first failure first.
     pub retried: BTreeMap<(String, ContentHash), Vec<String>>,
-    /// How far experiments were, as written, by experiment and milliseconds since 1970.
+    /// Progress of experiments, as written, by experiment and milliseconds since 1970.
     pub timeline: BTreeMap<(String, u64), Vec<u8>>,
-    /// What other tools found, as written, by experiment and source.
+    /// Points of other tools, as written, by experiment and source.
     pub comparisons: BTreeMap<(String, String), Vec<u8>>,
 }
 
@@ -48,9 +48,9 @@ pub(super) fn add(variants: &mut Variants, more: impl IntoIterator<Item = (Count
 }
 
 impl Contents {
-    /// Where the counts of a trial's shards belong.
+    /// The map to which the counts of a trial's shards belong.
     pub(super) fn shards_of(&mut self, trial: &ContentHash) -> &mut BTreeMap<(ContentHash, Shard), Variants> {
-        if self.measurements.contains_key(trial) { &mut self.parts } else { &mut self.shards }
+        if self.measurements.contains_key(trial) { &mut self.shard_results } else { &mut self.shards }
     }
 
     /// Adds what `other` knows.
@@ -60,7 +60,7 @@ impl Contents {
             experiments,
             measurements,
             shards,
-            parts,
+            shard_results,
             engines,
             failures,
             retried,
@@ -79,8 +79,8 @@ impl Contents {
         for (shard, theirs) in shards {
             add(self.shards.entry(shard).or_default(), theirs);
         }
-        for (part, theirs) in parts {
-            add(self.parts.entry(part).or_default(), theirs);
+        for (shard, theirs) in shard_results {
+            add(self.shard_results.entry(shard).or_default(), theirs);
         }
         for (engine, theirs) in engines {
             let ours = self.engines.entry(engine).or_insert_with(|| theirs.clone());
@@ -130,7 +130,7 @@ impl Contents {
     /// Lets experiments that race cut their trials as the float model was cut. It is measured once, so where stores cut it
     /// into different numbers of shards and not all of them kept its counts, nothing could be compared otherwise.
     fn race_against_what_is_kept(&mut self) {
-        let Self { experiments, parts, .. } = self;
+        let Self { experiments, shard_results, .. } = self;
         for ExperimentRecord { shards, experiment, .. } in experiments.values_mut() {
             if experiment.racing.is_none() {
                 continue;
@@ -138,11 +138,11 @@ impl Contents {
             let float = experiment.trial(Candidate::float(&experiment.network)).key();
             let whole = (float, Shard { index: 0, of: 0 })..=(float, Shard { index: u32::MAX, of: u32::MAX });
             let mut kept = BTreeMap::<u32, u32>::new();
-            for (_, Shard { of, .. }) in parts.range(whole).map(|(at, _)| at) {
+            for (_, Shard { of, .. }) in shard_results.range(whole).map(|(at, _)| at) {
                 *kept.entry(*of).or_default() += 1;
             }
             // The most, as where nothing is kept.
-            let complete = kept.into_iter().rev().find(|(of, parts)| of == parts);
+            let complete = kept.into_iter().rev().find(|(of, kept)| of == kept);
             *shards = complete.map_or(*shards, |(of, _)| of);
         }
     }
@@ -150,8 +150,9 @@ impl Contents {
     /// Trials (or shards of them) with more than one set of counts on record.
     pub fn conflicts(&self) -> Vec<(ContentHash, &Variants)> {
         let whole = self.measurements.iter().map(|(trial, counts)| (*trial, counts));
-        let parts = self.shards.iter().chain(&self.parts).map(|((trial, _), counts)| (*trial, counts));
-        whole.chain(parts).filter(|(_, counts)| counts.len() > 1).collect()
+        let shards = self.shards.iter().chain(&self.shard_results);
+        let shards = shards.map(|((trial, _), counts)| (*trial, counts));
+        whole.chain(shards).filter(|(_, counts)| counts.len() > 1).collect()
     }
 }
 
@@ -223,7 +224,16 @@ mod tests {
             prop::collection::btree_map((0u64..3).prop_map(Fingerprint), "[ab]", 0..3),
         )
             .prop_map(
-                |(experiments, measurements, shards, parts, failures, timeline, comparisons, engines)| {
+                |(
+                    experiments,
+                    measurements,
+                    shards,
+                    shard_results,
+                    failures,
+                    timeline,
+                    comparisons,
+                    engines,
+                )| {
                     // One id is one experiment.
                     let named = experiments.into_iter().map(|(id, record): (String, ExperimentRecord)| {
                         let racing = raced().racing.filter(|_| id == "a");
@@ -238,22 +248,22 @@ mod tests {
                         experiments,
                         measurements,
                         shards,
-                        parts,
+                        shard_results,
                         failures,
                         timeline,
                         comparisons,
                         engines,
                     };
-                    all.parts.retain(|(trial, _), _| all.measurements.contains_key(trial));
+                    all.shard_results.retain(|(trial, _), _| all.measurements.contains_key(trial));
                     contents.join(all);
                     contents
                 },
             )
     }
 
-    fn joined(parts: &[&Contents]) -> Contents {
+    fn joined(stores: &[&Contents]) -> Contents {
         let mut all = Contents::default();
-        parts.iter().for_each(|part| all.join((*part).clone()));
+        stores.iter().for_each(|store| all.join((*store).clone()));
         all
     }
 
@@ -279,8 +289,8 @@ mod tests {
                     prop_assert!(both.measurements[trial][counts].is_superset(engines));
                 }
             }
-            for (part, counts) in a.parts.iter().chain(&b.parts) {
-                prop_assert!(counts.keys().all(|counts| both.parts[part].contains_key(counts)));
+            for (shard, counts) in a.shard_results.iter().chain(&b.shard_results) {
+                prop_assert!(counts.keys().all(|counts| both.shard_results[shard].contains_key(counts)));
             }
             let differ = |(trial, counts): (&ContentHash, &Variants)| {
                 b.measurements.get(trial).is_some_and(|other| !other.keys().eq(counts.keys()))
@@ -294,17 +304,17 @@ mod tests {
 
     #[test]
     fn a_race_goes_on_with_what_the_float_model_was_cut_into_wherever_it_was_measured() {
-        let store = |shards, parts: u32| {
+        let store = |shards, kept: u32| {
             let counts = || Variants::from([(Counts::zero(2), Engines::new())]);
-            let part = |index| ((float(), Shard { index, of: shards }), counts());
+            let result = |index| ((float(), Shard { index, of: shards }), counts());
             Contents {
                 experiments: [("a".to_owned(), ExperimentRecord::new(0, shards, 0, raced()))].into(),
-                measurements: (0..parts.min(1)).map(|_| (float(), counts())).collect(),
-                parts: (0..parts).map(part).collect(),
+                measurements: (0..kept.min(1)).map(|_| (float(), counts())).collect(),
+                shard_results: (0..kept).map(result).collect(),
                 ..Contents::default()
             }
         };
-        let shards = |parts: &[&Contents]| joined(parts).experiments["a"].shards;
+        let shards = |stores: &[&Contents]| joined(stores).experiments["a"].shards;
         let (measured, begun) = (store(4, 4), store(16, 0));
         assert_eq!((shards(&[&measured, &begun]), shards(&[&begun, &measured])), (4, 4));
         let (lossy, both) = (store(16, 15), store(16, 16));

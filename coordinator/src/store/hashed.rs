@@ -1,4 +1,4 @@
-//! The hashes of files that were read, so that each is read once per start for that.
+//! Hashes of files that were read, so that each is read once per start for that.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use qslm_common::hash::ContentHash;
+use qslm_program::hash_reader;
 
-use super::place::FileId;
+use super::file_id::FileId;
 
-/// What was read, by the names of the files. Clones know the same.
+/// Hashes by the names of the files. Clones know the same.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hashed {
     files: Arc<Mutex<BTreeMap<ContentHash, Entry>>>,
 }
 
-/// What is known of a file, if anything. Held while the file is read.
+/// The known hash of a file, if there is one. Held while the file is read.
 type Entry = Arc<Mutex<Option<Known>>>;
 
 /// A file as it was when it was read, and the hash of its content.
@@ -26,17 +27,17 @@ struct Known {
     hash: ContentHash,
 }
 
-/// What changes when somebody writes to a file or puts another in its place.
+/// State of a file, which changes when somebody writes to it or puts another in its place.
 #[derive(Debug, PartialEq, Eq)]
 struct State {
-    place: Option<FileId>,
+    file_id: Option<FileId>,
     bytes: u64,
     modified: Option<SystemTime>,
 }
 
 impl State {
     fn of(metadata: &Metadata) -> Self {
-        Self { place: FileId::of(metadata), bytes: metadata.len(), modified: metadata.modified().ok() }
+        Self { file_id: FileId::of(metadata), bytes: metadata.len(), modified: metadata.modified().ok() }
     }
 }
 
@@ -50,10 +51,8 @@ impl Hashed {
         if let Some(known) = known.as_ref().filter(|known| known.state == state) {
             return Ok(known.hash);
         }
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(&mut *file)?;
+        let hash = hash_reader(&mut *file)?;
         file.rewind()?;
-        let hash = ContentHash::from_bytes(*hasher.finalize().as_bytes());
         *known = Some(Known { state, hash });
         Ok(hash)
     }

@@ -1,27 +1,37 @@
 //! Everything that has to outlive the coordinator: results in one redb file, input files beside it.
 //!
-//! `FILE` holds experiments, measurements, settled shards of open trials, failures, and conflicts between stores
-//! that were joined. `FILE.artifacts/`
-//! holds checkpoints and data by content hash. Results are content-addressed, so experiments share them.
+//! `FILE` holds experiments, measurements, settled shards of open trials, shard results that races need, failures, and
+//! conflicts between stores that were joined. `FILE.artifacts/` holds checkpoints and data by content hash. Results are
+//! content-addressed, so experiments share them.
+//!
+//! The way through: [`Write`] is one change, [`Store::commit`] makes a batch of them durable, [`Store::look_up`] and its like
+//! ask, and [`Contents`] is the whole store as one value, which can be joined with another. `tables` names the tables of
+//! the file, `record` says how their values are written.
 
 mod artifacts;
 mod audit;
+mod batch;
 mod contents;
-#[cfg(test)]
-mod crash;
-#[cfg(test)]
-mod damage;
 mod database;
-#[cfg(test)]
-pub(crate) mod disk;
+mod error;
+mod file_id;
 mod hashed;
-mod place;
+mod queries;
 mod record;
+mod tables;
+#[cfg(test)]
+mod tests;
 mod view;
+mod whole;
 
 pub use artifacts::{ArtifactError, ArtifactWriter, Artifacts};
 pub use audit::{Audit, Condition, Found};
+pub use batch::Write;
 pub use contents::Contents;
-pub use database::{Store, StoreError, Stored, Write};
-pub use place::Lost;
+pub use database::Store;
+pub use error::StoreError;
+pub use file_id::Lost;
+pub use queries::Stored;
 pub use record::ExperimentRecord;
+#[cfg(test)]
+pub(crate) use tests::disk;

@@ -1,4 +1,4 @@
-//! A store's file as somebody who only looks at it has it: what is changed of it stays in memory.
+//! Copy-on-write view of a store's file: what is changed of it stays in memory.
 //!
 //! So a file that may not be written to can be read like any other, a write that was not finished can be looked past, and
 //! a damaged file is as it was after everything that was tried with it.
@@ -16,19 +16,19 @@ use redb::{BackendError, DatabaseError, StorageBackend};
 /// Bytes that are kept together.
 const BLOCK: u64 = 4096;
 
-/// The file, and what is otherwise.
+/// The file, with the changes on top of it.
 #[derive(Debug)]
 pub(super) struct View {
     file: FileBackend,
     changes: Mutex<Changes>,
 }
 
-/// What is otherwise than in the file.
+/// Changes against the file.
 #[derive(Debug)]
 struct Changes {
-    /// How long the whole is.
+    /// Bytes of the whole.
     length: u64,
-    /// How much of the file shows; what is beyond is zero.
+    /// Bytes of the file that show; what is beyond is zero.
     of_file: u64,
     /// Blocks by their number.
     blocks: BTreeMap<u64, Vec<u8>>,

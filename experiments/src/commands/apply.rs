@@ -49,7 +49,7 @@ pub struct Apply {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface.
+/// Printed summary; keys are part of the interface.
 #[derive(Serialize)]
 struct Applied {
     file: String,

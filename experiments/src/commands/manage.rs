@@ -10,11 +10,11 @@ use qslm_proto::v1::{ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, L
 use serde::Serialize;
 
 use super::plan;
-use super::run::Finished;
 use super::target::{self, Source, Target};
 use super::watch;
 use crate::client::submit;
 use crate::exit::Outcome;
+use crate::finished::Finished;
 use crate::output::{Listed, Output, plain_table, print, print_data};
 use crate::spec::resolve;
 

@@ -7,21 +7,19 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use qslm_common::demands::Demands;
-use qslm_common::front_document::FrontDocument;
 use qslm_program::limits;
+use qslm_proto::v1::RetryRequest;
 use qslm_proto::v1::experiment_status::State;
-use qslm_proto::v1::{GetRequest, RetryRequest};
 use qslm_worker::capabilities::detect;
 use qslm_worker::{Agent, ArtifactCache, Evaluator};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::watch::{self, WhenStuck};
-use crate::client::{Client, Embedded, submit};
+use crate::client::{Embedded, submit};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Output, print, print_data};
+use crate::finished::{Finished, WhenStuck, until_ended};
+use crate::output::{Output, print};
 use crate::place::{Made, OutputPlace};
-use crate::results;
 use crate::spec::{Resolved, resolve};
 
 /// Run an experiment here: coordinator and workers in one process.
@@ -106,25 +104,6 @@ impl Run {
     }
 }
 
-/// What to do about failed trials.
-const RETRY: &str = "when the cause is gone, `qslm run .. --retry-failed`, or `qslm retry` where a coordinator runs, measures them again";
-/// A finished experiment.
-pub(super) struct Finished {
-    /// The front document as the coordinator wrote it.
-    pub json: String,
-    /// Candidates measured since the coordinator started, as opposed to found in its store.
-    evaluated: u64,
-    failed: u64,
-    failures: Vec<String>,
-    /// Shards that nobody had to evaluate, because their candidates were given up.
-    spared: u64,
-    /// Trials that were measured on the first sequences of the data only.
-    probed: u64,
-    /// The share of their arithmetic that was done: the rest was found where candidates begin alike. Known where the
-    /// workers were this process's own.
-    computed_share: Option<f64>,
-}
-
 /// Submits and waits. `None` if interrupted.
 async fn search(
     embedded: &Embedded,
@@ -171,7 +150,7 @@ async fn search(
         tracing::debug!(tokens = resolved.positions, "tokens per trial");
     }
     let watched = tokio::select! {
-        watched = watch::until_ended(&mut client, &status.id, WhenStuck::Fail) => Some(watched),
+        watched = until_ended(&mut client, &status.id, WhenStuck::Fail) => Some(watched),
         () = interrupted.cancelled() => None,
         // An agent ends by itself only with an error that no retry mends.
         Some(agent) = agents.join_next() => Some(Err(match agent {
@@ -184,63 +163,10 @@ async fn search(
     match watched {
         None => Ok(None),
         Some(status) => {
-            let finished = Finished::read(&mut client, &status?.id).await?;
+            let mut finished = Finished::read(&mut client, &status?.id).await?;
             let spared = finished.arithmetic_spared(resolved) as u64;
-            Ok(Some(Finished { computed_share: evaluator.reuse().computed_share(spared), ..finished }))
-        }
-    }
-}
-
-impl Finished {
-    /// Reads the result of an experiment that has ended.
-    pub(super) async fn read(client: &mut Client, id: &str) -> Outcome<Self> {
-        let get = || GetRequest { experiment: id.to_owned() };
-        let json = client.front(get()).await?.into_inner().json;
-        let status = client.get(get()).await?.into_inner();
-        Ok(Self {
-            json,
-            evaluated: status.evaluated,
-            failed: status.failed,
-            failures: status.failures,
-            spared: status.shards_spared,
-            probed: status.probed,
-            computed_share: None,
-        })
-    }
-
-    /// Multiply-accumulates that nobody had to do, because candidates were pruned, or measured on a subset of the data. A
-    /// shard is as large as the next, and a sequence.
-    fn arithmetic_spared(&self, resolved: &Resolved) -> f64 {
-        let trial = resolved.experiment.network.macs_per_token() as f64 * resolved.positions as f64;
-        let (_, share) = resolved.on_subset();
-        trial * (self.spared as f64 / f64::from(resolved.shards) + self.probed as f64 * (1.0 - share))
-    }
-
-    /// Prints it.
-    pub(super) fn show(&self, output: Output) -> Outcome {
-        match output {
-            // The bytes that the coordinator wrote: they are what two runs are compared by.
-            Output::Json => print(&self.json),
-            Output::Yaml => print_data(output, &self.document()?),
-            Output::Table => print(&results::tables(&self.document()?)),
-        }
-    }
-
-    fn document(&self) -> Outcome<FrontDocument> {
-        let parsed = serde_json::from_str(&self.json);
-        parsed.map_err(|error| Failure::new(Exit::Failure, format!("the front cannot be read: {error}")))
-    }
-
-    /// Fails if trials failed or nothing meets the constraints.
-    pub(super) fn verdict(&self) -> Outcome {
-        if self.failed > 0 {
-            let reasons = self.failures.join("; ");
-            let words = format!("{} trials failed: {reasons}\n{RETRY}", self.failed);
-            return Err(Failure::new(Exit::Unmet, words));
-        }
-        match self.document()?.chosen {
-            Some(_) => Ok(()),
-            None => Err(Failure::new(Exit::Unmet, "no candidate meets the constraints")),
+            finished.computed_share = evaluator.reuse().computed_share(spared);
+            Ok(Some(finished))
         }
     }
 }

@@ -70,7 +70,7 @@ struct OneStore {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface.
+/// Printed summary; keys are part of the interface.
 #[derive(Serialize)]
 struct StoreSummary {
     store: String,
@@ -87,7 +87,7 @@ struct StoreSummary {
     /// The input files beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
     artifacts: Option<Audit>,
-    /// Whether the program that wrote it closed it.
+    /// True if the program that wrote it closed it.
     #[serde(skip_serializing_if = "Option::is_none")]
     was_closed: Option<bool>,
 }

@@ -4,18 +4,17 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
+use qslm_proto::v1::ListRequest;
 use qslm_proto::v1::experiment_status::State;
-use qslm_proto::v1::{ExperimentStatus, GetRequest, ListRequest};
 
-use super::run::Finished;
 use super::target::Target;
 use crate::client::Client;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::finished::{Finished, WhenStuck, until_ended};
 use crate::output::Output;
-use crate::progress::Progress;
 use crate::screen::{self, Left};
 
-/// How often all experiments are looked at where there is no terminal to draw on.
+/// Time between two looks at all experiments where there is no terminal to draw on.
 const OFTEN: Duration = Duration::from_secs(2);
 
 /// Follow an experiment until it has ended, then print its front; or look at all of them.
@@ -81,37 +80,6 @@ pub(super) async fn follow(client: &mut Client, id: &str, output: Output) -> Out
     finished.verdict()
 }
 
-/// What to do while every worker that may evaluate an experiment is set aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WhenStuck {
-    /// Say so and wait: a worker may be repaired, or another one may come.
-    Wait,
-    /// Fail: there are no other workers.
-    Fail,
-}
-
-/// Shows progress until the experiment has ended.
-pub(super) async fn until_ended(
-    client: &mut Client,
-    id: &str,
-    when_stuck: WhenStuck,
-) -> Outcome<ExperimentStatus> {
-    let mut progress = Progress::new();
-    let mut stream = client.watch(GetRequest { experiment: id.to_owned() }).await?.into_inner();
-    while let Some(status) = stream.message().await? {
-        if matches!(status.state(), State::Finished | State::Cancelled) {
-            progress.finish();
-            return Ok(status);
-        }
-        if status.state() == State::Stuck && when_stuck == WhenStuck::Fail {
-            progress.finish();
-            return Err(Failure::new(Exit::Failure, format!("{} is stuck: {}", status.id, status.stuck)));
-        }
-        progress.show(&status);
-    }
-    Err(Failure::new(Exit::Unavailable, "the coordinator stopped"))
-}
-
 /// A line on standard error for every change of an experiment's stage or state, until none is under way.
 async fn follow_all(client: &mut Client) -> Outcome {
     let interrupted = qslm_program::cancelled_by_signals()?;
@@ -134,64 +102,5 @@ async fn follow_all(client: &mut Client) -> Outcome {
         if !all.iter().any(|status| matches!(status.state(), State::Running | State::Stuck)) {
             return Ok(());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::sync::Arc;
-
-    use qslm_coordinator::driver::{Fault, Finished, ShardOutcome, WorkerReport};
-
-    use super::*;
-    use crate::client::{Embedded, submit};
-    use crate::spec::resolve;
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_run_whose_only_worker_cannot_evaluate_ends_with_the_reason() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let resolved = resolve(&root.join("specs/quickstart.toml"), &["task.windows=2".to_owned()]).unwrap();
-        let embedded = Embedded::start(&folder.path().join("s.redb")).await.unwrap();
-        let mut client = embedded.connect().await.unwrap();
-        let id = submit(&mut client, &resolved, None).await.unwrap().id;
-        let driver = embedded.driver();
-        let fails = async {
-            let mut finished = Vec::new();
-            loop {
-                let report = WorkerReport {
-                    worker: "local-0".to_owned(),
-                    finished: std::mem::take(&mut finished),
-                    held: Vec::new(),
-                    slots: 1,
-                    prefetch: 0,
-                    wait_ms: 1000,
-                    experiment: Some(id.clone()),
-                    capabilities: Arc::new(qslm_worker::capabilities::detect(
-                        std::collections::BTreeMap::new(),
-                    )),
-                    session: 1,
-                };
-                let outcome =
-                    ShardOutcome::Failure { reason: "no space left".to_owned(), fault: Fault::Machine };
-                finished.extend(driver.report(report).await.unwrap().leases.into_iter().map(|grant| {
-                    Finished {
-                        lease: grant.lease,
-                        trial: grant.trial.key,
-                        shard: grant.shard,
-                        engine: String::new(),
-                        outcome: outcome.clone(),
-                    }
-                }));
-            }
-        };
-        let ended = tokio::select! {
-            ended = until_ended(&mut client, &id, WhenStuck::Fail) => ended.unwrap_err(),
-            () = fails => unreachable!("it goes on for ever"),
-        };
-        let words = "is stuck: the only worker that may evaluate it is set aside: local-0: no space left";
-        assert!(ended.to_string().contains(words), "{ended}");
-        embedded.stop().await.unwrap();
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-/// What cuts or pads: settings of a training or of another program, which those switch off to measure, too.
+/// Settings that cut or pad, of a training or of another program, which switch them off to measure, too.
 const SWITCHED_OFF: [&str; 2] = ["truncation", "padding"];
 
 /// The bytes to use in place of these, if they differ, and what was done, a sentence each. What is no JSON stays as it is:

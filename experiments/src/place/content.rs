@@ -1,4 +1,4 @@
-//! What a file is, by how it begins.
+//! Kind of a file, by how it begins.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,7 +7,7 @@ use std::path::Path;
 /// Bytes of a file that are looked at.
 const START: u64 = 256;
 
-/// What a command writes.
+/// Kind of file that a command writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Made {
     /// A report as one HTML file.
@@ -38,7 +38,7 @@ pub enum Made {
     Store,
 }
 
-/// What there is.
+/// Kind of what is there.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
     /// Nothing in it.
@@ -90,7 +90,7 @@ impl Made {
         }
     }
 
-    /// Whether a file is what the same command wrote before. A spec is somebody's own from then on, and so is a store.
+    /// True if a file is what the same command wrote before. A spec is somebody's own from then on, and so is a store.
     pub(super) fn is(self, content: &Content) -> bool {
         let begins: &[u8] = match self {
             Self::Page => b"<!doctype html>",

@@ -1,4 +1,4 @@
-//! Where a path leads: links followed, and whether two paths lead to one file.
+//! Targets of paths: links followed, and two paths compared by the file that they lead to.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Links that are followed one after the other, as many as Linux follows.
 const MOST_LINKS: usize = 40;
 
-/// Whether what is written there goes somewhere as it comes: a pipe, a terminal, a device, or what a program has open.
+/// True if what is written there goes somewhere as it comes: a pipe, a terminal, a device, or what a program has open.
 pub(super) fn is_stream(path: &Path) -> bool {
     let open = ["/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
     open.iter().any(|open| path.starts_with(open))
@@ -28,7 +28,7 @@ pub(super) fn followed(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("too many links"))
 }
 
-/// Whether two paths are one file, by whatever name; or, where one of them is not there yet, would be.
+/// True if two paths are one file, by whatever name; or, where one of them is not there yet, would be.
 pub fn is_same(path: &Path, other: &Path) -> bool {
     let Some(other_place) = place(other) else { return false };
     let Some(place) = place(path) else { return false };
@@ -47,7 +47,7 @@ fn place(path: &Path) -> Option<PathBuf> {
     Some(folder.join(path.file_name()?))
 }
 
-/// What a file is to the system: the same for all of its names.
+/// Identity of a file to the system: the same for all of its names.
 #[cfg(unix)]
 fn identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;

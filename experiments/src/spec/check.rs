@@ -12,12 +12,12 @@ use super::{Refused, examine, named_files};
 use crate::exit::{Outcome, unusable};
 use crate::input::read_text;
 
-/// Something that is wrong.
+/// A problem of a spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The line of the spec, from 1, if it is about one.
     pub line: Option<usize>,
-    /// What is wrong.
+    /// The problem in words.
     pub words: String,
 }
 
@@ -57,7 +57,7 @@ pub fn problems_of_text(text: &str) -> Vec<Problem> {
     of_text(text).0
 }
 
-/// What is wrong with the text alone, and the spec without that, if that is one.
+/// Problems of the text alone, and the spec without them, if that is one.
 fn of_text(text: &str) -> (Vec<Problem>, Option<Spec>) {
     let (mut problems, mut taken_out) = (Vec::new(), Vec::new());
     let mut rest = text.to_owned();
@@ -91,7 +91,7 @@ fn of_text(text: &str) -> (Vec<Problem>, Option<Spec>) {
     }
 }
 
-/// Where a mistake is. For some tables the reader knows no more than the table: then it is on the line without which it is
+/// The span of a mistake. For some tables the reader knows no more than the table: then it is on the line without which it is
 /// another mistake, or none.
 fn culprit(text: &str, span: Range<usize>, message: &str) -> Range<usize> {
     if !text[span.start..].starts_with('[') || message.starts_with("missing field") {

@@ -82,6 +82,7 @@ pub enum DataError {
         /// Line number, from 1.
         line: usize,
         /// What it said.
+        #[source]
         error: TokenizerError,
     },
 }

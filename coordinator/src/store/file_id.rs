@@ -1,4 +1,4 @@
-//! Where a file is: what tells it from any other, whatever it is called.
+//! Identity of an open file: device and number tell it from any other, whatever it is called.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -12,7 +12,7 @@ pub(super) struct FileId {
     number: u64,
 }
 
-/// What a path leads to, instead of the file that was opened by it.
+/// Fate of a name: what a path leads to, instead of the file that was opened by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
     /// Nothing.
@@ -31,20 +31,20 @@ impl fmt::Display for Lost {
 }
 
 impl FileId {
-    /// Where a file is, as far as the system says so.
+    /// The identity of a file, as far as the system tells it.
     #[cfg(unix)]
     pub(super) fn of(metadata: &Metadata) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
         Some(Self { device: metadata.dev(), number: metadata.ino() })
     }
 
-    /// Where a file is, as far as the system says so.
+    /// The identity of a file, as far as the system tells it.
     #[cfg(not(unix))]
     pub(super) fn of(_: &Metadata) -> Option<Self> {
         None
     }
 
-    /// What `path` leads to, if it is not this file any more.
+    /// The fate of the name `path`, if it does not lead to this file any more.
     pub(super) fn lost(self, path: &Path) -> Option<Lost> {
         match std::fs::metadata(path) {
             Ok(metadata) => (Self::of(&metadata) != Some(self)).then_some(Lost::Replaced),
@@ -67,17 +67,17 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("in")).unwrap();
         std::fs::write(at("in/file"), "1").unwrap();
-        let place = FileId::of(&std::fs::metadata(at("in/file")).unwrap()).unwrap();
+        let file_id = FileId::of(&std::fs::metadata(at("in/file")).unwrap()).unwrap();
         std::fs::write(at("in/file"), "written to").unwrap();
-        assert_eq!(place.lost(&at("in/file")), None);
+        assert_eq!(file_id.lost(&at("in/file")), None);
         std::fs::rename(at("in/file"), at("moved")).unwrap();
-        assert_eq!((place.lost(&at("in/file")), place.lost(&at("moved"))), (Some(Lost::Removed), None));
+        assert_eq!((file_id.lost(&at("in/file")), file_id.lost(&at("moved"))), (Some(Lost::Removed), None));
         std::fs::write(at("in/file"), "1").unwrap();
-        assert_eq!(place.lost(&at("in/file")), Some(Lost::Replaced));
+        assert_eq!(file_id.lost(&at("in/file")), Some(Lost::Replaced));
         std::os::unix::fs::symlink(at("moved"), at("link")).unwrap();
-        assert_eq!(place.lost(&at("link")), None, "a link leads to it");
+        assert_eq!(file_id.lost(&at("link")), None, "a link leads to it");
         std::fs::remove_dir_all(at("in")).unwrap();
         std::fs::write(at("in"), "no folder").unwrap();
-        assert_eq!(place.lost(&at("in/file")), Some(Lost::Removed));
+        assert_eq!(file_id.lost(&at("in/file")), Some(Lost::Removed));
     }
 }

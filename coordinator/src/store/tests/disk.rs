@@ -33,19 +33,19 @@ impl Change {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What reading sees.
+    /// Bytes that reading sees.
     live: Vec<u8>,
-    /// What survives for certain.
+    /// Bytes that survive for certain.
     synced: Vec<u8>,
-    /// What may survive.
+    /// Changes that may survive.
     since: Vec<Change>,
     /// Operations until the power fails for good.
     left: Option<u32>,
-    /// Whether it has.
+    /// True once it has.
     dead: bool,
     /// Times that [`Disk::mark`] was called.
     marks: usize,
-    /// What a failure would have left at each point in time, with the marks by then.
+    /// Images that a failure would have left at each point in time, with the marks by then.
     images: Vec<(usize, Vec<u8>)>,
     /// Chance, where the power fails at every point in time.
     rng: Option<ChaCha8Rng>,
@@ -76,7 +76,7 @@ impl State {
         }
     }
 
-    /// What is left if the power fails now: of the changes since the last sync some have reached the disk.
+    /// The image that is left if the power fails now: of the changes since the last sync some have reached the disk.
     fn left_over(&self, rng: &mut ChaCha8Rng) -> Vec<u8> {
         let mut image = self.synced.clone();
         for change in self.since.iter().filter(|_| rng.random_range(0..2) == 0) {
@@ -110,7 +110,7 @@ impl Disk {
         self.state().marks += 1;
     }
 
-    /// What losses of power would have left, each with the number of marks by then.
+    /// Images that losses of power would have left, each with the number of marks by then.
     pub(super) fn images(&self) -> Vec<(usize, Vec<u8>)> {
         std::mem::take(&mut self.state().images)
     }
@@ -120,12 +120,12 @@ impl Disk {
         self.state().left = Some(operations);
     }
 
-    /// What is on the disk after the process died: all that it wrote.
+    /// The image on the disk after the process died: all that it wrote.
     pub(crate) fn after_kill(&self) -> Vec<u8> {
         self.state().live.clone()
     }
 
-    /// What is on the disk after the power failed: all that was synced, and some of the rest.
+    /// The image on the disk after the power failed: all that was synced, and some of the rest.
     pub(crate) fn after_power_loss(&self, rng: &mut ChaCha8Rng) -> Vec<u8> {
         self.state().left_over(rng)
     }

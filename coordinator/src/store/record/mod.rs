@@ -1,21 +1,20 @@
-//! How values are written: one version byte, then the value. A new version keeps the old readers.
+//! Records: how values are written. One version byte, then the value; a new version keeps the old readers.
+//!
+//! Each record is a type of the store's own, whatever the domain, the wire and the reports call the same thing: those may
+//! change, and what is in people's stores may not.
 
-use prost::Message;
+mod counts;
+mod shown;
+
 use qslm_common::demands::Demands;
-use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 use qslm_common::experiment::Experiment;
-use qslm_common::measurement::Counts;
-use qslm_proto::v1;
-use qslm_report::{Comparison, Sample};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-const COUNTS_V1: u8 = 1;
-/// As version 1, after the number of engines (2 bytes) and their fingerprints (8 bytes each), little-endian.
-const COUNTS_V2: u8 = 2;
+pub(super) use counts::{decode_counts, encode_counts};
+pub(super) use shown::{decode_comparison, decode_sample, encode_comparison, encode_sample};
+
 const EXPERIMENT_V1: u8 = 1;
-const SAMPLE_V1: u8 = 1;
-const COMPARISON_V1: u8 = 1;
 
 /// An experiment as it was submitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,21 +24,21 @@ pub struct ExperimentRecord {
     pub order: u64,
     /// Shards per trial.
     pub shards: u32,
-    /// Whether a person ended it.
+    /// True if a person ended it.
     pub cancelled: bool,
-    /// Whether a person holds it up.
+    /// True while a person holds it up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-    /// Whether its search is known to have come to its end. After a restart it is read last.
+    /// True if its search is known to have come to its end. After a restart it is read last.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub finished: bool,
     /// Experiments of a higher one are worked on first.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
-    /// Which workers may evaluate it.
+    /// Demands on the workers that evaluate it.
     #[serde(default, skip_serializing_if = "Demands::is_empty")]
     pub demands: Demands,
-    /// What it is.
+    /// The experiment itself, whose hash is in its id.
     pub experiment: Experiment,
 }
 
@@ -84,43 +83,24 @@ impl ExperimentRecord {
 pub struct UnreadableRecord {
     what: &'static str,
     version: Option<u8>,
-    reason: String,
+    #[source]
+    reason: Reason,
 }
 
-fn unreadable(what: &'static str, bytes: &[u8], reason: impl ToString) -> UnreadableRecord {
-    UnreadableRecord { what, version: bytes.first().copied(), reason: reason.to_string() }
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("unknown version")]
+    Version,
+    #[error("it is cut short")]
+    CutShort,
+    #[error(transparent)]
+    Message(#[from] prost::DecodeError),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
 }
 
-pub(super) fn encode_counts(counts: &Counts, engines: &Engines) -> Vec<u8> {
-    let mut bytes = match u16::try_from(engines.len()) {
-        Ok(number @ 1..) => {
-            let [low, high] = number.to_le_bytes();
-            vec![COUNTS_V2, low, high]
-        }
-        // Where nobody knows who counted, nothing has changed.
-        _ => vec![COUNTS_V1],
-    };
-    if bytes[0] == COUNTS_V2 {
-        bytes.extend(engines.iter().flat_map(|Fingerprint(name)| name.to_le_bytes()));
-    }
-    bytes.extend(v1::Counts::from(counts).encode_to_vec());
-    bytes
-}
-
-pub(super) fn decode_counts(bytes: &[u8]) -> Result<Evidence, UnreadableRecord> {
-    let refuse = |reason: &str| unreadable("counts", bytes, reason);
-    let (engines, body) = match bytes {
-        [COUNTS_V1, body @ ..] => (Engines::new(), body),
-        [COUNTS_V2, low, high, rest @ ..] => {
-            let length = 8 * usize::from(u16::from_le_bytes([*low, *high]));
-            let (names, body) = rest.split_at_checked(length).ok_or_else(|| refuse("it is cut short"))?;
-            let (names, _) = names.as_chunks();
-            (names.iter().map(|name| Fingerprint(u64::from_le_bytes(*name))).collect(), body)
-        }
-        _ => return Err(refuse("unknown version")),
-    };
-    let counts = v1::Counts::decode(body).map_err(|error| unreadable("counts", bytes, error))?;
-    Ok(Evidence { counts: counts.into(), engines })
+fn unreadable(what: &'static str, bytes: &[u8], reason: impl Into<Reason>) -> UnreadableRecord {
+    UnreadableRecord { what, version: bytes.first().copied(), reason: reason.into() }
 }
 
 pub(super) fn encode_experiment(record: &ExperimentRecord) -> Vec<u8> {
@@ -129,22 +109,6 @@ pub(super) fn encode_experiment(record: &ExperimentRecord) -> Vec<u8> {
 
 pub(super) fn decode_experiment(bytes: &[u8]) -> Result<ExperimentRecord, UnreadableRecord> {
     decode_json("experiment", EXPERIMENT_V1, bytes)
-}
-
-pub(super) fn encode_sample(sample: &Sample) -> Vec<u8> {
-    encode_json(SAMPLE_V1, sample)
-}
-
-pub(super) fn decode_sample(bytes: &[u8]) -> Result<Sample, UnreadableRecord> {
-    decode_json("sample", SAMPLE_V1, bytes)
-}
-
-pub(super) fn encode_comparison(comparison: &Comparison) -> Vec<u8> {
-    encode_json(COMPARISON_V1, comparison)
-}
-
-pub(super) fn decode_comparison(bytes: &[u8]) -> Result<Comparison, UnreadableRecord> {
-    decode_json("comparison", COMPARISON_V1, bytes)
 }
 
 /// Reasons of failures, as text: the table that they stand in has no versions.
@@ -159,8 +123,7 @@ pub(super) fn decode_reasons(text: &str) -> Vec<String> {
 
 fn encode_json(version: u8, value: &impl Serialize) -> Vec<u8> {
     let mut bytes = vec![version];
-    // Only maps with non-text keys make this fail, and there are none.
-    bytes.extend(serde_json::to_vec(value).unwrap_or_default());
+    serde_json::to_writer(&mut bytes, value).expect("the keys of every map of a record are text");
     bytes
 }
 
@@ -173,7 +136,7 @@ fn decode_json<T: DeserializeOwned>(
         Some((found, body)) if *found == version => {
             serde_json::from_slice(body).map_err(|error| unreadable(what, bytes, error))
         }
-        _ => Err(unreadable(what, bytes, "unknown version")),
+        _ => Err(unreadable(what, bytes, Reason::Version)),
     }
 }
 
@@ -182,34 +145,10 @@ mod tests {
     use proptest::prelude::*;
     use qslm_common::ENGINE_VERSION;
     use qslm_common::experiment::InvalidExperiment;
-    use qslm_common::measurement::Nll;
     use qslm_search::Tiered;
 
     use super::*;
     use qslm_testing::experiment;
-
-    #[test]
-    fn records_of_version_1_stay_readable() {
-        let counts = Counts {
-            nll: Nll(300),
-            scored_tokens: 2,
-            processed_tokens: 3,
-            spikes: vec![4, 5],
-            ..Counts::zero(0)
-        };
-        // These bytes are in people's stores. A change of format adds a version; it never edits this line.
-        let fixture = [1, 8, 172, 2, 16, 2, 40, 3, 50, 2, 4, 5];
-        assert_eq!(encode_counts(&counts, &Engines::new()), fixture);
-        assert_eq!(decode_counts(&fixture).unwrap(), counts.clone().into());
-        // Version 2 says who counted.
-        let engines = Engines::from([Fingerprint(7), Fingerprint(258)]);
-        let fixture =
-            [&[2, 2, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0][..], &fixture[1..]].concat();
-        assert_eq!(encode_counts(&counts, &engines), fixture);
-        assert_eq!(decode_counts(&fixture).unwrap(), Evidence { counts, engines });
-        let error = decode_counts(&fixture[..18]).unwrap_err().to_string();
-        assert_eq!(error, "counts record of version Some(2) cannot be read: it is cut short");
-    }
 
     #[test]
     fn experiments_of_version_1_stay_readable() {
@@ -247,16 +186,6 @@ mod tests {
         assert_eq!(decode_experiment(&encode_experiment(&record)).unwrap(), record);
     }
 
-    #[test]
-    fn samples_of_version_1_stay_readable() {
-        let body = r#"{"unix_ms":5,"measured":2,"front":1,"hypervolume":0.25,"tokens_per_second":1.5}"#;
-        let fixture = [&[1], body.as_bytes()].concat();
-        let sample =
-            Sample { unix_ms: 5, measured: 2, front: 1, hypervolume: Some(0.25), tokens_per_second: 1.5 };
-        assert_eq!(encode_sample(&sample), fixture);
-        assert_eq!(decode_sample(&fixture).unwrap(), sample);
-    }
-
     proptest! {
         #[test]
         fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
@@ -265,11 +194,5 @@ mod tests {
             let _ = decode_sample(&bytes);
             let _ = decode_comparison(&bytes);
         }
-    }
-
-    #[test]
-    fn a_later_version_is_refused_by_name() {
-        let error = decode_counts(&[9, 1, 2]).unwrap_err().to_string();
-        assert_eq!(error, "counts record of version Some(9) cannot be read: unknown version");
     }
 }

@@ -12,9 +12,7 @@ use qslm_search::Tiered;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::contents::Contents;
-use super::database::{Store, StoreError, Write};
-use super::record::ExperimentRecord;
+use crate::store::{Contents, ExperimentRecord, Store, StoreError, Write};
 use crate::{Coordinator, Options};
 use qslm_testing::experiment;
 

@@ -7,9 +7,8 @@ use qslm_common::task::Shard;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::contents::Contents;
-use super::database::{Store, Write};
 use super::disk::Disk;
+use crate::store::{Contents, Store, Write};
 
 /// Batches as a coordinator writes them: shards, then the sum that replaces them, and failures.
 fn batches() -> Vec<Vec<Write>> {

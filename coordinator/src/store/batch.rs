@@ -1,0 +1,122 @@
+//! Changes of a store: a batch of them is one transaction, all or nothing.
+
+use std::collections::BTreeMap;
+
+use qslm_common::evidence::{Evidence, Fingerprint};
+use qslm_common::hash::ContentHash;
+use qslm_common::task::Shard;
+use qslm_report::{Comparison, Sample};
+use redb::{ReadableTable, WriteTransaction};
+
+use super::database::Store;
+use super::error::StoreError;
+use super::record::{
+    ExperimentRecord, decode_counts, decode_reasons, encode_comparison, encode_counts, encode_experiment,
+    encode_reasons, encode_sample,
+};
+use super::tables::{
+    COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, MEASUREMENTS, RETRIED, SHARDS, TIMELINE,
+};
+
+/// One change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// An experiment was submitted or changed.
+    Experiment(ExperimentRecord),
+    /// A shard of a trial was settled. Changes nothing if the trial was measured.
+    Shard(ContentHash, Shard, Evidence),
+    /// A trial was measured; its shards are not needed any more.
+    Measurement(ContentHash, Evidence),
+    /// All shard results of a measured trial, kept because other trials race against them.
+    ShardResults(ContentHash, BTreeMap<Shard, Evidence>),
+    /// The description of an engine that results name by its fingerprint.
+    Engine(Fingerprint, String),
+    /// A trial of an experiment failed for good.
+    Failure(String, ContentHash, String),
+    /// A failed trial of an experiment is opened again; that it failed stays on record.
+    Retry(String, ContentHash),
+    /// The progress of an experiment at a time.
+    Sample(String, Sample),
+    /// Points of another tool; they replace what the same source found before.
+    Comparison(String, Comparison),
+}
+
+impl Store {
+    /// Writes a batch. On return it is on disk.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing of the batch is written then.
+    pub fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.write(|transaction| write_all(transaction, writes))
+    }
+}
+
+fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), redb::Error> {
+    // The tables of results are opened once per batch, the others where they are needed.
+    let mut experiments = transaction.open_table(EXPERIMENTS)?;
+    let mut measurements = transaction.open_table(MEASUREMENTS)?;
+    let mut shards = transaction.open_table(SHARDS)?;
+    let mut failures = transaction.open_table(FAILURES)?;
+    for write in writes {
+        match write {
+            Write::Experiment(record) => {
+                let id = record.experiment.id();
+                experiments.insert(id.as_str(), encode_experiment(record).as_slice())?;
+            }
+            Write::Shard(key, shard, Evidence { counts, engines }) => {
+                let at = (key.as_bytes(), shard.of, shard.index);
+                let record = encode_counts(counts, engines);
+                let known = shards.get(at)?.map(|known| decode_counts(known.value()));
+                match known {
+                    None if measurements.get(key.as_bytes())?.is_none() => {
+                        shards.insert(at, record.as_slice())?;
+                    }
+                    None => {}
+                    Some(Ok(known)) if known.counts == *counts => {}
+                    // The first ones stay; that there were others is not hidden.
+                    Some(_) => {
+                        transaction.open_multimap_table(CONFLICTS)?.insert(at, record.as_slice())?;
+                    }
+                }
+            }
+            Write::Engine(fingerprint, description) => {
+                transaction.open_table(ENGINES)?.insert(fingerprint.0, description.as_str())?;
+            }
+            Write::Measurement(key, Evidence { counts, engines }) => {
+                measurements.insert(key.as_bytes(), encode_counts(counts, engines).as_slice())?;
+                let key = key.as_bytes();
+                shards.retain_in((key, 0, 0)..=(key, u32::MAX, u32::MAX), |_, _| false)?;
+            }
+            Write::ShardResults(key, results) => {
+                for (shard, Evidence { counts, engines }) in results {
+                    let at = (key.as_bytes(), shard.of, shard.index);
+                    shards.insert(at, encode_counts(counts, engines).as_slice())?;
+                }
+            }
+            Write::Failure(experiment, key, reason) => {
+                failures.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;
+            }
+            Write::Retry(experiment, key) => {
+                let at = (experiment.as_str(), key.as_bytes());
+                let reason = failures.remove(at)?.map(|reason| reason.value().to_owned());
+                let mut retried = transaction.open_table(RETRIED)?;
+                let mut reasons = retried.get(at)?.map_or(Vec::new(), |known| decode_reasons(known.value()));
+                reasons.extend(reason);
+                retried.insert(at, encode_reasons(&reasons).as_str())?;
+            }
+            Write::Comparison(experiment, comparison) => {
+                let at = (experiment.as_str(), comparison.source.as_str());
+                let comparison = encode_comparison(comparison);
+                transaction.open_table(COMPARISONS)?.insert(at, comparison.as_slice())?;
+            }
+            Write::Sample(experiment, sample) => {
+                let at = (experiment.as_str(), sample.unix_ms);
+                transaction.open_table(TIMELINE)?.insert(at, encode_sample(sample).as_slice())?;
+            }
+        }
+    }
+    Ok(())
+}

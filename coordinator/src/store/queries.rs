@@ -1,0 +1,166 @@
+//! Queries of a store: each is one read transaction.
+
+use std::collections::BTreeMap;
+
+use qslm_common::evidence::{Evidence, Fingerprint};
+use qslm_common::hash::ContentHash;
+use qslm_common::task::Shard;
+use qslm_report::{Comparison, Sample};
+use redb::{ReadableTable, ReadableTableMetadata};
+
+use super::database::Store;
+use super::error::{ReadError, StoreError};
+use super::record::{
+    ExperimentRecord, decode_comparison, decode_counts, decode_experiment, decode_reasons, decode_sample,
+};
+use super::tables::{
+    COMPARISONS, ENGINES, EXPERIMENTS, FAILURES, Key, MEASUREMENTS, RETRIED, SHARDS, ShardKey, TIMELINE,
+};
+
+/// The state of a trial on record.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stored {
+    /// It was measured.
+    Measured(Evidence),
+    /// It was not, but these of its shards are settled.
+    Shards(BTreeMap<Shard, Evidence>),
+}
+
+impl Store {
+    /// All experiments in the order of their submission.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn experiments(&self) -> Result<Vec<ExperimentRecord>, StoreError> {
+        let mut records = self.read(|transaction| {
+            let mut records = Vec::new();
+            for row in transaction.open_table(EXPERIMENTS)?.iter()? {
+                records.push(decode_experiment(row?.1.value())?);
+            }
+            Ok(records)
+        })?;
+        // Stores that were joined may have given the same place twice.
+        records.sort_by_cached_key(|record| (record.order, record.experiment.id()));
+        Ok(records)
+    }
+
+    /// The states of trials, each of which would be cut into `of` shards.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn look_up(&self, keys: &[ContentHash], of: u32) -> Result<Vec<Stored>, StoreError> {
+        self.read(|transaction| {
+            let mut found = Vec::with_capacity(keys.len());
+            let measurements = transaction.open_table(MEASUREMENTS)?;
+            let shards = transaction.open_table(SHARDS)?;
+            let none_open = shards.is_empty()?;
+            for key in keys.iter().map(ContentHash::as_bytes) {
+                if let Some(counts) = measurements.get(key)? {
+                    found.push(Stored::Measured(decode_counts(counts.value())?));
+                    continue;
+                }
+                // Most trials are new, and most stores have no shards at all.
+                let settled = if none_open { BTreeMap::new() } else { read_shards(&shards, key, of)? };
+                found.push(Stored::Shards(settled));
+            }
+            Ok(found)
+        })
+    }
+
+    /// The shard results of a trial, as far as they are on record: also of a measured one, if they were kept.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read, or a record in it.
+    pub fn shard_results(&self, key: &ContentHash, of: u32) -> Result<BTreeMap<Shard, Evidence>, StoreError> {
+        self.read(|transaction| read_shards(&transaction.open_table(SHARDS)?, key.as_bytes(), of))
+    }
+
+    /// The trials of an experiment that failed for good, with the reasons.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read.
+    pub fn failures(&self, experiment: &str) -> Result<BTreeMap<ContentHash, String>, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(FAILURES)?;
+            let mut failures = BTreeMap::new();
+            for row in table.range((experiment, &[0; 32])..=(experiment, &[255; 32]))? {
+                let (at, reason) = row?;
+                failures.insert(ContentHash::from_bytes(*at.value().1), reason.value().to_owned());
+            }
+            Ok(failures)
+        })
+    }
+
+    /// The number of failures of an experiment's trials that were opened again.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read.
+    pub fn retried(&self, experiment: &str) -> Result<u64, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(RETRIED)?;
+            let rows = table.range((experiment, &[0; 32])..=(experiment, &[255; 32]))?;
+            rows.map(|row| Ok(decode_reasons(row?.1.value()).len() as u64)).sum()
+        })
+    }
+
+    /// The timeline of an experiment, by rising time.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn timeline(&self, experiment: &str) -> Result<Vec<Sample>, StoreError> {
+        self.read(|transaction| {
+            let mut samples = Vec::new();
+            for row in transaction.open_table(TIMELINE)?.range((experiment, 0)..=(experiment, u64::MAX))? {
+                samples.push(decode_sample(row?.1.value())?);
+            }
+            Ok(samples)
+        })
+    }
+
+    /// The points of other tools, by source.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn comparisons(&self, experiment: &str) -> Result<Vec<Comparison>, StoreError> {
+        self.read(|transaction| {
+            let mut found = Vec::new();
+            for row in transaction.open_table(COMPARISONS)?.range((experiment, "")..)? {
+                let (at, value) = row?;
+                if at.value().0 != experiment {
+                    break;
+                }
+                found.push(decode_comparison(value.value())?);
+            }
+            Ok(found)
+        })
+    }
+
+    /// The engines that results name, by their fingerprints.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read.
+    pub fn engines(&self) -> Result<BTreeMap<Fingerprint, String>, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(ENGINES)?;
+            let rows = table.iter()?.map(|row| {
+                let (fingerprint, description) = row?;
+                Ok((Fingerprint(fingerprint.value()), description.value().to_owned()))
+            });
+            rows.collect()
+        })
+    }
+}
+
+/// The counts of a trial's shards.
+fn read_shards(
+    shards: &impl ReadableTable<ShardKey<'static>, &'static [u8]>,
+    key: &Key,
+    of: u32,
+) -> Result<BTreeMap<Shard, Evidence>, ReadError> {
+    let mut found = BTreeMap::new();
+    for row in shards.range((key, of, 0)..=(key, of, u32::MAX))? {
+        let (at, value) = row?;
+        found.insert(Shard { index: at.value().2, of }, decode_counts(value.value())?);
+    }
+    Ok(found)
+}

@@ -1,0 +1,262 @@
+//! The whole store as a value: [`Store::contents`] reads it, [`Store::replace`] writes it, each in one transaction.
+//!
+//! [`TABLES`] is the table of tables. One more table of the file is its definition, a field of [`Contents`] with the rule by
+//! which it is joined, two functions that read a row and write all rows, and one line of that table.
+
+use qslm_common::evidence::{Engines, Evidence, Fingerprint};
+use qslm_common::hash::ContentHash;
+use qslm_common::measurement::Counts;
+use qslm_common::task::Shard;
+use redb::{ReadTransaction, ReadableMultimapTable, ReadableTable, WriteTransaction};
+
+use super::contents::{Contents, Variants, add};
+use super::database::Store;
+use super::error::{ReadError, StoreError};
+use super::record::{
+    UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_reasons, decode_sample,
+    encode_counts, encode_experiment, encode_reasons,
+};
+use super::tables::{
+    COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, Key, MEASUREMENTS, RETRIED, SHARDS, ShardKey,
+    TIMELINE,
+};
+
+/// One table as a part of the whole.
+pub(super) struct TableOfWhole {
+    /// Makes the table if it is not there.
+    make: fn(&WriteTransaction) -> Written,
+    /// Adds every row to the contents.
+    read: fn(&ReadTransaction, &mut Contents) -> Result<(), ReadError>,
+    /// Replaces every row by those of the contents.
+    write: fn(&WriteTransaction, &Contents) -> Written,
+}
+
+type Written = Result<(), redb::Error>;
+type Read = Result<(), UnreadableRecord>;
+type Rows<'a, K, V> = redb::Table<'a, K, V>;
+
+/// A table, the function that adds one of its rows to the contents, and the one that inserts all rows of the contents.
+macro_rules! table {
+    ($table:ident, $read:ident, $write:ident) => {
+        TableOfWhole {
+            make: |transaction| {
+                transaction.open_table($table)?;
+                Ok(())
+            },
+            read: |transaction, contents| {
+                for row in transaction.open_table($table)?.iter()? {
+                    let (key, value) = row?;
+                    $read(contents, key.value(), value.value())?;
+                }
+                Ok(())
+            },
+            write: |transaction, contents| {
+                let mut rows = transaction.open_table($table)?;
+                rows.retain(|_, _| false)?;
+                $write(contents, &mut rows)
+            },
+        }
+    };
+}
+
+/// All tables, in the order in which they are read: shards and conflicts go by what is known to be measured.
+pub(super) const TABLES: [TableOfWhole; 9] = [
+    table!(EXPERIMENTS, read_experiment, write_experiments),
+    table!(ENGINES, read_engine, write_engines),
+    table!(MEASUREMENTS, read_measurement, write_measurements),
+    table!(SHARDS, read_shard, write_shards),
+    TableOfWhole { make: make_conflicts, read: read_conflicts, write: write_conflicts },
+    table!(FAILURES, read_failure, write_failures),
+    table!(RETRIED, read_retried, write_retried),
+    table!(COMPARISONS, read_comparison, write_comparisons),
+    table!(TIMELINE, read_sample, write_timeline),
+];
+
+/// Makes the tables that are not there.
+pub(super) fn make_tables(transaction: &WriteTransaction) -> Written {
+    TABLES.iter().try_for_each(|table| (table.make)(transaction))
+}
+
+impl Store {
+    /// Everything in the store.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn contents(&self) -> Result<Contents, StoreError> {
+        self.read(|transaction| {
+            let mut contents = Contents::default();
+            TABLES.iter().try_for_each(|table| (table.read)(transaction, &mut contents))?;
+            Ok(contents)
+        })
+    }
+
+    /// Makes the store hold `contents` and nothing else. Of counts in conflict the first, in the order of their values, is
+    /// what the store answers with.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the store is as it was then.
+    pub fn replace(&self, contents: &Contents) -> Result<(), StoreError> {
+        self.write(|transaction| TABLES.iter().try_for_each(|table| (table.write)(transaction, contents)))
+    }
+}
+
+fn read_experiment(contents: &mut Contents, _: &str, record: &[u8]) -> Read {
+    let record = decode_experiment(record)?;
+    contents.experiments.insert(record.experiment.id(), record);
+    Ok(())
+}
+
+fn write_experiments(contents: &Contents, rows: &mut Rows<'_, &'static str, &'static [u8]>) -> Written {
+    for (id, record) in &contents.experiments {
+        rows.insert(id.as_str(), encode_experiment(record).as_slice())?;
+    }
+    Ok(())
+}
+
+fn read_engine(contents: &mut Contents, fingerprint: u64, description: &str) -> Read {
+    contents.engines.insert(Fingerprint(fingerprint), description.to_owned());
+    Ok(())
+}
+
+fn write_engines(contents: &Contents, rows: &mut Rows<'_, u64, &'static str>) -> Written {
+    for (fingerprint, description) in &contents.engines {
+        rows.insert(fingerprint.0, description.as_str())?;
+    }
+    Ok(())
+}
+
+fn read_counts(record: &[u8]) -> Result<[(Counts, Engines); 1], UnreadableRecord> {
+    let Evidence { counts, engines } = decode_counts(record)?;
+    Ok([(counts, engines)])
+}
+
+/// The records of counts: the first is what the store answers with, the others are in conflict with it.
+fn records(variants: &Variants) -> impl Iterator<Item = Vec<u8>> {
+    variants.iter().map(|(counts, engines)| encode_counts(counts, engines))
+}
+
+fn read_measurement(contents: &mut Contents, key: &Key, record: &[u8]) -> Read {
+    add(contents.measurements.entry(ContentHash::from_bytes(*key)).or_default(), read_counts(record)?);
+    Ok(())
+}
+
+fn write_measurements(contents: &Contents, rows: &mut Rows<'_, &'static Key, &'static [u8]>) -> Written {
+    for (key, variants) in &contents.measurements {
+        if let Some(first) = records(variants).next() {
+            rows.insert(key.as_bytes(), first.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+fn read_shard(contents: &mut Contents, (key, of, index): ShardKey<'_>, record: &[u8]) -> Read {
+    let key = ContentHash::from_bytes(*key);
+    let shards = contents.shards_of(&key);
+    add(shards.entry((key, Shard { index, of })).or_default(), read_counts(record)?);
+    Ok(())
+}
+
+fn write_shards(contents: &Contents, rows: &mut Rows<'_, ShardKey<'static>, &'static [u8]>) -> Written {
+    for ((key, shard), variants) in contents.shards.iter().chain(&contents.shard_results) {
+        if let Some(first) = records(variants).next() {
+            rows.insert((key.as_bytes(), shard.of, shard.index), first.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+fn make_conflicts(transaction: &WriteTransaction) -> Written {
+    transaction.open_multimap_table(CONFLICTS)?;
+    Ok(())
+}
+
+fn read_conflicts(transaction: &ReadTransaction, contents: &mut Contents) -> Result<(), ReadError> {
+    for row in transaction.open_multimap_table(CONFLICTS)?.iter()? {
+        let (at, values) = row?;
+        let (key, of, index) = at.value();
+        for value in values {
+            match of {
+                0 => read_measurement(contents, key, value?.value())?,
+                of => read_shard(contents, (key, of, index), value?.value())?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_conflicts(transaction: &WriteTransaction, contents: &Contents) -> Written {
+    transaction.delete_multimap_table(CONFLICTS)?;
+    let mut rows = transaction.open_multimap_table(CONFLICTS)?;
+    let whole = contents.measurements.iter().map(|(key, variants)| ((key, 0, 0), variants));
+    let shards = contents.shards.iter().chain(&contents.shard_results);
+    let shards = shards.map(|((key, shard), variants)| ((key, shard.of, shard.index), variants));
+    for ((key, of, index), variants) in whole.chain(shards) {
+        for other in records(variants).skip(1) {
+            rows.insert((key.as_bytes(), of, index), other.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+fn read_failure(contents: &mut Contents, (experiment, key): (&str, &Key), reason: &str) -> Read {
+    let at = (experiment.to_owned(), ContentHash::from_bytes(*key));
+    contents.failures.insert(at, reason.to_owned());
+    Ok(())
+}
+
+fn write_failures(
+    contents: &Contents,
+    rows: &mut Rows<'_, (&'static str, &'static Key), &'static str>,
+) -> Written {
+    for ((experiment, key), reason) in &contents.failures {
+        rows.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;
+    }
+    Ok(())
+}
+
+fn read_retried(contents: &mut Contents, (experiment, key): (&str, &Key), reasons: &str) -> Read {
+    let at = (experiment.to_owned(), ContentHash::from_bytes(*key));
+    contents.retried.insert(at, decode_reasons(reasons));
+    Ok(())
+}
+
+fn write_retried(
+    contents: &Contents,
+    rows: &mut Rows<'_, (&'static str, &'static Key), &'static str>,
+) -> Written {
+    for ((experiment, key), reasons) in &contents.retried {
+        rows.insert((experiment.as_str(), key.as_bytes()), encode_reasons(reasons).as_str())?;
+    }
+    Ok(())
+}
+
+fn read_comparison(contents: &mut Contents, (experiment, source): (&str, &str), record: &[u8]) -> Read {
+    // Kept as written, if it can be read.
+    decode_comparison(record)?;
+    contents.comparisons.insert((experiment.to_owned(), source.to_owned()), record.to_vec());
+    Ok(())
+}
+
+fn write_comparisons(
+    contents: &Contents,
+    rows: &mut Rows<'_, (&'static str, &'static str), &'static [u8]>,
+) -> Written {
+    for ((experiment, source), record) in &contents.comparisons {
+        rows.insert((experiment.as_str(), source.as_str()), record.as_slice())?;
+    }
+    Ok(())
+}
+
+fn read_sample(contents: &mut Contents, (experiment, unix_ms): (&str, u64), record: &[u8]) -> Read {
+    // As a comparison.
+    decode_sample(record)?;
+    contents.timeline.insert((experiment.to_owned(), unix_ms), record.to_vec());
+    Ok(())
+}
+
+fn write_timeline(contents: &Contents, rows: &mut Rows<'_, (&'static str, u64), &'static [u8]>) -> Written {
+    for ((experiment, unix_ms), record) in &contents.timeline {
+        rows.insert((experiment.as_str(), *unix_ms), record.as_slice())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The end of an experiment: waited for, read, printed, and judged.
+
+use qslm_common::front_document::FrontDocument;
+use qslm_proto::v1::experiment_status::State;
+use qslm_proto::v1::{ExperimentStatus, GetRequest};
+
+use crate::client::Client;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Output, print, print_data};
+use crate::progress::Progress;
+use crate::results;
+use crate::spec::Resolved;
+
+/// Behaviour while every worker that may evaluate an experiment is set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenStuck {
+    /// Say so and wait: a worker may be repaired, or another one may come.
+    Wait,
+    /// Fail: there are no other workers.
+    Fail,
+}
+
+/// Shows progress until the experiment has ended.
+pub async fn until_ended(client: &mut Client, id: &str, when_stuck: WhenStuck) -> Outcome<ExperimentStatus> {
+    let mut progress = Progress::new();
+    let mut stream = client.watch(GetRequest { experiment: id.to_owned() }).await?.into_inner();
+    while let Some(status) = stream.message().await? {
+        if matches!(status.state(), State::Finished | State::Cancelled) {
+            progress.finish();
+            return Ok(status);
+        }
+        if status.state() == State::Stuck && when_stuck == WhenStuck::Fail {
+            progress.finish();
+            return Err(Failure::new(Exit::Failure, format!("{} is stuck: {}", status.id, status.stuck)));
+        }
+        progress.show(&status);
+    }
+    Err(Failure::new(Exit::Unavailable, "the coordinator stopped"))
+}
+
+/// Remedy for failed trials.
+const RETRY: &str = "when the cause is gone, `qslm run .. --retry-failed`, or `qslm retry` where a coordinator runs, measures them again";
+
+/// A finished experiment.
+pub struct Finished {
+    /// The front document as the coordinator wrote it.
+    pub json: String,
+    /// Candidates measured since the coordinator started, as opposed to found in its store.
+    pub evaluated: u64,
+    failed: u64,
+    failures: Vec<String>,
+    /// Shards that nobody had to evaluate, because their candidates were pruned.
+    spared: u64,
+    /// Trials that were measured on the first sequences of the data only.
+    probed: u64,
+    /// The share of their arithmetic that was done: the rest was found in the prefix cache. Known where the
+    /// workers were this process's own.
+    pub computed_share: Option<f64>,
+}
+
+impl Finished {
+    /// Reads the result of an experiment that has ended.
+    pub async fn read(client: &mut Client, id: &str) -> Outcome<Self> {
+        let get = || GetRequest { experiment: id.to_owned() };
+        let json = client.front(get()).await?.into_inner().json;
+        let status = client.get(get()).await?.into_inner();
+        Ok(Self {
+            json,
+            evaluated: status.evaluated,
+            failed: status.failed,
+            failures: status.failures,
+            spared: status.shards_spared,
+            probed: status.probed,
+            computed_share: None,
+        })
+    }
+
+    /// Multiply-accumulates that nobody had to do, because candidates were pruned, or measured on a subset of the data. A
+    /// shard is as large as the next, and a sequence.
+    pub fn arithmetic_spared(&self, resolved: &Resolved) -> f64 {
+        let trial = resolved.experiment.network.macs_per_token() as f64 * resolved.positions as f64;
+        let (_, share) = resolved.on_subset();
+        trial * (self.spared as f64 / f64::from(resolved.shards) + self.probed as f64 * (1.0 - share))
+    }
+
+    /// Prints it.
+    pub fn show(&self, output: Output) -> Outcome {
+        match output {
+            // The bytes that the coordinator wrote: they are what two runs are compared by.
+            Output::Json => print(&self.json),
+            Output::Yaml => print_data(output, &self.document()?),
+            Output::Table => print(&results::tables(&self.document()?)),
+        }
+    }
+
+    fn document(&self) -> Outcome<FrontDocument> {
+        let parsed = serde_json::from_str(&self.json);
+        parsed.map_err(|error| Failure::new(Exit::Failure, format!("the front cannot be read: {error}")))
+    }
+
+    /// Fails if trials failed or nothing meets the constraints.
+    pub fn verdict(&self) -> Outcome {
+        if self.failed > 0 {
+            let reasons = self.failures.join("; ");
+            let words = format!("{} trials failed: {reasons}\n{RETRY}", self.failed);
+            return Err(Failure::new(Exit::Unmet, words));
+        }
+        match self.document()?.chosen {
+            Some(_) => Ok(()),
+            None => Err(Failure::new(Exit::Unmet, "no candidate meets the constraints")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use qslm_coordinator::driver::{Fault, Finished as FinishedShard, ShardOutcome, WorkerReport};
+
+    use super::*;
+    use crate::client::{Embedded, submit};
+    use crate::spec::resolve;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_whose_only_worker_cannot_evaluate_ends_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let resolved = resolve(&root.join("specs/quickstart.toml"), &["task.windows=2".to_owned()]).unwrap();
+        let embedded = Embedded::start(&folder.path().join("s.redb")).await.unwrap();
+        let mut client = embedded.connect().await.unwrap();
+        let id = submit(&mut client, &resolved, None).await.unwrap().id;
+        let driver = embedded.driver();
+        let fails = async {
+            let mut finished = Vec::new();
+            loop {
+                let report = WorkerReport {
+                    worker: "local-0".to_owned(),
+                    finished: std::mem::take(&mut finished),
+                    held: Vec::new(),
+                    slots: 1,
+                    prefetch: 0,
+                    wait_ms: 1000,
+                    experiment: Some(id.clone()),
+                    capabilities: Arc::new(qslm_worker::capabilities::detect(
+                        std::collections::BTreeMap::new(),
+                    )),
+                    session: 1,
+                };
+                let outcome =
+                    ShardOutcome::Failure { reason: "no space left".to_owned(), fault: Fault::Machine };
+                finished.extend(driver.report(report).await.unwrap().leases.into_iter().map(|grant| {
+                    FinishedShard {
+                        lease: grant.lease,
+                        trial: grant.trial.key,
+                        shard: grant.shard,
+                        engine: String::new(),
+                        outcome: outcome.clone(),
+                    }
+                }));
+            }
+        };
+        let ended = tokio::select! {
+            ended = until_ended(&mut client, &id, WhenStuck::Fail) => ended.unwrap_err(),
+            () = fails => unreachable!("it goes on for ever"),
+        };
+        let words = "is stuck: the only worker that may evaluate it is set aside: local-0: no space left";
+        assert!(ended.to_string().contains(words), "{ended}");
+        embedded.stop().await.unwrap();
+    }
+}
