@@ -49,7 +49,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "qslm_open_shards",
-        help: "Shards that wait for a worker or are with one, of all experiments together: what a pool is scaled by",
+        help: "Shards pending or leased, of all experiments together: what a pool is scaled by",
         counter: false,
         values: |snapshot| {
             let open = snapshot.experiments.iter().filter(|status| is_open(status));
@@ -59,25 +59,25 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "qslm_trials_measured",
-        help: "Trials on record, by experiment",
+        help: "Trials measured and on record, by experiment",
         counter: false,
         values: |snapshot| each(snapshot, |status| Some(status.measured as f64)),
     },
     Metric {
         name: "qslm_trials_failed",
-        help: "Trials that are given up, by experiment",
+        help: "Failed trials, which could not be measured, by experiment",
         counter: false,
         values: |snapshot| each(snapshot, |status| Some(status.failed as f64)),
     },
     Metric {
         name: "qslm_trials_stopped",
-        help: "Trials that were given up because they lose too much quality, by experiment",
+        help: "Pruned trials, which racing ended early because they lose too much quality, by experiment",
         counter: false,
         values: |snapshot| each(snapshot, |status| Some(status.pruned as f64)),
     },
     Metric {
         name: "qslm_front_size",
-        help: "Candidates on the front, by experiment",
+        help: "Size of the front in candidates, by experiment",
         counter: false,
         values: |snapshot| each(snapshot, |status| Some(f64::from(status.summary.front))),
     },
@@ -89,19 +89,19 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "qslm_tokens_per_second",
-        help: "Tokens that all workers together evaluate per second, lately, by experiment",
+        help: "Tokens processed per second by all workers together, lately, by experiment",
         counter: false,
         values: |snapshot| each(snapshot, |status| Some(status.tokens_per_second)),
     },
     Metric {
         name: "qslm_suitable_workers",
-        help: "Workers that may evaluate an experiment",
+        help: "Workers that have the backend of an experiment and what it demands",
         counter: false,
         values: |snapshot| each(snapshot, |status| Some(f64::from(status.workers.suitable))),
     },
     Metric {
         name: "qslm_set_aside_workers",
-        help: "Of the suitable workers, those that are set aside because they had faults only",
+        help: "Suitable workers with an open circuit breaker: set aside after several faults in a row",
         counter: false,
         values: |snapshot| each(snapshot, |status| Some(f64::from(status.workers.set_aside))),
     },
@@ -119,13 +119,13 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "qslm_workers",
-        help: "Workers heard of within a lease's time",
+        help: "Workers that reported within the time of a lease",
         counter: false,
         values: |snapshot| vec![(vec![], snapshot.workers.len() as f64)],
     },
     Metric {
         name: "qslm_worker_last_seen_seconds",
-        help: "Seconds since a worker was heard of; it is left out after a lease's time",
+        help: "Seconds since the last report of a worker; left out after the time of a lease",
         counter: false,
         values: |snapshot| {
             let value =
@@ -135,7 +135,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "qslm_worker_tokens_per_second",
-        help: "Tokens that a worker evaluates per second, lately",
+        help: "Tokens processed per second by a worker, lately",
         counter: false,
         values: |snapshot| {
             let value =
@@ -145,19 +145,19 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "qslm_leases_granted",
-        help: "Leases given to workers",
+        help: "Leases granted to workers",
         counter: true,
         values: |snapshot| vec![(vec![], snapshot.tally.granted as f64)],
     },
     Metric {
         name: "qslm_leases_expired",
-        help: "Leases that ran out because their worker was silent",
+        help: "Leases that expired because their worker was silent",
         counter: true,
         values: |snapshot| vec![(vec![], snapshot.tally.expired as f64)],
     },
     Metric {
         name: "qslm_results",
-        help: "Results of shards by what came of them: recorded, duplicate (settled already), conflicting (other counts than \
+        help: "Results of shards by outcome: recorded, duplicate (settled already), conflicting (other counts than \
                recorded), implausible (refused), failed",
         counter: true,
         values: |snapshot| {
@@ -181,13 +181,13 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "qslm_results_fenced",
-        help: "Results whose lease had run out or been taken back; those that were new are kept all the same",
+        help: "Results reported under a lease that had expired or been taken back (fenced); new ones are recorded all the same",
         counter: true,
         values: |snapshot| vec![(vec![], snapshot.tally.fenced as f64)],
     },
     Metric {
         name: "qslm_build",
-        help: "1, with the version of the program, of its engine and of its protocol",
+        help: "Always 1; labels carry the version of the program, of its engine and of its protocol",
         counter: false,
         values: |_| {
             let labels = vec![
@@ -202,8 +202,8 @@ const METRICS: &[Metric] = &[
 
 /// Those of the committer, which counts them itself.
 const COMMITS: [(&str, &str); 2] = [
-    ("qslm_commit_batch", "Changes that one transaction of the store wrote"),
-    ("qslm_commit_seconds", "Seconds until a transaction was on disk"),
+    ("qslm_commit_batch", "Changes written by one transaction of the store (group commit)"),
+    ("qslm_commit_seconds", "Seconds that one transaction took until it was on disk"),
 ];
 
 /// Whether workers are wanted.

@@ -40,11 +40,11 @@ struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     web: Option<Port>,
-    /// The file that keeps everything; inputs are kept beside it [default: qslm.redb]
+    /// The store, which keeps everything; input files are kept beside it [default: qslm.redb]
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<PathBuf>,
-    /// Seconds until a silent worker's leases go to others, 1 to 3600 [default: 15]
+    /// Seconds until the leases of a silent worker expire and go to others, 1 to 3600 [default: 15]
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_ttl_s: Option<f64>,
@@ -52,11 +52,11 @@ struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     max_vanished_workers: Option<u32>,
-    /// Address and port of health and metrics for the cluster's own machinery, without TLS or tokens, or off [default: off]
+    /// Address and port of health checks and metrics, without TLS or tokens, or off [default: off]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     monitor: Option<Port>,
-    /// Who may do what: lines of ROLE NAME TOKEN [default: everyone everything]
+    /// File of tokens, lines of ROLE NAME TOKEN [default: none, and everyone may do everything]
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens: Option<PathBuf>,
@@ -72,7 +72,7 @@ struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     client_ca: Option<PathBuf>,
-    /// Listen beyond this machine though anybody who reaches it may do anything
+    /// Listen beyond this machine without authentication: whoever reaches the port may do anything
     #[arg(long, num_args = 0, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     insecure: Option<bool>,

@@ -30,7 +30,7 @@ pub struct DataArgs {
     /// Tokens from one window's start to the next [default: the window]
     #[arg(long)]
     stride: Option<u32>,
-    /// Stop after so many windows or sentences
+    /// Stop after this many windows or sentences
     #[arg(long, value_name = "N")]
     pub windows: Option<u32>,
 }

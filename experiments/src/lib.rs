@@ -53,13 +53,13 @@ Exit codes: 0 ok, 1 failure, 2 usage or bad spec, 3 not found, 4 conflict, 5 coo
 6 finished with failed trials or an unmet constraint, 7 not allowed, 130 and 143 interrupted by SIGINT and SIGTERM."
 )]
 struct Cli {
-    /// What is logged to standard error: a level, or directives such as warn,qslm_worker=debug [default: warn]
+    /// Log filter for standard error: a level, or directives such as warn,qslm_worker=debug [default: warn]
     #[arg(long, global = true)]
     log: Option<String>,
-    /// Log more: -v what happens, -vv every step
+    /// Log more: -v for what happens, -vv for every step
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with_all = ["quiet", "log"])]
     verbose: u8,
-    /// Nothing on standard error but what went wrong: no progress, no warnings
+    /// Print only errors to standard error: no progress, no warnings
     #[arg(short, long, global = true, conflicts_with = "log")]
     quiet: bool,
     #[command(subcommand)]

@@ -118,7 +118,7 @@ fn describe(status: &ExperimentStatus, left: Option<Duration>) -> String {
     }
     words.push(format!("{} measured", status.measured));
     if status.stopped > 0 {
-        words.push(format!("{} given up", status.stopped));
+        words.push(format!("{} pruned", status.stopped));
     }
     if status.failed > 0 {
         words.push(format!("{} failed", status.failed));

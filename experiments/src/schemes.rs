@@ -26,7 +26,8 @@ pub struct ModelArgs {
     /// The model was trained on real-valued embeddings instead of their signs
     #[arg(long)]
     pub real_embedding: bool,
-    /// What computes the matrix products: native or integer, or flex or ndarray of Burn; cuda or wgpu where the program has them
+    /// Backend, which computes matrix products: native, integer, flex or ndarray; cuda or wgpu in programs built
+    /// for them
     #[arg(long, default_value_t)]
     pub backend: Backend,
 }
@@ -59,37 +60,37 @@ impl ModelArgs {
 /// One scheme for every matrix.
 #[derive(Debug, Clone, Args)]
 pub struct SchemeArgs {
-    /// Store every matrix in so many bits: 2 to 8, 16 or 32
+    /// Bits of every matrix: 2 to 8, 16 or 32
     #[arg(long)]
     bits: Option<u8>,
-    /// Which weights share a scale: tensor, channel or group:N
+    /// Granularity, the weights that share a scale: tensor, channel or group:N
     #[arg(long, default_value = "channel", requires = "bits")]
     granularity: Granularity,
-    /// symmetric or affine
+    /// Symmetry of weights: symmetric, or affine with a zero point
     #[arg(long, default_value = "symmetric", requires = "bits")]
     symmetry: Symmetry,
-    /// nearest, truncate or stochastic:SEED
+    /// Rounding of weights: nearest, truncate (down) or stochastic:SEED
     #[arg(long, default_value = "nearest", requires = "bits")]
     rounding: Rounding,
-    /// Which weights the codes span: minmax, least_squares or percentile:P
+    /// Range of weights that the codes span: minmax, least_squares or percentile:P
     #[arg(long, default_value = "minmax", requires = "bits")]
     range: Range,
-    /// What happens to the embedding
+    /// Scheme of the embedding
     #[arg(long, value_enum, default_value = "quantize", requires = "bits")]
     embedding: EmbeddingArg,
-    /// Store one-dimensional parameters (layer norms, mixing, decay) in so many bits, too: 2 to 8, 16 or 32
+    /// Bits of one-dimensional parameters (layer norms, mixing, decay), which else stay float: 2 to 8, 16 or 32
     #[arg(long, value_name = "BITS", requires = "bits")]
     vector_bits: Option<u8>,
-    /// Quantize what enters every linear layer to so many bits: 2 to 8
+    /// Bits of activations, which is what enters every linear: 2 to 8
     #[arg(long, value_name = "BITS")]
     activation_bits: Option<u8>,
-    /// symmetric or affine
+    /// Symmetry of activations: symmetric, or affine with a zero point
     #[arg(long, default_value = "affine", requires = "activation_bits")]
     activation_symmetry: Symmetry,
-    /// Keep the potentials of every LIF neuron in fixed point of so many bits: 2 to 16
+    /// Bits of membrane potentials, in fixed point: 2 to 16
     #[arg(long, value_name = "BITS")]
     membrane_bits: Option<u8>,
-    /// Bits of them before the point [default: 2, or fewer if there are no more]
+    /// Bits of a membrane potential before the point [default: 2, or fewer if there are no more]
     #[arg(long, value_name = "BITS", requires = "membrane_bits")]
     membrane_integer_bits: Option<u8>,
 }
@@ -100,7 +101,7 @@ enum EmbeddingArg {
     Quantize,
     /// One lossless bit per weight
     Sign,
-    /// Left alone
+    /// 32-bit floats
     Float,
 }
 

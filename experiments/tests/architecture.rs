@@ -1,4 +1,4 @@
-//! The edges between packages, as ARCHITECTURE.md draws them.
+//! What ARCHITECTURE.md says: the edges between packages, and that every invariant is held by tests that exist.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -158,4 +158,42 @@ fn every_command_resolves_the_same_features_so_that_burn_is_built_once() {
     let runs = packages.iter().filter(|package| !package["default_run"].is_null());
     let runs: Vec<_> = runs.map(|package| package["default_run"].as_str().unwrap()).collect();
     assert_eq!(runs, ["qslm"], "`cargo run` has one program to mean");
+}
+
+#[test]
+fn the_live_view_has_routes_that_read_only() {
+    nowhere("coordinator/src/web", &["post(", " put(", "(put(", "patch(", "delete(", "routing::any"]);
+}
+
+/// Whether a path without its ending has these components, one after the other.
+fn lies_in(path: &Path, place: &str) -> bool {
+    let path = path.with_extension("");
+    let (path, place): (Vec<_>, Vec<_>) = (path.iter().collect(), Path::new(place).iter().collect());
+    path.windows(place.len()).any(|part| part == place)
+}
+
+#[test]
+fn every_invariant_is_held_by_tests_that_exist() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let invariants = text.split("\n## Invariants\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let all: Vec<_> = ["common", "coordinator", "experiments", "proto", "worker"].map(sources).concat();
+    let mut numbers = Vec::new();
+    for invariant in invariants.split("\n**I").skip(1) {
+        let number: usize = invariant.split('.').next().unwrap().parse().unwrap();
+        let (_, held_by) =
+            invariant.split_once("Held by").unwrap_or_else(|| panic!("I{number} is held by nothing"));
+        for name in held_by.split('`').skip(1).step_by(2) {
+            let (place, test) =
+                name.split_once("::").unwrap_or_else(|| panic!("I{number}: {name} is no test"));
+            let function = format!("fn {test}(");
+            let mut files = all.iter().filter(|path| lies_in(path, place));
+            assert!(
+                files.any(|path| std::fs::read_to_string(path).unwrap().contains(&function)),
+                "I{number}: {place} has no {test}"
+            );
+        }
+        numbers.push(number);
+    }
+    assert_eq!(numbers, (1..=numbers.len()).collect::<Vec<_>>(), "invariants are numbered in order");
+    assert!(numbers.len() >= 25, "{} invariants", numbers.len());
 }

@@ -14,19 +14,19 @@ use tonic::service::Routes;
 /// What the agents of this process did.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Shards being evaluated, or waiting for a thread.
+    /// Shards in hand: being evaluated, or waiting for a thread.
     pub holding: AtomicU64,
     /// Shards measured.
     pub measured: AtomicU64,
     /// Shards that could not be measured.
     pub failed: AtomicU64,
-    /// Tokens evaluated.
+    /// Tokens processed.
     pub tokens: AtomicU64,
-    /// Multiply-accumulates of evaluations that were computed.
+    /// Multiply-accumulates that evaluations computed.
     pub computed: AtomicU64,
-    /// Multiply-accumulates of evaluations that were found where candidates begin alike.
+    /// Multiply-accumulates that evaluations found in the prefix cache instead.
     pub reused: AtomicU64,
-    /// Calls that the coordinator did not answer, or refused.
+    /// Calls that the coordinator refused or did not answer.
     pub unanswered: AtomicU64,
 }
 
@@ -34,26 +34,31 @@ impl Tally {
     /// Name, whether it only grows, help, and value.
     fn table(&self) -> [(&'static str, bool, &'static str, &AtomicU64); 7] {
         [
-            ("qslm_worker_holding", false, "Shards being evaluated, or waiting for a thread", &self.holding),
+            (
+                "qslm_worker_holding",
+                false,
+                "Shards in hand: being evaluated, or waiting for a thread",
+                &self.holding,
+            ),
             ("qslm_worker_measured", true, "Shards measured", &self.measured),
             ("qslm_worker_failed", true, "Shards that could not be measured", &self.failed),
-            ("qslm_worker_tokens", true, "Tokens evaluated", &self.tokens),
+            ("qslm_worker_tokens", true, "Tokens processed", &self.tokens),
             (
                 "qslm_worker_macs_computed",
                 true,
-                "Multiply-accumulates of evaluations that were computed",
+                "Multiply-accumulates that evaluations computed",
                 &self.computed,
             ),
             (
                 "qslm_worker_macs_reused",
                 true,
-                "Multiply-accumulates of evaluations that were found where candidates begin alike",
+                "Multiply-accumulates that evaluations found in the prefix cache instead",
                 &self.reused,
             ),
             (
                 "qslm_worker_unanswered",
                 true,
-                "Calls that the coordinator did not answer, or refused",
+                "Calls that the coordinator refused or did not answer",
                 &self.unanswered,
             ),
         ]

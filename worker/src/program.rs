@@ -18,7 +18,7 @@ use crate::monitor::{self, Tally};
 use crate::settings::Settings;
 use crate::{Agent, ArtifactCache, Evaluator, Spool};
 
-/// Measure quantization candidates for a coordinator.
+/// Measure shards of trials for a coordinator.
 ///
 /// Settings: defaults < --config FILE < QSLM_WORKER_* variables < flags.
 #[derive(Debug, Parser, Serialize)]
@@ -71,18 +71,18 @@ struct Flags {
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_max_bytes: Option<u64>,
-    /// End, with exit code 0, when the experiment has ended; without one, when all have
+    /// End with exit code 0 when the experiment of --experiment has ended; without one, when all have
     #[arg(long, num_args = 0, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     until_done: Option<bool>,
-    /// What else tells this worker from others, for experiments to demand: zone=a,rack=7
+    /// Labels of this worker, which experiments may demand: zone=a,rack=7
     #[arg(long, value_name = "LABEL=VALUE,..")]
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
     access: AccessFlags,
-    /// Address and port of health and metrics for the cluster's own machinery, or off [default: off]
+    /// Address and port of health checks and metrics, without TLS or tokens, or off [default: off]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     monitor: Option<Port>,

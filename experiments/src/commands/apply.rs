@@ -27,7 +27,7 @@ pub struct Apply {
     /// The float checkpoint
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// The front that a run wrote; its chosen candidate is taken
+    /// The front that a run wrote, of which the chosen candidate is taken
     #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "activation_bits", "membrane_bits"])]
     front: Option<PathBuf>,
     /// Take this candidate of the front instead: its id, or the beginning of it
@@ -38,7 +38,7 @@ pub struct Apply {
     /// The model was trained on real-valued embeddings instead of their signs
     #[arg(long)]
     real_embedding: bool,
-    /// Where to write
+    /// The packed file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Replace what is there even if it is no packed file; never a store, a float checkpoint or an input

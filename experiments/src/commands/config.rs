@@ -37,7 +37,7 @@ struct Show {
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Also print where each value comes from
+    /// Also print the origin of each value: default, file or variable
     #[arg(long)]
     origin: bool,
     /// How to print the result

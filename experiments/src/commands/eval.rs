@@ -45,10 +45,10 @@ pub struct Eval {
     tokens: Option<PathBuf>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// Take one range for all tokens from this text (or labelled sentences) instead of each token's own
+    /// Text (or labelled sentences) off which one range for all tokens is read; without it, each token has its own
     #[arg(long, value_name = "FILE", requires = "activation_bits")]
     calibration: Option<PathBuf>,
-    /// How many windows or sentences of it
+    /// Windows or sentences of the calibration data
     #[arg(long, value_name = "N", default_value_t = 16, requires = "calibration")]
     calibration_sequences: u32,
     /// TOML file that describes a device, as the table `device` of a spec does
@@ -85,7 +85,7 @@ struct Evaluation {
     float_bytes: u64,
     saving: f64,
     parameters: u64,
-    /// Per token where the unit says so; see the list of costs in the README.
+    /// Per token where the unit says so; see docs/device.md.
     costs: Costs,
     candidate: String,
     seconds: f64,

@@ -26,16 +26,16 @@ pub struct Generate {
     /// The beginning of the text
     #[arg(long, value_name = "TEXT")]
     prompt: String,
-    /// How many tokens to draw
+    /// Tokens to draw
     #[arg(long, default_value_t = 100)]
     tokens: u32,
-    /// Divides the logits; 0 always takes the likeliest token
+    /// Temperature, which divides the logits; 0 always takes the likeliest token
     #[arg(long, default_value_t = 1.0)]
     temperature: f64,
-    /// Draw among so many of the likeliest tokens
+    /// Draw among this many of the likeliest tokens
     #[arg(long, default_value_t = 40)]
     top_k: usize,
-    /// The same seed draws the same text
+    /// Seed of the draw; the same seed draws the same text
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]

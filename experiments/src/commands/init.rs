@@ -135,7 +135,7 @@ embedding = \"{embedding}\"        # \"sign\" (one lossless bit), \"quantize\" o
 # min_saving = 0.85                # share of the float bytes
 
 [strategy]
-kind = \"qslm\"             # the tiered search; or \"ranked\", \"grid\", \"random\"
+kind = \"qslm\"             # the tiered search; or \"grid\", \"random\", \"ranked\", \"list\"
 
 [trade_off]
 kind = \"weighted_sum\"     # P/P0 - mu M/M0; or \"product\" with k, \"epsilon_constraint\"

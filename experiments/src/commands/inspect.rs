@@ -23,7 +23,8 @@ Examples:
   qslm inspect experiments/models/wikitext2-xs.safetensors
   qslm inspect packed.safetensors --output json")]
 pub struct Inspect {
-    /// A float checkpoint (PyTorch or safetensors, or the index of several files) or a packed file; the tensors of any other
+    /// A float checkpoint (PyTorch, safetensors, or the index of several files) or a packed file; of any other file,
+    /// its tensors are listed
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The model was trained on real-valued embeddings instead of their signs

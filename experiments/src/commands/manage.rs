@@ -43,7 +43,7 @@ pub struct Submit {
     /// [default: 0, or what it has]
     #[arg(long, allow_negative_numbers = true, value_parser = priority())]
     priority: Option<i32>,
-    /// Submit nothing: print tiers, candidates and evaluations, and how long they may take on this machine
+    /// Submit nothing: print stages, candidates and evaluations, and how long they take at most on this machine
     #[arg(long)]
     dry_run: bool,
     /// Follow the experiment until it has ended, then print its front
@@ -72,7 +72,7 @@ pub struct List {
     output: Listed,
 }
 
-/// Show one experiment.
+/// Show the status of one experiment.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  qslm get quickstart --output json")]
 pub struct Get {
@@ -96,7 +96,7 @@ pub struct Front {
     output: Output,
 }
 
-/// End an experiment; what was measured stays.
+/// Cancel an experiment; what was measured stays on record.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  qslm cancel quickstart-1a2b3c4d5e6f")]
 pub struct Cancel {
@@ -104,7 +104,7 @@ pub struct Cancel {
     which: Which,
 }
 
-/// Hold up an experiment: workers get no more of it; what they are evaluating is kept.
+/// Pause an experiment: none of its shards are leased any more; what is being evaluated is still recorded.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  qslm pause quickstart-1a2b3c4d5e6f")]
 pub struct Pause {
@@ -112,7 +112,7 @@ pub struct Pause {
     which: Which,
 }
 
-/// Let an experiment go on that was paused or cancelled.
+/// Resume an experiment that was paused or cancelled.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  qslm resume quickstart-1a2b3c4d5e6f")]
 pub struct Resume {
@@ -120,7 +120,7 @@ pub struct Resume {
     which: Which,
 }
 
-/// Open failed trials of an experiment again, also of a finished one.
+/// Open failed trials of an experiment again, even of a finished one.
 ///
 /// Do this when the cause is gone. The search goes on from where the first of them failed, to the front that it would have
 /// reached without the failures; what was measured is not measured again. That they failed once stays on record.
@@ -292,7 +292,7 @@ struct Shown<'a> {
     stage: &'a str,
     measured: u64,
     failed: u64,
-    /// Given up before all of the data was evaluated, because they lose too much.
+    /// Pruned: racing ended them early, because they lose too much.
     stopped: u64,
     evaluated: u64,
     front: u32,
@@ -374,12 +374,12 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
     let wide = form == Listed::Wide;
     let mut table = plain_table();
     let usual =
-        ["experiment", "state", "tier", "measured", "failed", "front", "saved %", "loss %", "workers"];
+        ["experiment", "state", "stage", "measured", "failed", "front", "saved %", "loss %", "workers"];
     let more = [
         "priority",
         "suitable",
         "set aside",
-        "given up",
+        "pruned",
         "evaluated",
         "shards out",
         "waiting",

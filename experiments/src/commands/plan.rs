@@ -91,7 +91,7 @@ fn tokens_per_second(resolved: &Resolved) -> Outcome<f64> {
 impl Plan {
     fn print(&self) -> Outcome {
         let mut table = plain_table();
-        table.set_header(["tier", "groups", "candidates at most"]);
+        table.set_header(["stage", "groups", "candidates at most"]);
         for tier in &self.tiers {
             table.add_row([&tier.stage, &tier.groups.to_string(), &tier.candidates_at_most.to_string()]);
         }

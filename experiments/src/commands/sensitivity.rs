@@ -42,10 +42,10 @@ pub struct Sensitivity {
     /// Windows or sentences for membrane_drift and lsaq
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     mini_batch: u32,
-    /// Tokens that lsaq compares
+    /// Tokens that lsaq compares: the k of its top k
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     top_k: u32,
-    /// Write the table for plotting
+    /// Also write the table as CSV
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Replace what --csv names even if it is no such table; never a store, a checkpoint or an input

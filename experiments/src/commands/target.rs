@@ -22,7 +22,7 @@ pub struct Target {
     #[command(flatten)]
     #[serde(flatten)]
     access: AccessFlags,
-    /// Wait so long for a coordinator that cannot be reached; 0 tries once [default: 10; 60 with submit --wait]
+    /// Seconds to wait for a coordinator that cannot be reached; 0 tries once [default: 10; 60 with submit --wait]
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_timeout: Option<f64>,

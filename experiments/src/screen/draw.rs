@@ -72,7 +72,8 @@ fn draw_experiments(frame: &mut Frame<'_>, area: Rect, view: &View) {
         frame.render_widget(Paragraph::new(words), area);
         return;
     }
-    let header = Row::new(["experiment", "state", "tier", "measured", "front", "saved", "loss"]).style(FAINT);
+    let header =
+        Row::new(["experiment", "state", "stage", "measured", "front", "saved", "loss"]).style(FAINT);
     let widths = [
         Constraint::Fill(1),
         Constraint::Length(9),

@@ -56,7 +56,7 @@ pub const TABLES: &[Table] = &[
                 "objectives",
                 "2 or 3 of perplexity, error, firing_rate, any cost",
                 "quality and footprint",
-                "the axes of the front",
+                "what the front weighs",
             ),
             ("trade_off", "table", "weighted_sum", "what picks one candidate of the front"),
             ("strategy", "table", "qslm", "how candidates are proposed"),
@@ -68,7 +68,7 @@ pub const TABLES: &[Table] = &[
                 "none",
                 "when candidates that lose more quality than the constraints allow are pruned: once their shards so far prove \
                  it, or once a t test of the differences to the float model is that sure. They are not on the front then. The \
-                 tier of sensitivity is measured to the end. Works with as many run.shards as there are decisions to take",
+                 stage of sensitivity is measured to the end. More run.shards are more moments to decide at",
             ),
             ("run", "table", "see below", "what does not change the result"),
         ],
