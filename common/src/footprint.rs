@@ -31,10 +31,10 @@ fn matrix_bytes(rows: usize, columns: usize, scheme: Scheme) -> u64 {
         Scheme::Float => weights * FLOAT,
         Scheme::Half => weights * HALF,
         Scheme::Sign => weights.div_ceil(8),
-        Scheme::Integer(integer) => {
-            let codes = (weights * u64::from(integer.bits.get())).div_ceil(8);
-            let scales = integer.granularity.scales(rows, columns) as u64;
-            let zero_point = match integer.symmetry {
+        Scheme::Integer { format, .. } => {
+            let codes = (weights * u64::from(format.bits.get())).div_ceil(8);
+            let scales = format.granularity.scales(rows, columns) as u64;
+            let zero_point = match format.symmetry {
                 Symmetry::Symmetric => 0,
                 Symmetry::Affine => 1,
             };

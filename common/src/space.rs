@@ -10,8 +10,8 @@ use crate::candidate::Candidate;
 use crate::footprint::footprint_bytes;
 use crate::network::{EMBEDDING, Network, Node, Unit};
 use crate::scheme::{
-    Activation, ActivationRange, Calibration, Granularity, Integer, Membrane, Range, Rounding, Scheme,
-    Symmetry, Width,
+    Activation, ActivationRange, Calibration, Format, Granularity, Membrane, Quantizer, Range, Rounding,
+    Scheme, Symmetry, Width,
 };
 
 /// The schemes that a search may give to units.
@@ -240,7 +240,10 @@ impl Space {
         match width {
             Width::Float => Scheme::Float,
             Width::Half => Scheme::Half,
-            Width::Integer(bits) => Scheme::Integer(Integer { bits, symmetry, granularity, rounding, range }),
+            Width::Integer(bits) => {
+                let format = Format { bits, symmetry, granularity };
+                Scheme::Integer { format, quantizer: Quantizer { rounding, range } }
+            }
         }
     }
 

@@ -14,9 +14,9 @@ use qslm_common::network::Network;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::Trial;
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
-use qslm_engine::model::{CannotBuild, Reuse, Shared, SpikeGpt};
+use qslm_engine::model::{Caches, CannotBuild, Reuse, SpikeGpt};
 use qslm_engine::task::{
-    DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate_sharing,
+    DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate_cached,
 };
 use qslm_program::hash_reader;
 
@@ -24,8 +24,8 @@ use crate::failure::{Cause, EvaluationFailure};
 use crate::memo::Memo;
 use crate::memory;
 
-/// Bytes per slot of the prefix and weight caches.
-const SHARED_PER_SLOT: u64 = 1 << 30;
+/// Bytes of the prefix cache and the weight cache, per slot.
+const CACHED_PER_SLOT: u64 = 1 << 30;
 
 /// Evaluates shards, several at a time if asked from several threads.
 pub struct Evaluator {
@@ -33,8 +33,8 @@ pub struct Evaluator {
     datasets: Memo<(Data, Task, Network), Arc<Dataset>>,
     /// Shards of one trial usually come one after the other.
     models: Memo<ContentHash, Arc<SpikeGpt>>,
-    /// Prefix and weight caches: results that candidates have in common.
-    shared: Shared,
+    /// The prefix cache and the weight cache of candidates.
+    caches: Caches,
     /// Bytes of memory that there are, if known.
     memory: Option<u64>,
 }
@@ -60,13 +60,13 @@ impl Evaluator {
     /// per slot, and a quarter at most, for what candidates have in common.
     pub fn with_memory(slots: usize, memory: Option<u64>) -> Self {
         let (checkpoints, datasets, models) = (Memo::new(2), Memo::new(2), Memo::new(slots + 1));
-        let shared = (slots as u64 * SHARED_PER_SLOT).min(memory.map_or(u64::MAX, |memory| memory / 4));
-        Self { checkpoints, datasets, models, shared: Shared::new(shared), memory }
+        let bytes = (slots as u64 * CACHED_PER_SLOT).min(memory.map_or(u64::MAX, |memory| memory / 4));
+        Self { checkpoints, datasets, models, caches: Caches::new(bytes), memory }
     }
 
     /// Hits and misses of the caches, in multiply-accumulates.
     pub fn reuse(&self) -> Reuse {
-        self.shared.reuse()
+        self.caches.reuse()
     }
 
     /// Measures one shard. A panic in the engine is a [`EvaluationFailure::Evaluation`] with the panic's words.
@@ -115,15 +115,15 @@ impl Evaluator {
         let data = self.datasets.get_or_make(&data_key, load)?;
         let model = self.models.get_or_make(&trial.key(), || self.build(trial, files))?;
         // Everything that the counts depend on but the candidate.
-        let shared = (&self.shared, trial.key_of(ContentHash::of(b"any candidate")));
-        evaluate_sharing(&model, &data, shard.range(data.len()), shared, interrupt).map_err(|error| {
-            match error {
+        let caches = (&self.caches, trial.key_of(ContentHash::of(b"any candidate")));
+        evaluate_cached(&model, &data, shard.range(data.len()), caches, interrupt).map_err(
+            |error| match error {
                 EvaluateError::Interrupted => EvaluationFailure::Interrupted,
                 diverged @ (EvaluateError::NotFinite { .. } | EvaluateError::Overflow) => {
                     EvaluationFailure::evaluation(Cause::NotFinite, diverged)
                 }
-            }
-        })
+            },
+        )
     }
 
     fn build(&self, trial: &Trial, files: &Files) -> Result<Arc<SpikeGpt>, EvaluationFailure> {
@@ -151,7 +151,7 @@ impl Evaluator {
         let of =
             format!("{} {} {}", protocol.checkpoint, protocol.network.binary_embedding, protocol.backend);
         let of = ContentHash::of(of.as_bytes());
-        let model = SpikeGpt::sharing(&checkpoint, &trial.candidate, protocol.backend, &self.shared, of);
+        let model = SpikeGpt::cached(&checkpoint, &trial.candidate, protocol.backend, &self.caches, of);
         model.map(Arc::new).map_err(|error| match error {
             // Another worker may have it.
             CannotBuild::Backend(error) => EvaluationFailure::machine(Cause::Backend, error),

@@ -112,7 +112,7 @@ pub(super) fn activation_bits(candidate: &Candidate, unit: &str) -> f64 {
 
 /// True if a linear multiplies integers by integers.
 pub(super) fn is_integer(candidate: &Candidate, unit: &str) -> bool {
-    matches!(candidate.scheme(unit), Scheme::Integer(_)) && candidate.activation(unit).is_some()
+    matches!(candidate.scheme(unit), Scheme::Integer { .. }) && candidate.activation(unit).is_some()
 }
 
 #[cfg(test)]

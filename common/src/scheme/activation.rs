@@ -1,7 +1,7 @@
-//! What may enter a linear layer: activations of a few bits.
+//! Activation schemes: the input of a linear layer in a few bits.
 //!
-//! The arithmetic is that of weights (docs/model.md, Quantization), always to nearest; what differs is where the range
-//! comes from: from the token at hand, or from calibration data seen beforehand.
+//! The arithmetic is that of weights (docs/model.md, Quantization), always to nearest; what differs is where
+//! the range comes from: from the token at hand, or from calibration data seen beforehand.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Bits, InvalidScheme, Symmetry};
 use crate::hash::ContentHash;
 
-/// How the input of a linear layer is quantized.
+/// The quantization of a linear layer's input.
 ///
 /// Text forms: `int8:affine:dynamic`, and `int8:affine:static:MIN:MAX` with the calibrated range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -20,13 +20,13 @@ use crate::hash::ContentHash;
 pub struct Activation {
     /// Bits per activation, 2 to 8.
     pub bits: Bits,
-    /// Whether zero sits in the middle of the codes.
+    /// The map between codes and activations.
     pub symmetry: Symmetry,
-    /// Where the range of the codes comes from.
+    /// The source of the range of the codes.
     pub range: ActivationRange,
 }
 
-/// Which activations the codes span; what lies outside is clamped.
+/// The activations that the codes span; what lies outside is clamped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ActivationRange {
     /// From the smallest to the largest of each token's own vector.
@@ -50,7 +50,7 @@ pub struct Span {
 pub struct Calibration {
     /// The text or labelled sentences.
     pub data: ContentHash,
-    /// How many windows or sentences of it were run through the float model.
+    /// Number of windows or sentences of it that were run through the float model.
     pub sequences: u32,
     /// The range of every linear's input, by the name of its matrix.
     pub ranges: BTreeMap<String, Span>,

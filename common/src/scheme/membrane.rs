@@ -1,4 +1,4 @@
-//! What a neuron may remember: LIF membrane potentials in fixed point.
+//! Membrane schemes: LIF potentials in fixed point.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::InvalidScheme;
 
-/// A membrane potential kept as a two's-complement fixed-point number of `bits` bits with `integer` bits before the
-/// point: multiples of the step `2^(integer + 1 - bits)` from `-2^integer` to `2^integer - step`.
+/// A membrane potential kept as a two's-complement fixed-point number of `bits` bits with `integer` bits
+/// before the point: multiples of the step `2^(integer + 1 - bits)` from `-2^integer` to `2^integer - step`.
 ///
 /// It is the potential carried from one time step to the next that is rounded (to nearest, even on a tie) and
 /// clamped. The comparison with the threshold sees the sum before that, as an accumulator wider than
@@ -21,8 +21,8 @@ pub struct Membrane {
 }
 
 impl Membrane {
-    /// `bits` from 2 to 16, `integer` below `bits`. A potential never reaches the threshold of 1, but has no lower
-    /// bound: bits before the point are for inhibition.
+    /// `bits` from 2 to 16, `integer` below `bits`. A potential never reaches the threshold of 1, but has no
+    /// lower bound: bits before the point are for inhibition.
     ///
     /// # Errors
     /// [`InvalidScheme::Membrane`].

@@ -1,14 +1,15 @@
-//! The text forms of schemes and their parts: what a spec, a flag, the wire and the store show.
+//! Text forms of schemes and their parts, as a spec, a flag, the wire and the store show them. That of a
+//! rounding is beside the list of roundings.
 //!
-//! `Display` writes the canonical form; `FromStr` also reads `group:64`, `stochastic:7` and `percentile:99.9`, which
-//! are easier on the eye in a spec. Serde goes through these.
+//! `Display` writes the canonical form; `FromStr` also reads `group:64`, `stochastic:7` and
+//! `percentile:99.9`, which are easier on the eye in a spec. Serde goes through these.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::{
-    Activation, Bits, Granularity, Integer, InvalidScheme, MAX_GROUP, Membrane, Percentile, Range, Rounding,
-    Scheme, Symmetry, Width,
+    Activation, Bits, Format, Granularity, InvalidScheme, MAX_GROUP, Membrane, Percentile, Quantizer, Range,
+    Rounding, Scheme, Symmetry, Width,
 };
 
 impl fmt::Display for Symmetry {
@@ -66,8 +67,9 @@ impl fmt::Display for Scheme {
             Self::Float => f.write_str("f32"),
             Self::Half => f.write_str("f16"),
             Self::Sign => f.write_str("sign"),
-            Self::Integer(Integer { bits, symmetry, granularity, rounding, range }) => {
-                write!(f, "int{}:{symmetry}:{granularity}", bits.0)?;
+            Self::Integer { format, quantizer: Quantizer { rounding, range } } => {
+                let Format { bits, symmetry, granularity } = format;
+                write!(f, "int{}:{symmetry}:{granularity}", bits.get())?;
                 if *rounding != Rounding::default() {
                     write!(f, ":{rounding}")?;
                 }
@@ -94,46 +96,20 @@ impl FromStr for Scheme {
         let mut parts = text.strip_prefix("int").ok_or_else(form)?.split(':').peekable();
         let mut next = || parts.next().ok_or_else(form);
         let bits = Bits::new(next()?.parse().map_err(|_| form())?)?;
-        let mut integer = Integer::new(bits, next()?.parse()?, next()?.parse()?);
+        let format = Format { bits, symmetry: next()?.parse()?, granularity: next()?.parse()? };
+        let mut quantizer = Quantizer::default();
         // Rounding and range may each be left out, so their names tell which is which.
         if let Some(rounding) = parts.peek().and_then(|part| part.parse().ok()) {
-            integer.rounding = rounding;
+            quantizer.rounding = rounding;
             parts.next();
         }
         if let Some(range) = parts.next() {
-            integer.range = range.parse()?;
+            quantizer.range = range.parse()?;
         }
         match parts.next() {
-            None => Ok(Self::Integer(integer)),
+            None => Ok(Self::Integer { format, quantizer }),
             Some(_) => Err(form()),
         }
-    }
-}
-
-impl fmt::Display for Rounding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nearest => f.write_str("nearest"),
-            Self::Floor => f.write_str("truncate"),
-            Self::Stochastic(seed) => write!(f, "stochastic{seed}"),
-        }
-    }
-}
-
-impl FromStr for Rounding {
-    type Err = InvalidScheme;
-
-    /// Reads `nearest`, `truncate`, and `stochastic:SEED` or `stochasticSEED`.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "nearest" => return Ok(Self::Nearest),
-            "truncate" => return Ok(Self::Floor),
-            _ => {}
-        }
-        number_after("stochastic", text)
-            .and_then(|seed| seed.parse().ok())
-            .map(Self::Stochastic)
-            .ok_or_else(|| InvalidScheme::Rounding(text.to_owned()))
     }
 }
 
@@ -173,7 +149,7 @@ impl FromStr for Range {
 }
 
 /// The rest of `text` after `name` and perhaps a colon, if it starts with a digit.
-fn number_after<'a>(name: &str, text: &'a str) -> Option<&'a str> {
+pub(super) fn number_after<'a>(name: &str, text: &'a str) -> Option<&'a str> {
     let rest = text.strip_prefix(name)?;
     let rest = rest.strip_prefix(':').unwrap_or(rest);
     rest.starts_with(|c: char| c.is_ascii_digit()).then_some(rest)
@@ -268,7 +244,8 @@ mod tests {
         ];
         let integer = (2u8..=8, symmetry, granularity, rounding, range).prop_map(
             |(bits, symmetry, granularity, rounding, range)| {
-                Scheme::Integer(Integer { bits: Bits(bits), symmetry, granularity, rounding, range })
+                let format = Format { bits: Bits(bits), symmetry, granularity };
+                Scheme::Integer { format, quantizer: Quantizer { rounding, range } }
             },
         );
         prop_oneof![Just(Scheme::Float), Just(Scheme::Half), Just(Scheme::Sign), integer]

@@ -58,9 +58,9 @@ pub fn experiment(strategy: impl Into<StrategySpec>) -> Experiment {
 #[expect(clippy::unwrap_used, reason = "the sum is small")]
 pub fn measure(candidate: &Candidate) -> Counts {
     let harm = |(index, (_, scheme)): (usize, (&str, Scheme))| match scheme {
-        Scheme::Integer(integer) => {
+        Scheme::Integer { format, .. } => {
             let weight = [0.02, 0.001, 0.5, 0.003, 0.1][index % 5];
-            weight * 0.25f64.powi(i32::from(integer.bits.get()) - 2)
+            weight * 0.25f64.powi(i32::from(format.bits.get()) - 2)
         }
         Scheme::Float | Scheme::Half | Scheme::Sign => 0.0,
     };

@@ -1,4 +1,6 @@
-//! What computes matrix products, behind a backend's name.
+//! Backends: the implementations of the matrix product, behind their names.
+//!
+//! Burn is named here and in `model::linear` alone.
 
 use std::panic::catch_unwind;
 
@@ -22,10 +24,11 @@ pub const BACKENDS: &[Backend] = &[
 #[error("this program was built without the backend {0}: build it with --features {0}")]
 pub struct NotBuiltIn(pub Backend);
 
-/// What computes matrix products.
+/// The means to compute matrix products.
 #[derive(Debug, Clone)]
-pub enum Library {
-    /// [`crate::kernels::product`], and [`crate::kernels::integer`] where weights and activations are quantized.
+pub enum Compute {
+    /// [`crate::kernels::product`], and [`crate::kernels::integer`] where weights and activations are
+    /// quantized.
     Native,
     /// [`crate::kernels::integer`] where weights are quantized, else [`crate::kernels::product`].
     Integer,
@@ -33,29 +36,31 @@ pub enum Library {
     Burn(Device),
 }
 
-/// What computes matrix products for `backend`: of several graphics cards the first.
-///
-/// # Errors
-/// [`NotBuiltIn`]. Whether there is such a device is found out when it is used; see [`check`].
-// Upstream has deprecated burn-ndarray in favour of flex. It stays here as the second opinion: two
-// implementations that agree are worth more than one.
-#[expect(deprecated)]
-pub fn library(backend: Backend) -> Result<Library, NotBuiltIn> {
-    match backend {
-        Backend::Native => Ok(Library::Native),
-        Backend::Integer => Ok(Library::Integer),
-        Backend::Flex => Ok(Library::Burn(Device::flex())),
-        Backend::Ndarray => Ok(Library::Burn(Device::ndarray())),
-        #[cfg(feature = "cuda")]
-        Backend::Cuda => Ok(Library::Burn(Device::cuda(0))),
-        #[cfg(feature = "wgpu")]
-        Backend::Wgpu => Ok(Library::Burn(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),
-        #[cfg(not(all(feature = "cuda", feature = "wgpu")))]
-        other => Err(NotBuiltIn(other)),
+impl Compute {
+    /// The means of `backend`: of several graphics cards the first.
+    ///
+    /// # Errors
+    /// [`NotBuiltIn`]. A device that is not there is found out when it is used; see [`check`].
+    // Upstream has deprecated burn-ndarray in favour of flex. It stays here as the second opinion: two
+    // implementations that agree are worth more than one.
+    #[expect(deprecated)]
+    pub fn new(backend: Backend) -> Result<Self, NotBuiltIn> {
+        match backend {
+            Backend::Native => Ok(Self::Native),
+            Backend::Integer => Ok(Self::Integer),
+            Backend::Flex => Ok(Self::Burn(Device::flex())),
+            Backend::Ndarray => Ok(Self::Burn(Device::ndarray())),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda => Ok(Self::Burn(Device::cuda(0))),
+            #[cfg(feature = "wgpu")]
+            Backend::Wgpu => Ok(Self::Burn(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))),
+            #[cfg(not(all(feature = "cuda", feature = "wgpu")))]
+            other => Err(NotBuiltIn(other)),
+        }
     }
 }
 
-/// Why a backend cannot be used here.
+/// The lack that keeps a backend from being used here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// The program lacks it.
@@ -71,7 +76,7 @@ pub enum Unusable {
 /// # Errors
 /// [`Unusable`] says what is missing.
 pub fn check(backend: Backend) -> Result<(), Unusable> {
-    library(backend)?;
+    Compute::new(backend)?;
     // Without a driver or a card, the first use of a device panics. A processor is there.
     let works = !backend.is_gpu() || catch_unwind(|| multiplies(backend)).unwrap_or(false);
     works.then_some(()).ok_or(Unusable::NoCard(backend))
@@ -83,7 +88,7 @@ pub fn usable() -> Vec<Backend> {
 }
 
 fn multiplies(backend: Backend) -> bool {
-    let Ok(Library::Burn(device)) = library(backend) else { return false };
+    let Ok(Compute::Burn(device)) = Compute::new(backend) else { return false };
     let two = Tensor::<2>::from_floats([[2.0]], &device);
     let product = two.clone().matmul(two).into_data();
     product.try_into_vec::<f32>().is_ok_and(|values| values == [4.0])
@@ -98,7 +103,7 @@ mod tests {
         let gpus = [Backend::Cuda, Backend::Wgpu];
         let processors = [Backend::Native, Backend::Integer, Backend::Flex, Backend::Ndarray];
         for backend in processors.into_iter().chain(gpus) {
-            assert_eq!(library(backend).is_ok(), BACKENDS.contains(&backend), "{backend}");
+            assert_eq!(Compute::new(backend).is_ok(), BACKENDS.contains(&backend), "{backend}");
         }
         assert!(usable().starts_with(&processors));
         assert!(multiplies(Backend::Flex) && multiplies(Backend::Ndarray));

@@ -1,19 +1,19 @@
-//! Files that are something else than what they were named as, recognised by how they begin, so that a message can call
-//! them what they are.
+//! Foreign files: something else than they were named as, recognised by how they begin, so that a message can
+//! call them by their name.
 
 /// Bytes of a file's beginning that are enough to recognise it by.
 pub const ENOUGH: usize = 512;
 
-/// What a file is that is not what it should be.
+/// The nature of a file that is not what it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Foreign {
-    /// What it is, in words that go on after "it is".
+    /// Words that go on after "it is".
     pub what: &'static str,
-    /// Whether somebody may want to have it read as text all the same.
+    /// True if someone may want to have it read as text all the same.
     pub is_text: bool,
 }
 
-/// What begins a file, and what such a file is.
+/// First bytes of files, and the nature of such a file.
 const BINARY: [(&[u8], &str); 8] = [
     (b"\x1f\x8b", "compressed with gzip: unpack it first (gunzip)"),
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard: unpack it first (unzstd)"),
@@ -40,7 +40,7 @@ const PAGES: [(&str, &str); 3] = [
     ("<?xml", "an XML text, as a download that failed leaves one"),
 ];
 
-/// What a file is that begins so; `None` if nothing is known against it.
+/// The nature of a file that begins so; `None` if nothing is known against it.
 pub fn recognise(start: &[u8]) -> Option<Foreign> {
     let is = |what, is_text| Some(Foreign { what, is_text });
     if let Some((_, what)) = BINARY.iter().find(|(magic, _)| start.starts_with(magic)) {

@@ -28,10 +28,10 @@ fn weights_are_rounded_as_pytorch_rounds_them() {
         let scheme: Scheme = text.parse().unwrap();
         assert_close(text, &fake_quantize((&weights[..]).into(), columns, scheme, "head.weight"), &theirs);
         // A token's activations are a row with a scale of its own.
-        if let Scheme::Integer(integer) = scheme
-            && integer.granularity == Granularity::Channel
+        if let Scheme::Integer { format, .. } = scheme
+            && format.granularity == Granularity::Channel
         {
-            let (bits, symmetry) = (integer.bits, integer.symmetry);
+            let (bits, symmetry) = (format.bits, format.symmetry);
             let mut rows = weights.clone();
             fake_quantize_rows(
                 &mut rows,

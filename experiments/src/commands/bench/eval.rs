@@ -12,7 +12,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::network::Network;
 use qslm_common::scheme::{Activation, Scheme};
 use qslm_engine::checkpoint::Checkpoint;
-use qslm_engine::kernels::integer::Codes;
+use qslm_engine::kernels::integer::IntegerMatrix;
 use qslm_engine::kernels::product::Packed;
 use qslm_engine::kernels::{lif, loss, norm, peak, shift, wkv};
 use qslm_engine::model::SpikeGpt;
@@ -197,7 +197,7 @@ impl EvalBench {
             let weights = wave(inputs * outputs);
             let packed = Packed::new(&weights, inputs);
             let codes: Vec<i8> = weights.iter().map(|weight| (weight * 63.0) as i8).collect();
-            let codes = Codes::new(&codes, inputs, vec![1.0 / 63.0; outputs], &[]);
+            let codes = IntegerMatrix::new(&codes, inputs, vec![1.0 / 63.0; outputs], &[]);
             let (x, mut out) = (wave(rows * inputs), vec![0.0; rows * outputs]);
             let row = |kind: &str, seconds: f64| {
                 let what = format!("product, {inputs} to {outputs}, {kind}");

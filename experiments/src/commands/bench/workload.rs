@@ -66,9 +66,9 @@ pub(super) fn experiment(strategy: impl Into<StrategySpec>) -> Outcome<Experimen
 /// unit's own.
 pub(super) fn counts(candidate: &Candidate, shard: Shard) -> Counts {
     let harm = |(index, (_, scheme)): (usize, (&str, Scheme))| match scheme {
-        Scheme::Integer(integer) => {
+        Scheme::Integer { format, .. } => {
             let rate = [0.02, 0.001, 0.5, 0.003, 0.1][index % 5];
-            rate * 0.25f64.powi(i32::from(integer.bits.get()) - 2)
+            rate * 0.25f64.powi(i32::from(format.bits.get()) - 2)
         }
         Scheme::Float | Scheme::Half | Scheme::Sign => 0.0,
     };

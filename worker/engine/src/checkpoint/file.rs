@@ -13,7 +13,7 @@ use safetensors::tensor::TensorInfo;
 use super::packed::{self, Manifest};
 use super::safe_file::SafeFile;
 use super::shards::{self, Shards};
-use super::{CheckpointError, Listed};
+use super::{CheckpointError, TensorEntry};
 use crate::foreign;
 
 /// An open checkpoint file.
@@ -56,8 +56,8 @@ pub(super) fn start_of(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     Ok(start)
 }
 
-/// Whether a file that begins so may be the index of several. The length that a safetensors file starts with may look like
-/// a brace, too.
+/// True if a file that begins so may be the index of several. The length that a safetensors file starts with
+/// may look like a brace, too.
 pub(super) fn is_index(start: &[u8]) -> bool {
     !looks_like_safetensors(start) && shards::may_be_index(start)
 }
@@ -104,15 +104,15 @@ impl TensorFile {
         }
     }
 
-    /// What there is to see of every tensor without reading it.
-    pub(super) fn listed(&self) -> Vec<Listed> {
+    /// Name, type and shape of every tensor, none of which is read.
+    pub(super) fn listed(&self) -> Vec<TensorEntry> {
         let safe = |name: String, info: Option<&TensorInfo>| {
             let info = info?;
-            Some(Listed { name, dtype: format!("{:?}", info.dtype), shape: info.shape.clone() })
+            Some(TensorEntry { name, dtype: format!("{:?}", info.dtype), shape: info.shape.clone() })
         };
         match self {
             Self::PyTorch(tensors) => {
-                let listed = |(name, tensor): (&String, &pytorch_reader::Tensor)| Listed {
+                let listed = |(name, tensor): (&String, &pytorch_reader::Tensor)| TensorEntry {
                     name: name.clone(),
                     dtype: format!("{:?}", tensor.dtype()),
                     shape: tensor.shape().to_vec(),

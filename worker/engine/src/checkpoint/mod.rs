@@ -1,8 +1,8 @@
 //! Checkpoints: files of named tensors, checked before anything computes with them.
 //!
-//! The shape of the network is read off the tensors themselves. A file is taken only if it holds exactly
-//! the tensors of such a network, in those shapes, with finite numbers. What training tools put around their names is
-//! taken off.
+//! The shape of the network is read off the tensors themselves. A file is taken only if it holds exactly the
+//! tensors of such a network, in those shapes, with finite numbers. What training tools put around their
+//! names is taken off.
 
 mod file;
 mod naming;
@@ -17,9 +17,8 @@ use std::io::Write;
 use std::path::Path;
 
 use qslm_common::network::Network;
-use qslm_common::scheme::Integer;
 
-use crate::quant::{Quantized, dequantize};
+use crate::quant::Codes;
 use file::TensorFile;
 use naming::Naming;
 
@@ -32,20 +31,20 @@ pub struct Checkpoint {
     notes: Vec<String>,
 }
 
-/// What a checkpoint's header tells.
+/// The header of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inspected {
     /// The shape of the network.
     pub network: Network,
-    /// What a packed file says about itself.
+    /// The manifest of a packed file.
     pub manifest: Option<packed::Manifest>,
-    /// What was done to the names of its tensors, a sentence each.
+    /// The changes made to the names of its tensors, a sentence each.
     pub notes: Vec<String>,
 }
 
-/// A tensor of any file, whether a network has one of that name or not.
+/// A tensor of any file, as the file lists it; a network may have no such tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct TensorEntry {
     /// Its name in the file.
     pub name: String,
     /// Its type, as the file's format calls it.
@@ -61,23 +60,7 @@ enum Values {
     Codes(Codes),
 }
 
-/// A matrix as a packed file stores it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Codes {
-    /// Its codes with their scales.
-    pub quantized: Quantized,
-    /// The scheme that they were made by.
-    pub scheme: Integer,
-    columns: usize,
-}
-
-impl Codes {
-    fn values(&self) -> Vec<f32> {
-        dequantize(&self.quantized, self.columns, self.scheme)
-    }
-}
-
-/// Why a file is not a checkpoint of a SpikeGPT network.
+/// Error of a file that is not a checkpoint of a SpikeGPT network.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file cannot be read.
@@ -86,7 +69,7 @@ pub enum CheckpointError {
     /// Neither container format could be read.
     #[error("not a {format} checkpoint: {reason}")]
     Format {
-        /// What the file looks like.
+        /// The format that the file looks like.
         format: &'static str,
         /// The reader's words, on one line.
         reason: String,
@@ -118,7 +101,7 @@ pub enum CheckpointError {
         name: String,
         /// Its shape in the file.
         given: Vec<usize>,
-        /// What it should be, given the other tensors.
+        /// The shape that it should have, given the other tensors.
         expected: String,
     },
     /// A tensor of integers or of an unknown type.
@@ -188,11 +171,12 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If the file is of none of them, or broken.
-    pub fn list(path: &Path) -> Result<Vec<Listed>, CheckpointError> {
+    pub fn list(path: &Path) -> Result<Vec<TensorEntry>, CheckpointError> {
         Ok(file::open(path)?.listed())
     }
 
-    /// Whether a file is the index of a checkpoint in several files: to be hashed and sent it has to become one.
+    /// True if a file is the index of a checkpoint in several files: to be hashed and sent it has to become
+    /// one.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -200,7 +184,8 @@ impl Checkpoint {
         Ok(file::is_index(&file::start_of(path)?))
     }
 
-    /// Writes a checkpoint in several files as one, always the same bytes; `index` says which tensor is in which file.
+    /// Writes a checkpoint in several files as one, always the same bytes; `index` says which tensor is in
+    /// which file.
     ///
     /// # Errors
     /// If the shards are not as the index says, or something cannot be read or written.
@@ -208,13 +193,13 @@ impl Checkpoint {
         shards::Shards::open(index)?.join(to)
     }
 
-    /// What was done to the names of the file's tensors, a sentence each; nothing for a file that has them as they
-    /// should be.
+    /// The changes made to the names of the file's tensors, a sentence each; none for a file that has them as
+    /// they should be.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// What a packed file says about itself; `None` for a float one.
+    /// The manifest of a packed file; `None` for a float one.
     pub fn manifest(&self) -> Option<&packed::Manifest> {
         self.manifest.as_ref()
     }
@@ -231,7 +216,7 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> Cow<'_, [f32]> {
         match self.tensors.get(name) {
             Some(Values::Floats(values)) => Cow::Borrowed(values),
-            Some(Values::Codes(codes)) => Cow::Owned(codes.values()),
+            Some(Values::Codes(codes)) => Cow::Owned(codes.dequantize()),
             None => panic!("the network has no tensor {name}"),
         }
     }
@@ -243,7 +228,7 @@ impl Checkpoint {
     pub fn take(&mut self, name: &str) -> Vec<f32> {
         match self.tensors.remove(name) {
             Some(Values::Floats(values)) => values,
-            Some(Values::Codes(codes)) => codes.values(),
+            Some(Values::Codes(codes)) => codes.dequantize(),
             None => panic!("the network has no tensor {name}, or not any more"),
         }
     }
@@ -257,7 +242,7 @@ impl Checkpoint {
     }
 }
 
-/// How the names of a float file become those of its network, and the network.
+/// The map between the names of a float file and those of its network, and the network.
 fn float_network(file: &TensorFile, binary_embedding: bool) -> Result<(Naming, Network), CheckpointError> {
     let naming = Naming::read(&file.names(), &file.metadata())?;
     let network = shape::network(&naming.shapes(&file.shapes()), binary_embedding);

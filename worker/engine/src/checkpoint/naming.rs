@@ -1,8 +1,8 @@
 //! From the names of a file to those of a network: what training tools put around them is taken off.
 //!
-//! A trainer saves its weights beside an optimizer's, under `model` or `state_dict`; DDP, `torch.compile` and their like
-//! put a word before every name or into it; a file in which two tensors were one has the second in its metadata.
-//! Nothing here guesses: what two readings would fit is refused.
+//! A trainer saves its weights beside an optimizer's, under `model` or `state_dict`; DDP, `torch.compile` and
+//! their like put a word before every name or into it; a file in which two tensors were one has the second in
+//! its metadata. Nothing here guesses: what two readings would fit is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,12 +15,12 @@ const WRAPPERS: [&str; 5] =
 /// Tensors that tell where the network of a file is, by turns: one may be missing.
 const ANCHORS: [&str; 3] = ["blocks.0.ffn.key.weight", "emb.weight", "ln_out.weight"];
 
-/// How the names of a file become those of its network.
+/// The map between the names of a file and those of its network.
 #[derive(Debug, Default)]
 pub(super) struct Naming {
     /// By the network's name, the file's.
     names: BTreeMap<String, String>,
-    /// What stands before every name, wrappers left out.
+    /// The prefix of every name, wrappers left out.
     prefix: String,
     /// Wrappers that were left out, and of how many names.
     wrappers: BTreeSet<&'static str>,
@@ -90,7 +90,7 @@ impl Naming {
         self.names.get(name).map_or(name, String::as_str)
     }
 
-    /// What a tensor that is not there would be called in the file.
+    /// The name that a tensor would have in the file, if it were there.
     pub(super) fn would_be(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
@@ -101,7 +101,7 @@ impl Naming {
         self.names.iter().filter_map(shape).collect()
     }
 
-    /// What was done to the names, a sentence each; nothing if the file has them as they should be.
+    /// The changes made to the names, a sentence each; none if the file has them as they should be.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.wrappers.is_empty() {
@@ -125,7 +125,7 @@ fn without_wrappers(name: &str) -> String {
     name.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".")
 }
 
-/// What stands before the names of the one network; nothing if they stand at the top, or there is none.
+/// The prefix of the names of the one network; empty if they stand at the top, or there is none.
 fn prefix(names: &BTreeMap<String, String>) -> Result<String, CheckpointError> {
     for anchor in ANCHORS {
         let before = |name: &String| {

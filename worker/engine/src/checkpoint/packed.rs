@@ -1,9 +1,9 @@
 //! Packed checkpoints: the file that is deployed. A safetensors file with a manifest in its header.
 //!
-//! Per unit, as its scheme asks: `UNIT` in f32 or f16; or `UNIT.codes` (packed), `UNIT.scales` (f32, one per run) and,
-//! if affine, `UNIT.zero_points` (int8); or `UNIT.signs` (one bit a weight). One-dimensional parameters likewise, f32
-//! unless the candidate says otherwise. The bytes of the tensors together are exactly the footprint that a search
-//! reports; the header comes on top.
+//! Per unit, as its scheme asks: `UNIT` in f32 or f16; or `UNIT.codes` (packed), `UNIT.scales` (f32, one per
+//! run) and, if affine, `UNIT.zero_points` (int8); or `UNIT.signs` (one bit a weight). One-dimensional
+//! parameters likewise, f32 unless the candidate says otherwise. The bytes of the tensors together are
+//! exactly the footprint that a search reports; the header comes on top.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -18,16 +18,16 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::safe_file::SafeFile;
-use super::{Checkpoint, CheckpointError, Codes, Values};
+use super::{Checkpoint, CheckpointError, Values};
 use crate::quant::pack::{pack, unpack};
-use crate::quant::{Quantized, quantize, to_half};
+use crate::quant::{Codes, Stored, Weights, store};
 
 /// The key of the manifest in the header's metadata.
 const MANIFEST: &str = "qslm.manifest";
 /// Version of the layout above.
 const FORMAT: u32 = 1;
 
-/// What a packed file says about itself.
+/// The manifest of a packed file: its schemes and where it came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -39,16 +39,16 @@ pub struct Manifest {
     pub candidate: ContentHash,
     /// The scheme of every unit.
     pub schemes: BTreeMap<String, Scheme>,
-    /// How one-dimensional parameters are stored.
+    /// The scheme of one-dimensional parameters.
     #[serde(default = "float", skip_serializing_if = "is_float")]
     pub vectors: Scheme,
-    /// What enters the linears whose input is quantized.
+    /// The schemes of quantized activations, by the linear that they enter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub activations: BTreeMap<String, Activation>,
-    /// What the potentials of populations are kept in that are quantized.
+    /// The schemes of quantized membranes, by population.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub membranes: BTreeMap<String, Membrane>,
-    /// Where it came from.
+    /// Origin of the file.
     pub provenance: Provenance,
 }
 
@@ -60,7 +60,7 @@ fn is_float(scheme: &Scheme) -> bool {
     *scheme == Scheme::Float
 }
 
-/// Where a packed file came from.
+/// Origin of a packed file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
@@ -70,7 +70,7 @@ pub struct Provenance {
     pub checkpoint: ContentHash,
     /// Id of the experiment that measured the candidate, if one did.
     pub experiment: Option<String>,
-    /// What the experiment measured.
+    /// The counts that the experiment measured.
     pub measurement: Option<Counts>,
 }
 
@@ -89,7 +89,8 @@ type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 /// Writes `checkpoint` under `candidate` to `path`.
 ///
 /// # Errors
-/// If the candidate does not fit the network, the checkpoint is packed already, or the file cannot be written.
+/// If the candidate does not fit the network, the checkpoint is packed already, or the file cannot be
+/// written.
 pub fn write(
     path: &Path,
     checkpoint: &Checkpoint,
@@ -117,13 +118,17 @@ pub fn write(
     };
     let mut tensors = Tensors::new();
     for unit in network.units() {
-        let weights = &checkpoint.tensor(&unit.name);
-        let (shape, scheme) = (vec![unit.rows, unit.columns], candidate.scheme(&unit.name));
-        tensors.extend(pack_matrix(&unit.name, shape, weights, scheme));
+        let values = &checkpoint.tensor(&unit.name);
+        let weights = Weights { values, columns: unit.columns, unit: &unit.name };
+        let stored = store(weights, candidate.scheme(&unit.name));
+        tensors.extend(pack_matrix(&unit.name, vec![unit.rows, unit.columns], values, stored));
     }
     for vector in network.vectors() {
         let values = &checkpoint.tensor(&vector.name);
-        tensors.extend(pack_matrix(&vector.name, vector.shape, values, candidate.vectors()));
+        // A row, whose columns are the last axis.
+        let columns = vector.shape.last().copied().unwrap_or(1);
+        let stored = store(Weights { values, columns, unit: &vector.name }, candidate.vectors());
+        tensors.extend(pack_matrix(&vector.name, vector.shape, values, stored));
     }
     let manifest = serde_json::to_string(&manifest).map_err(|error| refuse(error.to_string()))?;
     let header = HashMap::from([(MANIFEST.to_owned(), manifest)]);
@@ -138,28 +143,22 @@ pub fn write(
     Ok(PackedSize { tensors: bytes, header: std::fs::metadata(path)?.len() - bytes })
 }
 
-/// The tensors that store a matrix, or a vector as a row, whose last axis is its columns.
-fn pack_matrix(tensor: &str, shape: Vec<usize>, weights: &[f32], scheme: Scheme) -> Tensors {
-    let columns = shape.last().copied().unwrap_or(1);
+/// The tensors that hold a matrix or a vector: as it is stored, or else its 32-bit floats.
+fn pack_matrix(tensor: &str, shape: Vec<usize>, floats: &[f32], stored: Option<Stored>) -> Tensors {
     let part = |name: &str| format!("{tensor}.{name}");
     let bytes = |name: String, bytes: Vec<u8>| (name, Dtype::U8, vec![bytes.len()], bytes);
-    match scheme {
-        Scheme::Float => vec![(tensor.to_owned(), Dtype::F32, shape, float_bytes(weights))],
-        Scheme::Half => {
-            let halves = weights.iter().flat_map(|w| to_half(*w).to_le_bytes()).collect();
+    match stored {
+        None => vec![(tensor.to_owned(), Dtype::F32, shape, float_bytes(floats))],
+        Some(Stored::Half(halves)) => {
+            let halves = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
             vec![(tensor.to_owned(), Dtype::F16, shape, halves)]
         }
-        Scheme::Sign => {
-            let signs: Vec<i8> = weights.iter().map(|w| i8::from(*w >= 0.0)).collect();
-            vec![bytes(part("signs"), pack(&signs, 1))]
-        }
-        Scheme::Integer(integer) => {
-            let quantized = quantize(weights, columns, integer, tensor);
-            let scales =
-                (part("scales"), Dtype::F32, vec![quantized.scales.len()], float_bytes(&quantized.scales));
-            let mut tensors = vec![bytes(part("codes"), pack(&quantized.codes, integer.bits.get())), scales];
-            if integer.symmetry == Symmetry::Affine {
-                let zeros: Vec<u8> = quantized.zero_points.iter().map(|zero| *zero as u8).collect();
+        Some(Stored::Sign(signs)) => vec![bytes(part("signs"), pack(&signs, 1))],
+        Some(Stored::Integer(Codes { format, values, scales, zero_points, .. })) => {
+            let scales = (part("scales"), Dtype::F32, vec![scales.len()], float_bytes(&scales));
+            let mut tensors = vec![bytes(part("codes"), pack(&values, format.bits.get())), scales];
+            if format.symmetry == Symmetry::Affine {
+                let zeros: Vec<u8> = zero_points.iter().map(|zero| *zero as u8).collect();
                 tensors.push((part("zero_points"), Dtype::I8, vec![zeros.len()], zeros));
             }
             tensors
@@ -201,8 +200,8 @@ impl Manifest {
         self.quantize_inner(weights.with_vectors(self.vectors))
     }
 
-    /// The candidate to build a model with from the file's weights, which are what their schemes made of them already:
-    /// float weights, and the file's activations and membranes.
+    /// The candidate to build a model with from the file's weights, which are what their schemes made of them
+    /// already: float weights, and the file's activations and membranes.
     pub fn to_run(&self) -> Candidate {
         self.quantize_inner(Candidate::float(&self.network))
     }
@@ -271,20 +270,21 @@ impl Parts<'_> {
                 let values = signs.into_iter().map(|bit| if bit == 0 { -1.0 } else { 1.0 });
                 Ok(Values::Floats(values.collect()))
             }
-            Scheme::Integer(integer) => {
-                let scales = integer.granularity.scales(rows, columns);
-                let quantized = Quantized {
-                    codes: self.codes(&part("codes"), integer.bits.get(), count)?,
+            Scheme::Integer { format, .. } => {
+                let scales = format.granularity.scales(rows, columns);
+                Ok(Values::Codes(Codes {
+                    format,
+                    columns,
+                    values: self.codes(&part("codes"), format.bits.get(), count)?,
                     scales: self.floats(&part("scales"), scales)?,
-                    zero_points: match integer.symmetry {
+                    zero_points: match format.symmetry {
                         Symmetry::Symmetric => Vec::new(),
                         Symmetry::Affine => {
                             let bytes = self.bytes(&part("zero_points"), Dtype::I8, scales)?;
                             bytes.iter().map(|byte| *byte as i8).collect()
                         }
                     },
-                };
-                Ok(Values::Codes(Codes { quantized, scheme: integer, columns }))
+                }))
             }
         }
     }

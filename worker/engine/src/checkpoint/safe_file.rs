@@ -15,7 +15,7 @@ const LARGEST_HEADER: u64 = 100_000_000;
 /// An open file with its header read and checked: tensors lie one after the other up to the file's end.
 pub(super) struct SafeFile {
     file: File,
-    /// Where the tensors begin.
+    /// Offset of the tensors.
     start: u64,
     metadata: Metadata,
 }

@@ -1,7 +1,8 @@
-//! A checkpoint in several safetensors files, with an index that says which tensor is in which: `model.safetensors.index.json`.
+//! A checkpoint in several safetensors files, with an index that says which tensor is in which:
+//! `model.safetensors.index.json`.
 //!
-//! It is read where it lies. To be hashed and sent it becomes one file, which is the same bytes whenever and wherever it is
-//! made: tensors in the order of their names, and nothing else but the shards' metadata.
+//! It is read where it lies. To be hashed and sent it becomes one file, which is the same bytes whenever and
+//! wherever it is made: tensors in the order of their names, and nothing else but the shards' metadata.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -37,7 +38,7 @@ enum Entry<'a> {
     Tensor { dtype: Dtype, shape: &'a [usize], data_offsets: (usize, usize) },
 }
 
-/// Whether a file that begins so may be an index: a text in braces.
+/// True if a file that begins so may be an index: a text in braces.
 pub(super) fn may_be_index(start: &[u8]) -> bool {
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
     start.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')

@@ -1,4 +1,4 @@
-//! Rounding rows of numbers to the points of a grid.
+//! Grids: rounding numbers to evenly spaced points, and to the codes of these.
 
 use super::simd::per_instruction_set;
 
@@ -42,7 +42,8 @@ per_instruction_set! {
 }
 
 per_instruction_set! {
-    /// `x = s (q - z)` with `q = clamp(round(x / s) + z, q_min, q_max)`, to nearest and the even one on a tie.
+    /// `x = s (q - z)` with `q = clamp(round(x / s) + z, q_min, q_max)`, to nearest and the even one on a
+    /// tie.
     pub fn round(row: &mut [f32], scale: f32, zero: f32, q_min: f32, q_max: f32) {
         for x in row.iter_mut() {
             let q = (*x / scale).round_ties_even() + zero;
@@ -50,6 +51,41 @@ per_instruction_set! {
             let q = if q < q_min { q_min } else { q };
             let q = if q > q_max { q_max } else { q };
             *x = scale * (q - zero);
+        }
+    }
+}
+
+per_instruction_set! {
+    /// The codes of weights on a grid: `clamp(round(w / s) + z, q_min, q_max)`, that of zero where s is 0.
+    /// `round` gets a weight in steps of s, and its position, from `start` on.
+    pub fn codes<Round: Fn(f32, usize) -> f32>(
+        weights: &[f32],
+        grid: Grid,
+        start: usize,
+        round: &Round,
+        codes: &mut [i8],
+    ) {
+        let Grid { scale, zero, q_min, q_max } = grid;
+        if scale == 0.0 {
+            codes.fill(zero as i8);
+            return;
+        }
+        // Clamped as floats, where a number of steps that fits no integer is one among others.
+        let (low, high) = ((q_min - zero) as f32, (q_max - zero) as f32);
+        for (index, (w, code)) in weights.iter().zip(codes).enumerate() {
+            let steps = round(*w / scale, start + index).clamp(low, high) as i32;
+            *code = (steps + zero) as i8;
+        }
+    }
+}
+
+per_instruction_set! {
+    /// The weights that codes stand for: `s (q - z)`.
+    pub fn weights(codes: &[i8], grid: Grid, weights: &mut [f32]) {
+        let Grid { scale, zero, .. } = grid;
+        for (code, w) in codes.iter().zip(weights) {
+            // A scale is rounded, so the outermost code of a range up to the largest float may lie beyond it.
+            *w = (scale * (i32::from(*code) - zero) as f32).clamp(f32::MIN, f32::MAX);
         }
     }
 }

@@ -14,7 +14,7 @@ pub const THRESHOLD: f32 = 1.0;
 ///
 /// - `input`, `residual`: `[time, channel]`.
 /// - `potential`: `[channel]`, carried from piece to piece; zeros at the start of a sequence.
-/// - `membrane`: what the potential carried on is rounded to; `None` for float.
+/// - `membrane`: the scheme that the potential carried on is rounded to; `None` for float.
 ///
 /// Returns the number of spikes.
 ///

@@ -9,7 +9,8 @@ const LANES: usize = 16;
 /// Logits that are summed up at once: fixed, so that the loss does not depend on how a row is cut up.
 pub const PIECE: usize = 1024;
 
-/// Negative log-likelihood of `target` under one row of logits, in nats: `ln sum e^x - x[target]`. See [`Loss`].
+/// Negative log-likelihood of `target` under one row of logits, in nats: `ln sum e^x - x[target]`. See
+/// [`Loss`].
 ///
 /// # Panics
 /// If `target` is not an index of the row: callers check tokens and labels against the head first.

@@ -1,9 +1,10 @@
-//! What happens between two matrix products, as loops over raw buffers.
+//! Kernels: the arithmetic of a network as loops over raw buffers.
 //!
-//! Buffers are row-major `[time, channel]`. Loops run over channels inside and time outside, so the
-//! compiler vectorises over channels; every function is compiled once per instruction set and chosen at
-//! run time. No operation is fused or reordered by that choice, so all give the same bits. `product` fuses
-//! multiplication and addition, in all of them alike; `integer` is exact.
+//! Buffers are row-major `[time, channel]`. Two modules multiply matrices: `product` fuses multiplication and
+//! addition, for every instruction set alike, and `integer` is exact. The others are what happens between two
+//! products. Their loops run over channels inside and time outside, so the compiler vectorises over channels;
+//! every function is compiled once per instruction set and chosen at run time, and no operation is fused or
+//! reordered by that choice, so all give the same bits.
 
 pub mod exp;
 pub mod grid;

@@ -1,7 +1,11 @@
-//! What the processor could do at most: fused multiply-adds on registers alone, to compare products with.
+//! Peak arithmetic of the processor: fused multiply-adds on registers alone, to compare products with.
 //!
-//! They are those of the products, so that no compiler has a choice: one that adds numbers one by one here would let
-//! products seem to reach many times the peak.
+//! They are those of the products, so that no compiler has a choice: one that adds numbers one by one here
+//! would let products seem to reach many times the peak.
+#![expect(
+    unsafe_code,
+    reason = "what is compiled for an instruction set is called where the processor has it"
+)]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -14,8 +18,9 @@ const SUMS: usize = 12;
 /// Steps between two looks at the clock.
 const STEPS: usize = 1 << 14;
 
-/// Floating-point operations (a fused multiply-add is two) per second of one core in 32 bits, measured for about `time`
-/// with what the products are computed with: the most of several looks, because whatever comes between makes it less.
+/// Floating-point operations (a fused multiply-add is two) per second of one core in 32 bits, measured for
+/// about `time` with what the products are computed with: the most of several looks, because whatever comes
+/// between makes it less.
 pub fn flops(time: Duration) -> f64 {
     InstructionSet::here().next().map_or(0.0, |set| flops_of(set, time))
 }
@@ -40,35 +45,39 @@ fn run(set: InstructionSet) -> usize {
     match set {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever calls asks for a set that the processor has.
-        #[allow(unsafe_code)]
         InstructionSet::Avx512 => unsafe { avx512() },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        #[allow(unsafe_code)]
         InstructionSet::Avx2 => unsafe { avx2() },
-        InstructionSet::Portable => body::<[f32; 4]>(),
+        // SAFETY: it needs no instruction set beyond what the program was compiled for.
+        InstructionSet::Portable => unsafe { body::<[f32; 4]>() },
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,fma")]
 fn avx512() -> usize {
-    body::<std::arch::x86_64::__m512>()
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { body::<std::arch::x86_64::__m512>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2() -> usize {
-    body::<std::arch::x86_64::__m256>()
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { body::<std::arch::x86_64::__m256>() }
 }
 
+/// Multiplies and adds on registers; the number of operations.
+///
+/// # Safety
+/// The processor has the instruction set of `V`, and the caller is compiled for it.
 #[inline(always)]
-fn body<V: Register>() -> usize {
+unsafe fn body<V: Register>() -> usize {
     // Unknown to the compiler and all different, so that no sum stands for another.
     let numbers: [f32; SUMS + 2] = black_box(std::array::from_fn(|i| 1.0 - i as f32 * 1e-6));
-    // SAFETY: callers are compiled for the instruction set of `V` and called where the processor has it; nothing is read or
-    // written but a register's own numbers.
-    #[allow(unsafe_code)]
+    // SAFETY: the instruction set is the caller's promise; nothing is read or written but a register's own
+    // numbers.
     let last = unsafe {
         let (factor, more) = (V::splat(numbers[SUMS]), V::splat(numbers[SUMS + 1]));
         let mut sums: [V; SUMS] = std::array::from_fn(|i| V::splat(numbers[i]));
@@ -102,10 +111,12 @@ mod tests {
         operations as f64 / started.elapsed().as_secs_f64()
     }
 
-    /// Found on a processor with AVX-512: the compiler added one by one, and products reached 25 to 70 times the peak.
+    /// Found on a processor with AVX-512: the compiler added one by one, and products reached 25 to 70 times
+    /// the peak.
     #[test]
     fn no_product_reaches_more_than_the_peak() {
-        // What any processor can do is one function for both, which is called for every number, where there is more.
+        // What any processor can do is one function for both, which is called for every number, where there
+        // is more.
         let more = |set: &InstructionSet| *set != InstructionSet::Portable;
         for set in InstructionSet::here().filter(more) {
             let time = Duration::from_millis(16);

@@ -1,15 +1,15 @@
 //! One body, several instruction sets.
 //!
-//! `per_instruction_set!` compiles a function for the
-//! baseline, AVX2 and AVX-512, and calls the best one that the processor has. Rust never contracts
-//! `a * b + c` into one rounding, and the loops keep their order of sums, so the results are the same bits.
+//! `per_instruction_set!` compiles a function for the baseline, AVX2 and AVX-512, and calls the best one that
+//! the processor has. Rust never contracts `a * b + c` into one rounding, and the loops keep their order of
+//! sums, so the results are the same bits.
 
-/// What a kernel can be computed with.
+/// An instruction set that a kernel can be computed with.
 pub(crate) trait Choice: Copy + 'static {
     /// All of them, the fastest first; the last is there on every processor.
     const ALL: &'static [Self];
 
-    /// Whether the processor has it.
+    /// True if the processor has it.
     fn is_here(self) -> bool;
 
     /// Those that the processor has, the fastest first.
@@ -35,24 +35,26 @@ pub(crate) fn has_avx512() -> bool {
 
 /// Wraps a function so that it is compiled per instruction set and dispatched at run time.
 macro_rules! per_instruction_set {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident $(<$generic:ident: $bound:path>)?(
+        $($arg:ident: $type:ty),* $(,)?
+    ) $(-> $out:ty)? $body:block) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name($($arg: $type),*) $(-> $out)? {
+        $vis fn $name $(<$generic: $bound>)?($($arg: $type),*) $(-> $out)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn body($($arg: $type),*) $(-> $out)? $body
+            fn body $(<$generic: $bound>)?($($arg: $type),*) $(-> $out)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
                 #[allow(clippy::too_many_arguments)]
-                fn avx512($($arg: $type),*) $(-> $out)? {
+                fn avx512 $(<$generic: $bound>)?($($arg: $type),*) $(-> $out)? {
                     body($($arg),*)
                 }
                 #[target_feature(enable = "avx2")]
                 #[allow(clippy::too_many_arguments)]
-                fn avx2($($arg: $type),*) $(-> $out)? {
+                fn avx2 $(<$generic: $bound>)?($($arg: $type),*) $(-> $out)? {
                     body($($arg),*)
                 }
                 if $crate::kernels::simd::has_avx512() {

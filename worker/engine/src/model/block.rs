@@ -3,10 +3,11 @@
 use qslm_common::network::{population_name, populations_of};
 use qslm_common::scheme::Membrane;
 
+use super::Norm;
+use super::builder::Builder;
 use super::hook::Hook;
 use super::linear::Linear;
 use super::state::BlockState;
-use super::{Builder, Norm};
 use crate::kernels::{lif, shift, wkv};
 
 /// The parameters of `blocks.INDEX`.
@@ -25,7 +26,7 @@ pub(super) struct Block {
 struct Population {
     /// Its index among the network's.
     index: usize,
-    /// What its potentials are kept in; `None` for float.
+    /// The fixed-point scheme of its potentials; `None` for float.
     membrane: Option<Membrane>,
 }
 

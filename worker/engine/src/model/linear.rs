@@ -7,20 +7,21 @@ use burn::tensor::{Tensor, TensorData};
 use qslm_common::scheme::Activation;
 
 use super::hook::Hook;
-use crate::backend::Library;
-use crate::kernels::integer::Codes;
+use crate::backend::Compute;
+use crate::kernels::integer::IntegerMatrix;
 use crate::kernels::integer::rows::Rows;
 use crate::kernels::product::Packed;
-use crate::quant::{Quantized, fake_quantize_rows, grid_of_row};
+use crate::quant::{Codes, fake_quantize_rows, grid_of_row};
 
-/// Rows of outputs are formed in blocks of about this many numbers where a large vocabulary would not fit memory.
+/// Rows of outputs are formed in blocks of about this many numbers where a large vocabulary would not fit
+/// memory.
 const OUTPUTS_AT_ONCE: usize = 1 << 22;
 
 /// Weights where they are computed with; a clone is the same ones.
 #[derive(Debug, Clone)]
 pub(super) enum Matrix {
     /// Codes for our own product of integers.
-    Codes(Arc<Codes>),
+    Codes(Arc<IntegerMatrix>),
     /// Floats for our own product.
     Packed(Arc<Packed>),
     /// On a device of Burn, as a view of `[inputs, outputs]`.
@@ -29,18 +30,17 @@ pub(super) enum Matrix {
 
 impl Matrix {
     /// From codes of `rows` outputs with a scale per output, or one for all, for our own product.
-    pub(super) fn of_codes(quantized: &Quantized, rows: usize) -> Self {
-        let scales = per_row(&quantized.scales, rows);
-        let zeros = per_row(&quantized.zero_points, rows);
-        let inputs = quantized.codes.len() / rows;
-        Self::Codes(Arc::new(Codes::new(&quantized.codes, inputs, scales, &zeros)))
+    pub(super) fn of_codes(codes: &Codes, rows: usize) -> Self {
+        let scales = per_row(&codes.scales, rows);
+        let zeros = per_row(&codes.zero_points, rows);
+        Self::Codes(Arc::new(IntegerMatrix::new(&codes.values, codes.columns, scales, &zeros)))
     }
 
     /// From `[outputs, inputs]` row-major weights.
-    pub(super) fn new(weights: Vec<f32>, inputs: usize, library: &Library) -> Self {
-        match library {
-            Library::Native | Library::Integer => Self::Packed(Arc::new(Packed::new(&weights, inputs))),
-            Library::Burn(device) => {
+    pub(super) fn new(weights: Vec<f32>, inputs: usize, compute: &Compute) -> Self {
+        match compute {
+            Compute::Native | Compute::Integer => Self::Packed(Arc::new(Packed::new(&weights, inputs))),
+            Compute::Burn(device) => {
                 let shape = [weights.len() / inputs, inputs];
                 Self::Burn(Tensor::<2>::from_data(TensorData::new(weights, shape), device).transpose())
             }
@@ -99,7 +99,7 @@ fn per_row<T: Copy>(values: &[T], rows: usize) -> Vec<T> {
 
 /// A matrix and rows of inputs in the form that it multiplies.
 enum Product<'a> {
-    Codes(&'a Codes, Rows),
+    Codes(&'a IntegerMatrix, Rows),
     Packed(&'a Packed, Vec<f32>),
     Burn(&'a Tensor<2>, Vec<f32>),
 }
@@ -109,7 +109,7 @@ enum Product<'a> {
 pub(super) struct Linear {
     /// The name of W.
     unit: String,
-    /// What x is rounded to first; `None` for float.
+    /// The scheme that x is rounded to first; `None` for float.
     activation: Option<Activation>,
     matrix: Matrix,
 }
@@ -143,9 +143,10 @@ impl Linear {
         }
     }
 
-    /// As [`Linear::forward`], with the outputs shown piece by piece, whole rows of them never being there at once if
-    /// they are many: `show` gets the first row of a piece, which of the outputs it has, and their numbers, row by row.
-    /// Pieces of a row come in order, and begin at multiples of `width`, which is a multiple of 32.
+    /// As [`Linear::forward`], with the outputs shown piece by piece, whole rows of them never being there at
+    /// once if they are many: `show` gets the first row of a piece, which of the outputs it has, and their
+    /// numbers, row by row. Pieces of a row come in order, and begin at multiples of `width`, which is a
+    /// multiple of 32.
     pub(super) fn forward_in_pieces(
         &self,
         x: Vec<f32>,
@@ -192,7 +193,6 @@ mod tests {
     use qslm_common::backend::Backend;
 
     use super::*;
-    use crate::backend::library;
     use crate::model::Unwatched;
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
         let weights: Vec<f32> = (0..inputs * outputs).map(|i| (i as f32 * 0.37).sin()).collect();
         let x: Vec<f32> = (0..inputs * rows).map(|i| (i as f32 * 0.73).sin()).collect();
         for backend in [Backend::Native, Backend::Flex, Backend::Ndarray] {
-            let matrix = Matrix::new(weights.clone(), inputs, &library(backend).unwrap());
+            let matrix = Matrix::new(weights.clone(), inputs, &Compute::new(backend).unwrap());
             let linear = Linear::new("head.weight", matrix, "int8:affine:dynamic".parse().ok());
             let mut together = vec![Vec::new(); rows];
             linear.forward_in_pieces(x.clone(), width, |first, piece, out| {

@@ -1,4 +1,4 @@
-//! What a network remembers of a sequence: 7 D floats per block.
+//! Recurrent state: what a network carries from one token of a sequence to the next, 7 D floats per block.
 
 use qslm_common::network::Network;
 
@@ -26,7 +26,7 @@ pub(super) struct BlockState {
 }
 
 impl State {
-    /// Nothing seen yet.
+    /// The state before the first token.
     pub(super) fn start(network: &Network) -> Self {
         let zeros = || vec![0.0; network.channels as usize];
         let block = BlockState {

@@ -1,13 +1,13 @@
-//! Activations to codes and back, in place: what a linear sees of its input.
+//! Activations to codes and back, in place: the input of a linear as it sees it.
 
-use qslm_common::scheme::{Activation, ActivationRange, Granularity, Integer};
+use qslm_common::scheme::{Activation, ActivationRange, Format, Granularity};
 
 use crate::kernels::grid::{self, Grid};
 
 /// Rounds every row of `x`, `[rows, columns]`, to the grid that `scheme` gives it.
 ///
-/// The arithmetic is that of weights: `x ~ s (q - z)`, to nearest, the even code on a tie, clamped at the ends of the
-/// range. A row that holds NaN or infinity becomes NaN, so that a broken network shows.
+/// The arithmetic is that of weights: `x ~ s (q - z)`, to nearest, the even code on a tie, clamped at the
+/// ends of the range. A row that holds NaN or infinity becomes NaN, so that a broken network shows.
 pub fn fake_quantize_rows(x: &mut [f32], columns: usize, scheme: Activation) {
     for row in x.chunks_exact_mut(columns) {
         let Grid { scale, zero, q_min, q_max } = grid_of_row(row, scheme);
@@ -26,16 +26,17 @@ pub fn grid_of_row(row: &[f32], scheme: Activation) -> Grid {
         ActivationRange::Dynamic => grid::span(row),
         ActivationRange::Static(span) => (span.min(), span.max()),
     };
-    Grid::over(min, max, Integer::new(scheme.bits, scheme.symmetry, Granularity::Tensor))
+    let Activation { bits, symmetry, .. } = scheme;
+    Grid::over(min, max, Format { bits, symmetry, granularity: Granularity::Tensor })
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use qslm_common::scheme::{Bits, Span, Symmetry};
+    use qslm_common::scheme::{Bits, Quantizer, Span, Symmetry};
 
     use super::*;
-    use crate::quant::{dequantize, quantize};
+    use crate::quant::{Statistics, Weights, quantize};
 
     fn scheme() -> impl Strategy<Value = Activation> {
         let symmetry = prop_oneof![Just(Symmetry::Symmetric), Just(Symmetry::Affine)];
@@ -57,7 +58,8 @@ mod tests {
             scheme in scheme(),
             x in prop::collection::vec(-9.0f32..9.0, 24)
         ) {
-            let integer = Integer::new(scheme.bits, scheme.symmetry, Granularity::Tensor);
+            let Activation { bits, symmetry, .. } = scheme;
+            let format = Format { bits, symmetry, granularity: Granularity::Tensor };
             let mut rounded = x.clone();
             fake_quantize_rows(&mut rounded, 8, scheme);
             for (row, rounded) in x.chunks(8).zip(rounded.chunks(8)) {
@@ -65,7 +67,7 @@ mod tests {
                     ActivationRange::Dynamic => grid::span(row),
                     ActivationRange::Static(span) => (span.min(), span.max()),
                 };
-                let step = Grid::over(min, max, integer).scale;
+                let step = Grid::over(min, max, format).scale;
                 for (x, rounded) in row.iter().zip(rounded) {
                     let inside = x.clamp(min, max);
                     // Outside the range the nearest end is as far as it goes.
@@ -97,8 +99,9 @@ mod tests {
         ) {
             let symmetry = if affine { Symmetry::Affine } else { Symmetry::Symmetric };
             let bits = Bits::new(bits).unwrap();
-            let integer = Integer::new(bits, symmetry, Granularity::Channel);
-            let weights = dequantize(&quantize(&x, 8, integer, "x"), 8, integer);
+            let format = Format { bits, symmetry, granularity: Granularity::Channel };
+            let weights = Weights { values: &x, columns: 8, unit: "x" };
+            let weights = quantize(weights, format, Quantizer::default(), &Statistics::NONE).dequantize();
             let mut rows = x;
             fake_quantize_rows(&mut rows, 8, Activation { bits, symmetry, range: ActivationRange::Dynamic });
             prop_assert_eq!(rows, weights);

@@ -1,7 +1,7 @@
 //! Codes of 1 to 8 bits without gaps, as the exported file stores them.
 //!
-//! Code `i` takes bits `i b` to `(i + 1) b` of the byte string, lowest bit first, in two's complement; the last
-//! byte is filled up with zeros.
+//! Code `i` takes bits `i b` to `(i + 1) b` of the byte string, lowest bit first, in two's complement; the
+//! last byte is filled up with zeros.
 
 /// Packs codes; only the low `bits` bits of each are kept.
 pub fn pack(codes: &[i8], bits: u8) -> Vec<u8> {

@@ -1,33 +1,17 @@
-//! The grid of one run: which weights the codes span, and so the scale and the zero point.
+//! The grid of one run: its scale and zero point, from the range of weights that the codes span.
 
-use qslm_common::scheme::{Integer, Range, Symmetry};
+use qslm_common::scheme::{Format, Range, Symmetry};
 
-use super::rounding::Rounder;
-use crate::kernels::grid::Grid;
+use crate::kernels::grid::{self, Grid};
 
 /// Fractions of the whole range that the least-squares search tries, in hundredths.
 const FRACTIONS: std::ops::RangeInclusive<u32> = 20..=100;
 
 impl Grid {
-    /// The code of a weight, clamped to the grid; `at` is its position in the matrix.
-    pub(super) fn code(&self, w: f32, rounder: &Rounder, at: usize) -> i8 {
-        if self.scale == 0.0 {
-            return self.zero as i8;
-        }
-        let steps = rounder.round(w / self.scale, at) as i32;
-        steps.saturating_add(self.zero).clamp(self.q_min, self.q_max) as i8
-    }
-
-    /// The weight that a code stands for.
-    pub(super) fn weight(&self, code: i8) -> f32 {
-        // A scale is rounded, so the outermost code of a range up to the largest float may lie beyond it.
-        (self.scale * (i32::from(code) - self.zero) as f32).clamp(f32::MIN, f32::MAX)
-    }
-
     /// The grid over the range from `min <= 0` to `max >= 0`.
-    pub(super) fn over(min: f32, max: f32, scheme: Integer) -> Self {
-        let (q_min, q_max) = (scheme.q_min(), scheme.q_max());
-        match scheme.symmetry {
+    pub(super) fn over(min: f32, max: f32, format: Format) -> Self {
+        let (q_min, q_max) = (format.q_min(), format.q_max());
+        match format.symmetry {
             Symmetry::Symmetric => Self { scale: max.max(-min) / q_max as f32, zero: 0, q_min, q_max },
             Symmetry::Affine => {
                 let steps = (q_max - q_min) as f32;
@@ -41,13 +25,19 @@ impl Grid {
 }
 
 /// The grid of a run whose first weight is at position `start` of its matrix.
-pub(super) fn grid(run: &[f32], scheme: Integer, rounder: &Rounder, start: usize) -> Grid {
+pub(super) fn grid(
+    run: &[f32],
+    format: Format,
+    range: Range,
+    round: &impl Fn(f32, usize) -> f32,
+    start: usize,
+) -> Grid {
     // The range includes zero, so that the zero point is a code and the error bound holds.
-    let whole = run.iter().fold((0.0f32, 0.0f32), |(min, max), w| (min.min(*w), max.max(*w)));
-    match scheme.range {
-        Range::MinMax => Grid::over(whole.0, whole.1, scheme),
+    let whole = grid::span(run);
+    match range {
+        Range::MinMax => Grid::over(whole.0, whole.1, format),
         Range::Percentile(percentile) => {
-            let (min, max) = match scheme.symmetry {
+            let (min, max) = match format.symmetry {
                 Symmetry::Symmetric => {
                     let mut magnitudes: Vec<f32> = run.iter().map(|w| w.abs()).collect();
                     (0.0, quantile(&mut magnitudes, percentile.share()))
@@ -58,19 +48,20 @@ pub(super) fn grid(run: &[f32], scheme: Integer, rounder: &Rounder, start: usize
                     (quantile(&mut ordered, 1.0 - percentile.share()).min(0.0), max.max(0.0))
                 }
             };
-            // Where nearly all weights are zero the percentile is zero too, and would leave nothing of the rest.
+            // Where nearly all weights are zero the percentile is zero too, and would leave nothing of the
+            // rest.
             let (min, max) = if min == 0.0 && max == 0.0 { whole } else { (min, max) };
-            Grid::over(min, max, scheme)
+            Grid::over(min, max, format)
         }
         Range::LeastSquares => {
             let at = |hundredths: u32| {
                 let fraction = hundredths as f32 / 100.0;
-                Grid::over(whole.0 * fraction, whole.1 * fraction, scheme)
+                Grid::over(whole.0 * fraction, whole.1 * fraction, format)
             };
             let mut best = (f64::INFINITY, at(100));
             // From the whole range inwards; of equals the widest stays.
             for grid in FRACTIONS.rev().map(at) {
-                let error = squared_error(run, &grid, rounder, start);
+                let error = squared_error(run, grid, round, start);
                 if error < best.0 {
                     best = (error, grid);
                 }
@@ -87,9 +78,12 @@ fn quantile(values: &mut [f32], share: f64) -> f32 {
     if values.is_empty() { 0.0 } else { *values.select_nth_unstable_by(index, f32::total_cmp).1 }
 }
 
-fn squared_error(run: &[f32], grid: &Grid, rounder: &Rounder, start: usize) -> f64 {
-    let error = |(w, at): (&f32, usize)| f64::from(*w) - f64::from(grid.weight(grid.code(*w, rounder, at)));
-    run.iter().zip(start..).map(|pair| error(pair).powi(2)).sum()
+/// The squared error of a run on a grid.
+fn squared_error(run: &[f32], grid: Grid, round: &impl Fn(f32, usize) -> f32, start: usize) -> f64 {
+    let (mut codes, mut weights) = (vec![0; run.len()], vec![0.0; run.len()]);
+    grid::codes(run, grid, start, round, &mut codes);
+    grid::weights(&codes, grid, &mut weights);
+    run.iter().zip(&weights).map(|(w, stored)| (f64::from(*w) - f64::from(*stored)).powi(2)).sum()
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ pub struct NotFinite {
     pub sequence: usize,
 }
 
-/// The smallest and largest input of every linear while `model` reads `sequences` of `data`, zero included. A minimum
-/// does not depend on the order, so neither does the result.
+/// The smallest and largest input of every linear while `model` reads `sequences` of `data`, zero included. A
+/// minimum does not depend on the order, so neither does the result.
 ///
 /// # Errors
 /// [`NotFinite`] names the linear.

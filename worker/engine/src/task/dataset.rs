@@ -20,13 +20,13 @@ pub struct Dataset {
 /// One sequence: a run of tokens that enters the network from a fresh state.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sequence {
-    /// Which tokens enter.
+    /// The tokens that enter.
     pub(super) input: Range<usize>,
-    /// What is scored.
+    /// The predictions that are scored.
     pub(super) target: Target,
 }
 
-/// What is scored in a sequence.
+/// The predictions of a sequence that are scored.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Target {
     /// The next token, at these positions of the data.
@@ -35,7 +35,7 @@ pub(super) enum Target {
     Label(usize),
 }
 
-/// Why a file is no data for a task.
+/// Error of a file that is no data for a task.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The file cannot be read.
@@ -58,7 +58,7 @@ pub enum DataError {
     Label {
         /// Line number, from 1.
         line: usize,
-        /// What stands there.
+        /// The text that stands there.
         label: String,
         /// Rows of the head.
         classes: u32,
@@ -165,17 +165,17 @@ impl Dataset {
         self.sequences.len()
     }
 
-    /// Whether there are none; never true of a loaded data set.
+    /// True if there are no sequences; never so for a loaded data set.
     pub fn is_empty(&self) -> bool {
         self.sequences.is_empty()
     }
 
-    /// Tokens that enter the network over all sequences.
+    /// Processed tokens over all sequences: all that enter the network.
     pub fn positions(&self) -> u64 {
         self.sequences.iter().map(|sequence| sequence.input.len() as u64).sum()
     }
 
-    /// Tokens that are predicted over all sequences; 0 where sentences are classified.
+    /// Scored tokens over all sequences: those that are predicted; 0 where sentences are classified.
     pub fn predicted(&self) -> u64 {
         let predicted = |sequence: &Sequence| match &sequence.target {
             Target::NextToken(scored) => scored.len() as u64,
@@ -223,8 +223,8 @@ fn tokens_of(window: u32, stride: u32, windows: u32) -> u64 {
     u64::from(window) + u64::from(stride) * u64::from(windows.saturating_sub(1)) + 1
 }
 
-/// Encodes each line with its newline on its own and joins the ids, until there are `needed` of them: what follows would
-/// not change them, because no line is encoded with another.
+/// Encodes each line with its newline on its own and joins the ids, until there are `needed` of them: what
+/// follows would not change them, because no line is encoded with another.
 fn read_text(path: &Path, tokenizer: &TokenizerFile, needed: Option<u64>) -> Result<Vec<u32>, DataError> {
     let mut tokens = Vec::new();
     for_each_line(path, |line, text| {

@@ -1,4 +1,4 @@
-//! Runs sequences through a model and counts.
+//! Evaluation: runs sequences through a model and counts losses, hits, spikes, scored and processed tokens.
 //!
 //! Each sequence is computed on its own and adds integers to the counts, so any split of the sequences
 //! over threads, shards and machines gives the same sum.
@@ -10,12 +10,12 @@ use qslm_common::measurement::{Counts, Nll};
 
 use super::dataset::{Dataset, Sequence, Target};
 use crate::kernels::loss;
-use crate::model::{Hook, Shared, SpikeGpt};
+use crate::model::{Caches, Hook, SpikeGpt};
 
 /// Asked before every sequence; `true` ends the evaluation with [`EvaluateError::Interrupted`].
 pub type Interrupt<'a> = &'a (dyn Fn() -> bool + Sync);
 
-/// Why an evaluation gave no counts.
+/// Error of an evaluation, which then gives no counts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EvaluateError {
     /// A loss that is no number, or beyond any sane one: the quantized network broke down.
@@ -48,34 +48,34 @@ pub fn evaluate(
     sum(model, data, sequences, None, interrupt)
 }
 
-/// As [`evaluate`], with what other candidates left in `shared` under the name `of`, which stands for everything that
-/// decides the counts but the candidate. The counts are the same.
+/// As [`evaluate`], with the prefixes that other candidates left in the cache under `of`, the name of
+/// everything that decides the counts but the candidate. The counts are the same.
 ///
 /// # Errors
 /// [`EvaluateError`]; nothing is counted then.
 ///
 /// # Panics
 /// If `sequences` reaches beyond the data.
-pub fn evaluate_sharing(
+pub fn evaluate_cached(
     model: &SpikeGpt,
     data: &Dataset,
     sequences: Range<usize>,
-    (shared, of): (&Shared, ContentHash),
+    (caches, of): (&Caches, ContentHash),
     interrupt: Interrupt<'_>,
 ) -> Result<Counts, EvaluateError> {
-    sum(model, data, sequences, Some((shared, of)), interrupt)
+    sum(model, data, sequences, Some((caches, of)), interrupt)
 }
 
 fn sum(
     model: &SpikeGpt,
     data: &Dataset,
     sequences: Range<usize>,
-    shared: Option<(&Shared, ContentHash)>,
+    caches: Option<(&Caches, ContentHash)>,
     interrupt: Interrupt<'_>,
 ) -> Result<Counts, EvaluateError> {
     let mut counts = Counts::zero(model.network().populations().len());
     for index in sequences {
-        let one = evaluate_one(model, data, index, shared, interrupt)?;
+        let one = evaluate_one(model, data, index, caches, interrupt)?;
         counts.add(&one).map_err(|_| EvaluateError::Overflow)?;
     }
     Ok(counts)
@@ -101,13 +101,13 @@ fn evaluate_one(
     model: &SpikeGpt,
     data: &Dataset,
     index: usize,
-    shared: Option<(&Shared, ContentHash)>,
+    caches: Option<(&Caches, ContentHash)>,
     interrupt: Interrupt<'_>,
 ) -> Result<Counts, EvaluateError> {
     if interrupt() {
         return Err(EvaluateError::Interrupted);
     }
-    let counts = evaluate_sequence(model, data, index, shared);
+    let counts = evaluate_sequence(model, data, index, caches);
     counts.ok_or(EvaluateError::NotFinite { sequence: index })
 }
 
@@ -116,13 +116,13 @@ fn evaluate_sequence(
     model: &SpikeGpt,
     data: &Dataset,
     index: usize,
-    shared: Option<(&Shared, ContentHash)>,
+    caches: Option<(&Caches, ContentHash)>,
 ) -> Option<Counts> {
     let sequence = data.sequence(index);
     let mut counts = Counts::zero(model.network().populations().len());
     let tokens = data.tokens(sequence.input.clone());
-    let features = match shared {
-        Some((shared, of)) => model.features_sharing(tokens, &mut counts.spikes, shared, of, index),
+    let features = match caches {
+        Some((caches, of)) => model.features_cached(tokens, &mut counts.spikes, caches, of, index),
         None => model.features(tokens, &mut model.start(), &mut counts.spikes),
     };
     counts.processed_tokens = tokens.len() as u64;
@@ -143,7 +143,7 @@ fn evaluate_sequence(
     Some(counts)
 }
 
-/// Where in a sequence's features, `[time, channel]`, the rows lie that predict something.
+/// The range of a sequence's features, `[time, channel]`, whose rows predict something.
 fn scored_rows(sequence: &Sequence, channels: u32) -> Range<usize> {
     let (start, channels) = (sequence.input.start, channels as usize);
     match &sequence.target {
@@ -152,7 +152,8 @@ fn scored_rows(sequence: &Sequence, channels: u32) -> Range<usize> {
     }
 }
 
-/// What the head reads of a sequence, `[predictions, channel]`: the scored rows, or the mean of a sentence.
+/// The input of the head for a sequence, `[predictions, channel]`: the scored rows, or the mean of a
+/// sentence.
 pub(super) fn head_input(
     model: &SpikeGpt,
     data: &Dataset,

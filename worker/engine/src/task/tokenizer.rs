@@ -14,7 +14,7 @@ pub struct TokenizerFile {
     ids: u32,
 }
 
-/// Why a tokenizer cannot be used.
+/// Error of a tokenizer that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The file cannot be read.
@@ -37,8 +37,9 @@ pub enum TokenizerError {
 }
 
 impl TokenizerFile {
-    /// Reads a `tokenizer.json` for an embedding of `vocabulary` rows. Truncation and padding are done if the file asks
-    /// for them: whoever submits takes them off before it is hashed, and workers compute what they are sent.
+    /// Reads a `tokenizer.json` for an embedding of `vocabulary` rows. Truncation and padding are done if the
+    /// file asks for them: whoever submits takes them off before it is hashed, and workers compute what they
+    /// are sent.
     ///
     /// # Errors
     /// [`TokenizerError`] says why it cannot be used.
@@ -51,8 +52,8 @@ impl TokenizerFile {
         if let Some(foreign) = foreign::recognise(&bytes) {
             return Err(TokenizerError::Format(format!("it is {}", foreign.what)));
         }
-        // The reader of `tokenizers` panics on some texts that are no JSON, down to a character or a number that is
-        // none, and on some values that are no tokenizer's.
+        // The reader of `tokenizers` panics on some texts that are no JSON, down to a character or a number
+        // that is none, and on some values that are no tokenizer's.
         serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| one_line(error.into()))?;
         let inner = catch_unwind(|| Tokenizer::from_bytes(&bytes))
             .map_err(|_| TokenizerError::Format("its values are not those of a tokenizer".to_owned()))?

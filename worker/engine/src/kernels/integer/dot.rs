@@ -4,19 +4,18 @@
 use std::ops::Range;
 
 use super::rows::Rows;
-use super::{Codes, Tile};
+use super::{IntegerMatrix, ROWS, Tile};
 
-/// Rows of a tile that is kept in registers.
-pub(super) const ROWS: usize = 6;
 /// The outputs of a panel, in registers.
 const REGISTERS: usize = 2;
-/// Inputs of quantized rows after which a sum might no longer fit 32 bits: their products are at most 2^8 by 2^7.
+/// Inputs of quantized rows after which a sum might no longer fit 32 bits: their products are at most 2^8 by
+/// 2^7.
 const CODES_FIT: usize = 1 << 15;
 /// The most numbers of a tile.
 const LARGEST_TILE: usize = ROWS * 32;
 
-/// Sums of 32 bits, one per output. Whoever calls a function of an implementation promises that the processor has its
-/// instruction set.
+/// Sums of 32 bits, one per output. Whoever calls a function of an implementation promises that the processor
+/// has its instruction set.
 trait Sums: Copy {
     const LANES: usize;
     /// Inputs that are added up at once.
@@ -92,18 +91,18 @@ impl Sums for [i32; 4] {
     }
 }
 
-/// As [`Codes::multiply`].
-pub(super) fn portable(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
+/// As [`IntegerMatrix::multiply`].
+pub(super) fn portable(m: &IntegerMatrix, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
     // SAFETY: it needs no instruction set beyond what the program was compiled for.
     unsafe { multiply::<[i32; 4]>(m, rows, outputs, out) };
 }
 
-/// As [`Codes::multiply`].
+/// As [`IntegerMatrix::multiply`].
 ///
 /// # Safety
 /// The processor has the instruction set of `V`.
 #[inline(always)]
-unsafe fn multiply<V: Sums>(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
+unsafe fn multiply<V: Sums>(m: &IntegerMatrix, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
     let width = REGISTERS * V::LANES;
     const { assert!(ROWS * REGISTERS * V::LANES <= LARGEST_TILE) };
     debug_assert!(width == m.panel() && V::STEP == rows.digits.step());
@@ -181,7 +180,8 @@ unsafe fn add_up<V: Sums>(
     }
 }
 
-/// The sums over some steps of the products of the first `HIGH` rows of a plane, `stride` bytes apart, with a panel.
+/// The sums over some steps of the products of the first `HIGH` rows of a plane, `stride` bytes apart, with a
+/// panel.
 ///
 /// # Safety
 /// The processor has the instruction set of `V`.
@@ -230,16 +230,16 @@ mod x86 {
         _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_storeu_si512,
     };
 
-    use super::{Codes, Range, Rows, Sums, multiply};
+    use super::{IntegerMatrix, Range, Rows, Sums, multiply};
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(in super::super) fn vnni(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
+    pub(in super::super) fn vnni(m: &IntegerMatrix, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
         // SAFETY: this function is compiled for the instruction set.
         unsafe { multiply::<__m512i>(m, rows, outputs, out) };
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub(in super::super) fn avx2(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
+    pub(in super::super) fn avx2(m: &IntegerMatrix, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
         // SAFETY: this function is compiled for the instruction set.
         unsafe { multiply::<__m256i>(m, rows, outputs, out) };
     }

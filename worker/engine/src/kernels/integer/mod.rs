@@ -1,13 +1,13 @@
 //! Exact products of rows of integers with a matrix of codes.
 //!
-//! A quantized weight is `s (q - z)` with an 8-bit code q, and a row of inputs becomes integers too: the codes that its
-//! own quantization gives it, or, where it is not quantized, 24 bits below its largest number ([`rows`]). The sum of
-//! their products is then exact in any order and with any instruction, and is scaled once at the end. So it has the
-//! same bits on every processor, while one with instructions for integers forms it several times faster than a sum of
-//! floats; `dot` has those of vectors, `tiles` those of AMX.
+//! A quantized weight is `s (q - z)` with an 8-bit code q, and a row of inputs becomes integers too: the
+//! codes that its own quantization gives it, or, where it is not quantized, 24 bits below its largest number
+//! ([`rows`]). The sum of their products is then exact in any order and with any instruction, and is scaled
+//! once at the end. So it has the same bits on every processor, while one with instructions for integers
+//! forms it several times faster than a sum of floats; `dot` has those of vectors, `tiles` those of AMX.
 //!
-//! Against the real number that an output stands for, one of a quantized row is off by the rounding to f32, and one of a
-//! row in 24 bits by at most `2^-22 max|x| sum|w|` more.
+//! Against the real number that an output stands for, one of a quantized row is off by the rounding to f32,
+//! and one of a row in 24 bits by at most `2^-22 max|x| sum|w|` more.
 #![expect(
     unsafe_code,
     reason = "what is compiled for an instruction set is called where the processor has it"
@@ -28,13 +28,15 @@ use rows::{Digits, Rows};
 
 /// Inputs are padded with zeros to a multiple of this, the depth of a tile.
 const DEPTH: usize = 64;
-/// Rows of inputs are padded with zeros to a multiple of this, at least: two tiles.
+/// Rows of a tile that is kept in registers.
+const ROWS: usize = 6;
+/// Rows of inputs are padded with zeros to a multiple of this, at least: two tiles of AMX.
 const HEIGHT: usize = 32;
 
-/// `[outputs, inputs]` codes in the order in which a product reads them: in panels of outputs, in these a few inputs at a
-/// time, in these output by output.
+/// `[outputs, inputs]` codes in the order in which a product reads them: in panels of outputs, in these a few
+/// inputs at a time, in these output by output.
 #[derive(Debug, Clone)]
-pub struct Codes {
+pub struct IntegerMatrix {
     codes: Vec<i8>,
     inputs: usize,
     /// Per output.
@@ -46,7 +48,7 @@ pub struct Codes {
     set: InstructionSet,
 }
 
-/// What a product is computed with, which decides how codes and rows lie in memory.
+/// The instruction set of a product, which decides how codes and rows lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum InstructionSet {
     /// Tiles of 16 rows by 64 bytes, for products of many rows; for few as [`InstructionSet::Vnni`].
@@ -58,7 +60,7 @@ enum InstructionSet {
     /// 8 sums of two products of 16 bits at once.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// Whatever the program was compiled for.
+    /// The instructions that the program was compiled for.
     Portable,
 }
 
@@ -100,7 +102,7 @@ impl InstructionSet {
         }
     }
 
-    /// How rows are split for it.
+    /// The digits that rows are split into for it.
     fn digits(self) -> Digits {
         match self {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -114,7 +116,7 @@ impl InstructionSet {
     }
 }
 
-/// Whether this processor multiplies in tiles, and the system lets it.
+/// True if this processor multiplies in tiles, and the system lets it.
 pub fn has_tiles() -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     return InstructionSet::Amx.is_here();
@@ -122,9 +124,9 @@ pub fn has_tiles() -> bool {
     return false;
 }
 
-impl Codes {
-    /// Packs `[outputs, inputs]` row-major codes with a scale per output, and the code of zero per output, or none if it
-    /// is 0 for all.
+impl IntegerMatrix {
+    /// Packs `[outputs, inputs]` row-major codes with a scale per output, and the code of zero per output, or
+    /// none if it is 0 for all.
     ///
     /// # Panics
     /// If there are no inputs, or not as many codes, scales and zeros as the outputs ask for.
@@ -159,12 +161,12 @@ impl Codes {
         }
     }
 
-    /// How long a row of inputs is.
+    /// Length of a row of inputs.
     pub fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// How long a row of outputs is.
+    /// Length of a row of outputs.
     pub fn outputs(&self) -> usize {
         self.scales.len()
     }
@@ -179,7 +181,8 @@ impl Codes {
         self.set.panel()
     }
 
-    /// Rows of numbers, `[rows, inputs]`, as integers for this matrix: 24 bits below the largest number of each row.
+    /// Rows of numbers, `[rows, inputs]`, as integers for this matrix: 24 bits below the largest number of
+    /// each row.
     pub fn rows(&self, x: &[f32]) -> Rows {
         Rows::of_numbers(x, self.inputs, self.set.digits())
     }
@@ -192,8 +195,8 @@ impl Codes {
     /// `out = W x` for the rows and these outputs: `[rows, outputs.len()]`.
     ///
     /// # Panics
-    /// If the rows were not made by this matrix or one like it, the buffers do not fit together, or the outputs do not
-    /// begin at a multiple of [`Codes::panel`].
+    /// If the rows were not made by this matrix or one like it, the buffers do not fit together, or the
+    /// outputs do not begin at a multiple of [`IntegerMatrix::panel`].
     pub fn multiply(&self, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
         assert!(outputs.end <= self.outputs() && outputs.start.is_multiple_of(self.panel()), "{outputs:?}");
         assert!(rows.digits == self.set.digits() && rows.padded == self.inputs.next_multiple_of(DEPTH));
@@ -226,8 +229,8 @@ impl Codes {
         &self.codes[output * padded..][..self.panel() * padded]
     }
 
-    /// Writes the outputs of a tile. `exact` gives the sum of the products over all digits of a row and an output of it;
-    /// `out` is where the first goes, in rows that are `stride` apart.
+    /// Writes the outputs of a tile. `exact` gives the sum of the products over all digits of a row and an
+    /// output of it; `out` is where the first goes, in rows that are `stride` apart.
     // Every number before the last line is an integer below 2^53, so it is exact.
     #[inline(always)]
     fn finish(
@@ -258,16 +261,16 @@ impl Codes {
     }
 }
 
-/// Where the outputs of a tile belong.
+/// The place of a tile among rows and outputs.
 #[derive(Debug, Clone, Copy)]
 struct Tile {
     /// The first row.
     row: usize,
     /// The first output.
     first: usize,
-    /// How many rows there are.
+    /// Number of rows that there are.
     high: usize,
-    /// How many outputs there are.
+    /// Number of outputs that there are.
     wide: usize,
 }
 

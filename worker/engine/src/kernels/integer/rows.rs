@@ -2,9 +2,9 @@
 
 use super::super::grid::{self, Grid};
 use super::super::simd::per_instruction_set;
-use super::{DEPTH, HEIGHT};
+use super::{DEPTH, HEIGHT, ROWS};
 
-/// How integers are split, so that an instruction for short ones multiplies them.
+/// The digits that integers are split into, so that an instruction for short ones multiplies them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Digits {
     /// Bytes without a sign, for instructions that multiply them with signed ones.
@@ -30,7 +30,7 @@ impl Digits {
 
 /// Bits below the largest number of a row, its sign not counted.
 const BITS: i32 = 22;
-/// What makes an integer of [`BITS`] bits and a sign positive.
+/// Summand that makes an integer of [`BITS`] bits and a sign positive.
 const OFFSET: i32 = 1 << 23;
 /// Added to a number of at most `2^22`, leaves the nearest integer, the even one on a tie, in the low bits.
 const ROUNDING: f32 = 12_582_912.0;
@@ -40,7 +40,7 @@ const ROUNDING: f32 = 12_582_912.0;
 pub struct Rows {
     /// Digit by digit, the lowest first; of each, row by row.
     planes: Vec<u8>,
-    /// How many digits there are.
+    /// Number of digits.
     pub(super) depth: usize,
     pub(super) digits: Digits,
     /// Rows that stand for something.
@@ -50,7 +50,7 @@ pub struct Rows {
     pub(super) rows: Vec<CodeRow>,
 }
 
-/// What a row of integers stands for: `scale` times (the digits minus `offset`).
+/// The meaning of a row of integers: `scale` times (the digits minus `offset`).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct CodeRow {
     /// NaN if a number of the row was not finite.
@@ -90,7 +90,7 @@ impl Rows {
 
     fn empty(count: usize, inputs: usize, depth: usize, digits: Digits) -> Self {
         let padded = inputs.next_multiple_of(DEPTH);
-        let high = count.next_multiple_of(HEIGHT).max(count.next_multiple_of(super::dot::ROWS));
+        let high = count.next_multiple_of(HEIGHT).max(count.next_multiple_of(ROWS));
         let planes = vec![0; depth * high * padded * digits.size()];
         Self { planes, depth, digits, count, padded, rows: vec![CodeRow::default(); high] }
     }
@@ -106,12 +106,13 @@ impl Rows {
         &self.planes[digit * size..][row * self.stride()..size]
     }
 
-    /// What a digit is worth.
+    /// The weight of a digit.
     pub(super) fn worth(digit: usize) -> f64 {
         f64::from(1 << (8 * digit))
     }
 
-    /// Writes the digits of a row, and what they stand for. `offset` makes them positive, where they have no sign.
+    /// Writes the digits of a row, and what they stand for. `offset` makes them positive, where they have no
+    /// sign.
     fn set(&mut self, row: usize, integers: &[i32], offset: i32, scale: f64, sum: i64) {
         let (stride, size) = (self.stride(), self.rows.len() * self.stride());
         for (digit, plane) in self.planes.chunks_exact_mut(size).enumerate() {
@@ -148,7 +149,8 @@ per_instruction_set! {
 }
 
 per_instruction_set! {
-    /// `x factor` rounded to integers, to the even one on a tie, and their sum; magnitudes are at most `2^22`.
+    /// `x factor` rounded to integers, to the even one on a tie, and their sum; magnitudes are at most
+    /// `2^22`.
     fn round(x: &[f32], factor: f32, integers: &mut [i32]) -> i64 {
         let mut total = 0;
         // Pieces whose sum stays within 32 bits.
@@ -164,7 +166,8 @@ per_instruction_set! {
     }
 }
 
-/// A row in units of a power of two, so that the largest magnitude takes [`BITS`] bits. Gives the unit and the sum.
+/// A row in units of a power of two, so that the largest magnitude takes [`BITS`] bits. Gives the unit and
+/// the sum.
 fn fix(x: &[f32], integers: &mut [i32]) -> (f64, i64) {
     let (low, high) = grid::span(x);
     let largest = high.max(-low);
@@ -179,8 +182,8 @@ fn fix(x: &[f32], integers: &mut [i32]) -> (f64, i64) {
 }
 
 per_instruction_set! {
-    /// `q - z` with `q = clamp(round(x / s) + z, q_min, q_max)`, to nearest and the even one on a tie; and what to add to
-    /// the scale so that it shows if one is no number, and the sum.
+    /// `q - z` with `q = clamp(round(x / s) + z, q_min, q_max)`, to nearest and the even one on a tie; and
+    /// what to add to the scale so that it shows if one is no number, and the sum.
     fn code(x: &[f32], scale: f32, zero: f32, q_min: f32, q_max: f32, integers: &mut [i32]) -> (f32, i64) {
         if scale == 0.0 {
             // A range of zero leaves one value.

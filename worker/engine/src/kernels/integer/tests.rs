@@ -41,11 +41,11 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 impl Case {
-    fn packed(&self, set: InstructionSet) -> Codes {
-        Codes::for_set(&self.codes, self.inputs, self.scales.clone(), &self.zeros, set)
+    fn packed(&self, set: InstructionSet) -> IntegerMatrix {
+        IntegerMatrix::for_set(&self.codes, self.inputs, self.scales.clone(), &self.zeros, set)
     }
 
-    /// The exact sums of products with integer rows, scaled as [`Codes`] says.
+    /// The exact sums of products with integer rows, scaled as [`IntegerMatrix`] says.
     fn plain(&self, integers: &[i64], row_scales: &[f64]) -> Vec<f32> {
         let rows = integers.chunks(self.inputs).zip(row_scales);
         let outputs = self.codes.chunks(self.inputs).zip(&self.scales).enumerate();
@@ -60,7 +60,7 @@ impl Case {
     }
 }
 
-fn product(m: &Codes, rows: &Rows) -> Vec<f32> {
+fn product(m: &IntegerMatrix, rows: &Rows) -> Vec<f32> {
     let mut out = vec![f32::NAN; rows.count * m.outputs()];
     m.multiply(rows, 0..m.outputs(), &mut out);
     out
@@ -150,7 +150,7 @@ fn the_largest_rows_and_codes_do_not_overflow() {
         let mut row = vec![x; inputs];
         row[0] = -x;
         for set in InstructionSet::here() {
-            let m = Codes::for_set(&vec![code; inputs], inputs, vec![1.0], &[], set);
+            let m = IntegerMatrix::for_set(&vec![code; inputs], inputs, vec![1.0], &[], set);
             let expected = f64::from(x) * f64::from(code) * (inputs as f64 - 2.0);
             let out = f64::from(product(&m, &m.rows(&row))[0]);
             assert!((out / expected - 1.0).abs() < 1e-6, "{set:?}: {out} for {expected}");
@@ -162,7 +162,7 @@ fn the_largest_rows_and_codes_do_not_overflow() {
 fn what_is_no_number_shows_in_its_row_alone() {
     let grid = Grid { scale: 0.1, zero: 3, q_min: -128, q_max: 127 };
     for set in InstructionSet::here() {
-        let m = Codes::for_set(&[1, 2, 3, 4], 2, vec![0.5, 0.5], &[], set);
+        let m = IntegerMatrix::for_set(&[1, 2, 3, 4], 2, vec![0.5, 0.5], &[], set);
         let rows =
             m.rows(&[1.0, f32::NAN, 1.0, f32::INFINITY, 1.0, 1.0, 0.0, 0.0, f32::MIN_POSITIVE / 2.0, 0.0]);
         let out = product(&m, &rows);
@@ -183,7 +183,7 @@ fn one_row_is_computed_as_one_of_many() {
     let case = |rows: usize| (0..rows * 100).map(|i| ((i % 100) as f32 * 0.37).sin()).collect::<Vec<_>>();
     let codes: Vec<i8> = (0..4000).map(|i| (i * 37 % 255) as u8 as i8).collect();
     for set in InstructionSet::here() {
-        let m = Codes::for_set(&codes, 100, vec![0.01; 40], &[], set);
+        let m = IntegerMatrix::for_set(&codes, 100, vec![0.01; 40], &[], set);
         let many = product(&m, &m.rows(&case(33)));
         let one = product(&m, &m.rows(&case(1)));
         assert!(many.chunks(40).all(|row| row == one), "{set:?}");

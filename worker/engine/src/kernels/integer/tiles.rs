@@ -1,4 +1,5 @@
-//! Products by the tiles of AMX. Rust has no stable functions for its instructions, so they are written out here.
+//! Products by the tiles of AMX. Rust has no stable functions for its instructions, so they are written out
+//! here.
 #![expect(unsafe_code, reason = "instructions of one processor, and a call of the system that asks for them")]
 
 use std::arch::asm;
@@ -7,15 +8,15 @@ use std::sync::LazyLock;
 
 use super::dot::three;
 use super::rows::Rows;
-use super::{Codes, DEPTH, HEIGHT, Tile};
+use super::{DEPTH, HEIGHT, IntegerMatrix, ROWS, Tile};
 
 /// From so many rows on tiles are faster than registers.
-pub(super) const WORTHWHILE: usize = super::dot::ROWS + 1;
+pub(super) const WORTHWHILE: usize = ROWS + 1;
 
 /// Outputs of two tiles side by side: a panel.
 const WIDTH: usize = 32;
 
-/// Whether the processor has tiles of bytes, and Linux lets this process use them.
+/// True if the processor has tiles of bytes, and Linux lets this process use them.
 pub(super) fn are_here() -> bool {
     static ARE_HERE: LazyLock<bool> = LazyLock::new(|| have_instructions() && ask_for_state());
     *ARE_HERE
@@ -28,8 +29,8 @@ fn have_instructions() -> bool {
     __cpuid(0).eax >= EXTENDED && __cpuid_count(EXTENDED, 0).edx & AMX_TILE_AND_INT8 == AMX_TILE_AND_INT8
 }
 
-/// Tiles are 8 KiB of state that a process has to ask for: `Documentation/arch/x86/xstate.rst` of Linux. A kernel that
-/// does not know of them refuses.
+/// Tiles are 8 KiB of state that a process has to ask for: `Documentation/arch/x86/xstate.rst` of Linux. A
+/// kernel that does not know of them refuses.
 fn ask_for_state() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
     const XFEATURE_XTILE_DATA: libc::c_ulong = 18;
@@ -38,7 +39,7 @@ fn ask_for_state() -> bool {
     answer == 0
 }
 
-/// How large the eight tiles are, as the processor reads it.
+/// Sizes of the eight tiles, as the processor reads them.
 #[repr(C, align(64))]
 struct Shapes {
     palette: u8,
@@ -58,12 +59,12 @@ static SHAPES: Shapes = Shapes {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// As [`Codes::multiply`].
+/// As [`IntegerMatrix::multiply`].
 ///
 /// # Safety
 /// There are tiles: see [`are_here`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn multiply(m: &Codes, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
+pub(super) unsafe fn multiply(m: &IntegerMatrix, rows: &Rows, outputs: Range<usize>, out: &mut [f32]) {
     let columns = outputs.len();
     // SAFETY: the shapes are valid ones, and whoever calls has made sure that there are tiles.
     unsafe {
@@ -94,8 +95,8 @@ pub(super) unsafe fn multiply(m: &Codes, rows: &Rows, outputs: Range<usize>, out
     }
 }
 
-/// The sums of the products of the first 32 rows of a plane of bytes, `stride` apart, with a panel of 32 outputs of so
-/// many inputs.
+/// The sums of the products of the first 32 rows of a plane of bytes, `stride` apart, with a panel of 32
+/// outputs of so many inputs.
 ///
 /// # Safety
 /// There are tiles, and their shapes are [`SHAPES`].
@@ -104,8 +105,8 @@ unsafe fn digit_sums(plane: &[u8], stride: usize, panel: &[i8], inputs: usize) -
     let mut sums = [0; HEIGHT * WIDTH];
     assert!(inputs > 0 && inputs.is_multiple_of(DEPTH) && stride >= inputs);
     assert!(plane.len() >= (HEIGHT - 1) * stride + inputs && panel.len() >= inputs * WIDTH);
-    // SAFETY: the assertions bound what is read: 32 rows of `inputs` bytes, and 32 codes for each input. What is written
-    // are the sums, 32 rows of 128 bytes. All registers and tiles that are used are named.
+    // SAFETY: the assertions bound what is read: 32 rows of `inputs` bytes, and 32 codes for each input. What
+    // is written are the sums, 32 rows of 128 bytes. All registers and tiles that are used are named.
     unsafe {
         asm!(
             "tilezero tmm0",

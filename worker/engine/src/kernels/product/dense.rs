@@ -61,7 +61,8 @@ pub(super) unsafe fn multiply<V: Register, const ROWS: usize>(
     }
 }
 
-/// Columns of `x`, `[rows, inputs]`, in strips of `ROWS` rows, in these input by input; zeros for rows that are not there.
+/// Columns of `x`, `[rows, inputs]`, in strips of `ROWS` rows, in these input by input; zeros for rows that
+/// are not there.
 #[inline(always)]
 fn interleave<const ROWS: usize>(x: &[f32], inputs: usize, columns: Range<usize>, strips: &mut [f32]) {
     for (x, strip) in x.chunks(ROWS * inputs).zip(strips.chunks_exact_mut(ROWS * columns.len())) {
@@ -76,8 +77,8 @@ fn interleave<const ROWS: usize>(x: &[f32], inputs: usize, columns: Range<usize>
     }
 }
 
-/// Adds the products of the first `HIGH` rows of a strip of `ROWS` with a panel to `out`, whose rows are `stride` apart;
-/// `first` says that there is nothing in it yet.
+/// Adds the products of the first `HIGH` rows of a strip of `ROWS` with a panel to `out`, whose rows are
+/// `stride` apart; `first` says that there is nothing in it yet.
 ///
 /// # Safety
 /// The processor has the instruction set of `V`.
@@ -94,7 +95,8 @@ unsafe fn tile<V: Register, const ROWS: usize, const HIGH: usize>(
     assert!(HIGH <= ROWS && panel.len() >= depth * width && out.len() >= (HIGH - 1) * stride + width);
     let (strip, panel, out) = (strip.as_ptr(), panel.as_ptr(), out.as_mut_ptr());
     let at = |row: usize, register: usize| row * stride + register * V::LANES;
-    // SAFETY: the assertion above bounds what is read and written; the instruction set is the caller's promise.
+    // SAFETY: the assertion above bounds what is read and written; the instruction set is the caller's
+    // promise.
     unsafe {
         let mut sums = [[V::splat(0.0); REGISTERS]; HIGH];
         if !first {

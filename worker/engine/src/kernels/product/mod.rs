@@ -1,8 +1,8 @@
 //! Products of rows with a matrix that was packed once.
 //!
-//! Every number of a product is one chain of fused multiply-adds over the inputs in their order, whatever the instruction
-//! set, the number of rows and the cut into blocks. So it has the same bits on every processor and in every batch, and a
-//! threshold behind it fires the same spikes.
+//! Every number of a product is one chain of fused multiply-adds over the inputs in their order, whatever the
+//! instruction set, the number of rows and the cut into blocks. So it has the same bits on every processor
+//! and in every batch, and a threshold behind it fires the same spikes.
 #![expect(
     unsafe_code,
     reason = "what is compiled for an instruction set is called where the processor has it"
@@ -26,19 +26,19 @@ const LINE: usize = 16;
 /// The outputs of a panel, in registers.
 const REGISTERS: usize = 2;
 
-/// `[outputs, inputs]` weights in the order in which a product reads them: blocks of inputs, in these panels of outputs,
-/// in these input by input.
+/// `[outputs, inputs]` weights in the order in which a product reads them: blocks of inputs, in these panels
+/// of outputs, in these input by input.
 #[derive(Debug)]
 pub struct Packed {
     aligned: Vec<f32>,
-    /// Where in `aligned` the weights begin.
+    /// Index in `aligned` at which the weights begin.
     from: usize,
     inputs: usize,
     outputs: usize,
     set: InstructionSet,
 }
 
-/// What a product is computed with, which decides how many outputs a panel has.
+/// The instruction set of a product, which decides how many outputs a panel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InstructionSet {
     /// 32 registers of 16 numbers.
@@ -47,7 +47,7 @@ pub(super) enum InstructionSet {
     /// 16 registers of 8 numbers.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// Whatever the program was compiled for.
+    /// The instructions that the program was compiled for.
     Portable,
 }
 
@@ -119,12 +119,12 @@ impl Packed {
         &self.aligned[self.from..]
     }
 
-    /// How long a row of inputs is.
+    /// Length of a row of inputs.
     pub fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// How long a row of outputs is.
+    /// Length of a row of outputs.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
@@ -139,8 +139,8 @@ impl Packed {
         self.set.panel()
     }
 
-    /// `out = W x` for the rows of `x`, `[rows, inputs]`, and these outputs: `[rows, outputs.len()]`. A weight that is no
-    /// number may not show where its input is zero.
+    /// `out = W x` for the rows of `x`, `[rows, inputs]`, and these outputs: `[rows, outputs.len()]`. A
+    /// weight that is no number may not show where its input is zero.
     ///
     /// # Panics
     /// If the buffers do not fit together, or the outputs do not begin at a multiple of [`Packed::panel`].

@@ -7,8 +7,8 @@ use std::arch::x86_64::{
     _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
 };
 
-/// Numbers that are computed with at once. Whoever calls a function of an implementation promises that the processor has
-/// its instruction set.
+/// Numbers that are computed with at once. Whoever calls a function of an implementation promises that the
+/// processor has its instruction set.
 pub(in crate::kernels) trait Register: Copy {
     const LANES: usize;
 

@@ -1,7 +1,8 @@
 //! The product of rows in which many numbers are zero, as behind a relu: the zeros are left out.
 //!
-//! A sum to which nothing is added stays what it is, so the other steps of its chain give the bits of the dense product;
-//! but for the sign of a zero that is too small to be anything else, which no sum behind it sees.
+//! A sum to which nothing is added stays what it is, so the other steps of its chain give the bits of the
+//! dense product; but for the sign of a zero that is too small to be anything else, which no sum behind it
+//! sees.
 #![expect(unsafe_code, reason = "registers of one instruction set, read and written without bounds")]
 
 use std::ops::Range;
@@ -9,7 +10,8 @@ use std::ops::Range;
 use super::register::Register;
 use super::{DEPTH, Packed, REGISTERS};
 
-/// Panels in which a row has its sums in registers at once: twelve chains of additions hide how long one takes.
+/// Panels in which a row has its sums in registers at once: twelve chains of additions hide how long one
+/// takes.
 const PANELS: usize = 6;
 /// Inputs of a slice, whose weights in so many panels stay in the nearest cache while the rows pass.
 const SLICE: usize = 64;
@@ -20,8 +22,8 @@ const NARROWEST: usize = 64;
 /// The most outputs of so many panels.
 const LARGEST: usize = PANELS * 32;
 
-/// Whether leaving out the zeros of `x`, as every eighth row has them, saves more than it costs. A dense product reads a
-/// weight once for several rows, so that it needs less time per number.
+/// True if leaving out the zeros of `x`, as every eighth row has them, saves more than it costs. A dense
+/// product reads a weight once for several rows, so that it needs less time per number.
 #[inline(always)]
 pub(super) fn pays(x: &[f32], inputs: usize, outputs: usize) -> bool {
     let zeros = |row: &[f32]| row.iter().filter(|x| **x == 0.0).count();
@@ -36,7 +38,7 @@ pub(super) fn pays(x: &[f32], inputs: usize, outputs: usize) -> bool {
 #[derive(Debug, Clone, Copy, Default)]
 struct Entry {
     x: f32,
-    /// Where in a panel's slice its weights begin.
+    /// Index in a panel's slice at which its weights begin.
     at: u32,
 }
 
@@ -86,7 +88,8 @@ unsafe fn multiply_rows<V: Register>(m: &Packed, x: &[f32], outputs: Range<usize
                     edge[..wide].copy_from_slice(out);
                 }
                 let sums = if there { &mut *out } else { &mut edge[..panels * width] };
-                // SAFETY: the caller's promise.
+                // SAFETY: the instruction set is the caller's promise, and `gather` puts entries in their
+                // order.
                 unsafe { add_to_panels::<V>(entries, weights, depth * width, sums, slice.start == 0) };
                 if !there {
                     out.copy_from_slice(&edge[..wide]);
@@ -103,7 +106,8 @@ fn slices(inputs: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     (0..inputs).step_by(SLICE).map(move |start| start..inputs.min(start + SLICE))
 }
 
-/// What is not zero, slice by slice, in these row by row, in these input by input; and where each row of each slice ends.
+/// The numbers that are not zero, slice by slice, in these row by row, in these input by input; and the end
+/// of each row of each slice.
 #[inline(always)]
 fn gather(
     x: &[f32],
@@ -131,7 +135,7 @@ fn gather(
 /// As [`add`], for the panels, up to [`PANELS`], that `out` is the outputs of.
 ///
 /// # Safety
-/// The processor has the instruction set of `V`.
+/// As for [`add`].
 #[inline(always)]
 unsafe fn add_to_panels<V: Register>(
     entries: &[Entry],
@@ -153,11 +157,11 @@ unsafe fn add_to_panels<V: Register>(
     }
 }
 
-/// Adds the products of entries with their weights in `N` panels, which are `stride` apart, to `out`; `first` says that
-/// there is nothing in it yet. Entries are in the order of their inputs.
+/// Adds the products of entries with their weights in `N` panels, which are `stride` apart, to `out`; `first`
+/// says that there is nothing in it yet.
 ///
 /// # Safety
-/// The processor has the instruction set of `V`.
+/// The processor has the instruction set of `V`, and entries are in the order of their inputs.
 #[inline(always)]
 unsafe fn add<V: Register, const N: usize>(
     entries: &[Entry],
@@ -173,8 +177,8 @@ unsafe fn add<V: Register, const N: usize>(
     assert!(out.len() >= N * width && weights.len() >= last + farthest);
     debug_assert!(entries.is_sorted_by_key(|entry| entry.at));
     let (weights, out) = (weights.as_ptr(), out.as_mut_ptr());
-    // SAFETY: the assertion above bounds what is read and written, because `gather` puts entries in their order; the
-    // instruction set is the caller's promise.
+    // SAFETY: the assertion above bounds what is read and written, because no entry reads farther than the
+    // last; that, and the instruction set, are the caller's promise.
     unsafe {
         let mut sums = [[V::splat(0.0); REGISTERS]; N];
         if !first {

@@ -1,9 +1,10 @@
-//! What evaluations of candidates of one network share.
+//! Prefix cache and weight cache: evaluations of candidates of one network reuse what they have in common.
 //!
-//! A search evaluates thousands of nearly equal networks. What enters a block is decided by the embedding and the blocks
-//! before it, so candidates that agree on those share the residual stream at that *border*, sequence by sequence, and
-//! need not compute it again. And a matrix under a scheme is the same matrix in every candidate. Both are kept within a
-//! number of bytes, those that were used again longest. What is shared is what would be computed, to the bit.
+//! A search evaluates thousands of nearly equal networks. The residual stream that enters a block follows
+//! from the embedding and the blocks before it, the *prefix*; candidates that agree on it hit the *prefix
+//! cache*, sequence by sequence, and go on from that block. A matrix under a scheme is the same matrix in
+//! every candidate: the *weight cache* has it by unit and scheme. Both are bounded in bytes, and keep longest
+//! what was used again. A hit is what would be computed, to the bit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,37 +20,54 @@ use super::linear::Matrix;
 
 /// Entries that are expected; more or fewer are as well.
 const EXPECTED: usize = 16 * 1024;
-/// The share of the room that is for what was used again. A search goes on from what it computed last, of which nothing was
-/// used again yet, so that needs as much.
+/// The share of a cache that is for what was used again. A search goes on from what it computed last, of
+/// which nothing was used again yet, so that needs as much.
 const USED_AGAIN: f64 = 0.5;
 
-/// Kept borders and matrices.
-pub struct Shared {
-    borders: Cache<BorderKey, Arc<Border>, Bytes>,
+/// The prefix cache and the weight cache of a process.
+pub struct Caches {
+    prefixes: Cache<PrefixKey, Arc<Prefix>, Bytes>,
     linears: Cache<MatrixKey, Matrix, Bytes>,
     embeddings: Cache<MatrixKey, Arc<Vec<f32>>, Bytes>,
     computed: AtomicU64,
     reused: AtomicU64,
 }
 
-/// Data and everything else but the candidate; what was decided before the border; the sequence.
-type BorderKey = (ContentHash, ContentHash, usize);
-/// Checkpoint and backend; the unit and its scheme; whether it is there as codes.
-pub(super) type MatrixKey = (ContentHash, String, Scheme, bool);
+/// Name of an entry of the prefix cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct PrefixKey {
+    /// Data and everything else that decides the stream but the candidate.
+    pub(super) of: ContentHash,
+    /// The candidate's choices before the block border: one of [`prefix_keys`].
+    pub(super) prefix: ContentHash,
+    /// Index of the sequence in the data.
+    pub(super) sequence: usize,
+}
 
-/// The residual stream of a whole sequence, `[time, channel]`, between two blocks, and the spikes of the populations
-/// before it.
-pub(super) struct Border {
+/// Name of an entry of the weight cache.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct MatrixKey {
+    /// Checkpoint and backend.
+    pub(super) of: ContentHash,
+    pub(super) unit: String,
+    pub(super) scheme: Scheme,
+    /// Codes for a product of integers, or floats.
+    pub(super) as_codes: bool,
+}
+
+/// An entry of the prefix cache: the residual stream of a whole sequence, `[time, channel]`, between two
+/// blocks, and the spikes of the populations before it.
+pub(super) struct Prefix {
     pub(super) residual: Vec<f32>,
     pub(super) spikes: Vec<u64>,
 }
 
-/// How much was not computed, in multiply-accumulates.
+/// Arithmetic of evaluations with a prefix cache, in multiply-accumulates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reuse {
-    /// Computed.
+    /// Computed: misses, and the head, which is computed in any case.
     pub computed: u64,
-    /// Found at a border.
+    /// Not computed: hits of the prefix cache.
     pub reused: u64,
 }
 
@@ -62,11 +80,11 @@ impl Reuse {
     }
 }
 
-impl Shared {
-    /// Keeps up to `bytes`: half of them borders, three eighths linears, the rest embeddings.
+impl Caches {
+    /// Caches of up to `bytes` together: half of them prefixes, three eighths linears, the rest embeddings.
     pub fn new(bytes: u64) -> Self {
         Self {
-            borders: cache(bytes / 2),
+            prefixes: cache(bytes / 2),
             linears: cache(bytes / 8 * 3),
             embeddings: cache(bytes / 8),
             computed: AtomicU64::new(0),
@@ -74,31 +92,32 @@ impl Shared {
         }
     }
 
-    /// What it saved so far.
+    /// Hits and misses of the prefix cache so far.
     pub fn reuse(&self) -> Reuse {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Reuse { computed: read(&self.computed), reused: read(&self.reused) }
     }
 
-    /// A linear under a scheme, made now if it is not there.
+    /// A linear under a scheme, made now on a miss.
     pub(super) fn linear(&self, key: MatrixKey, make: impl FnOnce() -> Matrix) -> Matrix {
         get_or_make(&self.linears, key, make)
     }
 
-    /// An embedding under a scheme, `[vocabulary, channel]`, made now if it is not there.
+    /// An embedding under a scheme, `[vocabulary, channel]`, made now on a miss.
     pub(super) fn embedding(&self, key: MatrixKey, make: impl FnOnce() -> Arc<Vec<f32>>) -> Arc<Vec<f32>> {
         get_or_make(&self.embeddings, key, make)
     }
 
-    pub(super) fn find(&self, key: &BorderKey) -> Option<Arc<Border>> {
-        self.borders.get(key)
+    pub(super) fn prefix(&self, key: &PrefixKey) -> Option<Arc<Prefix>> {
+        self.prefixes.get(key)
     }
 
-    pub(super) fn keep(&self, key: BorderKey, border: Border) {
-        self.borders.insert(key, Arc::new(border));
+    pub(super) fn insert_prefix(&self, key: PrefixKey, prefix: Prefix) {
+        self.prefixes.insert(key, Arc::new(prefix));
     }
 
-    pub(super) fn note(&self, computed: u64, reused: u64) {
+    /// Counts multiply-accumulates.
+    pub(super) fn count(&self, computed: u64, reused: u64) {
         self.computed.fetch_add(computed, Ordering::Relaxed);
         self.reused.fetch_add(reused, Ordering::Relaxed);
     }
@@ -141,27 +160,28 @@ where
 #[derive(Debug, Clone, Copy)]
 struct Bytes;
 
-impl Weighter<BorderKey, Arc<Border>> for Bytes {
-    fn weight(&self, _: &BorderKey, border: &Arc<Border>) -> u64 {
-        (size_of::<BorderKey>() + size_of::<Border>() + 4 * border.residual.len() + 8 * border.spikes.len())
+impl Weighter<PrefixKey, Arc<Prefix>> for Bytes {
+    fn weight(&self, _: &PrefixKey, prefix: &Arc<Prefix>) -> u64 {
+        (size_of::<PrefixKey>() + size_of::<Prefix>() + 4 * prefix.residual.len() + 8 * prefix.spikes.len())
             as u64
     }
 }
 
 impl Weighter<MatrixKey, Matrix> for Bytes {
     fn weight(&self, key: &MatrixKey, matrix: &Matrix) -> u64 {
-        (size_of::<MatrixKey>() + key.1.len() + matrix.bytes()) as u64
+        (size_of::<MatrixKey>() + key.unit.len() + matrix.bytes()) as u64
     }
 }
 
 impl Weighter<MatrixKey, Arc<Vec<f32>>> for Bytes {
     fn weight(&self, key: &MatrixKey, matrix: &Arc<Vec<f32>>) -> u64 {
-        (size_of::<MatrixKey>() + key.1.len() + 4 * matrix.len()) as u64
+        (size_of::<MatrixKey>() + key.unit.len() + 4 * matrix.len()) as u64
     }
 }
 
-/// What decides the residual stream at each border, from the one before the first block to the one after the last.
-pub(super) fn prefixes(network: &Network, candidate: &Candidate) -> Vec<ContentHash> {
+/// A hash at each block border, from the one before the first block to the one after the last, of all choices
+/// of the candidate that decide the residual stream there.
+pub(super) fn prefix_keys(network: &Network, candidate: &Candidate) -> Vec<ContentHash> {
     let mut text = format!("qslm prefix 1\nvectors {}\n", candidate.vectors());
     let units = network.units();
     let embedding = units.iter().find(|unit| matches!(unit.place, UnitPlace::Embedding));
@@ -200,14 +220,14 @@ mod tests {
         Network { vocabulary: 32, channels: 16, hidden: 64, blocks: 3, outputs: 32, binary_embedding: true }
     }
 
-    /// How many borders two candidates share.
+    /// The number of block borders with a prefix that two candidates have in common.
     fn common(a: &Candidate, b: &Candidate) -> usize {
-        let (a, b) = (prefixes(&network(), a), prefixes(&network(), b));
+        let (a, b) = (prefix_keys(&network(), a), prefix_keys(&network(), b));
         a.iter().zip(&b).take_while(|(a, b)| a == b).count()
     }
 
     #[test]
-    fn candidates_share_what_comes_before_the_first_difference() {
+    fn candidates_have_the_prefix_before_their_first_difference_in_common() {
         let float = Candidate::float(&network());
         let int4: Scheme = "int4:symmetric:channel".parse().unwrap();
         let with = |unit: &str| float.clone().with([unit], int4);
@@ -227,12 +247,13 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_there_is_room_for() {
-        let shared = Shared::new(200_000);
-        let key = |number: usize| (ContentHash::of(b"data"), ContentHash::of(b"prefix"), number);
-        for number in 0..100 {
-            shared.keep(key(number), Border { residual: vec![0.0; 1000], spikes: vec![] });
+        let caches = Caches::new(200_000);
+        let (of, prefix) = (ContentHash::of(b"data"), ContentHash::of(b"prefix"));
+        let key = |sequence: usize| PrefixKey { of, prefix, sequence };
+        for sequence in 0..100 {
+            caches.insert_prefix(key(sequence), Prefix { residual: vec![0.0; 1000], spikes: vec![] });
         }
-        let kept = (0..100).filter(|number| shared.find(&key(*number)).is_some()).count();
+        let kept = (0..100).filter(|sequence| caches.prefix(&key(*sequence)).is_some()).count();
         assert!((1..=25).contains(&kept), "{kept} of 4 kB in 100 kB");
     }
 }

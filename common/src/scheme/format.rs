@@ -1,0 +1,143 @@
+//! Formats: what is stored of a quantized matrix, whoever chose its codes.
+//!
+//! Footprint, packing and kernels depend on the format alone.
+
+use serde::{Deserialize, Serialize};
+
+use super::InvalidScheme;
+
+/// Integer codes of a fixed width, with the scales that they share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Format {
+    /// Bits per weight, 2 to 8.
+    pub bits: Bits,
+    /// The map between codes and weights.
+    pub symmetry: Symmetry,
+    /// The weights that share a scale.
+    pub granularity: Granularity,
+}
+
+/// The width of a weight at one level of a search space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum Width {
+    /// 2 to 8 bits: an integer scheme.
+    Integer(Bits),
+    /// 16 bits: [`Scheme::Half`].
+    Half,
+    /// 32 bits: [`Scheme::Float`].
+    Float,
+}
+
+/// A width of 2 to 8 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct Bits(pub(super) u8);
+
+/// The map between codes `q` and weights `w`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Symmetry {
+    /// `w = s q` with `|q| <= 2^(b-1) - 1` and `s = max|w| / (2^(b-1) - 1)`.
+    Symmetric,
+    /// `w = s (q - z)` with `-2^(b-1) <= q <= 2^(b-1) - 1`, `s = (max - min) / (2^b - 1)` and `z` an
+    /// integer code. The range always includes zero.
+    Affine,
+}
+
+/// The weights of a `[rows, columns]` matrix that share one scale (and zero point).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Granularity {
+    /// The whole matrix.
+    Tensor,
+    /// Each row, that is each output channel.
+    Channel,
+    /// Each run of this many input columns within a row; the last run of a row may be shorter.
+    Group(u32),
+}
+
+/// The largest group that a scheme may name: no input of a linear is wider.
+pub const MAX_GROUP: u32 = 1 << 20;
+
+impl Bits {
+    /// A width of `bits` bits.
+    ///
+    /// # Errors
+    /// [`InvalidScheme::Bits`] outside 2 to 8.
+    pub fn new(bits: u8) -> Result<Self, InvalidScheme> {
+        if (2..=8).contains(&bits) { Ok(Self(bits)) } else { Err(InvalidScheme::Bits(bits.into())) }
+    }
+
+    /// The number of bits, 2 to 8.
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl Width {
+    /// The number of bits: 2 to 8, 16 or 32.
+    pub fn bits(self) -> u8 {
+        match self {
+            Self::Integer(bits) => bits.0,
+            Self::Half => 16,
+            Self::Float => 32,
+        }
+    }
+}
+
+impl Format {
+    /// The smallest code: `-(2^(b-1) - 1)` symmetric, `-2^(b-1)` affine.
+    pub fn q_min(self) -> i32 {
+        match self.symmetry {
+            Symmetry::Symmetric => -self.q_max(),
+            Symmetry::Affine => -(1 << (self.bits.0 - 1)),
+        }
+    }
+
+    /// The largest code: `2^(b-1) - 1`.
+    pub fn q_max(self) -> i32 {
+        (1 << (self.bits.0 - 1)) - 1
+    }
+}
+
+impl Granularity {
+    /// The number of weights of one row that share a scale with its first, for rows of `columns`.
+    pub fn run(self, columns: usize) -> usize {
+        match self {
+            Self::Tensor | Self::Channel => columns,
+            Self::Group(size) => columns.min(size as usize),
+        }
+    }
+
+    /// The number of scales of a `[rows, columns]` matrix.
+    pub fn scales(self, rows: usize, columns: usize) -> usize {
+        match self {
+            Self::Tensor => 1,
+            Self::Channel => rows,
+            Self::Group(_) => rows * columns.div_ceil(self.run(columns).max(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_span_the_range_of_their_width() {
+        let at = |bits, symmetry| Format { bits: Bits(bits), symmetry, granularity: Granularity::Tensor };
+        assert_eq!((at(4, Symmetry::Symmetric).q_min(), at(4, Symmetry::Symmetric).q_max()), (-7, 7));
+        assert_eq!((at(4, Symmetry::Affine).q_min(), at(4, Symmetry::Affine).q_max()), (-8, 7));
+        assert_eq!((at(8, Symmetry::Affine).q_min(), at(8, Symmetry::Affine).q_max()), (-128, 127));
+    }
+
+    #[test]
+    fn a_group_need_not_divide_the_row() {
+        assert_eq!(Granularity::Group(64).scales(3, 130), 9);
+        assert_eq!(Granularity::Group(64).scales(3, 128), 6);
+        assert_eq!(Granularity::Group(64).scales(3, 10), 3);
+        assert_eq!(Granularity::Channel.scales(3, 130), 3);
+        assert_eq!(Granularity::Tensor.scales(3, 130), 1);
+    }
+}

@@ -1,0 +1,182 @@
+//! Building a model: every parameter of a checkpoint in the form that a candidate asks for.
+//!
+//! What is decided here is how a matrix is kept: as floats, as the codes that its scheme gives it, or as the
+//! codes that a packed checkpoint stores. What is computed with it is decided in `linear`.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use qslm_common::backend::Backend;
+use qslm_common::candidate::{Candidate, InvalidCandidate};
+use qslm_common::hash::ContentHash;
+use qslm_common::network::Network;
+use qslm_common::scheme::{Format, Quantizer, Scheme};
+
+use super::block::Block;
+use super::cache::{self, Caches, MatrixKey};
+use super::linear::{Linear, Matrix};
+use super::{Norm, SpikeGpt};
+use crate::backend::{Compute, NotBuiltIn};
+use crate::checkpoint::Checkpoint;
+use crate::quant::{Codes, Statistics, Weights, fake_quantize, quantize};
+
+/// The reason why there is no such model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CannotBuild {
+    /// The candidate is not one of the network.
+    #[error(transparent)]
+    Candidate(#[from] InvalidCandidate),
+    /// The program lacks the backend.
+    #[error(transparent)]
+    Backend(#[from] NotBuiltIn),
+}
+
+/// Source of a model's values.
+pub(super) enum WeightSource<'a> {
+    /// A checkpoint that other models are built from too.
+    Shared(&'a Checkpoint),
+    /// A checkpoint that is used up, so that the values are not there twice.
+    UsedUp(RefCell<Checkpoint>),
+}
+
+impl WeightSource<'_> {
+    /// Looks at the codes of a matrix, if the checkpoint stores such.
+    fn codes<T>(&self, unit: &str, look: impl FnOnce(&Codes) -> T) -> Option<T> {
+        match self {
+            Self::Shared(checkpoint) => checkpoint.codes(unit).map(look),
+            Self::UsedUp(checkpoint) => checkpoint.borrow().codes(unit).map(look),
+        }
+    }
+
+    /// The values of a parameter, which may be asked for once.
+    fn values(&self, name: &str) -> Cow<'_, [f32]> {
+        match self {
+            Self::Shared(checkpoint) => checkpoint.tensor(name),
+            Self::UsedUp(checkpoint) => checkpoint.borrow_mut().take(name).into(),
+        }
+    }
+}
+
+/// The form that the matrix of a unit is kept in.
+enum Kept {
+    /// The floats that its scheme leaves, for a product of floats.
+    Floats,
+    /// The codes that its scheme gives it, for a product of integers.
+    Codes(Format, Quantizer),
+    /// The codes that the checkpoint stores, for a product of integers.
+    StoredCodes,
+}
+
+/// Builds the parts of a model from a checkpoint under a candidate's schemes.
+pub(super) struct Builder<'a> {
+    source: WeightSource<'a>,
+    network: Network,
+    pub(super) candidate: &'a Candidate,
+    compute: Compute,
+    /// Caches of matrices, and the name of checkpoint and backend there.
+    caches: Option<(&'a Caches, ContentHash)>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(
+        source: WeightSource<'a>,
+        network: Network,
+        candidate: &'a Candidate,
+        backend: Backend,
+        caches: Option<(&'a Caches, ContentHash)>,
+    ) -> Result<Self, CannotBuild> {
+        candidate.validate(&network)?;
+        Ok(Self { source, network, candidate, compute: Compute::new(backend)?, caches })
+    }
+
+    pub(super) fn build(self) -> SpikeGpt {
+        SpikeGpt {
+            network: self.network,
+            prefix_keys: cache::prefix_keys(&self.network, self.candidate),
+            embedding: self.embedding(),
+            ln0: self.norm("blocks.0.ln0"),
+            blocks: (0..self.network.blocks).map(|index| Block::new(&self, index)).collect(),
+            ln_out: self.norm("ln_out"),
+            head: self.linear("head.weight"),
+        }
+    }
+
+    /// The values of a one-dimensional parameter as the candidate stores it: a row of its own.
+    pub(super) fn vector(&self, name: &str) -> Vec<f32> {
+        let columns = self.network.channels as usize;
+        fake_quantize(self.source.values(name), columns, self.candidate.vectors(), name)
+    }
+
+    pub(super) fn norm(&self, name: &str) -> Norm {
+        Norm { weight: self.vector(&format!("{name}.weight")), bias: self.vector(&format!("{name}.bias")) }
+    }
+
+    /// The values of a unit as its scheme stores them.
+    fn weights(&self, unit: &str, columns: usize) -> Vec<f32> {
+        fake_quantize(self.source.values(unit), columns, self.candidate.scheme(unit), unit)
+    }
+
+    pub(super) fn linear(&self, unit: &str) -> Linear {
+        let make = || self.matrix(unit);
+        let matrix = match self.caches {
+            Some((caches, of)) => caches.linear(self.key(of, unit), make),
+            None => make(),
+        };
+        Linear::new(unit, matrix, self.candidate.activation(unit))
+    }
+
+    fn matrix(&self, unit: &str) -> Matrix {
+        let (rows, columns) = self.network.shape_of(unit);
+        let codes = match self.kept(unit) {
+            Kept::Floats => None,
+            Kept::Codes(format, quantizer) => {
+                let weights = Weights { values: &self.source.values(unit), columns, unit };
+                Some(Matrix::of_codes(&quantize(weights, format, quantizer, &Statistics::NONE), rows))
+            }
+            Kept::StoredCodes => self.source.codes(unit, |codes| Matrix::of_codes(codes, rows)),
+        };
+        codes.unwrap_or_else(|| Matrix::new(self.weights(unit, columns), columns, &self.compute))
+    }
+
+    /// The form that a unit is kept in: codes if the backend multiplies such with its input, there are some,
+    /// and they have at most one scale for each output.
+    fn kept(&self, unit: &str) -> Kept {
+        let multiplies_codes = match self.compute {
+            Compute::Native => self.candidate.activation(unit).is_some(),
+            Compute::Integer => true,
+            Compute::Burn(_) => false,
+        };
+        let (rows, columns) = self.network.shape_of(unit);
+        let suits = |format: Format| {
+            multiplies_codes && [1, rows].contains(&format.granularity.scales(rows, columns))
+        };
+        match self.candidate.scheme(unit) {
+            Scheme::Integer { format, quantizer } if suits(format) => Kept::Codes(format, quantizer),
+            // Left as it is in the checkpoint.
+            Scheme::Float if self.source.codes(unit, |codes| suits(codes.format)) == Some(true) => {
+                Kept::StoredCodes
+            }
+            _ => Kept::Floats,
+        }
+    }
+
+    fn embedding(&self) -> Arc<Vec<f32>> {
+        let make = || {
+            let mut embedding = self.weights("emb.weight", self.network.channels as usize);
+            if self.network.binary_embedding {
+                embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });
+            }
+            Arc::new(embedding)
+        };
+        match self.caches {
+            Some((caches, of)) => caches.embedding(self.key(of, "emb.weight"), make),
+            None => make(),
+        }
+    }
+
+    fn key(&self, of: ContentHash, unit: &str) -> MatrixKey {
+        let as_codes = !matches!(self.kept(unit), Kept::Floats);
+        MatrixKey { of, unit: unit.to_owned(), scheme: self.candidate.scheme(unit), as_codes }
+    }
+}

@@ -1,0 +1,68 @@
+//! The seam for quantizers: what one is given, and what it makes.
+
+use qslm_common::scheme::Format;
+
+use super::Codes;
+
+/// A choice of codes for the weights of a matrix.
+///
+/// The same weights, format and statistics always give the same codes, on every machine: counts that were
+/// measured are kept under the scheme's text.
+pub trait Quantizer {
+    /// Name: the word of a scheme's text that asks for it.
+    fn name(&self) -> &'static str;
+
+    /// Statistics that it needs besides the weights.
+    fn needs(&self) -> Needs {
+        Needs::Weights
+    }
+
+    /// The codes of `weights` in `format`: one per weight, with a scale per run, and a zero point per run if
+    /// the format is affine.
+    fn quantize(&self, weights: Weights<'_>, format: Format, statistics: &Statistics<'_>) -> Codes;
+}
+
+/// A matrix of weights to be quantized.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<'a> {
+    /// Finite weights, `[rows, columns]` row-major.
+    pub values: &'a [f32],
+    /// Length of a row.
+    pub columns: usize,
+    /// The matrix's checkpoint name, which seeds what is drawn at random.
+    pub unit: &'a str,
+}
+
+/// The knowledge that a quantizer needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// The weights alone.
+    Weights,
+    /// The second moments of the matrix's inputs: [`Statistics::input_hessian`].
+    InputHessian,
+    /// The gradients of the loss: [`Statistics::gradients`].
+    Gradients,
+}
+
+/// Statistics of calibration data about one matrix, as far as they were gathered.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Statistics<'a> {
+    /// `X^T X` for calibration inputs X, `[columns, columns]`.
+    pub input_hessian: Option<&'a [f64]>,
+    /// Gradients of the loss with respect to the weights, `[rows, columns]`.
+    pub gradients: Option<&'a [f32]>,
+}
+
+impl Statistics<'_> {
+    /// No statistics: the weights alone are known.
+    pub const NONE: Self = Self { input_hessian: None, gradients: None };
+
+    /// True if they hold what is needed.
+    pub(super) fn have(&self, needs: Needs) -> bool {
+        match needs {
+            Needs::Weights => true,
+            Needs::InputHessian => self.input_hessian.is_some(),
+            Needs::Gradients => self.gradients.is_some(),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The quantizers, a file each.
+//!
+//! One more is its word in the list of `qslm_common::scheme::Rounding`, which texts and spaces are made of
+//! without an engine, a file here, and its line in `registered` below, which the compiler asks for.
+
+mod floor;
+mod nearest;
+mod stochastic;
+
+#[cfg(test)]
+pub(super) use stochastic::rounding as stochastic_rounding;
+
+use qslm_common::scheme::{self, Rounding};
+
+use super::Quantizer;
+
+/// The quantizer that a scheme names.
+pub(super) fn registered(scheme::Quantizer { rounding, range }: scheme::Quantizer) -> Box<dyn Quantizer> {
+    match rounding {
+        Rounding::Nearest => Box::new(nearest::Nearest { range }),
+        Rounding::Floor => Box::new(floor::Floor { range }),
+        Rounding::Stochastic(seed) => Box::new(stochastic::Stochastic { seed, range }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qslm_common::scheme::Range;
+
+    use super::*;
+
+    #[test]
+    fn a_quantizer_is_named_as_schemes_name_it() {
+        for text in ["nearest", "truncate", "stochastic7"] {
+            let rounding: Rounding = text.parse().unwrap();
+            let quantizer = registered(scheme::Quantizer { rounding, range: Range::default() });
+            assert_eq!(quantizer.name(), rounding.word());
+        }
+    }
+}
