@@ -75,11 +75,15 @@ impl<'a> Comparison<'a> {
         if !of_data.is_empty() {
             self.run(changed, &mut of_data, interrupt)?;
         }
-        let score = |(distance, blocks): (&Option<(Needs, Box<dyn Distance>)>, &Vec<f64>)| match distance {
-            Some((_, distance)) => Some(distance.value()),
-            None => unit.block().and_then(|block| blocks.get(block as usize).copied()),
-        };
-        Ok(distances.iter().zip(&self.blocks).map(score).collect())
+        let block = unit.block().map(|block| block as usize);
+        let mut scores = Vec::with_capacity(distances.len());
+        for (distance, blocks) in distances.iter().zip(&self.blocks) {
+            scores.push(match distance {
+                Some((_, distance)) => Some(distance.value()),
+                None => block.and_then(|block| blocks.get(block).copied()),
+            });
+        }
+        Ok(scores)
     }
 
     /// Runs both networks over the data.
