@@ -140,14 +140,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_add_up_to_the_same_bits_in_any_order(parts in prop::collection::vec(counts(), 0..6), cut in 0usize..6) {
-            let sum = |parts: &mut dyn Iterator<Item = &Counts>| {
+        fn shards_add_up_to_the_same_bits_in_any_order(
+            shards in prop::collection::vec(counts(), 0..6),
+            cut in 0usize..6,
+        ) {
+            let sum = |shards: &mut dyn Iterator<Item = &Counts>| {
                 let mut total = Counts::zero(3);
-                parts.for_each(|part| total.add(part).unwrap());
+                shards.for_each(|shard| total.add(shard).unwrap());
                 total
             };
-            let forward = sum(&mut parts.iter());
-            let (head, tail) = parts.split_at(cut.min(parts.len()));
+            let forward = sum(&mut shards.iter());
+            let (head, tail) = shards.split_at(cut.min(shards.len()));
             let mut grouped = sum(&mut tail.iter().rev());
             grouped.add(&sum(&mut head.iter())).unwrap();
             prop_assert_eq!(forward, grouped);

@@ -41,7 +41,7 @@ pub struct Race {
     /// Largest loss per token or sentence, against the float model.
     allowed_each: f64,
     /// The float model's counts of every shard; empty if only their sum is known.
-    parts: Vec<Counts>,
+    shards: Vec<Counts>,
 }
 
 /// Shards of which a spread can be told.
@@ -56,13 +56,13 @@ impl Race {
         racing: Racing,
         constraints: &Constraints,
         float: &Counts,
-        parts: Vec<Counts>,
+        shards: Vec<Counts>,
     ) -> Option<Self> {
         let quality = float.quality();
         let items = quality.items(float);
         let allowed_each = quality.difference_of(constraints.largest_loss(quality)?);
         let allowed = quality.summed_loss(float) + allowed_each * items as f64;
-        (items > 0).then_some(Self { racing, quality, allowed, allowed_each, parts })
+        (items > 0).then_some(Self { racing, quality, allowed, allowed_each, shards })
     }
 
     /// True if a candidate has lost, given the counts of some of its `of` shards with their indexes, in
@@ -73,16 +73,16 @@ impl Race {
     /// one-sided Student's t test rejects that it is within what is allowed. The sample are its first k
     /// shards (without replacement), what is tested is the mean of their differences to the float model per
     /// token or sentence. It is tested at certain k, `m` of them, at a level of (1 - P) / m each.
-    pub fn is_lost<'a>(&self, parts: impl Iterator<Item = (u32, &'a Counts)>, of: u32) -> bool {
+    pub fn is_lost<'a>(&self, shards: impl Iterator<Item = (u32, &'a Counts)>, of: u32) -> bool {
         // A trial that another experiment opened may be cut otherwise.
-        let floats = if self.parts.len() == of as usize { &self.parts[..] } else { &[] };
+        let floats = if self.shards.len() == of as usize { &self.shards[..] } else { &[] };
         let (mut lost, mut excesses) = (0.0, Vec::new());
-        for (index, part) in parts {
-            lost += self.quality.summed_loss(part);
+        for (index, shard) in shards {
+            lost += self.quality.summed_loss(shard);
             // Only shards without a gap before them.
             if let Some(float) = floats.get(index as usize).filter(|_| index as usize == excesses.len()) {
                 let items = self.quality.items(float).max(1) as f64;
-                let more = self.quality.summed_loss(part) - self.quality.summed_loss(float);
+                let more = self.quality.summed_loss(shard) - self.quality.summed_loss(float);
                 excesses.push(more / items - self.allowed_each);
             }
         }
@@ -171,9 +171,9 @@ mod tests {
         Counts { hits, sentences: 100, processed_tokens: 900, ..Counts::zero(0) }
     }
 
-    fn sum(parts: &[Counts]) -> Counts {
+    fn sum(shards: &[Counts]) -> Counts {
         let mut total = Counts::zero(0);
-        parts.iter().for_each(|part| total.add(part).unwrap());
+        shards.iter().for_each(|shard| total.add(shard).unwrap());
         total
     }
 
@@ -186,8 +186,8 @@ mod tests {
         Race::new(racing, &at_most(0.03), &sum(float), float.to_vec()).unwrap()
     }
 
-    fn is_lost(race: &Race, parts: &[Counts], settled: usize) -> bool {
-        race.is_lost((0..).zip(&parts[..settled]), parts.len() as u32)
+    fn is_lost(race: &Race, shards: &[Counts], settled: usize) -> bool {
+        race.is_lost((0..).zip(&shards[..settled]), shards.len() as u32)
     }
 
     /// Shards of different difficulty, and a candidate that loses `more` nats per token, give or take
@@ -241,7 +241,9 @@ mod tests {
             };
             for racing in [Racing::Proof, Racing::Confidence(0.95)] {
                 let race = race(racing, &float);
-                let lost = |parts: &[(u32, Counts)]| race.is_lost(parts.iter().map(|(i, part)| (*i, part)), 16);
+                let lost = |shards: &[(u32, Counts)]| {
+                    race.is_lost(shards.iter().map(|(i, shard)| (*i, shard)), 16)
+                };
                 let (before, after) = (of_those(&|i| settled[i]), of_those(&|i| settled[i] || also[i]));
                 prop_assert!(!lost(&before) || lost(&after));
             }
@@ -262,9 +264,9 @@ mod tests {
     fn with_a_confidence_what_loses_clearly_leaves_early_and_what_does_not_stays() {
         let sure = Racing::Confidence(0.999);
         let (float, poor) = shards(0.2, 0.02);
-        let left = |float: &[Counts], parts: &[Counts]| {
+        let left = |float: &[Counts], shards: &[Counts]| {
             let race = race(sure, float);
-            (0..=16).find(|settled| is_lost(&race, parts, *settled))
+            (0..=16).find(|settled| is_lost(&race, shards, *settled))
         };
         assert!(
             left(&float, &poor).is_some_and(|settled| (3..=6).contains(&settled)),

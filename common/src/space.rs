@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn floats_are_rungs_too() {
+    fn floats_are_levels_too() {
         let space = space(&[32, 16, 8], Embedding::Quantize);
         let head = |level| space.uniform(&PUBLISHED, level).scheme("head.weight").to_string();
         assert_eq!([head(0), head(1), head(2)], ["f32", "f16", "int8:symmetric:channel"]);

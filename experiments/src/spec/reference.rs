@@ -10,7 +10,7 @@ pub struct Table {
     pub keys: &'static [Key],
     /// A spec that has an unknown key in this table, for the test.
     #[cfg_attr(not(test), expect(dead_code, reason = "the test asks what the table may say"))]
-    probe: &'static str,
+    misspelt: &'static str,
 }
 
 /// Name; what it takes; what holds if it is left out; what it means.
@@ -72,7 +72,7 @@ pub const TABLES: &[Table] = &[
             ),
             ("run", "table", "see below", "what does not change the result"),
         ],
-        probe: "x_ = 1",
+        misspelt: "x_ = 1",
     },
     Table {
         name: "[checkpoint]",
@@ -92,7 +92,7 @@ pub const TABLES: &[Table] = &[
                 "whether the network sees only the sign of embedding weights, as SpikeGPT does",
             ),
         ],
-        probe: "name = \"x\"\ntask = {}\n[checkpoint]\nx_ = 1",
+        misspelt: "name = \"x\"\ntask = {}\n[checkpoint]\nx_ = 1",
     },
     Table {
         name: "[task] kind = \"perplexity\"",
@@ -113,7 +113,7 @@ pub const TABLES: &[Table] = &[
                 "stop after so many windows; all, with a warning, if the text has fewer",
             ),
         ],
-        probe: "[task]\nkind = \"perplexity\"\nx_ = 1",
+        misspelt: "[task]\nkind = \"perplexity\"\nx_ = 1",
     },
     Table {
         name: "[task] kind = \"accuracy\"",
@@ -127,7 +127,7 @@ pub const TABLES: &[Table] = &[
                 "stop after so many sentences; all, with a warning, if there are fewer",
             ),
         ],
-        probe: "[task]\nkind = \"accuracy\"\nx_ = 1",
+        misspelt: "[task]\nkind = \"accuracy\"\nx_ = 1",
     },
     Table {
         name: "[space]",
@@ -164,13 +164,13 @@ pub const TABLES: &[Table] = &[
             ("activations", "table", "float", "what enters linear layers"),
             ("membranes", "table", "float", "what LIF neurons remember"),
         ],
-        probe: "[space]\nx_ = 1",
+        misspelt: "[space]\nx_ = 1",
     },
     Table {
         name: "[space.vectors]",
         about: "Layer norms, mixing and decay; all of them move together, one scale each.",
         keys: &[("bits", "list of 2 to 8, 16, 32", "required", "widths")],
-        probe: "[space.vectors]\nx_ = 1",
+        misspelt: "[space.vectors]\nx_ = 1",
     },
     Table {
         name: "[space.activations]",
@@ -185,7 +185,7 @@ pub const TABLES: &[Table] = &[
                 "each token's own range, or one for all tokens, seen on [calibration]",
             ),
         ],
-        probe: "[space.activations]\nx_ = 1",
+        misspelt: "[space.activations]\nx_ = 1",
     },
     Table {
         name: "[space.membranes]",
@@ -194,7 +194,7 @@ pub const TABLES: &[Table] = &[
             ("bits", "list of 2 to 16", "required", "widths of the fixed-point potential"),
             ("integer_bits", "0 to bits - 1", "2", "bits before the point: 2 spans -4 to 4"),
         ],
-        probe: "[space.membranes]\nx_ = 1",
+        misspelt: "[space.membranes]\nx_ = 1",
     },
     Table {
         name: "[calibration]",
@@ -204,7 +204,7 @@ pub const TABLES: &[Table] = &[
             ("labelled", "file", "", "labelled sentences"),
             ("sequences", "1 or more", "16", "its first windows or sentences"),
         ],
-        probe: "[calibration]\nx_ = 1",
+        misspelt: "[calibration]\nx_ = 1",
     },
     Table {
         name: "[constraints]",
@@ -221,7 +221,7 @@ pub const TABLES: &[Table] = &[
                 "the largest value of any cost, in its unit: max = { energy = 1e-4 }",
             ),
         ],
-        probe: "[constraints]\nx_ = 1",
+        misspelt: "[constraints]\nx_ = 1",
     },
     Table {
         name: "[trade_off] kind = \"weighted_sum\"",
@@ -230,7 +230,7 @@ pub const TABLES: &[Table] = &[
             ("mu", "0 to 1000", "1 without a table", "what all of the float model's cost is worth"),
             ("cost", "a cost", "\"footprint\"", "M"),
         ],
-        probe: "[trade_off]\nkind = \"weighted_sum\"\nx_ = 1",
+        misspelt: "[trade_off]\nkind = \"weighted_sum\"\nx_ = 1",
     },
     Table {
         name: "[trade_off] kind = \"product\"",
@@ -239,13 +239,13 @@ pub const TABLES: &[Table] = &[
             ("k", "0 to 1000", "required", "how steeply a loss of performance is punished"),
             ("cost", "a cost", "\"footprint\"", "M"),
         ],
-        probe: "[trade_off]\nkind = \"product\"\nx_ = 1",
+        misspelt: "[trade_off]\nkind = \"product\"\nx_ = 1",
     },
     Table {
         name: "[trade_off] kind = \"epsilon_constraint\"",
         about: "The cheapest candidate that meets the constraints; needs a bound on quality.",
         keys: &[("cost", "a cost", "\"footprint\"", "M")],
-        probe: "[trade_off]\nkind = \"epsilon_constraint\"\nx_ = 1",
+        misspelt: "[trade_off]\nkind = \"epsilon_constraint\"\nx_ = 1",
     },
     Table {
         name: "[strategy] kind = \"qslm\"",
@@ -264,13 +264,13 @@ pub const TABLES: &[Table] = &[
                 "sensitivity is measured on so many of the first windows or sentences; all else on all data",
             ),
         ],
-        probe: "[strategy]\nkind = \"qslm\"\nx_ = 1",
+        misspelt: "[strategy]\nkind = \"qslm\"\nx_ = 1",
     },
     Table {
         name: "[strategy] kind = \"grid\"",
         about: "Every combination of widths, at most a million.",
         keys: &[("tier", "\"global\", \"block\", \"module\", \"matrix\"", "required", "what moves together")],
-        probe: "[strategy]\nkind = \"grid\"\nx_ = 1",
+        misspelt: "[strategy]\nkind = \"grid\"\nx_ = 1",
     },
     Table {
         name: "[strategy] kind = \"random\"",
@@ -280,7 +280,7 @@ pub const TABLES: &[Table] = &[
             ("trials", "1 to 1000000", "required", "how many"),
             ("seed", "whole number", "required", "the same seed draws the same, everywhere"),
         ],
-        probe: "[strategy]\nkind = \"random\"\nx_ = 1",
+        misspelt: "[strategy]\nkind = \"random\"\nx_ = 1",
     },
     Table {
         name: "[strategy] kind = \"ranked\"",
@@ -291,7 +291,7 @@ pub const TABLES: &[Table] = &[
             ("sequences", "1 or more", "16", "windows or sentences that the measure looks at"),
             ("top_k", "1 or more", "10", "tokens that LSAQ compares"),
         ],
-        probe: "[strategy]\nkind = \"ranked\"\nx_ = 1",
+        misspelt: "[strategy]\nkind = \"ranked\"\nx_ = 1",
     },
     Table {
         name: "[strategy] kind = \"list\"",
@@ -299,7 +299,7 @@ pub const TABLES: &[Table] = &[
                 {\"blocks.*\": \"int4:symmetric:channel\", \"emb.weight\": \"sign\"}; the longest pattern that fits counts, \
                 what none fits stays float. A line of an export is one, too.",
         keys: &[("candidates", "file", "required", "1 to 1000 lines")],
-        probe: "[strategy]\nkind = \"list\"\nx_ = 1",
+        misspelt: "[strategy]\nkind = \"list\"\nx_ = 1",
     },
     Table {
         name: "[device.energy]",
@@ -320,7 +320,7 @@ pub const TABLES: &[Table] = &[
                 "how many tokens of a batch share one read of a weight",
             ),
         ],
-        probe: "[device.energy]\nx_ = 1",
+        misspelt: "[device.energy]\nx_ = 1",
     },
     Table {
         name: "[device.two_memory]",
@@ -337,13 +337,13 @@ pub const TABLES: &[Table] = &[
             ("nonvolatile_mm2_per_mib", "0 or more", "required", "area of a MiB of it"),
             ("sram_mm2_per_mib", "0 or more", "required", "area of a MiB of SRAM"),
         ],
-        probe: "[device.two_memory]\nx_ = 1",
+        misspelt: "[device.two_memory]\nx_ = 1",
     },
     Table {
         name: "[device.latency]",
         about: "A roofline of the device.",
         keys: ROOFLINE,
-        probe: "[device.latency]\nx_ = 1",
+        misspelt: "[device.latency]\nx_ = 1",
     },
     Table {
         name: "[device.split]",
@@ -355,13 +355,13 @@ pub const TABLES: &[Table] = &[
             ("link_latency_s", "0 or more", "required", "that a message takes whatever its size"),
             ("remote", "table", "required", "the remote machine"),
         ],
-        probe: "[device.split]\nx_ = 1",
+        misspelt: "[device.split]\nx_ = 1",
     },
     Table {
         name: "[device.split.remote]",
         about: "A roofline of the remote machine.",
         keys: ROOFLINE,
-        probe: "[device.split]\n[device.split.remote]\nx_ = 1",
+        misspelt: "[device.split]\n[device.split.remote]\nx_ = 1",
     },
     Table {
         name: "[run]",
@@ -375,7 +375,7 @@ pub const TABLES: &[Table] = &[
                 "which workers of a cluster may evaluate it; `qslm run` works here",
             ),
         ],
-        probe: "[run]\nx_ = 1",
+        misspelt: "[run]\nx_ = 1",
     },
     Table {
         name: "[run.workers]",
@@ -390,7 +390,7 @@ pub const TABLES: &[Table] = &[
             ("memory_bytes", "number", "0", "memory that a worker may use"),
             ("labels", "table of texts", "{}", "labels that a worker was started with (`--labels`)"),
         ],
-        probe: "[run]\n[run.workers]\nx_ = 1",
+        misspelt: "[run]\n[run.workers]\nx_ = 1",
     },
 ];
 
@@ -407,12 +407,12 @@ mod tests {
     #[test]
     fn the_reference_has_every_key_and_no_other() {
         for table in TABLES {
-            let is_before = table.probe.contains("[task]") || table.probe.starts_with("name");
+            let is_before = table.misspelt.contains("[task]") || table.misspelt.starts_with("name");
             let needed = if is_before { "" } else { "task = { kind = \"perplexity\", window = 1 }\n" };
-            let before = if table.probe.starts_with("name") { "" } else { BEFORE };
+            let before = if table.misspelt.starts_with("name") { "" } else { BEFORE };
             let spec = match table.name {
-                "top level" => table.probe.to_owned(),
-                _ => format!("{before}{needed}{}", table.probe),
+                "top level" => table.misspelt.to_owned(),
+                _ => format!("{before}{needed}{}", table.misspelt),
             };
             let said = toml::from_str::<Spec>(&spec).unwrap_err().to_string();
             let names: Vec<&str> = said.split('`').skip(1).step_by(2).collect();
