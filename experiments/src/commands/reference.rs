@@ -11,7 +11,7 @@ use super::config::Program;
 use crate::columns::{Kind, columns};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::print;
-use crate::spec::reference::TABLES;
+use crate::spec::reference::tables;
 
 /// Print a reference as Markdown.
 #[derive(Debug, Args)]
@@ -58,7 +58,7 @@ fn spec() -> String {
     let mut text = "# Spec\n\nMade by `qslm reference spec`. A spec is a TOML file; `qslm init` writes one with comments, \
                     `qslm validate` checks it, `--set KEY=VALUE` changes a key for one run.\n"
         .to_owned();
-    for table in TABLES {
+    for table in tables() {
         let _ = write!(text, "\n## {}\n\n", table.name);
         if !table.about.is_empty() {
             let _ = write!(text, "{}\n\n", table.about);

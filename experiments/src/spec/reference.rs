@@ -1,16 +1,53 @@
 //! Every key of a spec, as `docs/reference/spec.md` shows them. A test holds the list to what a spec may say.
 
+use qslm_search::{StrategyEntry, registry};
+
 /// A table of a spec.
-pub struct Table {
+struct Table {
+    name: &'static str,
+    about: &'static str,
+    keys: &'static [Key],
+    misspelt: &'static str,
+}
+
+/// A table of a spec, as the reference shows it.
+pub struct ReferenceTable {
     /// Name as it is written: `[space.activations]`.
-    pub name: &'static str,
+    pub name: String,
     /// Purpose.
     pub about: &'static str,
     /// Keys, in the order of reading.
-    pub keys: &'static [Key],
+    pub keys: Vec<Key>,
     /// A spec that has an unknown key in this table, for the test.
     #[cfg_attr(not(test), expect(dead_code, reason = "the test asks what the table may say"))]
-    misspelt: &'static str,
+    misspelt: String,
+}
+
+/// All tables, in the order of reading. A strategy describes itself.
+pub fn tables() -> Vec<ReferenceTable> {
+    let strategies = registry().iter().map(ReferenceTable::from);
+    let before = BEFORE_STRATEGY.iter().map(ReferenceTable::from);
+    before.chain(strategies).chain(AFTER_STRATEGY.iter().map(ReferenceTable::from)).collect()
+}
+
+impl From<&Table> for ReferenceTable {
+    fn from(table: &Table) -> Self {
+        let (name, misspelt) = (table.name.to_owned(), table.misspelt.to_owned());
+        Self { name, about: table.about, keys: table.keys.to_vec(), misspelt }
+    }
+}
+
+impl From<&StrategyEntry> for ReferenceTable {
+    fn from(strategy: &StrategyEntry) -> Self {
+        let kind = strategy.kind;
+        let keys = strategy.keys.iter().map(|key| (key.name, key.takes, key.default, key.means));
+        Self {
+            name: format!("[strategy] kind = \"{kind}\""),
+            about: strategy.about,
+            keys: keys.collect(),
+            misspelt: format!("[strategy]\nkind = \"{kind}\"\nx_ = 1"),
+        }
+    }
 }
 
 /// Name; what it takes; what holds if it is left out; what it means.
@@ -27,8 +64,8 @@ const ROOFLINE: &[Key] = &[
     ("bytes_per_s", "number above 0", "required", "from the memory that holds the weights"),
 ];
 
-/// All tables, in the order of reading.
-pub const TABLES: &[Table] = &[
+/// Tables before the strategies.
+const BEFORE_STRATEGY: &[Table] = &[
     Table {
         name: "top level",
         about: "Relative paths are relative to the spec; those of `--set` to where the command runs.",
@@ -247,60 +284,10 @@ pub const TABLES: &[Table] = &[
         keys: &[("cost", "a cost", "\"footprint\"", "M")],
         misspelt: "[trade_off]\nkind = \"epsilon_constraint\"\nx_ = 1",
     },
-    Table {
-        name: "[strategy] kind = \"qslm\"",
-        about: "The tiered search.",
-        keys: &[
-            (
-                "sensitivity_bits",
-                "one of space.bits",
-                "the middle one",
-                "the width at which sensitivity is measured",
-            ),
-            (
-                "sensitivity_sequences",
-                "1 or more",
-                "all",
-                "sensitivity is measured on so many of the first windows or sentences; all else on all data",
-            ),
-        ],
-        misspelt: "[strategy]\nkind = \"qslm\"\nx_ = 1",
-    },
-    Table {
-        name: "[strategy] kind = \"grid\"",
-        about: "Every combination of widths, at most a million.",
-        keys: &[("tier", "\"global\", \"block\", \"module\", \"matrix\"", "required", "what moves together")],
-        misspelt: "[strategy]\nkind = \"grid\"\nx_ = 1",
-    },
-    Table {
-        name: "[strategy] kind = \"random\"",
-        about: "Combinations drawn with equal chances, without repetition.",
-        keys: &[
-            ("tier", "\"global\", \"block\", \"module\", \"matrix\"", "required", "what moves together"),
-            ("trials", "1 to 1000000", "required", "how many"),
-            ("seed", "whole number", "required", "the same seed draws the same, everywhere"),
-        ],
-        misspelt: "[strategy]\nkind = \"random\"\nx_ = 1",
-    },
-    Table {
-        name: "[strategy] kind = \"ranked\"",
-        about: "The least important groups at one width, the rest at another: every number of groups, every two widths.",
-        keys: &[
-            ("metric", "a measure; see below", "required", "the measure of importance"),
-            ("tier", "\"global\", \"block\", \"module\", \"matrix\"", "required", "what moves together"),
-            ("sequences", "1 or more", "16", "windows or sentences that the measure looks at"),
-            ("top_k", "1 or more", "10", "tokens that LSAQ compares"),
-        ],
-        misspelt: "[strategy]\nkind = \"ranked\"\nx_ = 1",
-    },
-    Table {
-        name: "[strategy] kind = \"list\"",
-        about: "Candidates that somebody wrote down. A line of JSON each: names or patterns with schemes, such as \
-                {\"blocks.*\": \"int4:symmetric:channel\", \"emb.weight\": \"sign\"}; the longest pattern that fits counts, \
-                what none fits stays float. A line of an export is one, too.",
-        keys: &[("candidates", "file", "required", "1 to 1000 lines")],
-        misspelt: "[strategy]\nkind = \"list\"\nx_ = 1",
-    },
+];
+
+/// Tables after the strategies.
+const AFTER_STRATEGY: &[Table] = &[
     Table {
         name: "[device.energy]",
         about: "Picojoules per operation of 32 bits or per 32 bits moved; narrower ones cost less in proportion.",
@@ -406,12 +393,12 @@ mod tests {
 
     #[test]
     fn the_reference_has_every_key_and_no_other() {
-        for table in TABLES {
+        for table in tables() {
             let is_before = table.misspelt.contains("[task]") || table.misspelt.starts_with("name");
             let needed = if is_before { "" } else { "task = { kind = \"perplexity\", window = 1 }\n" };
             let before = if table.misspelt.starts_with("name") { "" } else { BEFORE };
-            let spec = match table.name {
-                "top level" => table.misspelt.to_owned(),
+            let spec = match table.name.as_str() {
+                "top level" => table.misspelt.clone(),
                 _ => format!("{before}{needed}{}", table.misspelt),
             };
             let said = toml::from_str::<Spec>(&spec).unwrap_err().to_string();
