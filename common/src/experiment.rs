@@ -5,6 +5,7 @@
 //! on them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +45,7 @@ pub struct Experiment {
     pub space: Space,
     /// What has to hold.
     pub constraints: Constraints,
-    /// The axes of the front.
+    /// What the front weighs.
     pub objectives: Vec<Objective>,
     /// What picks one candidate of the front.
     pub trade_off: TradeOff,
@@ -133,7 +134,20 @@ impl Experiment {
     /// The trial that measures `candidate`. Constraints, strategy and name are not in it, so experiments
     /// share measurements.
     pub fn trial(&self, candidate: Candidate) -> Trial {
-        Protocol::of(self).trial(candidate)
+        self.protocol().trial(candidate)
+    }
+
+    /// The protocol on all of the data; its trials share it.
+    pub fn protocol(&self) -> Arc<Protocol> {
+        // The fields stand in the experiment one by one, because its canonical text does.
+        Arc::new(Protocol {
+            engine_version: self.engine_version,
+            backend: self.backend,
+            checkpoint: self.checkpoint,
+            network: self.network,
+            data: self.data.clone(),
+            task: self.task.clone(),
+        })
     }
 
     /// The files that every worker needs: checkpoint, text and tokenizer.

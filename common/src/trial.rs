@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::backend::Backend;
 use crate::candidate::Candidate;
-use crate::experiment::Experiment;
 use crate::hash::ContentHash;
 use crate::network::Network;
 use crate::task::{Data, Task};
@@ -32,18 +31,6 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// Protocol of an experiment, on all of its data.
-    pub fn of(experiment: &Experiment) -> Arc<Self> {
-        Arc::new(Self {
-            engine_version: experiment.engine_version,
-            backend: experiment.backend,
-            checkpoint: experiment.checkpoint,
-            network: experiment.network,
-            data: experiment.data.clone(),
-            task: experiment.task.clone(),
-        })
-    }
-
     /// The same on a subset: the first sequences of the data.
     pub fn first(&self, sequences: u32) -> Arc<Self> {
         Arc::new(Self { task: self.task.first(sequences), ..self.clone() })

@@ -11,7 +11,7 @@
 //! - [`Search`] is a strategy under way; it answers [`Step`]s, which hold [`Generation`]s of [`Candidates`].
 //! - [`Playback`] drives a search, from live results or from a store: it draws a generation, files what is known, decides
 //!   races ([`qslm_common::racing`]) and failures, and keeps the archive. The driver of a coordinator, the export of
-//!   every candidate and `qslm run --dry-run` all go through it.
+//!   every candidate and `qslm submit --dry-run` all go through it.
 //!
 //! Nothing here waits, stores, or reads a clock.
 

@@ -110,7 +110,7 @@ impl Playback {
         failed: impl IntoIterator<Item = ContentHash>,
     ) -> Result<Self, serde_json::Error> {
         let strategy = AnyStrategy::parse(&experiment.strategy)?;
-        let whole = Protocol::of(&experiment);
+        let whole = experiment.protocol();
         Ok(Self {
             shards,
             search: strategy.start(&experiment),

@@ -21,6 +21,7 @@ mod reports;
 mod request;
 mod results;
 mod run;
+mod search_run;
 mod serve;
 mod status;
 mod tally;
@@ -57,11 +58,11 @@ pub use request::{
     Change, ClusterView, Fault, Finished, Handle, Refusal, ReplaySource, ReportAnswer, ShardOutcome,
     Snapshot, Submission, WorkerReport,
 };
-use run::{ExperimentRun, SearchRun};
-pub use status::{Best, ExperimentStatus, State, Summary, WorkerCounts};
+use run::ExperimentRun;
+use search_run::SearchRun;
+pub use status::{Best, ExperimentStatus, State, Summary, WorkerCounts, WorkerStatus};
 pub use tally::Tally;
 use view::View;
-pub use workers::WorkerStatus;
 use workers::Workers;
 
 /// Requests that may wait for the driver; more are refused with [`Refusal::Busy`].
@@ -359,8 +360,9 @@ impl Driver {
 
     /// Lets a search go on.
     fn advance(&mut self, index: usize) -> Result<(), DriverError> {
-        let ExperimentRun { search, view } = &mut self.experiments[index];
-        let complete = search.advance(view, &mut self.ledger, &self.store, self.outbox.unwritten())?;
+        let run = &mut self.experiments[index];
+        let complete = run.advance(&mut self.ledger, &self.store, self.outbox.unwritten())?;
+        let search = &mut run.search;
         self.unfinished |= search.is_looking_up();
         if search.is_finished() && !search.record().finished {
             let record = ExperimentRecord { finished: true, ..search.record().clone() };

@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use super::request::Reply;
-use super::run::{ExperimentRun, SearchRun};
+use super::run::ExperimentRun;
+use super::search_run::SearchRun;
 use super::workers::{Heard, Waiting};
 use super::{Driver, DriverError, Refusal, ReportAnswer, WorkerReport};
 use crate::ledger::{Grant, LeaseId, Millis, Owner};

@@ -16,9 +16,8 @@ use tokio::sync::{oneshot, watch};
 use super::commit_metrics::Metrics;
 use super::committed::Committed;
 use super::events::Event;
-use super::status::ExperimentStatus;
+use super::status::{ExperimentStatus, WorkerStatus};
 use super::tally::Tally;
-use super::workers::WorkerStatus;
 use crate::ledger::{Grant, LeaseId, Owner};
 use crate::store::{ExperimentRecord, Store};
 

@@ -154,7 +154,7 @@ impl Driver {
         for owner in owners {
             let Some(run) = self.experiments.get_mut(owner as usize) else { continue };
             match &outcome {
-                Outcome::Measured(evidence) => run.search.measured(&mut run.view, &trial, evidence.clone()),
+                Outcome::Measured(evidence) => run.measured(&trial, evidence.clone()),
                 Outcome::Failed(reason) => {
                     let id = run.search.id().to_owned();
                     self.journal.note(&id, format!("{} failed: {reason}", trial.candidate.short()));

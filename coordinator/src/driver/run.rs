@@ -1,27 +1,16 @@
-//! An experiment under way: its record, its search, and what waits in the ledger for it.
+//! An experiment under way: its search, and what people see of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use qslm_common::ENGINE_VERSION;
-use qslm_common::demands::Capabilities;
 use qslm_common::evidence::Evidence;
-use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
-use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
-use qslm_search::{Fate, OnRecord, Playback};
 
-use super::status::State;
+use super::search_run::SearchRun;
 use super::view::View;
-use super::{Refusal, SHOWN};
-use crate::ledger::{Closed, Ledger, Opened, Owner};
-use crate::store::{ExperimentRecord, Store, StoreError, Stored};
-
-/// Back-pressure: shards that are kept ready for workers. The rest of a generation is drawn when these are out.
-const READY: u32 = 4096;
+use crate::ledger::{Closed, Ledger};
+use crate::store::{Store, StoreError};
 
 /// An experiment with what people see of it.
 pub(super) struct ExperimentRun {
@@ -34,310 +23,22 @@ impl ExperimentRun {
         let playback = self.search.playback();
         FrontDocument::new(playback.experiment(), playback.archive()).to_json()
     }
-}
 
-/// A search under way on workers.
-pub(super) struct SearchRun {
-    id: String,
-    owner: Owner,
-    record: ExperimentRecord,
-    playback: Playback,
-    /// Whether more of the generation is to be looked up before workers have to wait.
-    looking_up: bool,
-    /// Whether something of the generation is not measured and was not opened either, because the experiment is paused or
-    /// cancelled.
-    passed_over: bool,
-    /// Failed trials with their reasons.
-    failures: BTreeMap<ContentHash, String>,
-    /// Failures that were opened again.
-    retried: u64,
-    /// Why no worker can go on with it, while that is so.
-    stuck: Option<String>,
-}
-
-impl From<Stored> for OnRecord {
-    fn from(stored: Stored) -> Self {
-        match stored {
-            Stored::Measured(evidence) => Self::Measured(evidence),
-            Stored::Shards(settled) => Self::Shards(settled),
-        }
-    }
-}
-
-impl SearchRun {
-    /// # Errors
-    /// The experiment's strategy is none that there is.
-    pub(super) fn new(
-        owner: Owner,
-        record: ExperimentRecord,
-        failures: BTreeMap<ContentHash, String>,
-        retried: u64,
-    ) -> Result<Self, serde_json::Error> {
-        Ok(Self {
-            id: record.experiment.id(),
-            owner,
-            playback: Playback::new(record.experiment.clone(), record.shards, failures.keys().copied())?,
-            record,
-            // Until the search was asked for the first time, nobody knows.
-            looking_up: true,
-            passed_over: false,
-            failures,
-            retried,
-            stuck: None,
-        })
-    }
-
-    pub(super) fn id(&self) -> &str {
-        &self.id
-    }
-
-    pub(super) fn record(&self) -> &ExperimentRecord {
-        &self.record
-    }
-
-    pub(super) fn playback(&self) -> &Playback {
-        &self.playback
-    }
-
-    pub(super) fn owner(&self) -> Owner {
-        self.owner
-    }
-
-    pub(super) fn failures(&self) -> &BTreeMap<ContentHash, String> {
-        &self.failures
-    }
-
-    pub(super) fn retried(&self) -> u64 {
-        self.retried
-    }
-
-    fn experiment(&self) -> &Experiment {
-        &self.record.experiment
-    }
-
-    pub(super) fn priority(&self) -> i32 {
-        self.record.priority
-    }
-
-    /// Whether workers may get work of it.
-    pub(super) fn is_active(&self) -> bool {
-        !self.has_ended() && !self.is_paused()
-    }
-
-    /// Whether its engine gave other numbers than this program's, so that no worker can go on with it.
-    pub(super) fn is_outdated(&self) -> bool {
-        self.experiment().engine_version != ENGINE_VERSION
-    }
-
-    fn is_paused(&self) -> bool {
-        self.record.paused || self.is_outdated()
-    }
-
-    pub(super) fn is_finished(&self) -> bool {
-        self.playback.is_finished()
-    }
-
-    /// Whether nothing more is to be expected, unless a person changes that.
-    pub(super) fn has_ended(&self) -> bool {
-        self.is_finished() || self.record.cancelled
-    }
-
-    /// Whether a worker may evaluate it.
-    pub(super) fn suits(&self, worker: &Capabilities) -> bool {
-        self.record.demands.are_met(self.experiment().backend, worker)
-    }
-
-    pub(super) fn is_looking_up(&self) -> bool {
-        self.looking_up
-    }
-
-    pub(super) fn state(&self) -> State {
-        match (self.is_finished(), self.record.cancelled, self.is_paused()) {
-            (true, _, _) => State::Finished,
-            (false, true, _) => State::Cancelled,
-            (false, false, true) => State::Paused,
-            (false, false, false) if self.is_stuck() => State::Stuck,
-            (false, false, false) => State::Running,
-        }
-    }
-
-    /// Takes over what a person changed. Whoever cancels withdraws the experiment from the ledger, too.
-    pub(super) fn change(&mut self, record: ExperimentRecord) {
-        let cancelled = record.cancelled && !self.record.cancelled;
-        self.record = record;
-        if !self.is_finished() && (cancelled || self.passed_over && self.is_active()) {
-            // The search starts over and finds what was measured, so no half-open generation is kept.
-            self.passed_over = false;
-            self.playback.rewind();
-        }
-    }
-
-    /// Failed trials whose addresses begin so; all of them if nothing is asked for.
-    pub(super) fn failed_trials(&self, beginnings: &[String]) -> Result<BTreeSet<ContentHash>, Refusal> {
-        if beginnings.is_empty() {
-            return Ok(self.failures.keys().copied().collect());
-        }
-        let mut found = BTreeSet::new();
-        for beginning in beginnings {
-            let before = found.len();
-            let fits = |trial: &&ContentHash| trial.to_string().starts_with(&beginning.to_lowercase());
-            found.extend(self.failures.keys().filter(fits));
-            if beginning.is_empty() || found.len() == before {
-                let shown: String = beginning.chars().take(SHOWN).collect();
-                return Err(Refusal::NotFound(format!("no failed trial of {} is {shown:?}", self.id)));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Starts the search over, with these failures forgotten: what a restart of the coordinator would find.
-    pub(super) fn start_over(&mut self, record: ExperimentRecord, retried: &BTreeSet<ContentHash>) {
-        self.record = record;
-        self.failures.retain(|trial, _| !retried.contains(trial));
-        self.retried += retried.len() as u64;
-        (self.passed_over, self.looking_up) = (false, true);
-        self.playback.retry(retried);
-    }
-
-    /// Takes over why no worker can go on with it, if that is so. Returns whether that is news.
-    pub(super) fn set_stuck(&mut self, stuck: Option<String>) -> bool {
-        let news = self.stuck.is_some() != stuck.is_some();
-        self.stuck = stuck;
-        news
-    }
-
-    pub(super) fn is_stuck(&self) -> bool {
-        self.stuck.is_some()
-    }
-
-    /// Why no worker can go on with it; empty while one can.
-    pub(super) fn stuck(&self) -> &str {
-        self.stuck.as_deref().unwrap_or_default()
-    }
-
-    /// Lets the search go on until there are shards enough for workers, or it is done, or a chunk of candidates was
-    /// looked up. What is paused or cancelled goes on as far as the store knows the results. `unwritten` are sums that are
-    /// on the way to the store. Returns trials that turned out to be complete, because a crash came between the last shard
-    /// and the sum.
+    /// Lets the search go on; see [`SearchRun::advance`].
     pub(super) fn advance(
         &mut self,
-        view: &mut View,
         ledger: &mut Ledger,
         store: &Store,
         unwritten: &HashMap<ContentHash, Evidence>,
     ) -> Result<Vec<Closed>, StoreError> {
-        let mut closed = Vec::new();
-        let mut left = Playback::CHUNK;
-        while !self.playback.is_finished() && left > 0 {
-            let drawn = match self.wanted(ledger) {
-                Some(wanted) if self.playback.has_more() => self.playback.draw(wanted.min(left)),
-                _ if self.playback.has_more_measured() => self.playback.draw_measured(left),
-                // Workers have enough to do.
-                _ if self.playback.has_more() => break,
-                _ if ledger.open_trials(self.owner) > 0 || !closed.is_empty() || self.passed_over => break,
-                _ => {
-                    self.propose(store)?;
-                    continue;
-                }
-            };
-            left -= drawn.len();
-            self.look_up(drawn, view, ledger, store, unwritten, &mut closed)?;
-        }
-        let has_more = self.playback.has_more() && self.wanted(ledger).is_some();
-        self.looking_up = left == 0 && (self.playback.has_more_measured() || has_more);
-        Ok(closed)
-    }
-
-    /// Candidates to draw until workers have enough to do; `None` if they have. What is not worked on draws all.
-    fn wanted(&self, ledger: &Ledger) -> Option<usize> {
-        if !self.is_active() {
-            return Some(usize::MAX);
-        }
-        let missing = READY.saturating_sub(ledger.shard_counts(self.owner).pending);
-        (missing > 0).then(|| missing.div_ceil(self.record.shards) as usize)
-    }
-
-    fn propose(&mut self, store: &Store) -> Result<(), StoreError> {
-        let shards = self.record.shards;
-        self.playback.propose(|trial| {
-            let stored = store.look_up(&[*trial], shards)?;
-            Ok::<_, StoreError>(matches!(stored[..], [Stored::Measured(_)]))
-        })?;
-        Ok(())
-    }
-
-    /// Files what the store knows of candidates that were drawn, and opens the rest.
-    fn look_up(
-        &mut self,
-        drawn: Range<usize>,
-        view: &mut View,
-        ledger: &mut Ledger,
-        store: &Store,
-        unwritten: &HashMap<ContentHash, Evidence>,
-        closed: &mut Vec<Closed>,
-    ) -> Result<(), StoreError> {
-        let shards = self.record.shards;
-        let on_record = |trials: &[ContentHash]| {
-            Ok::<_, StoreError>(store.look_up(trials, shards)?.into_iter().map(OnRecord::from).collect())
-        };
-        for drawn in self.playback.read(drawn, on_record)? {
-            let on_the_way = || unwritten.get(&drawn.trial.key).cloned();
-            if let Some(evidence) = (!drawn.is_measured()).then(on_the_way).flatten() {
-                let new = self.playback.measured(&drawn.trial, evidence);
-                view.file(&self.playback, &drawn.trial, new.as_ref());
-                continue;
-            }
-            match self.playback.file(drawn, |trial| store.shard_results(trial, shards))? {
-                Fate::Measured(trial, new) => view.file(&self.playback, &trial, new.as_ref()),
-                Fate::Failed | Fate::Pruned => {}
-                Fate::Open(..) if !self.is_active() => self.passed_over = true,
-                Fate::Open(trial, settled) => {
-                    let opened = ledger.open(self.owner, Arc::new(trial), shards, &settled);
-                    if let Opened::Complete(complete) = opened {
-                        closed.push(complete);
-                    }
-                }
-            }
-        }
-        view.forget_summary();
-        Ok(())
-    }
-
-    /// Whether the results of all shards of a trial have to be kept: the others' are compared with them.
-    pub(super) fn keeps_shard_results(&self, trial: &ContentHash) -> bool {
-        self.playback.keeps_shard_results(trial)
-    }
-
-    /// Starts the race with the float model's shards, all of them or none.
-    pub(super) fn start_race(&mut self, shard_results: &BTreeMap<Shard, Evidence>) {
-        self.playback.start_race(shard_results);
-    }
-
-    /// Prunes an open trial if it loses too much. Returns whether it does.
-    pub(super) fn judge(&mut self, key: &ContentHash, ledger: &mut Ledger) -> bool {
-        if !self.playback.is_racing() {
-            return false;
-        }
-        let Some((trial, settled, _)) = ledger.shard_results(key) else { return false };
-        let lost = self.playback.judge(&trial, &settled);
-        if lost {
-            ledger.leave(self.owner, *key);
-        }
-        lost
+        let Self { search, view } = self;
+        search.advance(ledger, store, unwritten, &mut |playback, trial, new| view.file(playback, trial, new))
     }
 
     /// Files a measured trial.
-    pub(super) fn measured(&mut self, view: &mut View, trial: &Addressed, evidence: Evidence) {
-        let new = self.playback.measured(trial, evidence);
-        view.file(&self.playback, trial, new.as_ref());
-        view.count(self.playback.is_on_subset(trial));
-    }
-
-    /// Files a trial that failed for good.
-    pub(super) fn failed(&mut self, trial: &Addressed, reason: &str) {
-        let candidate = trial.candidate.short();
-        tracing::warn!(experiment = self.id, candidate, reason, "trial failed");
-        self.failures.insert(trial.key, reason.to_owned());
-        self.playback.fail(trial.key);
+    pub(super) fn measured(&mut self, trial: &Addressed, evidence: Evidence) {
+        let Self { search, view } = self;
+        search.measured(trial, evidence, &mut |playback, trial, new| view.file(playback, trial, new));
+        view.count(search.playback().is_on_subset(trial));
     }
 }

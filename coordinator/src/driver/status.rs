@@ -1,6 +1,8 @@
 //! Status of an experiment, as the driver tells it; [`crate::rpc`] puts it on the wire.
 
-use qslm_common::demands::Demands;
+use std::time::Duration;
+
+use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::hash::ContentHash;
 
 use crate::ledger::ShardCounts;
@@ -121,4 +123,36 @@ pub struct ExperimentStatus {
     pub retried: u64,
     /// Failed trials with their reasons, some of them.
     pub failed_trials: Vec<(ContentHash, String)>,
+}
+
+/// Status of a worker, as people see it.
+// One field for each thing that people see.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerStatus {
+    /// Its name.
+    pub name: String,
+    /// How long it has been here.
+    pub present: Duration,
+    /// How long ago it was heard of.
+    pub silent: Duration,
+    /// Evaluations that it may have in hand.
+    pub capacity: u64,
+    /// Leases that it listed last.
+    pub holding: u32,
+    /// The only experiment that it works for, if it does.
+    pub experiment: Option<String>,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// Shards that it measured.
+    pub measured: u64,
+    /// Shards that it could not measure.
+    pub failed: u64,
+    /// Of these, those that it could not measure for a reason of its own.
+    pub faults: u64,
+    /// The last such reason, while it had no result since.
+    pub last_fault: Option<String>,
+    /// Experiments for which it is set aside.
+    pub set_aside: u32,
+    /// Tokens that it evaluates per second, lately.
+    pub tokens_per_second: f64,
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::presentation::{Presentation, Spotted};
 use super::rate::SlidingRate;
-use super::run::SearchRun;
+use super::search_run::SearchRun;
 use super::status::{Best, ExperimentStatus, State, Summary, WorkerCounts};
 use crate::ledger::{Ledger, Millis};
 
@@ -68,6 +68,8 @@ impl View {
 
     /// Shows a measured trial, if it is `new` in the archive.
     pub(super) fn file(&mut self, playback: &Playback, trial: &Addressed, new: Option<&Engines>) {
+        // The archive has changed, pruned candidates or not.
+        self.summary = None;
         let entry = playback.archive().get(&trial.candidate);
         if let Some((engines, entry)) = new.zip(entry) {
             let spot = Spotted::new(&playback.experiment().network, trial.candidate, entry);
@@ -79,17 +81,11 @@ impl View {
     pub(super) fn count(&mut self, on_subset: bool) {
         self.evaluated += 1;
         self.probed += u64::from(on_subset);
-        self.summary = None;
     }
 
     /// Counts tokens that a worker reported, for the throughput.
     pub(super) fn note_tokens(&mut self, now: Millis, tokens: u64) {
         self.tokens.note(now, tokens);
-    }
-
-    /// The archive has changed.
-    pub(super) fn forget_summary(&mut self) {
-        self.summary = None;
     }
 
     pub(super) fn is_watched(&self) -> bool {

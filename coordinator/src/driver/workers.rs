@@ -9,8 +9,8 @@ use qslm_common::demands::Capabilities;
 use super::breaker::Breakers;
 use super::rate::SlidingRate;
 use super::request::{Reply, ReportAnswer, ShardOutcome, WorkerReport};
-use super::run::SearchRun;
-use super::status::WorkerCounts;
+use super::search_run::SearchRun;
+use super::status::{WorkerCounts, WorkerStatus};
 use crate::ledger::{LeaseId, Millis, Owner};
 
 /// All workers that were heard of within a lease's time.
@@ -58,38 +58,6 @@ pub(super) struct Worker {
     faults: u64,
     /// Tokens that it evaluated.
     tokens: SlidingRate,
-}
-
-/// Status of a worker, as people see it.
-// One field for each thing that people see.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorkerStatus {
-    /// Its name.
-    pub name: String,
-    /// How long it has been here.
-    pub present: Duration,
-    /// How long ago it was heard of.
-    pub silent: Duration,
-    /// Evaluations that it may have in hand.
-    pub capacity: u64,
-    /// Leases that it listed last.
-    pub holding: u32,
-    /// The only experiment that it works for, if it does.
-    pub experiment: Option<String>,
-    /// What it can do.
-    pub capabilities: Capabilities,
-    /// Shards that it measured.
-    pub measured: u64,
-    /// Shards that it could not measure.
-    pub failed: u64,
-    /// Of these, those that it could not measure for a reason of its own.
-    pub faults: u64,
-    /// The last such reason, while it had no result since.
-    pub last_fault: Option<String>,
-    /// Experiments for which it is set aside.
-    pub set_aside: u32,
-    /// Tokens that it evaluates per second, lately.
-    pub tokens_per_second: f64,
 }
 
 impl Worker {

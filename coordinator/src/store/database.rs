@@ -7,12 +7,13 @@ use std::sync::OnceLock;
 use qslm_program::quietly;
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
+use super::contents::Contents;
 use super::error::{ReadError, StoreError, damaged, redb_error};
 use super::file_id::FileId;
 use super::record::UnreadableRecord;
 use super::tables::{FORMAT, META};
 use super::view::View;
-use super::whole::make_tables;
+use super::whole::{make_tables, read_all, write_all};
 
 /// Bytes of the file that are kept in memory. A batch touches a page per result, since results lie in the order of
 /// their hashes, and the operating system keeps the rest.
@@ -31,6 +32,23 @@ pub struct Store {
 }
 
 impl Store {
+    /// Everything in the store.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn contents(&self) -> Result<Contents, StoreError> {
+        self.read(read_all)
+    }
+
+    /// Makes the store hold `contents` and nothing else. Of counts in conflict the first, in the order of their values, is
+    /// what the store answers with.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the store is as it was then.
+    pub fn replace(&self, contents: &Contents) -> Result<(), StoreError> {
+        self.write(|transaction| write_all(transaction, contents))
+    }
+
     /// Opens a store, making it if it is not there. One that is damaged is left as it is.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The whole store as a value: [`Store::contents`] reads it, [`Store::replace`] writes it, each in one transaction.
+//! The whole store as a value, read and written in one transaction each.
 //!
 //! [`TABLES`] is the table of tables. One more table of the file is its definition, a field of [`Contents`] with the rule by
 //! which it is joined, two functions that read a row and write all rows, and one line of that table.
@@ -10,8 +10,7 @@ use qslm_common::task::Shard;
 use redb::{ReadTransaction, ReadableMultimapTable, ReadableTable, WriteTransaction};
 
 use super::contents::{Contents, Variants, add};
-use super::database::Store;
-use super::error::{ReadError, StoreError};
+use super::error::ReadError;
 use super::record::{
     UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_reasons, decode_sample,
     encode_counts, encode_experiment, encode_reasons,
@@ -77,27 +76,16 @@ pub(super) fn make_tables(transaction: &WriteTransaction) -> Written {
     TABLES.iter().try_for_each(|table| (table.make)(transaction))
 }
 
-impl Store {
-    /// Everything in the store.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the file or a record cannot be read.
-    pub fn contents(&self) -> Result<Contents, StoreError> {
-        self.read(|transaction| {
-            let mut contents = Contents::default();
-            TABLES.iter().try_for_each(|table| (table.read)(transaction, &mut contents))?;
-            Ok(contents)
-        })
-    }
+/// Reads every table.
+pub(super) fn read_all(transaction: &ReadTransaction) -> Result<Contents, ReadError> {
+    let mut contents = Contents::default();
+    TABLES.iter().try_for_each(|table| (table.read)(transaction, &mut contents))?;
+    Ok(contents)
+}
 
-    /// Makes the store hold `contents` and nothing else. Of counts in conflict the first, in the order of their values, is
-    /// what the store answers with.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the store is as it was then.
-    pub fn replace(&self, contents: &Contents) -> Result<(), StoreError> {
-        self.write(|transaction| TABLES.iter().try_for_each(|table| (table.write)(transaction, contents)))
-    }
+/// Replaces every row of every table.
+pub(super) fn write_all(transaction: &WriteTransaction, contents: &Contents) -> Written {
+    TABLES.iter().try_for_each(|table| (table.write)(transaction, contents))
 }
 
 fn read_experiment(contents: &mut Contents, _: &str, record: &[u8]) -> Read {

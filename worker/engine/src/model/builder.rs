@@ -13,10 +13,9 @@ use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_common::scheme::{Format, Quantizer, Scheme};
 
-use super::block::Block;
-use super::cache::{self, Caches, MatrixKey};
+use super::Norm;
+use super::cache::{Caches, MatrixKey};
 use super::linear::{Linear, Matrix};
-use super::{Norm, SpikeGpt};
 use crate::backend::{Compute, NotBuiltIn};
 use crate::checkpoint::Checkpoint;
 use crate::quant::{Codes, Statistics, Weights, fake_quantize, quantize};
@@ -71,7 +70,7 @@ enum Kept {
 /// Builds the parts of a model from a checkpoint under a candidate's schemes.
 pub(super) struct Builder<'a> {
     source: WeightSource<'a>,
-    network: Network,
+    pub(super) network: Network,
     pub(super) candidate: &'a Candidate,
     compute: Compute,
     /// Caches of matrices, and the name of checkpoint and backend there.
@@ -88,18 +87,6 @@ impl<'a> Builder<'a> {
     ) -> Result<Self, CannotBuild> {
         candidate.validate(&network)?;
         Ok(Self { source, network, candidate, compute: Compute::new(backend)?, caches })
-    }
-
-    pub(super) fn build(self) -> SpikeGpt {
-        SpikeGpt {
-            network: self.network,
-            prefix_keys: cache::prefix_keys(&self.network, self.candidate),
-            embedding: self.embedding(),
-            ln0: self.norm("blocks.0.ln0"),
-            blocks: (0..self.network.blocks).map(|index| Block::new(&self, index)).collect(),
-            ln_out: self.norm("ln_out"),
-            head: self.linear("head.weight"),
-        }
     }
 
     /// The values of a one-dimensional parameter as the candidate stores it: a row of its own.
@@ -161,7 +148,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn embedding(&self) -> Arc<Vec<f32>> {
+    pub(super) fn embedding(&self) -> Arc<Vec<f32>> {
         let make = || {
             let mut embedding = self.weights("emb.weight", self.network.channels as usize);
             if self.network.binary_embedding {

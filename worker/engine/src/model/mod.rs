@@ -67,7 +67,7 @@ impl SpikeGpt {
         backend: Backend,
     ) -> Result<Self, CannotBuild> {
         let (source, network) = (WeightSource::Shared(checkpoint), *checkpoint.network());
-        Ok(Builder::new(source, network, candidate, backend, None)?.build())
+        Ok(Self::assemble(&Builder::new(source, network, candidate, backend, None)?))
     }
 
     /// As [`SpikeGpt::new`], with matrices from the weight cache, where they stand under `of`, the name of
@@ -83,7 +83,20 @@ impl SpikeGpt {
         of: ContentHash,
     ) -> Result<Self, CannotBuild> {
         let (source, network) = (WeightSource::Shared(checkpoint), *checkpoint.network());
-        Ok(Builder::new(source, network, candidate, backend, Some((caches, of)))?.build())
+        Ok(Self::assemble(&Builder::new(source, network, candidate, backend, Some((caches, of)))?))
+    }
+
+    /// Assembles the network of its parts.
+    fn assemble(builder: &Builder<'_>) -> Self {
+        Self {
+            network: builder.network,
+            prefix_keys: cache::prefix_keys(&builder.network, builder.candidate),
+            embedding: builder.embedding(),
+            ln0: builder.norm("blocks.0.ln0"),
+            blocks: (0..builder.network.blocks).map(|index| Block::new(builder, index)).collect(),
+            ln_out: builder.norm("ln_out"),
+            head: builder.linear("head.weight"),
+        }
     }
 
     /// As [`SpikeGpt::new`], but uses the checkpoint up, which halves the peak of memory.
@@ -97,7 +110,7 @@ impl SpikeGpt {
     ) -> Result<Self, CannotBuild> {
         let network = *checkpoint.network();
         let source = WeightSource::UsedUp(RefCell::new(checkpoint));
-        Ok(Builder::new(source, network, candidate, backend, None)?.build())
+        Ok(Self::assemble(&Builder::new(source, network, candidate, backend, None)?))
     }
 
     /// The shape of the network.
