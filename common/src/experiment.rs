@@ -109,6 +109,29 @@ pub enum InvalidExperiment {
     TradeOff(#[from] crate::trade_off::InvalidTradeOff),
 }
 
+impl InvalidExperiment {
+    /// Key path of the value to change in a spec, such as `space.bits`; `None` if it is about no key.
+    pub fn key(&self) -> Option<String> {
+        let within = |table: &str, key: Option<String>| match key {
+            Some(key) => format!("{table}.{key}"),
+            None => table.to_owned(),
+        };
+        Some(match self {
+            Self::Text(_) | Self::Engine { .. } | Self::Network(_) => return None,
+            Self::Name(_) => "name".to_owned(),
+            Self::Device(invalid) => within("device", Some(invalid.key())),
+            Self::TradeOffCost(_) => "trade_off.cost".to_owned(),
+            Self::RacingWithoutBound => "racing".to_owned(),
+            Self::Task(invalid) => within("task", Some(invalid.key().to_owned())),
+            Self::WrongModel(_) => "task".to_owned(),
+            Self::Space(invalid) => within("space", Some(invalid.key())),
+            Self::Constraints(invalid) => within("constraints", invalid.key()),
+            Self::Objectives(_) => "objectives".to_owned(),
+            Self::TradeOff(invalid) => within("trade_off", invalid.key().map(str::to_owned)),
+        })
+    }
+}
+
 impl Experiment {
     /// The canonical text: JSON with the fields in the order of the struct.
     pub fn encode(&self) -> String {

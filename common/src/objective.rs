@@ -116,6 +116,18 @@ pub enum InvalidObjective {
     Count(usize),
 }
 
+impl InvalidObjective {
+    /// Key within `[constraints]`; `None` if it is about no key of it.
+    pub fn key(&self) -> Option<String> {
+        match self {
+            Self::Bound { name, .. } | Self::Impossible { name, .. } => Some((*name).to_owned()),
+            Self::OtherTask(name) => Some(name.clone()),
+            Self::NotDescribed(cost) | Self::Max { cost, .. } => Some(format!("max.{cost}")),
+            Self::Count(_) => None,
+        }
+    }
+}
+
 impl Objective {
     /// The loss of a measured candidate: finite, smaller is better. 0 if it was not measured by this task.
     pub fn loss(self, network: &Network, measured: Measured<'_>) -> f64 {

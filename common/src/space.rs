@@ -173,6 +173,19 @@ pub enum InvalidSpace {
     Sign,
 }
 
+impl InvalidSpace {
+    /// Key path within `[space]`.
+    pub fn key(&self) -> String {
+        match self {
+            Self::NoBits(of) | Self::Order(of) => format!("{of}bits"),
+            Self::HalfActivations => "activations.bits".to_owned(),
+            Self::Membrane { .. } => "membranes.bits".to_owned(),
+            Self::Uncalibrated(_) => "activations.calibration".to_owned(),
+            Self::Sign => "embedding".to_owned(),
+        }
+    }
+}
+
 impl Space {
     /// Checks the space against the network.
     ///

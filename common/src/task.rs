@@ -62,6 +62,13 @@ pub struct InvalidTask {
     bound: String,
 }
 
+impl InvalidTask {
+    /// Key within `[task]`.
+    pub fn key(&self) -> &'static str {
+        self.what
+    }
+}
+
 impl Task {
     /// Checks the numbers of the protocol.
     ///

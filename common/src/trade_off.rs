@@ -57,6 +57,16 @@ pub enum InvalidTradeOff {
     Unbounded,
 }
 
+impl InvalidTradeOff {
+    /// Key within `[trade_off]`; `None` for the whole table.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Weight { name, .. } => Some(name),
+            Self::Unbounded => None,
+        }
+    }
+}
+
 impl Default for TradeOff {
     fn default() -> Self {
         Self::WeightedSum { mu: 1.0, cost: Cost::Footprint }

@@ -52,6 +52,17 @@ pub enum InvalidDevice {
     Split(String),
 }
 
+impl InvalidDevice {
+    /// Key path within `[device]`.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Number { name, .. } => name.clone(),
+            Self::Name(_) => "two_memory.nonvolatile".to_owned(),
+            Self::Split(_) => "split".to_owned(),
+        }
+    }
+}
+
 impl Device {
     /// True if nothing but the defaults is described.
     pub fn is_default(&self) -> bool {

@@ -18,6 +18,17 @@ pub enum Invalid {
     Parameter(#[from] Problem),
 }
 
+impl Invalid {
+    /// Key path of the value to change in a spec; `None` if it is about no key.
+    pub fn key(&self) -> Option<String> {
+        match self {
+            Self::Experiment(invalid) => invalid.key(),
+            Self::Strategy(_) => Some("strategy".to_owned()),
+            Self::Parameter(problem) => Some(problem.key.to_owned()),
+        }
+    }
+}
+
 /// Reads a canonical text and checks all of it. The strategy comes out in canonical order, so that an experiment has one
 /// id however it was written.
 ///

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::written::{self, Spec, one_line};
-use super::{Refused, examine, named_files};
+use super::{KeyProblem, Refused, examine, named_files};
 use crate::exit::{Outcome, unusable};
 use crate::input::read_text;
 
@@ -40,9 +40,10 @@ pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
     if problems.is_empty() {
         match examine(path, settings) {
             Ok(_) => {}
-            Err(Refused::Spec(words)) => {
-                let line = |words: &str| keys_in(words).find_map(|key| line_of(&text, key));
-                problems.extend(words.into_iter().map(|words| Problem { line: line(&words), words }));
+            Err(Refused::Spec(refused)) => {
+                let line = |key: Option<String>| line_of(&text, &key?);
+                let problem = |KeyProblem { key, words }| Problem { line: line(key), words };
+                problems.extend(refused.into_iter().map(problem));
             }
             Err(Refused::Other(failure)) => problems.push(Problem { line: None, words: failure.to_string() }),
         }
@@ -128,11 +129,6 @@ fn blank_lines(text: &mut String, span: Range<usize>) -> bool {
     true
 }
 
-/// The words of a problem that may be keys, such as `space.bits` in `space.bits = []: ...`.
-fn keys_in(words: &str) -> impl Iterator<Item = &str> {
-    words.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.')).filter(|key| !key.is_empty())
-}
-
 /// The line on which a key is set, by its last name, and by the table that it stands in where there is one.
 fn line_of(text: &str, key: &str) -> Option<usize> {
     let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
@@ -142,6 +138,9 @@ fn line_of(text: &str, key: &str) -> Option<usize> {
         let line = line.trim();
         if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             inside = header.0.trim().to_owned();
+            if inside == key {
+                return Some(index + 1);
+            }
             continue;
         }
         let sets = line.split_once('=').is_some_and(|(left, _)| {
@@ -197,7 +196,6 @@ mod tests {
         assert_eq!(line_of(text, "space.vectors.bits"), Some(6));
         assert_eq!(line_of(text, "bits"), Some(2));
         assert_eq!(line_of(text, "nothing"), None);
-        let keys: Vec<_> = keys_in("task.stride = 9: expected").collect();
-        assert_eq!(keys, ["task.stride", "9", "expected"]);
+        assert_eq!(line_of(text, "space"), Some(3), "a table");
     }
 }

@@ -79,7 +79,10 @@ struct Files {
 /// Reads a spec, applies `KEY=VALUE` settings on top, and finds everything that it names.
 pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
     examine(path, settings).map_err(|refused| match refused {
-        Refused::Spec(problems) => refuse(path, &problems.join("; ")),
+        Refused::Spec(problems) => {
+            let words: Vec<String> = problems.into_iter().map(|problem| problem.words).collect();
+            refuse(path, &words.join("; "))
+        }
         Refused::Other(failure) => failure,
     })
 }
@@ -87,9 +90,28 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
 /// Why a spec cannot be resolved.
 enum Refused {
     /// What it says makes no sense; every problem.
-    Spec(Vec<String>),
+    Spec(Vec<KeyProblem>),
     /// A file, or the form of the spec.
     Other(Failure),
+}
+
+/// A problem of a value in a spec.
+struct KeyProblem {
+    /// Key path of the value; `None` if it is about no key.
+    key: Option<String>,
+    words: String,
+}
+
+impl KeyProblem {
+    fn new(key: &str, words: String) -> Self {
+        Self { key: Some(key.to_owned()), words }
+    }
+}
+
+impl From<qslm_search::Invalid> for KeyProblem {
+    fn from(invalid: qslm_search::Invalid) -> Self {
+        Self { key: invalid.key(), words: invalid.to_string() }
+    }
 }
 
 impl From<Failure> for Refused {
@@ -134,12 +156,15 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
         task,
     };
     let (shards, demands) = (spec.run.shards, spec.run.workers);
-    let mut problems: Vec<String> =
-        qslm_search::problems(&experiment).iter().map(ToString::to_string).collect();
+    let mut problems: Vec<KeyProblem> =
+        qslm_search::problems(&experiment).into_iter().map(Into::into).collect();
     if !(1..=MAX_SHARDS).contains(&shards) {
-        problems.push(format!("run.shards = {shards}: expected 1 to {MAX_SHARDS}"));
+        let words = format!("run.shards = {shards}: expected 1 to {MAX_SHARDS}");
+        problems.push(KeyProblem::new("run.shards", words));
     }
-    problems.extend(demands.validate().err().map(|error| format!("run.workers.{error}")));
+    let demands_problem = demands.validate().err();
+    problems
+        .extend(demands_problem.map(|error| KeyProblem::new("run.workers", format!("run.workers.{error}"))));
     problems.extend(ranking.iter().flat_map(|ranking| ranking.problems(&network)));
     if !problems.is_empty() {
         return Err(Refused::Spec(problems));
@@ -296,16 +321,18 @@ struct Ranking {
 
 impl Ranking {
     /// Everything that makes no sense.
-    fn problems(&self, network: &Network) -> Vec<String> {
+    fn problems(&self, network: &Network) -> Vec<KeyProblem> {
         let mut problems = Vec::new();
         for (name, value) in [("sequences", self.sequences), ("top_k", self.top_k)] {
             if value == 0 {
-                problems.push(format!("strategy.{name} = 0: expected at least 1"));
+                let words = format!("strategy.{name} = 0: expected at least 1");
+                problems.push(KeyProblem::new(&format!("strategy.{name}"), words));
             }
         }
         if self.metric.0.needs == Needs::LanguageModel && network.is_classifier() {
             let words = "it reads tokens off the head, this checkpoint classifies";
-            problems.push(format!("strategy.metric = {:?}: {words}", self.metric.name()));
+            let words = format!("strategy.metric = {:?}: {words}", self.metric.name());
+            problems.push(KeyProblem::new("strategy.metric", words));
         }
         problems
     }
