@@ -1,7 +1,7 @@
 //! Building a model: every parameter of a checkpoint in the form that a candidate asks for.
 //!
-//! What is decided here is how a matrix is kept: as floats, as the codes that its scheme gives it, or as the
-//! codes that a packed checkpoint stores. What is computed with it is decided in `linear`.
+//! The decision here is the form of a matrix: floats, the codes that its scheme gives it, or the
+//! codes that a packed checkpoint stores. `linear` decides what is computed with it.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

@@ -23,28 +23,9 @@ mod stored;
 pub use activation::{fake_quantize_rows, grid_of_row};
 pub use codes::Codes;
 pub use quantizer::{Needs, Quantizer, Statistics, Weights};
+pub use quantizers::quantize;
 pub use rounding::round_each;
 pub use stored::{Stored, fake_quantize, store, to_half};
-
-use qslm_common::scheme::{self, Format};
-
-/// The codes of a matrix in `format`, by the quantizer that a scheme names.
-///
-/// # Panics
-/// If the statistics lack what the quantizer needs.
-pub fn quantize(
-    weights: Weights<'_>,
-    format: Format,
-    quantizer: scheme::Quantizer,
-    statistics: &Statistics<'_>,
-) -> Codes {
-    let quantizer = quantizers::registered(quantizer);
-    let (name, needs) = (quantizer.name(), quantizer.needs());
-    assert!(statistics.have(needs), "{}: {name} needs statistics: {needs:?}", weights.unit);
-    let codes = quantizer.quantize(weights, format, statistics);
-    assert_eq!(codes.values.len(), weights.values.len(), "{}: {name} makes a code per weight", weights.unit);
-    codes
-}
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Properties of every scheme, and the examples that they leave out.
 
 use proptest::prelude::*;
-use qslm_common::scheme::{Bits, Granularity, Range, Rounding, Scheme, Symmetry};
+use qslm_common::scheme::{self, Bits, Format, Granularity, Range, Rounding, Scheme, Symmetry};
 
 use super::codes::runs;
 use super::rounding::unless_on_code;

@@ -81,7 +81,7 @@ pub enum DataError {
     Tokenizer {
         /// Line number, from 1.
         line: usize,
-        /// What it said.
+        /// The error of the tokenizer.
         #[source]
         error: TokenizerError,
     },

@@ -10,17 +10,35 @@ mod stochastic;
 #[cfg(test)]
 pub(super) use stochastic::rounding as stochastic_rounding;
 
-use qslm_common::scheme::{self, Rounding};
+use qslm_common::scheme::{self, Format, Rounding};
 
-use super::Quantizer;
+use super::{Codes, Quantizer, Statistics, Weights};
 
 /// The quantizer that a scheme names.
-pub(super) fn registered(scheme::Quantizer { rounding, range }: scheme::Quantizer) -> Box<dyn Quantizer> {
+fn registered(scheme::Quantizer { rounding, range }: scheme::Quantizer) -> Box<dyn Quantizer> {
     match rounding {
         Rounding::Nearest => Box::new(nearest::Nearest { range }),
         Rounding::Floor => Box::new(floor::Floor { range }),
         Rounding::Stochastic(seed) => Box::new(stochastic::Stochastic { seed, range }),
     }
+}
+
+/// The codes of a matrix in `format`, by the quantizer that a scheme names.
+///
+/// # Panics
+/// If the statistics lack what the quantizer needs.
+pub fn quantize(
+    weights: Weights<'_>,
+    format: Format,
+    quantizer: scheme::Quantizer,
+    statistics: &Statistics<'_>,
+) -> Codes {
+    let quantizer = registered(quantizer);
+    let (name, needs) = (quantizer.name(), quantizer.needs());
+    assert!(statistics.have(needs), "{}: {name} needs statistics: {needs:?}", weights.unit);
+    let codes = quantizer.quantize(weights, format, statistics);
+    assert_eq!(codes.values.len(), weights.values.len(), "{}: {name} makes a code per weight", weights.unit);
+    codes
 }
 
 #[cfg(test)]
