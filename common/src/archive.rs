@@ -7,11 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::candidate::Candidate;
+use crate::candidate::{Candidate, CandidateId};
 use crate::cost::{Cost, Costs};
 use crate::experiment::Experiment;
 use crate::footprint::footprint_bytes;
-use crate::hash::ContentHash;
 use crate::measurement::Counts;
 use crate::objective::Measured;
 use crate::pareto::{self, Frontier};
@@ -32,14 +31,14 @@ pub struct Entry {
 /// all cores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurement {
-    id: ContentHash,
+    id: CandidateId,
     entry: Entry,
     losses: Vec<f64>,
 }
 
 impl Measurement {
     /// The candidate's id.
-    pub fn id(&self) -> ContentHash {
+    pub fn id(&self) -> CandidateId {
         self.id
     }
 
@@ -49,7 +48,7 @@ impl Measurement {
     }
 
     /// Measurement of the candidate with this id.
-    pub fn new(experiment: &Experiment, id: ContentHash, candidate: &Candidate, counts: Counts) -> Self {
+    pub fn new(experiment: &Experiment, id: CandidateId, candidate: &Candidate, counts: Counts) -> Self {
         let footprint_bytes = footprint_bytes(&experiment.network, candidate);
         // Most experiments decide by the footprint alone, and a million candidates should not pay for the
         // rest.
@@ -66,7 +65,7 @@ impl Measurement {
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
     /// The candidate's id.
-    pub id: ContentHash,
+    pub id: CandidateId,
     /// Schemes of the candidate.
     pub candidate: &'a Candidate,
     /// Entry of the candidate.
@@ -76,19 +75,19 @@ pub struct Known<'a> {
 /// Everything that one experiment measured, by candidate id.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Archive {
-    entries: BTreeMap<ContentHash, Entry>,
+    entries: BTreeMap<CandidateId, Entry>,
     /// The candidates that are on the front, chosen, or may be so later. A candidate takes more memory than
     /// all else that is known of it, and of a million few are ever asked for.
-    candidates: BTreeMap<ContentHash, Candidate>,
-    front: Frontier<ContentHash>,
+    candidates: BTreeMap<CandidateId, Candidate>,
+    front: Frontier<CandidateId>,
     /// The best of those that meet the constraints; `None` before the float model is measured.
     chosen: Option<Best>,
     /// Candidates that were given up before all of the data was evaluated.
-    pruned: BTreeSet<ContentHash>,
+    pruned: BTreeSet<CandidateId>,
     /// What was measured on a subset of the data, which is no result: strategies learn from it.
-    on_subset: BTreeMap<ContentHash, Counts>,
+    on_subset: BTreeMap<CandidateId, Counts>,
     /// The id of the float model; known from the first measurement on, because it takes a hash to tell.
-    float_id: Option<ContentHash>,
+    float_id: Option<CandidateId>,
 }
 
 /// Candidates that are kept beyond those that are needed, so that they are not sorted out after every
@@ -100,7 +99,7 @@ const SPARE: usize = 64;
 struct Best {
     value: f64,
     footprint_bytes: u64,
-    id: ContentHash,
+    id: CandidateId,
 }
 
 impl Best {
@@ -147,7 +146,7 @@ impl Archive {
         let mut on_front = self.may_be_on_front(experiment, id) && self.front.insert(&losses, id);
         if is_float {
             // Everything is compared with it, also what came before.
-            let all: Vec<ContentHash> = self.entries.keys().copied().collect();
+            let all: Vec<CandidateId> = self.entries.keys().copied().collect();
             for other in all {
                 if experiment.racing.is_some() && other != id {
                     on_front |= self.catch_up(experiment, other);
@@ -170,7 +169,7 @@ impl Archive {
 
     /// Notes that a candidate was pruned before all of the data was evaluated: it loses too much. Returns
     /// whether that is new.
-    pub fn prune(&mut self, id: ContentHash) -> bool {
+    pub fn prune(&mut self, id: CandidateId) -> bool {
         !self.entries.contains_key(&id) && self.pruned.insert(id)
     }
 
@@ -180,18 +179,18 @@ impl Archive {
     }
 
     /// Folds in what was measured on a subset of the data; the first on record stays.
-    pub fn insert_on_subset(&mut self, id: ContentHash, counts: Counts) {
+    pub fn insert_on_subset(&mut self, id: CandidateId, counts: Counts) {
         self.on_subset.entry(id).or_insert(counts);
     }
 
     /// Counts of a candidate on a subset of the data; `None` where it was not measured so.
-    pub fn on_subset(&self, id: &ContentHash) -> Option<&Counts> {
+    pub fn on_subset(&self, id: &CandidateId) -> Option<&Counts> {
         self.on_subset.get(id)
     }
 
     /// True if a measured candidate may be on the front. In a race those that lose too much quality are not:
     /// which of them were measured to the end is chance.
-    fn may_be_on_front(&self, experiment: &Experiment, id: ContentHash) -> bool {
+    fn may_be_on_front(&self, experiment: &Experiment, id: CandidateId) -> bool {
         if experiment.racing.is_none() {
             return true;
         }
@@ -201,20 +200,20 @@ impl Archive {
     }
 
     /// Puts a candidate that came before the float model on the front if it belongs there.
-    fn catch_up(&mut self, experiment: &Experiment, id: ContentHash) -> bool {
+    fn catch_up(&mut self, experiment: &Experiment, id: CandidateId) -> bool {
         let losses = self.get(&id).map(|entry| losses(experiment, entry)).unwrap_or_default();
         self.may_be_on_front(experiment, id) && self.front.insert(&losses, id)
     }
 
     /// Drops the candidates that are neither on the front nor chosen: they will not be again.
     fn forget(&mut self) {
-        let mut wanted: BTreeSet<ContentHash> = self.front.keys().into_iter().collect();
+        let mut wanted: BTreeSet<CandidateId> = self.front.keys().into_iter().collect();
         wanted.extend(self.chosen.map(|best| best.id));
         self.candidates.retain(|id, _| wanted.contains(id));
     }
 
     /// Takes a candidate for the chosen one if it is better.
-    fn consider(&mut self, experiment: &Experiment, id: ContentHash) {
+    fn consider(&mut self, experiment: &Experiment, id: CandidateId) {
         let (Some(float), Some(entry)) = (self.float(experiment), self.get(&id)) else { return };
         if !experiment.constraints.allow(&experiment.network, &float.counts, entry.measured()) {
             return;
@@ -227,16 +226,16 @@ impl Archive {
     }
 
     /// The entry of a candidate.
-    pub fn get(&self, id: &ContentHash) -> Option<&Entry> {
+    pub fn get(&self, id: &CandidateId) -> Option<&Entry> {
         self.entries.get(id)
     }
 
-    fn known(&self, id: ContentHash) -> Option<Known<'_>> {
+    fn known(&self, id: CandidateId) -> Option<Known<'_>> {
         Some(Known { id, candidate: self.candidates.get(&id)?, entry: self.entries.get(&id)? })
     }
 
     /// All entries in the order of their ids.
-    pub fn iter(&self) -> impl Iterator<Item = (&ContentHash, &Entry)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&CandidateId, &Entry)> {
         self.entries.iter()
     }
 
@@ -284,7 +283,7 @@ impl Archive {
     }
 }
 
-fn float_id(experiment: &Experiment) -> ContentHash {
+fn float_id(experiment: &Experiment) -> CandidateId {
     Candidate::float(&experiment.network).id()
 }
 

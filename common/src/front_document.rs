@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{Archive, Entry, Known};
-use crate::candidate::Candidate;
+use crate::candidate::{Candidate, CandidateId};
 use crate::cost::Costs;
 use crate::experiment::Experiment;
 use crate::footprint::saving;
@@ -50,7 +50,7 @@ pub struct FrontDocument {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FrontRow {
     /// Candidate id.
-    pub candidate: ContentHash,
+    pub candidate: CandidateId,
     /// Bytes as the exported file stores them.
     pub footprint_bytes: u64,
     /// Share of the float bytes that is saved.

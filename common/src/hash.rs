@@ -67,6 +67,61 @@ impl FromStr for ContentHash {
     }
 }
 
+/// Makes a type of its own out of the hash that names one kind of thing, so that no two kinds are confused. It is read and
+/// written as the hash is.
+macro_rules! named_hash {
+    ($(#[$doc:meta])* $Name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $Name($crate::hash::ContentHash);
+
+        impl $Name {
+            /// The name of what has this canonical text.
+            pub fn of(text: &[u8]) -> Self {
+                Self($crate::hash::ContentHash::of(text))
+            }
+
+            /// The name with these 32 bytes.
+            pub fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self($crate::hash::ContentHash::from_bytes(bytes))
+            }
+
+            /// The 32 bytes of the hash.
+            pub fn as_bytes(&self) -> &[u8; 32] {
+                self.0.as_bytes()
+            }
+
+            /// The first 12 hexadecimal digits.
+            pub fn short(&self) -> String {
+                self.0.short()
+            }
+        }
+
+        impl std::fmt::Display for $Name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl From<$Name> for $crate::hash::ContentHash {
+            fn from(name: $Name) -> Self {
+                name.0
+            }
+        }
+
+        impl From<$crate::hash::ContentHash> for $Name {
+            fn from(hash: $crate::hash::ContentHash) -> Self {
+                Self(hash)
+            }
+        }
+    };
+}
+
+pub(crate) use named_hash;
+
 impl TryFrom<String> for ContentHash {
     type Error = InvalidHash;
 

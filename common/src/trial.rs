@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::backend::Backend;
-use crate::candidate::Candidate;
-use crate::hash::ContentHash;
+use crate::candidate::{Candidate, CandidateId};
+use crate::hash::{ContentHash, named_hash};
 use crate::network::Network;
 use crate::task::{Data, Task};
 
@@ -51,15 +51,20 @@ pub struct Trial {
     pub candidate: Candidate,
 }
 
+named_hash! {
+    /// Trial key: the content address of a trial, under which its results are kept and shared.
+    TrialKey
+}
+
 impl Trial {
     /// The content address. The network's sizes follow from the checkpoint; whether its embedding is binary
     /// does not.
-    pub fn key(&self) -> ContentHash {
+    pub fn key(&self) -> TrialKey {
         self.key_of(self.candidate.id())
     }
 
     /// [`Trial::key`], given the candidate's id: to hash a candidate takes longer than all the rest.
-    pub fn key_of(&self, candidate: ContentHash) -> ContentHash {
+    pub fn key_of(&self, candidate: CandidateId) -> TrialKey {
         #[derive(Serialize)]
         struct Address<'a> {
             version: &'a str,
@@ -69,7 +74,7 @@ impl Trial {
             binary_embedding: bool,
             data: &'a Data,
             task: &'a Task,
-            candidate: ContentHash,
+            candidate: CandidateId,
         }
         let address = Address {
             version: "qslm trial 1",
@@ -82,7 +87,7 @@ impl Trial {
             candidate,
         };
         let text = serde_json::to_string(&address).expect("an address has no maps");
-        ContentHash::of(text.as_bytes())
+        TrialKey::of(text.as_bytes())
     }
 }
 
@@ -92,9 +97,9 @@ pub struct Addressed {
     /// What to measure.
     pub trial: Trial,
     /// The id of its candidate.
-    pub candidate: ContentHash,
+    pub candidate: CandidateId,
     /// Its content address.
-    pub key: ContentHash,
+    pub key: TrialKey,
 }
 
 impl From<Trial> for Addressed {

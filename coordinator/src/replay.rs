@@ -9,11 +9,11 @@ use std::sync::{Arc, Weak};
 
 use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::footprint::{footprint_bytes, saving};
-use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::objective::quality_loss;
 use qslm_common::origin::Origin;
 use qslm_common::trial::Addressed;
+use qslm_common::trial::TrialKey;
 use qslm_proto::v1::MeasuredCandidate;
 use qslm_search::{Fate, OnRecord, Playback};
 
@@ -54,7 +54,7 @@ pub fn replay(
     let failures = open(&source.store)?.failures(&experiment.id())?;
     let known = open(&source.store)?.engines()?;
     let mut playback = Playback::new(experiment, shards, failures.into_keys())?;
-    let look_up = |trials: &[ContentHash]| {
+    let look_up = |trials: &[TrialKey]| {
         let stored = open(&source.store)?.look_up(trials, shards)?;
         Ok::<_, Stopped>(stored.into_iter().map(OnRecord::from).collect())
     };

@@ -4,6 +4,7 @@
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::hash::ContentHash;
+use qslm_common::trial::TrialKey;
 use qslm_coordinator::{AccessPolicy, Coordinator, Options, Ports, Quotas};
 use qslm_proto::PROTOCOL;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
@@ -149,7 +150,7 @@ async fn results_that_nobody_leased_are_not_kept() {
     let contents = qslm_coordinator::store::Store::open(&path).unwrap().contents().unwrap();
     assert!(
         contents.measurements.is_empty()
-            && !contents.shards.keys().any(|(trial, ..)| { *trial == ContentHash::from_bytes([7; 32]) })
+            && !contents.shards.keys().any(|(trial, ..)| { *trial == TrialKey::from_bytes([7; 32]) })
     );
 }
 

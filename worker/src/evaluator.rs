@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
+use qslm_common::candidate::CandidateId;
 use qslm_common::footprint::float_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
 use qslm_common::task::{Data, Shard, Task};
-use qslm_common::trial::Trial;
+use qslm_common::trial::{Trial, TrialKey};
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
 use qslm_engine::model::{Caches, CannotBuild, Reuse, SpikeGpt};
 use qslm_engine::task::{
@@ -32,7 +33,7 @@ pub struct Evaluator {
     checkpoints: Memo<(ContentHash, bool), Arc<Checkpoint>>,
     datasets: Memo<(Data, Task, Network), Arc<Dataset>>,
     /// Shards of one trial usually come one after the other.
-    models: Memo<ContentHash, Arc<SpikeGpt>>,
+    models: Memo<TrialKey, Arc<SpikeGpt>>,
     /// The prefix cache and the weight cache of candidates.
     caches: Caches,
     /// Bytes of memory that there are, if known.
@@ -115,7 +116,7 @@ impl Evaluator {
         let data = self.datasets.get_or_make(&data_key, load)?;
         let model = self.models.get_or_make(&trial.key(), || self.build(trial, files))?;
         // Everything that the counts depend on but the candidate.
-        let caches = (&self.caches, trial.key_of(ContentHash::of(b"any candidate")));
+        let caches = (&self.caches, trial.key_of(CandidateId::of(b"any candidate")).into());
         evaluate_cached(&model, &data, shard.range(data.len()), caches, interrupt).map_err(
             |error| match error {
                 EvaluateError::Interrupted => EvaluationFailure::Interrupted,

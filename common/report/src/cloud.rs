@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use qslm_common::hash::ContentHash;
+use qslm_common::candidate::CandidateId;
 use qslm_common::measurement::Counts;
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +48,7 @@ struct Cell {
     saving: f64,
     badness: f64,
     /// Id of the candidate that was added first.
-    candidate: ContentHash,
+    candidate: CandidateId,
 }
 
 impl Cell {
@@ -67,7 +67,7 @@ pub fn badness(counts: &Counts) -> f64 {
 
 impl Cloud {
     /// Adds a candidate that saves `saving` of the float bytes, with its [`badness`].
-    pub fn insert(&mut self, stage: usize, saving: f64, badness: f64, candidate: ContentHash) {
+    pub fn insert(&mut self, stage: usize, saving: f64, badness: f64, candidate: CandidateId) {
         let cell = Cell { count: 1, saving, badness, candidate };
         let width = FINEST * f64::from(self.level).exp2();
         // Whatever is no number or out of range ends in the cells at the edge.
@@ -125,7 +125,7 @@ mod tests {
     fn cloud(points: &[(usize, f64, f64)]) -> Cloud {
         let mut cloud = Cloud::default();
         for (index, (stage, saving, nats)) in points.iter().enumerate() {
-            cloud.insert(*stage, *saving, badness(&counts(*nats)), ContentHash::of(&index.to_le_bytes()));
+            cloud.insert(*stage, *saving, badness(&counts(*nats)), CandidateId::of(&index.to_le_bytes()));
         }
         cloud
     }
@@ -161,10 +161,10 @@ mod tests {
     #[test]
     fn absurd_values_have_a_place() {
         let mut cloud = cloud(&[(0, 0.5, 3.0)]);
-        cloud.insert(0, -1e300, badness(&Counts::zero(0)), ContentHash::of(b"a"));
-        cloud.insert(0, 0.1, badness(&counts(Nll::LARGEST / 100.0)), ContentHash::of(b"b"));
+        cloud.insert(0, -1e300, badness(&Counts::zero(0)), CandidateId::of(b"a"));
+        cloud.insert(0, 0.1, badness(&counts(Nll::LARGEST / 100.0)), CandidateId::of(b"b"));
         for index in 0..3000u32 {
-            let id = ContentHash::of(&index.to_le_bytes());
+            let id = CandidateId::of(&index.to_le_bytes());
             cloud.insert(0, f64::from(index) / 3000.0, badness(&counts(3.0)), id);
         }
         assert!(cloud.spots().len() <= MOST_SPOTS);

@@ -6,6 +6,8 @@
 
 mod text;
 
+pub use text::CandidateId;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

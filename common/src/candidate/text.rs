@@ -11,7 +11,7 @@ use std::fmt::{Display, Write};
 use std::str::FromStr;
 
 use super::{Candidate, InvalidCandidate};
-use crate::hash::ContentHash;
+use crate::hash::named_hash;
 use crate::scheme::{InvalidScheme, Scheme};
 
 /// First line of the canonical encoding. A later version adds lines, it never changes these.
@@ -24,10 +24,15 @@ const ACTIVATION: &str = "activation";
 /// First word of the line of a quantized membrane: `membrane POPULATION SCHEME`.
 const MEMBRANE: &str = "membrane";
 
+named_hash! {
+    /// Candidate id: the hash of a candidate's canonical text.
+    CandidateId
+}
+
 impl Candidate {
     /// Id: the hash of the canonical text.
-    pub fn id(&self) -> ContentHash {
-        ContentHash::of(self.encode().as_bytes())
+    pub fn id(&self) -> CandidateId {
+        CandidateId::of(self.encode().as_bytes())
     }
 
     /// The canonical encoding: the header, then the lines of units, activations and membranes.
@@ -154,7 +159,7 @@ mod tests {
         // A changed hash orphans every stored result: change HEADER and the store's version with it.
         assert_eq!(
             Candidate::decode("qslm candidate 1\n").unwrap().id(),
-            ContentHash::of(b"qslm candidate 1\n")
+            CandidateId::of(b"qslm candidate 1\n")
         );
     }
 

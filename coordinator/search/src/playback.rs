@@ -19,9 +19,9 @@ use qslm_common::archive::{Archive, Measurement};
 use qslm_common::candidate::Candidate;
 use qslm_common::evidence::{Engines, Evidence};
 use qslm_common::experiment::Experiment;
-use qslm_common::hash::ContentHash;
 use qslm_common::racing::Race;
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 use qslm_common::trial::{Addressed, Protocol};
 
 use crate::cursor::Cursor;
@@ -39,7 +39,7 @@ pub struct Playback {
     generation: Option<UnderWay>,
     archive: Archive,
     /// Trials that failed for good.
-    failed: BTreeSet<ContentHash>,
+    failed: BTreeSet<TrialKey>,
     /// The protocol on all data.
     whole: Arc<Protocol>,
     pruning: Pruning,
@@ -51,7 +51,7 @@ pub struct Playback {
 /// How candidates are pruned.
 struct Pruning {
     /// The trial of the float model on all data.
-    float: ContentHash,
+    float: TrialKey,
     /// What candidates run against, once the float model is measured, if they race.
     race: Option<Race>,
     /// Shards of pruned trials that nobody had to evaluate.
@@ -107,7 +107,7 @@ impl Playback {
     pub fn new(
         experiment: Experiment,
         shards: u32,
-        failed: impl IntoIterator<Item = ContentHash>,
+        failed: impl IntoIterator<Item = TrialKey>,
     ) -> Result<Self, serde_json::Error> {
         let strategy = AnyStrategy::parse(&experiment.strategy)?;
         let whole = experiment.protocol();
@@ -138,7 +138,7 @@ impl Playback {
     }
 
     /// The search starts over without the archive, and with these failures forgotten.
-    pub fn retry(&mut self, retried: &BTreeSet<ContentHash>) {
+    pub fn retry(&mut self, retried: &BTreeSet<TrialKey>) {
         self.failed.retain(|trial| !retried.contains(trial));
         // What the search measured on its way past the failures may not belong to the front.
         self.archive = Archive::default();
@@ -153,7 +153,7 @@ impl Playback {
     /// Those of `is_measured`.
     pub fn propose<E>(
         &mut self,
-        mut is_measured: impl FnMut(&ContentHash) -> Result<bool, E>,
+        mut is_measured: impl FnMut(&TrialKey) -> Result<bool, E>,
     ) -> Result<bool, E> {
         let Step::Measure(generation) = self.search.next(&self.archive) else {
             self.finished = true;
@@ -199,7 +199,7 @@ impl Playback {
     pub fn read<E: Send>(
         &self,
         drawn: Range<usize>,
-        look_up: impl Fn(&[ContentHash]) -> Result<Vec<OnRecord>, E> + Sync,
+        look_up: impl Fn(&[TrialKey]) -> Result<Vec<OnRecord>, E> + Sync,
     ) -> Result<Vec<Drawn>, E> {
         let Some(UnderWay { cursor, protocol, .. }) = &self.generation else { return Ok(Vec::new()) };
         // The search itself is not shared between threads.
@@ -208,7 +208,7 @@ impl Playback {
             let candidates = range.filter_map(|index| cursor.candidates().get(index));
             let trials: Vec<Addressed> =
                 candidates.map(|candidate| protocol.trial(candidate).into()).collect();
-            let keys: Vec<ContentHash> = trials.iter().map(|trial| trial.key).collect();
+            let keys: Vec<TrialKey> = trials.iter().map(|trial| trial.key).collect();
             let known = trials.into_iter().zip(look_up(&keys)?);
             Ok(known.map(|(trial, on_record)| Drawn::new(experiment, trial, on_record)).collect())
         })
@@ -222,7 +222,7 @@ impl Playback {
     pub fn file<E>(
         &mut self,
         drawn: Drawn,
-        shard_results: impl FnOnce(&ContentHash) -> Result<BTreeMap<Shard, Evidence>, E>,
+        shard_results: impl FnOnce(&TrialKey) -> Result<BTreeMap<Shard, Evidence>, E>,
     ) -> Result<Fate, E> {
         let Drawn { trial, record } = drawn;
         Ok(match record {
@@ -260,12 +260,12 @@ impl Playback {
     }
 
     /// Notes a trial that failed for good.
-    pub fn fail(&mut self, trial: ContentHash) {
+    pub fn fail(&mut self, trial: TrialKey) {
         self.failed.insert(trial);
     }
 
     /// Whether the results of all shards of a trial have to be kept: a race runs against them.
-    pub fn keeps_shard_results(&self, trial: &ContentHash) -> bool {
+    pub fn keeps_shard_results(&self, trial: &TrialKey) -> bool {
         self.experiment.racing.is_some() && self.pruning.float == *trial
     }
 

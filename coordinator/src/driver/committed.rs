@@ -1,11 +1,11 @@
 //! Outcome of a batch that was handed to the committer.
 
-use qslm_common::hash::ContentHash;
+use qslm_common::trial::TrialKey;
 
 use crate::store::StoreError;
 
 /// Outcome of a batch, as the driver hears of it: the trials whose sums are on disk now.
-pub(super) type Committed = Result<Vec<ContentHash>, CommitError>;
+pub(super) type Committed = Result<Vec<TrialKey>, CommitError>;
 
 /// Reason why a batch may not be on disk.
 #[derive(Debug, thiserror::Error)]

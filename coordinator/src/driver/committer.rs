@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use qslm_common::hash::ContentHash;
+use qslm_common::trial::TrialKey;
 
 use super::commit_metrics::Metrics;
 use super::committed::CommitError;
@@ -77,7 +77,7 @@ fn work(
 }
 
 /// The trials whose sums are among the changes.
-pub(super) fn measured(writes: &[Write]) -> Vec<ContentHash> {
+pub(super) fn measured(writes: &[Write]) -> Vec<TrialKey> {
     let trial = |write: &Write| match write {
         Write::Measurement(trial, _) => Some(*trial),
         _ => None,

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::evidence::Fingerprint;
-use qslm_common::hash::ContentHash;
+use qslm_common::trial::TrialKey;
 use qslm_transport::Traces;
 use tokio::sync::watch;
 
@@ -241,7 +241,7 @@ impl Driver {
     fn add(
         &mut self,
         record: ExperimentRecord,
-        failures: BTreeMap<ContentHash, String>,
+        failures: BTreeMap<TrialKey, String>,
         retried: u64,
         presentation: Presentation,
     ) -> Result<usize, serde_json::Error> {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use qslm_common::evidence::Evidence;
-use qslm_common::hash::ContentHash;
+use qslm_common::trial::TrialKey;
 
 use super::request::{Refusal, Reply};
 use super::status::ExperimentStatus;
@@ -18,7 +18,7 @@ pub(super) struct Outbox {
     /// The transaction that is being written.
     in_flight: Option<Batch>,
     /// Sums that are not on disk yet.
-    unwritten: HashMap<ContentHash, Evidence>,
+    unwritten: HashMap<TrialKey, Evidence>,
 }
 
 /// What is written together.
@@ -47,7 +47,7 @@ impl Outbox {
     }
 
     /// Adds the sum of a trial to the next transaction.
-    pub(super) fn write_sum(&mut self, trial: ContentHash, evidence: Evidence) {
+    pub(super) fn write_sum(&mut self, trial: TrialKey, evidence: Evidence) {
         self.write(Write::Measurement(trial, evidence.clone()));
         self.unwritten.insert(trial, evidence);
     }
@@ -69,7 +69,7 @@ impl Outbox {
     }
 
     /// Sums that are on the way to the store.
-    pub(super) fn unwritten(&self) -> &HashMap<ContentHash, Evidence> {
+    pub(super) fn unwritten(&self) -> &HashMap<TrialKey, Evidence> {
         &self.unwritten
     }
 
@@ -93,7 +93,7 @@ impl Outbox {
     }
 
     /// The sums of these trials are on disk.
-    pub(super) fn written(&mut self, trials: &[ContentHash]) {
+    pub(super) fn written(&mut self, trials: &[TrialKey]) {
         for trial in trials {
             tracing::debug!(%trial, "recorded");
             self.unwritten.remove(trial);

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use qslm_common::archive::Entry;
+use qslm_common::candidate::CandidateId;
 use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::footprint::saving;
-use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_report::{Cloud, Comparison, EngineShare, Sample, Stage, badness, worked_ms};
 
@@ -36,11 +36,11 @@ pub(super) struct Presentation {
 pub(super) struct Spotted {
     saving: f64,
     badness: f64,
-    id: ContentHash,
+    id: CandidateId,
 }
 
 impl Spotted {
-    pub(super) fn new(network: &Network, id: ContentHash, entry: &Entry) -> Self {
+    pub(super) fn new(network: &Network, id: CandidateId, entry: &Entry) -> Self {
         let saving = saving(network, entry.footprint_bytes);
         Self { saving, badness: badness(&entry.counts), id }
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::experiment::Experiment;
-use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 use qslm_report::ReportDocument;
 use tokio::sync::{oneshot, watch};
 
@@ -160,7 +160,7 @@ pub struct Finished {
     /// The lease under which it was done.
     pub lease: LeaseId,
     /// The trial's content address.
-    pub trial: ContentHash,
+    pub trial: TrialKey,
     /// Which shard.
     pub shard: Shard,
     /// What measured it, in a few words; may be empty.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use qslm_common::evidence::{Engines, Evidence, Fingerprint};
-use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 
 use super::breaker::Tripped;
 use super::{Driver, Fault, Finished, ShardOutcome};
@@ -44,7 +44,7 @@ impl Driver {
         &mut self,
         worker: &str,
         lease: LeaseId,
-        (trial, shard): (ContentHash, Shard),
+        (trial, shard): (TrialKey, Shard),
         evidence: Evidence,
         in_force: bool,
         now: Millis,
@@ -84,7 +84,7 @@ impl Driver {
         worker: &str,
         owners: &[Owner],
         lease: LeaseId,
-        (trial, shard): (ContentHash, Shard),
+        (trial, shard): (TrialKey, Shard),
         evidence: Evidence,
         now: Millis,
     ) -> Settled {
@@ -108,7 +108,7 @@ impl Driver {
     fn kept_shard_results(
         &self,
         owners: &[Owner],
-        trial: &ContentHash,
+        trial: &TrialKey,
     ) -> Option<(Vec<Owner>, BTreeMap<Shard, Evidence>)> {
         let keeps = |owner: &&Owner| self.experiments[**owner as usize].search.keeps_shard_results(trial);
         let racers: Vec<Owner> = owners.iter().filter(keeps).copied().collect();
@@ -116,12 +116,7 @@ impl Driver {
         (!racers.is_empty()).then(|| (racers, settled()))
     }
 
-    fn start_races(
-        &mut self,
-        racers: &[Owner],
-        trial: ContentHash,
-        shard_results: BTreeMap<Shard, Evidence>,
-    ) {
+    fn start_races(&mut self, racers: &[Owner], trial: TrialKey, shard_results: BTreeMap<Shard, Evidence>) {
         for racer in racers {
             self.experiments[*racer as usize].search.start_race(&shard_results);
         }
@@ -132,7 +127,7 @@ impl Driver {
     }
 
     /// Prunes an open trial for those owners for whom it loses too much.
-    fn judge(&mut self, owners: &[Owner], trial: &ContentHash) {
+    fn judge(&mut self, owners: &[Owner], trial: &TrialKey) {
         for owner in owners {
             let search = &mut self.experiments[*owner as usize].search;
             if search.judge(trial, &mut self.ledger) {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use qslm_common::evidence::Evidence;
 use qslm_common::front_document::FrontDocument;
-use qslm_common::hash::ContentHash;
 use qslm_common::trial::Addressed;
+use qslm_common::trial::TrialKey;
 
 use super::search_run::SearchRun;
 use super::view::View;
@@ -29,7 +29,7 @@ impl ExperimentRun {
         &mut self,
         ledger: &mut Ledger,
         store: &Store,
-        unwritten: &HashMap<ContentHash, Evidence>,
+        unwritten: &HashMap<TrialKey, Evidence>,
     ) -> Result<Vec<Closed>, StoreError> {
         let Self { search, view } = self;
         search.advance(ledger, store, unwritten, &mut |playback, trial, new| view.file(playback, trial, new))

@@ -8,9 +8,9 @@ use qslm_common::ENGINE_VERSION;
 use qslm_common::demands::Capabilities;
 use qslm_common::evidence::{Engines, Evidence};
 use qslm_common::experiment::Experiment;
-use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
+use qslm_common::trial::TrialKey;
 use qslm_search::{Fate, OnRecord, Playback};
 
 use super::status::State;
@@ -36,7 +36,7 @@ pub(super) struct SearchRun {
     /// cancelled.
     passed_over: bool,
     /// Failed trials with their reasons.
-    failures: BTreeMap<ContentHash, String>,
+    failures: BTreeMap<TrialKey, String>,
     /// Failures that were opened again.
     retried: u64,
     /// Why no worker can go on with it, while that is so.
@@ -58,7 +58,7 @@ impl SearchRun {
     pub(super) fn new(
         owner: Owner,
         record: ExperimentRecord,
-        failures: BTreeMap<ContentHash, String>,
+        failures: BTreeMap<TrialKey, String>,
         retried: u64,
     ) -> Result<Self, serde_json::Error> {
         Ok(Self {
@@ -91,7 +91,7 @@ impl SearchRun {
         self.owner
     }
 
-    pub(super) fn failures(&self) -> &BTreeMap<ContentHash, String> {
+    pub(super) fn failures(&self) -> &BTreeMap<TrialKey, String> {
         &self.failures
     }
 
@@ -161,14 +161,14 @@ impl SearchRun {
     }
 
     /// Failed trials whose addresses begin so; all of them if nothing is asked for.
-    pub(super) fn failed_trials(&self, beginnings: &[String]) -> Result<BTreeSet<ContentHash>, Refusal> {
+    pub(super) fn failed_trials(&self, beginnings: &[String]) -> Result<BTreeSet<TrialKey>, Refusal> {
         if beginnings.is_empty() {
             return Ok(self.failures.keys().copied().collect());
         }
         let mut found = BTreeSet::new();
         for beginning in beginnings {
             let before = found.len();
-            let fits = |trial: &&ContentHash| trial.to_string().starts_with(&beginning.to_lowercase());
+            let fits = |trial: &&TrialKey| trial.to_string().starts_with(&beginning.to_lowercase());
             found.extend(self.failures.keys().filter(fits));
             if beginning.is_empty() || found.len() == before {
                 let shown: String = beginning.chars().take(SHOWN).collect();
@@ -179,7 +179,7 @@ impl SearchRun {
     }
 
     /// Starts the search over, with these failures forgotten: what a restart of the coordinator would find.
-    pub(super) fn start_over(&mut self, record: ExperimentRecord, retried: &BTreeSet<ContentHash>) {
+    pub(super) fn start_over(&mut self, record: ExperimentRecord, retried: &BTreeSet<TrialKey>) {
         self.record = record;
         self.failures.retain(|trial, _| !retried.contains(trial));
         self.retried += retried.len() as u64;
@@ -211,7 +211,7 @@ impl SearchRun {
         &mut self,
         ledger: &mut Ledger,
         store: &Store,
-        unwritten: &HashMap<ContentHash, Evidence>,
+        unwritten: &HashMap<TrialKey, Evidence>,
         filed: &mut Filed<'_>,
     ) -> Result<Vec<Closed>, StoreError> {
         let mut closed = Vec::new();
@@ -260,12 +260,12 @@ impl SearchRun {
         drawn: Range<usize>,
         ledger: &mut Ledger,
         store: &Store,
-        unwritten: &HashMap<ContentHash, Evidence>,
+        unwritten: &HashMap<TrialKey, Evidence>,
         filed: &mut Filed<'_>,
         closed: &mut Vec<Closed>,
     ) -> Result<(), StoreError> {
         let shards = self.record.shards;
-        let on_record = |trials: &[ContentHash]| {
+        let on_record = |trials: &[TrialKey]| {
             Ok::<_, StoreError>(store.look_up(trials, shards)?.into_iter().map(OnRecord::from).collect())
         };
         for drawn in self.playback.read(drawn, on_record)? {
@@ -291,7 +291,7 @@ impl SearchRun {
     }
 
     /// Whether the results of all shards of a trial have to be kept: the others' are compared with them.
-    pub(super) fn keeps_shard_results(&self, trial: &ContentHash) -> bool {
+    pub(super) fn keeps_shard_results(&self, trial: &TrialKey) -> bool {
         self.playback.keeps_shard_results(trial)
     }
 
@@ -301,7 +301,7 @@ impl SearchRun {
     }
 
     /// Prunes an open trial if it loses too much. Returns whether it does.
-    pub(super) fn judge(&mut self, key: &ContentHash, ledger: &mut Ledger) -> bool {
+    pub(super) fn judge(&mut self, key: &TrialKey, ledger: &mut Ledger) -> bool {
         if !self.playback.is_racing() {
             return false;
         }

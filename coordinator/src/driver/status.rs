@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use qslm_common::candidate::CandidateId;
 use qslm_common::demands::{Capabilities, Demands};
-use qslm_common::hash::ContentHash;
+use qslm_common::trial::TrialKey;
 
 use crate::ledger::ShardCounts;
 
@@ -66,7 +67,7 @@ pub struct Summary {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Best {
     /// Its id.
-    pub candidate: ContentHash,
+    pub candidate: CandidateId,
     /// Share of the float model's bytes that it saves, 0 to 1.
     pub saving: f64,
     /// Perplexity or accuracy.
@@ -122,7 +123,7 @@ pub struct ExperimentStatus {
     /// Failures that were opened again.
     pub retried: u64,
     /// Failed trials with their reasons, some of them.
-    pub failed_trials: Vec<(ContentHash, String)>,
+    pub failed_trials: Vec<(TrialKey, String)>,
 }
 
 /// Status of a worker, as people see it.

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 use qslm_transport::traces::{Span, TraceContext, Traces};
 
 use crate::ledger::{Closed, Grant, LeaseId, Outcome};
@@ -13,13 +13,13 @@ use crate::ledger::{Closed, Grant, LeaseId, Outcome};
 pub(super) struct Traced {
     traces: Traces,
     /// When the first shard of an open trial was leased, and which leases there are.
-    trials: HashMap<ContentHash, (SystemTime, Vec<LeaseId>)>,
+    trials: HashMap<TrialKey, (SystemTime, Vec<LeaseId>)>,
     leases: HashMap<LeaseId, Out>,
 }
 
 /// A lease that is out.
 struct Out {
-    trial: ContentHash,
+    trial: TrialKey,
     shard: Shard,
     worker: String,
     since: SystemTime,

@@ -3,15 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 
 use super::{LeaseId, Millis, Owner};
 
 /// A shard in a worker's hands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lease {
-    pub(super) trial: ContentHash,
+    pub(super) trial: TrialKey,
     pub(super) shard: Shard,
     pub(super) worker: String,
     /// On whose account it is.

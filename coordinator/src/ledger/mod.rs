@@ -35,9 +35,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use qslm_common::evidence::Evidence;
-use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
+use qslm_common::trial::TrialKey;
 
 pub use invariants::Broken;
 use leases::{Lease, Leases};
@@ -76,15 +76,15 @@ const LOOK: usize = 64;
 #[derive(Debug, Default)]
 pub struct Ledger {
     limits: Limits,
-    trials: BTreeMap<ContentHash, OpenTrial>,
+    trials: BTreeMap<TrialKey, OpenTrial>,
     /// The open trials by the order in which they were opened.
-    by_order: BTreeMap<u64, ContentHash>,
+    by_order: BTreeMap<u64, TrialKey>,
     queues: BTreeMap<Owner, Queue>,
     leases: Leases,
     /// Open shards that one more vanished worker condemns.
     suspects: BTreeSet<PendingShard>,
     /// Leases that ran out over open shards: whoever comes back with one still in hand has not vanished.
-    lapsed: BTreeMap<LeaseId, (ContentHash, u32)>,
+    lapsed: BTreeMap<LeaseId, (TrialKey, u32)>,
     opened: u64,
 }
 
@@ -217,7 +217,7 @@ impl Ledger {
 
     /// The owner's shard that has been out for longest, if that is much longer than usual, with another worker than
     /// this one, and with one only.
-    fn straggler(&self, owner: Owner, worker: &str, now: Millis) -> Option<(ContentHash, u32)> {
+    fn straggler(&self, owner: Owner, worker: &str, now: Millis) -> Option<(TrialKey, u32)> {
         let (settled, together) = self.queues.get(&owner)?.durations;
         let patience = (STRAGGLES.0 * together.checked_div(settled)?).max(STRAGGLES.1);
         let late = self.leases.iter().take_while(|lease| lease.since + patience <= now);
@@ -256,7 +256,7 @@ impl Ledger {
     /// Takes a result for a shard, under a lease or not.
     pub fn settle(
         &mut self,
-        key: ContentHash,
+        key: TrialKey,
         shard: Shard,
         result: impl Into<Evidence>,
         now: Millis,
@@ -324,7 +324,7 @@ impl Ledger {
     }
 
     /// Withdraws an owner from one trial. If nobody else waits for it, it is closed without a result.
-    pub fn leave(&mut self, owner: Owner, key: ContentHash) {
+    pub fn leave(&mut self, owner: Owner, key: TrialKey) {
         let Some(open) = self.trials.get_mut(&key).filter(|open| open.owners.contains(&owner)) else {
             return;
         };
@@ -352,10 +352,7 @@ impl Ledger {
     }
 
     /// An open trial, what its settled shards gave, and how many shards it has.
-    pub fn shard_results(
-        &self,
-        key: &ContentHash,
-    ) -> Option<(Arc<Addressed>, BTreeMap<Shard, Evidence>, u32)> {
+    pub fn shard_results(&self, key: &TrialKey) -> Option<(Arc<Addressed>, BTreeMap<Shard, Evidence>, u32)> {
         let open = self.trials.get(key)?;
         let of = open.shards.len() as u32;
         let settled = (0..of).zip(&open.shards).filter_map(|(index, shard)| match shard {
@@ -377,7 +374,7 @@ impl Ledger {
     }
 
     /// Who wants an open trial.
-    pub fn owners(&self, key: &ContentHash) -> &[Owner] {
+    pub fn owners(&self, key: &TrialKey) -> &[Owner] {
         self.trials.get(key).map_or(&[], |open| &open.owners)
     }
 
@@ -428,17 +425,17 @@ impl Ledger {
     }
 
     /// Closes a trial as failed.
-    fn close_failed(&mut self, key: ContentHash, reason: String) -> Option<Closed> {
+    fn close_failed(&mut self, key: TrialKey, reason: String) -> Option<Closed> {
         Some(self.remove(key)?.end(Outcome::Failed(reason)))
     }
 
     /// Closes a trial if all its shards are settled.
-    fn complete(&mut self, key: ContentHash) -> Option<Closed> {
+    fn complete(&mut self, key: TrialKey) -> Option<Closed> {
         let sum = self.trials.get(&key)?.sum()?;
         Some(self.remove(key)?.close(sum))
     }
 
-    fn remove(&mut self, key: ContentHash) -> Option<OpenTrial> {
+    fn remove(&mut self, key: TrialKey) -> Option<OpenTrial> {
         let open = self.trials.remove(&key)?;
         self.by_order.remove(&open.order);
         for lease in open.shards.iter().flat_map(ShardState::leases) {

@@ -3,7 +3,7 @@
 //! A worker that vanishes takes all its leases with it, and only one of them can be why. A shard that one more vanished
 //! worker condemns is a *suspect*: it is granted alone. What is innocent is measured then.
 
-use qslm_common::hash::ContentHash;
+use qslm_common::trial::TrialKey;
 
 use super::leases::Lease;
 use super::trial::Closed;
@@ -73,7 +73,7 @@ impl Ledger {
     }
 
     /// Notes whether one more vanished worker would condemn a shard.
-    pub(super) fn suspect(&mut self, key: ContentHash, index: u32) {
+    pub(super) fn suspect(&mut self, key: TrialKey, index: u32) {
         let Some(open) = self.trials.get(&key) else { return };
         let vanished = open.shards[index as usize].vanished().len();
         let place = (open.order, index);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qslm_common::hash::ContentHash;
+use qslm_common::trial::TrialKey;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Best, Event, ExperimentStatus, FailedTrial, WorkerStatus};
 
@@ -57,7 +57,7 @@ fn write_best(best: driver::Best) -> Best {
     Best { candidate: candidate.as_bytes().to_vec(), saving, quality, quality_loss }
 }
 
-fn write_failed_trial((trial, reason): (ContentHash, String)) -> FailedTrial {
+fn write_failed_trial((trial, reason): (TrialKey, String)) -> FailedTrial {
     FailedTrial { trial: trial.as_bytes().to_vec(), reason }
 }
 

@@ -160,7 +160,7 @@ fn read_finished(report: ShardReport) -> Result<Finished, Invalid> {
     };
     Ok(Finished {
         lease: report.lease,
-        trial: convert::hash("finished.trial", &report.trial)?,
+        trial: convert::hash("finished.trial", &report.trial)?.into(),
         shard: convert::shard(report.index, report.of)?,
         engine: one_line(&report.engine, LONGEST_ENGINE),
         outcome,

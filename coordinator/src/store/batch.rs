@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
-use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 use qslm_report::{Comparison, Sample};
 use redb::{ReadableTable, WriteTransaction};
 
@@ -24,17 +24,17 @@ pub enum Write {
     /// An experiment was submitted or changed.
     Experiment(ExperimentRecord),
     /// A shard of a trial was settled. Changes nothing if the trial was measured.
-    Shard(ContentHash, Shard, Evidence),
+    Shard(TrialKey, Shard, Evidence),
     /// A trial was measured; its shards are not needed any more.
-    Measurement(ContentHash, Evidence),
+    Measurement(TrialKey, Evidence),
     /// All shard results of a measured trial, kept because other trials race against them.
-    ShardResults(ContentHash, BTreeMap<Shard, Evidence>),
+    ShardResults(TrialKey, BTreeMap<Shard, Evidence>),
     /// The description of an engine that results name by its fingerprint.
     Engine(Fingerprint, String),
     /// A trial of an experiment failed for good.
-    Failure(String, ContentHash, String),
+    Failure(String, TrialKey, String),
     /// A failed trial of an experiment is opened again; that it failed stays on record.
-    Retry(String, ContentHash),
+    Retry(String, TrialKey),
     /// The progress of an experiment at a time.
     Sample(String, Sample),
     /// Points of another tool; they replace what the same source found before.

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use qslm_common::candidate::Candidate;
 use qslm_common::evidence::{Engines, Fingerprint};
-use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 
 use super::record::ExperimentRecord;
 
@@ -20,17 +20,17 @@ pub struct Contents {
     /// Experiments by id.
     pub experiments: BTreeMap<String, ExperimentRecord>,
     /// The counts of measured trials.
-    pub measurements: BTreeMap<ContentHash, Variants>,
+    pub measurements: BTreeMap<TrialKey, Variants>,
     /// The counts of settled shards of trials that are still open.
-    pub shards: BTreeMap<(ContentHash, Shard), Variants>,
+    pub shards: BTreeMap<(TrialKey, Shard), Variants>,
     /// The counts of shards that were kept although their trials were measured: what others race against.
-    pub shard_results: BTreeMap<(ContentHash, Shard), Variants>,
+    pub shard_results: BTreeMap<(TrialKey, Shard), Variants>,
     /// Descriptions of the engines that counted.
     pub engines: BTreeMap<Fingerprint, String>,
     /// Reasons of final failures, by experiment and trial.
-    pub failures: BTreeMap<(String, ContentHash), String>,
+    pub failures: BTreeMap<(String, TrialKey), String>,
     /// Reasons of failures that were opened again since, the first failure first.
-    pub retried: BTreeMap<(String, ContentHash), Vec<String>>,
+    pub retried: BTreeMap<(String, TrialKey), Vec<String>>,
     /// Progress of experiments, as written, by experiment and milliseconds since 1970.
     pub timeline: BTreeMap<(String, u64), Vec<u8>>,
     /// Points of other tools, as written, by experiment and source.
@@ -49,7 +49,7 @@ pub(super) fn add(variants: &mut Variants, more: impl IntoIterator<Item = (Count
 
 impl Contents {
     /// The map to which the counts of a trial's shards belong.
-    pub(super) fn shards_of(&mut self, trial: &ContentHash) -> &mut BTreeMap<(ContentHash, Shard), Variants> {
+    pub(super) fn shards_of(&mut self, trial: &TrialKey) -> &mut BTreeMap<(TrialKey, Shard), Variants> {
         if self.measurements.contains_key(trial) { &mut self.shard_results } else { &mut self.shards }
     }
 
@@ -104,10 +104,10 @@ impl Contents {
     /// A failure that was opened again in one store is none any more in the other; what failed more often there counts.
     fn join_failures(
         &mut self,
-        failures: BTreeMap<(String, ContentHash), String>,
-        retried: BTreeMap<(String, ContentHash), Vec<String>>,
+        failures: BTreeMap<(String, TrialKey), String>,
+        retried: BTreeMap<(String, TrialKey), Vec<String>>,
     ) {
-        let often = |retried: &BTreeMap<(String, ContentHash), Vec<String>>, at: &(String, ContentHash)| {
+        let often = |retried: &BTreeMap<(String, TrialKey), Vec<String>>, at: &(String, TrialKey)| {
             retried.get(at).map_or(0, Vec::len)
         };
         for at in retried.keys().filter(|at| often(&retried, at) > often(&self.retried, at)) {
@@ -148,7 +148,7 @@ impl Contents {
     }
 
     /// Trials (or shards of them) with more than one set of counts on record.
-    pub fn conflicts(&self) -> Vec<(ContentHash, &Variants)> {
+    pub fn conflicts(&self) -> Vec<(TrialKey, &Variants)> {
         let whole = self.measurements.iter().map(|(trial, counts)| (*trial, counts));
         let shards = self.shards.iter().chain(&self.shard_results);
         let shards = shards.map(|((trial, _), counts)| (*trial, counts));
@@ -178,16 +178,16 @@ mod tests {
         Experiment { racing: Some(Racing::Confidence(0.95)), ..experiment(Tiered::default()) }
     }
 
-    fn float() -> ContentHash {
+    fn float() -> TrialKey {
         let experiment = raced();
         experiment.trial(Candidate::float(&experiment.network)).key()
     }
 
-    fn trial() -> impl Strategy<Value = ContentHash> {
-        prop_oneof![(0u8..4).prop_map(|number| ContentHash::of(&[number])), Just(float())]
+    fn trial() -> impl Strategy<Value = TrialKey> {
+        prop_oneof![(0u8..4).prop_map(|number| TrialKey::of(&[number])), Just(float())]
     }
 
-    fn shard() -> impl Strategy<Value = (ContentHash, Shard)> {
+    fn shard() -> impl Strategy<Value = (TrialKey, Shard)> {
         (trial(), 0u32..2, 1u32..4).prop_map(|(trial, index, of)| (trial, Shard { index: index % of, of }))
     }
 
@@ -292,7 +292,7 @@ mod tests {
             for (shard, counts) in a.shard_results.iter().chain(&b.shard_results) {
                 prop_assert!(counts.keys().all(|counts| both.shard_results[shard].contains_key(counts)));
             }
-            let differ = |(trial, counts): (&ContentHash, &Variants)| {
+            let differ = |(trial, counts): (&TrialKey, &Variants)| {
                 b.measurements.get(trial).is_some_and(|other| !other.keys().eq(counts.keys()))
             };
             let expected = a.measurements.iter().filter(|pair| differ(*pair)).count();

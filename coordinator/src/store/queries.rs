@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
-use qslm_common::hash::ContentHash;
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 use qslm_report::{Comparison, Sample};
 use redb::{ReadableTable, ReadableTableMetadata};
 
@@ -48,13 +48,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] if the file or a record cannot be read.
-    pub fn look_up(&self, keys: &[ContentHash], of: u32) -> Result<Vec<Stored>, StoreError> {
+    pub fn look_up(&self, keys: &[TrialKey], of: u32) -> Result<Vec<Stored>, StoreError> {
         self.read(|transaction| {
             let mut found = Vec::with_capacity(keys.len());
             let measurements = transaction.open_table(MEASUREMENTS)?;
             let shards = transaction.open_table(SHARDS)?;
             let none_open = shards.is_empty()?;
-            for key in keys.iter().map(ContentHash::as_bytes) {
+            for key in keys.iter().map(TrialKey::as_bytes) {
                 if let Some(counts) = measurements.get(key)? {
                     found.push(Stored::Measured(decode_counts(counts.value())?));
                     continue;
@@ -71,7 +71,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be read, or a record in it.
-    pub fn shard_results(&self, key: &ContentHash, of: u32) -> Result<BTreeMap<Shard, Evidence>, StoreError> {
+    pub fn shard_results(&self, key: &TrialKey, of: u32) -> Result<BTreeMap<Shard, Evidence>, StoreError> {
         self.read(|transaction| read_shards(&transaction.open_table(SHARDS)?, key.as_bytes(), of))
     }
 
@@ -79,13 +79,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be read.
-    pub fn failures(&self, experiment: &str) -> Result<BTreeMap<ContentHash, String>, StoreError> {
+    pub fn failures(&self, experiment: &str) -> Result<BTreeMap<TrialKey, String>, StoreError> {
         self.read(|transaction| {
             let table = transaction.open_table(FAILURES)?;
             let mut failures = BTreeMap::new();
             for row in table.range((experiment, &[0; 32])..=(experiment, &[255; 32]))? {
                 let (at, reason) = row?;
-                failures.insert(ContentHash::from_bytes(*at.value().1), reason.value().to_owned());
+                failures.insert(TrialKey::from_bytes(*at.value().1), reason.value().to_owned());
             }
             Ok(failures)
         })

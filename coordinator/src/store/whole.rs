@@ -4,9 +4,9 @@
 //! which it is joined, two functions that read a row and write all rows, and one line of that table.
 
 use qslm_common::evidence::{Engines, Evidence, Fingerprint};
-use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 use redb::{ReadTransaction, ReadableMultimapTable, ReadableTable, WriteTransaction};
 
 use super::contents::{Contents, Variants, add};
@@ -124,7 +124,7 @@ fn records(variants: &Variants) -> impl Iterator<Item = Vec<u8>> {
 }
 
 fn read_measurement(contents: &mut Contents, key: &Key, record: &[u8]) -> Read {
-    add(contents.measurements.entry(ContentHash::from_bytes(*key)).or_default(), read_counts(record)?);
+    add(contents.measurements.entry(TrialKey::from_bytes(*key)).or_default(), read_counts(record)?);
     Ok(())
 }
 
@@ -138,7 +138,7 @@ fn write_measurements(contents: &Contents, rows: &mut Rows<'_, &'static Key, &'s
 }
 
 fn read_shard(contents: &mut Contents, (key, of, index): ShardKey<'_>, record: &[u8]) -> Read {
-    let key = ContentHash::from_bytes(*key);
+    let key = TrialKey::from_bytes(*key);
     let shards = contents.shards_of(&key);
     add(shards.entry((key, Shard { index, of })).or_default(), read_counts(record)?);
     Ok(())
@@ -187,7 +187,7 @@ fn write_conflicts(transaction: &WriteTransaction, contents: &Contents) -> Writt
 }
 
 fn read_failure(contents: &mut Contents, (experiment, key): (&str, &Key), reason: &str) -> Read {
-    let at = (experiment.to_owned(), ContentHash::from_bytes(*key));
+    let at = (experiment.to_owned(), TrialKey::from_bytes(*key));
     contents.failures.insert(at, reason.to_owned());
     Ok(())
 }
@@ -203,7 +203,7 @@ fn write_failures(
 }
 
 fn read_retried(contents: &mut Contents, (experiment, key): (&str, &Key), reasons: &str) -> Read {
-    let at = (experiment.to_owned(), ContentHash::from_bytes(*key));
+    let at = (experiment.to_owned(), TrialKey::from_bytes(*key));
     contents.retried.insert(at, decode_reasons(reasons));
     Ok(())
 }

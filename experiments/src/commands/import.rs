@@ -10,9 +10,9 @@ use qslm_common::candidate::Candidate;
 use qslm_common::evidence::{Evidence, Fingerprint, LONGEST_ENGINE};
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::saving;
-use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::trial::Addressed;
+use qslm_common::trial::TrialKey;
 use qslm_coordinator::store::{Contents, ExperimentRecord, Store, Stored, Write};
 use qslm_report::{Comparison, Reference};
 use rusqlite::{Connection, OpenFlags};
@@ -142,10 +142,10 @@ fn results(file: &Path, into: &Into) -> Outcome {
         taken.measurements.entry(key).or_default().insert(counts, engines.keys().copied().collect());
         taken.engines.extend(engines);
     }
-    let known = |key: &ContentHash| contents.measurements.contains_key(key);
+    let known = |key: &TrialKey| contents.measurements.contains_key(key);
     let new = taken.measurements.keys().filter(|key| !known(key)).count();
     let all = taken.measurements.len();
-    let keys: BTreeSet<ContentHash> = taken.measurements.keys().copied().collect();
+    let keys: BTreeSet<TrialKey> = taken.measurements.keys().copied().collect();
     contents.join(taken);
     store.replace(&contents)?;
     print(&format!("{new} new results, {} known\n", all - new))?;
@@ -180,7 +180,7 @@ fn engines(row: &Value) -> impl Iterator<Item = (Fingerprint, String)> {
 }
 
 /// The trial and counts of a row of an export.
-fn result(row: &Value, experiment: &Experiment) -> Result<(ContentHash, Counts), String> {
+fn result(row: &Value, experiment: &Experiment) -> Result<(TrialKey, Counts), String> {
     let network = &experiment.network;
     let text = |name: &str| row[name].as_str().ok_or_else(|| format!("{name} is missing"));
     let count = |name: &str| {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use qslm_common::hash::ContentHash;
+use qslm_common::trial::TrialKey;
 use qslm_coordinator::store::{Artifacts, Audit, Contents, Store};
 use serde::Serialize;
 
@@ -81,7 +81,7 @@ struct StoreSummary {
     shards: usize,
     failures: usize,
     /// Trials for which stores hold different counts.
-    conflicts: Vec<ContentHash>,
+    conflicts: Vec<TrialKey>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sound: Option<bool>,
     /// The input files beside it.

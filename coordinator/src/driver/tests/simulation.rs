@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
-use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::space::Tier;
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 use qslm_search::{AnyStrategy, Grid, Random, Tiered};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -52,16 +52,16 @@ struct World {
     driver: Driver,
     now: Millis,
     /// The batch that is on disk without the driver knowing.
-    written: Option<Vec<ContentHash>>,
+    written: Option<Vec<TrialKey>>,
     workers: Vec<Worker>,
     named: u32,
     experiments: Vec<(Experiment, u32)>,
     /// What the coordinator said is safe.
-    acknowledged: BTreeMap<(ContentHash, Shard), Counts>,
+    acknowledged: BTreeMap<(TrialKey, Shard), Counts>,
     /// Lease numbers that were seen.
     leases: BTreeSet<LeaseId>,
     /// What the trials that were seen would measure.
-    truth: BTreeMap<ContentHash, Counts>,
+    truth: BTreeMap<TrialKey, Counts>,
     crashes: u32,
     /// Whether evaluations fail now and then, so that their trials have to be opened again.
     trials_fail: bool,

@@ -299,8 +299,7 @@ fn nothing_scored_is_a_failure() {
 fn simulate(seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut ledger = Ledger::new(Limits { vanished: 4 });
-    let truth =
-        |key: ContentHash, shard: Shard| counts(u64::from(key.as_bytes()[0]) + u64::from(shard.index));
+    let truth = |key: TrialKey, shard: Shard| counts(u64::from(key.as_bytes()[0]) + u64::from(shard.index));
     let (mut now, mut next_lease, mut grants) = (0, 0, Vec::<Grant>::new());
     let mut results = BTreeMap::new();
     let shards = rng.random_range(1..6);

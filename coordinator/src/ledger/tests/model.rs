@@ -100,10 +100,10 @@ struct Model {
 /// What an event led to, in words that both can say.
 #[derive(Debug, PartialEq)]
 enum Answer {
-    Granted(Option<(ContentHash, u32)>),
+    Granted(Option<(TrialKey, u32)>),
     Said(String),
     Unknown(BTreeSet<LeaseId>),
-    GivenUp(Vec<ContentHash>),
+    GivenUp(Vec<TrialKey>),
 }
 
 fn trial(number: usize) -> Trial {

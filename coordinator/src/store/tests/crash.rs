@@ -1,9 +1,9 @@
 //! Loss of power: after every operation that redb does on the disk, the power fails. The store that is found then has to
 //! hold everything that was acknowledged, and of the commit under way all or nothing.
 
-use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -14,7 +14,7 @@ use crate::store::{Contents, Store, Write};
 fn batches() -> Vec<Vec<Write>> {
     let counts =
         |nll: u64| Counts { nll: Nll(nll), scored_tokens: 1, processed_tokens: 1, ..Counts::zero(40) }.into();
-    let trial = |number: u64| ContentHash::of(&number.to_le_bytes());
+    let trial = |number: u64| TrialKey::of(&number.to_le_bytes());
     let mut batches = Vec::new();
     for number in 0..12 {
         let shards = (0..3).map(|index| Write::Shard(trial(number), Shard { index, of: 3 }, counts(number)));

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
-use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 use qslm_report::Sample;
 use qslm_search::Tiered;
 use rand::{RngExt, SeedableRng};
@@ -27,7 +27,7 @@ fn counts(nll: u64) -> Evidence {
 /// was closed; and what it held before and after the last commit.
 fn make(path: &Path) -> ([Vec<u8>; 2], [Contents; 2]) {
     let store = Store::open(path).unwrap();
-    let trial = |number: u64| ContentHash::of(&number.to_le_bytes());
+    let trial = |number: u64| TrialKey::of(&number.to_le_bytes());
     let record = ExperimentRecord::new(0, 2, 0, experiment(Tiered::default()));
     let id = record.experiment.id();
     let mut writes = vec![Write::Experiment(record), Write::Engine(Fingerprint(1), "engine".to_owned())];
@@ -136,7 +136,7 @@ fn a_store_that_was_not_closed_is_read_without_being_repaired() {
     let (path, copy) = (folder.path().join("s.redb"), folder.path().join("copy.redb"));
     drop(Store::open(&path).unwrap());
     let store = Store::open(&path).unwrap();
-    store.commit(&[Write::Measurement(ContentHash::of(b"a"), counts(3))]).unwrap();
+    store.commit(&[Write::Measurement(TrialKey::of(b"a"), counts(3))]).unwrap();
     let contents = store.contents().unwrap();
     // As it lies on the disk while a program has it open.
     std::fs::copy(&path, &copy).unwrap();
@@ -146,7 +146,7 @@ fn a_store_that_was_not_closed_is_read_without_being_repaired() {
     assert!(!found.was_closed());
     assert_eq!(found.contents().unwrap(), contents);
     // What is written to it is there as long as it is open.
-    found.commit(&[Write::Measurement(ContentHash::of(b"b"), counts(4))]).unwrap();
+    found.commit(&[Write::Measurement(TrialKey::of(b"b"), counts(4))]).unwrap();
     assert_eq!(found.contents().unwrap().measurements.len(), 2);
     drop(found);
     assert!(std::fs::read(&copy).unwrap() == bytes);

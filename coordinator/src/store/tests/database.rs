@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
-use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::task::Shard;
+use qslm_common::trial::TrialKey;
 use qslm_report::{Comparison, Reference, Sample};
 use qslm_search::Tiered;
 
@@ -23,7 +23,7 @@ fn counts(nll: u64) -> Evidence {
 fn what_was_committed_is_there_after_reopening() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/folder/store.redb");
-    let (a, b) = (ContentHash::of(b"a"), ContentHash::of(b"b"));
+    let (a, b) = (TrialKey::of(b"a"), TrialKey::of(b"b"));
     let experiment = experiment(Tiered::default());
     let record = ExperimentRecord::new(0, 2, 0, experiment);
     let open = |shards: &[(Shard, Evidence)]| Stored::Shards(shards.iter().cloned().collect());
@@ -64,11 +64,11 @@ fn what_was_committed_is_there_after_reopening() {
 #[test]
 fn what_is_joined_is_there_after_reopening_conflicts_included() {
     let folder = tempfile::tempdir().unwrap();
-    let (a, b) = (ContentHash::of(b"a"), ContentHash::of(b"b"));
+    let (a, b) = (TrialKey::of(b"a"), TrialKey::of(b"b"));
     let with = |name: &str, nll: u64| {
         let store = Store::open(&folder.path().join(name)).unwrap();
         let shard = Write::Shard(b, Shard { index: 0, of: 2 }, counts(nll));
-        let failure = Write::Failure("x".to_owned(), ContentHash::of(&[nll as u8]), "broke".to_owned());
+        let failure = Write::Failure("x".to_owned(), TrialKey::of(&[nll as u8]), "broke".to_owned());
         let engine = Write::Engine(Fingerprint(nll), format!("engine {nll}"));
         store.commit(&[Write::Measurement(a, counts(nll)), shard, failure, engine]).unwrap();
         store.contents().unwrap()
@@ -92,7 +92,7 @@ fn what_is_joined_is_there_after_reopening_conflicts_included() {
 #[test]
 fn what_a_race_runs_against_is_there_in_a_store_that_was_joined() {
     let folder = tempfile::tempdir().unwrap();
-    let float = ContentHash::of(b"float");
+    let float = TrialKey::of(b"float");
     let results: BTreeMap<_, _> = (0..3).map(|index| (Shard { index, of: 3 }, counts(4))).collect();
     let store = |name: &str, writes: &[Write]| {
         let store = Store::open(&folder.path().join(name)).unwrap();
@@ -122,7 +122,7 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("one")).unwrap();
     let experiment = experiment(Tiered::default());
-    let (id, key, shard) = (experiment.id(), ContentHash::of(b"a"), Shard { index: 0, of: 1 });
+    let (id, key, shard) = (experiment.id(), TrialKey::of(b"a"), Shard { index: 0, of: 1 });
     let sample = Sample { unix_ms: 1, measured: 1, front: 1, hypervolume: Some(0.5), tokens_per_second: 2.0 };
     let point = Reference { label: "7".to_owned(), saving: 0.5, quality_loss: 0.125 };
     let comparison = Comparison { source: "optuna".to_owned(), points: vec![point] };
@@ -133,9 +133,9 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
         Write::Measurement(key, counts(1)),
         Write::ShardResults(key, [(shard, counts(1))].into()),
         Write::Engine(Fingerprint(1), "engine".to_owned()),
-        Write::Failure(id.clone(), ContentHash::of(b"b"), "broke".to_owned()),
-        Write::Retry(id.clone(), ContentHash::of(b"b")),
-        Write::Failure(id.clone(), ContentHash::of(b"b"), "broke again".to_owned()),
+        Write::Failure(id.clone(), TrialKey::of(b"b"), "broke".to_owned()),
+        Write::Retry(id.clone(), TrialKey::of(b"b")),
+        Write::Failure(id.clone(), TrialKey::of(b"b"), "broke again".to_owned()),
         Write::Sample(id.clone(), sample),
         Write::Comparison(id, comparison),
     ];
@@ -149,7 +149,7 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
     assert_eq!(tables(&store), TABLES.len() + 1, "and the version with the epoch");
     let contents = store.contents().unwrap();
     let other = Store::open(&folder.path().join("other")).unwrap();
-    other.commit(&[Write::Measurement(ContentHash::of(b"c"), counts(3))]).unwrap();
+    other.commit(&[Write::Measurement(TrialKey::of(b"c"), counts(3))]).unwrap();
     other.replace(&contents).unwrap();
     assert_eq!(other.contents().unwrap(), contents);
     assert_eq!(contents.conflicts().len(), 1);

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use qslm_common::archive::Archive;
 use qslm_common::experiment::Experiment;
-use qslm_common::hash::ContentHash;
 use qslm_common::task::{MAX_SHARDS, Shard};
 use qslm_common::trial::Addressed;
+use qslm_common::trial::TrialKey;
 use qslm_coordinator::Options;
 use qslm_coordinator::driver::{
     self, Finished, Handle, Refusal, ReportAnswer, ShardOutcome, State, Submission, WorkerReport,
@@ -72,9 +72,9 @@ struct Durations {
 
 impl Durations {
     /// Seconds of a shard's evaluation: the same whoever does it.
-    fn of(&self, trial: &ContentHash, shard: Shard) -> f64 {
+    fn of(&self, trial: &TrialKey, shard: Shard) -> f64 {
         let bytes = [&trial.as_bytes()[..], &shard.index.to_le_bytes()].concat();
-        let hash = ContentHash::of(&bytes);
+        let hash = TrialKey::of(&bytes);
         let chance = f64::from(u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]])) / 65_535.0;
         self.mean * (1.0 + self.spread * (2.0 * chance - 1.0))
     }

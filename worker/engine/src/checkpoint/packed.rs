@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use qslm_common::candidate::Candidate;
+use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::footprint::footprint_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
@@ -36,7 +36,7 @@ pub struct Manifest {
     /// The shape of the network.
     pub network: Network,
     /// Id of the candidate.
-    pub candidate: ContentHash,
+    pub candidate: CandidateId,
     /// The scheme of every unit.
     pub schemes: BTreeMap<String, Scheme>,
     /// The scheme of one-dimensional parameters.
