@@ -136,26 +136,26 @@ mod tests {
         let mut breakers = Breakers::default();
         let mut now = 0;
         for (pause, opens) in [(500, false), (1000, false), (2000, false), (4000, true), (8000, false)] {
-            let tripped = breakers.fault("a", 0, "disk", now);
+            let tripped = breakers.fault("a", Owner(0), "disk", now);
             assert_eq!(tripped, if opens { Tripped::Open(pause) } else { Tripped::Pause(pause) });
-            assert_eq!(breakers.fault("a", 0, "disk", now + pause - 1), Tripped::No);
-            assert!(!breakers.allows("a", 0, now + pause - 1, || 0));
-            assert!(breakers.allows("a", 0, now + pause, || 0), "one to try");
-            assert!(!breakers.allows("a", 0, now + pause, || 1), "and one alone");
+            assert_eq!(breakers.fault("a", Owner(0), "disk", now + pause - 1), Tripped::No);
+            assert!(!breakers.allows("a", Owner(0), now + pause - 1, || 0));
+            assert!(breakers.allows("a", Owner(0), now + pause, || 0), "one to try");
+            assert!(!breakers.allows("a", Owner(0), now + pause, || 1), "and one alone");
             assert_eq!(breakers.next_end("a", now), Some(now + pause));
             now += pause;
         }
-        assert_eq!(breakers.open("a", 0), Some("disk"));
-        assert!(breakers.success("a", 0), "it had been set aside");
-        assert!(breakers.allows("a", 0, now, || 5) && breakers.open("a", 0).is_none());
-        assert_eq!(breakers.fault("a", 0, "disk", now), Tripped::Pause(500));
+        assert_eq!(breakers.open("a", Owner(0)), Some("disk"));
+        assert!(breakers.success("a", Owner(0)), "it had been set aside");
+        assert!(breakers.allows("a", Owner(0), now, || 5) && breakers.open("a", Owner(0)).is_none());
+        assert_eq!(breakers.fault("a", Owner(0), "disk", now), Tripped::Pause(500));
     }
 
     #[test]
     fn a_breaker_is_about_one_worker_and_one_experiment() {
         let mut breakers = Breakers::default();
-        breakers.fault("a", 0, "damaged", 0);
-        assert!(breakers.allows("a", 1, 0, || 3) && breakers.allows("b", 0, 0, || 3));
+        breakers.fault("a", Owner(0), "damaged", 0);
+        assert!(breakers.allows("a", Owner(1), 0, || 3) && breakers.allows("b", Owner(0), 0, || 3));
         breakers.forget(|_| false, KEPT);
         assert!(!breakers.by_worker.is_empty());
         breakers.forget(|_| true, KEPT + 1000);
@@ -168,7 +168,7 @@ mod tests {
     fn no_pause_is_longer_than_a_minute() {
         let (mut breakers, mut now) = (Breakers::default(), 0);
         for _ in 0..100 {
-            breakers.fault("a", 0, "disk", now);
+            breakers.fault("a", Owner(0), "disk", now);
             let end = breakers.next_end("a", now).unwrap();
             assert!(end - now <= PAUSE.1);
             now = end;

@@ -198,7 +198,7 @@ impl Driver {
     fn new(store: Store, options: Options) -> Result<Self, DriverError> {
         let mut driver = Self {
             // A restarted coordinator must not give a lease number twice.
-            next_lease: store.epoch() << 32,
+            next_lease: LeaseId(store.epoch() << 32),
             engines: store.engines()?,
             store: Arc::new(store),
             ledger: Ledger::new(options.limits),
@@ -246,7 +246,7 @@ impl Driver {
         presentation: Presentation,
     ) -> Result<usize, serde_json::Error> {
         let index = self.experiments.len();
-        let search = SearchRun::new(index as Owner, record, failures, retried)?;
+        let search = SearchRun::new(Owner::at(index), record, failures, retried)?;
         self.experiments.push(ExperimentRun { search, view: View::new(presentation) });
         Ok(index)
     }

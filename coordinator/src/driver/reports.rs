@@ -78,7 +78,7 @@ impl Driver {
 
     fn answer_report(&self, waiting: Waiting, leases: Vec<Grant>) {
         let experiments = leases.iter().map(|grant| grant.owner);
-        let id = |owner: Owner| self.experiments[owner as usize].search.id().to_owned();
+        let id = |owner: Owner| self.experiments[owner.index()].search.id().to_owned();
         let (set_aside, last_fault) = self.workers.breakers.open_for(&waiting.worker);
         let answer = ReportAnswer {
             set_aside: last_fault.filter(|_| !set_aside.is_empty()).map(str::to_owned),
@@ -108,7 +108,7 @@ impl Driver {
         now: Millis,
     ) -> Result<Option<Grant>, DriverError> {
         for index in self.turns(waiting, now) {
-            let owner = index as Owner;
+            let owner = Owner::at(index);
             if self.ledger.shard_counts(owner).pending == 0 {
                 self.advance(index)?;
             }
@@ -118,11 +118,11 @@ impl Driver {
             }
             let (lease, ends) = (self.next_lease, now + self.ttl());
             if let Some(grant) = self.ledger.grant(owner, lease, &waiting.worker, now, ends) {
-                self.next_lease += 1;
+                self.next_lease = lease.next();
                 self.journal.granted(&grant, &waiting.worker);
                 let experiment = self.experiments[index].search.id();
                 let (trial, shard) = (grant.trial.key, grant.shard.index);
-                tracing::debug!(experiment, %trial, shard, of = grant.shard.of, lease, worker = waiting.worker, "granted");
+                tracing::debug!(experiment, %trial, shard, of = grant.shard.of, %lease, worker = waiting.worker, "granted");
                 return Ok(Some(grant));
             }
         }
@@ -133,14 +133,14 @@ impl Driver {
     fn turns(&self, waiting: &Waiting, now: Millis) -> Vec<usize> {
         let eligible =
             self.experiments.iter().enumerate().filter(|&(index, ExperimentRun { search, .. })| {
-                let leases = || self.ledger.leases_of(&waiting.worker, index as Owner);
+                let leases = || self.ledger.leases_of(&waiting.worker, Owner::at(index));
                 search.is_active()
-                    && self.workers.breakers.allows(&waiting.worker, index as Owner, now, leases)
+                    && self.workers.breakers.allows(&waiting.worker, Owner::at(index), now, leases)
                     && waiting.experiment.as_ref().is_none_or(|only| search.id() == only)
                     && search.suits(&waiting.capabilities)
             });
         let turn = |(index, run): (usize, &ExperimentRun)| {
-            (Reverse(run.search.priority()), self.ledger.shard_counts(index as Owner).leased, index)
+            (Reverse(run.search.priority()), self.ledger.shard_counts(Owner::at(index)).leased, index)
         };
         let mut turns: Vec<_> = eligible.map(turn).collect();
         turns.sort_unstable();

@@ -70,7 +70,7 @@ impl Driver {
                 tracing::error!(%trial, ?shard, "a shard came back with other counts than were recorded; the first ones stay");
             }
             Settled::Implausible => {
-                tracing::warn!(%trial, lease, worker, "refused counts that this network cannot give");
+                tracing::warn!(%trial, %lease, worker, "refused counts that this network cannot give");
                 let reason = "it reported counts that this network cannot give";
                 self.hand_back(worker, lease, Fault::Machine, reason, now);
             }
@@ -92,7 +92,7 @@ impl Driver {
         if matches!(settled, Settled::Recorded | Settled::Complete(_)) {
             for owner in owners {
                 self.success(worker, *owner);
-                self.experiments[*owner as usize].view.note_tokens(now, evidence.counts.processed_tokens);
+                self.experiments[owner.index()].view.note_tokens(now, evidence.counts.processed_tokens);
             }
         }
         // A result for a trial that is not open is kept, too: it was cancelled meanwhile, or the search has not
@@ -110,7 +110,7 @@ impl Driver {
         owners: &[Owner],
         trial: &TrialKey,
     ) -> Option<(Vec<Owner>, BTreeMap<Shard, Evidence>)> {
-        let keeps = |owner: &&Owner| self.experiments[**owner as usize].search.keeps_shard_results(trial);
+        let keeps = |owner: &&Owner| self.experiments[owner.index()].search.keeps_shard_results(trial);
         let racers: Vec<Owner> = owners.iter().filter(keeps).copied().collect();
         let settled = || self.ledger.shard_results(trial).map(|(_, settled, _)| settled).unwrap_or_default();
         (!racers.is_empty()).then(|| (racers, settled()))
@@ -118,7 +118,7 @@ impl Driver {
 
     fn start_races(&mut self, racers: &[Owner], trial: TrialKey, shard_results: BTreeMap<Shard, Evidence>) {
         for racer in racers {
-            self.experiments[*racer as usize].search.start_race(&shard_results);
+            self.experiments[racer.index()].search.start_race(&shard_results);
         }
         // After the sum, which stands for them all otherwise.
         if !shard_results.is_empty() {
@@ -129,7 +129,7 @@ impl Driver {
     /// Prunes an open trial for those owners for whom it loses too much.
     fn judge(&mut self, owners: &[Owner], trial: &TrialKey) {
         for owner in owners {
-            let search = &mut self.experiments[*owner as usize].search;
+            let search = &mut self.experiments[owner.index()].search;
             if search.judge(trial, &mut self.ledger) {
                 tracing::debug!(experiment = search.id(), %trial, "pruned: it lost the race");
             }
@@ -139,7 +139,7 @@ impl Driver {
     /// Files a closed trial with everyone who waited for it.
     pub(super) fn close(&mut self, closed: Closed) {
         let experiments = &self.experiments;
-        let ids = closed.owners.iter().filter_map(|owner| experiments.get(*owner as usize));
+        let ids = closed.owners.iter().filter_map(|owner| experiments.get(owner.index()));
         self.journal.closed(&closed, ids.map(|run| run.search.id()));
         let Closed { trial, owners, outcome } = closed;
         if let Outcome::Measured(evidence) = &outcome {
@@ -147,7 +147,7 @@ impl Driver {
             self.outbox.write_sum(trial.key, evidence.clone());
         }
         for owner in owners {
-            let Some(run) = self.experiments.get_mut(owner as usize) else { continue };
+            let Some(run) = self.experiments.get_mut(owner.index()) else { continue };
             match &outcome {
                 Outcome::Measured(evidence) => run.measured(&trial, evidence.clone()),
                 Outcome::Failed(reason) => {
@@ -165,7 +165,7 @@ impl Driver {
         self.journal.tally.expired += expired.lapsed.len() as u64;
         for (lease, worker, owner) in expired.lapsed {
             self.journal.note("", format!("a lease of {worker} ran out; its shard goes to another worker"));
-            tracing::info!(worker, lease, "a lease ran out; its shard goes to another worker");
+            tracing::info!(worker, %lease, "a lease ran out; its shard goes to another worker");
             self.journal.ended(lease, Some("it ran out"));
             self.fault(&worker, owner, "it vanished with work in hand", self.journal.now());
         }
@@ -199,7 +199,7 @@ impl Driver {
     fn fault(&mut self, worker: &str, owner: Owner, reason: &str, now: Millis) {
         self.journal.tally.faults += 1;
         self.workers.count_fault(worker);
-        let Some(run) = self.experiments.get(owner as usize) else { return };
+        let Some(run) = self.experiments.get(owner.index()) else { return };
         let experiment = run.search.id();
         let seconds = |millis: Millis| millis as f64 / 1000.0;
         match self.workers.breakers.fault(worker, owner, reason, now) {
@@ -229,7 +229,7 @@ impl Driver {
     /// Notes that a worker measured a shard.
     fn success(&mut self, worker: &str, owner: Owner) {
         if self.workers.breakers.success(worker, owner) {
-            let experiment = self.experiments[owner as usize].search.id();
+            let experiment = self.experiments[owner.index()].search.id();
             tracing::info!(worker, experiment, "a worker that was set aside measures again");
             self.journal.note(experiment, format!("{worker} measures again"));
             self.workers.restaffed();

@@ -176,7 +176,7 @@ impl Driver {
             return;
         }
         if record.cancelled {
-            self.ledger.withdraw(index as Owner);
+            self.ledger.withdraw(Owner::at(index));
         }
         self.outbox.write(Write::Experiment(record.clone()));
         search.change(record);
@@ -199,7 +199,7 @@ impl Driver {
             self.outbox.write(Write::Retry(id.clone(), *trial));
         }
         self.outbox.write(Write::Experiment(record.clone()));
-        self.ledger.withdraw(index as Owner);
+        self.ledger.withdraw(Owner::at(index));
         search.start_over(record, &retried);
         view.start_over();
         Ok(())

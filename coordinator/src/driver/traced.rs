@@ -42,7 +42,7 @@ impl Traced {
     pub(super) fn ended(&mut self, lease: LeaseId, error: Option<&str>, unix_ms: u64) {
         let Some(Out { trial, shard, worker, since }) = self.leases.remove(&lease) else { return };
         self.traces.record(Span {
-            context: TraceContext::of_lease(trial.as_bytes(), lease),
+            context: TraceContext::of_lease(trial.as_bytes(), lease.0),
             parent: Some(TraceContext::of_trial(trial.as_bytes())),
             name: "lease",
             start: since,

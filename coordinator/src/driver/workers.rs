@@ -196,7 +196,7 @@ impl Workers {
             let mut counts = WorkerCounts { present: self.by_name.len() as u32, suitable: 0, set_aside: 0 };
             for (name, _) in suitable {
                 counts.suitable += 1;
-                counts.set_aside += u32::from(self.breakers.open(name, index as Owner).is_some());
+                counts.set_aside += u32::from(self.breakers.open(name, Owner::at(index)).is_some());
             }
             self.counts[index] = (self.staffing, counts);
         }
@@ -210,7 +210,7 @@ impl Workers {
             return None;
         }
         let suiting = self.by_name.iter().filter(|(_, worker)| worker.suits(of));
-        let open = suiting.filter_map(|(name, _)| Some((name, self.breakers.open(name, index as Owner)?)));
+        let open = suiting.filter_map(|(name, _)| Some((name, self.breakers.open(name, Owner::at(index))?)));
         // Always the same one, of a map that has no order.
         let first = open.min().map_or(String::new(), |(name, reason)| format!("{name}: {reason}"));
         Some(match suitable {

@@ -96,7 +96,7 @@ impl Leases {
 
     /// Those that have run out at `now`, first the ones that did so first.
     pub(super) fn over(&self, now: Millis) -> Vec<LeaseId> {
-        self.by_end.range(..=(now, LeaseId::MAX)).map(|(_, id)| *id).collect()
+        self.by_end.range(..=(now, LeaseId(u64::MAX))).map(|(_, id)| *id).collect()
     }
 
     pub(super) fn next_end(&self) -> Option<Millis> {

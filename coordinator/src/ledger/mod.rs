@@ -32,6 +32,7 @@ mod trial;
 mod vanished;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use qslm_common::evidence::Evidence;
@@ -47,10 +48,38 @@ pub use vanished::Expired;
 
 /// Milliseconds since the coordinator started.
 pub type Millis = u64;
-/// A lease's number; never given twice.
-pub type LeaseId = u64;
-/// An experiment's number.
-pub type Owner = u32;
+/// Lease id: the number of a lease; never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub u64);
+
+impl LeaseId {
+    /// The one after this.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Owner of a trial: the number of an experiment, in the order of submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner(pub u32);
+
+impl Owner {
+    /// The owner at a place in a list of experiments.
+    pub fn at(index: usize) -> Self {
+        Self(index as u32)
+    }
+
+    /// Its place in a list of experiments.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Limits beyond which a trial has failed.
 #[derive(Debug, Clone, Copy)]

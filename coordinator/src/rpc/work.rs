@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 
 use super::{CHUNK, refuse};
 use crate::driver::{Fault, Finished, Handle, ShardOutcome, WorkerReport};
-use crate::ledger::{Grant, Owner};
+use crate::ledger::{Grant, LeaseId, Owner};
 use crate::store::Artifacts;
 
 /// Leases that one report may ask for.
@@ -56,7 +56,7 @@ impl Work for WorkService {
         let answer = self.driver.report(report).await?;
         Ok(Response::new(ReportResponse {
             leases: answer.leases.iter().map(|grant| self.write_lease(grant, &answer.experiments)).collect(),
-            dropped: answer.dropped,
+            dropped: answer.dropped.iter().map(|lease| lease.0).collect(),
             ttl_ms: u32::try_from(answer.ttl.as_millis()).unwrap_or(u32::MAX),
             done: answer.done,
             set_aside: answer.set_aside.unwrap_or_default(),
@@ -85,9 +85,9 @@ impl Work for WorkService {
 
 impl WorkService {
     fn write_lease(&self, grant: &Grant, experiments: &BTreeMap<Owner, String>) -> Lease {
-        let context = self.traced.then(|| TraceContext::of_lease(grant.trial.key.as_bytes(), grant.lease));
+        let context = self.traced.then(|| TraceContext::of_lease(grant.trial.key.as_bytes(), grant.lease.0));
         Lease {
-            id: grant.lease,
+            id: grant.lease.0,
             trial: Some((&grant.trial.trial).into()),
             index: grant.shard.index,
             of: grant.shard.of,
@@ -139,7 +139,7 @@ fn read_report(request: ReportRequest) -> Result<WorkerReport, Status> {
     Ok(WorkerReport {
         worker: request.worker,
         finished,
-        held: request.holding,
+        held: request.holding.into_iter().map(LeaseId).collect(),
         slots: request.free_slots,
         prefetch: request.prefetch,
         wait_ms: request.wait_ms.min(MAX_WAIT_MS),
@@ -159,7 +159,7 @@ fn read_finished(report: ShardReport) -> Result<Finished, Invalid> {
         None => return Err(Invalid::new("finished.outcome", "neither counts nor failure")),
     };
     Ok(Finished {
-        lease: report.lease,
+        lease: LeaseId(report.lease),
         trial: convert::hash("finished.trial", &report.trial)?.into(),
         shard: convert::shard(report.index, report.of)?,
         engine: one_line(&report.engine, LONGEST_ENGINE),

@@ -177,7 +177,7 @@ fn a_fault_with_one_experiments_files_does_not_keep_a_worker_from_another() {
     let other = world.driver.experiments[1].search.id().to_owned();
     let granted = world.report(report("a", 1));
     assert_eq!(granted.len(), 1);
-    assert_eq!(world.driver.experiments[granted[0].owner as usize].search.id(), other);
+    assert_eq!(world.driver.experiments[granted[0].owner.index()].search.id(), other);
 }
 
 #[test]
@@ -215,7 +215,10 @@ fn a_worker_whose_process_starts_anew_over_and_over_with_work_in_hand_is_set_asi
         world.now += 1000;
     }
     assert!((4..6).contains(&leases), "{leases} in 20 s");
-    assert_eq!(world.driver.workers.breakers.open("crashes", 0), Some("it vanished with work in hand"));
+    assert_eq!(
+        world.driver.workers.breakers.open("crashes", Owner(0)),
+        Some("it vanished with work in hand")
+    );
     // One worker counts once against the trial.
     world.work("good", 2);
     assert_eq!((world.status().failed, world.front()), (0, undisturbed(&grid())));

@@ -544,7 +544,7 @@ async fn a_result_that_arrives_while_its_trial_is_not_open_is_kept() {
     // Cancelled still, and now this coordinator never opened the trial at all.
     let (handle, _thread) = open(&path);
     handle.report(late(1)).await.unwrap();
-    let forged = Finished { lease: u64::MAX, ..finished(&leases[0]) };
+    let forged = Finished { lease: LeaseId(u64::MAX), ..finished(&leases[0]) };
     handle.report(WorkerReport { finished: vec![forged], ..report("b", 0) }).await.unwrap();
     let status = handle.submit(Submission::new(qslm(), 2)).await.unwrap();
     assert_eq!((status.measured, status.evaluated), (1, 1), "nobody has to measure it again");

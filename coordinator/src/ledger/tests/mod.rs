@@ -33,28 +33,28 @@ fn failed(settled: &Settled) -> Option<&str> {
 }
 
 fn has_pending(ledger: &Ledger) -> bool {
-    ledger.shard_counts(0).pending > 0
+    ledger.shard_counts(Owner(0)).pending > 0
 }
 
 fn is_empty(ledger: &Ledger) -> bool {
-    ledger.open_trials(0) == 0
+    ledger.open_trials(Owner(0)) == 0
 }
 
 fn ledger(shards: u32) -> Ledger {
     let mut ledger = Ledger::new(Limits::default());
-    assert_eq!(ledger.open(0, trial(0), shards, &BTreeMap::new()), Opened::Waiting);
+    assert_eq!(ledger.open(Owner(0), trial(0), shards, &BTreeMap::new()), Opened::Waiting);
     ledger
 }
 
 #[test]
 fn an_expired_lease_returns_its_shard() {
     let mut ledger = ledger(1);
-    let first = ledger.grant(0, 1, "a", 0, 10).unwrap();
-    assert_eq!(ledger.grant(0, 2, "b", 0, 10), None);
+    let first = ledger.grant(Owner(0), LeaseId(1), "a", 0, 10).unwrap();
+    assert_eq!(ledger.grant(Owner(0), LeaseId(2), "b", 0, 10), None);
     assert!(ledger.expire(9).lapsed.is_empty() && !has_pending(&ledger));
-    assert_eq!(ledger.expire(10).lapsed, [(1, "a".to_owned(), 0)]);
+    assert_eq!(ledger.expire(10).lapsed, [(LeaseId(1), "a".to_owned(), Owner(0))]);
     assert!(has_pending(&ledger));
-    let second = ledger.grant(0, 2, "b", 0, 20).unwrap();
+    let second = ledger.grant(Owner(0), LeaseId(2), "b", 0, 20).unwrap();
     assert_eq!((first.shard, first.trial), (second.shard, second.trial));
 }
 
@@ -62,12 +62,12 @@ fn an_expired_lease_returns_its_shard() {
 fn a_worker_gets_the_parts_of_the_data_that_it_had_before() {
     let mut ledger = Ledger::new(Limits::default());
     for number in 0..3 {
-        ledger.open(0, trial(number), 4, &BTreeMap::new());
+        ledger.open(Owner(0), trial(number), 4, &BTreeMap::new());
     }
     let mut leases = 0;
     let mut grant = |worker| {
         leases += 1;
-        let grant = ledger.grant(0, leases, worker, 0, 10).unwrap();
+        let grant = ledger.grant(Owner(0), LeaseId(leases), worker, 0, 10).unwrap();
         (grant.trial.key, grant.shard.index)
     };
     let [first, second, third] = [0, 1, 2].map(|number| trial(number).key);
@@ -84,14 +84,14 @@ fn a_worker_gets_the_parts_of_the_data_that_it_had_before() {
 #[test]
 fn a_result_under_an_expired_lease_is_taken_while_the_shard_is_open() {
     let mut ledger = ledger(2);
-    let late = ledger.grant(0, 1, "a", 0, 10).unwrap();
+    let late = ledger.grant(Owner(0), LeaseId(1), "a", 0, 10).unwrap();
     ledger.expire(10);
     assert_eq!(ledger.settle(late.trial.key, late.shard, counts(5), 0), Settled::Recorded);
     assert_eq!(ledger.settle(late.trial.key, late.shard, counts(5), 0), Settled::Known);
     assert_eq!(ledger.settle(late.trial.key, late.shard, counts(6), 0), Settled::Conflict);
     // The other shard is the only one left.
-    assert_eq!(ledger.grant(0, 2, "b", 0, 20).unwrap().shard.index, 1);
-    assert_eq!(ledger.grant(0, 3, "b", 0, 20), None);
+    assert_eq!(ledger.grant(Owner(0), LeaseId(2), "b", 0, 20).unwrap().shard.index, 1);
+    assert_eq!(ledger.grant(Owner(0), LeaseId(3), "b", 0, 20), None);
 }
 
 #[test]
@@ -115,45 +115,45 @@ fn the_last_shard_closes_the_trial_with_the_sum() {
 fn shards_that_were_settled_before_are_not_granted_again() {
     let mut ledger = Ledger::new(Limits::default());
     let settled = BTreeMap::from([(Shard { index: 0, of: 2 }, counts(3).into())]);
-    ledger.open(0, trial(0), 2, &settled);
-    assert_eq!(ledger.grant(0, 1, "a", 0, 10).unwrap().shard.index, 1);
-    assert_eq!(ledger.grant(0, 2, "a", 0, 10), None);
+    ledger.open(Owner(0), trial(0), 2, &settled);
+    assert_eq!(ledger.grant(Owner(0), LeaseId(1), "a", 0, 10).unwrap().shard.index, 1);
+    assert_eq!(ledger.grant(Owner(0), LeaseId(2), "a", 0, 10), None);
     let all = BTreeMap::from([0, 1].map(|index| (Shard { index, of: 2 }, counts(3).into())));
-    assert!(matches!(ledger.open(0, trial(1), 2, &all), Opened::Complete(_)));
+    assert!(matches!(ledger.open(Owner(0), trial(1), 2, &all), Opened::Complete(_)));
 }
 
 #[test]
 fn a_lease_that_its_worker_does_not_list_is_taken_back() {
     let mut ledger = ledger(2);
-    ledger.grant(0, 1, "a", 0, 10);
-    ledger.grant(0, 2, "a", 0, 10);
-    let mut held = BTreeSet::from([2, 99]);
+    ledger.grant(Owner(0), LeaseId(1), "a", 0, 10);
+    ledger.grant(Owner(0), LeaseId(2), "a", 0, 10);
+    let mut held = BTreeSet::from([2, 99].map(LeaseId));
     ledger.extend("a", &mut held, 50);
-    assert_eq!(held, BTreeSet::from([99]), "nobody knows lease 99");
-    assert_eq!(ledger.shard_counts(0), ShardCounts { pending: 1, leased: 1, settled: 0 });
+    assert_eq!(held, BTreeSet::from([LeaseId(99)]), "nobody knows lease 99");
+    assert_eq!(ledger.shard_counts(Owner(0)), ShardCounts { pending: 1, leased: 1, settled: 0 });
     assert_eq!(ledger.next_expiry(), Some(50));
 }
 
 #[test]
 fn a_fault_of_a_worker_never_fails_a_trial() {
     let mut ledger = ledger(2);
-    for attempt in 1..=100 {
-        let grant = ledger.grant(0, attempt, "full disk", 0, 10).unwrap();
+    for attempt in (1..=100).map(LeaseId) {
+        let grant = ledger.grant(Owner(0), attempt, "full disk", 0, 10).unwrap();
         assert_eq!(grant.shard.index, 0);
-        assert_eq!(ledger.hand_back(attempt), Some(0));
+        assert_eq!(ledger.hand_back(attempt), Some(Owner(0)));
         assert_eq!(ledger.hand_back(attempt), None, "once");
     }
-    assert_eq!(ledger.shard_counts(0), ShardCounts { pending: 2, leased: 0, settled: 0 });
+    assert_eq!(ledger.shard_counts(Owner(0)), ShardCounts { pending: 2, leased: 0, settled: 0 });
     assert_eq!(ledger.check(), Ok(()));
 }
 
 /// A ledger of three shards, of which one was settled after `took`, and one is out since then.
 fn with_straggler(took: Millis) -> (Ledger, Grant) {
     let mut ledger = ledger(3);
-    let quick = ledger.grant(0, 1, "a", 0, 99_999).unwrap();
+    let quick = ledger.grant(Owner(0), LeaseId(1), "a", 0, 99_999).unwrap();
     assert_eq!(ledger.settle(quick.trial.key, quick.shard, counts(1), took), Settled::Recorded);
-    let slow = ledger.grant(0, 2, "a", took, 99_999).unwrap();
-    let last = ledger.grant(0, 3, "b", took, 99_999).unwrap();
+    let slow = ledger.grant(Owner(0), LeaseId(2), "a", took, 99_999).unwrap();
+    let last = ledger.grant(Owner(0), LeaseId(3), "b", took, 99_999).unwrap();
     assert_eq!(ledger.settle(last.trial.key, last.shard, counts(1), 2 * took), Settled::Recorded);
     (ledger, slow)
 }
@@ -162,15 +162,15 @@ fn with_straggler(took: Millis) -> (Ledger, Grant) {
 fn a_stragglers_shard_is_given_to_an_idle_worker_and_the_first_result_wins() {
     let (mut ledger, slow) = with_straggler(1000);
     // Three times as long as the others took, since 1000.
-    assert_eq!(ledger.grant(0, 4, "b", 3999, 99_999), None);
-    assert_eq!(ledger.grant(0, 4, "a", 4000, 99_999), None, "not to the straggler itself");
-    let second = ledger.grant(0, 4, "b", 4000, 99_999).unwrap();
+    assert_eq!(ledger.grant(Owner(0), LeaseId(4), "b", 3999, 99_999), None);
+    assert_eq!(ledger.grant(Owner(0), LeaseId(4), "a", 4000, 99_999), None, "not to the straggler itself");
+    let second = ledger.grant(Owner(0), LeaseId(4), "b", 4000, 99_999).unwrap();
     assert_eq!(second.shard, slow.shard);
-    assert_eq!(ledger.grant(0, 5, "c", 9000, 99_999), None, "two are enough");
+    assert_eq!(ledger.grant(Owner(0), LeaseId(5), "c", 9000, 99_999), None, "two are enough");
     assert_eq!(ledger.check(), Ok(()));
     let settled = ledger.settle(slow.trial.key, slow.shard, counts(1), 4500);
     assert!(matches!(settled, Settled::Complete(..)));
-    assert_eq!(ledger.shard_counts(0), ShardCounts::default());
+    assert_eq!(ledger.shard_counts(Owner(0)), ShardCounts::default());
     // The other's result is nothing new.
     assert_eq!(ledger.settle(slow.trial.key, slow.shard, counts(1), 5000), Settled::Unknown);
 }
@@ -178,8 +178,8 @@ fn a_stragglers_shard_is_given_to_an_idle_worker_and_the_first_result_wins() {
 #[test]
 fn a_shard_that_is_out_twice_is_pending_only_when_both_come_back() {
     let (mut ledger, _) = with_straggler(1000);
-    ledger.grant(0, 4, "b", 4000, 10_000).unwrap();
-    assert_eq!(ledger.hand_back(2), Some(0));
+    ledger.grant(Owner(0), LeaseId(4), "b", 4000, 10_000).unwrap();
+    assert_eq!(ledger.hand_back(LeaseId(2)), Some(Owner(0)));
     assert!(!has_pending(&ledger));
     assert!(ledger.expire(10_000).failed.is_empty());
     assert!(has_pending(&ledger));
@@ -189,25 +189,25 @@ fn a_shard_that_is_out_twice_is_pending_only_when_both_come_back() {
 #[test]
 fn nobody_straggles_while_nothing_is_known_of_how_long_a_shard_takes() {
     let mut ledger = ledger(1);
-    ledger.grant(0, 1, "a", 0, 99_999).unwrap();
-    assert_eq!(ledger.grant(0, 2, "b", 50_000, 99_999), None);
+    ledger.grant(Owner(0), LeaseId(1), "a", 0, 99_999).unwrap();
+    assert_eq!(ledger.grant(Owner(0), LeaseId(2), "b", 50_000, 99_999), None);
 }
 
 #[test]
 fn a_failure_of_the_evaluation_closes_the_trial_at_once() {
     let mut ledger = ledger(3);
-    ledger.grant(0, 1, "a", 0, 10);
-    ledger.grant(0, 2, "b", 0, 10);
-    assert_eq!(ledger.fail(1, "broken").unwrap().outcome, Outcome::Failed("broken".to_owned()));
-    assert_eq!(ledger.fail(2, "broken"), None);
+    ledger.grant(Owner(0), LeaseId(1), "a", 0, 10);
+    ledger.grant(Owner(0), LeaseId(2), "b", 0, 10);
+    assert_eq!(ledger.fail(LeaseId(1), "broken").unwrap().outcome, Outcome::Failed("broken".to_owned()));
+    assert_eq!(ledger.fail(LeaseId(2), "broken"), None);
     assert_eq!(ledger.check(), Ok(()));
 }
 
 /// Lets a worker vanish with so many leases as it gets, and tells how many that were.
 fn vanish(ledger: &mut Ledger, worker: &str, leases: &mut LeaseId) -> (usize, Vec<Closed>) {
     loop {
-        *leases += 1;
-        if ledger.grant(0, *leases, worker, 0, 10).is_none() {
+        *leases = leases.next();
+        if ledger.grant(Owner(0), *leases, worker, 0, 10).is_none() {
             break;
         }
     }
@@ -218,7 +218,7 @@ fn vanish(ledger: &mut Ledger, worker: &str, leases: &mut LeaseId) -> (usize, Ve
 
 #[test]
 fn three_different_workers_that_vanish_over_one_trial_fail_it() {
-    let (mut ledger, mut leases) = (ledger(1), 0);
+    let (mut ledger, mut leases) = (ledger(1), LeaseId(0));
     for _ in 0..10 {
         assert_eq!(vanish(&mut ledger, "a", &mut leases), (1, vec![]), "one worker counts once");
     }
@@ -232,8 +232,8 @@ fn three_different_workers_that_vanish_over_one_trial_fail_it() {
 #[test]
 fn what_lies_beside_a_trial_that_kills_workers_is_measured() {
     let mut ledger = Ledger::new(Limits::default());
-    (0..3).for_each(|number| drop(ledger.open(0, trial(number), 1, &BTreeMap::new())));
-    let (poison, mut leases) = (trial(1).key, 0);
+    (0..3).for_each(|number| drop(ledger.open(Owner(0), trial(number), 1, &BTreeMap::new())));
+    let (poison, mut leases) = (trial(1).key, LeaseId(0));
     assert_eq!(vanish(&mut ledger, "a", &mut leases), (3, vec![]));
     assert_eq!(vanish(&mut ledger, "b", &mut leases), (3, vec![]));
     // All three are suspects now: each is evaluated alone, and the innocent come through.
@@ -242,9 +242,9 @@ fn what_lies_beside_a_trial_that_kills_workers_is_measured() {
             let (lapsed, given_up) = vanish(&mut ledger, "c", &mut leases);
             assert_eq!((lapsed, given_up[0].trial.key), (1, poison));
         }
-        let alone = ledger.grant(0, 100 + number, "d", 0, 10).unwrap();
+        let alone = ledger.grant(Owner(0), LeaseId(100 + number), "d", 0, 10).unwrap();
         assert_eq!(alone.trial.key, trial(number as usize).key);
-        assert_eq!(ledger.grant(0, 200, "d", 0, 10), None, "nothing beside it");
+        assert_eq!(ledger.grant(Owner(0), LeaseId(200), "d", 0, 10), None, "nothing beside it");
         assert!(measured(&ledger.settle(alone.trial.key, alone.shard, counts(1), 5)));
     }
     assert!(is_empty(&ledger));
@@ -252,28 +252,28 @@ fn what_lies_beside_a_trial_that_kills_workers_is_measured() {
 
 #[test]
 fn a_suspect_waits_until_its_worker_has_nothing_else() {
-    let (mut ledger, mut leases) = (ledger(1), 0);
+    let (mut ledger, mut leases) = (ledger(1), LeaseId(0));
     vanish(&mut ledger, "a", &mut leases);
     vanish(&mut ledger, "b", &mut leases);
-    ledger.open(0, trial(1), 2, &BTreeMap::new());
+    ledger.open(Owner(0), trial(1), 2, &BTreeMap::new());
     let granted = |grant: Option<Grant>| grant.map(|grant| grant.trial.key);
-    assert_eq!(granted(ledger.grant(0, 50, "c", 0, 10)), Some(trial(1).key));
-    assert_eq!(granted(ledger.grant(0, 51, "c", 0, 10)), Some(trial(1).key));
-    assert_eq!(granted(ledger.grant(0, 52, "c", 0, 10)), None);
-    assert_eq!(granted(ledger.grant(0, 53, "d", 0, 10)), Some(trial(0).key));
+    assert_eq!(granted(ledger.grant(Owner(0), LeaseId(50), "c", 0, 10)), Some(trial(1).key));
+    assert_eq!(granted(ledger.grant(Owner(0), LeaseId(51), "c", 0, 10)), Some(trial(1).key));
+    assert_eq!(granted(ledger.grant(Owner(0), LeaseId(52), "c", 0, 10)), None);
+    assert_eq!(granted(ledger.grant(Owner(0), LeaseId(53), "d", 0, 10)), Some(trial(0).key));
     assert_eq!(ledger.check(), Ok(()));
 }
 
 #[test]
 fn a_worker_that_comes_back_with_its_lease_has_not_vanished() {
-    let (mut ledger, mut leases) = (ledger(1), 0);
+    let (mut ledger, mut leases) = (ledger(1), LeaseId(0));
     vanish(&mut ledger, "a", &mut leases);
-    ledger.grant(0, 77, "b", 0, 10).unwrap();
+    ledger.grant(Owner(0), LeaseId(77), "b", 0, 10).unwrap();
     ledger.expire(10);
     assert_eq!(ledger.suspects.len(), 1);
-    let mut held = BTreeSet::from([77]);
+    let mut held = BTreeSet::from([LeaseId(77)]);
     ledger.extend("b", &mut held, 50);
-    assert_eq!(held, BTreeSet::from([77]), "its lease has ended all the same");
+    assert_eq!(held, BTreeSet::from([LeaseId(77)]), "its lease has ended all the same");
     assert!(ledger.suspects.is_empty());
     assert_eq!(ledger.check(), Ok(()));
 }
@@ -281,7 +281,7 @@ fn a_worker_that_comes_back_with_its_lease_has_not_vanished() {
 #[test]
 fn counts_that_no_such_network_gives_are_refused() {
     let mut ledger = ledger(1);
-    let grant = ledger.grant(0, 1, "a", 0, 10).unwrap();
+    let grant = ledger.grant(Owner(0), LeaseId(1), "a", 0, 10).unwrap();
     let settle = |ledger: &mut Ledger, counts| ledger.settle(grant.trial.key, grant.shard, counts, 0);
     assert_eq!(settle(&mut ledger, Counts::zero(3)), Settled::Implausible);
     let spikes = Counts { spikes: vec![17, 0, 0, 0], ..counts(1) };
@@ -300,20 +300,20 @@ fn simulate(seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut ledger = Ledger::new(Limits { vanished: 4 });
     let truth = |key: TrialKey, shard: Shard| counts(u64::from(key.as_bytes()[0]) + u64::from(shard.index));
-    let (mut now, mut next_lease, mut grants) = (0, 0, Vec::<Grant>::new());
+    let (mut now, mut next_lease, mut grants) = (0, LeaseId(0), Vec::<Grant>::new());
     let mut results = BTreeMap::new();
     let shards = rng.random_range(1..6);
     // Two owners, who share some of the trials.
     let mut wanted = 0;
     for level in 0..5 {
-        for owner in (0..2).filter(|owner| level % 2 == *owner || rng.random_range(0..2) == 0) {
+        for owner in (0..2).filter(|owner| level % 2 == *owner || rng.random_range(0..2) == 0).map(Owner) {
             assert_eq!(ledger.open(owner, trial(level as usize), shards, &BTreeMap::new()), Opened::Waiting);
             wanted += 1;
         }
     }
     for step in 0.. {
         assert!(step < 100_000, "seed {seed} does not end");
-        let open = [0, 1].map(|owner| ledger.open_trials(owner));
+        let open = [0, 1].map(|owner| ledger.open_trials(Owner(owner)));
         if open == [0, 0] {
             break;
         }
@@ -324,8 +324,8 @@ fn simulate(seed: u64) {
         };
         match (rng.random_range(0..10), pick) {
             (0..=3, _) => {
-                next_lease += 1;
-                let owner = rng.random_range(0..2);
+                next_lease = next_lease.next();
+                let owner = Owner(rng.random_range(0..2));
                 grants.extend(ledger.grant(owner, next_lease, worker, now, now + rng.random_range(1..20)));
             }
             (4..=6, Some(grant)) => {
@@ -370,40 +370,45 @@ fn a_thousand_random_runs_keep_every_invariant() {
 #[test]
 fn granting_follows_the_order_of_opening() {
     let mut ledger = ledger(2);
-    ledger.open(0, trial(1), 2, &BTreeMap::new());
-    let order: Vec<_> =
-        (1..=4).map(|id| ledger.grant(0, id, "a", 0, 9).unwrap()).map(|g| (g.trial, g.shard.index)).collect();
+    ledger.open(Owner(0), trial(1), 2, &BTreeMap::new());
+    let order: Vec<_> = (1..=4)
+        .map(|id| ledger.grant(Owner(0), LeaseId(id), "a", 0, 9).unwrap())
+        .map(|g| (g.trial, g.shard.index))
+        .collect();
     assert_eq!(order, [(trial(0), 0), (trial(0), 1), (trial(1), 0), (trial(1), 1)]);
 }
 
 #[test]
 fn a_trial_of_two_owners_is_measured_once_for_both() {
     let mut ledger = ledger(2);
-    assert_eq!(ledger.open(1, trial(0), 7, &BTreeMap::new()), Opened::Waiting);
-    assert_eq!(ledger.open(1, trial(0), 2, &BTreeMap::new()), Opened::Known);
-    let first = ledger.grant(0, 1, "a", 0, 9).unwrap();
-    let second = ledger.grant(1, 2, "b", 0, 9).unwrap();
+    assert_eq!(ledger.open(Owner(1), trial(0), 7, &BTreeMap::new()), Opened::Waiting);
+    assert_eq!(ledger.open(Owner(1), trial(0), 2, &BTreeMap::new()), Opened::Known);
+    let first = ledger.grant(Owner(0), LeaseId(1), "a", 0, 9).unwrap();
+    let second = ledger.grant(Owner(1), LeaseId(2), "b", 0, 9).unwrap();
     assert_eq!([first.shard, second.shard].map(|shard| (shard.index, shard.of)), [(0, 2), (1, 2)]);
-    assert_eq!((ledger.grant(0, 3, "c", 0, 9), ledger.grant(1, 3, "c", 0, 9)), (None, None));
+    assert_eq!(
+        (ledger.grant(Owner(0), LeaseId(3), "c", 0, 9), ledger.grant(Owner(1), LeaseId(3), "c", 0, 9)),
+        (None, None)
+    );
     assert_eq!(ledger.settle(trial(0).key, first.shard, counts(1), 0), Settled::Recorded);
     let Settled::Complete(closed) = ledger.settle(trial(0).key, second.shard, counts(1), 0) else { panic!() };
-    assert_eq!(closed.owners, [0, 1]);
+    assert_eq!(closed.owners, [Owner(0), Owner(1)]);
 }
 
 #[test]
 fn a_withdrawn_owner_leaves_its_trials_to_those_who_share_them() {
     let mut ledger = ledger(1);
-    ledger.open(0, trial(1), 1, &BTreeMap::new());
-    ledger.open(1, trial(0), 1, &BTreeMap::new());
-    let shared = ledger.grant(0, 1, "a", 0, 9).unwrap();
-    ledger.grant(0, 2, "a", 0, 9).unwrap();
-    ledger.withdraw(0);
+    ledger.open(Owner(0), trial(1), 1, &BTreeMap::new());
+    ledger.open(Owner(1), trial(0), 1, &BTreeMap::new());
+    let shared = ledger.grant(Owner(0), LeaseId(1), "a", 0, 9).unwrap();
+    ledger.grant(Owner(0), LeaseId(2), "a", 0, 9).unwrap();
+    ledger.withdraw(Owner(0));
     assert_eq!(ledger.check(), Ok(()));
-    assert_eq!((ledger.open_trials(0), ledger.open_trials(1)), (0, 1));
-    assert_eq!(ledger.shard_counts(1), ShardCounts { pending: 0, leased: 1, settled: 0 });
+    assert_eq!((ledger.open_trials(Owner(0)), ledger.open_trials(Owner(1))), (0, 1));
+    assert_eq!(ledger.shard_counts(Owner(1)), ShardCounts { pending: 0, leased: 1, settled: 0 });
     // The lease of what nobody wants is gone.
-    let mut held = BTreeSet::from([1, 2]);
+    let mut held = BTreeSet::from([1, 2].map(LeaseId));
     ledger.extend("a", &mut held, 20);
-    assert_eq!(held, BTreeSet::from([2]));
+    assert_eq!(held, BTreeSet::from([LeaseId(2)]));
     assert!(measured(&ledger.settle(shared.trial.key, shared.shard, counts(1), 5)));
 }

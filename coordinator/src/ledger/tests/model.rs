@@ -26,17 +26,19 @@ enum Event {
 }
 
 fn event() -> impl Strategy<Value = Event> {
+    let owner = || (0..2u32).prop_map(Owner);
+    let lease = || (1u64..12).prop_map(LeaseId);
     let lasts = prop_oneof![1u64..20, 1000u64..9000];
-    let held = prop::collection::btree_set(1u64..12, 0..6);
+    let held = prop::collection::btree_set(lease(), 0..6);
     prop_oneof![
-        4 => (0..2u32, 0usize..3, 1u32..4).prop_map(|(owner, trial, shards)| Event::Open { owner, trial, shards }),
-        6 => (0..2u32, 0usize..3, lasts.clone())
+        4 => (owner(), 0usize..3, 1u32..4).prop_map(|(owner, trial, shards)| Event::Open { owner, trial, shards }),
+        6 => (owner(), 0usize..3, lasts.clone())
             .prop_map(|(owner, worker, lasts)| Event::Grant { owner, worker, lasts }),
-        1 => (0..2u32).prop_map(Event::Withdraw),
-        1 => (0..2u32, 0usize..3).prop_map(|(owner, trial)| Event::Leave { owner, trial }),
+        1 => owner().prop_map(Event::Withdraw),
+        1 => (owner(), 0usize..3).prop_map(|(owner, trial)| Event::Leave { owner, trial }),
         4 => (0usize..3, 0u32..4, 1u64..3).prop_map(|(trial, index, counts)| Event::Settle { trial, index, counts }),
-        1 => (1u64..12).prop_map(Event::Fail),
-        1 => (1u64..12).prop_map(Event::HandBack),
+        1 => lease().prop_map(Event::Fail),
+        1 => lease().prop_map(Event::HandBack),
         1 => (0usize..3).prop_map(Event::Vanish),
         2 => (0usize..3, held, lasts).prop_map(|(worker, held, lasts)| Event::Extend { worker, held, lasts }),
         2 => Just(Event::Expire),
@@ -155,7 +157,7 @@ impl Model {
             let indexes = (0..trial.shards.len()).filter(|s| waiting(&trial.shards[*s]));
             pending.extend(indexes.map(|s| (t, s)));
         }
-        let had = |place: &&(usize, usize)| self.had[owner as usize].get(&place.1);
+        let had = |place: &&(usize, usize)| self.had[owner.index()].get(&place.1);
         let suits = |place: &&(usize, usize)| had(place).is_none_or(|had| *had == worker);
         let (suspects, sound): (Vec<_>, Vec<_>) =
             pending.into_iter().partition(|(t, s)| self.trials[*t].shards[*s].is_suspect());
@@ -165,7 +167,7 @@ impl Model {
         if let Some(next) = suspects.first().filter(|_| own.is_empty()) {
             return Some(*next);
         }
-        let (settled, together) = self.durations[owner as usize];
+        let (settled, together) = self.durations[owner.index()];
         if settled == 0 {
             return None;
         }
@@ -204,8 +206,8 @@ impl Model {
                 said("recorded")
             }
             Event::Withdraw(owner) => {
-                self.durations[*owner as usize] = (0, 0);
-                self.had[*owner as usize].clear();
+                self.durations[owner.index()] = (0, 0);
+                self.had[owner.index()].clear();
                 self.trials.iter_mut().filter(|trial| trial.open).for_each(|trial| trial.lose(*owner));
                 said("withdrawn")
             }
@@ -221,7 +223,7 @@ impl Model {
                 Answer::Granted(found.map(|(t, s)| {
                     let shards = &self.trials[t].shards;
                     if shards[s].out.is_empty() && shards.len() > 1 {
-                        self.had[owner as usize].insert(s, worker);
+                        self.had[owner.index()].insert(s, worker);
                     }
                     let alone = shards[s].is_suspect();
                     let new = ModelLease { id: lease, owner, worker, since: now, ends: now + lasts, alone };
@@ -241,7 +243,7 @@ impl Model {
                 }
                 shard.settled = Some(*counts);
                 for lease in shard.out.drain(..) {
-                    let durations = &mut self.durations[lease.owner as usize];
+                    let durations = &mut self.durations[lease.owner.index()];
                     *durations = (durations.0 + 1, durations.1 + now - lease.since);
                 }
                 self.verdict(t)
@@ -388,18 +390,18 @@ proptest! {
     #[test]
     fn the_ledger_answers_as_the_slow_one_does(events in prop::collection::vec(event(), 1..80)) {
         let (mut ledger, mut model) = (Ledger::new(LIMITS), Model::default());
-        let (mut now, mut lease, mut of) = (0, 0, [0; 3]);
+        let (mut now, mut lease, mut of) = (0, LeaseId(0), [0; 3]);
         for (step, event) in events.iter().enumerate() {
             if let Event::Wait(time) = event {
                 now += time;
             }
             if matches!(event, Event::Grant { .. }) {
-                lease += 1;
+                lease = lease.next();
             }
             let expected = model.apply(event, now, lease);
             let answer = apply(&mut ledger, event, now, lease, &mut of);
             prop_assert_eq!(answer, expected, "step {}: {:?}", step, event);
-            for owner in 0..2 {
+            for owner in [Owner(0), Owner(1)] {
                 let (counts, expected) = (ledger.shard_counts(owner), model.shard_counts(owner));
                 prop_assert_eq!(counts, expected, "step {}: {:?}", step, event);
             }

@@ -17,7 +17,7 @@ use qslm_coordinator::Options;
 use qslm_coordinator::driver::{
     self, Finished, Handle, Refusal, ReportAnswer, ShardOutcome, State, Submission, WorkerReport,
 };
-use qslm_coordinator::ledger::Grant;
+use qslm_coordinator::ledger::{Grant, LeaseId};
 use qslm_coordinator::store::Store;
 use qslm_search::{Step, Strategy, Tiered};
 use serde::Serialize;
@@ -226,7 +226,7 @@ async fn work(
             });
         }
         if call.is_none() && (!finished.is_empty() || busy.is_none()) {
-            let held: Vec<u64> =
+            let held: Vec<LeaseId> =
                 busy.iter().map(|(grant, _)| grant.lease).chain(queue.iter().map(|g| g.lease)).collect();
             let report = WorkerReport {
                 worker: worker.clone(),
