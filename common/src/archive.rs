@@ -82,9 +82,9 @@ pub struct Archive {
     front: Frontier<CandidateId>,
     /// The best of those that meet the constraints; `None` before the float model is measured.
     chosen: Option<Best>,
-    /// Candidates that were given up before all of the data was evaluated.
+    /// Pruned candidates: they lost too much before all of the data was evaluated.
     pruned: BTreeSet<CandidateId>,
-    /// What was measured on a subset of the data, which is no result: strategies learn from it.
+    /// Counts of a subset of the data, which are no result: strategies learn from them.
     on_subset: BTreeMap<CandidateId, Counts>,
     /// The id of the float model; known from the first measurement on, because it takes a hash to tell.
     float_id: Option<CandidateId>,
@@ -103,7 +103,7 @@ struct Best {
 }
 
 impl Best {
-    /// On equal values the smaller candidate is better, then the one with the lower id.
+    /// True if it is better: on equal values the smaller candidate, then the one with the lower id.
     fn beats(&self, other: &Self) -> bool {
         let by_value = self.value.total_cmp(&other.value);
         let by_bytes = other.footprint_bytes.cmp(&self.footprint_bytes);

@@ -65,13 +65,13 @@ impl Backend {
         self.entry().name
     }
 
-    /// What it is, in a few words without a full stop.
+    /// Description in a few words without a full stop.
     pub fn about(self) -> &'static str {
         self.entry().about
     }
 
-    /// Whether a graphics card computes: the last bits of products differ between cards and drivers then, and so may the
-    /// last digits of what two workers measure of the same shard.
+    /// True if a graphics card computes: the last bits of products differ between cards and drivers then, and
+    /// so may the last digits of what two workers measure of the same shard.
     pub fn is_gpu(self) -> bool {
         self.entry().is_gpu
     }

@@ -30,13 +30,13 @@ pub struct Capabilities {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Demands {
-    /// All of these instruction sets.
+    /// Instruction sets, all of which the worker needs.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub cpu_features: BTreeSet<String>,
-    /// At least so many bytes of memory.
+    /// Bytes of memory, at least.
     #[serde(skip_serializing_if = "is_zero")]
     pub memory_bytes: u64,
-    /// All of these labels.
+    /// Labels, all of which the worker needs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
@@ -45,7 +45,7 @@ fn is_zero(bytes: &u64) -> bool {
     *bytes == 0
 }
 
-/// More than anybody says of a worker.
+/// Error: more than any worker has to say of itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: expected at most {MOST} entries of 1 to {LONGEST} characters")]
 pub struct TooMuch {

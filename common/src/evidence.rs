@@ -54,7 +54,7 @@ pub struct Evidence {
 }
 
 impl From<Counts> for Evidence {
-    /// Counts of which nobody knows where they come from.
+    /// Evidence of counts whose engines are not known.
     fn from(counts: Counts) -> Self {
         Self { counts, engines: Engines::new() }
     }

@@ -27,11 +27,11 @@ use crate::trial::{Protocol, Trial};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
-    /// What a person calls it: 1 to 64 of `a-z 0-9 - _ .`.
+    /// Name that people give it: 1 to 64 of `a-z 0-9 - _ .`.
     pub name: String,
     /// [`ENGINE_VERSION`] of the program that resolved it.
     pub engine_version: u32,
-    /// What computes the matrix products; the last bits depend on it.
+    /// Backend of the matrix products; the last bits depend on it.
     pub backend: Backend,
     /// The checkpoint file.
     pub checkpoint: ContentHash,
@@ -41,20 +41,20 @@ pub struct Experiment {
     pub data: Data,
     /// The protocol.
     pub task: Task,
-    /// What may be chosen.
+    /// Search space.
     pub space: Space,
-    /// What has to hold.
+    /// Constraints on costs and quality loss.
     pub constraints: Constraints,
-    /// What the front weighs.
+    /// Objectives: the losses that the front weighs.
     pub objectives: Vec<Objective>,
-    /// What picks one candidate of the front.
+    /// Trade-off: picks one candidate of the front.
     pub trade_off: TradeOff,
-    /// How candidates are proposed.
+    /// Strategy, which proposes candidates.
     pub strategy: StrategySpec,
-    /// What costs are modelled of.
+    /// Device of which costs are modelled.
     #[serde(default, skip_serializing_if = "Device::is_default")]
     pub device: Device,
-    /// When candidates that lose too much quality are given up; `None` measures all of them to the end.
+    /// Racing: when candidates that lose too much quality are pruned; `None` measures all of them to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub racing: Option<Racing>,
 }
@@ -62,7 +62,7 @@ pub struct Experiment {
 /// The highest priority of an experiment; the lowest is its negative.
 pub const MAX_PRIORITY: i32 = 1000;
 
-/// Why an experiment cannot be run.
+/// Reasons why an experiment cannot be run.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum InvalidExperiment {
     /// Not the canonical text of an experiment.
@@ -71,7 +71,7 @@ pub enum InvalidExperiment {
     /// A name that cannot be part of an id.
     #[error("name = {0:?}: expected 1 to 64 of a-z, 0-9, '-', '_' and '.'")]
     Name(String),
-    /// Made for another engine.
+    /// An experiment of another engine version.
     #[error("engine version {given}: this is version {ENGINE_VERSION}, whose numbers may differ")]
     Engine {
         /// The version it was resolved for.
@@ -186,7 +186,7 @@ impl Experiment {
         self.problems().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Everything that does not fit, at once. What builds on a part that is wrong itself is left out.
+    /// All problems of the experiment. What builds on a value that is wrong itself is left out.
     pub fn problems(&self) -> Vec<InvalidExperiment> {
         let mut problems = Vec::new();
         let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_.".contains(&c);
@@ -232,13 +232,13 @@ impl Experiment {
         objectives.chain(self.constraints.max.keys().copied()).chain([self.trade_off.cost()]).collect()
     }
 
-    /// What the space lets move at a tier: weights, then activations, then membranes.
+    /// Groups that the space lets move at a tier: weights, then activations, then membranes.
     pub fn moving(&self, tier: Tier) -> Vec<Group> {
         let groups = |axis| self.space.groups(&self.network, axis, tier);
         self.space.axes().into_iter().flat_map(groups).collect()
     }
 
-    /// How many candidates the groups of `tier` allow, `u64::MAX` if more than that.
+    /// Number of candidates that the groups of `tier` allow, `u64::MAX` if more than that.
     pub fn combinations(&self, tier: Tier) -> u64 {
         let levels = self.moving(tier).into_iter().map(|group| self.space.levels(group.axis) as u64);
         levels.fold(1, u64::saturating_mul)

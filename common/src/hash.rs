@@ -17,7 +17,7 @@ pub struct ContentHash([u8; 32]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{given:?} is not a content hash: expected 64 hexadecimal digits")]
 pub struct InvalidHash {
-    /// What was given, cut to 80 characters.
+    /// Text that was given, cut to 80 characters.
     pub given: String,
 }
 

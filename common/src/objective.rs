@@ -29,7 +29,7 @@ pub struct Measured<'a> {
 }
 
 impl Measured<'_> {
-    /// One of its costs; `None` for one that nobody asked for.
+    /// Cost of the candidate; `None` for one that was not asked for.
     pub fn cost(&self, cost: Cost) -> Option<f64> {
         match cost {
             Cost::Footprint => Some(self.footprint_bytes as f64),

@@ -1,19 +1,19 @@
-//! What results depend on besides the candidate, as words: so that an export says it, and an import can tell whether results
-//! are those of its experiment.
+//! Origin of results, as words: all that they depend on besides the candidate. An export says it, and an
+//! import can tell by it whether results are those of its experiment.
 
 use std::fmt;
 
 use crate::experiment::Experiment;
 use crate::task::{Data, Task};
 
-/// The words, the same for all results of an experiment.
+/// Origin of results: words that are the same for all results of an experiment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// Hash of the checkpoint; `real-embedding` follows where the embedding is not binary.
     pub checkpoint: String,
     /// Hash of the text or the labelled sentences, and that of the tokenizer.
     pub data: String,
-    /// What was measured, and on how much of the data.
+    /// Task, with the share of the data that was measured.
     pub protocol: String,
     /// Version of the engine, and its backend.
     pub engine: String,
@@ -32,7 +32,7 @@ impl Origin {
 }
 
 impl Experiment {
-    /// What its results depend on besides the candidate.
+    /// Origin of its results: all that they depend on besides the candidate.
     pub fn origin(&self) -> Origin {
         let Data { text, tokenizer } = &self.data;
         let embedding = if self.network.binary_embedding { "" } else { " real-embedding" };

@@ -19,9 +19,9 @@ use crate::quality::Quality;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Racing {
-    /// Once the shards so far prove that it loses too much, even if it made no error on the others.
+    /// Pruned once the shards so far prove that it loses too much, even if it made no error on the others.
     Proof,
-    /// Also once one can be so sure (0.9 to below 1) of that; see [`Race::is_lost`].
+    /// Pruned, too, once one can be so sure (0.9 to below 1) of that; see [`Race::is_lost`].
     Confidence(f64),
 }
 
@@ -50,8 +50,8 @@ const FEWEST: usize = 3;
 const ROUNDING: f64 = 1e-9;
 
 impl Race {
-    /// Against the float model's counts: of all data, and of every shard in order if they are known. `None`
-    /// if the constraints do not bound quality, or there is nothing to compare.
+    /// Race against the float model's counts: of all data, and of every shard in order if they are known.
+    /// `None` if the constraints do not bound quality, or there is nothing to compare.
     pub fn new(
         racing: Racing,
         constraints: &Constraints,

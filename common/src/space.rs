@@ -1,8 +1,8 @@
-//! The search space: which schemes a unit may take, and which units move together at which tier.
+//! Search space: the schemes that a unit may take, and the units that move together at each tier.
 //!
-//! Every unit has a ladder of schemes, from the widest to the narrowest, and so have, where they are
-//! searched, what enters each linear and each LIF population's membranes. A candidate is a level (or float)
-//! for each of them. Strategies move levels; they never invent schemes.
+//! Every unit has a ladder of schemes, its levels, from the widest to the narrowest. So have, where they are
+//! searched, the activations that enter each linear and the membranes of each LIF population. A candidate is
+//! a level (or float) for each of them. Strategies move levels; they never invent schemes.
 
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +71,7 @@ pub struct MembraneSpace {
     pub integer_bits: u8,
 }
 
-/// One of the things that can be quantized: an axis of the space.
+/// Axis of the space: one of the things that can be quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Axis {

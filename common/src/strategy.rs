@@ -1,7 +1,7 @@
 //! Strategy, as it stands in an experiment: its kind and its parameters, as they are written.
 //!
-//! What kinds there are, what their parameters mean and whether they fit an experiment is known to the search alone
-//! (package `qslm-search`). Here a strategy is text that decides an experiment's id, so nothing of it is lost or
+//! The search alone (package `qslm-search`) knows the kinds, the meaning of their parameters and whether they
+//! fit an experiment. Here a strategy is text that decides an experiment's id, so nothing of it is lost or
 //! reordered on the way through.
 
 use std::fmt;

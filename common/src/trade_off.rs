@@ -52,7 +52,7 @@ pub enum InvalidTradeOff {
         /// The value that was given.
         value: f64,
     },
-    /// Without a bound on quality the smallest candidate is always the broken one.
+    /// No bound on quality, without which the smallest candidate is always the broken one.
     #[error("epsilon_constraint needs max_perplexity_increase or max_accuracy_drop")]
     Unbounded,
 }

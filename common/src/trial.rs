@@ -18,7 +18,7 @@ use crate::task::{Data, Task};
 pub struct Protocol {
     /// [`crate::ENGINE_VERSION`] that the numbers are to come from.
     pub engine_version: u32,
-    /// What computes the matrix products.
+    /// Backend of the matrix products.
     pub backend: Backend,
     /// The checkpoint file.
     pub checkpoint: ContentHash,
@@ -26,12 +26,12 @@ pub struct Protocol {
     pub network: Network,
     /// The data files.
     pub data: Data,
-    /// How the data is cut and scored.
+    /// Task: how the data is cut and scored.
     pub task: Task,
 }
 
 impl Protocol {
-    /// The same on a subset: the first sequences of the data.
+    /// Protocol on a subset: the first sequences of the data.
     pub fn first(&self, sequences: u32) -> Arc<Self> {
         Arc::new(Self { task: self.task.first(sequences), ..self.clone() })
     }
@@ -45,9 +45,9 @@ impl Protocol {
 /// Trial: one candidate under one protocol; everything that a worker has to know to measure it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trial {
-    /// What it is measured by.
+    /// Protocol that it is measured by.
     pub protocol: Arc<Protocol>,
-    /// What is measured: the scheme of every unit.
+    /// Candidate that is measured: the scheme of every unit.
     pub candidate: Candidate,
 }
 
@@ -94,7 +94,7 @@ impl Trial {
 /// A trial with its names, which take two hashes to work out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addressed {
-    /// What to measure.
+    /// Trial to measure.
     pub trial: Trial,
     /// The id of its candidate.
     pub candidate: CandidateId,

@@ -15,7 +15,7 @@ pub enum CrashPoint {
     UpdatingFront,
 }
 
-/// When to die: at the n-th pass of a point, or never.
+/// Crash plan: dies at the n-th pass of a point, or never.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CrashPlan {
     at: Option<(CrashPoint, u32)>,

@@ -1,4 +1,4 @@
-//! What a Prometheus server reads of a coordinator: one table makes the answer and the reference.
+//! Metrics of a coordinator, as a Prometheus server reads them: one table makes the answer and the reference.
 
 use std::sync::Arc;
 
@@ -200,13 +200,13 @@ const METRICS: &[Metric] = &[
     },
 ];
 
-/// Those of the committer, which counts them itself.
+/// Metrics of the committer, which counts them itself.
 const COMMITS: [(&str, &str); 2] = [
     ("qslm_commit_batch", "Changes written by one transaction of the store (group commit)"),
     ("qslm_commit_seconds", "Seconds that one transaction took until it was on disk"),
 ];
 
-/// Whether workers are wanted.
+/// True if workers are wanted.
 fn is_open(status: &ExperimentStatus) -> bool {
     matches!(status.state, State::Running | State::Stuck)
 }

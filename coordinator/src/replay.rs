@@ -24,7 +24,7 @@ use crate::store::{Store, StoreError};
 /// itself.
 const CHUNK: usize = 256;
 
-/// Why not all candidates were handed on.
+/// Reasons why not all candidates were handed on.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
     /// The store fails.
@@ -41,8 +41,9 @@ pub enum Stopped {
     Enough,
 }
 
-/// Calls `hand_on` with the measured candidates, many at a time, in the order in which the search first proposes them.
-/// What is measured while this goes on may be among them. `hand_on` returns whether it wants more.
+/// Calls `hand_on` with the measured candidates, many at a time, in the order in which the search first
+/// proposes them. Candidates that are measured while this goes on may be among them. `hand_on` returns
+/// whether it wants more.
 ///
 /// # Errors
 /// [`Stopped`] says why it ended early.

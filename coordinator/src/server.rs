@@ -21,11 +21,11 @@ use crate::rpc::{self, ExperimentsService, Quotas, WorkService};
 use crate::store::{Artifacts, Store, StoreError};
 use crate::web;
 
-/// How long open calls may take to end once the coordinator stops. hyper may wait for ever on a stuck
-/// connection (hyper#4170), so the end does not depend on it.
+/// Time in which open calls may end once the coordinator stops. hyper may wait for ever on a stuck connection
+/// (hyper#4170), so the end does not depend on it.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// A connection on which nothing comes back for so long is given up.
+/// Silence after which a connection is closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Calls that one connection may have under way; more wait with the caller.
@@ -34,39 +34,39 @@ const MOST_STREAMS: u32 = 128;
 /// Bytes of a call's headers.
 const LARGEST_HEADERS: u32 = 16 << 10;
 
-/// Where a coordinator listens.
+/// Ports on which a coordinator listens.
 pub struct Ports {
-    /// For workers and people's programs.
+    /// Port for workers and people's programs.
     pub grpc: TcpListener,
-    /// For browsers.
+    /// Port for browsers.
     pub web: Option<TcpListener>,
-    /// For the cluster's own machinery.
+    /// Port for the cluster's own machinery.
     pub monitor: Option<Monitor>,
 }
 
 impl Ports {
-    /// Only the port for programs.
+    /// Ports of a coordinator for programs only.
     pub fn grpc(listener: TcpListener) -> Self {
         Self { grpc: listener, web: None, monitor: None }
     }
 }
 
-/// Who may come in, and how many.
+/// Access policy: who may come in, and how many.
 pub struct AccessPolicy {
-    /// How connections are encrypted, if they are.
+    /// Encryption of connections, if there is any.
     pub tls: Option<ServerTls>,
-    /// Who may do what; everyone everything if there are none.
+    /// Tokens with their roles; everyone may do everything if there are none.
     pub tokens: Option<Tokens>,
     /// Connections at a time, of programs and of browsers each.
     pub max_connections: usize,
     /// Calls per second that one connection may make.
     pub calls_per_second: u32,
-    /// What each of them may have under way.
+    /// Quotas of each client.
     pub quotas: Quotas,
 }
 
 impl Default for AccessPolicy {
-    /// For a coordinator that only this process uses.
+    /// Policy of a coordinator that only this process uses.
     fn default() -> Self {
         Self {
             tls: None,
@@ -115,12 +115,12 @@ impl Coordinator {
         Ok(Self { driver, thread, artifacts, traces })
     }
 
-    /// The driver, for whoever is in the same process.
+    /// Driver, for callers in the same process.
     pub fn driver(&self) -> &Handle {
         &self.driver
     }
 
-    /// Where the artifacts are.
+    /// Store of the artifacts.
     pub fn artifacts(&self) -> &Artifacts {
         &self.artifacts
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::ledger::Limits;
 use crate::{AccessPolicy, Options, Quotas};
 
-/// What a coordinator can be told.
+/// Settings of a coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -38,7 +38,7 @@ pub struct Settings {
     pub key: PathBuf,
     /// Callers need a certificate that one of these signed (mutual TLS), in PEM.
     pub client_ca: PathBuf,
-    /// Whether to listen beyond this machine though anybody who reaches it may do anything.
+    /// True to listen beyond this machine though anybody who reaches it may do anything.
     pub insecure: bool,
     /// Connections at a time; more wait. 1 to 100000.
     pub max_connections: u32,
@@ -50,11 +50,12 @@ pub struct Settings {
     pub experiments_per_client: u32,
     /// Bytes that all uploaded files together may take.
     pub artifacts_max_bytes: u64,
-    /// Where to send traces: an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`; nowhere if empty.
+    /// Address of an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`; no traces if
+    /// empty.
     pub traces: String,
-    /// What is logged: a level, or directives such as `info,qslm_coordinator=debug`.
+    /// Logged events: a level, or directives such as `info,qslm_coordinator=debug`.
     pub log: String,
-    /// How it is logged: `text` for people, or `json`, an object per line.
+    /// Format of the log: `text` for people, or `json`, an object per line.
     pub log_format: LogFormat,
     /// For tests: dies at the n-th pass of a point, such as `after-commit:3`; see [`crate::CrashPoint`].
     pub crash_at: String,
@@ -88,7 +89,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What the coordinator itself has to know.
+    /// Options of the coordinator itself.
     ///
     /// # Errors
     /// If a setting is out of its range.
@@ -103,7 +104,7 @@ impl Settings {
         })
     }
 
-    /// Who may come in.
+    /// Access policy of the ports.
     ///
     /// # Errors
     /// If files do not go together or cannot be read, a bound makes no sense, or it would be open to the world.

@@ -50,7 +50,7 @@ impl Served {
         ExperimentsClient::new(self.channel().await)
     }
 
-    /// That it still does its work, and ends without an error.
+    /// Checks that it still does its work, and ends without an error.
     async fn ends_well(self) {
         let answer = self.work().await.report(report("honest")).await.unwrap().into_inner();
         assert!(answer.leases.is_empty() && answer.ttl_ms > 0);

@@ -25,7 +25,7 @@ struct Results {
     /// Stop after so many windows and sentences: for trying this program out
     #[arg(long, value_name = "N")]
     first: Option<u32>,
-    /// Where stores are kept
+    /// Folder of the stores
     #[arg(long, value_name = "FOLDER", default_value = "runs")]
     stores: PathBuf,
 }
@@ -33,7 +33,7 @@ struct Results {
 /// A task with the flags that name its files.
 struct Task<'a> {
     title: &'static str,
-    /// What the paper reports, in words.
+    /// Results of the paper, in words.
     published: &'static str,
     spec: &'static str,
     checkpoint: &'static str,
@@ -310,7 +310,7 @@ impl Results {
         Ok(())
     }
 
-    /// How well cheap measures rank.
+    /// Section on how well cheap measures rank.
     fn sensitivity(&self, page: &mut String, tasks: &[&Task]) -> Result<()> {
         page.push_str(
             "## Which cheap measure ranks units as the task loss does?\n\n\

@@ -31,9 +31,9 @@ const CHUNK: usize = 256 * 1024;
 
 /// A coordinator in this process, on a real socket of the loopback interface.
 pub struct Embedded {
-    /// Its address, for workers and clients.
+    /// Address for workers and clients.
     pub url: String,
-    /// Its artifacts; workers of this process use them in place.
+    /// Folder of its artifacts; workers of this process use them in place.
     pub artifacts: PathBuf,
     driver: Handle,
     stop: CancellationToken,

@@ -1,4 +1,4 @@
-//! What the end of a file's name says of its form.
+//! Form of a file, told by the end of its name.
 
 use std::path::Path;
 

@@ -157,7 +157,7 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 mod tests {
     use super::*;
 
-    /// As readers wrap what the system says.
+    /// Error that wraps the system's, as readers do.
     #[derive(Debug, thiserror::Error)]
     enum Wrapped {
         #[error("cannot read: {0}")]

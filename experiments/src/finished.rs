@@ -49,9 +49,9 @@ pub struct Finished {
     pub evaluated: u64,
     failed: u64,
     failures: Vec<String>,
-    /// Shards that nobody had to evaluate, because their candidates were pruned.
+    /// Shards that were not evaluated, because their candidates were pruned.
     spared: u64,
-    /// Trials that were measured on the first sequences of the data only.
+    /// Trials that were measured on a subset of the data only.
     probed: u64,
     /// The share of their arithmetic that was done: the rest was found in the prefix cache. Known where the
     /// workers were this process's own.
@@ -75,8 +75,8 @@ impl Finished {
         })
     }
 
-    /// Multiply-accumulates that nobody had to do, because candidates were pruned, or measured on a subset of the data. A
-    /// shard is as large as the next, and a sequence.
+    /// Multiply-accumulates that were spared, because candidates were pruned, or measured on a subset of the
+    /// data. A shard is as large as the next, and a sequence.
     pub fn arithmetic_spared(&self, resolved: &Resolved) -> f64 {
         let trial = resolved.experiment.network.macs_per_token() as f64 * resolved.positions as f64;
         let (_, share) = resolved.on_subset();

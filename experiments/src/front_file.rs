@@ -14,7 +14,7 @@ use crate::input::read_text;
 /// A front with the file that it came from.
 pub struct FrontFile {
     path: PathBuf,
-    /// What it says.
+    /// Content of the file.
     pub document: FrontDocument,
 }
 

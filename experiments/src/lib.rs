@@ -33,8 +33,8 @@ use qslm_program::LogFormat;
 
 use crate::exit::Outcome;
 
-/// What is wrong with the text of a spec, each with its line from 1 where it is about one. Files that it names are not
-/// looked for.
+/// Problems of the text of a spec, each with its line from 1 where it is about one. Files that it names are
+/// not looked for.
 pub fn spec_problems(text: &str) -> Vec<(Option<usize>, String)> {
     spec::problems_of_text(text).into_iter().map(|problem| (problem.line, problem.words)).collect()
 }

@@ -121,7 +121,7 @@ fn from_patterns(patterns: &Patterns, network: &Network) -> Result<Candidate, St
     Ok(candidate)
 }
 
-/// Whether a name is what a pattern stands for. A bare `*` means matrices, not everything else besides.
+/// True if a pattern stands for a name. A bare `*` means matrices, not everything else besides.
 fn fits(pattern: &str, name: &str) -> bool {
     let (kind, rest) = name.split_once(':').unwrap_or(("", name));
     let (wanted, pattern) = pattern.split_once(':').unwrap_or(("", pattern));

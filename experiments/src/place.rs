@@ -22,16 +22,16 @@ use link::{followed, is_stream};
 /// A place that may be written to.
 #[derive(Debug)]
 pub struct OutputPlace {
-    /// As it was named.
+    /// Path as it was named.
     shown: PathBuf,
     way: Way,
 }
 
 #[derive(Debug)]
 enum Way {
-    /// By way of a file beside it. Links are followed, so that they stay.
+    /// A file, by way of one beside it. Links are followed, so that they stay.
     File { target: PathBuf, replace: bool },
-    /// As it comes: nothing that was there is lost.
+    /// A stream: nothing that was there is lost.
     Stream,
 }
 
@@ -148,7 +148,7 @@ impl OutputPlace {
 }
 
 impl Unfinished<'_> {
-    /// Its path meanwhile.
+    /// Path of the file meanwhile.
     pub fn path(&self) -> &Path {
         self.file.path()
     }

@@ -1,4 +1,4 @@
-//! What a person sees while an experiment runs: a bar on a terminal, lines elsewhere.
+//! Progress of an experiment while it runs: a bar on a terminal, lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -7,17 +7,17 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use qslm_proto::v1::ExperimentStatus;
 use qslm_proto::v1::experiment_status::State;
 
-/// Lines come at a change of tier, and at least this often.
+/// Longest time between two lines; they come at a change of stage, too.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Shows statuses as they come in, on standard error.
 pub struct Progress {
     started: Instant,
     bar: Option<ProgressBar>,
-    /// Whether anyone wants to see any of it.
+    /// True if anyone wants to see any of it.
     shown: bool,
     last_line: Option<(Instant, String)>,
-    /// Why it was stuck when that was told last.
+    /// Reason why it was stuck when that was told last.
     stuck: String,
 }
 

@@ -149,7 +149,7 @@ impl SchemeArgs {
         Ok(Some(candidate))
     }
 
-    /// Whether no flag is given.
+    /// True if no flag is given.
     pub fn is_empty(&self) -> bool {
         self.bits.is_none() && self.activation_bits.is_none() && self.membrane_bits.is_none()
     }

@@ -23,7 +23,7 @@ use crate::parallel;
 #[derive(Debug, Clone, Copy)]
 pub struct Metric(pub &'static Measure);
 
-/// All of [`MEASURES`].
+/// Metrics of all [`MEASURES`].
 const METRICS: [Metric; MEASURES.len()] = {
     let mut metrics = [Metric(MEASURES[0]); MEASURES.len()];
     let mut index = 0;

@@ -1,4 +1,5 @@
-//! What ARCHITECTURE.md says: the edges between packages, and that every invariant is held by tests that exist.
+//! Promises of ARCHITECTURE.md: the edges between packages, and that every invariant is held by tests that
+//! exist.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -9,7 +10,7 @@ use std::process::Command;
 
 use support::root;
 
-/// What each package may build on among our own, and which foreign packages are its alone to name.
+/// Packages of our own that each may build on, and the foreign packages that are its alone to name.
 const EDGES: [(&str, &[&str]); 12] = [
     ("qslm-common", &[]),
     ("qslm-program", &["qslm-common"]),
@@ -165,7 +166,7 @@ fn the_live_view_has_routes_that_read_only() {
     nowhere("coordinator/src/web", &["post(", " put(", "(put(", "patch(", "delete(", "routing::any"]);
 }
 
-/// Whether a path without its ending has these components, one after the other.
+/// True if a path without its ending has these components, one after the other.
 fn lies_in(path: &Path, place: &str) -> bool {
     let path = path.with_extension("");
     let (path, place): (Vec<_>, Vec<_>) = (path.iter().collect(), Path::new(place).iter().collect());

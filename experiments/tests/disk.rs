@@ -32,7 +32,7 @@ fn submit(url: &str, name: &str) -> Output {
     qslm(&[&["submit", SPEC, "--coordinator", url, "--set", &name], &TINY[..]].concat())
 }
 
-/// What a program said that failed: one line.
+/// The one line that a program said that failed.
 fn line(output: &Output, code: i32) -> String {
     let errors = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(code), "{errors}");
@@ -52,7 +52,7 @@ fn end(mut coordinator: Running) -> String {
     line
 }
 
-/// Where an artifact of a store is: the file at `path` of the repository.
+/// Path of an artifact of a store: the file at `path` of the repository.
 fn artifact(store: &Path, path: &str) -> PathBuf {
     let hash = qslm_common::hash::ContentHash::of(&std::fs::read(root().join(path)).unwrap());
     PathBuf::from(format!("{}.artifacts", store.display())).join(hash.to_string())

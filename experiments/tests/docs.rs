@@ -1,4 +1,4 @@
-//! What the documents say of the sources, held to the sources.
+//! Statements of the documents about the sources, held to the sources.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -70,7 +70,7 @@ fn every_limit_is_that_of_the_sources() {
     assert!(compared >= 50, "{compared} limits");
 }
 
-/// What the links of a document lead to, less what is elsewhere in the world.
+/// Targets of the links of a document, less those that are elsewhere in the world.
 fn links(text: &str) -> Vec<String> {
     let after = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     after.filter(|link| !link.starts_with("http")).map(str::to_owned).collect()

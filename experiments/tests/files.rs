@@ -287,7 +287,7 @@ fn a_write_that_fails_leaves_what_was_there() {
     assert_eq!(snapshot(&folder).len(), 1);
 }
 
-/// What only reads, each with its arguments before the store's.
+/// Commands that only read, each with its arguments before the store's.
 const READERS: [&[&str]; 6] = [
     &["list", "--store"],
     &["get", "quickstart", "--store"],

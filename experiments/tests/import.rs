@@ -1,4 +1,4 @@
-//! What comes in from outside: candidates that people wrote down, results of other machines, points of other tools.
+//! Imports: candidates that people wrote down, results of other machines, points of other tools.
 #![allow(clippy::unwrap_used)]
 
 mod support;

@@ -75,7 +75,7 @@ fn eval(checkpoint: &str, tokenizer: &str, data: [&str; 2], more: &[&str]) -> (V
     (serde_json::from_slice(&output.stdout).unwrap(), said)
 }
 
-/// What must not change.
+/// Counts that must not change.
 fn counts(measured: &Value) -> [&Value; 4] {
     ["nll_sum", "tokens", "hits", "sentences"].map(|key| &measured[key])
 }

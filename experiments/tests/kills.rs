@@ -26,7 +26,7 @@ const WORKERS: usize = 3;
 /// A round that takes longer does not come to its end.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// What a program said that matters here.
+/// Log lines of a program that matter here.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone)]
 enum Said {
     Listening,
@@ -112,10 +112,10 @@ struct Cluster {
     coordinator: Option<Process>,
     workers: Vec<Process>,
     acknowledged: BTreeSet<(String, u32, u32)>,
-    /// How often each trial was recorded.
+    /// Number of times that each trial was recorded.
     recorded: BTreeMap<String, u32>,
     kills: u32,
-    /// What was done, by name.
+    /// Number of times that each thing was done, by its name.
     done: BTreeMap<&'static str, u32>,
     begun: Instant,
 }

@@ -158,7 +158,7 @@ fn every_documented_message_is_one_that_a_program_gives() {
     assert_eq!(given, documented, "a documented message that no program is made to give here");
 }
 
-/// What is said of files that are not as they should be.
+/// Messages about files that are not as they should be.
 fn about_files(folder: &Path) -> Vec<(&'static str, Output)> {
     let file = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
@@ -277,7 +277,7 @@ fn guarded(folder: &Path) -> (Running, String, PathBuf) {
     (coordinator, format!("http://{address}"), token)
 }
 
-/// What the last line of help and the table of docs/troubleshooting.md say of exit codes.
+/// Exit codes of the last line of help and of the table of docs/troubleshooting.md.
 #[test]
 fn every_documented_exit_code_is_one_that_a_program_gives() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! What programs find around them: outputs that cannot be written, limits of the system, variables, addresses that make no
-//! sense, and networks that come up late. The work goes on, or one line says what is wrong.
+//! Surroundings of programs: outputs that cannot be written, limits of the system, variables, addresses that
+//! make no sense, and networks that come up late. The work goes on, or one line says what is wrong.
 #![allow(clippy::unwrap_used)]
 
 mod support;

@@ -34,7 +34,7 @@ fn steps(text: &str) -> Vec<Step> {
     steps
 }
 
-/// Whether a line is as shown, where `...` stands for anything and any white space for any other.
+/// True if a line is as shown, where `...` stands for anything and any white space for any other.
 fn is_as_shown(line: &str, shown: &str) -> bool {
     let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (line, shown) = (plain(line), plain(shown));

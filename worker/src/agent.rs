@@ -35,8 +35,8 @@ use crate::traced::{Work, lease_line};
 
 /// Time that handing leases back may take when the worker stops.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// A call that is not answered in so long beyond what it asked to wait has failed. Within these bounds it is a third of
-/// the lease time, so that there is time for another one.
+/// Time beyond what it asked to wait after which a call that is not answered has failed. Within these bounds
+/// it is a third of the lease time, so that there is time for another one.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Time after which a connection is closed on which nothing comes back.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -68,15 +68,15 @@ pub struct Agent {
 /// End of an agent without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It was told to stop.
+    /// A request to stop.
     Stopped,
-    /// All that it could work for has ended.
+    /// The end of all that it could work for.
     Done,
 }
 
 /// State of the loop.
 struct Loop {
-    /// One permit per slot. A lease that was taken beforehand waits for one.
+    /// Permits, one per slot. A prefetched lease waits for one.
     slots: Arc<Semaphore>,
     agent: Agent,
     connector: Connector,
@@ -86,14 +86,14 @@ struct Loop {
     /// Results that no answered report has carried yet.
     unreported: Vec<ShardReport>,
     sender: mpsc::UnboundedSender<ShardReport>,
-    /// A third of the lease time: how often to be heard of.
+    /// Time between two reports (heartbeats): a third of the lease time.
     heartbeat: Duration,
     contact: Contact,
     /// True if its last answer was that there is nothing more to do.
     done: bool,
     /// Reason why it has set this worker aside, if it has.
     set_aside: String,
-    /// Tells this process from one before it under the same name.
+    /// Number that tells this process from one before it under the same name.
     session: u64,
 }
 
@@ -173,7 +173,8 @@ impl Loop {
         }
         let request = self.request();
         let busy = request.free_slots == 0 && self.unreported.is_empty();
-        // A call that brings results is answered soon. Only one that waits for work is broken off for a new result.
+        // A call that brings results is answered soon. Only one that waits for work (long polling) is broken
+        // off for a new result.
         let interruptible = self.unreported.is_empty() || self.contact.failures > 0;
         let mut client = self.client.clone();
         let patience = self.heartbeat.clamp(PATIENCE.0, PATIENCE.1);
@@ -183,7 +184,7 @@ impl Loop {
             if let Some(until) = pause_until {
                 tokio::time::sleep_until(until).await;
             }
-            // Full hands: nothing to say but, once in a while, that they are.
+            // All slots are taken: nothing to say but, once in a while, that they are.
             if busy {
                 tokio::time::sleep(heartbeat).await;
             }
@@ -205,7 +206,7 @@ impl Loop {
             finished: self.unreported.clone(),
             holding: self.running.keys().copied().collect(),
             free_slots: self.agent.slots.saturating_sub(self.running.len() as u32),
-            // One more for each slot, so that nothing idles while results are on their way.
+            // Prefetch: a lease more for each slot, so that nothing idles while results are on their way.
             prefetch: (2 * self.agent.slots).saturating_sub(self.agent.slots.max(self.running.len() as u32)),
             wait_ms: self.heartbeat.as_millis() as u32,
             experiment: self.agent.experiment.clone().unwrap_or_default(),
@@ -268,7 +269,8 @@ impl Loop {
         refuse_for_good(status, self.contact.known)?;
         self.agent.tally.unanswered.fetch_add(1, Ordering::Relaxed);
         if let Some(wait) = pushback(status) {
-            // It is not away, it has too much to do; who comes back all at once makes that worse.
+            // It is not away, it has too much to do (back-pressure); calls that come back all at once make
+            // that worse.
             let (worker, said, pause) = (&self.agent.name, status.message(), jittered(wait * 2));
             tracing::debug!(worker, said, ?pause, "told to wait");
             self.contact.pause_until = Some(tokio::time::Instant::now() + pause);
@@ -344,7 +346,7 @@ impl Loop {
         });
     }
 
-    /// Tells whoever reads this worker's log that it gets hardly any work, and why; once.
+    /// Logs that this worker is set aside and gets hardly any work, and why; once.
     fn note_set_aside(&mut self, reason: &str) {
         let worker = &self.agent.name;
         match (self.set_aside.is_empty(), reason.is_empty()) {

@@ -12,7 +12,7 @@ pub(crate) fn backoff(failures: u32) -> Duration {
     jittered(first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(last))
 }
 
-/// Between half and all of a time.
+/// Jitter: between half and all of a time.
 pub(crate) fn jittered(full: Duration) -> Duration {
     full.mul_f64(0.5 + chance() as f64 / u64::MAX as f64 / 2.0)
 }

@@ -1,4 +1,4 @@
-//! Artifacts on this machine: fetched from the coordinator by hash, checked, kept within a bound.
+//! Cache of artifacts on this machine: fetched from the coordinator by hash, checked, kept within a bound.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -36,7 +36,7 @@ pub enum CacheError {
     /// The coordinator does not hand it out.
     #[error("cannot fetch artifact {hash}: {}", .status.message())]
     Fetch {
-        /// Which.
+        /// Hash of the artifact.
         hash: ContentHash,
         /// The coordinator's answer. Its words are in the text; it is no source, which would say them twice.
         status: tonic::Status,
@@ -49,10 +49,10 @@ pub enum CacheError {
         /// The hash of what came.
         actual: ContentHash,
     },
-    /// It does not fit into the cache.
+    /// An artifact that does not fit into the cache.
     #[error("artifact {hash} is larger than the cache (cache_max_bytes = {max_bytes})")]
     TooLarge {
-        /// Which.
+        /// Hash of the artifact.
         hash: ContentHash,
         /// The bound of the cache.
         max_bytes: u64,

@@ -1,4 +1,5 @@
-//! From a trial and files to counts; what evaluations of one process share is kept here.
+//! Evaluator: from a trial and its files to counts; the caches that evaluations of one process share are kept
+//! here.
 
 use std::fmt::Display;
 use std::fs::{File, Metadata};
@@ -57,8 +58,8 @@ impl Evaluator {
         Self::with_memory(slots, memory::limit())
     }
 
-    /// An evaluator that has so many bytes of memory; `None` if that is not known. Of these it takes up to a gigabyte
-    /// per slot, and a quarter at most, for what candidates have in common.
+    /// An evaluator that has so many bytes of memory; `None` if that is not known. Of these the prefix cache
+    /// and the weight cache take up to a gigabyte per slot, and a quarter at most.
     pub fn with_memory(slots: usize, memory: Option<u64>) -> Self {
         let (checkpoints, datasets, models) = (Memo::new(2), Memo::new(2), Memo::new(slots + 1));
         let bytes = (slots as u64 * CACHED_PER_SLOT).min(memory.map_or(u64::MAX, |memory| memory / 4));

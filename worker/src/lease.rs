@@ -73,7 +73,7 @@ pub(crate) fn lost(lease: &Lease, error: &JoinError) -> ShardReport {
     ShardReport { lease, trial: NAMELESS.to_vec(), index, of, outcome, seconds: 0.0, engine: String::new() }
 }
 
-/// The failure as it is reported; a fault of this machine is told to whoever reads its log, too.
+/// Report of a failure; a fault of this machine is logged, too.
 fn tell(failure: EvaluationFailure) -> ShardFailure {
     if let EvaluationFailure::Machine { reason, .. } = &failure {
         tracing::warn!(reason, "this machine cannot evaluate a shard");

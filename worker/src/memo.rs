@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Keeps the last few values made. Who asks for a value that is being made waits for it instead of making it
-/// twice. Failures are not kept.
+/// Cache of the last few values made. Concurrent callers for one value wait for the first of them (single
+/// flight) instead of making it twice. Failures are not kept.
 pub struct Memo<K, V> {
     entries: Mutex<VecDeque<Entry<K, V>>>,
     capacity: usize,

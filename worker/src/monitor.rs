@@ -11,7 +11,7 @@ use qslm_transport::Monitor;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-/// What the agents of this process did.
+/// Counters of what the agents of this process did.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Shards in hand: being evaluated, or waiting for a thread.

@@ -62,8 +62,8 @@ struct Flags {
     #[arg(long, value_name = "ID")]
     #[serde(skip_serializing_if = "Option::is_none")]
     experiment: Option<String>,
-    /// Where fetched checkpoints and data are kept, and results while the coordinator is away [default: qslm in the
-    /// user's cache folder]
+    /// Folder for fetched checkpoints and data, and for results while the coordinator is away [default: qslm
+    /// in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_dir: Option<PathBuf>,

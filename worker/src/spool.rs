@@ -51,7 +51,7 @@ impl Spool {
         let _ = fs::remove_file(self.path(report));
     }
 
-    /// Everything that waits. What cannot be read is logged and thrown away: it will be measured again.
+    /// Spooled results. One that cannot be read is logged and thrown away: it will be measured again.
     ///
     /// # Errors
     /// If the folder cannot be read.

@@ -13,7 +13,7 @@ pub(crate) fn lease_line(lease: &Lease) -> tracing::Span {
     tracing::info_span!("evaluation", experiment = lease.experiment, trial, shard, of, lease = id)
 }
 
-/// A lease on its way through a worker, while somebody traces.
+/// Span of a lease on its way through a worker; there is one while traces are sent.
 pub(crate) struct Work {
     traces: Traces,
     context: TraceContext,
@@ -24,14 +24,14 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// It came just now. `None` if the coordinator does not trace.
+    /// Span that begins now. `None` if the coordinator does not trace.
     pub(crate) fn start(traces: Traces, lease: &Lease, worker: &str) -> Option<Self> {
         let parent = TraceContext::from_traceparent(&lease.traceparent)?;
         let (worker, experiment) = (worker.to_owned(), lease.experiment.clone());
         Some(Self { traces, context: parent.beside(), parent, start: SystemTime::now(), worker, experiment })
     }
 
-    /// It is done.
+    /// Ends the span.
     pub(crate) fn end(self, report: &ShardReport) {
         let end = SystemTime::now();
         let error = match &report.outcome {

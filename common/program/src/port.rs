@@ -43,7 +43,7 @@ pub fn deserialize_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketA
     address(&String::deserialize(from)?).map_err(D::Error::custom)
 }
 
-/// As much of a text as is shown.
+/// Beginning of a text that is shown.
 fn shown(text: &str) -> String {
     text.chars().take(80).collect()
 }

@@ -20,7 +20,7 @@ pub struct ReportDocument {
     pub version: String,
     /// The experiment's id.
     pub id: String,
-    /// Everything that decides the result.
+    /// Experiment: everything that decides the result.
     pub experiment: Experiment,
     /// Caption of its strategy.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -44,11 +44,11 @@ pub struct ReportDocument {
     pub remaining_at_most: Option<u64>,
     /// Workers heard of lately.
     pub workers: u32,
-    /// Tokens that all workers together evaluate per second, lately.
+    /// Tokens that all workers together process per second, lately.
     pub tokens_per_second: f64,
     /// The stages so far, in their order.
     pub stages: Vec<Stage>,
-    /// All measured candidates.
+    /// Spots of all measured candidates.
     pub spots: Vec<Spot>,
     /// The front, the float model, and what was chosen.
     pub front: FrontDocument,
@@ -79,7 +79,7 @@ pub struct EngineShare {
 pub struct Comparison {
     /// Tool or file that they are from.
     pub source: String,
-    /// At most a few thousand.
+    /// Points, a few thousand at most.
     pub points: Vec<Reference>,
 }
 
@@ -142,7 +142,7 @@ pub struct Sensitivity {
     pub quality_loss: Option<f64>,
 }
 
-/// A longer silence is an interruption, during which nobody worked.
+/// Silence from which on it is an interruption, during which no worker worked.
 const INTERRUPTION_MS: u64 = 10 * 60 * 1000;
 
 /// Time at work until each sample, in milliseconds: the time since the first, without interruptions.

@@ -1,4 +1,4 @@
-//! What there is to see of an experiment.
+//! Report of an experiment: its document, plots and page.
 //!
 //! The one idea is a document between those who know and those who draw: a coordinator makes a
 //! [`ReportDocument`], which has everything that a page shows and nothing that grows with the number of

@@ -34,7 +34,7 @@ pub struct Candidate {
 /// candidates is glad of.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patch {
-    /// By the unit's place in name order.
+    /// Schemes by the unit's place in name order.
     schemes: Vec<(usize, Scheme)>,
     vectors: Option<Scheme>,
     activations: Vec<(String, Option<Activation>)>,

@@ -139,7 +139,7 @@ pub struct Energy {
 }
 
 impl Energy {
-    /// All of it.
+    /// Sum of its terms.
     pub fn total(&self) -> f64 {
         self.arithmetic + self.registers + self.sram + self.dram
     }

@@ -30,7 +30,7 @@ pub struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// Nothing is worked out yet.
+    /// Subject of which nothing is worked out yet.
     pub fn new(
         device: &'a Device,
         network: &'a Network,

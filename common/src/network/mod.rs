@@ -69,7 +69,7 @@ pub struct Population {
 /// Kind of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeKind {
-    /// All of it.
+    /// The root: the whole network.
     Network,
     /// The embedding.
     Embedding,

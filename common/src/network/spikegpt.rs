@@ -262,7 +262,7 @@ pub fn block_units(block: u32) -> [String; MATRICES.len()] {
     MATRICES.map(|matrix| unit_name(block, matrix))
 }
 
-/// Name of a unit without what all have in common: `3.att.key` of `blocks.3.att.key.weight`.
+/// Short name of a unit, without what all names share: `3.att.key` of `blocks.3.att.key.weight`.
 pub fn short_name(unit: &str) -> &str {
     unit.trim_start_matches("blocks.").trim_end_matches(".weight")
 }

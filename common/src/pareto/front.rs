@@ -1,4 +1,4 @@
-//! Which of many points no other point dominates, in O(n log n).
+//! Front of many points: those that no other point dominates, in O(n log n).
 //!
 //! Points are visited in lexicographic order, so that only earlier ones can dominate later ones, and a
 //! staircase of the points so far answers "is there one that is smaller in the other losses?" in
@@ -67,7 +67,7 @@ struct Staircase {
 }
 
 impl Staircase {
-    /// Whether a pair so far is no larger in both.
+    /// True if a pair so far is no larger in both.
     fn covers(&self, y: f64, z: f64) -> bool {
         self.steps.range(..=OrderedLoss(y)).next_back().is_some_and(|(_, lowest)| *lowest <= z)
     }

@@ -19,7 +19,8 @@ pub struct Frontier<K> {
 #[derive(Debug, Clone, PartialEq)]
 enum Points<K> {
     None,
-    /// From the first loss to the second, which falls as the first grows, and the keys of the point.
+    /// Staircase from the first loss to the second, which falls as the first grows, with the keys of the
+    /// point.
     Two(BTreeMap<OrderedLoss, (f64, Vec<K>)>),
     Three(Vec<([f64; 3], K)>),
 }
@@ -62,7 +63,7 @@ impl<K: Copy> Frontier<K> {
         self.len
     }
 
-    /// Whether there is no point.
+    /// True if there is no point.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

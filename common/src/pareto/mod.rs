@@ -11,8 +11,8 @@ pub use front::front;
 pub use frontier::Frontier;
 pub use hypervolume::hypervolume;
 
-/// Whether `a` dominates `b`: nowhere larger, somewhere smaller. Source: Pareto dominance as in
-/// Zitzler et al., "Performance assessment of multiobjective optimizers", 2003, table 1.
+/// Pareto dominance: `a` is nowhere larger than `b`, somewhere smaller. Source: Zitzler et al., "Performance
+/// assessment of multiobjective optimizers", 2003, table 1.
 pub fn dominates(a: &[f64], b: &[f64]) -> bool {
     let no_worse = a.iter().zip(b).all(|(a, b)| a <= b);
     no_worse && a.iter().zip(b).any(|(a, b)| a < b)

@@ -29,7 +29,7 @@ pub struct Activation {
 /// The activations that the codes span; what lies outside is clamped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ActivationRange {
-    /// From the smallest to the largest of each token's own vector.
+    /// Span from the smallest to the largest of each token's own vector.
     Dynamic,
     /// One range for all tokens: the smallest and largest value seen on calibration data.
     Static(Span),

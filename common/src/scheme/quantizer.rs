@@ -24,10 +24,10 @@ pub struct Quantizer {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Range {
-    /// From the smallest to the largest.
+    /// Span from the smallest to the largest.
     #[default]
     MinMax,
-    /// All but a share of the largest magnitudes (symmetric), or of both ends (affine).
+    /// Span of all but a share of the largest magnitudes (symmetric), or of both ends (affine).
     Percentile(Percentile),
     /// The fraction 0.20, 0.21 ... 1.00 of `MinMax` that gives the least squared error.
     LeastSquares,

@@ -25,9 +25,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub struct Access {
     /// Certificate authority of the coordinator; the system's roots if empty.
     pub ca: PathBuf,
-    /// This caller's own certificate, where the coordinator asks for one (mutual TLS).
+    /// Certificate of this caller, where the coordinator asks for one (mutual TLS).
     pub certificate: PathBuf,
-    /// Its private key.
+    /// Private key of the certificate.
     pub key: PathBuf,
     /// The token, with white space around it or without.
     pub token_file: PathBuf,
@@ -43,7 +43,7 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// For the coordinator at `url`: `http://HOST:PORT`, or `https://HOST:PORT` for TLS.
+    /// Connector for the coordinator at `url`: `http://HOST:PORT`, or `https://HOST:PORT` for TLS.
     ///
     /// # Errors
     /// One line that names what is wrong with the address or a file.

@@ -23,7 +23,7 @@ pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// Need of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// Nothing: it says nothing and does nothing of interest.
+    /// No token: the call says nothing and does nothing of interest.
     Nothing,
     /// Any token.
     Anyone,
@@ -43,8 +43,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Without `tokens`, everyone may do everything. `needs` is what a call of a path, such as `/qslm.v1.Work/Report`,
-    /// needs.
+    /// Gate of a server; without `tokens`, everyone may do everything. `needs` is what a call of a path, such
+    /// as `/qslm.v1.Work/Report`, needs.
     pub fn new(tokens: Option<Tokens>, needs: fn(&str) -> Needs, calls_per_second: u32) -> Self {
         Self { tokens, needs, calls_per_second }
     }

@@ -43,15 +43,15 @@ pub struct Connection {
     _place: OwnedSemaphorePermit,
 }
 
-/// Without TLS, or with it.
+/// Stream of a connection, without TLS or with it.
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// The other end of a connection; requests that come over it carry it.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// Its address.
+    /// Address of the peer.
     pub address: SocketAddr,
-    /// Calls that it may make at once, refilled as time goes by.
+    /// Rate limit: calls that it may make at once, refilled as time goes by (a token bucket).
     pace: Arc<Mutex<Pace>>,
 }
 
@@ -68,7 +68,8 @@ impl Peer {
         Self { address, pace: Arc::new(Mutex::new(pace)) }
     }
 
-    /// Takes one of `per_second` calls, as many of which may come at once; or else how long to wait for the next.
+    /// Takes one of `per_second` calls, as many of which may come at once; or else the time to wait
+    /// (back-pressure).
     pub fn take(&self, per_second: u32) -> Result<(), Duration> {
         self.take_at(f64::from(per_second), Instant::now())
     }

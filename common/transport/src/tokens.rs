@@ -47,7 +47,7 @@ impl fmt::Display for Role {
 pub struct Caller {
     /// The name beside the token.
     pub name: String,
-    /// Its role.
+    /// Role of the caller.
     pub role: Role,
 }
 

@@ -66,7 +66,7 @@ impl TraceContext {
         Self(SpanContext::new(self.0.trace_id(), id, TraceFlags::SAMPLED, false, TraceState::NONE))
     }
 
-    /// As the header `traceparent` of W3C Trace Context.
+    /// Text of the header `traceparent` of W3C Trace Context.
     pub fn to_traceparent(&self) -> String {
         let context = Context::new().with_remote_span_context(self.0.clone());
         let mut headers = HashMap::new();
@@ -74,7 +74,7 @@ impl TraceContext {
         headers.remove(TRACEPARENT).unwrap_or_default()
     }
 
-    /// From the header `traceparent`; `None` for a text that is none, the empty one among them.
+    /// Context from the header `traceparent`; `None` for a text that is none, the empty one among them.
     pub fn from_traceparent(text: &str) -> Option<Self> {
         // The propagator also takes names with too few digits.
         if text.len() != TRACEPARENT_BYTES {
@@ -87,14 +87,14 @@ impl TraceContext {
     }
 }
 
-/// Something that took time.
+/// Span of a trace: work that took time.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// Its trace and name.
+    /// Context of the span: its trace and name.
     pub context: TraceContext,
     /// The span that it was a part of, if of any.
     pub parent: Option<TraceContext>,
-    /// Its kind, in a word or two.
+    /// Kind of the span, in a word or two.
     pub name: &'static str,
     /// Time at which it began.
     pub start: SystemTime,

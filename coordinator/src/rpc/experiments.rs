@@ -36,7 +36,7 @@ impl ExperimentsService {
         Self { driver, artifacts, quotas: ClientQuotas::new(quotas) }
     }
 
-    /// Those of which there is no undamaged file. Files may have to be read for that.
+    /// Hashes of which there is no undamaged file. Files may have to be read for that.
     async fn missing(&self, hashes: Vec<ContentHash>) -> Result<Vec<ContentHash>, Status> {
         let artifacts = self.artifacts.clone();
         let look = move || hashes.into_iter().filter(|hash| !artifacts.has(hash)).collect();
@@ -210,7 +210,7 @@ async fn follow(
     }
 }
 
-/// Who calls. Whatever serves without a gate has one caller.
+/// Caller. Whatever serves without a gate has one caller.
 fn client<T>(request: &Request<T>) -> ClientName {
     request.extensions().get().cloned().unwrap_or_else(|| ClientName("somebody".to_owned()))
 }

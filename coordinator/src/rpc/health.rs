@@ -1,4 +1,4 @@
-//! Whether the coordinator is well, by the standard gRPC health service.
+//! Health of the coordinator, by the standard gRPC health service.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::driver::{Handle, Refusal};
 
-/// How often the driver is asked, and how long it may take.
+/// Time between two questions to the driver, and the longest that it may take to answer.
 const OFTEN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -24,7 +24,7 @@ use crate::store::ArtifactError;
 
 /// Bytes per message of an artifact stream.
 const CHUNK: usize = 256 * 1024;
-/// When to call again if too many calls wait.
+/// Delay after which to call again if too many calls wait (back-pressure).
 const SOON: Duration = Duration::from_millis(500);
 
 impl From<Refusal> for Status {
@@ -41,7 +41,7 @@ impl From<Refusal> for Status {
     }
 }
 
-/// What a caller hears of an artifact that is not stored or not handed out.
+/// Answer to the caller about an artifact that is not stored or not handed out.
 fn refuse(error: ArtifactError) -> Status {
     let words = error.to_string();
     match error {

@@ -72,7 +72,7 @@ impl ClientQuotas {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more upload of a client.
+    /// Place for one more upload of a client.
     pub(super) fn upload(&self, client: &ClientName) -> Result<Upload, Status> {
         let mut clients = self.clients();
         let name = name(client, &clients);
@@ -97,7 +97,7 @@ impl ClientQuotas {
         self.clients().values_mut().for_each(|client| client.experiments.retain(|id| !ended.contains(id)));
     }
 
-    /// One more experiment of a client. The same one counts once.
+    /// Place for one more experiment of a client. The same one counts once.
     pub(super) fn submit(&self, client: &ClientName, id: &str) -> Result<(), Status> {
         let mut clients = self.clients();
         let name = name(client, &clients);

@@ -27,7 +27,7 @@ use crate::store::Artifacts;
 
 /// Leases that one report may ask for.
 const MAX_SLOTS: u32 = 1024;
-/// The longest that a report may wait for work.
+/// Longest wait of a report for work (long polling).
 const MAX_WAIT_MS: u32 = 30_000;
 /// Characters of a worker's name.
 const MAX_NAME: usize = 128;
@@ -38,7 +38,7 @@ const MAX_REASON: usize = 500;
 pub struct WorkService {
     driver: Handle,
     artifacts: Artifacts,
-    /// Whether anybody traces.
+    /// True if traces are sent to a collector.
     traced: bool,
 }
 
@@ -178,7 +178,7 @@ fn read_fault(failure: &ShardFailure) -> Fault {
     }
 }
 
-/// What a peer wrote, on one line and not longer than that.
+/// Text that a peer wrote, on one line and cut to `most` characters.
 fn one_line(text: &str, most: usize) -> String {
     text.chars().filter(|c| !c.is_control()).take(most).collect()
 }

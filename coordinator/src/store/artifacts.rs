@@ -74,7 +74,7 @@ pub enum ArtifactError {
         /// The hash of what came.
         actual: ContentHash,
     },
-    /// More than anybody's checkpoint.
+    /// More bytes than the largest checkpoint has.
     #[error("larger than {} bytes", Artifacts::LARGEST)]
     TooLarge,
     /// There is no room for more.
@@ -89,15 +89,15 @@ pub enum ArtifactError {
         #[source]
         error: io::Error,
     },
-    /// It is not there.
+    /// No such file.
     #[error("no artifact {hash}: {path}: no such file; submit its experiment again to upload it")]
     Missing {
-        /// Which.
+        /// Hash of the artifact.
         hash: ContentHash,
         /// The path that it would have.
         path: PathBuf,
     },
-    /// It is not what it was when it was stored.
+    /// Content that is not what it was when it was stored.
     #[error("{path}: damaged: its content hashes to {actual}; submit its experiment again to replace it")]
     Damaged {
         /// The file.
@@ -105,7 +105,7 @@ pub enum ArtifactError {
         /// The hash of what is in it.
         actual: ContentHash,
     },
-    /// The disk fails, or nobody may read it.
+    /// A disk that fails, or a file that may not be read.
     #[error("{path}: cannot read the artifact: {error}")]
     Unreadable {
         /// The file.

@@ -22,9 +22,9 @@ pub struct Audit {
 /// A file that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Found {
-    /// Its path, or the one that it would have.
+    /// Path of the file, or the one that it would have.
     pub path: String,
-    /// Its fault.
+    /// Fault of the file.
     pub state: Condition,
     /// The ids of the experiments that name it.
     pub experiments: Vec<String>,
@@ -34,13 +34,13 @@ pub struct Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {
-    /// Its content is not what its name says.
+    /// Content is not what its name says.
     Damaged,
     /// An experiment names it, and it is not there.
     Missing,
-    /// No experiment names it: it takes room, and nobody misses it.
+    /// Stray: no experiment names it, and it takes room.
     Stray,
-    /// The disk fails, or nobody may read it.
+    /// A disk that fails, or a file that may not be read.
     Unreadable,
 }
 

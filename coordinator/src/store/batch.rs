@@ -18,7 +18,7 @@ use super::tables::{
     COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, MEASUREMENTS, RETRIED, SHARDS, TIMELINE,
 };
 
-/// One change.
+/// Change of the store.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
     /// An experiment was submitted or changed.
@@ -27,7 +27,7 @@ pub enum Write {
     Shard(TrialKey, Shard, Evidence),
     /// A trial was measured; its shards are not needed any more.
     Measurement(TrialKey, Evidence),
-    /// All shard results of a measured trial, kept because other trials race against them.
+    /// Shard results of a measured trial, all of them, kept because other trials race against them.
     ShardResults(TrialKey, BTreeMap<Shard, Evidence>),
     /// The description of an engine that results name by its fingerprint.
     Engine(Fingerprint, String),

@@ -23,7 +23,7 @@ pub struct Contents {
     pub measurements: BTreeMap<TrialKey, Variants>,
     /// The counts of settled shards of trials that are still open.
     pub shards: BTreeMap<(TrialKey, Shard), Variants>,
-    /// The counts of shards that were kept although their trials were measured: what others race against.
+    /// Shard results that were kept although their trials were measured: what others race against.
     pub shard_results: BTreeMap<(TrialKey, Shard), Variants>,
     /// Descriptions of the engines that counted.
     pub engines: BTreeMap<Fingerprint, String>,

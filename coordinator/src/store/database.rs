@@ -177,8 +177,8 @@ impl Store {
         }
     }
 
-    /// Looks whether the store's path still leads to the open file. One without a name is gone once it is closed, so this comes
-    /// before anybody hears that something is on disk.
+    /// Looks whether the store's path still leads to the open file. One without a name is gone once it is
+    /// closed, so this comes before anything that is on disk is acknowledged.
     ///
     /// # Errors
     /// [`StoreError::Lost`] if the file was removed or replaced.

@@ -15,7 +15,7 @@ pub(super) struct FileId {
 /// Fate of a name: what a path leads to, instead of the file that was opened by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
-    /// Nothing.
+    /// No file.
     Removed,
     /// Another file.
     Replaced,

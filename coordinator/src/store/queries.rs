@@ -20,14 +20,14 @@ use super::tables::{
 /// The state of a trial on record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stored {
-    /// It was measured.
+    /// A measured trial.
     Measured(Evidence),
-    /// It was not, but these of its shards are settled.
+    /// An open trial, of which these shards are settled.
     Shards(BTreeMap<Shard, Evidence>),
 }
 
 impl Store {
-    /// All experiments in the order of their submission.
+    /// Records of all experiments, in the order of their submission.
     ///
     /// # Errors
     /// [`StoreError`] if the file or a record cannot be read.

@@ -58,7 +58,7 @@ macro_rules! table {
     };
 }
 
-/// All tables, in the order in which they are read: shards and conflicts go by what is known to be measured.
+/// Tables in the order in which they are read: shards and conflicts go by what is known to be measured.
 pub(super) const TABLES: [TableOfWhole; 9] = [
     table!(EXPERIMENTS, read_experiment, write_experiments),
     table!(ENGINES, read_engine, write_engines),

@@ -32,12 +32,12 @@ use crate::driver::{Handle, Refusal};
 
 /// Streams that may be open; more are refused.
 const MOST_STREAMS: usize = 256;
-/// How often a stream looks for something new.
+/// Time between two looks of a stream for something new.
 const OFTEN: Duration = Duration::from_secs(1);
 const NAVIGATION: &[(&str, &str)] = &[("/", "Experiments"), ("/workers", "Workers")];
 const SCRIPT: &str = include_str!("live.js");
 
-/// What every page may do: show itself, and hear from where it came.
+/// Headers of every answer: a page may show itself, and hear from where it came.
 const HEADERS: [(HeaderName, &str); 4] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -49,7 +49,7 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// What the handlers share.
+/// State that the handlers share.
 #[derive(Clone)]
 struct Site {
     pages: Arc<Pages>,
@@ -103,7 +103,7 @@ async fn check_host(State(on_loopback): State<bool>, request: Request, next: Nex
     next.run(request).await
 }
 
-/// Whether a host, with a port or without, is this machine by a name that cannot mean another.
+/// True if a host, with a port or without, is this machine by a name that cannot mean another.
 fn names_loopback(host: &str) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, port)| {
         if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
@@ -225,7 +225,7 @@ async fn follow(
     }
 }
 
-/// What tells one state of a page from another, so that a browser does not draw again what it shows.
+/// Revision of a page: tells its states apart, so that a browser does not draw again what it shows.
 fn revision(body: &str) -> String {
     ContentHash::of(body.as_bytes()).short()
 }

@@ -1,4 +1,4 @@
-//! What is on the pages, made at most once a second however many people ask.
+//! Pages, made at most once a second however many people ask.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,12 +12,12 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use crate::driver::{Event, Handle, Refusal, WorkerStatus};
 
-/// What was made within this time is not made again.
+/// Age up to which a page is shown again instead of being made again.
 const FRESH: Duration = Duration::from_millis(900);
 /// Experiments whose pages are kept at hand.
 const KEPT: usize = 64;
 
-/// What a page is about.
+/// Subject of a page.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Content {
     /// All experiments.
@@ -42,7 +42,7 @@ impl Pages {
         Self { driver, made: Mutex::default() }
     }
 
-    /// What is on a page, at most a second old.
+    /// Body of a page, at most a second old.
     pub(super) async fn get(&self, content: &Content) -> Result<Arc<str>, Refusal> {
         let slot = self.slot(content);
         let mut slot = slot.lock().await;

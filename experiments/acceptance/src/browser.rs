@@ -14,12 +14,12 @@ const HEIGHT: u32 = 700;
 
 /// A browser with one window. Ends when dropped.
 pub struct Browser {
-    /// What drives it.
+    /// Client that drives it.
     pub client: Client,
     driver: Child,
 }
 
-/// What the page said in the console.
+/// Command for what the page said in the console.
 #[derive(Debug)]
 struct Console;
 
@@ -88,7 +88,7 @@ impl Browser {
         Self { client, driver }
     }
 
-    /// What JavaScript makes of an expression.
+    /// Value of an expression in JavaScript.
     pub async fn value(&self, expression: &str) -> Value {
         self.client.execute(&format!("return ({expression});"), Vec::new()).await.unwrap()
     }

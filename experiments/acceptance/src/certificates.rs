@@ -6,11 +6,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 
-/// Somebody who signs certificates.
+/// Certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    /// One that nobody knew before.
+    /// An authority of its own, known to no program yet.
     #[allow(clippy::new_without_default, reason = "every one is another")]
     pub fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();

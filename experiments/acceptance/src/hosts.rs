@@ -8,7 +8,7 @@ use crate::program;
 
 /// A network. It is gone when this is dropped.
 pub struct Network {
-    /// Tells the namespaces of tests that run at the same time apart.
+    /// Prefix that tells the namespaces of tests that run at the same time apart.
     prefix: String,
     hosts: u8,
 }

@@ -28,7 +28,7 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// Where pictures are left for people to look at.
+/// Folder in which pictures are left for people to look at.
 pub fn pictures() -> PathBuf {
     let folder = root().join("target/pictures");
     std::fs::create_dir_all(&folder).unwrap();
@@ -48,7 +48,7 @@ pub fn succeed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What `qslm run` prints of the quickstart: the front that every cluster has to find.
+/// Front that `qslm run` prints of the quickstart, and that every cluster has to find.
 pub fn one_process() -> serde_json::Value {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");

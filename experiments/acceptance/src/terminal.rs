@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
-/// How long a screen may take to show what is waited for.
+/// Time in which a screen has to show what is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program on a terminal. Killed when dropped.
@@ -44,7 +44,7 @@ impl Terminal {
         Self { parser, output, input, child, _master: pty.master }
     }
 
-    /// What is on the screen.
+    /// Text on the screen.
     pub fn screen(&self) -> String {
         self.parser.screen().contents()
     }

@@ -1,4 +1,4 @@
-//! Who is let in: certificates, tokens and roles, with the real programs, and both replaced while they run.
+//! Access: certificates, tokens and roles, with the real programs, and both replaced while they run.
 
 use std::path::Path;
 use std::process::{Command, Output};

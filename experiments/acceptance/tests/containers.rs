@@ -6,7 +6,7 @@ use serde_json::Value;
 
 const TAG: &str = "qslm:test";
 const LARGEST: u64 = 40_000_000;
-/// What a restricted pod may do; names are looked up as everywhere, in a file here.
+/// Rights of a restricted pod; names are looked up as everywhere, in a file here.
 const RESTRICTED: [&str; 10] = [
     "--network=host",
     "--add-host=coordinator.example:127.0.0.1",

@@ -99,7 +99,7 @@ fn hosts_that_lose_each_other_for_a_while_find_the_same_front() {
     );
 }
 
-/// What a page says, asked for from a host.
+/// Content of a page, asked for from a host.
 fn fetch(host: &qslm_acceptance::hosts::Host, url: &str) -> String {
     let output = host.run(Command::new("curl").args(["--silent", "--fail", "--max-time", "10", url]));
     assert!(output.status.success(), "{url}");

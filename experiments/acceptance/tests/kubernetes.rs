@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use qslm_acceptance::{one_process, root};
 use serde_json::Value;
 
-/// How long anything may take that a cluster does.
+/// Time that anything may take that a cluster does.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 struct Namespace(String);

@@ -6,7 +6,7 @@ use fantoccini::Locator;
 use qslm_acceptance::browser::Browser;
 use qslm_acceptance::{Cluster, pictures, succeed};
 
-/// How long an experiment may take.
+/// Time that an experiment may take.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,7 +96,7 @@ fn every_pod_is_restricted_and_bounded_and_needs_no_api() {
     assert_eq!(seen, BTreeSet::from(["Deployment", "Job", "StatefulSet"].map(str::to_owned)));
 }
 
-/// What pods are told is read by the programs that are told it.
+/// Settings of pods are read by the programs that they are for.
 #[test]
 fn the_settings_of_pods_are_settings() {
     for overlay in ["overlays/batch", "overlays/tls"] {

@@ -103,7 +103,7 @@ fn the_reference_of_the_interface_is_what_the_proto_says() {
     hold("proto.md", &text);
 }
 
-/// What stands before something, on one line.
+/// Comment before something, on one line.
 fn comment(locations: &[Location], path: &[i32]) -> String {
     let location = locations.iter().find(|location| location.path == path);
     let words = location.map_or("", |location| location.leading_comments());

@@ -49,7 +49,7 @@ pub struct Apply {
     output: Output,
 }
 
-/// Printed summary; keys are part of the interface.
+/// Printed summary; its keys are part of the interface.
 #[derive(Serialize)]
 struct Applied {
     file: String,

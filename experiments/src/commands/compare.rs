@@ -55,7 +55,7 @@ pub struct Compare {
     output: Output,
 }
 
-/// Document that is printed; keys are part of the interface.
+/// Printed document; its keys are part of the interface.
 #[derive(Serialize)]
 struct ComparedFronts {
     /// Windows or sentences.

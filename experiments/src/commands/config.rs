@@ -57,7 +57,7 @@ pub enum Program {
 }
 
 impl Program {
-    /// What its environment variables begin with.
+    /// Prefix of its environment variables.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Client => "QSLM_CLIENT",

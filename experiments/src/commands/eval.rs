@@ -68,7 +68,7 @@ pub struct Eval {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface.
+/// Printed document; its keys are part of the interface.
 #[derive(Serialize)]
 struct Evaluation {
     nll_sum: f64,

@@ -65,7 +65,7 @@ enum What {
         /// The study [default: the only one]
         #[arg(long)]
         study: Option<String>,
-        /// What its values are, in their order; one of each kind, skip for one that is neither
+        /// Meanings of its values, in their order; one of each kind, skip for one that is neither
         #[arg(long, value_enum, value_delimiter = ',', required = true)]
         values: Vec<Meaning>,
         #[command(flatten)]
@@ -83,7 +83,7 @@ struct Into {
     experiment: String,
 }
 
-/// What a value of another tool means here.
+/// Meaning of a value of another tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 enum Meaning {
@@ -172,7 +172,7 @@ fn lines_of_json(file: &Path) -> Outcome<String> {
         })
 }
 
-/// What measured a row of an export; exports of earlier versions do not say.
+/// Engines that measured a row of an export; exports of earlier versions do not say.
 fn engines(row: &Value) -> impl Iterator<Item = (Fingerprint, String)> {
     let names = row["engines"].as_str().unwrap_or_default().split("; ").filter(|name| !name.is_empty());
     let short = names.map(|name| name.chars().take(LONGEST_ENGINE).collect::<String>());
@@ -251,7 +251,7 @@ fn optuna(file: &Path, study: Option<&str>, values: &[Meaning], into: &Into) -> 
     print(&format!("{source}: {all} points{more}; reports of {} show them\n", experiment.id()))
 }
 
-/// Which of a trial's values say where its point lies.
+/// Columns of a study: the values of a trial that say where its point lies.
 struct ValueColumns {
     saving: (usize, Meaning),
     quality: (usize, Meaning),

@@ -35,7 +35,7 @@ pub struct Inspect {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface.
+/// Printed document; its keys are part of the interface.
 #[derive(Serialize)]
 struct Inspection {
     network: Network,
@@ -50,14 +50,14 @@ struct Inspection {
     packed: bool,
     candidate: String,
     provenance: Option<Provenance>,
-    /// What was done to the names of its tensors; absent where nothing was.
+    /// Changes made to the names of its tensors; absent where there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
     units: Vec<UnitReport>,
-    /// How one-dimensional parameters are stored, and their bytes.
+    /// Scheme of one-dimensional parameters; their bytes.
     vectors: String,
     vector_bytes: u64,
-    /// By population; absent where float.
+    /// Schemes of membranes by population; absent where float.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     membranes: BTreeMap<String, String>,
 }
@@ -69,7 +69,7 @@ struct UnitReport {
     columns: usize,
     parameters: u64,
     scheme: String,
-    /// What enters the linear; absent where float.
+    /// Scheme of the linear's input; absent where float.
     #[serde(skip_serializing_if = "Option::is_none")]
     activation: Option<String>,
     bytes: u64,

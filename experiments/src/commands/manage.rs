@@ -284,7 +284,7 @@ fn show(status: &ExperimentStatus, output: Listed) -> Outcome {
     }
 }
 
-/// A status as printed; keys are part of the interface.
+/// Printed status; its keys are part of the interface.
 #[derive(Serialize)]
 struct Shown<'a> {
     id: &'a str,
@@ -304,7 +304,7 @@ struct Shown<'a> {
     shards_leased: u32,
     shards_pending: u32,
     workers: u32,
-    /// Those that have what `run.workers` demands, and the backend.
+    /// Workers that have what `run.workers` demands, and the backend.
     suitable_workers: u32,
     tokens_per_second: f64,
     failures: &'a [String],
@@ -312,7 +312,7 @@ struct Shown<'a> {
     failed_trials: Vec<Failed<'a>>,
     /// Failures that were opened again.
     retried: u64,
-    /// Why no worker can go on with it.
+    /// Reason why no worker can go on with it.
     stuck: &'a str,
     /// Suitable workers that had faults only.
     set_aside_workers: u32,

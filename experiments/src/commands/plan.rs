@@ -1,4 +1,4 @@
-//! What a search would do: its tiers, candidates and evaluations, and how long that may take.
+//! Plan of a search: its stages, candidates and evaluations, and how long they may take.
 
 use std::convert::Infallible;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::spec::Resolved;
 /// Seconds of evaluating from which the pace is told.
 const SAMPLE: f64 = 1.0;
 
-/// What is printed; keys are part of the interface.
+/// Printed document; its keys are part of the interface.
 #[derive(Serialize)]
 struct Plan {
     experiment: String,
@@ -29,10 +29,10 @@ struct Plan {
     /// Shards, each of which is one lease.
     evaluations_at_most: u64,
     tokens_per_candidate: u64,
-    /// Of one thread on this machine.
+    /// Pace of one thread on this machine.
     tokens_per_second: f64,
     threads: usize,
-    /// On this machine, with all its threads.
+    /// Time on this machine, with all its threads.
     seconds_at_most: f64,
 }
 

@@ -30,7 +30,7 @@ enum Which {
     Configuration,
     /// The columns of an export
     Export,
-    /// What Prometheus reads
+    /// The metrics that Prometheus reads
     Metrics,
 }
 
@@ -84,7 +84,7 @@ fn spec() -> String {
     text
 }
 
-/// What a setting means, by program and key.
+/// Meaning of a setting, by program and key.
 fn about(program: Program, key: &str) -> &'static str {
     match (program, key) {
         (Program::Coordinator, "listen") => "address and port for workers and people",

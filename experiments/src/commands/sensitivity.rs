@@ -59,7 +59,7 @@ pub struct Sensitivity {
     output: Output,
 }
 
-/// Document that is printed; keys are part of the interface.
+/// Printed document; its keys are part of the interface.
 #[derive(Serialize)]
 struct SensitivityReport {
     units: Vec<UnitSensitivity>,

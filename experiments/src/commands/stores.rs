@@ -70,7 +70,7 @@ struct OneStore {
     output: Output,
 }
 
-/// Printed summary; keys are part of the interface.
+/// Printed summary; its keys are part of the interface.
 #[derive(Serialize)]
 struct StoreSummary {
     store: String,

@@ -1,4 +1,4 @@
-//! Which coordinator a command talks to.
+//! Target of a command: the coordinator that it talks to.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,9 +32,9 @@ pub struct Target {
     config: Option<PathBuf>,
 }
 
-/// How long commands wait for a coordinator unless told otherwise.
+/// Time for which commands wait for a coordinator unless told otherwise.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long those wait that stay until an experiment has ended.
+/// Time for which those wait that stay until an experiment has ended.
 pub(super) const LONG_PATIENCE: Duration = Duration::from_secs(60);
 /// Seconds that they may be told to wait: a day.
 const MOST_PATIENCE: f64 = 86_400.0;
@@ -47,7 +47,7 @@ pub(super) struct Settings {
     certificate: PathBuf,
     key: PathBuf,
     token_file: PathBuf,
-    /// In seconds.
+    /// Time to wait, in seconds.
     connect_timeout: Option<f64>,
 }
 
@@ -110,7 +110,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// What is read of it, to be kept from being written to: the store with its input files, settings.
+    /// Files that are read of it, to be kept from being written to: the store with its input files, settings.
     pub fn inputs(&self) -> Vec<PathBuf> {
         let beside = |store: &PathBuf| std::fs::read_dir(Artifacts::of(store).folder()).ok();
         let artifacts = self.store.iter().filter_map(beside).flatten().flatten().map(|file| file.path());

@@ -29,7 +29,7 @@ pub struct Validate {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface.
+/// Printed row of one problem; its keys are part of the interface.
 #[derive(Serialize)]
 struct ProblemRow<'a> {
     line: Option<usize>,

@@ -19,7 +19,7 @@ pub struct Version {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface.
+/// Printed document; its keys are part of the interface.
 #[derive(Serialize)]
 struct VersionReport {
     version: &'static str,
@@ -29,7 +29,7 @@ struct VersionReport {
     engine_version: u32,
     backends: &'static [Backend],
     cores: usize,
-    /// What of the processor the kernels may use.
+    /// Features of the processor that the kernels may use.
     cpu_features: Vec<&'static str>,
 }
 

@@ -41,7 +41,7 @@ pub enum Made {
 /// Kind of what is there.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// Nothing in it.
+    /// An empty file.
     Empty,
     /// A store of ours.
     Store,
@@ -71,7 +71,7 @@ pub(super) fn content_of(path: &Path) -> io::Result<Content> {
 }
 
 impl Made {
-    /// Its name in a sentence.
+    /// Name in a sentence.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Page => "report",

@@ -22,7 +22,7 @@ const LIST: u16 = 6;
 const FAINT: Style = Style::new().fg(Color::DarkGray);
 const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
 const PROBLEM: Style = Style::new().fg(Color::Red);
-/// Of stages, in their order.
+/// Colours of stages, in their order.
 const COLOURS: [Color; 6] =
     [Color::Blue, Color::Yellow, Color::Green, Color::Magenta, Color::Cyan, Color::LightRed];
 

@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Client;
 use crate::exit::{Exit, Failure, Outcome};
 
-/// How often the coordinator is asked.
+/// Time between two questions to the coordinator.
 const OFTEN: Duration = Duration::from_millis(1000);
-/// How long the thread that reads keys waits for one before it looks whether it is still needed.
+/// Time for which the thread that reads keys waits for one before it looks whether it is still needed.
 const KEY_WAIT: Duration = Duration::from_millis(100);
 
 /// All that is on the screen.
@@ -34,19 +34,19 @@ const KEY_WAIT: Duration = Duration::from_millis(100);
 pub struct View {
     /// The coordinator's address.
     pub coordinator: String,
-    /// In the order of submission.
+    /// Experiments in the order of submission.
     pub experiments: Vec<ExperimentStatus>,
     /// The id of the experiment that is shown.
     pub selected: String,
-    /// What there is to see of it.
+    /// Report of it.
     pub report: Option<ReportDocument>,
     /// Workers and events.
     pub cluster: ClusterResponse,
-    /// Why what is shown is old, if it is.
+    /// Reason why what is shown is old, if it is.
     pub problem: Option<String>,
 }
 
-/// How a person left the view.
+/// Way in which a person left the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
     /// The experiment that was asked for has ended.
@@ -187,7 +187,7 @@ impl View {
         selected.is_some_and(|status| matches!(status.state(), State::Finished | State::Cancelled))
     }
 
-    /// What a key does.
+    /// Handles a key.
     fn press(&mut self, event: &Event) -> Option<Left> {
         let Event::Key(key) = event else { return None };
         if key.kind != KeyEventKind::Press {

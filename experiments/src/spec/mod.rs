@@ -42,7 +42,7 @@ use written::{
 /// A spec with everything found.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    /// What it means.
+    /// Experiment that it means.
     pub experiment: Experiment,
     /// Strategy of the experiment.
     pub strategy: AnyStrategy,
@@ -50,11 +50,11 @@ pub struct Resolved {
     pub shards: u32,
     /// Every file by its content hash: the checkpoint, the data and the tokenizer.
     pub files: Vec<(ContentHash, Input)>,
-    /// Tokens that one trial evaluates.
+    /// Tokens that one trial processes.
     pub positions: u64,
     /// Windows or sentences of the data.
     pub sequences: u64,
-    /// Which workers may evaluate it.
+    /// Demands on the workers that may evaluate it.
     pub demands: Demands,
 }
 
@@ -87,9 +87,9 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
     })
 }
 
-/// Why a spec cannot be resolved.
+/// Reasons why a spec cannot be resolved.
 enum Refused {
-    /// What it says makes no sense; every problem.
+    /// Problems of its values, all of them.
     Spec(Vec<KeyProblem>),
     /// A file, or the form of the spec.
     Other(Failure),
@@ -311,7 +311,7 @@ fn strategy(
     }
 }
 
-/// How a ranked strategy gets its order.
+/// Ranking by which a ranked strategy gets its order.
 struct Ranking {
     metric: Metric,
     tier: Tier,
@@ -337,7 +337,7 @@ impl Ranking {
         problems
     }
 
-    /// Measures every unit at the middle of the ladder and orders the groups.
+    /// Measures every unit at the middle level of its ladder and orders the groups.
     fn ranked(&self, experiment: &Experiment, checkpoint: &Checkpoint, data: &Dataset) -> Outcome<Ranked> {
         let (space, network) = (&experiment.space, checkpoint.network());
         let probe = space.uniform(network, space.levels(Axis::Weights) / 2);

@@ -85,7 +85,7 @@ pub(super) struct ActivationsSpec {
     pub(super) range: ActivationRangeSpec,
 }
 
-/// Where the range of activations comes from.
+/// Range of activations: of each token's own vector, or calibrated.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ActivationRangeSpec {
@@ -102,7 +102,7 @@ pub(super) struct MembranesSpec {
     pub(super) integer_bits: u8,
 }
 
-/// What static ranges are read off: a text or labelled sentences, as the task's.
+/// Calibration data, off which static ranges are read: a text or labelled sentences, as the task's.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CalibrationSpec {
@@ -159,7 +159,7 @@ impl<'de> Deserialize<'de> for WrittenStrategy {
 pub(super) struct RunSpec {
     /// Shards per trial: how finely a trial is spread over workers. Does not change the result.
     pub(super) shards: u32,
-    /// Which workers of a cluster may evaluate it. Does not change the result.
+    /// Demands on the workers of a cluster that may evaluate it. They do not change the result.
     pub(super) workers: Demands,
 }
 
@@ -185,7 +185,7 @@ fn sixteen() -> u32 {
     16
 }
 
-/// Where a spec may name files; relative ones are relative to the spec, or to here if set by a flag.
+/// Keys whose values are paths; relative ones are relative to the spec, or to here if set by a flag.
 const PATHS: [&str; 7] = [
     "checkpoint.path",
     "checkpoint.tokenizer",
@@ -205,7 +205,8 @@ impl CalibrationSpec {
         }
     }
 
-    /// The protocol under which it is read: the first sequences, cut as the task cuts.
+    /// Task under which the calibration data is read: a subset of it, the first sequences, cut as the task
+    /// cuts.
     pub(super) fn task(&self, task: &Task) -> Task {
         match (task, &self.labelled) {
             (Task::Perplexity { window, .. }, None) => {
@@ -260,7 +261,7 @@ pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
     table.try_into().map_err(|error: toml::de::Error| refuse(path, &suggest(&one_line(error.message()))))
 }
 
-/// What is wrong with a TOML file, on one line, with the number of the line where it is.
+/// Error of a TOML file, on one line, with the number of the line where it is.
 pub fn refuse_toml(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
     let line = error.span().map(|span| line_at(text, span.start));
     let message = suggest(&one_line(error.message()));

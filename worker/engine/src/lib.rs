@@ -9,8 +9,8 @@
 //!
 //! 1. [`checkpoint`] reads a file of tensors, checks every one of them, and knows the codes of a packed file.
 //! 2. [`model`] builds a [`model::SpikeGpt`] from it under a candidate's schemes and runs it: `builder`
-//!    decides how a matrix is kept, `block` is the network, `linear` the only product, `cache` what
-//!    candidates have in common.
+//!    decides how a matrix is kept, `block` is the network, `linear` the only product, `cache` the prefix
+//!    cache and the weight cache.
 //! 3. [`quant`] chooses the codes of a matrix: a format says what is stored, a quantizer chooses; here is the
 //!    place for one more quantizer.
 //! 4. [`kernels`] are the arithmetic over raw buffers: products of floats and of integers, WKV, LIF, norms,

@@ -6,7 +6,7 @@ use png::{BitDepth, ColorType, Decoder, Encoder};
 
 /// Pixels of a drawing that become one, along each side.
 const FINER: usize = 3;
-/// From this scale on a drawing is fine enough by itself, and a finer one would take gigabytes.
+/// Scale from which on a drawing is fine enough by itself, and a finer one would take gigabytes.
 const FINE: f32 = 4.0;
 
 /// The scene as PNG with `scale` pixels per unit.

@@ -50,7 +50,7 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     Some(Plot::new("bits", "Bits of every matrix", caption, layers, layout))
 }
 
-/// From nearly white to a blue on which black text can be read.
+/// Shade from nearly white to a blue on which black text can be read.
 fn blue(share: f64) -> String {
     let between = |from: f64, to: f64| (from + (to - from) * share.clamp(0.0, 1.0)).round() as u8;
     format!("#{:02x}{:02x}{:02x}", between(240.0, 110.0), between(246.0, 170.0), between(252.0, 222.0))

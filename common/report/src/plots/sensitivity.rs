@@ -46,7 +46,7 @@ fn colour(axis: Axis) -> usize {
     }
 }
 
-/// A name without what all have in common.
+/// Label of a unit, activation or population: its short name.
 fn label(site: &Sensitivity) -> String {
     let name = short_name(&site.name);
     match site.axis {

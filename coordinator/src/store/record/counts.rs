@@ -7,7 +7,8 @@ use qslm_common::measurement::{Counts, Nll};
 use super::{Reason, UnreadableRecord, unreadable};
 
 const COUNTS_V1: u8 = 1;
-/// As version 1, after the number of engines (2 bytes) and their fingerprints (8 bytes each), little-endian.
+/// Version 2: as version 1, after the number of engines (2 bytes) and their fingerprints (8 bytes each),
+/// little-endian.
 const COUNTS_V2: u8 = 2;
 
 /// The message. Its tags and types never change; its bytes are those of the message in which counts travel today.

@@ -100,7 +100,7 @@ impl Disk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on, notes after every operation what a loss of power would leave.
+    /// Notes after every operation from now on what a loss of power would leave.
     pub(super) fn fail_always(&self, rng: ChaCha8Rng) {
         self.state().rng = Some(rng);
     }

@@ -48,7 +48,7 @@ pub struct CoordinatorBench {
     place: StoreFolder,
 }
 
-/// What is printed; keys are part of the interface. Times are in milliseconds.
+/// Printed row; its keys are part of the interface. Times are in milliseconds.
 #[derive(Serialize)]
 struct Throughput {
     workers: u32,
@@ -60,23 +60,23 @@ struct Throughput {
     early_micros: Option<f64>,
     late_micros: Option<f64>,
     late_to_early: Option<f64>,
-    /// From sending results to hearing that they are safe.
+    /// Time from sending results to hearing that they are safe.
     acknowledged_p50: f64,
     acknowledged_p99: f64,
-    /// From asking for a lease to having it, one at a time on an idle system.
+    /// Time from asking for a lease to having it, one at a time on an idle system.
     lease_p50: f64,
     lease_p99: f64,
-    /// From submitting to the answer.
+    /// Time from submitting to the answer.
     submit: f64,
-    /// Results in a transaction, on average, and milliseconds that one takes.
+    /// Results in a transaction (group commit), on average, and milliseconds that one takes.
     batch: f64,
     commit: f64,
-    /// From starting a coordinator on the store, with all but one of the results, to the first lease.
+    /// Time from starting a coordinator on the store, with all but one of the results, to the first lease.
     restart: f64,
     peak_memory_mib: f64,
 }
 
-/// What workers that went through all trials leave behind.
+/// Times of a run in which workers went through all trials.
 struct Loaded {
     status: ExperimentStatus,
     submitted: Duration,
@@ -84,7 +84,7 @@ struct Loaded {
     idle: Vec<f64>,
     latencies: Vec<f64>,
     seconds: f64,
-    /// When each result was acknowledged, in seconds.
+    /// Seconds until each result was acknowledged.
     times: Vec<f64>,
 }
 
@@ -205,7 +205,7 @@ pub(super) fn experiment(folder: &Path, trials: u32) -> Outcome<Resolved> {
     })
 }
 
-/// When how many results were acknowledged.
+/// Times at which results were acknowledged, with their numbers.
 type Progress = Arc<Mutex<Vec<(Instant, usize)>>>;
 
 /// Seconds from the start to each acknowledged result.
@@ -313,7 +313,7 @@ async fn work(connector: Connector, name: String, slots: u32, progress: Progress
     }
 }
 
-/// What a worker would say of a lease.
+/// Report of a worker on a lease, as simulated.
 pub(super) fn finish(lease: Lease) -> Outcome<ShardReport> {
     let missing = || Failure::new(Exit::Failure, "a lease without a trial");
     let trial = Trial::try_from(lease.trial.ok_or_else(missing)?).map_err(anyhow::Error::from)?;

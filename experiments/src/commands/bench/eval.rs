@@ -46,13 +46,13 @@ pub struct EvalBench {
     /// Windows per evaluation
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     windows: u32,
-    /// What computes the matrix products
+    /// Backends of the matrix products
     #[arg(long, value_delimiter = ',', default_value = "native,integer,flex")]
     backends: Vec<Backend>,
-    /// What the matrices are kept in for the quantized figures
+    /// Scheme of the matrices in the quantized figures
     #[arg(long, default_value = "int8:symmetric:channel")]
     scheme: Scheme,
-    /// What activations are kept in for the last of them
+    /// Scheme of activations in the last of them
     #[arg(long, default_value = "int8:symmetric:dynamic")]
     activation: Activation,
     /// Threads [default: one per core]
@@ -66,7 +66,7 @@ pub struct EvalBench {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface.
+/// Printed row; its keys are part of the interface.
 #[derive(Serialize, Default)]
 struct KernelTiming {
     what: String,
@@ -82,7 +82,7 @@ struct KernelTiming {
     /// out zeros, may do more than that.
     #[serde(skip_serializing_if = "Option::is_none")]
     share_of_peak: Option<f64>,
-    /// Whether every number is a float that is multiplied, so that nothing can do more.
+    /// True if every number is a float that is multiplied, so that nothing can do more.
     #[serde(skip)]
     every_float: bool,
     /// Of element-wise kernels.
@@ -222,7 +222,7 @@ impl EvalBench {
         shapes.into_iter().flat_map(measure).collect()
     }
 
-    /// What comes between the products.
+    /// Rows of the kernels between the products.
     fn kernels(&self) -> Vec<KernelTiming> {
         let (rows, channels) = (self.window as usize, self.channels as usize);
         let (x, y) = (wave(rows * channels), wave(rows * channels + 7)[7..].to_vec());
@@ -273,7 +273,7 @@ fn peak_of(threads: usize) -> f64 {
     })
 }
 
-/// What stands for the peak.
+/// Name of the row of the peak.
 const PEAK: &str = "peak, 32 bits";
 
 fn peak_row(threads: usize, peak: f64) -> KernelTiming {

@@ -21,7 +21,7 @@ pub struct FrontBench {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface.
+/// Printed row; its keys are part of the interface.
 #[derive(Serialize)]
 struct FrontTiming {
     what: &'static str,

@@ -48,7 +48,7 @@ pub struct LoadBench {
     output: Output,
 }
 
-/// What is printed; keys are part of the interface. Times are in milliseconds.
+/// Printed row; its keys are part of the interface. Times are in milliseconds.
 #[derive(Serialize)]
 struct LoadRow {
     connections: u32,
@@ -56,16 +56,16 @@ struct LoadRow {
     /// Calls that were answered, per second, and results that are on disk, per second.
     calls_per_second: f64,
     completions_per_second: f64,
-    /// Of a call that was answered.
+    /// Time of a call that was answered.
     answered_p50: f64,
     answered_p99: f64,
-    /// Calls that were told to come back later.
+    /// Calls that were told to come back later (back-pressure).
     told_to_wait: u64,
     /// Calls that failed in another way, by status and words.
     errors: BTreeMap<String, u64>,
 }
 
-/// What one connection, or all together, saw.
+/// Observations of one connection, or of all together.
 #[derive(Default)]
 struct Seen {
     /// Milliseconds of answered calls.

@@ -1,4 +1,4 @@
-//! `qslm bench`: how fast the program's own parts are, on this machine, now.
+//! `qslm bench`: speed of the program's own parts, on this machine, now.
 
 mod coordinator;
 mod eval;
@@ -57,10 +57,10 @@ impl Bench {
     }
 }
 
-/// Where a coordinator is measured, and how the figures are printed.
+/// Folder in which a coordinator is measured, and the form of the figures.
 #[derive(Debug, Args)]
 struct StoreFolder {
-    /// Where the stores are made, on the disk to be measured; they are removed afterwards
+    /// Folder of the stores, on the disk to be measured; they are removed afterwards
     #[arg(long, value_name = "FOLDER", default_value = "runs")]
     folder: PathBuf,
     /// How to print the result

@@ -39,7 +39,7 @@ pub struct ScaleBench {
     /// Mean milliseconds of an evaluation
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     milliseconds: u32,
-    /// How far evaluation times lie from their mean at most, as a share of it
+    /// Largest distance of evaluation times from their mean, as a share of it
     #[arg(long, default_value_t = 0.0)]
     spread: f64,
     /// Shards per trial [default: one for every four workers]
@@ -49,7 +49,7 @@ pub struct ScaleBench {
     place: StoreFolder,
 }
 
-/// What is printed; keys are part of the interface.
+/// Printed row; its keys are part of the interface.
 #[derive(Serialize)]
 struct ScaleRow {
     workers: u32,
@@ -63,7 +63,7 @@ struct ScaleRow {
     efficiency: f64,
 }
 
-/// How long evaluations take.
+/// Durations of evaluations.
 #[derive(Debug, Clone, Copy)]
 struct Durations {
     mean: f64,

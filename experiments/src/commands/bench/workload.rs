@@ -1,4 +1,4 @@
-//! A search over a network that nobody runs: what coordinators are measured with.
+//! Workload that coordinators are measured with: a search over a network that is never run.
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::backend::Backend;
@@ -18,7 +18,7 @@ use qslm_common::trade_off::TradeOff;
 
 use crate::exit::{Exit, Failure, Outcome};
 
-/// What a worker has to have for it.
+/// Capabilities that a worker needs for it.
 pub(super) fn capabilities() -> Capabilities {
     let backends = [Backend::default().to_string()].into();
     Capabilities { backends, ..Capabilities::default() }
@@ -62,8 +62,8 @@ pub(super) fn experiment(strategy: impl Into<StrategySpec>) -> Outcome<Experimen
     }
 }
 
-/// What a shard of a candidate would measure: a loss that grows fourfold with every bit taken, at a rate of each
-/// unit's own.
+/// Counts of a shard of a candidate, as simulated: a loss that grows fourfold with every bit taken, at a rate
+/// of each unit's own.
 pub(super) fn counts(candidate: &Candidate, shard: Shard) -> Counts {
     let harm = |(index, (_, scheme)): (usize, (&str, Scheme))| match scheme {
         Scheme::Integer { format, .. } => {

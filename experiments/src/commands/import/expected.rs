@@ -1,4 +1,5 @@
-//! What the results of an experiment have in common, whatever the candidate: so results of another one are told apart.
+//! Expected results: what all results of an experiment share, whatever the candidate, so that others are told
+//! apart.
 
 use std::path::Path;
 
@@ -16,7 +17,7 @@ use crate::data::load_data;
 use crate::exit::Outcome;
 use crate::input::Input;
 
-/// What is known of them beforehand, and what the first lines say.
+/// Expected origin and counts: known beforehand, or said by the first lines.
 pub(super) struct Expected {
     origin: Origin,
     task: Task,
@@ -32,8 +33,8 @@ struct Fixed {
 }
 
 impl Expected {
-    /// What follows from the experiment, from the float model's result if that is on record, else from the data if they
-    /// lie beside the store.
+    /// Expectations from the experiment, from the float model's result if that is on record, else from the
+    /// data if they lie beside the store.
     pub(super) fn new(experiment: &Experiment, contents: &Contents, store: &Path) -> Outcome<Self> {
         let float = Addressed::from(experiment.trial(Candidate::float(&experiment.network)));
         let on_record = contents.measurements.get(&float.key).and_then(|variants| variants.keys().next());
@@ -84,7 +85,7 @@ impl Fixed {
         }
     }
 
-    /// What the experiment's data come to, if they are there.
+    /// Counts of the experiment's data, if they are there.
     fn of_data(experiment: &Experiment, store: &Path) -> Outcome<Option<Self>> {
         let artifacts = Artifacts::of(store);
         let [text, tokenizer] = [&experiment.data.text, &experiment.data.tokenizer];

@@ -49,7 +49,7 @@ pub(super) fn open(path: &Path) -> Result<TensorFile, CheckpointError> {
     Ok(TensorFile::PyTorch(reader.into_tensors().into_iter().collect()))
 }
 
-/// Enough of a file's beginning to see what it is.
+/// Beginning of a file, long enough to see what it is.
 pub(super) fn start_of(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     let mut start = Vec::new();
     File::open(path)?.take(foreign::ENOUGH as u64).read_to_end(&mut start)?;

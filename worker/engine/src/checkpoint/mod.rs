@@ -45,11 +45,11 @@ pub struct Inspected {
 /// A tensor of any file, as the file lists it; a network may have no such tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorEntry {
-    /// Its name in the file.
+    /// Name in the file.
     pub name: String,
-    /// Its type, as the file's format calls it.
+    /// Type, as the file's format calls it.
     pub dtype: String,
-    /// Its sizes, the outermost first.
+    /// Sizes, the outermost first.
     pub shape: Vec<usize>,
 }
 
@@ -89,7 +89,7 @@ pub enum CheckpointError {
     /// A tensor that no such network has.
     #[error("extra tensor {name}, which is not part of a SpikeGPT of {blocks} blocks")]
     Extra {
-        /// Its name in the file.
+        /// Name in the file.
         name: String,
         /// The number of blocks found in the file.
         blocks: u32,
@@ -97,9 +97,9 @@ pub enum CheckpointError {
     /// A tensor in a shape that contradicts the others.
     #[error("tensor {name} has shape {given:?}, expected {expected}")]
     Shape {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
-        /// Its shape in the file.
+        /// Shape in the file.
         given: Vec<usize>,
         /// The shape that it should have, given the other tensors.
         expected: String,
@@ -107,19 +107,19 @@ pub enum CheckpointError {
     /// A tensor of integers or of an unknown type.
     #[error("tensor {name} has type {given}, expected f16, bf16, f32 or f64")]
     Type {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
-        /// Its type in the file.
+        /// Type in the file.
         given: String,
     },
     /// NaN or infinity among the weights.
     #[error("tensor {name} holds {value} at index {index}: weights must be finite")]
     NotFinite {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
         /// The first such number.
         value: f32,
-        /// Its row-major index.
+        /// Row-major index.
         index: usize,
     },
     /// Sizes beyond any network.

@@ -1,4 +1,4 @@
-//! From the names of a file to those of a network: what training tools put around them is taken off.
+//! Names of a network's tensors, from those of a file: what training tools put around them is taken off.
 //!
 //! A trainer saves its weights beside an optimizer's, under `model` or `state_dict`; DDP, `torch.compile` and
 //! their like put a word before every name or into it; a file in which two tensors were one has the second in
@@ -18,7 +18,7 @@ const ANCHORS: [&str; 3] = ["blocks.0.ffn.key.weight", "emb.weight", "ln_out.wei
 /// The map between the names of a file and those of its network.
 #[derive(Debug, Default)]
 pub(super) struct Naming {
-    /// By the network's name, the file's.
+    /// Names in the file, by the network's names.
     names: BTreeMap<String, String>,
     /// The prefix of every name, wrappers left out.
     prefix: String,

@@ -20,13 +20,13 @@ const LARGEST_INDEX: u64 = 100_000_000;
 /// The shards of an index, opened.
 pub(super) struct Shards {
     files: Vec<SafeFile>,
-    /// By name, which of the files has the tensor.
+    /// Indices of the files that have the tensors, by name.
     places: BTreeMap<String, usize>,
 }
 
 #[derive(Deserialize)]
 struct Index {
-    /// By tensor, the file that it is in.
+    /// Files that have the tensors, by name.
     weight_map: BTreeMap<String, String>,
 }
 

@@ -47,7 +47,8 @@ per_instruction_set! {
 }
 
 per_instruction_set! {
-    /// As `scan_rows`, with what is carried on rounded to a multiple of `step`, a power of two, and clamped.
+    /// Scan of rows, with the potentials that are carried on rounded to a multiple of `step`, a power of two,
+    /// and clamped.
     fn scan_fixed(
         input: &[f32],
         potential: &mut [f32],

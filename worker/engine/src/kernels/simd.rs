@@ -6,13 +6,13 @@
 
 /// An instruction set that a kernel can be computed with.
 pub(crate) trait Choice: Copy + 'static {
-    /// All of them, the fastest first; the last is there on every processor.
+    /// Instruction sets, the fastest first; the last is there on every processor.
     const ALL: &'static [Self];
 
     /// True if the processor has it.
     fn is_here(self) -> bool;
 
-    /// Those that the processor has, the fastest first.
+    /// Instruction sets that the processor has, the fastest first.
     fn here() -> impl Iterator<Item = Self> {
         Self::ALL.iter().copied().filter(|set| set.is_here())
     }

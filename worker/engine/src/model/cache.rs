@@ -1,4 +1,5 @@
-//! Prefix cache and weight cache: evaluations of candidates of one network reuse what they have in common.
+//! Prefix cache and weight cache: evaluations of candidates of one network reuse what was computed for
+//! others.
 //!
 //! A search evaluates thousands of nearly equal networks. The residual stream that enters a block follows
 //! from the embedding and the blocks before it, the *prefix*; candidates that agree on it hit the *prefix
@@ -18,10 +19,10 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::linear::Matrix;
 
-/// Entries that are expected; more or fewer are as well.
+/// Entries that a cache is prepared for; more or fewer are as well.
 const EXPECTED: usize = 16 * 1024;
-/// The share of a cache that is for what was used again. A search goes on from what it computed last, of
-/// which nothing was used again yet, so that needs as much.
+/// Share of a cache for entries that had hits. A search goes on from what it computed last, of which nothing
+/// had a hit yet, so that needs as much.
 const USED_AGAIN: f64 = 0.5;
 
 /// The prefix cache and the weight cache of a process.
@@ -65,15 +66,15 @@ pub(super) struct Prefix {
 /// Arithmetic of evaluations with a prefix cache, in multiply-accumulates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reuse {
-    /// Computed: misses, and the head, which is computed in any case.
+    /// Misses, and the head, which is computed in any case.
     pub computed: u64,
-    /// Not computed: hits of the prefix cache.
+    /// Hits of the prefix cache.
     pub reused: u64,
 }
 
 impl Reuse {
     /// The share of all that was computed, 0 to 1; `None` if there was nothing to compute. `spared` are
-    /// multiply-accumulates that nobody wanted any more.
+    /// multiply-accumulates that pruning and subsets saved.
     pub fn computed_share(self, spared: u64) -> Option<f64> {
         let all = self.computed + self.reused + spared;
         (all > 0).then(|| self.computed as f64 / all as f64)
@@ -179,8 +180,8 @@ impl Weighter<MatrixKey, Arc<Vec<f32>>> for Bytes {
     }
 }
 
-/// A hash at each block border, from the one before the first block to the one after the last, of all choices
-/// of the candidate that decide the residual stream there.
+/// Keys of the prefix cache: a hash at each block border, from the one before the first block to the one
+/// after the last, of all choices of the candidate that decide the residual stream there.
 pub(super) fn prefix_keys(network: &Network, candidate: &Candidate) -> Vec<ContentHash> {
     let mut text = format!("qslm prefix 1\nvectors {}\n", candidate.vectors());
     let units = network.units();
@@ -220,7 +221,7 @@ mod tests {
         Network { vocabulary: 32, channels: 16, hidden: 64, blocks: 3, outputs: 32, binary_embedding: true }
     }
 
-    /// The number of block borders with a prefix that two candidates have in common.
+    /// Number of block borders with a prefix that two candidates share.
     fn common(a: &Candidate, b: &Candidate) -> usize {
         let (a, b) = (prefix_keys(&network(), a), prefix_keys(&network(), b));
         a.iter().zip(&b).take_while(|(a, b)| a == b).count()

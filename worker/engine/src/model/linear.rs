@@ -24,19 +24,19 @@ pub(super) enum Matrix {
     Codes(Arc<IntegerMatrix>),
     /// Floats for our own product.
     Packed(Arc<Packed>),
-    /// On a device of Burn, as a view of `[inputs, outputs]`.
+    /// Tensor on a device of Burn, as a view of `[inputs, outputs]`.
     Burn(Tensor<2>),
 }
 
 impl Matrix {
-    /// From codes of `rows` outputs with a scale per output, or one for all, for our own product.
+    /// Matrix of codes of `rows` outputs with a scale per output, or one for all, for our own product.
     pub(super) fn of_codes(codes: &Codes, rows: usize) -> Self {
         let scales = per_row(&codes.scales, rows);
         let zeros = per_row(&codes.zero_points, rows);
         Self::Codes(Arc::new(IntegerMatrix::new(&codes.values, codes.columns, scales, &zeros)))
     }
 
-    /// From `[outputs, inputs]` row-major weights.
+    /// Matrix of `[outputs, inputs]` row-major weights.
     pub(super) fn new(weights: Vec<f32>, inputs: usize, compute: &Compute) -> Self {
         match compute {
             Compute::Native | Compute::Integer => Self::Packed(Arc::new(Packed::new(&weights, inputs))),

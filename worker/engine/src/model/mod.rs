@@ -4,7 +4,7 @@
 //! [`Backend`]); activations and membranes are rounded as they come. Buffers are `[time, channel]` for one
 //! sequence at a time; the batch is the caller's loop, which keeps every result independent of the others in
 //! its batch. `builder` makes a network from a checkpoint and a candidate, `block` and `linear` run it,
-//! `cache` has what networks of a search have in common.
+//! `cache` has the prefix cache and the weight cache, which candidates of a search share.
 
 mod block;
 mod builder;

@@ -10,7 +10,7 @@ use crate::foreign;
 /// A loaded `tokenizer.json`.
 pub struct TokenizerFile {
     inner: Tokenizer,
-    /// One more than the largest id that it may give.
+    /// Bound of its ids: one more than the largest that it may give.
     ids: u32,
 }
 
@@ -20,16 +20,16 @@ pub enum TokenizerError {
     /// The file cannot be read.
     #[error("cannot read: {0}")]
     Io(#[from] std::io::Error),
-    /// Not a `tokenizer.json`.
+    /// A file that is no `tokenizer.json`.
     #[error("not a tokenizer: {0}")]
     Format(String),
-    /// It draws at random how words are cut.
+    /// Dropout: words would be cut at random.
     #[error("model.dropout = {0}: ids would be random, another at every reading; set it to null")]
     Dropout(f32),
-    /// It may give ids that the embedding has no row for.
+    /// Ids that the embedding has no row for.
     #[error("gives ids up to {largest}, but the embedding has only {vocabulary} rows")]
     Vocabulary {
-        /// Its largest id.
+        /// Largest id that it gives.
         largest: u32,
         /// Rows of the embedding.
         vocabulary: u32,

@@ -10,7 +10,7 @@ use super::dot::three;
 use super::rows::Rows;
 use super::{DEPTH, HEIGHT, IntegerMatrix, ROWS, Tile};
 
-/// From so many rows on tiles are faster than registers.
+/// Rows from which on tiles are faster than registers.
 pub(super) const WORTHWHILE: usize = ROWS + 1;
 
 /// Outputs of two tiles side by side: a panel.

@@ -208,7 +208,7 @@ mod tests {
         (0..len).map(|i| (i as f32 * by).sin() * 3.0).collect()
     }
 
-    /// As a wave, but about so many of a hundred are zero.
+    /// A wave of which about so many of a hundred are zero.
     fn holed(len: usize, percent: usize) -> Vec<f32> {
         let there = |i: usize| i.wrapping_mul(0x9e37_79b9) % 10_007 >= percent * 10_007 / 100;
         wave(len, 0.73).into_iter().enumerate().map(|(i, x)| if there(i) { x } else { 0.0 }).collect()

@@ -19,7 +19,7 @@ pub struct Comparison<'a> {
     measures: &'a [&'a Measure],
     /// Sequences on which membranes are watched.
     mini_batch: usize,
-    /// By measure, the values of the blocks; empty where it has none.
+    /// Values of the blocks by measure; empty where it has none.
     blocks: Vec<Vec<f64>>,
 }
 
@@ -165,7 +165,7 @@ impl Hook for Potentials {
     }
 }
 
-/// Tells distances of potentials, beside those kept of the float network.
+/// Hook that tells distances of potentials, beside those kept of the float network.
 struct Pairs<'a, 'b> {
     before: std::vec::IntoIter<Vec<f32>>,
     distances: &'a mut [&'b mut Box<dyn Distance>],

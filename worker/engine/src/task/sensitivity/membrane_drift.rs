@@ -14,9 +14,9 @@ pub const MEMBRANE_DRIFT: Measure = Measure {
 
 #[derive(Default)]
 struct MembraneDrift {
-    /// Of the sequences that are done.
+    /// Drift of the sequences that are done.
     all: Drift,
-    /// Of the sequence at hand: added up on its own, so that the sum is the same however sequences are
+    /// Drift of the sequence at hand: added up on its own, so that the sum is the same however sequences are
     /// grouped.
     here: Drift,
 }

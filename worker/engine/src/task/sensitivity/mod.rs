@@ -79,7 +79,7 @@ impl Fold {
     }
 }
 
-/// The first sequences of the data, for what is costly to look at.
+/// Mini-batch: a subset of the data, its first sequences, for what is costly to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MiniBatch {
     /// Number of sequences.
@@ -104,14 +104,13 @@ pub trait Distance {
     /// The stored weights of the unit, before and after the change. For [`Needs::Weights`] alone.
     fn weights(&mut self, _before: &[f32], _after: &[f32]) {}
 
-    /// The membrane potentials of a population, `[time, channel]`. On the first sequences alone: the
-    /// mini-batch.
+    /// The membrane potentials of a population, `[time, channel]`. On the mini-batch alone.
     fn potentials(&mut self, _before: &[f32], _after: &[f32]) {}
 
     /// The logits of a prediction, and what was to be predicted.
     fn prediction(&mut self, _before: &[f32], _after: &[f32], _target: usize) {}
 
-    /// All of a sequence was seen.
+    /// End of a sequence, all of which was seen.
     fn end_of_sequence(&mut self) {}
 
     /// Distance so far. Not finite once the changed network broke down.
