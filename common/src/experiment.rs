@@ -24,6 +24,7 @@ use crate::trade_off::TradeOff;
 use crate::trial::{Protocol, Trial};
 
 /// A resolved experiment. Files are named by content, so it means the same on every machine.
+// A canonical text: one field for each thing that decides the result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {

@@ -47,6 +47,7 @@ pub struct FrontDocument {
 }
 
 /// One candidate of a [`FrontDocument`]. It has a field for every key of the document.
+// A document: one field for each thing that is told of a candidate, as its readers know them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FrontRow {
     /// Candidate id.

@@ -27,6 +27,7 @@ Examples:
   qslm-coordinator --listen 0.0.0.0:7477 --tokens tokens --certificate tls.crt --key tls.key
   QSLM_COORDINATOR_STORE=/data/qslm.redb qslm-coordinator"
 )]
+// One field for each flag.
 struct Flags {
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]

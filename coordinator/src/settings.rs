@@ -13,6 +13,7 @@ use crate::ledger::Limits;
 use crate::{AccessPolicy, Options, Quotas};
 
 /// Settings of a coordinator.
+// One field for each setting.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {

@@ -8,6 +8,7 @@ use qslm_transport::{Access, Connector};
 use serde::{Deserialize, Serialize};
 
 /// Settings of a worker. There are many in one struct, since files and variables name each by one word.
+// One field for each setting.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {

@@ -12,6 +12,7 @@ pub const FORMAT: u32 = 1;
 
 /// An experiment as it can be shown, finished or not. Its size does not depend on the number of candidates.
 /// It has a field for every key of the document.
+// A document: one field for each thing that a page shows, as its readers know them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReportDocument {
     /// [`FORMAT`].

@@ -23,6 +23,7 @@ pub struct Page<'a> {
 }
 
 /// The body of a page. It has a field for every place of the template.
+// A template: one field for each thing that it shows.
 #[derive(Template)]
 #[template(path = "experiment.html")]
 struct Body<'a> {

@@ -69,6 +69,7 @@ pub struct Eval {
 }
 
 /// Printed document; its keys are part of the interface.
+// A document: one field for each figure.
 #[derive(Serialize)]
 struct Evaluation {
     nll_sum: f64,

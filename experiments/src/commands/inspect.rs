@@ -36,6 +36,7 @@ pub struct Inspect {
 }
 
 /// Printed document; its keys are part of the interface.
+// A document: one field for each figure.
 #[derive(Serialize)]
 struct Inspection {
     network: Network,

@@ -285,6 +285,7 @@ fn show(status: &ExperimentStatus, output: Listed) -> Outcome {
 }
 
 /// Printed status; its keys are part of the interface.
+// A document: one field for each thing that a status says, as its readers know them.
 #[derive(Serialize)]
 struct Shown<'a> {
     id: &'a str,

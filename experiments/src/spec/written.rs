@@ -22,6 +22,7 @@ use crate::input::read_text;
 use crate::sensitivity::Metric;
 
 /// A spec as written.
+// One field for each key and table of a spec.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Spec {

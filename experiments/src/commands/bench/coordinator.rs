@@ -49,6 +49,7 @@ pub struct CoordinatorBench {
 }
 
 /// Printed row; its keys are part of the interface. Times are in milliseconds.
+// A document: one field for each figure.
 #[derive(Serialize)]
 struct Throughput {
     workers: u32,
