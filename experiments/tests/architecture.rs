@@ -126,6 +126,20 @@ fn only_the_engine_names_burn_and_only_the_store_names_redb() {
     }
 }
 
+/// Past this, a file holds more than one idea.
+const LONGEST: usize = 500;
+
+#[test]
+fn no_file_of_product_code_is_longer_than_a_few_pages() {
+    for folder in ["common", "coordinator", "proto/src", "worker/src", "worker/engine/src", "experiments/src"] {
+        for path in sources(folder) {
+            let is_test = path.components().any(|part| part.as_os_str() == "tests");
+            let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+            assert!(is_test || lines <= LONGEST, "{}: {lines} lines", path.display());
+        }
+    }
+}
+
 #[test]
 fn ledger_and_search_see_no_clock_runtime_network_or_disk() {
     let words = ["tokio", "tonic", "redb", "Instant", "SystemTime", "std::fs", "std::io", "std::net"];
