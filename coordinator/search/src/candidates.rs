@@ -14,23 +14,23 @@ enum Form {
     Combinations(Box<Combinations>),
 }
 
-/// Some candidates, then combinations of levels.
+/// Combinations of levels, after some candidates that come first.
 #[derive(Debug, Clone, PartialEq)]
 struct Combinations {
     first: Vec<Candidate>,
-    /// What the others are made from.
+    /// Base: the candidate that the others are made from.
     base: Candidate,
-    /// What every group does to it at every level.
+    /// Patches of the base: one for every group at every level.
     moves: Vec<Vec<Patch>>,
     numbers: Numbers,
 }
 
-/// Which combinations, by number: the digits are the levels of the groups, the first group's the lowest.
+/// Numbers of combinations: the digits are the levels of the groups, the first group's the lowest.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Numbers {
-    /// All below this one.
+    /// Numbers below this one.
     Below(u64),
-    /// These.
+    /// Numbers in this list.
     Some(Vec<u64>),
 }
 
@@ -51,7 +51,7 @@ impl Candidates {
         Self(Form::Combinations(Box::new(Combinations { first, base, moves, numbers })))
     }
 
-    /// How many there are.
+    /// Number of candidates.
     pub fn len(&self) -> usize {
         match &self.0 {
             Form::List(list) => list.len(),
@@ -59,7 +59,7 @@ impl Candidates {
         }
     }
 
-    /// Whether there are none.
+    /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -72,7 +72,7 @@ impl Candidates {
         }
     }
 
-    /// All of them, one after the other.
+    /// Candidates, one after the other.
     pub fn iter(&self) -> impl Iterator<Item = Candidate> {
         (0..self.len()).filter_map(|index| self.get(index))
     }

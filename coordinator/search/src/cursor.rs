@@ -12,14 +12,15 @@ pub const CHUNK: usize = 2048;
 /// are read, and comes back to it when nobody waits.
 pub(crate) struct Cursor {
     candidates: Candidates,
-    /// Still to be drawn for workers, in order.
+    /// Candidates still to be drawn for workers, in order.
     ahead: Range<usize>,
-    /// Very likely measured; drawn when nobody waits.
+    /// Candidates that are very likely measured; drawn when no worker waits.
     behind: Range<usize>,
 }
 
 impl Cursor {
-    /// Nothing is drawn. `is_measured` tells whether the candidate at a place has a result; it is asked about a few.
+    /// Cursor before the first draw. `is_measured` tells whether the candidate at a place has a result; it is
+    /// asked about a few.
     pub(crate) fn new<E>(
         candidates: Candidates,
         mut is_measured: impl FnMut(&Candidates, usize) -> Result<bool, E>,
@@ -45,12 +46,12 @@ impl Cursor {
         self.candidates.len() - self.ahead.len() - self.behind.len()
     }
 
-    /// Whether there is more to draw for workers.
+    /// True if there is more to draw for workers.
     pub(crate) fn has_ahead(&self) -> bool {
         !self.ahead.is_empty()
     }
 
-    /// Whether there is more to draw that is very likely measured.
+    /// True if there is more to draw that is very likely measured.
     pub(crate) fn has_behind(&self) -> bool {
         !self.behind.is_empty()
     }

@@ -1,4 +1,4 @@
-//! A range worked through on all cores.
+//! Parallel map over a range, on all cores.
 
 use std::ops::Range;
 use std::thread::{self, ScopedJoinHandle};

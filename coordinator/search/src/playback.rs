@@ -48,11 +48,11 @@ pub struct Playback {
     finished: bool,
 }
 
-/// How candidates are pruned.
+/// Pruning of candidates by a race.
 struct Pruning {
     /// The trial of the float model on all data.
     float: TrialKey,
-    /// What candidates run against, once the float model is measured, if they race.
+    /// Race that candidates run, if they race, once the float model is measured.
     race: Option<Race>,
     /// Shards of pruned trials that nobody had to evaluate.
     spared: u64,
@@ -65,12 +65,12 @@ struct UnderWay {
     may_race: bool,
 }
 
-/// What is on record of a trial.
+/// Record of a trial.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OnRecord {
-    /// All of it.
+    /// Result of the whole trial.
     Measured(Evidence),
-    /// Shards that are settled; none if nobody looked at it yet.
+    /// Results of the shards that are settled; none at first.
     Shards(BTreeMap<Shard, Evidence>),
 }
 
@@ -88,14 +88,14 @@ enum Record {
 
 /// Fate of a candidate that was drawn.
 pub enum Fate {
-    /// It is measured, and in the archive; with who measured it if it is new there. On a subset of the data it is no
-    /// result, so nothing to show.
+    /// Measured, and in the archive; with the engines that measured it if it is new there. On a subset of the
+    /// data it is no result, so nothing to show.
     Measured(Addressed, Option<Engines>),
-    /// It failed before.
+    /// Failed before.
     Failed,
-    /// It is pruned: it loses too much.
+    /// Pruned: it loses too much.
     Pruned,
-    /// It is to be measured; these shards are settled.
+    /// Open: it is to be measured; these shards are settled.
     Open(Addressed, BTreeMap<Shard, Evidence>),
 }
 
@@ -130,14 +130,14 @@ impl Playback {
         })
     }
 
-    /// The search starts over; what is in the archive stays. With what was measured answered from a record, it comes back
-    /// to where it was.
+    /// Starts the search over; what is in the archive stays. With what was measured answered from a record,
+    /// it comes back to where it was.
     pub fn rewind(&mut self) {
         (self.generation, self.pruning.spared, self.finished) = (None, 0, false);
         self.search = self.strategy.start(&self.experiment);
     }
 
-    /// The search starts over without the archive, and with these failures forgotten.
+    /// Starts the search over without the archive, and with these failures forgotten.
     pub fn retry(&mut self, retried: &BTreeSet<TrialKey>) {
         self.failed.retain(|trial| !retried.contains(trial));
         // What the search measured on its way past the failures may not belong to the front.
@@ -180,12 +180,12 @@ impl Playback {
         self.generation.as_mut().map_or(0..0, |under_way| under_way.cursor.take_behind(most))
     }
 
-    /// Whether [`Playback::draw`] has more.
+    /// True if [`Playback::draw`] has more.
     pub fn has_more(&self) -> bool {
         self.generation.as_ref().is_some_and(|under_way| under_way.cursor.has_ahead())
     }
 
-    /// Whether [`Playback::draw_measured`] has more.
+    /// True if [`Playback::draw_measured`] has more.
     pub fn has_more_measured(&self) -> bool {
         self.generation.as_ref().is_some_and(|under_way| under_way.cursor.has_behind())
     }
@@ -242,7 +242,7 @@ impl Playback {
         })
     }
 
-    /// Files a trial that was measured. Returns who measured it if it is new in the archive.
+    /// Files a trial that was measured. Returns the engines that measured it if it is new in the archive.
     pub fn measured(&mut self, trial: &Addressed, Evidence { counts, engines }: Evidence) -> Option<Engines> {
         let candidate = &trial.trial.candidate;
         let measurement = Measurement::new(&self.experiment, trial.candidate, candidate, counts);
@@ -264,7 +264,7 @@ impl Playback {
         self.failed.insert(trial);
     }
 
-    /// Whether the results of all shards of a trial have to be kept: a race runs against them.
+    /// True if the shard results of a trial have to be kept: a race runs against them.
     pub fn keeps_shard_results(&self, trial: &TrialKey) -> bool {
         self.experiment.racing.is_some() && self.pruning.float == *trial
     }
@@ -276,7 +276,7 @@ impl Playback {
             float.and_then(|float| race::start(&self.experiment, &float.counts, shard_results, self.shards));
     }
 
-    /// Whether candidates of the generation may be pruned.
+    /// True if candidates of the generation may be pruned.
     pub fn is_racing(&self) -> bool {
         self.pruning.race.is_some() && self.generation.as_ref().is_some_and(|under_way| under_way.may_race)
     }
@@ -302,7 +302,7 @@ impl Playback {
         }
     }
 
-    /// Whether a trial is measured on a subset of the data, which tells sensitivity and is no result.
+    /// True if a trial is measured on a subset of the data, which tells sensitivity and is no result.
     pub fn is_on_subset(&self, trial: &Addressed) -> bool {
         trial.trial.protocol.task != self.whole.task
     }
@@ -317,7 +317,7 @@ impl Playback {
         &self.archive
     }
 
-    /// Whether the search proposes nothing more.
+    /// True if the search proposes nothing more.
     pub fn is_finished(&self) -> bool {
         self.finished
     }
@@ -380,7 +380,7 @@ impl Drawn {
         Self { trial, record }
     }
 
-    /// Whether it is measured.
+    /// True if it is measured.
     pub fn is_measured(&self) -> bool {
         matches!(self.record, Record::Measured(..))
     }

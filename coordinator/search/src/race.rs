@@ -21,7 +21,7 @@ pub(crate) fn start(
     Race::new(experiment.racing?, &experiment.constraints, float, parts)
 }
 
-/// Whether a candidate has lost, given those of its `of` shards that are settled.
+/// True if a candidate has lost its race, given those of its `of` shards that are settled.
 pub(crate) fn has_lost(race: &Race, settled: &BTreeMap<Shard, Evidence>, of: u32) -> bool {
     race.is_lost(settled.iter().map(|(shard, part)| (shard.index, &part.counts)), of)
 }

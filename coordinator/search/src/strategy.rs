@@ -16,7 +16,7 @@ use crate::Candidates;
 pub trait Strategy: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned {
     /// Kind, as specs and experiments name it.
     const KIND: &'static str;
-    /// What it does, in a sentence.
+    /// Description in a sentence.
     const ABOUT: &'static str;
     /// Keys of the spec's `[strategy]` table beside `kind`. The reference and `qslm init` read this.
     const KEYS: &'static [Key];
@@ -54,13 +54,13 @@ pub trait Strategy: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwne
 /// A key of the `[strategy]` table of a spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// Its name.
+    /// Name of the key.
     pub name: &'static str,
     /// Values that it takes.
     pub takes: &'static str,
     /// Value without the key, or `required`.
     pub default: &'static str,
-    /// What it means.
+    /// Meaning of the key.
     pub means: &'static str,
 }
 
@@ -70,7 +70,7 @@ pub struct Key {
 pub struct Problem {
     /// The key of the spec to change, such as `strategy.sensitivity_bits`.
     pub key: &'static str,
-    /// What is wrong, with the key, the value and the bound.
+    /// Description of the problem, with the key, the value and the bound.
     pub words: String,
 }
 
@@ -84,7 +84,7 @@ impl Problem {
 /// Stage of a search, before it begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StagePlan {
-    /// Its name, as a status shows it.
+    /// Name of the stage, as a status shows it.
     #[serde(rename = "tier")]
     pub stage: String,
     /// Groups that move.
@@ -116,29 +116,29 @@ pub enum Step {
 pub struct Generation {
     /// Stage, as shown to people: `sensitivity`, `global`, `block`, `module`, `matrix`, ...
     pub stage: &'static str,
-    /// What to measure.
+    /// Candidates to measure.
     pub candidates: Candidates,
-    /// The first so many sequences of the data to measure them on, in place of all.
+    /// Subset: the first so many sequences of the data to measure them on, in place of all.
     pub subset: Option<u32>,
-    /// A race may prune those that lose too much; see [`qslm_common::racing`].
+    /// True if a race may prune those that lose too much; see [`qslm_common::racing`].
     pub may_race: bool,
 }
 
 /// Probe candidate: quantizes one site alone, to learn how sensitive it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
-    /// What of the site is quantized.
+    /// Axis of the site.
     pub axis: Axis,
     /// The unit or population.
     pub name: String,
-    /// The candidate that does it.
+    /// Candidate that quantizes the site alone.
     pub candidate: Candidate,
 }
 
 /// Search: a strategy under way.
 pub trait Search: Send {
-    /// Called with the archive once every candidate proposed so far is settled. A candidate that is not in
-    /// the archive failed, or was pruned.
+    /// Next step of the search. Called with the archive once every candidate proposed so far is settled. A
+    /// candidate that is not in the archive failed, or was pruned.
     fn next(&mut self, archive: &Archive) -> Step;
 
     /// The most candidates that may still be proposed after the generation under way, if that can be told.

@@ -4,7 +4,7 @@ use qslm_common::experiment::{Experiment, InvalidExperiment};
 
 use crate::{AnyStrategy, Problem};
 
-/// Why an experiment cannot be run.
+/// Reason why an experiment cannot be run.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Invalid {
     /// A field of it.
@@ -44,7 +44,7 @@ pub fn decode(text: &str) -> Result<Experiment, Invalid> {
     }
 }
 
-/// Everything that does not fit, at once.
+/// Problems of an experiment: everything that does not fit, at once.
 pub fn problems(experiment: &Experiment) -> Vec<Invalid> {
     let mut problems: Vec<Invalid> = experiment.problems().into_iter().map(Into::into).collect();
     match parse(experiment) {

@@ -1,4 +1,5 @@
-//! Circuit breakers: a worker that cannot measure an experiment's shards gets fewer of them, then none, until it can.
+//! Circuit breakers: a worker that cannot measure an experiment's shards gets fewer of them, then none, until
+//! it can.
 //!
 //! A fault of a machine (a full disk, a damaged cache, too little memory) is none of the trial's, so it must not use up the
 //! trial's chances; and other workers should have the shard first. Each pair of worker and experiment has a breaker:
@@ -21,19 +22,19 @@ use crate::ledger::{Millis, Owner};
 const PAUSE: (Millis, Millis) = (500, 60_000);
 /// Faults in a row that open a breaker.
 const OPENS_AFTER: u32 = 4;
-/// How long the faults of a worker that is not here any more are remembered.
+/// Time for which the breakers of a worker that is not here any more are kept after its last pause.
 const KEPT: Millis = 600_000;
 
-/// The breakers of all workers. Who never had a fault has none.
+/// Circuit breakers of all workers, one for each experiment. A worker without faults has none.
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
     by_worker: BTreeMap<String, BTreeMap<Owner, Breaker>>,
 }
 
-/// What is known of a worker that had faults with an experiment.
+/// Circuit breaker of a worker that had faults with an experiment.
 #[derive(Debug)]
 struct Breaker {
-    /// In a row; those during a pause count as one with the one that began it.
+    /// Faults in a row; those during a pause count as one with the one that began it.
     in_a_row: u32,
     /// The end of the pause.
     until: Millis,
@@ -47,14 +48,15 @@ impl Breaker {
     }
 }
 
-/// What a fault led to.
+/// Effect of a fault on its breaker.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum Tripped {
-    /// The worker pauses already.
+    /// No change: the worker pauses already.
     No,
-    /// The worker gets nothing of the experiment for so long.
+    /// Back-off: the worker gets nothing of the experiment for so long.
     Pause(Millis),
-    /// The worker is set aside: from now on it gets one shard at a time, to see whether the cause is gone.
+    /// Open: the worker is set aside. From now on it gets one shard at a time, to see whether the cause is
+    /// gone.
     Open(Millis),
 }
 
@@ -85,13 +87,13 @@ impl Breakers {
         closed.is_some_and(|breaker| breaker.is_open())
     }
 
-    /// Whether a worker may have a shard of an experiment, given how many leases it has: none during a pause, and one alone
-    /// after it.
+    /// True if a worker may have a shard of an experiment, given how many leases it has: none during a pause,
+    /// and one alone after it.
     pub(super) fn allows(&self, worker: &str, owner: Owner, now: Millis, leases: impl Fn() -> usize) -> bool {
         self.get(worker, owner).is_none_or(|breaker| breaker.until <= now && leases() == 0)
     }
 
-    /// Why a worker is set aside, if it is.
+    /// Reason why a worker is set aside, its last fault, if its breaker is open.
     pub(super) fn open(&self, worker: &str, owner: Owner) -> Option<&str> {
         self.get(worker, owner).filter(|breaker| breaker.is_open()).map(|breaker| breaker.reason.as_str())
     }
@@ -104,18 +106,18 @@ impl Breakers {
         (open.collect(), last.map(|(_, breaker)| breaker.reason.as_str()))
     }
 
-    /// When a worker's next pause ends.
+    /// Time at which a worker's next pause ends.
     pub(super) fn next_end(&self, worker: &str, now: Millis) -> Option<Millis> {
         let breakers = self.by_worker.get(worker)?.values();
         breakers.map(|breaker| breaker.until).filter(|until| *until > now).min()
     }
 
-    /// Whether nobody had a fault lately.
+    /// True if there is no breaker, because no worker had a fault lately.
     pub(super) fn is_empty(&self) -> bool {
         self.by_worker.is_empty()
     }
 
-    /// Forgets what is long ago.
+    /// Forgets the breakers of workers that are not here any more, once their last pause is long over.
     pub(super) fn forget(&mut self, is_here: impl Fn(&str) -> bool, now: Millis) {
         self.by_worker.retain(|worker, breakers| {
             is_here(worker) || breakers.values().any(|breaker| breaker.until + KEPT > now)

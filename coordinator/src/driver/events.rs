@@ -1,20 +1,20 @@
-//! What happened lately, for people who look on.
+//! Event log: the last events, for people who look on.
 
 use std::collections::VecDeque;
 
 /// Events that are remembered.
 const KEPT: usize = 200;
 
-/// Something that happened.
+/// Event: something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Grows by one with every event since the coordinator started.
+    /// Number: grows by one with every event since the coordinator started.
     pub number: u64,
-    /// Milliseconds since 1970 in UTC.
+    /// Time in milliseconds since 1970 in UTC.
     pub unix_ms: u64,
     /// The experiment that it is about, if it is about one.
     pub experiment: String,
-    /// What happened, in a few words.
+    /// Text of the event, in a few words.
     pub text: String,
 }
 
@@ -36,7 +36,7 @@ impl Events {
         self.last.push_back(Event { number: self.count, unix_ms, experiment, text });
     }
 
-    /// What is remembered, oldest first.
+    /// Events that are remembered, oldest first.
     pub(super) fn list(&self) -> Vec<Event> {
         self.last.iter().cloned().collect()
     }

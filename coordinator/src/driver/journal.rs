@@ -8,7 +8,7 @@ use super::tally::Tally;
 use super::traced::Traced;
 use crate::ledger::{Closed, Grant, LeaseId, Millis};
 
-/// What happened since the coordinator started.
+/// Journal of events, counts and traces since the coordinator started.
 pub(super) struct Journal {
     /// Milliseconds since 1970 at the time 0, to tell people when something was.
     born_unix_ms: u64,
@@ -31,7 +31,7 @@ impl Journal {
         }
     }
 
-    /// It is `now` for all that follows.
+    /// Sets the time of all that follows.
     pub(super) fn set_time(&mut self, now: Millis) {
         self.now = now;
     }
@@ -41,7 +41,7 @@ impl Journal {
         self.now
     }
 
-    /// The same as milliseconds since 1970.
+    /// Time of the request or turn under way, in milliseconds since 1970.
     pub(super) fn unix_ms(&self) -> u64 {
         self.born_unix_ms + self.now
     }
@@ -56,7 +56,7 @@ impl Journal {
         self.events.list()
     }
 
-    /// A worker got a lease.
+    /// Notes that a worker got a lease.
     pub(super) fn granted(&mut self, grant: &Grant, worker: &str) {
         self.tally.granted += 1;
         let unix_ms = self.unix_ms();
@@ -65,7 +65,7 @@ impl Journal {
         }
     }
 
-    /// A lease ended: with a result, or else for the reason given.
+    /// Notes the end of a lease: with a result, or else for the reason given.
     pub(super) fn ended(&mut self, lease: LeaseId, error: Option<&str>) {
         let unix_ms = self.unix_ms();
         if let Some(traced) = &mut self.traced {
@@ -73,7 +73,7 @@ impl Journal {
         }
     }
 
-    /// A trial of these experiments is not open any more.
+    /// Notes that a trial of these experiments is closed.
     pub(super) fn closed<'a>(&mut self, closed: &Closed, experiments: impl Iterator<Item = &'a str>) {
         let unix_ms = self.unix_ms();
         if let Some(traced) = &mut self.traced {

@@ -1,9 +1,10 @@
 //! The driver: the one owner of all state, on a thread of its own.
 //!
-//! It takes whatever requests have arrived, applies them to the ledger, lets the searches go on, and grants leases to
-//! workers that wait. What has to be kept goes to the committer, one transaction at a time: what arrives while a
-//! transaction is written goes into the next. Whoever handed in results or asked for a change is answered when that is
-//! on disk. There are no locks, and nobody else reads the clock for the ledger.
+//! Event loop: it takes the requests that have arrived, applies them to the ledger, lets the searches go on,
+//! and grants leases to workers that wait (long polling). What has to be kept goes to the committer, one
+//! transaction at a time (group commit): what arrives while a transaction is written goes into the next.
+//! Callers that handed in results or asked for a change are answered when that is on disk. There are no
+//! locks, and nobody else reads the clock for the ledger.
 //!
 //! Leases are granted for what follows from results that are not on disk yet. Nothing is lost by that: if the
 //! coordinator dies now, those results were not acknowledged, come again, and the search proposes the same.
@@ -71,19 +72,20 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 512;
 /// Characters of an unknown id that are quoted.
 const SHOWN: usize = 100;
-/// How long the driver sleeps when nothing is due.
+/// Longest sleep of the driver while nothing is due.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// How a coordinator behaves.
+/// Options of a coordinator.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long a lease lasts after the last report that lists it.
+    /// Time to live of a lease: it is counted from the grant, and anew from every heartbeat, a report that
+    /// lists the lease.
     pub lease_ttl: Duration,
-    /// When a trial has failed.
+    /// Limits beyond which a trial has failed.
     pub limits: Limits,
-    /// When to die, for tests.
+    /// Crash plan: the point at which the coordinator dies, for tests.
     pub crash_at: CrashPlan,
-    /// Where to send traces, if anywhere.
+    /// Destination of traces, if there is one.
     pub traces: Option<Traces>,
 }
 
@@ -98,7 +100,7 @@ impl Default for Options {
     }
 }
 
-/// Why a driver ended. Whatever was acknowledged is on disk.
+/// Reason why a driver ended. What was acknowledged is on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
     /// The store fails.
@@ -115,20 +117,20 @@ pub enum DriverError {
     Strategy {
         /// The experiment.
         id: String,
-        /// Why it cannot be read.
+        /// Reason why it cannot be read.
         #[source]
         error: serde_json::Error,
     },
-    /// This program is wrong; the next start reads everything from the store.
+    /// A broken invariant: this program is wrong; the next start reads everything from the store.
     #[error(transparent)]
     Broken(#[from] Broken),
-    /// So it is here.
+    /// A panic of the driver's thread, in its words: this program is wrong here, too.
     #[error("the thread that decides panicked: {0}")]
     Panicked(String),
 }
 
 impl DriverError {
-    /// What a panic said.
+    /// Error of a panic, in its words.
     pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
         Self::Panicked(panic_words(panic))
     }
@@ -147,19 +149,19 @@ struct Driver {
     store: Arc<Store>,
     options: Options,
     ledger: Ledger,
-    /// In the order of submission; the index is the owner's number in the ledger.
+    /// Experiments in the order of submission; the index is the owner's number in the ledger.
     experiments: Vec<ExperimentRun>,
     workers: Workers,
     outbox: Outbox,
     journal: Journal,
     next_lease: LeaseId,
-    /// What the engines are that results name.
+    /// Descriptions of the engines that results name, by fingerprint.
     engines: BTreeMap<Fingerprint, String>,
-    /// Whoever submitted or changed an experiment, which is on disk now.
+    /// Callers that submitted or changed an experiment, which is on disk now.
     submitted: Vec<Submitted>,
     /// Questions about experiments of which more is to be looked up: half an answer would be a wrong one.
     parked: Vec<Request>,
-    /// Whether a search has more to look up in the store.
+    /// True if a search has more to look up in the store.
     unfinished: bool,
 }
 
@@ -335,7 +337,7 @@ impl Driver {
         }
     }
 
-    /// Hears that the batch is on disk: whoever waits for that is answered.
+    /// Hears that the batch is on disk: callers that wait for that are answered.
     fn committed(&mut self) {
         let Acknowledged { submitted, reports } = self.outbox.committed();
         self.submitted.extend(submitted);

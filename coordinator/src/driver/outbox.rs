@@ -11,7 +11,7 @@ use super::status::ExperimentStatus;
 use super::workers::Waiting;
 use crate::store::Write;
 
-/// What is to be written, what is being written, and what waits for it.
+/// Outbox: the next batch, the batch in flight, and the sums that are not on disk yet.
 #[derive(Default)]
 pub(super) struct Outbox {
     next: Batch,
@@ -21,7 +21,7 @@ pub(super) struct Outbox {
     unwritten: HashMap<TrialKey, Evidence>,
 }
 
-/// What is written together.
+/// Batch: the writes of one transaction, and the callers that are answered once they are on disk.
 #[derive(Default)]
 struct Batch {
     writes: Vec<Write>,
@@ -33,7 +33,7 @@ struct Batch {
 /// An experiment by its index, and who submitted or changed it.
 pub(super) type Submitted = (usize, Reply<ExperimentStatus>);
 
-/// Who is answered now that a transaction is on disk.
+/// Callers to answer now that a transaction is on disk.
 pub(super) struct Acknowledged {
     pub(super) submitted: Vec<Submitted>,
     /// Reports that brought something, by number.
@@ -73,13 +73,13 @@ impl Outbox {
         &self.unwritten
     }
 
-    /// Whether there is nothing for a transaction.
+    /// True if the next batch has neither writes nor answers.
     pub(super) fn is_empty(&self) -> bool {
         let Batch { writes, answers, submitted, reports } = &self.next;
         writes.is_empty() && answers.is_empty() && submitted.is_empty() && reports.is_empty()
     }
 
-    /// Whether a transaction is being written.
+    /// True if a batch is in flight.
     pub(super) fn is_writing(&self) -> bool {
         self.in_flight.is_some()
     }
@@ -92,7 +92,7 @@ impl Outbox {
         writes
     }
 
-    /// The sums of these trials are on disk.
+    /// Notes that the sums of these trials are on disk.
     pub(super) fn written(&mut self, trials: &[TrialKey]) {
         for trial in trials {
             tracing::debug!(%trial, "recorded");
@@ -100,7 +100,8 @@ impl Outbox {
         }
     }
 
-    /// The batch is on disk: answers go out, and whoever needs more than an answer is returned.
+    /// Notes that the batch is on disk: answers go out, and callers that need more than an answer are
+    /// returned.
     pub(super) fn committed(&mut self) -> Acknowledged {
         let batch = self.in_flight.take().unwrap_or_default();
         for answer in batch.answers {

@@ -1,4 +1,5 @@
-//! What people look at and the search does not: every candidate on a plot, the stages, and how it went over time.
+//! Presentation of an experiment, which no search reads: every candidate on a plot, the stages, and the
+//! timeline.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +15,10 @@ const OFTEN_MS: u64 = 1000;
 /// A sample comes after this share of the time worked so far at the earliest, so that their number stays small however
 /// long it takes: 5,000 in a week.
 const SHARE: u64 = 500;
-/// But not so rarely that work looks like an interruption.
+/// The longest time that a sample is put off: after a longer one, work would look like an interruption.
 const RARELY_MS: u64 = 5 * 60 * 1000;
 
-/// Everything of one experiment that only people look at.
+/// Presentation of one experiment: everything that only people look at.
 #[derive(Default)]
 pub(super) struct Presentation {
     cloud: Cloud,
@@ -26,13 +27,13 @@ pub(super) struct Presentation {
     comparisons: Vec<Comparison>,
     /// Candidates that each engine had a part in.
     engines: BTreeMap<Fingerprint, u64>,
-    /// How long was worked until the last sample.
+    /// Time worked until the last sample, in milliseconds.
     worked_ms: u64,
     /// Trials that had been measured since the coordinator started at the last sample.
     evaluated: u64,
 }
 
-/// Where a measured candidate lies on a plot.
+/// Place of a measured candidate on a plot.
 pub(super) struct Spotted {
     saving: f64,
     badness: f64,
@@ -47,7 +48,7 @@ impl Spotted {
 }
 
 impl Presentation {
-    /// With what the store has: samples by rising time, and what other tools found.
+    /// Presentation with what the store has: samples by rising time, and what other tools found.
     pub(super) fn new(timeline: Vec<Sample>, comparisons: Vec<Comparison>) -> Self {
         let worked_ms = worked_ms(&timeline).last().copied().unwrap_or(0);
         Self { timeline, comparisons, worked_ms, ..Self::default() }
@@ -72,7 +73,7 @@ impl Presentation {
         self.cloud.insert(index, spotted.saving, spotted.badness, spotted.id);
     }
 
-    /// Whether a sample is due, when `evaluated` trials were measured since the coordinator started.
+    /// True if a sample is due, when `evaluated` trials were measured since the coordinator started.
     pub(super) fn is_due(&self, unix_ms: u64, evaluated: u64, finished: bool) -> bool {
         let since = self.timeline.last().map(|last| unix_ms.saturating_sub(last.unix_ms));
         let pause = (self.worked_ms / SHARE).clamp(OFTEN_MS, RARELY_MS);
@@ -102,7 +103,7 @@ impl Presentation {
         &self.comparisons
     }
 
-    /// Who measured how much, the most first.
+    /// Engines with the number of candidates that each had a part in, the most first.
     pub(super) fn engines(&self, known: &BTreeMap<Fingerprint, String>) -> Vec<EngineShare> {
         let share = |(engine, measured): (&Fingerprint, &u64)| EngineShare {
             engine: known.get(engine).cloned().unwrap_or_else(|| engine.to_string()),

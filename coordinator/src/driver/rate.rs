@@ -1,13 +1,13 @@
-//! Throughput: what was counted lately, over that time.
+//! Sliding window rate: what was counted lately, over that time.
 
 use std::collections::VecDeque;
 
 use crate::ledger::Millis;
 
-/// Throughput is an average over this time.
+/// Window over which a throughput is averaged, in milliseconds.
 const WINDOW: Millis = 10_000;
 
-/// Amounts with the times at which they were reported.
+/// Sliding window rate of amounts, with the times at which they were reported.
 #[derive(Debug, Default)]
 pub(super) struct SlidingRate {
     reports: VecDeque<(Millis, u64)>,

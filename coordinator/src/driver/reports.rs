@@ -1,4 +1,4 @@
-//! Reports in, leases out.
+//! Reports in, leases out: one call is heartbeat, results and long polling for work.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ impl Driver {
         }
     }
 
-    /// Answers the reports that are due and those for which there is work.
+    /// Long polling: answers the reports that are due and those for which there is work.
     pub(super) fn answer_reports(&mut self, now: Millis) -> Result<(), DriverError> {
         // Whether there is anything for a worker who takes any work.
         let mut dry = false;
@@ -91,7 +91,7 @@ impl Driver {
         drop(waiting.reply.send(Ok(answer)));
     }
 
-    /// Whether everything that a worker could work for has ended.
+    /// True if everything that a worker could work for has ended.
     fn is_done(&self, only: Option<&str>) -> bool {
         let searches = self.experiments.iter().map(|run| &run.search);
         let mut wanted = searches.filter(|search| only.is_none_or(|only| search.id() == only)).peekable();
@@ -147,7 +147,7 @@ impl Driver {
         turns.into_iter().map(|(_, _, index)| index).collect()
     }
 
-    /// How long a lease lasts.
+    /// Time to live of a lease.
     pub(super) fn ttl(&self) -> Millis {
         self.options.lease_ttl.as_millis() as Millis
     }

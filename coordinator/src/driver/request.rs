@@ -1,4 +1,4 @@
-//! What may be asked of the driver, and the handle to ask it.
+//! Requests to the driver, and the handle that makes them.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -21,10 +21,10 @@ use super::tally::Tally;
 use crate::ledger::{Grant, LeaseId, Owner};
 use crate::store::{ExperimentRecord, Store};
 
-/// Where an answer goes.
+/// Sender of the answer to a request.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
-/// One request.
+/// Request to the driver.
 pub(super) enum Request {
     Report(WorkerReport, Reply<ReportAnswer>),
     Submit(Box<Submission>, Reply<ExperimentStatus>),
@@ -46,13 +46,13 @@ pub(super) enum Request {
 /// An experiment as it is submitted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
-    /// What it is.
+    /// The experiment.
     pub experiment: Experiment,
     /// Shards per trial.
     pub shards: u32,
-    /// Its priority; `None` for 0, or for the one that it has.
+    /// Priority; `None` for 0, or for the one that it has.
     pub priority: Option<i32>,
-    /// Which workers may evaluate it; `None` for any, or for those that it has.
+    /// Demands on the workers that may evaluate it; `None` for none, or for those that it has.
     pub demands: Option<Demands>,
 }
 
@@ -63,20 +63,20 @@ impl Submission {
     }
 }
 
-/// What a person may change of an experiment; `None` leaves it.
+/// Change of an experiment by a person; `None` leaves a value as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Whether it is ended. What was measured stays.
+    /// Cancellation: true ends it, false lets it go on. What was measured stays.
     pub cancelled: Option<bool>,
-    /// Whether it is held up: workers get no more shards of it.
+    /// Pause: true holds it up, and workers get no more shards of it.
     pub paused: Option<bool>,
-    /// Experiments of a higher one are worked on first.
+    /// Priority: experiments of a higher one are worked on first.
     pub priority: Option<i32>,
-    /// Which workers may evaluate it.
+    /// Demands on the workers that may evaluate it.
     pub demands: Option<Demands>,
 }
 
-/// Who works, and what happened lately.
+/// View of the cluster: its workers and the last events.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterView {
     /// Workers heard of within a lease's time, by name.
@@ -85,27 +85,27 @@ pub struct ClusterView {
     pub events: Vec<Event>,
 }
 
-/// Everything that is counted.
+/// Snapshot of everything that is counted.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// All experiments, in the order of submission.
     pub experiments: Vec<ExperimentStatus>,
     /// Workers heard of within a lease's time, by name.
     pub workers: Vec<WorkerStatus>,
-    /// What happened since the coordinator started.
+    /// Counts of what happened since the coordinator started.
     pub tally: Tally,
 }
 
-/// What an experiment's candidates are read from.
+/// Source of a replay: an experiment and the store that has its candidates.
 #[derive(Clone)]
 pub struct ReplaySource {
     /// The experiment.
     pub record: ExperimentRecord,
-    /// Gone when the coordinator has stopped: whoever reads does not keep it open.
+    /// Store with the results; gone when the coordinator has stopped, because a reader does not keep it open.
     pub store: Weak<Store>,
 }
 
-/// Why a request was not met.
+/// Reason why a request was not met.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is no such experiment.
@@ -117,40 +117,41 @@ pub enum Refusal {
     /// An experiment that cannot be searched.
     #[error("{0}")]
     Invalid(String),
-    /// Too many requests wait already.
+    /// Back-pressure: too many requests wait already.
     #[error("the coordinator is busy")]
     Busy,
     /// The coordinator is stopping.
     #[error("the coordinator is stopping")]
     Stopping,
-    /// It ended, and why; what was acknowledged is in the store.
+    /// The driver failed, for this reason; what was acknowledged is in the store.
     #[error("the coordinator failed: {0}")]
     Failed(Arc<str>),
-    /// A worker reported again before this report was answered, or another one has the same name.
+    /// A later report took the place of this one: the worker reported again before it was answered, or
+    /// another worker has the same name.
     #[error("a later report of worker {0:?} took the place of this one")]
     Superseded(String),
 }
 
-/// What a worker says.
+/// Report of a worker: heartbeat, results and request for leases in one call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerReport {
     /// The worker's name.
     pub worker: String,
-    /// What it finished since it was last answered.
+    /// Shards that it finished since it was last answered.
     pub finished: Vec<Finished>,
-    /// What it is working on.
+    /// Leases that it holds. The heartbeat extends them, and its others are taken back.
     pub held: Vec<LeaseId>,
-    /// How many more leases it wants.
+    /// Number of further leases that it wants.
     pub slots: u32,
-    /// How many more it would take beforehand, if there is plenty.
+    /// Prefetch: number of leases that it would take beyond these, if there is plenty.
     pub prefetch: u32,
-    /// How long it would wait for them.
+    /// Longest time in milliseconds that it would wait for them (long polling).
     pub wait_ms: u32,
     /// The only experiment that it works for, or any.
     pub experiment: Option<String>,
-    /// What it can do.
+    /// Capabilities of the worker.
     pub capabilities: Arc<Capabilities>,
-    /// Which of its processes says so; 0 if unknown.
+    /// Session: the one of its processes that reports; 0 if unknown.
     pub session: u64,
 }
 
@@ -161,29 +162,29 @@ pub struct Finished {
     pub lease: LeaseId,
     /// The trial's content address.
     pub trial: TrialKey,
-    /// Which shard.
+    /// The shard of the trial.
     pub shard: Shard,
-    /// What measured it, in a few words; may be empty.
+    /// Description of the engine that measured it, in a few words; may be empty.
     pub engine: String,
-    /// What came of it.
+    /// Outcome of the shard.
     pub outcome: ShardOutcome,
 }
 
-/// What came of a shard.
+/// Outcome of a shard, as a worker reports it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ShardOutcome {
-    /// It was measured.
+    /// Counts: the shard was measured.
     Counts(Counts),
-    /// It was not.
+    /// Failure: the shard was not measured.
     Failure {
-        /// Why, on one line.
+        /// Reason, on one line.
         reason: String,
-        /// Whose fault it is.
+        /// Fault: what the failure counts against.
         fault: Fault,
     },
 }
 
-/// Whose fault a failure is.
+/// Fault: what a failure counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The evaluation's: it fails anywhere, so the trial has failed.
@@ -194,24 +195,24 @@ pub enum Fault {
     Nobody,
 }
 
-/// What a worker is told. By then all that it reported is on disk.
+/// Answer to a report. By then all that was reported is on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReportAnswer {
-    /// New work.
+    /// New leases.
     pub leases: Vec<Grant>,
-    /// The ids of the experiments that it is for, by their numbers.
+    /// Ids of the experiments that the leases are for, by owner.
     pub experiments: BTreeMap<Owner, String>,
     /// Leases it listed that are not its own any more.
     pub dropped: Vec<LeaseId>,
-    /// How long a lease lasts after the last report that lists it.
+    /// Time to live of a lease, from the last report that lists it.
     pub ttl: Duration,
-    /// Whether all that it could work for has ended.
+    /// True if there is no lease because all that it could work for has ended.
     pub done: bool,
-    /// Why it is set aside, if it is.
+    /// Reason why it is set aside, if its circuit breaker is open for an experiment.
     pub set_aside: Option<String>,
 }
 
-/// A way to ask the driver. Clones ask the same driver.
+/// Handle to a driver. Clones ask the same driver.
 #[derive(Clone)]
 pub struct Handle {
     sender: SyncSender<Request>,
@@ -220,10 +221,10 @@ pub struct Handle {
     _last: Arc<Last>,
 }
 
-/// Why the driver ended, once it has.
+/// Reason why the driver ended, once it has.
 pub(super) type Ended = watch::Receiver<Option<Refusal>>;
 
-/// How long a driver that drops a request may take to say why it ends: it waits for what is being written.
+/// Timeout for a driver that drops a request to say why it ends: it waits for what is being written.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Stops the driver when the last handle is gone: the committer holds a sender, too, so the driver would not notice.
@@ -241,7 +242,7 @@ impl Handle {
         Self { _last: Arc::new(Last(sender.clone())), sender, metrics, ended }
     }
 
-    /// What the committer did so far.
+    /// Metrics of the committer so far.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -259,7 +260,7 @@ impl Handle {
         }
     }
 
-    /// Why the driver gives no answers any more. Waits until it has ended.
+    /// Reason why the driver gives no answers any more. Waits until it has ended.
     pub async fn ended(&self) -> Refusal {
         let mut ended = self.ended.clone();
         match tokio::time::timeout(PATIENCE, ended.wait_for(Option::is_some)).await {
@@ -316,7 +317,7 @@ impl Handle {
         self.ask(|reply| Request::Front(id, reply)).await
     }
 
-    /// All that there is to see of an experiment.
+    /// Report document of an experiment: all that there is to see.
     ///
     /// # Errors
     /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].
@@ -324,7 +325,7 @@ impl Handle {
         self.ask(|reply| Request::Describe(id, reply)).await
     }
 
-    /// Who works, and what happened lately.
+    /// View of the cluster: its workers and the last events.
     ///
     /// # Errors
     /// [`Refusal`] if the driver is busy or gone.
@@ -332,7 +333,8 @@ impl Handle {
         self.ask(Request::Cluster).await
     }
 
-    /// Everything that is counted. The answer comes after a commit, so it also tells that the store works.
+    /// Snapshot of everything that is counted. The answer comes after a commit, so it also tells that the
+    /// store works.
     ///
     /// # Errors
     /// [`Refusal`] if the driver is busy or gone.
@@ -340,7 +342,7 @@ impl Handle {
         self.ask(Request::Snapshot).await
     }
 
-    /// What an experiment's candidates are read from.
+    /// Source of a replay: an experiment and the store that has its candidates.
     ///
     /// # Errors
     /// [`Refusal::NotFound`] or [`Refusal::Ambiguous`].

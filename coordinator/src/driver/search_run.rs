@@ -21,7 +21,8 @@ use crate::store::{ExperimentRecord, Store, StoreError, Stored};
 /// Back-pressure: shards that are kept ready for workers. The rest of a generation is drawn when these are out.
 const READY: u32 = 4096;
 
-/// Hears of a trial that was filed, and of who measured it if it is new in the archive.
+/// Callback that hears of a trial that was filed, and of the engines that measured it if it is new in the
+/// archive.
 pub(super) type Filed<'a> = dyn FnMut(&Playback, &Addressed, Option<&Engines>) + 'a;
 
 /// A search under way on workers.
@@ -30,16 +31,17 @@ pub(super) struct SearchRun {
     owner: Owner,
     record: ExperimentRecord,
     playback: Playback,
-    /// Whether more of the generation is to be looked up before workers have to wait.
+    /// True until the search was asked for the first time, and while more of the generation is to be looked
+    /// up at once.
     looking_up: bool,
-    /// Whether something of the generation is not measured and was not opened either, because the experiment is paused or
-    /// cancelled.
+    /// True if a candidate of the generation is neither measured nor opened, because the experiment is paused
+    /// or cancelled.
     passed_over: bool,
     /// Failed trials with their reasons.
     failures: BTreeMap<TrialKey, String>,
     /// Failures that were opened again.
     retried: u64,
-    /// Why no worker can go on with it, while that is so.
+    /// Reason why no worker can go on with it, while that is so.
     stuck: Option<String>,
 }
 
@@ -107,12 +109,13 @@ impl SearchRun {
         self.record.priority
     }
 
-    /// Whether workers may get work of it.
+    /// True if workers may get shards of it.
     pub(super) fn is_active(&self) -> bool {
         !self.has_ended() && !self.is_paused()
     }
 
-    /// Whether its engine gave other numbers than this program's, so that no worker can go on with it.
+    /// True if it was submitted for another engine version, which gave other numbers, so that no worker can
+    /// go on with it.
     pub(super) fn is_outdated(&self) -> bool {
         self.experiment().engine_version != ENGINE_VERSION
     }
@@ -125,12 +128,12 @@ impl SearchRun {
         self.playback.is_finished()
     }
 
-    /// Whether nothing more is to be expected, unless a person changes that.
+    /// True if it is finished or cancelled: nothing more is to be expected, unless a person changes that.
     pub(super) fn has_ended(&self) -> bool {
         self.is_finished() || self.record.cancelled
     }
 
-    /// Whether a worker may evaluate it.
+    /// True if a worker may evaluate it: its capabilities meet the demands.
     pub(super) fn suits(&self, worker: &Capabilities) -> bool {
         self.record.demands.are_met(self.experiment().backend, worker)
     }
@@ -149,7 +152,7 @@ impl SearchRun {
         }
     }
 
-    /// Takes over what a person changed. Whoever cancels withdraws the experiment from the ledger, too.
+    /// Takes over what a person changed. A caller that cancels withdraws the experiment from the ledger, too.
     pub(super) fn change(&mut self, record: ExperimentRecord) {
         let cancelled = record.cancelled && !self.record.cancelled;
         self.record = record;
@@ -198,7 +201,7 @@ impl SearchRun {
         self.stuck.is_some()
     }
 
-    /// Why no worker can go on with it; empty while one can.
+    /// Reason why no worker can go on with it; empty while one can.
     pub(super) fn stuck(&self) -> &str {
         self.stuck.as_deref().unwrap_or_default()
     }
@@ -290,7 +293,7 @@ impl SearchRun {
         Ok(())
     }
 
-    /// Whether the results of all shards of a trial have to be kept: the others' are compared with them.
+    /// True if the shard results of a trial have to be kept: a race compares the others' with them.
     pub(super) fn keeps_shard_results(&self, trial: &TrialKey) -> bool {
         self.playback.keeps_shard_results(trial)
     }

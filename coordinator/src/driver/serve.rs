@@ -78,7 +78,7 @@ impl Driver {
         Ok(true)
     }
 
-    /// Whether a question is about an experiment of which more is to be looked up.
+    /// True if a question is about an experiment of which more is to be looked up.
     fn has_to_wait(&self, request: &Request) -> bool {
         let loading = |index: usize| self.experiments[index].search.is_looking_up();
         match request {

@@ -17,7 +17,7 @@ pub enum State {
     Stuck,
     /// Held up by a person, or because it is for another engine.
     Paused,
-    /// Everything that the search wants to know is known.
+    /// Finished: everything that the search wants to know is known.
     Finished,
     /// Ended by a person.
     Cancelled,
@@ -35,7 +35,7 @@ impl State {
         }
     }
 
-    /// Whether nothing more is to be expected, unless a person changes that.
+    /// True if it is finished or cancelled: nothing more is to be expected, unless a person changes that.
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Finished | Self::Cancelled)
     }
@@ -44,11 +44,11 @@ impl State {
 /// Numbers of workers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WorkerCounts {
-    /// Heard of within a lease's time.
+    /// Workers heard of within a lease's time.
     pub present: u32,
-    /// Of these, those that may evaluate the experiment.
+    /// Number of these that may evaluate the experiment.
     pub suitable: u32,
-    /// Of these, those that are set aside.
+    /// Number of the suitable ones that are set aside: their circuit breakers are open.
     pub set_aside: u32,
 }
 
@@ -66,7 +66,7 @@ pub struct Summary {
 /// The best candidate so far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Best {
-    /// Its id.
+    /// Id of the candidate.
     pub candidate: CandidateId,
     /// Share of the float model's bytes that it saves, 0 to 1.
     pub saving: f64,
@@ -108,7 +108,7 @@ pub struct ExperimentStatus {
     pub workers: WorkerCounts,
     /// Tokens that went through the network per second, lately.
     pub tokens_per_second: f64,
-    /// What there is so far.
+    /// Summary of the archive so far.
     pub summary: Summary,
     /// The most candidates that the search may still propose after the generation, if that can be told.
     pub remaining_at_most: Option<u64>,
@@ -116,9 +116,9 @@ pub struct ExperimentStatus {
     pub failures: Vec<String>,
     /// Priority.
     pub priority: i32,
-    /// Which workers may evaluate it.
+    /// Demands on the workers that may evaluate it.
     pub demands: Demands,
-    /// Why no worker can go on with it; empty while one can.
+    /// Reason why no worker can go on with it; empty while one can.
     pub stuck: String,
     /// Failures that were opened again.
     pub retried: u64,
@@ -130,11 +130,11 @@ pub struct ExperimentStatus {
 // One field for each thing that people see.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerStatus {
-    /// Its name.
+    /// Name of the worker.
     pub name: String,
-    /// How long it has been here.
+    /// Time since its first report.
     pub present: Duration,
-    /// How long ago it was heard of.
+    /// Time since its last report.
     pub silent: Duration,
     /// Evaluations that it may have in hand.
     pub capacity: u64,
@@ -142,13 +142,14 @@ pub struct WorkerStatus {
     pub holding: u32,
     /// The only experiment that it works for, if it does.
     pub experiment: Option<String>,
-    /// What it can do.
+    /// Capabilities, as it reported them last.
     pub capabilities: Capabilities,
     /// Shards that it measured.
     pub measured: u64,
     /// Shards that it could not measure.
     pub failed: u64,
-    /// Of these, those that it could not measure for a reason of its own.
+    /// Faults of its own: shards that it could not measure because of its machine, and leases that ran out in
+    /// its hands.
     pub faults: u64,
     /// The last such reason, while it had no result since.
     pub last_fault: Option<String>,

@@ -1,4 +1,4 @@
-//! What happened since the coordinator started, in numbers.
+//! Tally: counts of what happened since the coordinator started.
 
 use crate::ledger::Settled;
 
@@ -13,7 +13,7 @@ pub struct Tally {
     pub recorded: u64,
     /// Results of shards that were settled already.
     pub duplicate: u64,
-    /// Results whose lease had run out or been taken back; those that were new are kept all the same.
+    /// Fenced results: their lease had run out or been taken back; those that were new are kept all the same.
     pub fenced: u64,
     /// Results with other counts than were recorded for the same shard.
     pub conflicting: u64,
@@ -21,7 +21,8 @@ pub struct Tally {
     pub implausible: u64,
     /// Shards that a worker could not measure.
     pub failed: u64,
-    /// Of these, those that it could not measure for a reason of its own; and leases that were lost with their worker.
+    /// Faults of machines: shards that a worker could not measure for a reason of its own, and leases that
+    /// were lost with their worker.
     pub faults: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What the driver tells a tracing collector: how long trials were open, and what became of their leases.
+//! Traces of the driver for a collector: how long trials were open, and what became of their leases.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,12 +12,12 @@ use crate::ledger::{Closed, Grant, LeaseId, Outcome};
 /// Open trials and leases, while somebody traces.
 pub(super) struct Traced {
     traces: Traces,
-    /// When the first shard of an open trial was leased, and which leases there are.
+    /// Time at which the first shard of an open trial was leased, and all leases of the trial.
     trials: HashMap<TrialKey, (SystemTime, Vec<LeaseId>)>,
     leases: HashMap<LeaseId, Out>,
 }
 
-/// A lease that is out.
+/// A lease that is in force.
 struct Out {
     trial: TrialKey,
     shard: Shard,
@@ -30,7 +30,7 @@ impl Traced {
         Self { traces, trials: HashMap::new(), leases: HashMap::new() }
     }
 
-    /// A worker got a lease.
+    /// Notes that a worker got a lease.
     pub(super) fn granted(&mut self, grant: &Grant, worker: &str, unix_ms: u64) {
         let (trial, since) = (grant.trial.key, at(unix_ms));
         self.trials.entry(trial).or_insert_with(|| (since, Vec::new())).1.push(grant.lease);
@@ -38,7 +38,7 @@ impl Traced {
         self.leases.insert(grant.lease, out);
     }
 
-    /// A lease ended: with a result, or else for the reason given.
+    /// Records the span of a lease that ended: with a result, or else for the reason given.
     pub(super) fn ended(&mut self, lease: LeaseId, error: Option<&str>, unix_ms: u64) {
         let Some(Out { trial, shard, worker, since }) = self.leases.remove(&lease) else { return };
         self.traces.record(Span {
@@ -56,7 +56,7 @@ impl Traced {
         });
     }
 
-    /// A trial is not open any more. Its other leases are not waited for.
+    /// Records the span of a trial that is closed. Its other leases are not waited for.
     pub(super) fn closed(&mut self, closed: &Closed, experiments: String, unix_ms: u64) {
         let Closed { trial, outcome, .. } = closed;
         let (start, leases) = self.trials.remove(&trial.key).unwrap_or_else(|| (at(unix_ms), Vec::new()));

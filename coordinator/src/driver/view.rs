@@ -25,24 +25,24 @@ const SHOWN_TRIALS: usize = 20;
 /// View of one experiment.
 pub(super) struct View {
     presentation: Presentation,
-    /// What was told last, so that it is told when it changes.
+    /// Last announcement, so that a change is announced.
     announced: LastAnnounced,
-    /// Worked out when it is asked for and the archive has changed.
+    /// Summary, cached: worked out when it is asked for and the archive has changed.
     summary: Option<Summary>,
     /// Trials measured since the coordinator started.
     evaluated: u64,
-    /// Of these, those on a subset of the data.
+    /// Number of these that were measured on a subset of the data.
     probed: u64,
-    /// Tokens that were reported.
+    /// Tokens that workers reported, for a sliding window rate.
     tokens: SlidingRate,
     status: watch::Sender<Option<ExperimentStatus>>,
 }
 
-/// What people were told of an experiment.
+/// Announcement: the stage, state and best candidate that people were told of last.
 #[derive(Default, PartialEq)]
 struct LastAnnounced {
     stage: &'static str,
-    /// `None` before the first look.
+    /// State; `None` before the first look.
     state: Option<State>,
     best: Option<Best>,
 }
@@ -148,7 +148,7 @@ impl View {
         }
     }
 
-    /// All that there is to see.
+    /// Report document: all that there is to see.
     pub(super) fn report(
         &mut self,
         of: &SearchRun,
@@ -192,7 +192,7 @@ impl View {
         }
     }
 
-    /// How far it is now, if that is to be written down.
+    /// Sample of how far it is now, if one is due.
     pub(super) fn sample(&mut self, of: &SearchRun, now: Millis, unix_ms: u64) -> Option<Sample> {
         // What was measured before a restart is not complete until it was read.
         if of.is_looking_up() || !self.presentation.is_due(unix_ms, self.evaluated, of.is_finished()) {
@@ -210,12 +210,12 @@ impl View {
         Some(sample)
     }
 
-    /// Whether it is in another stage or state than people were told.
+    /// True if its stage or state is not the one announced last.
     pub(super) fn has_turned(&self, of: &SearchRun) -> bool {
         of.playback().stage() != self.announced.stage || Some(of.state()) != self.announced.state
     }
 
-    /// What people have not been told yet, in a few words each.
+    /// News since the last announcement, in a few words each.
     pub(super) fn news(&mut self, of: &SearchRun) -> Vec<String> {
         // A search that is read from the store is no news.
         if of.is_looking_up() {

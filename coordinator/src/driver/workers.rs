@@ -27,18 +27,18 @@ pub(super) struct Workers {
     capacity: u64,
     /// Changes when a worker comes, goes, can do something else, or has faults.
     staffing: u64,
-    /// The workers of an experiment, by its index, and the staffing of which that holds.
+    /// Worker counts of each experiment, by its index, with the staffing of which they hold.
     counts: Vec<(u64, WorkerCounts)>,
 }
 
 /// A worker, as far as it is known.
 // One field for each thing that its reports tell.
 pub(super) struct Worker {
-    /// When it was heard of first.
+    /// Time of its first report.
     since: Millis,
-    /// When it was last heard of.
+    /// Time of its last report, which is its heartbeat.
     seen: Millis,
-    /// Its latest report; whoever made an earlier one has given it up.
+    /// Number of its latest report; the caller of an earlier one has given it up.
     report: u64,
     /// Evaluations that it may have in hand.
     capacity: u64,
@@ -46,17 +46,18 @@ pub(super) struct Worker {
     holding: u32,
     /// The only experiment that it works for, if it does.
     experiment: Option<String>,
-    /// What it can do.
+    /// Capabilities, as it reported them last.
     capabilities: Arc<Capabilities>,
-    /// Which of its processes was heard of last.
+    /// Session: the one of its processes that reported last; 0 if unknown.
     session: u64,
     /// Shards that it measured.
     measured: u64,
     /// Shards that it could not measure.
     failed: u64,
-    /// Of these, those that it could not measure for a reason of its own.
+    /// Faults of its own: shards that it could not measure because of its machine, and leases that ran out in
+    /// its hands.
     faults: u64,
-    /// Tokens that it evaluated.
+    /// Tokens that it processed, for a sliding window rate.
     tokens: SlidingRate,
 }
 
@@ -78,12 +79,12 @@ impl Worker {
         }
     }
 
-    /// Whether it may evaluate an experiment.
+    /// True if it may evaluate an experiment.
     fn suits(&self, search: &SearchRun) -> bool {
         self.experiment.as_deref().is_none_or(|only| only == search.id()) && search.suits(&self.capabilities)
     }
 
-    /// What people see of it.
+    /// Status of the worker, as people see it.
     pub(super) fn status(&mut self, name: &str, now: Millis, breakers: &Breakers) -> WorkerStatus {
         let (set_aside, last_fault) = breakers.open_for(name);
         WorkerStatus {
@@ -108,25 +109,26 @@ impl Worker {
 pub(super) struct Waiting {
     pub(super) worker: String,
     pub(super) slots: u32,
-    /// Leases beyond the slots that it would take.
+    /// Prefetch: leases beyond the slots that it would take.
     pub(super) prefetch: u32,
     /// The only experiment that the worker works for, or any.
     pub(super) experiment: Option<String>,
-    /// What it can do. Whoever waits for longer than a lease's time is not known as a worker any more.
+    /// Capabilities of the worker, kept here too: one that waits for longer than a lease's time is not known
+    /// any more.
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) dropped: Vec<LeaseId>,
-    /// When it has to be answered, work or not.
+    /// Deadline of the answer, work or not (long polling).
     pub(super) until: Millis,
     pub(super) reply: Reply<ReportAnswer>,
 }
 
-/// What a report tells of its worker.
+/// News that a report brings of its worker.
 pub(super) struct Heard {
     /// Number of the report.
     pub(super) number: u64,
-    /// It was not known.
+    /// True if the worker was not known.
     pub(super) is_new: bool,
-    /// It is another process than before: what that one held is lost with it.
+    /// True if the worker is another process than before: the leases of that one are lost with it.
     pub(super) is_restarted: bool,
 }
 
@@ -163,7 +165,7 @@ impl Workers {
         Heard { number: self.reports, is_new, is_restarted }
     }
 
-    /// Who may work for what has changed.
+    /// Notes that other workers may evaluate some experiment now: cached counts of workers hold no more.
     pub(super) fn restaffed(&mut self) {
         self.staffing += 1;
     }
@@ -175,12 +177,12 @@ impl Workers {
         }
     }
 
-    /// Whether a report is its worker's latest; whoever made an earlier one has given it up.
+    /// True unless a later report of its worker is known: the caller of an earlier one has given it up.
     pub(super) fn is_latest(&self, worker: &str, number: u64) -> bool {
         self.by_name.get(worker).is_none_or(|known| known.report == number)
     }
 
-    /// Whether there is more to do than all have in hand, so that one may take something beforehand.
+    /// True if at least as many shards are pending as all workers may have in hand, so that one may prefetch.
     pub(super) fn are_outnumbered_by(&self, pending: u32) -> bool {
         u64::from(pending) >= self.capacity
     }
@@ -203,7 +205,8 @@ impl Workers {
         self.counts[index].1
     }
 
-    /// Why no worker can go on with an experiment, where all that may evaluate it are set aside.
+    /// Reason why no worker can go on with an experiment: the circuit breakers of all that may evaluate it
+    /// are open.
     pub(super) fn stuck(&mut self, index: usize, of: &SearchRun) -> Option<String> {
         let WorkerCounts { suitable, set_aside, .. } = self.counts(index, of);
         if !of.is_active() || suitable == 0 || set_aside != suitable {
@@ -230,7 +233,7 @@ impl Workers {
         gone.into_iter().map(|(name, _)| name).collect()
     }
 
-    /// What people see of all workers, by name.
+    /// Status of all workers, by name.
     pub(super) fn status(&mut self, now: Millis) -> Vec<WorkerStatus> {
         let Self { by_name, breakers, .. } = self;
         let mut workers: Vec<WorkerStatus> =
@@ -239,7 +242,7 @@ impl Workers {
         workers
     }
 
-    /// When a waiting report has to be answered, or a pause of its worker ends.
+    /// Time at which the next waiting report has to be answered, or a pause of its worker ends.
     pub(super) fn next_due(&self, now: Millis) -> Option<Millis> {
         let due = self.waiting.values().map(|waiting| waiting.until);
         let pauses = self.waiting.values().filter_map(|waiting| self.breakers.next_end(&waiting.worker, now));

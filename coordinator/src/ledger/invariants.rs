@@ -1,5 +1,5 @@
-//! What is true of a ledger between any two events, numbered. Tests check all of it after every step; what takes no
-//! search is checked always.
+//! Invariants of a ledger, numbered: they hold between any two events. Tests check all of them after every
+//! step; those that take no search are checked always.
 
 use std::collections::{BTreeMap, BTreeSet};
 

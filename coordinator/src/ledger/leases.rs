@@ -1,5 +1,5 @@
-//! The leases that are out: found by number, by worker and by the time they end, because every report asks for its
-//! worker's and every turn of the driver for those that are over.
+//! Leases that are in force: found by number, by worker and by the time they end, because every report asks
+//! for its worker's and every turn of the driver for those that are over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,17 +8,17 @@ use qslm_common::trial::TrialKey;
 
 use super::{LeaseId, Millis, Owner};
 
-/// A shard in a worker's hands.
+/// Lease: a shard in a worker's hands for a limited time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lease {
     pub(super) trial: TrialKey,
     pub(super) shard: Shard,
     pub(super) worker: String,
-    /// On whose account it is.
+    /// Owner on whose account it is.
     pub(super) owner: Owner,
     pub(super) since: Millis,
     pub(super) ends: Millis,
-    /// Whether its worker may have nothing else in hand.
+    /// True if its worker may have nothing else in hand.
     pub(super) alone: bool,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Leases {
     by_id: BTreeMap<LeaseId, Lease>,
     by_worker: BTreeMap<String, BTreeSet<LeaseId>>,
     by_end: BTreeSet<(Millis, LeaseId)>,
-    /// How many are of workers that may have nothing else in hand: almost always none.
+    /// Number of leases whose workers may have nothing else in hand: almost always none.
     alone: usize,
 }
 
@@ -83,18 +83,18 @@ impl Leases {
         self.by_worker.get(worker).into_iter().flatten().copied().collect()
     }
 
-    /// Whether a worker has any.
+    /// True if a worker has any lease.
     pub(super) fn any_of(&self, worker: &str) -> bool {
         self.by_worker.contains_key(worker)
     }
 
-    /// Whether a worker may have nothing beside what it has.
+    /// True if a worker has a lease beside which it may have no other.
     pub(super) fn works_alone(&self, worker: &str) -> bool {
         let own = self.by_worker.get(worker).filter(|_| self.alone > 0).into_iter().flatten();
         own.filter_map(|id| self.by_id.get(id)).any(|lease| lease.alone)
     }
 
-    /// Those that have run out at `now`, first the ones that did so first.
+    /// Leases that have run out at `now`, first the ones that did so first.
     pub(super) fn over(&self, now: Millis) -> Vec<LeaseId> {
         self.by_end.range(..=(now, LeaseId(u64::MAX))).map(|(_, id)| *id).collect()
     }
@@ -107,12 +107,12 @@ impl Leases {
         self.by_id.len()
     }
 
-    /// Whether there are as many leases by number as by end: what can be checked at once.
+    /// True if there are as many leases by number as by end: what can be checked at once.
     pub(super) fn are_as_many(&self) -> bool {
         self.by_id.len() == self.by_end.len()
     }
 
-    /// Whether all three ways to find a lease find the same ones.
+    /// True if all three ways to find a lease find the same ones.
     pub(super) fn agree(&self) -> bool {
         let by_end: BTreeSet<_> = self.by_id.iter().map(|(id, lease)| (lease.ends, *id)).collect();
         let mut by_worker: BTreeMap<String, BTreeSet<LeaseId>> = BTreeMap::new();

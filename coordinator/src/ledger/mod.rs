@@ -48,12 +48,12 @@ pub use vanished::Expired;
 
 /// Milliseconds since the coordinator started.
 pub type Millis = u64;
-/// Lease id: the number of a lease; never given twice.
+/// Lease id: the number of a lease and its fencing token; never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
 impl LeaseId {
-    /// The one after this.
+    /// Id after this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
@@ -75,7 +75,7 @@ impl Owner {
         Self(index as u32)
     }
 
-    /// Its place in a list of experiments.
+    /// Place of the owner in a list of experiments.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -101,7 +101,7 @@ const STRAGGLES: (u64, Millis) = (3, 1000);
 /// Pending shards that are looked through for one that suits a worker.
 const LOOK: usize = 64;
 
-/// The open trials.
+/// Ledger of the open trials, of the queues of their owners, and of the leases.
 #[derive(Debug, Default)]
 pub struct Ledger {
     limits: Limits,
@@ -117,7 +117,7 @@ pub struct Ledger {
     opened: u64,
 }
 
-/// What one owner waits for.
+/// Queue of one owner: the shards that it waits for, its counts, and the affinity of workers.
 #[derive(Debug, Default)]
 struct Queue {
     /// Shards to grant, in the order in which their trials were opened.
@@ -135,27 +135,27 @@ struct Queue {
     last_worker: BTreeMap<u32, String>,
 }
 
-/// What a worker gets.
+/// Grant: a new lease, as its worker gets it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Grant {
     /// The lease's number.
     pub lease: LeaseId,
-    /// What to measure.
+    /// The trial to measure.
     pub trial: Arc<Addressed>,
-    /// On which part of the data.
+    /// Shard: the slice of the data to measure it on.
     pub shard: Shard,
-    /// On whose account.
+    /// Owner on whose account it is.
     pub owner: Owner,
 }
 
 /// Shards of an owner's open trials, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShardCounts {
-    /// Waiting for a worker.
+    /// Shards that wait for a worker.
     pub pending: u32,
-    /// With a worker, on the owner's account.
+    /// Leases that workers hold on the owner's account.
     pub leased: u32,
-    /// Done.
+    /// Shards that are settled.
     pub settled: u32,
 }
 
@@ -262,13 +262,13 @@ impl Ledger {
         late.filter(alone).map(|lease| (lease.trial, lease.shard.index)).next()
     }
 
-    /// Whether a lease is in force.
+    /// True if a lease is in force. Fencing: what comes under any other is counted as fenced.
     pub fn is_out(&self, lease: LeaseId) -> bool {
         self.leases.get(lease).is_some()
     }
 
-    /// Hears from a worker which leases it holds: those run until `ends` now, its others are taken back.
-    /// Removes from `held` what it found, so that the rest is known to nobody.
+    /// Heartbeat: hears from a worker which leases it holds. Those run until `ends` now, its others are taken
+    /// back. Removes from `held` what it found, so that the rest is known to nobody.
     pub fn extend(&mut self, worker: &str, held: &mut BTreeSet<LeaseId>, ends: Millis) {
         for id in self.leases.of_worker(worker) {
             if held.remove(&id) {
@@ -326,8 +326,8 @@ impl Ledger {
         self.complete(key).map_or(Settled::Recorded, Settled::Complete)
     }
 
-    /// Takes a failure of the evaluation under a lease: it would fail anywhere, so the trial is closed, and returned. A
-    /// failure under a lease that has ended means nothing any more.
+    /// Takes a failure of the evaluation under a lease: it would fail anywhere, so the trial is closed, and
+    /// returned. Fencing: a failure under a lease that has ended means nothing any more.
     pub fn fail(&mut self, id: LeaseId, reason: &str) -> Option<Closed> {
         let lease = self.end(id)?;
         self.close_failed(lease.trial, reason.to_owned())
@@ -391,18 +391,18 @@ impl Ledger {
         Some((open.trial.clone(), settled.collect(), of))
     }
 
-    /// When the next lease runs out.
+    /// Time at which the next lease runs out.
     pub fn next_expiry(&self) -> Option<Millis> {
         self.leases.next_end()
     }
 
-    /// Whether there may be a shard to grant: one that is pending, or one that someone straggles with.
+    /// True if there may be a shard to grant: a pending one, or a straggler's (speculative execution).
     pub fn has_work(&self, now: Millis) -> bool {
         let straggles = || self.leases.iter().next().is_some_and(|oldest| oldest.since + STRAGGLES.1 <= now);
         self.queues.values().any(|queue| !queue.pending.is_empty()) || straggles()
     }
 
-    /// Who wants an open trial.
+    /// Owners of an open trial.
     pub fn owners(&self, key: &TrialKey) -> &[Owner] {
         self.trials.get(key).map_or(&[], |open| &open.owners)
     }

@@ -13,51 +13,51 @@ use super::{LeaseId, Owner};
 /// A trial with shards to settle.
 #[derive(Debug)]
 pub(super) struct OpenTrial {
-    /// Trials are worked on in the order in which they were opened.
+    /// Order: trials are worked on in the order in which they were opened.
     pub(super) order: u64,
     pub(super) trial: Arc<Addressed>,
-    /// Who wants it, each once.
+    /// Owners that wait for it, each once.
     pub(super) owners: Vec<Owner>,
-    /// By shard index.
+    /// States of its shards, by index.
     pub(super) shards: Vec<ShardState>,
 }
 
-/// Where a shard stands.
+/// State of a shard.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ShardState {
     /// Waiting, or with a worker under a lease; a straggler's shard with two.
     /// Workers that vanished over it are counted once each, by the lease that ran out last.
     Open { leases: Vec<LeaseId>, vanished: BTreeMap<String, LeaseId> },
-    /// Done.
+    /// Settled, with its result.
     Settled(Evidence),
 }
 
-/// How a trial ended.
+/// Outcome of a trial.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// All shards are settled; the sum of their counts, and all who counted.
+    /// Measured: the sum of the counts of all shards, and the engines that counted.
     Measured(Evidence),
-    /// It cannot be measured, and why.
+    /// Failed: the reason why it cannot be measured.
     Failed(String),
 }
 
 /// A trial that is not open any more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Closed {
-    /// Which one.
+    /// The trial.
     pub trial: Arc<Addressed>,
-    /// Who wanted it.
+    /// Owners that waited for it.
     pub owners: Vec<Owner>,
-    /// How it ended.
+    /// Outcome of the trial.
     pub outcome: Outcome,
 }
 
 /// Result of opening a trial.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Opened {
-    /// Its owner waits for it now.
+    /// Open: its owner waits for it now.
     Waiting,
-    /// Its owner waited for it already.
+    /// Open before: its owner waited for it already.
     Known,
     /// All its shards were settled before, so it is closed at once.
     Complete(Closed),
@@ -91,7 +91,7 @@ impl ShardState {
         matches!(self, Self::Settled(_))
     }
 
-    /// Whether it waits for a worker.
+    /// True if it waits for a worker.
     pub(super) fn is_pending(&self) -> bool {
         matches!(self, Self::Open { leases, .. } if leases.is_empty())
     }
@@ -119,7 +119,8 @@ impl ShardState {
         }
     }
 
-    /// Back from a worker that vanished. Returns the lease by which that worker was counted before, if it was.
+    /// Takes it back from a worker that vanished. Returns the lease by which that worker was counted before,
+    /// if it was.
     pub(super) fn return_vanished(&mut self, lease: LeaseId, worker: &str) -> Option<LeaseId> {
         self.return_unharmed(lease);
         match self {
@@ -128,14 +129,15 @@ impl ShardState {
         }
     }
 
-    /// Back from a worker without a word against it.
+    /// Takes it back from a worker without a word against it.
     pub(super) fn return_unharmed(&mut self, lease: LeaseId) {
         if let Self::Open { leases, .. } = self {
             leases.retain(|other| *other != lease);
         }
     }
 
-    /// A worker has not vanished if this lease of its own ran out. Returns whether it was.
+    /// Takes a worker that came back off the vanished ones, if it is counted by this lease. Returns whether
+    /// it was.
     pub(super) fn forgive(&mut self, lease: LeaseId, worker: &str) -> bool {
         match self {
             Self::Open { vanished, .. } if vanished.get(worker) == Some(&lease) => {
@@ -191,7 +193,7 @@ impl OpenTrial {
         Some(Ok(Evidence { counts: total, engines }))
     }
 
-    /// How the trial ended, given the sum of its shards.
+    /// Closed trial with its outcome, given the sum of its shards.
     pub(super) fn close(self, sum: Result<Evidence, CannotAdd>) -> Closed {
         self.end(match sum {
             Ok(Evidence { counts, .. }) if counts.perplexity().is_none() && counts.accuracy().is_none() => {
@@ -207,5 +209,5 @@ impl OpenTrial {
     }
 }
 
-/// Where a shard stands among the pending ones: the trial's order, then the shard's index.
+/// Place of a shard among the pending ones: the trial's order, then the shard's index.
 pub(super) type PendingShard = (u64, u32);

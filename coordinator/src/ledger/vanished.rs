@@ -1,4 +1,4 @@
-//! Leases that run out, and what a worker that vanishes says about the shards that it had.
+//! Expiry: leases that run out, and what a worker that vanishes says about the shards that it had.
 //!
 //! A worker that vanishes takes all its leases with it, and only one of them can be why. A shard that one more vanished
 //! worker condemns is a *suspect*: it is granted alone. What is innocent is measured then.
@@ -9,12 +9,12 @@ use super::leases::Lease;
 use super::trial::Closed;
 use super::{LeaseId, Ledger, Millis, Owner};
 
-/// What the end of leases led to.
+/// Expired leases, and what their end led to.
 #[derive(Debug, Default, PartialEq)]
 pub struct Expired {
-    /// The leases that ran out, with the workers that had them, and on whose account.
+    /// Leases that ran out, with the workers that had them, and the owners on whose account.
     pub lapsed: Vec<(LeaseId, String, Owner)>,
-    /// The trials that have failed for it.
+    /// Trials that have failed for it.
     pub failed: Vec<Closed>,
 }
 

@@ -13,7 +13,7 @@ use crate::{Key, Problem, Search, Strategy};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grid {
-    /// Which units move together.
+    /// Tier: the units of one of its groups move together.
     pub tier: Tier,
 }
 

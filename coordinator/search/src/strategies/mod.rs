@@ -131,7 +131,7 @@ impl AnyStrategy {
         serde_json::from_value(serde_json::to_value(spec)?)
     }
 
-    /// As an experiment says it, in canonical order.
+    /// Spec of the strategy, as an experiment has it, in canonical order.
     pub fn spec(&self) -> StrategySpec {
         let text = serde_json::to_string(self).expect("a strategy has no maps with keys that are not text");
         serde_json::from_str(&text).expect("a strategy is written with its kind")

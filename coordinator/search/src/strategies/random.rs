@@ -20,11 +20,11 @@ use crate::{Key, Problem, Search, Strategy};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Random {
-    /// Which units move together.
+    /// Tier: the units of one of its groups move together.
     pub tier: Tier,
-    /// How many candidates.
+    /// Number of candidates beside the float model.
     pub trials: u32,
-    /// The draw is the same for the same seed, everywhere.
+    /// Seed: the draw is the same for the same seed, everywhere.
     pub seed: u64,
 }
 

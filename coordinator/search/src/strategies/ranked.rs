@@ -18,7 +18,7 @@ use crate::{Key, Problem, Search, Strategy};
 pub struct Ranked {
     /// The measure of sensitivity that the list was ordered by.
     pub metric: String,
-    /// Which units move together.
+    /// Tier: the units of one of its groups move together.
     pub tier: Tier,
     /// The tier's groups by name, least important first.
     pub order: Vec<String>,

@@ -13,8 +13,9 @@
 //! matrix        the same for the matrices of the modules that did not
 //! ```
 //!
-//! Where the space has them, one-dimensional parameters, activations and membranes are lowered next, in this order, each
-//! from the global tier to the finest with widths of their own, starting from what was kept.
+//! Other axes: where the space has them, one-dimensional parameters, activations and membranes are lowered
+//! next, in this order, each from the global tier to the finest with widths of their own, starting from what
+//! was kept.
 //!
 //! "Good enough" is the bound on quality, and a lower cost in the eyes of the trade-off (the footprint, unless the
 //! spec names another). Without a bound, a change is kept if it improves the trade-off.
@@ -40,7 +41,7 @@ use crate::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, 
 pub struct Tiered {
     /// The width at which sensitivity is measured; the middle of the space's widths if absent.
     pub sensitivity_bits: Option<Width>,
-    /// Sensitivity is measured on so many of the first windows or sentences; on all if absent.
+    /// Subset: the number of first windows or sentences on which sensitivity is measured; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sensitivity_sequences: Option<u32>,
 }
@@ -169,10 +170,10 @@ const TIERS: [Tier; 4] = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix]
 /// The name of the first stage.
 const SENSITIVITY: &str = "sensitivity";
 
-/// Which generation is being measured.
+/// State of the search, by the generation that is being measured.
 enum State {
     Start,
-    /// The float model on all data, if sensitivity is measured on part of them.
+    /// The float model on all data, if sensitivity is measured on a subset.
     Float,
     Sensitivity,
     Global(Sensitivity),
@@ -187,7 +188,7 @@ type Site = (Axis, String);
 /// One that could not be measured counts as the most sensitive.
 type Sensitivity = BTreeMap<Site, i128>;
 
-/// Below the global tier: groups are lowered one after the other.
+/// Lowering below the global tier: groups are tried one after the other.
 struct Lowering {
     sensitivity: Sensitivity,
     axis: Axis,
@@ -282,8 +283,8 @@ impl TieredSearch {
         self.space().groups(self.network(), axis, tier)
     }
 
-    /// Whether `next` is to be kept in place of `current`: cheaper and within the bound on quality, or, without
-    /// a bound, of a better trade-off. A candidate that failed is never kept.
+    /// True if `next` is to be kept in place of `current`: cheaper and within the bound on quality, or,
+    /// without a bound, of a better trade-off. A candidate that failed or was pruned is never kept.
     fn improves(&self, current: &Candidate, next: &Candidate, archive: &Archive) -> bool {
         let (Some(float), Some(next)) = (archive.float(&self.experiment), archive.get(&next.id())) else {
             return false;

@@ -1,4 +1,4 @@
-//! How a driver ends, and what its callers hear of that.
+//! End of a driver, and what its callers hear of it.
 
 use qslm_search::Tiered;
 

@@ -34,7 +34,7 @@ impl World {
         Self { driver, disk, now: 0 }
     }
 
-    /// The coordinator is started anew.
+    /// Starts the coordinator anew.
     fn restart(&mut self) {
         self.disk = Disk::holding(self.disk.after_kill());
         self.driver = Driver::new(Store::on(self.disk.clone()).unwrap(), options()).unwrap();
@@ -69,7 +69,7 @@ impl World {
         self.ask(Request::List).unwrap().remove(0)
     }
 
-    /// A worker reports what it did, asks for more, and does all of it; until there is no more.
+    /// Lets a worker report what it did, ask for more, and do all of it, until there is no more.
     fn work(&mut self, worker: &str, slots: u32) {
         let mut held: Vec<Grant> = Vec::new();
         loop {
@@ -81,7 +81,7 @@ impl World {
         }
     }
 
-    /// A worker asks for work and says of all that it gets that it cannot do it. Returns how much it got.
+    /// Lets a worker ask for work and say of all that it gets that it cannot do it. Returns how much it got.
     fn fail(&mut self, worker: &str, slots: u32, fault: Fault) -> usize {
         let granted = self.report(report(worker, slots));
         let outcome = ShardOutcome::Failure { reason: "No space left on device".to_owned(), fault };

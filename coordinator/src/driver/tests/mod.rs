@@ -28,7 +28,7 @@ fn qslm() -> Experiment {
     experiment(Tiered::default())
 }
 
-/// The part of a candidate's counts that falls into a shard.
+/// Shard results: the share of a candidate's counts that falls into a shard.
 pub(super) fn part(grant: &Grant) -> Counts {
     let whole = measure(&grant.trial.trial.candidate);
     let share = |n: u64| {
@@ -44,7 +44,7 @@ pub(super) fn part(grant: &Grant) -> Counts {
     }
 }
 
-/// Has the usual backends.
+/// Capabilities with the usual backends.
 pub(super) fn able() -> Capabilities {
     let backends = ["native", "ndarray"].map(str::to_owned).into();
     Capabilities { backends, ..Capabilities::default() }
@@ -289,13 +289,13 @@ async fn a_worker_of_one_experiment_gets_no_leases_of_another() {
     assert_eq!(handle.report(report("c", 1)).await.unwrap().leases[0].trial.trial.protocol.task, qslm().task);
 }
 
-/// The same search of other data: another experiment that shares no trial with [`qslm`].
+/// Experiment of the same search on other data: it shares no trial with [`qslm`].
 fn other() -> Experiment {
     let task = qslm_common::task::Task::Perplexity { window: 4, stride: 4, windows: None };
     Experiment { name: "other".to_owned(), task, ..qslm() }
 }
 
-/// How many of the leases are for trials of the experiment.
+/// Number of the leases that are for trials of the experiment.
 fn of(leases: &[Grant], experiment: &Experiment) -> usize {
     leases.iter().filter(|grant| grant.trial.trial.protocol.task == experiment.task).count()
 }
@@ -372,7 +372,7 @@ async fn a_paused_experiment_gets_no_workers_keeps_what_comes_back_and_stays_pau
     assert!(work(&handle, 1, 10_000).await);
 }
 
-/// As [`part`], of data whose shards are not equally hard.
+/// Shard results as of [`part`], of data whose shards are not equally hard.
 fn uneven_part(grant: &Grant) -> Counts {
     let whole = measure(&grant.trial.trial.candidate);
     let of = f64::from(grant.shard.of);

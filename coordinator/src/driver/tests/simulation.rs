@@ -1,8 +1,8 @@
-//! A coordinator against chance: workers that vanish, pause, repeat themselves and report late, calls and answers that
-//! get lost, machines that fail, trials that fail and are opened again, people who change their minds, a process that is
-//! killed and a disk that loses power, all drawn from a
-//! seed. No time passes and nothing sleeps. Whatever was acknowledged stays, nothing is recorded twice, and in the end
-//! the front is what it always is.
+//! Deterministic simulation: a coordinator against chance. Workers that vanish, pause, repeat themselves and
+//! report late, calls and answers that get lost, machines that fail, trials that fail and are opened again,
+//! people who change their minds, a process that is killed and a disk that loses power are all drawn from a
+//! seed. No time passes and nothing sleeps. What was acknowledged stays, nothing is recorded twice, and in
+//! the end the front is what it always is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,14 +56,14 @@ struct World {
     workers: Vec<Worker>,
     named: u32,
     experiments: Vec<(Experiment, u32)>,
-    /// What the coordinator said is safe.
+    /// Results that the coordinator acknowledged: they are on disk.
     acknowledged: BTreeMap<(TrialKey, Shard), Counts>,
     /// Lease numbers that were seen.
     leases: BTreeSet<LeaseId>,
-    /// What the trials that were seen would measure.
+    /// True counts of the trials that were seen.
     truth: BTreeMap<TrialKey, Counts>,
     crashes: u32,
-    /// Whether evaluations fail now and then, so that their trials have to be opened again.
+    /// True if evaluations fail now and then, so that their trials have to be opened again.
     trials_fail: bool,
 }
 
@@ -117,7 +117,7 @@ impl World {
         self.rng.random_range(0..one_in) == 0
     }
 
-    /// One event.
+    /// Makes one event happen, drawn by chance.
     fn step(&mut self) {
         let index = self.rng.random_range(0..self.workers.len());
         match self.rng.random_range(0..100) {
@@ -143,7 +143,7 @@ impl World {
         }
     }
 
-    /// A worker calls. The call may get lost, or arrive twice.
+    /// Lets a worker call. The call may get lost, or arrive twice.
     fn send(&mut self, index: usize) {
         let (lost, twice) = (self.chance(10), self.chance(10));
         let wait_ms = if self.chance(2) { 300 } else { 0 };
@@ -179,7 +179,7 @@ impl World {
         assert!(!overdue, "seed {}: a lease outlived its time", self.seed);
     }
 
-    /// The committer writes a batch. The power may fail while it does.
+    /// Lets the committer write a batch. The power may fail while it does.
     fn write(&mut self) {
         if self.driver.outbox.is_writing() || self.driver.outbox.is_empty() {
             return;
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    /// The driver hears of the batch that is on disk.
+    /// Lets the driver hear of the batch that is on disk.
     fn hear(&mut self) {
         if let Some(written) = self.written.take() {
             self.apply(Request::Committed(Ok(written)));
@@ -211,7 +211,7 @@ impl World {
         assert!(self.driver.apply(request, self.now).unwrap());
     }
 
-    /// A worker looks for an answer; it may get lost on the way.
+    /// Lets a worker look for an answer; it may get lost on the way.
     fn receive(&mut self, index: usize) {
         let lost = self.chance(10);
         let worker = &mut self.workers[index];
@@ -239,7 +239,7 @@ impl World {
         }
     }
 
-    /// A worker is done with a shard, or fails at it.
+    /// Lets a worker be done with a shard, or fail at it.
     fn evaluate(&mut self, index: usize) {
         let failure = match self.rng.random_range(0..60) {
             0..3 => Some(Fault::Machine),
@@ -261,7 +261,7 @@ impl World {
         worker.unreported.push(Finished { lease, trial, shard, engine, outcome });
     }
 
-    /// Someone submits again, cancels, holds up or puts first.
+    /// Lets a person submit again, cancel, hold up or put first.
     fn interfere(&mut self) {
         let (experiment, shards) = self.experiments[self.rng.random_range(0..2)].clone();
         let (reply, _) = oneshot::channel();
@@ -278,7 +278,7 @@ impl World {
         self.apply(Request::Change(experiment.id(), change, reply));
     }
 
-    /// The process is killed, or the power fails.
+    /// Kills the process, or lets the power fail.
     fn crash(&mut self) {
         let image =
             if self.chance(2) { self.disk.after_kill() } else { self.disk.after_power_loss(&mut self.rng) };
@@ -296,7 +296,7 @@ impl World {
         self.now = 0;
     }
 
-    /// What was acknowledged is in the store, and nothing in it is wrong.
+    /// Checks that what was acknowledged is in the store, and that nothing in it is wrong.
     fn check(&self, store: &Store) {
         let contents = store.contents().unwrap();
         assert!(contents.conflicts().is_empty(), "seed {}", self.seed);
@@ -313,7 +313,7 @@ impl World {
         }
     }
 
-    /// The experiments as the coordinator knows them; submits what it does not know or has laid aside.
+    /// True if the coordinator knows all experiments, and each is finished without a failed trial.
     fn is_finished(&mut self) -> bool {
         let now = self.now;
         let all = 0..self.driver.experiments.len();
@@ -322,7 +322,7 @@ impl World {
         all.len() == self.experiments.len() && all.iter().all(done)
     }
 
-    /// Somebody opens again what has failed.
+    /// Lets a person open again what has failed.
     fn retry_all(&mut self) {
         for (experiment, _) in self.experiments.clone() {
             let (reply, _) = oneshot::channel();

@@ -24,7 +24,7 @@ fn measured(settled: &Settled) -> bool {
     matches!(settled, Settled::Complete(Closed { outcome: Outcome::Measured(_), .. }))
 }
 
-/// Why a trial was given up, if it was.
+/// Reason why a trial failed, if it did.
 fn failed(settled: &Settled) -> Option<&str> {
     match settled {
         Settled::Complete(Closed { outcome: Outcome::Failed(reason), .. }) => Some(reason),

@@ -1,5 +1,5 @@
-//! The ledger again, slow and obvious: a list of trials with their shards, searched from the start every time. Random
-//! events have to lead both to the same answers.
+//! Model of the ledger, slow and obvious: a list of trials with their shards, searched from the start every
+//! time. Random events have to lead both to the same answers.
 
 use proptest::prelude::*;
 use qslm_common::measurement::{Counts, Nll};
@@ -9,7 +9,7 @@ use qslm_search::Tiered;
 use super::super::*;
 use qslm_testing::experiment;
 
-/// What happens to a ledger. Trials, shards and leases by small numbers, so that events meet.
+/// Event of a ledger. Trials, shards and leases by small numbers, so that events meet.
 #[derive(Debug, Clone)]
 enum Event {
     Open { owner: Owner, trial: usize, shards: u32 },
@@ -93,13 +93,13 @@ struct ModelLease {
 #[derive(Default)]
 struct Model {
     trials: Vec<ModelTrial>,
-    /// By owner: settled leases, and how long they were out together.
+    /// Settled leases by owner, and how long they were out together.
     durations: [(u64, Millis); 2],
-    /// By owner: who had a shard's index last.
+    /// Affinity by owner: the worker that had a shard's index last.
     had: [BTreeMap<usize, usize>; 2],
 }
 
-/// What an event led to, in words that both can say.
+/// Answer to an event, in words that both can say.
 #[derive(Debug, PartialEq)]
 enum Answer {
     Granted(Option<(TrialKey, u32)>),
@@ -289,7 +289,7 @@ impl Model {
         }
     }
 
-    /// These leases run out.
+    /// Lets these leases run out.
     fn lapse(&mut self, over: Vec<LeaseId>) -> Answer {
         let mut given_up = Vec::new();
         for id in over {

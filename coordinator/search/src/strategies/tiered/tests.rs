@@ -55,7 +55,7 @@ fn sensitivity_may_be_told_by_part_of_the_data() {
     assert_eq!(run(&experiment, |_| false).1[..2], [("sensitivity", 16), ("global", 5)]);
 }
 
-/// As [`qslm`], and activations and membranes too.
+/// Experiment as of [`qslm`], and activations and membranes too.
 fn everything() -> Experiment {
     let mut experiment = qslm();
     let bits = [8, 6, 4].map(|bits| Width::try_from(bits).unwrap()).to_vec();
