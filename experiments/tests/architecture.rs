@@ -131,7 +131,8 @@ const LONGEST: usize = 500;
 
 #[test]
 fn no_file_of_product_code_is_longer_than_a_few_pages() {
-    for folder in ["common", "coordinator", "proto/src", "worker/src", "worker/engine/src", "experiments/src"] {
+    for folder in ["common", "coordinator", "proto/src", "worker/src", "worker/engine/src", "experiments/src"]
+    {
         for path in sources(folder) {
             let is_test = path.components().any(|part| part.as_os_str() == "tests");
             let lines = std::fs::read_to_string(&path).unwrap().lines().count();
