@@ -21,8 +21,7 @@ use qslm_common::evidence::{Engines, Evidence};
 use qslm_common::experiment::Experiment;
 use qslm_common::racing::Race;
 use qslm_common::task::Shard;
-use qslm_common::trial::TrialKey;
-use qslm_common::trial::{Addressed, Protocol};
+use qslm_common::trial::{Addressed, Protocol, TrialKey};
 
 use crate::cursor::Cursor;
 use crate::parallel::in_parallel;

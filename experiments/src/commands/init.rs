@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use qslm_engine::checkpoint::{Checkpoint, Inspected};
+use qslm_search::{Strategy, Tiered, registry};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::unreadable;
@@ -74,6 +75,8 @@ impl Init {
         let name = self.name.clone().unwrap_or_else(|| name_of(&self.checkpoint));
         let out = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
         let relative = |file: &Path| seen_from(&out, file);
+        let others = registry().iter().filter(|strategy| strategy.kind != Tiered::KIND);
+        let others: Vec<String> = others.map(|strategy| format!("{:?}", strategy.kind)).collect();
         let spec = SPEC
             .replace("{command}", &format!("qslm run {}", out.display()))
             .replace("{name}", &name)
@@ -83,6 +86,7 @@ impl Init {
             .replace("{task}", if flag == "text" { PERPLEXITY } else { ACCURACY })
             .replace("{data}", &relative(data)?)
             .replace("{embedding}", if binary { "sign" } else { "quantize" })
+            .replace("{strategies}", &others.join(", "))
             .replace("{constraint}", if flag == "text" { MAX_INCREASE } else { MAX_DROP });
         let inputs = [&*self.checkpoint, &*self.tokenizer, data.as_path()];
         OutputPlace::vacant(&out, Made::Spec, &inputs, self.force)?.write(spec.as_bytes())?;
@@ -135,7 +139,7 @@ embedding = \"{embedding}\"        # \"sign\" (one lossless bit), \"quantize\" o
 # min_saving = 0.85                # share of the float bytes
 
 [strategy]
-kind = \"qslm\"             # the tiered search; or \"grid\", \"random\", \"ranked\", \"list\"
+kind = \"qslm\"             # the tiered search; or {strategies}
 
 [trade_off]
 kind = \"weighted_sum\"     # P/P0 - mu M/M0; or \"product\" with k, \"epsilon_constraint\"

@@ -473,7 +473,7 @@ async fn a_race_finds_what_measuring_everything_finds_with_less_work() {
     let good = |row: &&FrontRow| row.quality_loss.is_some_and(|loss| loss <= 0.03);
     let expected: Vec<&FrontRow> = all.front.iter().filter(good).collect();
     assert_eq!(raced.front.iter().collect::<Vec<_>>(), expected);
-    // Results that come in after their candidate was given up do not bring it back.
+    // Results that come in after their candidate was pruned do not bring it back.
     for slots in [1, 5] {
         let (interrupted, again) = run(&racing, &[30, 100, 40, 100_000], slots).await;
         assert_eq!((&interrupted, again.pruned + again.measured), (&raced, status.pruned + status.measured));
