@@ -122,7 +122,7 @@ impl Driver {
                 self.journal.granted(&grant, &waiting.worker);
                 let experiment = self.experiments[index].search.id();
                 let (trial, shard) = (grant.trial.key, grant.shard.index);
-                tracing::debug!(experiment, %trial, shard, of = grant.shard.of, %lease, worker = waiting.worker, "granted");
+                tracing::debug!(experiment, %trial, shard, of = grant.shard.of, lease = lease.0, worker = waiting.worker, "granted");
                 return Ok(Some(grant));
             }
         }

@@ -70,7 +70,7 @@ impl Driver {
                 tracing::error!(%trial, ?shard, "a shard came back with other counts than were recorded; the first ones stay");
             }
             Settled::Implausible => {
-                tracing::warn!(%trial, %lease, worker, "refused counts that this network cannot give");
+                tracing::warn!(%trial, lease = lease.0, worker, "refused counts that this network cannot give");
                 let reason = "it reported counts that this network cannot give";
                 self.hand_back(worker, lease, Fault::Machine, reason, now);
             }
@@ -165,7 +165,7 @@ impl Driver {
         self.journal.tally.expired += expired.lapsed.len() as u64;
         for (lease, worker, owner) in expired.lapsed {
             self.journal.note("", format!("a lease of {worker} ran out; its shard goes to another worker"));
-            tracing::info!(worker, %lease, "a lease ran out; its shard goes to another worker");
+            tracing::info!(worker, lease = lease.0, "a lease ran out; its shard goes to another worker");
             self.journal.ended(lease, Some("it ran out"));
             self.fault(&worker, owner, "it vanished with work in hand", self.journal.now());
         }
