@@ -23,9 +23,9 @@ pub struct Format {
 pub enum Width {
     /// 2 to 8 bits: an integer scheme.
     Integer(Bits),
-    /// 16 bits: [`Scheme::Half`].
+    /// 16 bits: [`Scheme::Half`](super::Scheme::Half).
     Half,
-    /// 32 bits: [`Scheme::Float`].
+    /// 32 bits: [`Scheme::Float`](super::Scheme::Float).
     Float,
 }
 
