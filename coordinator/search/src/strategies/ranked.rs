@@ -31,7 +31,7 @@ impl Strategy for Ranked {
     const KEYS: &'static [Key] = &[
         Key {
             name: "metric",
-            takes: "\"task_loss\", \"kl_divergence\", \"weight_error\", \"membrane_drift\", \"lsaq\"",
+            takes: "a measure; see below",
             default: "required",
             means: "the measure of importance",
         },
