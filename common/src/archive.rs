@@ -183,9 +183,12 @@ impl Archive {
         self.on_subset.entry(id).or_insert(counts);
     }
 
-    /// Counts of a candidate on a subset of the data; `None` where it was not measured so.
-    pub fn on_subset(&self, id: &CandidateId) -> Option<&Counts> {
-        self.on_subset.get(id)
+    /// Counts of a candidate on all of the data, or on a subset; `None` where it was not measured so.
+    pub fn counts(&self, id: &CandidateId, on_subset: bool) -> Option<&Counts> {
+        match on_subset {
+            true => self.on_subset.get(id),
+            false => self.get(id).map(|entry| &entry.counts),
+        }
     }
 
     /// True if a measured candidate may be on the front. In a race those that lose too much quality are not:

@@ -15,7 +15,7 @@ use qslm_common::origin::Origin;
 use qslm_common::trial::Addressed;
 use qslm_common::trial::TrialKey;
 use qslm_proto::v1::MeasuredCandidate;
-use qslm_search::{Fate, OnRecord, Playback};
+use qslm_search::{Fate, Playback};
 
 use crate::driver::ReplaySource;
 use crate::store::{Store, StoreError};
@@ -55,10 +55,7 @@ pub fn replay(
     let failures = open(&source.store)?.failures(&experiment.id())?;
     let known = open(&source.store)?.engines()?;
     let mut playback = Playback::new(experiment, shards, failures.into_keys())?;
-    let look_up = |trials: &[TrialKey]| {
-        let stored = open(&source.store)?.look_up(trials, shards)?;
-        Ok::<_, Stopped>(stored.into_iter().map(OnRecord::from).collect())
-    };
+    let look_up = |trials: &[TrialKey]| Ok::<_, Stopped>(open(&source.store)?.look_up(trials, shards)?);
     while playback.propose(|_| Ok::<_, Stopped>(false))? {
         let mut under_way = false;
         while playback.has_more() {

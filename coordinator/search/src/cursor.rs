@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::Candidates;
 
 /// Candidates that are looked up at a time.
-pub const CHUNK: usize = 2048;
+pub(crate) const CHUNK: usize = 2048;
 
 /// Cursor over the candidates of a generation. Workers get them in order, so what is measured is, but for some that were
 /// out, the beginning. A search that starts from a store skips it at first, so that nobody waits until a million results

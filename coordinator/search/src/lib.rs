@@ -25,7 +25,6 @@ mod strategy;
 mod valid;
 
 pub use candidates::Candidates;
-pub use cursor::CHUNK;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
 pub use strategies::{AnyStrategy, Grid, List, Random, Ranked, StrategyEntry, Tiered, list, registry};
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};

@@ -19,14 +19,15 @@ use qslm_common::archive::{Archive, Measurement};
 use qslm_common::candidate::Candidate;
 use qslm_common::evidence::{Engines, Evidence};
 use qslm_common::experiment::Experiment;
+use qslm_common::objective::quality_loss;
 use qslm_common::racing::Race;
 use qslm_common::task::Shard;
 use qslm_common::trial::{Addressed, Protocol, TrialKey};
 
-use crate::cursor::Cursor;
+use crate::cursor::{CHUNK, Cursor};
 use crate::parallel::in_parallel;
 use crate::strategy::Probe;
-use crate::{AnyStrategy, CHUNK, Search, Step, race};
+use crate::{AnyStrategy, Search, Step, race};
 
 /// A search under way, with everything that decides how it goes on.
 pub struct Playback {
@@ -350,16 +351,14 @@ impl Playback {
     /// Probe candidates with the quality that each loses, `None` where it is not measured. Empty before the float model
     /// is measured, and if the strategy has none.
     pub fn sensitivity(&self) -> Vec<(Probe, Option<f64>)> {
-        let subset = self.strategy.subset(&self.experiment).is_some();
-        let counts = |candidate: &Candidate| match subset {
-            true => self.archive.on_subset(&candidate.id()),
-            false => self.archive.get(&candidate.id()).map(|entry| &entry.counts),
-        };
+        let on_subset = self.strategy.subset(&self.experiment).is_some();
+        let counts = |candidate: &Candidate| self.archive.counts(&candidate.id(), on_subset);
         let Some(float) = counts(&Candidate::float(&self.experiment.network)) else { return Vec::new() };
-        let lost = |probe: &Probe| {
-            counts(&probe.candidate).map(|alone| qslm_common::objective::quality_loss(float, alone))
+        let with_loss = |probe: Probe| {
+            let lost = counts(&probe.candidate).map(|alone| quality_loss(float, alone));
+            (probe, lost)
         };
-        self.search.probes().into_iter().map(|probe| (lost(&probe), probe)).map(|(l, p)| (p, l)).collect()
+        self.search.probes().into_iter().map(with_loss).collect()
     }
 
     /// Candidates that are looked up at a time.

@@ -16,7 +16,7 @@ use qslm_search::{Fate, OnRecord, Playback};
 use super::status::State;
 use super::{Refusal, SHOWN};
 use crate::ledger::{Closed, Ledger, Opened, Owner};
-use crate::store::{ExperimentRecord, Store, StoreError, Stored};
+use crate::store::{ExperimentRecord, Store, StoreError};
 
 /// Back-pressure: shards that are kept ready for workers. The rest of a generation is drawn when these are out.
 const READY: u32 = 4096;
@@ -43,15 +43,6 @@ pub(super) struct SearchRun {
     retried: u64,
     /// Reason why no worker can go on with it, while that is so.
     stuck: Option<String>,
-}
-
-impl From<Stored> for OnRecord {
-    fn from(stored: Stored) -> Self {
-        match stored {
-            Stored::Measured(evidence) => Self::Measured(evidence),
-            Stored::Shards(settled) => Self::Shards(settled),
-        }
-    }
 }
 
 impl SearchRun {
@@ -252,7 +243,7 @@ impl SearchRun {
         let shards = self.record.shards;
         self.playback.propose(|trial| {
             let stored = store.look_up(&[*trial], shards)?;
-            Ok::<_, StoreError>(matches!(stored[..], [Stored::Measured(_)]))
+            Ok::<_, StoreError>(matches!(stored[..], [OnRecord::Measured(_)]))
         })?;
         Ok(())
     }
@@ -268,10 +259,7 @@ impl SearchRun {
         closed: &mut Vec<Closed>,
     ) -> Result<(), StoreError> {
         let shards = self.record.shards;
-        let on_record = |trials: &[TrialKey]| {
-            Ok::<_, StoreError>(store.look_up(trials, shards)?.into_iter().map(OnRecord::from).collect())
-        };
-        for drawn in self.playback.read(drawn, on_record)? {
+        for drawn in self.playback.read(drawn, |trials| store.look_up(trials, shards))? {
             let on_the_way = || unwritten.get(&drawn.trial.key).cloned();
             if let Some(evidence) = (!drawn.is_measured()).then(on_the_way).flatten() {
                 let new = self.playback.measured(&drawn.trial, evidence);

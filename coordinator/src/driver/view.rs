@@ -68,10 +68,9 @@ impl View {
 
     /// Shows a measured trial, if it is `new` in the archive.
     pub(super) fn file(&mut self, playback: &Playback, trial: &Addressed, new: Option<&Engines>) {
-        // The archive has changed, pruned candidates or not.
         self.summary = None;
-        let entry = playback.archive().get(&trial.candidate);
-        if let Some((engines, entry)) = new.zip(entry) {
+        let Some(engines) = new else { return };
+        if let Some(entry) = playback.archive().get(&trial.candidate) {
             let spot = Spotted::new(&playback.experiment().network, trial.candidate, entry);
             self.presentation.add(playback.stage(), spot, engines);
         }

@@ -31,7 +31,6 @@ pub use contents::Contents;
 pub use database::Store;
 pub use error::StoreError;
 pub use file_id::Lost;
-pub use queries::Stored;
 pub use record::ExperimentRecord;
 #[cfg(test)]
 pub(crate) use tests::disk;

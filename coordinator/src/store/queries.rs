@@ -6,6 +6,7 @@ use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 use qslm_report::{Comparison, Sample};
+use qslm_search::OnRecord;
 use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::database::Store;
@@ -16,15 +17,6 @@ use super::record::{
 use super::tables::{
     COMPARISONS, ENGINES, EXPERIMENTS, FAILURES, Key, MEASUREMENTS, RETRIED, SHARDS, ShardKey, TIMELINE,
 };
-
-/// The state of a trial on record.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Stored {
-    /// A measured trial.
-    Measured(Evidence),
-    /// An open trial, of which these shards are settled.
-    Shards(BTreeMap<Shard, Evidence>),
-}
 
 impl Store {
     /// Records of all experiments, in the order of their submission.
@@ -48,7 +40,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] if the file or a record cannot be read.
-    pub fn look_up(&self, keys: &[TrialKey], of: u32) -> Result<Vec<Stored>, StoreError> {
+    pub fn look_up(&self, keys: &[TrialKey], of: u32) -> Result<Vec<OnRecord>, StoreError> {
         self.read(|transaction| {
             let mut found = Vec::with_capacity(keys.len());
             let measurements = transaction.open_table(MEASUREMENTS)?;
@@ -56,12 +48,12 @@ impl Store {
             let none_open = shards.is_empty()?;
             for key in keys.iter().map(TrialKey::as_bytes) {
                 if let Some(counts) = measurements.get(key)? {
-                    found.push(Stored::Measured(decode_counts(counts.value())?));
+                    found.push(OnRecord::Measured(decode_counts(counts.value())?));
                     continue;
                 }
                 // Most trials are new, and most stores have no shards at all.
                 let settled = if none_open { BTreeMap::new() } else { read_shards(&shards, key, of)? };
-                found.push(Stored::Shards(settled));
+                found.push(OnRecord::Shards(settled));
             }
             Ok(found)
         })

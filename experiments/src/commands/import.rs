@@ -13,8 +13,9 @@ use qslm_common::footprint::saving;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::trial::Addressed;
 use qslm_common::trial::TrialKey;
-use qslm_coordinator::store::{Contents, ExperimentRecord, Store, Stored, Write};
+use qslm_coordinator::store::{Contents, ExperimentRecord, Store, Write};
 use qslm_report::{Comparison, Reference};
+use qslm_search::OnRecord;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
@@ -277,7 +278,7 @@ impl ValueColumns {
         let experiment = &record.experiment;
         let float = Addressed::from(experiment.trial(Candidate::float(&experiment.network)));
         let float = match &store.look_up(&[float.key], record.shards)?[..] {
-            [Stored::Measured(Evidence { counts, .. })] => match quality.1 {
+            [OnRecord::Measured(Evidence { counts, .. })] => match quality.1 {
                 Meaning::Perplexity => counts.perplexity(),
                 Meaning::Accuracy => counts.accuracy(),
                 _ => None,

@@ -136,7 +136,7 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
     let calibration = calibration(path, &spec, &tokenizer, &task, &loaded)?;
     let space = spec.space.resolve(spec.checkpoint.binary_embedding, calibration);
-    let (strategy, ranking) = strategy(spec.strategy, listed, &space, &network);
+    let (mut strategy, ranking) = strategy(spec.strategy, listed, &space, &network);
     let mut experiment = Experiment {
         name: spec.name,
         engine_version: ENGINE_VERSION,
@@ -177,7 +177,6 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     warn_of_fewer(key, asked, &text, &data);
     let positions = data.positions();
     let sequences = data.len() as u64;
-    let mut strategy = strategy;
     if let Some((key, asked)) = strategy.asks_for_subset() {
         warn_of_fewer(key, Some(asked), &text, &data);
         strategy.fit(sequences);

@@ -26,7 +26,6 @@ use std::collections::{BTreeMap, VecDeque};
 use qslm_common::archive::{Archive, Entry};
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
-use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
 use qslm_common::scheme::Width;
 use qslm_common::space::{Axis, Group, Space, Tier};
@@ -236,7 +235,9 @@ impl TieredSearch {
 
     /// Reads the added loss of every site off the archive.
     fn sensitivity(&self, archive: &Archive) -> Sensitivity {
-        let nll = |candidate: &Candidate| Some(i128::from(self.counts(candidate, archive)?.nll.0));
+        let nll = |candidate: &Candidate| {
+            Some(i128::from(archive.counts(&candidate.id(), self.subset.is_some())?.nll.0))
+        };
         let float = nll(&Candidate::float(self.network()));
         let added = |probe: Probe| {
             let added = nll(&probe.candidate).zip(float).map(|(alone, float)| alone - float);
@@ -244,14 +245,6 @@ impl TieredSearch {
             ((probe.axis, probe.name), added.unwrap_or(i128::from(u64::MAX)))
         };
         self.probes().into_iter().map(added).collect()
-    }
-
-    /// Counts that sensitivity is told by: those of all data, unless it is measured on a subset.
-    fn counts<'a>(&self, candidate: &Candidate, archive: &'a Archive) -> Option<&'a Counts> {
-        match self.subset {
-            Some(_) => archive.on_subset(&candidate.id()),
-            None => archive.get(&candidate.id()).map(|entry| &entry.counts),
-        }
     }
 
     /// Ends the global tier: picks the uniform candidate to go on from, or float if none is good enough.

@@ -7,11 +7,11 @@ use qslm_common::measurement::{Counts, Nll};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 use qslm_report::{Comparison, Reference, Sample};
-use qslm_search::Tiered;
+use qslm_search::{OnRecord, Tiered};
 
 use crate::store::tables::META;
 use crate::store::whole::TABLES;
-use crate::store::{ExperimentRecord, Store, StoreError, Stored, Write};
+use crate::store::{ExperimentRecord, Store, StoreError, Write};
 use qslm_testing::experiment;
 
 fn counts(nll: u64) -> Evidence {
@@ -26,7 +26,7 @@ fn what_was_committed_is_there_after_reopening() {
     let (a, b) = (TrialKey::of(b"a"), TrialKey::of(b"b"));
     let experiment = experiment(Tiered::default());
     let record = ExperimentRecord::new(0, 2, 0, experiment);
-    let open = |shards: &[(Shard, Evidence)]| Stored::Shards(shards.iter().cloned().collect());
+    let open = |shards: &[(Shard, Evidence)]| OnRecord::Shards(shards.iter().cloned().collect());
     let shard = |index, of| Shard { index, of };
     {
         let store = Store::open(&path).unwrap();
@@ -50,15 +50,15 @@ fn what_was_committed_is_there_after_reopening() {
     // A measured trial needs no shards.
     store.commit(&[Write::Measurement(a, counts(9))]).unwrap();
     let of_b = open(&[(shard(0, 2), counts(3))]);
-    assert_eq!(store.look_up(&[a, b], 2).unwrap(), [Stored::Measured(counts(9)), of_b]);
-    assert_eq!(store.look_up(&[a, b], 3).unwrap(), [Stored::Measured(counts(9)), open(&[])]);
+    assert_eq!(store.look_up(&[a, b], 2).unwrap(), [OnRecord::Measured(counts(9)), of_b]);
+    assert_eq!(store.look_up(&[a, b], 3).unwrap(), [OnRecord::Measured(counts(9)), open(&[])]);
     assert_eq!(store.contents().unwrap().shards.len(), 1);
     // Unless somebody races against them.
     let results = BTreeMap::from([(shard(0, 2), counts(4)), (shard(1, 2), counts(5))]);
     store.commit(&[Write::Measurement(a, counts(9)), Write::ShardResults(a, results.clone())]).unwrap();
     assert_eq!(store.shard_results(&a, 2).unwrap(), results);
     assert_eq!(store.shard_results(&a, 3).unwrap(), BTreeMap::new());
-    assert_eq!(store.look_up(&[a], 2).unwrap(), [Stored::Measured(counts(9))]);
+    assert_eq!(store.look_up(&[a], 2).unwrap(), [OnRecord::Measured(counts(9))]);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn what_is_joined_is_there_after_reopening_conflicts_included() {
     let mut store = Store::open(&path).unwrap();
     assert!(store.was_closed());
     assert_eq!(store.contents().unwrap(), joined);
-    assert_eq!(store.look_up(&[a], 1).unwrap(), [Stored::Measured(counts(1))], "the lower of the two");
+    assert_eq!(store.look_up(&[a], 1).unwrap(), [OnRecord::Measured(counts(1))], "the lower of the two");
     assert_eq!(store.failures("x").unwrap().len(), 2);
     let engines = [1, 2].map(|number| (Fingerprint(number), format!("engine {number}")));
     assert_eq!(store.engines().unwrap(), BTreeMap::from(engines));
