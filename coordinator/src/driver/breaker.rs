@@ -15,15 +15,16 @@
 //! The clock is the driver's; nothing of this is kept over a restart, and no result depends on it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::ledger::{Millis, Owner};
+use crate::ledger::{Moment, Owner};
 
 /// The pause after a first fault, and the longest.
-const PAUSE: (Millis, Millis) = (500, 60_000);
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// Faults in a row that open a breaker.
 const OPENS_AFTER: u32 = 4;
 /// Time for which the breakers of a worker that is not here any more are kept after its last pause.
-const KEPT: Millis = 600_000;
+const KEPT: Duration = Duration::from_secs(600);
 
 /// Circuit breakers of all workers, one for each experiment. A worker without faults has none.
 #[derive(Debug, Default)]
@@ -37,7 +38,7 @@ struct Breaker {
     /// Faults in a row; those during a pause count as one with the one that began it.
     in_a_row: u32,
     /// The end of the pause.
-    until: Millis,
+    until: Moment,
     /// The last reason.
     reason: String,
 }
@@ -54,18 +55,21 @@ pub(super) enum Tripped {
     /// No change: the worker pauses already.
     No,
     /// Back-off: the worker gets nothing of the experiment for so long.
-    Pause(Millis),
+    Pause(Duration),
     /// Open: the worker is set aside. From now on it gets one shard at a time, to see whether the cause is
     /// gone.
-    Open(Millis),
+    Open(Duration),
 }
 
 impl Breakers {
     /// Notes that a worker could not measure a shard, for a reason of its own.
-    pub(super) fn fault(&mut self, worker: &str, owner: Owner, reason: &str, now: Millis) -> Tripped {
+    pub(super) fn fault(&mut self, worker: &str, owner: Owner, reason: &str, now: Moment) -> Tripped {
         let breakers = self.by_worker.entry(worker.to_owned()).or_default();
-        let breaker =
-            breakers.entry(owner).or_insert(Breaker { in_a_row: 0, until: 0, reason: String::new() });
+        let breaker = breakers.entry(owner).or_insert(Breaker {
+            in_a_row: 0,
+            until: Moment::START,
+            reason: String::new(),
+        });
         reason.clone_into(&mut breaker.reason);
         if now < breaker.until {
             return Tripped::No;
@@ -89,7 +93,7 @@ impl Breakers {
 
     /// True if a worker may have a shard of an experiment, given how many leases it has: none during a pause,
     /// and one alone after it.
-    pub(super) fn allows(&self, worker: &str, owner: Owner, now: Millis, leases: impl Fn() -> usize) -> bool {
+    pub(super) fn allows(&self, worker: &str, owner: Owner, now: Moment, leases: impl Fn() -> usize) -> bool {
         self.get(worker, owner).is_none_or(|breaker| breaker.until <= now && leases() == 0)
     }
 
@@ -107,7 +111,7 @@ impl Breakers {
     }
 
     /// Time at which a worker's next pause ends.
-    pub(super) fn next_end(&self, worker: &str, now: Millis) -> Option<Millis> {
+    pub(super) fn next_end(&self, worker: &str, now: Moment) -> Option<Moment> {
         let breakers = self.by_worker.get(worker)?.values();
         breakers.map(|breaker| breaker.until).filter(|until| *until > now).min()
     }
@@ -118,7 +122,7 @@ impl Breakers {
     }
 
     /// Forgets the breakers of workers that are not here any more, once their last pause is long over.
-    pub(super) fn forget(&mut self, is_here: impl Fn(&str) -> bool, now: Millis) {
+    pub(super) fn forget(&mut self, is_here: impl Fn(&str) -> bool, now: Moment) {
         self.by_worker.retain(|worker, breakers| {
             is_here(worker) || breakers.values().any(|breaker| breaker.until + KEPT > now)
         });
@@ -136,12 +140,14 @@ mod tests {
     #[test]
     fn pauses_double_until_the_worker_is_set_aside_and_a_result_ends_it_all() {
         let mut breakers = Breakers::default();
-        let mut now = 0;
+        let mut now = Moment::START;
+        let millis = Duration::from_millis;
         for (pause, opens) in [(500, false), (1000, false), (2000, false), (4000, true), (8000, false)] {
+            let (pause, almost) = (millis(pause), millis(pause - 1));
             let tripped = breakers.fault("a", Owner(0), "disk", now);
             assert_eq!(tripped, if opens { Tripped::Open(pause) } else { Tripped::Pause(pause) });
-            assert_eq!(breakers.fault("a", Owner(0), "disk", now + pause - 1), Tripped::No);
-            assert!(!breakers.allows("a", Owner(0), now + pause - 1, || 0));
+            assert_eq!(breakers.fault("a", Owner(0), "disk", now + almost), Tripped::No);
+            assert!(!breakers.allows("a", Owner(0), now + almost, || 0));
             assert!(breakers.allows("a", Owner(0), now + pause, || 0), "one to try");
             assert!(!breakers.allows("a", Owner(0), now + pause, || 1), "and one alone");
             assert_eq!(breakers.next_end("a", now), Some(now + pause));
@@ -150,29 +156,33 @@ mod tests {
         assert_eq!(breakers.open("a", Owner(0)), Some("disk"));
         assert!(breakers.success("a", Owner(0)), "it had been set aside");
         assert!(breakers.allows("a", Owner(0), now, || 5) && breakers.open("a", Owner(0)).is_none());
-        assert_eq!(breakers.fault("a", Owner(0), "disk", now), Tripped::Pause(500));
+        assert_eq!(breakers.fault("a", Owner(0), "disk", now), Tripped::Pause(millis(500)));
     }
 
     #[test]
     fn a_breaker_is_about_one_worker_and_one_experiment() {
         let mut breakers = Breakers::default();
-        breakers.fault("a", Owner(0), "damaged", 0);
-        assert!(breakers.allows("a", Owner(1), 0, || 3) && breakers.allows("b", Owner(0), 0, || 3));
-        breakers.forget(|_| false, KEPT);
+        breakers.fault("a", Owner(0), "damaged", Moment::START);
+        assert!(
+            breakers.allows("a", Owner(1), Moment::START, || 3)
+                && breakers.allows("b", Owner(0), Moment::START, || 3)
+        );
+        let kept = Moment::START + KEPT;
+        breakers.forget(|_| false, kept);
         assert!(!breakers.by_worker.is_empty());
-        breakers.forget(|_| true, KEPT + 1000);
+        breakers.forget(|_| true, kept + Duration::from_secs(1));
         assert!(!breakers.by_worker.is_empty());
-        breakers.forget(|_| false, KEPT + 1000);
+        breakers.forget(|_| false, kept + Duration::from_secs(1));
         assert!(breakers.by_worker.is_empty());
     }
 
     #[test]
     fn no_pause_is_longer_than_a_minute() {
-        let (mut breakers, mut now) = (Breakers::default(), 0);
+        let (mut breakers, mut now) = (Breakers::default(), Moment::START);
         for _ in 0..100 {
             breakers.fault("a", Owner(0), "disk", now);
             let end = breakers.next_end("a", now).unwrap();
-            assert!(end - now <= PAUSE.1);
+            assert!(end.since(now) <= PAUSE.1);
             now = end;
         }
     }

@@ -6,14 +6,14 @@ use super::Options;
 use super::events::{Event, Events};
 use super::tally::Tally;
 use super::traced::Traced;
-use crate::ledger::{Closed, Grant, LeaseId, Millis};
+use crate::ledger::{Closed, Grant, LeaseId, Moment};
 
 /// Journal of events, counts and traces since the coordinator started.
 pub(super) struct Journal {
-    /// Milliseconds since 1970 at the time 0, to tell people when something was.
+    /// Momenteconds since 1970 at the time 0, to tell people when something was.
     born_unix_ms: u64,
     /// The time of the request or turn under way.
-    now: Millis,
+    now: Moment,
     events: Events,
     traced: Option<Traced>,
     pub(super) tally: Tally,
@@ -24,7 +24,7 @@ impl Journal {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             born_unix_ms: since_1970.map_or(0, |since| since.as_millis() as u64),
-            now: 0,
+            now: Moment::START,
             events: Events::default(),
             traced: options.traces.clone().map(Traced::new),
             tally: Tally::default(),
@@ -32,18 +32,18 @@ impl Journal {
     }
 
     /// Sets the time of all that follows.
-    pub(super) fn set_time(&mut self, now: Millis) {
+    pub(super) fn set_time(&mut self, now: Moment) {
         self.now = now;
     }
 
     /// The time of the request or turn under way.
-    pub(super) fn now(&self) -> Millis {
+    pub(super) fn now(&self) -> Moment {
         self.now
     }
 
     /// Time of the request or turn under way, in milliseconds since 1970.
     pub(super) fn unix_ms(&self) -> u64 {
-        self.born_unix_ms + self.now
+        self.born_unix_ms + self.now.0
     }
 
     /// Remembers an event, about an experiment or about none.

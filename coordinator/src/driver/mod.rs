@@ -44,7 +44,7 @@ use qslm_transport::Traces;
 use tokio::sync::watch;
 
 use crate::crash::{CrashPlan, CrashPoint};
-use crate::ledger::{Broken, LeaseId, Ledger, Limits, Millis, Owner};
+use crate::ledger::{Broken, LeaseId, Ledger, Limits, Moment, Owner};
 use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
 pub use commit_metrics::{Commits, Metrics};
@@ -217,7 +217,7 @@ impl Driver {
             driver.options.crash_at.pass(CrashPoint::Starting);
             driver.resume(record)?;
         }
-        driver.turn(0)?;
+        driver.turn(Moment::START)?;
         Ok(driver)
     }
 
@@ -255,7 +255,7 @@ impl Driver {
 
     fn run(&mut self, requests: &Receiver<Request>, committer: &Committer) -> Result<(), DriverError> {
         let started = Instant::now();
-        let now = || started.elapsed().as_millis() as Millis;
+        let now = || Moment::after_start(started.elapsed());
         let mut open = true;
         // Who asked for something before the end is still answered.
         while open || self.outbox.is_writing() {
@@ -284,16 +284,16 @@ impl Driver {
     }
 
     /// Time until a lease runs out, a waiting report has to be answered, or a search has something to do.
-    fn until_due(&self, now: Millis) -> Duration {
+    fn until_due(&self, now: Moment) -> Duration {
         if self.unfinished {
             return Duration::ZERO;
         }
         let due = self.ledger.next_expiry().into_iter().chain(self.workers.next_due(now)).min();
-        due.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(now)).min(IDLE))
+        due.map_or(IDLE, |due| due.since(now).min(IDLE))
     }
 
     /// Expires, advances, grants and shows, in this order. Writes nothing.
-    fn turn(&mut self, now: Millis) -> Result<(), DriverError> {
+    fn turn(&mut self, now: Moment) -> Result<(), DriverError> {
         self.journal.set_time(now);
         let expired = self.ledger.expire(now);
         self.lapsed(expired);
@@ -323,7 +323,7 @@ impl Driver {
     }
 
     /// Writes down how far experiments are, and what is new about them.
-    fn tell(&mut self, now: Millis) {
+    fn tell(&mut self, now: Moment) {
         for ExperimentRun { search, view } in &mut self.experiments {
             let sample = view.sample(search, now, self.journal.unix_ms());
             // What is best changes with every other result at first; once a second is enough.

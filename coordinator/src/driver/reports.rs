@@ -2,18 +2,19 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::request::Reply;
 use super::run::ExperimentRun;
 use super::search_run::SearchRun;
 use super::workers::{Heard, Waiting};
 use super::{Driver, DriverError, Refusal, ReportAnswer, WorkerReport};
-use crate::ledger::{Grant, LeaseId, Millis, Owner};
+use crate::ledger::{Grant, LeaseId, Moment, Owner};
 
 impl Driver {
     /// Takes a worker's report. If it brings something, it is answered after the commit, else at once, or as soon as
     /// there is work.
-    pub(super) fn report(&mut self, report: WorkerReport, reply: Reply<ReportAnswer>, now: Millis) {
+    pub(super) fn report(&mut self, report: WorkerReport, reply: Reply<ReportAnswer>, now: Moment) {
         let Heard { number, is_new, is_restarted } = self.workers.hear(&report, now);
         if is_new {
             self.journal.note("", format!("worker {} is here", report.worker));
@@ -28,7 +29,7 @@ impl Driver {
             self.settle(&report.worker, finished, now);
         }
         let mut unknown: BTreeSet<LeaseId> = report.held.into_iter().collect();
-        self.ledger.extend(&report.worker, &mut unknown, now + self.ttl());
+        self.ledger.extend(&report.worker, &mut unknown, now + self.options.lease_ttl);
         let wait = if news || !unknown.is_empty() || report.slots == 0 { 0 } else { report.wait_ms };
         let waiting = Waiting {
             worker: report.worker,
@@ -37,7 +38,7 @@ impl Driver {
             experiment: report.experiment,
             capabilities: report.capabilities,
             dropped: unknown.into_iter().collect(),
-            until: now + Millis::from(wait),
+            until: now + Duration::from_millis(wait.into()),
             reply,
         };
         if news {
@@ -48,7 +49,7 @@ impl Driver {
     }
 
     /// Long polling: answers the reports that are due and those for which there is work.
-    pub(super) fn answer_reports(&mut self, now: Millis) -> Result<(), DriverError> {
+    pub(super) fn answer_reports(&mut self, now: Moment) -> Result<(), DriverError> {
         // Whether there is anything for a worker who takes any work.
         let mut dry = false;
         for (number, waiting) in std::mem::take(&mut self.workers.waiting) {
@@ -105,7 +106,7 @@ impl Driver {
         &mut self,
         waiting: &Waiting,
         beforehand: bool,
-        now: Millis,
+        now: Moment,
     ) -> Result<Option<Grant>, DriverError> {
         for index in self.turns(waiting, now) {
             let owner = Owner::at(index);
@@ -116,7 +117,7 @@ impl Driver {
             if beforehand && !self.workers.are_outnumbered_by(pending) {
                 continue;
             }
-            let (lease, ends) = (self.next_lease, now + self.ttl());
+            let (lease, ends) = (self.next_lease, now + self.options.lease_ttl);
             if let Some(grant) = self.ledger.grant(owner, lease, &waiting.worker, now, ends) {
                 self.next_lease = lease.next();
                 self.journal.granted(&grant, &waiting.worker);
@@ -130,7 +131,7 @@ impl Driver {
     }
 
     /// The experiments that a worker may work for, by index, in the order of their turns.
-    fn turns(&self, waiting: &Waiting, now: Millis) -> Vec<usize> {
+    fn turns(&self, waiting: &Waiting, now: Moment) -> Vec<usize> {
         let eligible =
             self.experiments.iter().enumerate().filter(|&(index, ExperimentRun { search, .. })| {
                 let leases = || self.ledger.leases_of(&waiting.worker, Owner::at(index));
@@ -147,13 +148,8 @@ impl Driver {
         turns.into_iter().map(|(_, _, index)| index).collect()
     }
 
-    /// Time to live of a lease.
-    pub(super) fn ttl(&self) -> Millis {
-        self.options.lease_ttl.as_millis() as Millis
-    }
-
-    pub(super) fn forget_silent_workers(&mut self, now: Millis) {
-        for name in self.workers.forget_silent(now, self.ttl()) {
+    pub(super) fn forget_silent_workers(&mut self, now: Moment) {
+        for name in self.workers.forget_silent(now, self.options.lease_ttl) {
             self.journal.note("", format!("worker {name} is silent"));
         }
     }

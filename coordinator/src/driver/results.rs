@@ -9,7 +9,7 @@ use qslm_common::trial::TrialKey;
 use super::breaker::Tripped;
 use super::{Driver, Fault, Finished, ShardOutcome};
 use crate::crash::CrashPoint;
-use crate::ledger::{Closed, Expired, LeaseId, Millis, Outcome, Owner, Settled};
+use crate::ledger::{Closed, Expired, LeaseId, Moment, Outcome, Owner, Settled};
 use crate::store::Write;
 
 /// Different engines that are told apart: kinds of machines and versions of the program, not workers.
@@ -17,7 +17,7 @@ const MOST_ENGINES: usize = 1000;
 
 impl Driver {
     /// Takes what a worker made of a shard.
-    pub(super) fn settle(&mut self, worker: &str, finished: Finished, now: Millis) {
+    pub(super) fn settle(&mut self, worker: &str, finished: Finished, now: Moment) {
         let Finished { lease, trial, shard, engine, outcome } = finished;
         let in_force = self.ledger.is_out(lease);
         match outcome {
@@ -47,7 +47,7 @@ impl Driver {
         (trial, shard): (TrialKey, Shard),
         evidence: Evidence,
         in_force: bool,
-        now: Millis,
+        now: Moment,
     ) {
         let owners = self.ledger.owners(&trial).to_vec();
         // What a race runs against; taken before the trial is closed.
@@ -86,7 +86,7 @@ impl Driver {
         lease: LeaseId,
         (trial, shard): (TrialKey, Shard),
         evidence: Evidence,
-        now: Millis,
+        now: Moment,
     ) -> Settled {
         let settled = self.ledger.settle(trial, shard, evidence.clone(), now);
         if matches!(settled, Settled::Recorded | Settled::Complete(_)) {
@@ -188,7 +188,7 @@ impl Driver {
     }
 
     /// Takes a shard back that a worker could not measure, which is none of the trial's fault.
-    fn hand_back(&mut self, worker: &str, lease: LeaseId, fault: Fault, reason: &str, now: Millis) {
+    fn hand_back(&mut self, worker: &str, lease: LeaseId, fault: Fault, reason: &str, now: Moment) {
         let owner = self.ledger.hand_back(lease);
         if let Some(owner) = owner.filter(|_| fault == Fault::Machine) {
             self.fault(worker, owner, reason, now);
@@ -196,22 +196,21 @@ impl Driver {
     }
 
     /// Notes that a worker could not measure a shard, for a reason of its own.
-    fn fault(&mut self, worker: &str, owner: Owner, reason: &str, now: Millis) {
+    fn fault(&mut self, worker: &str, owner: Owner, reason: &str, now: Moment) {
         self.journal.tally.faults += 1;
         self.workers.count_fault(worker);
         let Some(run) = self.experiments.get(owner.index()) else { return };
         let experiment = run.search.id();
-        let seconds = |millis: Millis| millis as f64 / 1000.0;
         match self.workers.breakers.fault(worker, owner, reason, now) {
             Tripped::No => return,
             Tripped::Pause(pause) => {
-                let pause_s = seconds(pause);
+                let pause_s = pause.as_secs_f64();
                 tracing::warn!(worker, experiment, reason, pause_s, "a worker cannot measure, it pauses");
                 let text = format!("{worker} cannot measure, it pauses for {pause_s} s: {reason}");
                 self.journal.note(experiment, text);
             }
             Tripped::Open(pause) => {
-                let next_s = seconds(pause);
+                let next_s = pause.as_secs_f64();
                 tracing::warn!(
                     worker,
                     experiment,

@@ -10,12 +10,12 @@ use super::request::{Change, ClusterView, Refusal, ReplaySource, Reply, Request,
 use super::run::ExperimentRun;
 use super::status::ExperimentStatus;
 use super::{Driver, DriverError, SHOWN};
-use crate::ledger::{Millis, Owner};
+use crate::ledger::{Moment, Owner};
 use crate::store::{ExperimentRecord, Write};
 
 impl Driver {
     /// Applies one request. `false` asks the driver to stop.
-    pub(super) fn apply(&mut self, request: Request, now: Millis) -> Result<bool, DriverError> {
+    pub(super) fn apply(&mut self, request: Request, now: Moment) -> Result<bool, DriverError> {
         self.journal.set_time(now);
         if self.has_to_wait(&request) {
             self.parked.push(request);
@@ -92,17 +92,17 @@ impl Driver {
         }
     }
 
-    pub(super) fn status(&mut self, index: usize, now: Millis) -> ExperimentStatus {
+    pub(super) fn status(&mut self, index: usize, now: Moment) -> ExperimentStatus {
         let ExperimentRun { search, view } = &mut self.experiments[index];
         view.status(search, &self.ledger, now, self.workers.counts(index, search))
     }
 
-    fn statuses(&mut self, now: Millis) -> Vec<ExperimentStatus> {
+    fn statuses(&mut self, now: Moment) -> Vec<ExperimentStatus> {
         (0..self.experiments.len()).map(|index| self.status(index, now)).collect()
     }
 
     /// Shows watchers the status of an experiment if it changed.
-    pub(super) fn publish(&mut self, index: usize, now: Millis) {
+    pub(super) fn publish(&mut self, index: usize, now: Moment) {
         let ExperimentRun { search, view } = &mut self.experiments[index];
         view.publish(search, &self.ledger, now, self.workers.counts(index, search));
     }

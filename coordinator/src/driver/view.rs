@@ -15,7 +15,7 @@ use super::presentation::{Presentation, Spotted};
 use super::rate::SlidingRate;
 use super::search_run::SearchRun;
 use super::status::{Best, ExperimentStatus, State, Summary, WorkerCounts};
-use crate::ledger::{Ledger, Millis};
+use crate::ledger::{Ledger, Moment};
 
 /// Different reasons of failed trials that a status carries.
 const SHOWN_FAILURES: usize = 5;
@@ -83,7 +83,7 @@ impl View {
     }
 
     /// Counts tokens that a worker reported, for the throughput.
-    pub(super) fn note_tokens(&mut self, now: Millis, tokens: u64) {
+    pub(super) fn note_tokens(&mut self, now: Moment, tokens: u64) {
         self.tokens.note(now, tokens);
     }
 
@@ -96,7 +96,7 @@ impl View {
     }
 
     /// Shows watchers the status if it changed.
-    pub(super) fn publish(&mut self, of: &SearchRun, ledger: &Ledger, now: Millis, workers: WorkerCounts) {
+    pub(super) fn publish(&mut self, of: &SearchRun, ledger: &Ledger, now: Moment, workers: WorkerCounts) {
         let status = self.status(of, ledger, now, workers);
         self.status.send_if_modified(|shown| {
             let changed = shown.as_ref() != Some(&status);
@@ -109,7 +109,7 @@ impl View {
         &mut self,
         of: &SearchRun,
         ledger: &Ledger,
-        now: Millis,
+        now: Moment,
         workers: WorkerCounts,
     ) -> ExperimentStatus {
         let playback = of.playback();
@@ -152,7 +152,7 @@ impl View {
         &mut self,
         of: &SearchRun,
         ledger: &Ledger,
-        now: Millis,
+        now: Moment,
         workers: WorkerCounts,
         known: &BTreeMap<Fingerprint, String>,
     ) -> ReportDocument {
@@ -192,7 +192,7 @@ impl View {
     }
 
     /// Sample of how far it is now, if one is due.
-    pub(super) fn sample(&mut self, of: &SearchRun, now: Millis, unix_ms: u64) -> Option<Sample> {
+    pub(super) fn sample(&mut self, of: &SearchRun, now: Moment, unix_ms: u64) -> Option<Sample> {
         // What was measured before a restart is not complete until it was read.
         if of.is_looking_up() || !self.presentation.is_due(unix_ms, self.evaluated, of.is_finished()) {
             return None;

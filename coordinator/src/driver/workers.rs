@@ -11,7 +11,7 @@ use super::rate::SlidingRate;
 use super::request::{Reply, ReportAnswer, ShardOutcome, WorkerReport};
 use super::search_run::SearchRun;
 use super::status::{WorkerCounts, WorkerStatus};
-use crate::ledger::{LeaseId, Millis, Owner};
+use crate::ledger::{LeaseId, Moment, Owner};
 
 /// All workers that were heard of within a lease's time.
 #[derive(Default)]
@@ -35,9 +35,9 @@ pub(super) struct Workers {
 // One field for each thing that its reports tell.
 pub(super) struct Worker {
     /// Time of its first report.
-    since: Millis,
+    since: Moment,
     /// Time of its last report, which is its heartbeat.
-    seen: Millis,
+    seen: Moment,
     /// Number of its latest report; the caller of an earlier one has given it up.
     report: u64,
     /// Evaluations that it may have in hand.
@@ -62,7 +62,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    fn new(now: Millis) -> Self {
+    fn new(now: Moment) -> Self {
         Self {
             since: now,
             seen: now,
@@ -85,12 +85,12 @@ impl Worker {
     }
 
     /// Status of the worker, as people see it.
-    pub(super) fn status(&mut self, name: &str, now: Millis, breakers: &Breakers) -> WorkerStatus {
+    pub(super) fn status(&mut self, name: &str, now: Moment, breakers: &Breakers) -> WorkerStatus {
         let (set_aside, last_fault) = breakers.open_for(name);
         WorkerStatus {
             name: name.to_owned(),
-            present: Duration::from_millis(now.saturating_sub(self.since)),
-            silent: Duration::from_millis(now.saturating_sub(self.seen)),
+            present: now.since(self.since),
+            silent: now.since(self.seen),
             capacity: self.capacity,
             holding: self.holding,
             experiment: self.experiment.clone(),
@@ -118,7 +118,7 @@ pub(super) struct Waiting {
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) dropped: Vec<LeaseId>,
     /// Deadline of the answer, work or not (long polling).
-    pub(super) until: Millis,
+    pub(super) until: Moment,
     pub(super) reply: Reply<ReportAnswer>,
 }
 
@@ -134,7 +134,7 @@ pub(super) struct Heard {
 
 impl Workers {
     /// Hears from a worker.
-    pub(super) fn hear(&mut self, report: &WorkerReport, now: Millis) -> Heard {
+    pub(super) fn hear(&mut self, report: &WorkerReport, now: Moment) -> Heard {
         self.reports += 1;
         let is_new = !self.by_name.contains_key(&report.worker);
         let worker = self.by_name.entry(report.worker.clone()).or_insert_with(|| Worker::new(now));
@@ -223,7 +223,7 @@ impl Workers {
     }
 
     /// Forgets workers that were not heard of for a lease's time. Returns their names.
-    pub(super) fn forget_silent(&mut self, now: Millis, ttl: Millis) -> Vec<String> {
+    pub(super) fn forget_silent(&mut self, now: Moment, ttl: Duration) -> Vec<String> {
         let gone: Vec<_> = self.by_name.extract_if(|_, worker| worker.seen + ttl <= now).collect();
         for (_, worker) in &gone {
             self.capacity -= worker.capacity;
@@ -234,7 +234,7 @@ impl Workers {
     }
 
     /// Status of all workers, by name.
-    pub(super) fn status(&mut self, now: Millis) -> Vec<WorkerStatus> {
+    pub(super) fn status(&mut self, now: Moment) -> Vec<WorkerStatus> {
         let Self { by_name, breakers, .. } = self;
         let mut workers: Vec<WorkerStatus> =
             by_name.iter_mut().map(|(name, worker)| worker.status(name, now, breakers)).collect();
@@ -243,7 +243,7 @@ impl Workers {
     }
 
     /// Time at which the next waiting report has to be answered, or a pause of its worker ends.
-    pub(super) fn next_due(&self, now: Millis) -> Option<Millis> {
+    pub(super) fn next_due(&self, now: Moment) -> Option<Moment> {
         let due = self.waiting.values().map(|waiting| waiting.until);
         let pauses = self.waiting.values().filter_map(|waiting| self.breakers.next_end(&waiting.worker, now));
         due.chain(pauses).min()

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 
-use super::{LeaseId, Millis, Owner};
+use super::{LeaseId, Moment, Owner};
 
 /// Lease: a shard in a worker's hands for a limited time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub(super) struct Lease {
     pub(super) worker: String,
     /// Owner on whose account it is.
     pub(super) owner: Owner,
-    pub(super) since: Millis,
-    pub(super) ends: Millis,
+    pub(super) since: Moment,
+    pub(super) ends: Moment,
     /// True if its worker may have nothing else in hand.
     pub(super) alone: bool,
 }
@@ -27,7 +27,7 @@ pub(super) struct Lease {
 pub(super) struct Leases {
     by_id: BTreeMap<LeaseId, Lease>,
     by_worker: BTreeMap<String, BTreeSet<LeaseId>>,
-    by_end: BTreeSet<(Millis, LeaseId)>,
+    by_end: BTreeSet<(Moment, LeaseId)>,
     /// Number of leases whose workers may have nothing else in hand: almost always none.
     alone: usize,
 }
@@ -58,7 +58,7 @@ impl Leases {
     }
 
     /// Lets a lease run until `ends`.
-    pub(super) fn extend(&mut self, id: LeaseId, ends: Millis) {
+    pub(super) fn extend(&mut self, id: LeaseId, ends: Moment) {
         if let Some(lease) = self.by_id.get_mut(&id) {
             self.by_end.remove(&(lease.ends, id));
             self.by_end.insert((ends, id));
@@ -95,11 +95,11 @@ impl Leases {
     }
 
     /// Leases that have run out at `now`, first the ones that did so first.
-    pub(super) fn over(&self, now: Millis) -> Vec<LeaseId> {
+    pub(super) fn over(&self, now: Moment) -> Vec<LeaseId> {
         self.by_end.range(..=(now, LeaseId(u64::MAX))).map(|(_, id)| *id).collect()
     }
 
-    pub(super) fn next_end(&self) -> Option<Millis> {
+    pub(super) fn next_end(&self) -> Option<Moment> {
         self.by_end.first().map(|(ends, _)| *ends)
     }
 

@@ -28,12 +28,14 @@
 
 mod invariants;
 mod leases;
+mod moment;
 mod trial;
 mod vanished;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use qslm_common::evidence::Evidence;
 use qslm_common::task::Shard;
@@ -42,12 +44,11 @@ use qslm_common::trial::TrialKey;
 
 pub use invariants::Broken;
 use leases::{Lease, Leases};
+pub use moment::Moment;
 pub use trial::{Closed, Opened, Outcome, Settled};
 use trial::{OpenTrial, PendingShard, ShardState};
 pub use vanished::Expired;
 
-/// Milliseconds since the coordinator started.
-pub type Millis = u64;
 /// Lease id: the number of a lease and its fencing token; never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
@@ -96,7 +97,7 @@ impl Default for Limits {
 
 /// Speculative execution: a shard is a straggler's if it is out for so many times what shards took on average, and at
 /// least so long.
-const STRAGGLES: (u64, Millis) = (3, 1000);
+const STRAGGLES: (u32, Duration) = (3, Duration::from_secs(1));
 
 /// Pending shards that are looked through for one that suits a worker.
 const LOOK: usize = 64;
@@ -129,7 +130,7 @@ struct Queue {
     /// Settled shards of the open trials.
     settled: u32,
     /// Settled leases on this owner's account, and how long they were out together.
-    durations: (u64, Millis),
+    durations: (u32, Duration),
     /// Affinity: the worker that had a slice of the data last, by the shard's index. Candidates begin alike, and what a
     /// worker computed of one it need not compute again of the next on the same slice.
     last_worker: BTreeMap<u32, String>,
@@ -203,8 +204,8 @@ impl Ledger {
         owner: Owner,
         lease: LeaseId,
         worker: &str,
-        now: Millis,
-        ends: Millis,
+        now: Moment,
+        ends: Moment,
     ) -> Option<Grant> {
         if self.leases.works_alone(worker) {
             return None;
@@ -246,9 +247,9 @@ impl Ledger {
 
     /// The owner's shard that has been out for longest, if that is much longer than usual, with another worker than
     /// this one, and with one only.
-    fn straggler(&self, owner: Owner, worker: &str, now: Millis) -> Option<(TrialKey, u32)> {
+    fn straggler(&self, owner: Owner, worker: &str, now: Moment) -> Option<(TrialKey, u32)> {
         let (settled, together) = self.queues.get(&owner)?.durations;
-        let patience = (STRAGGLES.0 * together.checked_div(settled)?).max(STRAGGLES.1);
+        let patience = together.checked_div(settled)?.saturating_mul(STRAGGLES.0).max(STRAGGLES.1);
         let late = self.leases.iter().take_while(|lease| lease.since + patience <= now);
         let alone = |lease: &&Lease| {
             let open = self.trials.get(&lease.trial).filter(|open| open.owners.contains(&owner));
@@ -269,7 +270,7 @@ impl Ledger {
 
     /// Heartbeat: hears from a worker which leases it holds. Those run until `ends` now, its others are taken
     /// back. Removes from `held` what it found, so that the rest is known to nobody.
-    pub fn extend(&mut self, worker: &str, held: &mut BTreeSet<LeaseId>, ends: Millis) {
+    pub fn extend(&mut self, worker: &str, held: &mut BTreeSet<LeaseId>, ends: Moment) {
         for id in self.leases.of_worker(worker) {
             if held.remove(&id) {
                 self.leases.extend(id, ends);
@@ -288,7 +289,7 @@ impl Ledger {
         key: TrialKey,
         shard: Shard,
         result: impl Into<Evidence>,
-        now: Millis,
+        now: Moment,
     ) -> Settled {
         let result = result.into();
         let Some(open) = self.trials.get_mut(&key) else { return Settled::Unknown };
@@ -319,8 +320,8 @@ impl Ledger {
             if let Some(lease) = self.end(lease)
                 && let Some(queue) = self.queues.get_mut(&lease.owner)
             {
-                queue.durations.0 += 1;
-                queue.durations.1 += now.saturating_sub(lease.since);
+                queue.durations.0 = queue.durations.0.saturating_add(1);
+                queue.durations.1 += now.since(lease.since);
             }
         }
         self.complete(key).map_or(Settled::Recorded, Settled::Complete)
@@ -392,12 +393,12 @@ impl Ledger {
     }
 
     /// Time at which the next lease runs out.
-    pub fn next_expiry(&self) -> Option<Millis> {
+    pub fn next_expiry(&self) -> Option<Moment> {
         self.leases.next_end()
     }
 
     /// True if there may be a shard to grant: a pending one, or a straggler's (speculative execution).
-    pub fn has_work(&self, now: Millis) -> bool {
+    pub fn has_work(&self, now: Moment) -> bool {
         let straggles = || self.leases.iter().next().is_some_and(|oldest| oldest.since + STRAGGLES.1 <= now);
         self.queues.values().any(|queue| !queue.pending.is_empty()) || straggles()
     }

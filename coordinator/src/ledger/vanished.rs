@@ -7,7 +7,7 @@ use qslm_common::trial::TrialKey;
 
 use super::leases::Lease;
 use super::trial::Closed;
-use super::{LeaseId, Ledger, Millis, Owner};
+use super::{LeaseId, Ledger, Moment, Owner};
 
 /// Expired leases, and what their end led to.
 #[derive(Debug, Default, PartialEq)]
@@ -25,7 +25,7 @@ impl Ledger {
     }
 
     /// Takes back every lease that has run out.
-    pub fn expire(&mut self, now: Millis) -> Expired {
+    pub fn expire(&mut self, now: Moment) -> Expired {
         self.expire_all(self.leases.over(now))
     }
 

@@ -14,31 +14,31 @@ use crate::ledger::Grant;
 use crate::store::disk::Disk;
 use qslm_testing::{experiment, run};
 
-const TTL: Millis = 2000;
+const TTL: Duration = Duration::from_millis(2000);
 
 /// A driver on a disk in memory, and its clock.
 struct World {
     driver: Driver,
     disk: Disk,
-    now: Millis,
+    now: Moment,
 }
 
 fn options() -> Options {
-    Options { lease_ttl: Duration::from_millis(TTL), ..Options::default() }
+    Options { lease_ttl: TTL, ..Options::default() }
 }
 
 impl World {
     fn new() -> Self {
         let disk = Disk::default();
         let driver = Driver::new(Store::on(disk.clone()).unwrap(), options()).unwrap();
-        Self { driver, disk, now: 0 }
+        Self { driver, disk, now: Moment::START }
     }
 
     /// Starts the coordinator anew.
     fn restart(&mut self) {
         self.disk = Disk::holding(self.disk.after_kill());
         self.driver = Driver::new(Store::on(self.disk.clone()).unwrap(), options()).unwrap();
-        self.now = 0;
+        self.now = Moment::START;
     }
 
     /// Asks, lets the driver work and write, and takes the answer.
@@ -116,10 +116,10 @@ fn a_worker_that_fails_everything_fails_no_trial_and_is_set_aside() {
     world.submit(tiered(), 2);
     let mut got = 0;
     for _ in 0..2000 {
-        world.now += 100;
+        world.now += Duration::from_millis(100);
         got += world.fail("full", 2, Fault::Machine);
         // The good one comes late, and does one shard after the other.
-        if world.now > 60_000 {
+        if world.now > Moment(60_000) {
             let leases = world.report(report("good", 1));
             let finished = leases.iter().map(finished).collect();
             world.report(WorkerReport { finished, ..report("good", 0) });
@@ -131,7 +131,7 @@ fn a_worker_that_fails_everything_fails_no_trial_and_is_set_aside() {
     let status = world.status();
     assert_eq!((status.state, status.failed), (State::Finished, 0));
     assert_eq!(world.front(), undisturbed(&tiered()));
-    assert!(got < 15, "it got {got} shards in {} s", world.now / 1000);
+    assert!(got < 15, "it got {got} shards in {} s", world.now.0 / 1000);
     let workers = world.ask(Request::Cluster).unwrap().workers;
     let full = workers.iter().find(|worker| worker.name == "full").unwrap();
     assert_eq!((full.set_aside, full.last_fault.as_deref()), (1, Some("No space left on device")));
@@ -146,7 +146,7 @@ fn an_experiment_is_stuck_while_every_worker_that_may_take_it_is_set_aside() {
         for _ in 0..4 {
             assert_eq!(world.status().stuck, "");
             assert_eq!(world.fail(name, 1, Fault::Machine), 1);
-            world.now += 10_000;
+            world.now += Duration::from_millis(10_000);
             world.report(report("a", 0));
             world.report(report("b", 0));
         }
@@ -158,7 +158,7 @@ fn an_experiment_is_stuck_while_every_worker_that_may_take_it_is_set_aside() {
     let why = "all 2 workers that may evaluate it are set aside: a: No space left on device";
     assert_eq!(status.stuck, why);
     // Where the cause is gone one shard is enough to show it.
-    world.now += 60_000;
+    world.now += Duration::from_millis(60_000);
     let tried = world.report(report("a", 5));
     assert_eq!(tried.len(), 1, "one to see whether it can");
     world.report(WorkerReport { finished: vec![finished(&tried[0])], ..report("a", 0) });
@@ -199,7 +199,7 @@ fn counts_that_cannot_be_are_a_fault_of_whoever_reports_them() {
         let counts = qslm_common::measurement::Counts::zero(1);
         let lie = Finished { outcome: ShardOutcome::Counts(counts), ..finished(&granted[0]) };
         world.report(WorkerReport { finished: vec![lie], ..report("liar", 0) });
-        world.now += 10_000;
+        world.now += Duration::from_millis(10_000);
     }
     world.report(report("liar", 0));
     assert_eq!((world.status().failed, world.status().workers.set_aside), (0, 1));
@@ -212,7 +212,7 @@ fn a_worker_whose_process_starts_anew_over_and_over_with_work_in_hand_is_set_asi
     let mut leases = 0;
     for session in 1..=20 {
         leases += world.report(WorkerReport { session, ..report("crashes", 1) }).len();
-        world.now += 1000;
+        world.now += Duration::from_millis(1000);
     }
     assert!((4..6).contains(&leases), "{leases} in 20 s");
     assert_eq!(

@@ -26,7 +26,7 @@ use crate::ledger::Grant;
 use crate::store::disk::Disk;
 use qslm_testing::{experiment, measure, run};
 
-const TTL: Millis = 1000;
+const TTL: Duration = Duration::from_millis(1000);
 const STEPS: usize = 200_000;
 
 /// A worker as the coordinator cannot see it.
@@ -50,7 +50,7 @@ struct World {
     rng: ChaCha8Rng,
     disk: Disk,
     driver: Driver,
-    now: Millis,
+    now: Moment,
     /// The batch that is on disk without the driver knowing.
     written: Option<Vec<TrialKey>>,
     workers: Vec<Worker>,
@@ -70,7 +70,7 @@ struct World {
 fn options() -> Options {
     // Here a third of all leases is lost for no reason of the trial's.
     let limits = Limits { vanished: 1000 };
-    Options { lease_ttl: Duration::from_millis(TTL), limits, ..Options::default() }
+    Options { lease_ttl: TTL, limits, ..Options::default() }
 }
 
 impl World {
@@ -93,7 +93,7 @@ impl World {
             rng,
             disk,
             driver,
-            now: 0,
+            now: Moment::START,
             written: None,
             workers: Vec::new(),
             named: 0,
@@ -127,9 +127,9 @@ impl World {
             52..60 => self.hear(),
             60..78 => self.receive(index),
             78..92 => self.evaluate(index),
-            92..96 => self.now += self.rng.random_range(0..TTL / 8),
+            92..96 => self.now += self.rng.random_range(Duration::ZERO..TTL / 8),
             // Long enough for leases to run out, and for someone to straggle.
-            96 => self.now += self.rng.random_range(0..4 * TTL),
+            96 => self.now += self.rng.random_range(Duration::ZERO..4 * TTL),
             97 => self.workers[index] = self.new_worker(),
             98 => self.interfere(),
             _ => {
@@ -293,7 +293,7 @@ impl World {
         self.check(&store);
         self.driver = Driver::new(store, options()).unwrap();
         // Its clock starts afresh.
-        self.now = 0;
+        self.now = Moment::START;
     }
 
     /// Checks that what was acknowledged is in the store, and that nothing in it is wrong.

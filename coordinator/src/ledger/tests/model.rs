@@ -13,22 +13,22 @@ use qslm_testing::experiment;
 #[derive(Debug, Clone)]
 enum Event {
     Open { owner: Owner, trial: usize, shards: u32 },
-    Grant { owner: Owner, worker: usize, lasts: Millis },
+    Grant { owner: Owner, worker: usize, lasts: Duration },
     Withdraw(Owner),
     Leave { owner: Owner, trial: usize },
     Settle { trial: usize, index: u32, counts: u64 },
     Fail(LeaseId),
     HandBack(LeaseId),
     Vanish(usize),
-    Extend { worker: usize, held: BTreeSet<LeaseId>, lasts: Millis },
+    Extend { worker: usize, held: BTreeSet<LeaseId>, lasts: Duration },
     Expire,
-    Wait(Millis),
+    Wait(Duration),
 }
 
 fn event() -> impl Strategy<Value = Event> {
     let owner = || (0..2u32).prop_map(Owner);
     let lease = || (1u64..12).prop_map(LeaseId);
-    let lasts = prop_oneof![1u64..20, 1000u64..9000];
+    let lasts = prop_oneof![1u64..20, 1000u64..9000].prop_map(Duration::from_millis);
     let held = prop::collection::btree_set(lease(), 0..6);
     prop_oneof![
         4 => (owner(), 0usize..3, 1u32..4).prop_map(|(owner, trial, shards)| Event::Open { owner, trial, shards }),
@@ -42,7 +42,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0usize..3).prop_map(Event::Vanish),
         2 => (0usize..3, held, lasts).prop_map(|(worker, held, lasts)| Event::Extend { worker, held, lasts }),
         2 => Just(Event::Expire),
-        3 => prop_oneof![0u64..30, 900u64..5000].prop_map(Event::Wait),
+        3 => prop_oneof![0u64..30, 900u64..5000].prop_map(|time| Event::Wait(Duration::from_millis(time))),
     ]
 }
 
@@ -85,8 +85,8 @@ struct ModelLease {
     id: LeaseId,
     owner: Owner,
     worker: usize,
-    since: Millis,
-    ends: Millis,
+    since: Moment,
+    ends: Moment,
     alone: bool,
 }
 
@@ -94,7 +94,7 @@ struct ModelLease {
 struct Model {
     trials: Vec<ModelTrial>,
     /// Settled leases by owner, and how long they were out together.
-    durations: [(u64, Millis); 2],
+    durations: [(u32, Duration); 2],
     /// Affinity by owner: the worker that had a shard's index last.
     had: [BTreeMap<usize, usize>; 2],
 }
@@ -144,7 +144,7 @@ impl Model {
         Some((t, s))
     }
 
-    fn to_grant(&self, owner: Owner, worker: usize, now: Millis) -> Option<(usize, usize)> {
+    fn to_grant(&self, owner: Owner, worker: usize, now: Moment) -> Option<(usize, usize)> {
         let own = self.leases().into_iter().filter(|(_, _, lease)| lease.worker == worker);
         let own: Vec<bool> = own.map(|(_, _, lease)| lease.alone).collect();
         if own.contains(&true) {
@@ -171,7 +171,7 @@ impl Model {
         if settled == 0 {
             return None;
         }
-        let patience = (3 * (together / settled)).max(1000);
+        let patience = (3 * (together / settled)).max(Duration::from_secs(1));
         let late = self.leases().into_iter().filter(|(_, _, lease)| lease.since + patience <= now);
         let mut alone = late.filter(|(t, s, _)| {
             let shard = &self.trials[*t].shards[*s];
@@ -189,7 +189,7 @@ impl Model {
         Answer::Said(format!("measured {}", settled.iter().sum::<u64>()))
     }
 
-    fn apply(&mut self, event: &Event, now: Millis, lease: LeaseId) -> Answer {
+    fn apply(&mut self, event: &Event, now: Moment, lease: LeaseId) -> Answer {
         let said = |words: &str| Answer::Said(words.to_owned());
         match event {
             Event::Open { owner, trial: number, shards } => {
@@ -226,7 +226,7 @@ impl Model {
                         self.had[owner.index()].insert(s, worker);
                     }
                     let alone = shards[s].is_suspect();
-                    let new = ModelLease { id: lease, owner, worker, since: now, ends: now + lasts, alone };
+                    let new = ModelLease { id: lease, owner, worker, since: now, ends: now + *lasts, alone };
                     self.trials[t].shards[s].out.push(new);
                     (self.trials[t].trial.key(), s as u32)
                 }))
@@ -244,7 +244,7 @@ impl Model {
                 shard.settled = Some(*counts);
                 for lease in shard.out.drain(..) {
                     let durations = &mut self.durations[lease.owner.index()];
-                    *durations = (durations.0 + 1, durations.1 + now - lease.since);
+                    *durations = (durations.0 + 1, durations.1 + now.since(lease.since));
                 }
                 self.verdict(t)
             }
@@ -265,7 +265,7 @@ impl Model {
                 for trial in &mut self.trials {
                     for lease in trial.shards.iter_mut().flat_map(|shard| &mut shard.out) {
                         if own.contains(&lease.id) && held.contains(&lease.id) {
-                            lease.ends = now + lasts;
+                            lease.ends = now + *lasts;
                         }
                     }
                 }
@@ -339,7 +339,7 @@ fn given_up(expired: Expired) -> Answer {
 }
 
 /// The same event on the real ledger. `of` is how many shards each trial was last opened with.
-fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &mut [u32; 3]) -> Answer {
+fn apply(ledger: &mut Ledger, event: &Event, now: Moment, lease: LeaseId, of: &mut [u32; 3]) -> Answer {
     match event {
         Event::Open { owner, trial: number, shards } => {
             let new: Addressed = trial(*number).into();
@@ -361,7 +361,7 @@ fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &m
             Answer::Said("left".to_owned())
         }
         Event::Grant { owner, worker, lasts } => {
-            let grant = ledger.grant(*owner, lease, WORKERS[*worker], now, now + lasts);
+            let grant = ledger.grant(*owner, lease, WORKERS[*worker], now, now + *lasts);
             Answer::Granted(grant.map(|grant| (grant.trial.key, grant.shard.index)))
         }
         Event::Settle { trial: number, index, counts: nll } => {
@@ -378,7 +378,7 @@ fn apply(ledger: &mut Ledger, event: &Event, now: Millis, lease: LeaseId, of: &m
         Event::Vanish(worker) => given_up(ledger.vanish(WORKERS[*worker])),
         Event::Extend { worker, held, lasts } => {
             let mut held = held.clone();
-            ledger.extend(WORKERS[*worker], &mut held, now + lasts);
+            ledger.extend(WORKERS[*worker], &mut held, now + *lasts);
             Answer::Unknown(held)
         }
         Event::Expire => given_up(ledger.expire(now)),
@@ -390,10 +390,10 @@ proptest! {
     #[test]
     fn the_ledger_answers_as_the_slow_one_does(events in prop::collection::vec(event(), 1..80)) {
         let (mut ledger, mut model) = (Ledger::new(LIMITS), Model::default());
-        let (mut now, mut lease, mut of) = (0, LeaseId(0), [0; 3]);
+        let (mut now, mut lease, mut of) = (Moment::START, LeaseId(0), [0; 3]);
         for (step, event) in events.iter().enumerate() {
             if let Event::Wait(time) = event {
-                now += time;
+                now += *time;
             }
             if matches!(event, Event::Grant { .. }) {
                 lease = lease.next();
