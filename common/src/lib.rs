@@ -11,7 +11,8 @@
 //! [`quality::Quality`] and, by the table of [`cost`] models, what the candidate costs a device. The
 //! [`objective`]s make numbers to minimise of both, [`pareto`] keeps those that nothing beats, and the
 //! [`archive::Archive`] holds all of it and says which candidate the [`trade_off`] picks; [`front_document`]
-//! is that as a file.
+//! is that as a file. What else takes a forward pass, a [`job::Job`] makes; both are [`work::Work`], which is what
+//! workers lease.
 
 pub mod archive;
 pub mod backend;
@@ -23,6 +24,7 @@ pub mod experiment;
 pub mod footprint;
 pub mod front_document;
 pub mod hash;
+pub mod job;
 pub mod measurement;
 pub mod network;
 pub mod objective;
@@ -36,6 +38,7 @@ pub mod strategy;
 pub mod task;
 pub mod trade_off;
 pub mod trial;
+pub mod work;
 
 /// Changes whenever an evaluation could give other numbers for the same candidate, checkpoint, data
 /// and protocol. Part of every trial's content address, so old results are never taken for new ones.

@@ -153,7 +153,7 @@ mod tests {
                 finished.extend(driver.report(report).await.unwrap().leases.into_iter().map(|grant| {
                     FinishedShard {
                         lease: grant.lease,
-                        trial: grant.trial.key,
+                        trial: grant.work.trial().unwrap().key,
                         shard: grant.shard,
                         engine: String::new(),
                         outcome: outcome.clone(),

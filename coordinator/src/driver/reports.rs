@@ -122,8 +122,8 @@ impl Driver {
                 self.next_lease = lease.next();
                 self.journal.granted(&grant, &waiting.worker);
                 let experiment = self.experiments[index].search.id();
-                let (trial, shard) = (grant.trial.key, grant.shard.index);
-                tracing::debug!(experiment, %trial, shard, of = grant.shard.of, lease = lease.0, worker = waiting.worker, "granted");
+                let (work, shard) = (grant.work.key(), grant.shard.index);
+                tracing::debug!(experiment, %work, shard, of = grant.shard.of, lease = lease.0, worker = waiting.worker, "granted");
                 return Ok(Some(grant));
             }
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
+use qslm_common::work::Work;
 
 use super::breaker::Tripped;
 use super::{Driver, Fault, Finished, ShardOutcome};
@@ -30,8 +31,9 @@ impl Driver {
                 self.journal.ended(lease, Some("the worker could not measure it"));
                 match fault {
                     Fault::Evaluation => {
-                        let closed = self.ledger.fail(lease, &reason);
-                        closed.into_iter().for_each(|closed| self.close(closed));
+                        for closed in self.ledger.fail(lease, &reason) {
+                            self.close(closed);
+                        }
                     }
                     fault => self.hand_back(worker, lease, fault, &reason, now),
                 }
@@ -49,7 +51,7 @@ impl Driver {
         in_force: bool,
         now: Moment,
     ) {
-        let owners = self.ledger.owners(&trial).to_vec();
+        let owners = self.ledger.owners(trial).to_vec();
         // What a race runs against; taken before the trial is closed.
         let mut kept = self.kept_shard_results(&owners, &trial);
         if let Some((_, shard_results)) = &mut kept {
@@ -141,7 +143,8 @@ impl Driver {
         let experiments = &self.experiments;
         let ids = closed.owners.iter().filter_map(|owner| experiments.get(owner.index()));
         self.journal.closed(&closed, ids.map(|run| run.search.id()));
-        let Closed { trial, owners, outcome } = closed;
+        let Closed { work, owners, outcome } = closed;
+        let Work::Trial(trial) = work else { return };
         if let Outcome::Measured(evidence) = &outcome {
             self.options.crash_at.pass(CrashPoint::UpdatingFront);
             self.outbox.write_sum(trial.key, evidence.clone());
@@ -150,6 +153,8 @@ impl Driver {
             let Some(run) = self.experiments.get_mut(owner.index()) else { continue };
             match &outcome {
                 Outcome::Measured(evidence) => run.measured(&trial, evidence.clone()),
+                // Of jobs alone.
+                Outcome::Made(_) => {}
                 Outcome::Failed(reason) => {
                     let id = run.search.id().to_owned();
                     self.journal.note(&id, format!("{} failed: {reason}", trial.candidate.short()));

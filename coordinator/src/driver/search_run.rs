@@ -216,7 +216,7 @@ impl SearchRun {
                 _ if self.playback.has_more_measured() => self.playback.draw_measured(left),
                 // Workers have enough to do.
                 _ if self.playback.has_more() => break,
-                _ if ledger.open_trials(self.owner) > 0 || !closed.is_empty() || self.passed_over => break,
+                _ if ledger.open_count(self.owner) > 0 || !closed.is_empty() || self.passed_over => break,
                 _ => {
                     self.propose(store)?;
                     continue;

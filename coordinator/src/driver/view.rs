@@ -115,7 +115,7 @@ impl View {
         let playback = of.playback();
         let reasons: BTreeSet<&String> = of.failures().values().collect();
         let (trials, drawn) = playback.progress();
-        let open = ledger.open_trials(of.owner());
+        let open = ledger.open_count(of.owner());
         ExperimentStatus {
             id: of.id().to_owned(),
             state: of.state(),

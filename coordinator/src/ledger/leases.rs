@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::task::Shard;
-use qslm_common::trial::TrialKey;
+use qslm_common::work::WorkKey;
 
 use super::{LeaseId, Moment, Owner};
 
 /// Lease: a shard in a worker's hands for a limited time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lease {
-    pub(super) trial: TrialKey,
+    pub(super) work: WorkKey,
     pub(super) shard: Shard,
     pub(super) worker: String,
     /// Owner on whose account it is.

@@ -1,35 +1,36 @@
-//! The ledger: which shards are open, whose they are, who works on them, and what they gave.
+//! The ledger: which work is open, whose it is, who works on it, and what it gave.
 //!
 //! A pure state machine. Times come in as arguments, lease numbers from the caller, and nothing here waits,
-//! stores or sends. A shard goes round this way:
+//! stores or sends. Work is a trial of some shards, or a job, which is one. A shard goes round this way:
 //!
 //! ```text
-//!              grant                settle
-//!   pending ----------> leased ------------------> settled
-//!      ^                  |   \                       ^
-//!      |  expire, release |    \ settle by anyone     |
-//!      +------------------+     +---------------------+
+//!             made             grant                settle
+//!   waiting -------> pending ----------> leased ------------------> settled
+//!                       ^                 |   \                        ^
+//!                       | expire, release |    \ settle by anyone      |
+//!                       +-----------------+     +----------------------+
 //!
-//!   fail, or too many workers that vanish: the whole trial is failed, its other shards are withdrawn
+//!   fail, or too many workers that vanish: the whole trial or job is failed, its other shards are withdrawn
 //! ```
 //!
-//! A fault of a machine (its disk, cache, memory, network) is none of the trial's: such a shard is handed back and waits
+//! A fault of a machine (its disk, cache, memory, network) is none of the work's: such a shard is handed back and waits
 //! for another worker. Only a failure of the evaluation itself, or several workers that vanish over one shard, count
-//! against a trial. A worker that vanishes takes all its leases with it, and only one of them can be why. So a shard that
+//! against it. A worker that vanishes takes all its leases with it, and only one of them can be why. So a shard that
 //! one more vanished worker condemns is a *suspect*: it is granted alone, to a worker that has nothing else in hand and
-//! gets nothing else meanwhile, after all other work. What is innocent is measured then.
+//! gets nothing else meanwhile, after all other work. What is innocent comes through then.
 //!
 //! A result for a shard that is still open is taken from anyone, because results are deterministic and
 //! work is not thrown away; a second result changes nothing. Speculative execution: when nothing is pending, a shard that
 //! has been out for much longer than others took, a straggler's, is leased to a second worker, too: the first result wins.
 //!
-//! A trial has owners, the experiments that wait for it. However many there are, it is measured once: its shards
-//! wait in the queue of each owner, and are granted from whichever queue has its turn first.
+//! Work has owners, the experiments that wait for it. However many there are, it is done once: its shards
+//! wait in the queue of each owner, and are granted from whichever queue has its turn first. A job may wait for the
+//! artifacts of other jobs, which its owners have opened, too; when one of those fails, it fails with it.
 
 mod invariants;
 mod leases;
 mod moment;
-mod trial;
+mod open;
 mod vanished;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,15 +39,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qslm_common::evidence::Evidence;
+use qslm_common::job::{AddressedJob, JobKey};
 use qslm_common::task::Shard;
-use qslm_common::trial::Addressed;
-use qslm_common::trial::TrialKey;
+use qslm_common::trial::{Addressed, TrialKey};
+use qslm_common::work::{Made, Part, Work, WorkKey};
 
 pub use invariants::Broken;
 use leases::{Lease, Leases};
 pub use moment::Moment;
-pub use trial::{Closed, Opened, Outcome, Settled};
-use trial::{OpenTrial, PendingShard, ShardState};
+pub use open::{Closed, Opened, Outcome, Settled};
+use open::{OpenWork, PendingShard, ShardState};
 pub use vanished::Expired;
 
 /// Lease id: the number of a lease and its fencing token; never given twice.
@@ -106,34 +108,60 @@ const LOOK: usize = 64;
 #[derive(Debug, Default)]
 pub struct Ledger {
     limits: Limits,
-    trials: BTreeMap<TrialKey, OpenTrial>,
-    /// The open trials by the order in which they were opened.
-    by_order: BTreeMap<u64, TrialKey>,
+    /// Open trials and jobs.
+    open: BTreeMap<WorkKey, OpenWork>,
+    /// The open work by the order in which it was opened.
+    by_order: BTreeMap<u64, WorkKey>,
     queues: BTreeMap<Owner, Queue>,
     leases: Leases,
     /// Open shards that one more vanished worker condemns.
     suspects: BTreeSet<PendingShard>,
     /// Leases that ran out over open shards: whoever comes back with one still in hand has not vanished.
-    lapsed: BTreeMap<LeaseId, (TrialKey, u32)>,
+    lapsed: BTreeMap<LeaseId, (WorkKey, u32)>,
     opened: u64,
 }
 
 /// Queue of one owner: the shards that it waits for, its counts, and the affinity of workers.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Shards to grant, in the order in which their trials were opened.
+    /// Shards to grant, in the order in which their work was opened.
     pending: BTreeSet<PendingShard>,
-    /// Open trials.
-    trials: u32,
+    /// Open trials and jobs.
+    open: u32,
     /// Leases on this owner's account.
     leased: u32,
-    /// Settled shards of the open trials.
+    /// Settled shards of the open work.
     settled: u32,
-    /// Settled leases on this owner's account, and how long they were out together.
-    durations: (u32, Duration),
+    /// Settled leases of trials on this owner's account, and those of jobs.
+    durations: [Durations; 2],
     /// Affinity: the worker that had a slice of the data last, by the shard's index. Candidates begin alike, and what a
     /// worker computed of one it need not compute again of the next on the same slice.
     last_worker: BTreeMap<u32, String>,
+}
+
+/// Settled leases, and how long they were out together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Durations {
+    leases: u32,
+    together: Duration,
+}
+
+impl Durations {
+    fn add(&mut self, time: Duration) {
+        self.leases = self.leases.saturating_add(1);
+        self.together = self.together.saturating_add(time);
+    }
+
+    /// Time after which a lease that is still out is a straggler's, once any has settled.
+    fn patience(self) -> Option<Duration> {
+        let (times, least) = STRAGGLES;
+        Some(self.together.checked_div(self.leases)?.saturating_mul(times).max(least))
+    }
+}
+
+/// Index of a queue's durations: jobs are compared with jobs, which take much longer.
+fn kind(work: WorkKey) -> usize {
+    usize::from(matches!(work, WorkKey::Job(_)))
 }
 
 /// Grant: a new lease, as its worker gets it.
@@ -141,15 +169,23 @@ struct Queue {
 pub struct Grant {
     /// The lease's number.
     pub lease: LeaseId,
-    /// The trial to measure.
-    pub trial: Arc<Addressed>,
-    /// Shard: the slice of the data to measure it on.
+    /// The trial to measure, or the job to do.
+    pub work: Work,
+    /// Shard: the slice of the data to measure a trial on. A job is one.
     pub shard: Shard,
     /// Owner on whose account it is.
     pub owner: Owner,
 }
 
-/// Shards of an owner's open trials, by state.
+#[cfg(test)]
+impl Grant {
+    /// The trial of a lease that is for one.
+    pub(crate) fn trial(&self) -> &Arc<Addressed> {
+        self.work.trial().expect("a lease for a trial")
+    }
+}
+
+/// Shards of an owner's open work, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShardCounts {
     /// Shards that wait for a worker.
@@ -175,24 +211,36 @@ impl Ledger {
         of: u32,
         settled: &BTreeMap<Shard, Evidence>,
     ) -> Opened {
-        let key = trial.key;
+        self.open_work(owner, trial.key.into(), |order| OpenWork::trial(order, trial, of, settled))
+    }
+
+    /// Opens a job that waits for the artifacts of others, all of which the owner has opened and none of which is made. If it
+    /// is open already, `owner` becomes one more of its owners.
+    pub fn open_job(&mut self, owner: Owner, job: Arc<AddressedJob>, waits_for: BTreeSet<JobKey>) -> Opened {
+        let is_known = |key: &JobKey| self.owners(*key).contains(&owner);
+        if let Some(unknown) = waits_for.iter().find(|key| !is_known(key)) {
+            return Opened::Unknown(*unknown);
+        }
+        self.open_work(owner, job.key.into(), |order| OpenWork::job(order, job, waits_for))
+    }
+
+    fn open_work(&mut self, owner: Owner, key: WorkKey, make: impl FnOnce(u64) -> OpenWork) -> Opened {
         let opened = &mut self.opened;
         let by_order = &mut self.by_order;
-        let open = self.trials.entry(key).or_insert_with(|| {
+        let open = self.open.entry(key).or_insert_with(|| {
             let order = *opened;
             *opened += 1;
             by_order.insert(order, key);
-            OpenTrial::new(order, trial, of, settled)
+            make(order)
         });
         if open.owners.contains(&owner) {
             return Opened::Known;
         }
         open.owners.push(owner);
         let queue = self.queues.entry(owner).or_default();
-        queue.trials += 1;
+        queue.open += 1;
         queue.settled += open.settled();
-        let waits = open.places().zip(&open.shards).filter(|(_, shard)| shard.is_pending());
-        queue.pending.extend(waits.map(|(place, _)| place));
+        queue.pending.extend(open.pending());
         self.complete(key).map_or(Opened::Waiting, Opened::Complete)
     }
 
@@ -215,7 +263,7 @@ impl Ledger {
             Some((order, index)) => (*self.by_order.get(&order)?, index),
             None => self.straggler(owner, worker, now)?,
         };
-        let open = self.trials.get_mut(&key)?;
+        let open = self.open.get_mut(&key)?;
         let alone = self.suspects.contains(&(open.order, index));
         let shard = Shard { index, of: open.shards.len() as u32 };
         open.shards[index as usize].grant(lease);
@@ -224,15 +272,15 @@ impl Ledger {
                 queue.pending.remove(&(open.order, index));
             }
         }
-        let trial = open.trial.clone();
+        let work = open.work.clone();
         let queue = self.queues.entry(owner).or_default();
         queue.leased += 1;
         if next.is_some() && shard.of > 1 && queue.last_worker.get(&index).is_none_or(|last| last != worker) {
             queue.last_worker.insert(index, worker.to_owned());
         }
         let worker = worker.to_owned();
-        self.leases.insert(lease, Lease { trial: key, shard, worker, owner, since: now, ends, alone });
-        Some(Grant { lease, trial, shard, owner })
+        self.leases.insert(lease, Lease { work: key, shard, worker, owner, since: now, ends, alone });
+        Some(Grant { lease, work, shard, owner })
     }
 
     fn next_pending(&self, owner: Owner, worker: &str) -> Option<PendingShard> {
@@ -247,12 +295,14 @@ impl Ledger {
 
     /// The owner's shard that has been out for longest, if that is much longer than usual, with another worker than
     /// this one, and with one only.
-    fn straggler(&self, owner: Owner, worker: &str, now: Moment) -> Option<(TrialKey, u32)> {
-        let (settled, together) = self.queues.get(&owner)?.durations;
-        let patience = together.checked_div(settled)?.saturating_mul(STRAGGLES.0).max(STRAGGLES.1);
-        let late = self.leases.iter().take_while(|lease| lease.since + patience <= now);
+    fn straggler(&self, owner: Owner, worker: &str, now: Moment) -> Option<(WorkKey, u32)> {
+        let patience = self.queues.get(&owner)?.durations.map(Durations::patience);
+        let least = patience.iter().flatten().min()?;
+        let is_late =
+            |lease: &&Lease| patience[kind(lease.work)].is_some_and(|time| lease.since + time <= now);
+        let late = self.leases.iter().take_while(|lease| lease.since + *least <= now).filter(is_late);
         let alone = |lease: &&Lease| {
-            let open = self.trials.get(&lease.trial).filter(|open| open.owners.contains(&owner));
+            let open = self.open.get(&lease.work).filter(|open| open.owners.contains(&owner));
             let shard =
                 open.and_then(|open| Some((open.order, open.shards.get(lease.shard.index as usize)?)));
             lease.worker != worker
@@ -260,7 +310,7 @@ impl Ledger {
                     shard.leases().len() == 1 && !self.suspects.contains(&(order, lease.shard.index))
                 })
         };
-        late.filter(alone).map(|lease| (lease.trial, lease.shard.index)).next()
+        late.filter(alone).map(|lease| (lease.work, lease.shard.index)).next()
     }
 
     /// True if a lease is in force. Fencing: what comes under any other is counted as fenced.
@@ -292,46 +342,57 @@ impl Ledger {
         now: Moment,
     ) -> Settled {
         let result = result.into();
-        let Some(open) = self.trials.get_mut(&key) else { return Settled::Unknown };
-        if shard.of as usize != open.shards.len() || shard.index >= shard.of {
+        let open = self.open.get(&key.into()).filter(|open| shard.of as usize == open.shards.len());
+        let Some(trial) = open.and_then(|open| open.work.trial()).filter(|_| shard.index < shard.of) else {
             return Settled::Unknown;
-        }
-        let network = &open.trial.trial.protocol.network;
+        };
+        let network = &trial.trial.protocol.network;
         if !result.counts.is_plausible(network.population_count(), network.channels) {
             return Settled::Implausible;
         }
-        let state = &mut open.shards[shard.index as usize];
+        self.settle_part(key.into(), shard.index, Part::Counts(result), now)
+    }
+
+    /// Takes the artifact of a job, which is stored by now, under a lease or not.
+    pub fn settle_job(&mut self, key: JobKey, made: Made, now: Moment) -> Settled {
+        if !self.open.contains_key(&key.into()) {
+            return Settled::Unknown;
+        }
+        self.settle_part(key.into(), 0, Part::Artifact(made), now)
+    }
+
+    fn settle_part(&mut self, key: WorkKey, index: u32, result: Part, now: Moment) -> Settled {
+        let Some(open) = self.open.get_mut(&key) else { return Settled::Unknown };
+        let state = &mut open.shards[index as usize];
         if let ShardState::Settled(known) = state {
-            return if known.counts == result.counts { Settled::Known } else { Settled::Conflict };
+            return if known.agrees_with(&result) { Settled::Known } else { Settled::Conflict };
         }
         let leases = state.leases().to_vec();
         for lapsed in state.vanished().values() {
             self.lapsed.remove(lapsed);
         }
         *state = ShardState::Settled(result);
-        self.suspects.remove(&(open.order, shard.index));
+        self.suspects.remove(&(open.order, index));
         for owner in &open.owners {
             if let Some(queue) = self.queues.get_mut(owner) {
                 queue.settled += 1;
-                queue.pending.remove(&(open.order, shard.index));
+                queue.pending.remove(&(open.order, index));
             }
         }
         for lease in leases {
             if let Some(lease) = self.end(lease)
                 && let Some(queue) = self.queues.get_mut(&lease.owner)
             {
-                queue.durations.0 = queue.durations.0.saturating_add(1);
-                queue.durations.1 += now.since(lease.since);
+                queue.durations[kind(key)].add(now.since(lease.since));
             }
         }
         self.complete(key).map_or(Settled::Recorded, Settled::Complete)
     }
 
-    /// Takes a failure of the evaluation under a lease: it would fail anywhere, so the trial is closed, and
-    /// returned. Fencing: a failure under a lease that has ended means nothing any more.
-    pub fn fail(&mut self, id: LeaseId, reason: &str) -> Option<Closed> {
-        let lease = self.end(id)?;
-        self.close_failed(lease.trial, reason.to_owned())
+    /// Takes a failure of the evaluation under a lease: it would fail anywhere, so the work is closed, with the jobs that
+    /// wait for its artifact. Fencing: a failure under a lease that has ended means nothing any more.
+    pub fn fail(&mut self, id: LeaseId, reason: &str) -> Vec<Closed> {
+        self.end(id).map_or_else(Vec::new, |lease| self.close_failed(lease.work, reason))
     }
 
     /// Takes a lease's shard back without counting it against the trial. Returns on whose account it was, if it was in force.
@@ -346,16 +407,17 @@ impl Ledger {
 
     /// Withdraws an owner. What nobody else waits for is closed without a result.
     pub fn withdraw(&mut self, owner: Owner) {
-        let own = self.trials.values().filter(|open| open.owners.contains(&owner));
-        for key in own.map(|open| open.trial.key).collect::<Vec<_>>() {
+        let own = self.open.iter().filter(|(_, open)| open.owners.contains(&owner));
+        for key in own.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.leave(owner, key);
         }
         self.queues.remove(&owner);
     }
 
-    /// Withdraws an owner from one trial. If nobody else waits for it, it is closed without a result.
-    pub fn leave(&mut self, owner: Owner, key: TrialKey) {
-        let Some(open) = self.trials.get_mut(&key).filter(|open| open.owners.contains(&owner)) else {
+    /// Withdraws an owner from one trial or job. If nobody else waits for it, it is closed without a result.
+    pub fn leave(&mut self, owner: Owner, key: impl Into<WorkKey>) {
+        let key = key.into();
+        let Some(open) = self.open.get_mut(&key).filter(|open| open.owners.contains(&owner)) else {
             return;
         };
         let Some(heir) = open.owners.iter().copied().find(|other| *other != owner) else {
@@ -373,7 +435,7 @@ impl Ledger {
         self.queues.entry(heir).or_default().leased += inherited;
         if let Some(queue) = self.queues.get_mut(&owner) {
             queue.leased -= inherited;
-            queue.trials -= 1;
+            queue.open -= 1;
             queue.settled -= open.settled();
             for place in open.places() {
                 queue.pending.remove(&place);
@@ -383,13 +445,13 @@ impl Ledger {
 
     /// An open trial, what its settled shards gave, and how many shards it has.
     pub fn shard_results(&self, key: &TrialKey) -> Option<(Arc<Addressed>, BTreeMap<Shard, Evidence>, u32)> {
-        let open = self.trials.get(key)?;
+        let open = self.open.get(&WorkKey::Trial(*key))?;
         let of = open.shards.len() as u32;
-        let settled = (0..of).zip(&open.shards).filter_map(|(index, shard)| match shard {
-            ShardState::Settled(part) => Some((Shard { index, of }, part.clone())),
-            ShardState::Open { .. } => None,
+        let settled = (0..of).zip(&open.shards).filter_map(|(index, shard)| match shard.result() {
+            Some(Part::Counts(part)) => Some((Shard { index, of }, part.clone())),
+            _ => None,
         });
-        Some((open.trial.clone(), settled.collect(), of))
+        Some((open.work.trial()?.clone(), settled.collect(), of))
     }
 
     /// Time at which the next lease runs out.
@@ -403,9 +465,9 @@ impl Ledger {
         self.queues.values().any(|queue| !queue.pending.is_empty()) || straggles()
     }
 
-    /// Owners of an open trial.
-    pub fn owners(&self, key: &TrialKey) -> &[Owner] {
-        self.trials.get(key).map_or(&[], |open| &open.owners)
+    /// Owners of an open trial or job.
+    pub fn owners(&self, key: impl Into<WorkKey>) -> &[Owner] {
+        self.open.get(&key.into()).map_or(&[], |open| &open.owners)
     }
 
     /// Number of a worker's leases on an owner's account.
@@ -414,12 +476,12 @@ impl Ledger {
         leases.filter(|id| self.leases.get(*id).is_some_and(|lease| lease.owner == owner)).count()
     }
 
-    /// Number of an owner's open trials.
-    pub fn open_trials(&self, owner: Owner) -> u32 {
-        self.queues.get(&owner).map_or(0, |queue| queue.trials)
+    /// Number of an owner's open trials and jobs.
+    pub fn open_count(&self, owner: Owner) -> u32 {
+        self.queues.get(&owner).map_or(0, |queue| queue.open)
     }
 
-    /// Shards of an owner's open trials by state.
+    /// Shards of an owner's open work by state.
     pub fn shard_counts(&self, owner: Owner) -> ShardCounts {
         self.queues.get(&owner).map_or(ShardCounts::default(), |queue| ShardCounts {
             pending: queue.pending.len() as u32,
@@ -438,12 +500,12 @@ impl Ledger {
     }
 
     fn shard_mut(&mut self, lease: &Lease) -> Option<&mut ShardState> {
-        self.trials.get_mut(&lease.trial)?.shards.get_mut(lease.shard.index as usize)
+        self.open.get_mut(&lease.work)?.shards.get_mut(lease.shard.index as usize)
     }
 
     /// Puts a shard that came back with the pending ones, unless another worker still has it.
     fn make_pending(&mut self, lease: &Lease) {
-        if let Some(open) = self.trials.get(&lease.trial)
+        if let Some(open) = self.open.get(&lease.work)
             && open.shards[lease.shard.index as usize].is_pending()
         {
             for owner in &open.owners {
@@ -454,19 +516,46 @@ impl Ledger {
         }
     }
 
-    /// Closes a trial as failed.
-    fn close_failed(&mut self, key: TrialKey, reason: String) -> Option<Closed> {
-        Some(self.remove(key)?.end(Outcome::Failed(reason)))
+    /// Closes work as failed, with the jobs that wait for its artifact: that will not be made.
+    fn close_failed(&mut self, key: WorkKey, reason: impl Into<String>) -> Vec<Closed> {
+        let Some(open) = self.remove(key) else { return Vec::new() };
+        let mut closed = vec![open.end(Outcome::Failed(reason.into()))];
+        for waiting in self.waiting_for(key) {
+            closed.extend(self.close_failed(waiting, format!("what it is made from cannot be made: {key}")));
+        }
+        closed
     }
 
-    /// Closes a trial if all its shards are settled.
-    fn complete(&mut self, key: TrialKey) -> Option<Closed> {
-        let sum = self.trials.get(&key)?.sum()?;
-        Some(self.remove(key)?.close(sum))
+    /// Closes work if all its shards are settled. Jobs that waited for its artifact alone become pending.
+    fn complete(&mut self, key: WorkKey) -> Option<Closed> {
+        let outcome = self.open.get(&key)?.outcome()?;
+        let closed = self.remove(key)?.end(outcome);
+        for waiting in self.waiting_for(key) {
+            self.supply(waiting, key);
+        }
+        Some(closed)
     }
 
-    fn remove(&mut self, key: TrialKey) -> Option<OpenTrial> {
-        let open = self.trials.remove(&key)?;
+    /// Jobs that wait for the artifact of another, in the order of their keys.
+    fn waiting_for(&self, key: WorkKey) -> Vec<WorkKey> {
+        let WorkKey::Job(job) = key else { return Vec::new() };
+        let waiting = self.open.iter().filter(|(_, open)| open.waits_for.contains(&job));
+        waiting.map(|(key, _)| *key).collect()
+    }
+
+    /// Notes that an artifact is made that a job waits for.
+    fn supply(&mut self, waiting: WorkKey, made: WorkKey) {
+        let (Some(open), WorkKey::Job(made)) = (self.open.get_mut(&waiting), made) else { return };
+        open.waits_for.remove(&made);
+        for owner in &open.owners {
+            if let Some(queue) = self.queues.get_mut(owner) {
+                queue.pending.extend(open.pending());
+            }
+        }
+    }
+
+    fn remove(&mut self, key: WorkKey) -> Option<OpenWork> {
+        let open = self.open.remove(&key)?;
         self.by_order.remove(&open.order);
         for lease in open.shards.iter().flat_map(ShardState::leases) {
             self.end(*lease);
@@ -480,7 +569,7 @@ impl Ledger {
         let settled = open.settled();
         for owner in &open.owners {
             if let Some(queue) = self.queues.get_mut(owner) {
-                queue.trials -= 1;
+                queue.open -= 1;
                 queue.settled -= settled;
                 for place in open.places() {
                     queue.pending.remove(&place);

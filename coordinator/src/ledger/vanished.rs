@@ -3,10 +3,10 @@
 //! A worker that vanishes takes all its leases with it, and only one of them can be why. A shard that one more vanished
 //! worker condemns is a *suspect*: it is granted alone. What is innocent is measured then.
 
-use qslm_common::trial::TrialKey;
+use qslm_common::work::WorkKey;
 
 use super::leases::Lease;
-use super::trial::Closed;
+use super::open::Closed;
 use super::{LeaseId, Ledger, Moment, Owner};
 
 /// Expired leases, and what their end led to.
@@ -14,7 +14,7 @@ use super::{LeaseId, Ledger, Moment, Owner};
 pub struct Expired {
     /// Leases that ran out, with the workers that had them, and the owners on whose account.
     pub lapsed: Vec<(LeaseId, String, Owner)>,
-    /// Trials that have failed for it.
+    /// Work that has failed for it.
     pub failed: Vec<Closed>,
 }
 
@@ -32,7 +32,7 @@ impl Ledger {
     fn expire_all(&mut self, leases: Vec<LeaseId>) -> Expired {
         let mut expired = Expired::default();
         for id in leases {
-            // A trial that is closed as failed withdraws its other leases.
+            // Work that is closed as failed withdraws its other leases.
             let Some(lease) = self.end(id) else { continue };
             expired.lapsed.push((id, lease.worker.clone(), lease.owner));
             expired.failed.extend(self.lapse(id, &lease));
@@ -40,30 +40,30 @@ impl Ledger {
         expired
     }
 
-    /// Counts a worker that vanished against the shard that it had. A trial fails only if it was alone with the last one.
-    fn lapse(&mut self, id: LeaseId, lease: &Lease) -> Option<Closed> {
+    /// Counts a worker that vanished against the shard that it had. Work fails only if it was alone with the last one.
+    fn lapse(&mut self, id: LeaseId, lease: &Lease) -> Vec<Closed> {
         let limit = self.limits.vanished as usize;
-        let state = self.shard_mut(lease)?;
+        let Some(state) = self.shard_mut(lease) else { return Vec::new() };
         let earlier = state.return_vanished(id, &lease.worker);
         let workers: Vec<String> = state.vanished().keys().cloned().collect();
         if let Some(earlier) = earlier {
             self.lapsed.remove(&earlier);
         }
-        self.lapsed.insert(id, (lease.trial, lease.shard.index));
+        self.lapsed.insert(id, (lease.work, lease.shard.index));
         if lease.alone && workers.len() >= limit {
             let number = workers.len();
             let reason = format!("{number} workers vanished while evaluating it: {}", workers.join(", "));
-            return self.close_failed(lease.trial, reason);
+            return self.close_failed(lease.work, reason);
         }
-        self.suspect(lease.trial, lease.shard.index);
+        self.suspect(lease.work, lease.shard.index);
         self.make_pending(lease);
-        None
+        Vec::new()
     }
 
     /// Hears that a worker came back with a lease still in hand that had run out.
     pub(super) fn forgive(&mut self, id: LeaseId, worker: &str) {
         let Some((key, index)) = self.lapsed.get(&id).copied() else { return };
-        let open = self.trials.get_mut(&key);
+        let open = self.open.get_mut(&key);
         if let Some(state) = open.and_then(|open| open.shards.get_mut(index as usize))
             && state.forgive(id, worker)
         {
@@ -73,8 +73,8 @@ impl Ledger {
     }
 
     /// Notes whether one more vanished worker would condemn a shard.
-    pub(super) fn suspect(&mut self, key: TrialKey, index: u32) {
-        let Some(open) = self.trials.get(&key) else { return };
+    pub(super) fn suspect(&mut self, key: WorkKey, index: u32) {
+        let Some(open) = self.open.get(&key) else { return };
         let vanished = open.shards[index as usize].vanished().len();
         let place = (open.order, index);
         if vanished + 1 >= self.limits.vanished as usize {

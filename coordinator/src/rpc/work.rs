@@ -85,10 +85,11 @@ impl Work for WorkService {
 
 impl WorkService {
     fn write_lease(&self, grant: &Grant, experiments: &BTreeMap<Owner, String>) -> Lease {
-        let context = self.traced.then(|| TraceContext::of_lease(grant.trial.key.as_bytes(), grant.lease.0));
+        let key = grant.work.key();
+        let context = self.traced.then(|| TraceContext::of_lease(key.as_bytes(), grant.lease.0));
         Lease {
             id: grant.lease.0,
-            trial: Some((&grant.trial.trial).into()),
+            trial: grant.work.trial().map(|trial| (&trial.trial).into()),
             index: grant.shard.index,
             of: grant.shard.of,
             traceparent: context.map_or(String::new(), |context| context.to_traceparent()),

@@ -232,7 +232,7 @@ fn what_failed_is_opened_again_and_the_search_ends_where_it_would_have() {
     let granted = world.report(report("w", 9));
     let outcome = ShardOutcome::Failure { reason: "loss is not finite".to_owned(), fault: Fault::Evaluation };
     let mut done: Vec<Finished> = granted.iter().map(finished).collect();
-    let doomed = granted.iter().position(|grant| grant.trial.key != granted[0].trial.key).unwrap();
+    let doomed = granted.iter().position(|grant| grant.trial().key != granted[0].trial().key).unwrap();
     done[doomed].outcome = outcome;
     world.report(WorkerReport { finished: done, ..report("w", 0) });
     world.work("w", 3);

@@ -30,7 +30,7 @@ fn qslm() -> Experiment {
 
 /// Shard results: the share of a candidate's counts that falls into a shard.
 pub(super) fn part(grant: &Grant) -> Counts {
-    let whole = measure(&grant.trial.trial.candidate);
+    let whole = measure(&grant.trial().trial.candidate);
     let share = |n: u64| {
         let cut = |i: u32| n * u64::from(i) / u64::from(grant.shard.of);
         cut(grant.shard.index + 1) - cut(grant.shard.index)
@@ -67,7 +67,7 @@ pub(super) fn report(worker: &str, slots: u32) -> WorkerReport {
 pub(super) fn finished(grant: &Grant) -> Finished {
     let outcome = ShardOutcome::Counts(part(grant));
     let engine = "test engine".to_owned();
-    Finished { lease: grant.lease, trial: grant.trial.key, shard: grant.shard, engine, outcome }
+    Finished { lease: grant.lease, trial: grant.trial().key, shard: grant.shard, engine, outcome }
 }
 
 /// Works for the driver until the experiment has ended or `steps` reports were made.
@@ -145,7 +145,7 @@ async fn a_silent_workers_lease_goes_to_another() {
     let patient = WorkerReport { wait_ms: 10_000, ..report("other", 1000) };
     let regranted = handle.report(patient).await.unwrap().leases;
     assert_eq!(regranted.len(), lost.len());
-    assert_eq!(regranted[0].trial, lost[0].trial);
+    assert_eq!(regranted[0].trial(), lost[0].trial());
     assert!(regranted[0].lease > lost.last().unwrap().lease);
     // The silent worker is told that its leases are gone.
     let late = WorkerReport { held: vec![lost[0].lease], ..report("silent", 0) };
@@ -283,10 +283,15 @@ async fn a_worker_of_one_experiment_gets_no_leases_of_another() {
     let id = handle.submit(Submission::new(second.clone(), 1)).await.unwrap().id;
     let only = WorkerReport { experiment: Some(id), ..report("a", 1000) };
     let leases = handle.report(only).await.unwrap().leases;
-    assert!(!leases.is_empty() && leases.iter().all(|grant| grant.trial.trial.protocol.task == second.task));
+    assert!(
+        !leases.is_empty() && leases.iter().all(|grant| grant.trial().trial.protocol.task == second.task)
+    );
     let nobody = WorkerReport { experiment: Some("nothing".to_owned()), ..report("b", 1000) };
     assert!(handle.report(nobody).await.unwrap().leases.is_empty());
-    assert_eq!(handle.report(report("c", 1)).await.unwrap().leases[0].trial.trial.protocol.task, qslm().task);
+    assert_eq!(
+        handle.report(report("c", 1)).await.unwrap().leases[0].trial().trial.protocol.task,
+        qslm().task
+    );
 }
 
 /// Experiment of the same search on other data: it shares no trial with [`qslm`].
@@ -297,7 +302,7 @@ fn other() -> Experiment {
 
 /// Number of the leases that are for trials of the experiment.
 fn of(leases: &[Grant], experiment: &Experiment) -> usize {
-    leases.iter().filter(|grant| grant.trial.trial.protocol.task == experiment.task).count()
+    leases.iter().filter(|grant| grant.trial().trial.protocol.task == experiment.task).count()
 }
 
 #[tokio::test]
@@ -319,7 +324,7 @@ async fn two_experiments_that_need_the_same_trials_measure_them_once() {
             break;
         }
         for grant in leases {
-            assert!(seen.insert((grant.trial.key, grant.shard)), "{:?} is measured twice", grant.shard);
+            assert!(seen.insert((grant.trial().key, grant.shard)), "{:?} is measured twice", grant.shard);
             finished_ones.push(finished(&grant));
         }
     }
@@ -374,7 +379,7 @@ async fn a_paused_experiment_gets_no_workers_keeps_what_comes_back_and_stays_pau
 
 /// Shard results as of [`part`], of data whose shards are not equally hard.
 fn uneven_part(grant: &Grant) -> Counts {
-    let whole = measure(&grant.trial.trial.candidate);
+    let whole = measure(&grant.trial().trial.candidate);
     let of = f64::from(grant.shard.of);
     let cut = |at: u32| {
         let at = f64::from(at);

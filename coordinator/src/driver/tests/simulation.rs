@@ -230,7 +230,7 @@ impl World {
                 worker.holds.retain(|grant| !answer.dropped.contains(&grant.lease));
                 for grant in answer.leases {
                     assert!(self.leases.insert(grant.lease), "seed {}: a lease number came twice", self.seed);
-                    self.truth.insert(grant.trial.key, measure(&grant.trial.trial.candidate));
+                    self.truth.insert(grant.trial().key, measure(&grant.trial().trial.candidate));
                     worker.holds.push(grant);
                 }
             }
@@ -252,7 +252,7 @@ impl World {
             return;
         }
         let grant = worker.holds.swap_remove(self.rng.random_range(0..worker.holds.len()));
-        let (lease, trial, shard) = (grant.lease, grant.trial.key, grant.shard);
+        let (lease, trial, shard) = (grant.lease, grant.trial().key, grant.shard);
         let outcome = match failure {
             Some(fault) => ShardOutcome::Failure { reason: "chance".to_owned(), fault },
             None => ShardOutcome::Counts(part(&grant)),

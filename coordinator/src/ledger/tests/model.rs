@@ -1,7 +1,10 @@
-//! Model of the ledger, slow and obvious: a list of trials with their shards, searched from the start every
+//! Model of the ledger, slow and obvious: a list of trials and jobs with their shards, searched from the start every
 //! time. Random events have to lead both to the same answers.
 
 use proptest::prelude::*;
+use qslm_common::evidence::Engines;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobInput};
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::trial::Trial;
 use qslm_search::Tiered;
@@ -9,7 +12,7 @@ use qslm_search::Tiered;
 use super::super::*;
 use qslm_testing::experiment;
 
-/// Event of a ledger. Trials, shards and leases by small numbers, so that events meet.
+/// Event of a ledger. Trials, jobs, shards and leases by small numbers, so that events meet.
 #[derive(Debug, Clone)]
 enum Event {
     Open { owner: Owner, trial: usize, shards: u32 },
@@ -17,6 +20,8 @@ enum Event {
     Withdraw(Owner),
     Leave { owner: Owner, trial: usize },
     Settle { trial: usize, index: u32, counts: u64 },
+    OpenJob { owner: Owner, job: usize },
+    SettleJob { job: usize, artifact: u8 },
     Fail(LeaseId),
     HandBack(LeaseId),
     Vanish(usize),
@@ -37,6 +42,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => owner().prop_map(Event::Withdraw),
         1 => (owner(), 0usize..3).prop_map(|(owner, trial)| Event::Leave { owner, trial }),
         4 => (0usize..3, 0u32..4, 1u64..3).prop_map(|(trial, index, counts)| Event::Settle { trial, index, counts }),
+        6 => (owner(), 0usize..3).prop_map(|(owner, job)| Event::OpenJob { owner, job }),
+        3 => (0usize..3, 1u8..3).prop_map(|(job, artifact)| Event::SettleJob { job, artifact }),
         1 => lease().prop_map(Event::Fail),
         1 => lease().prop_map(Event::HandBack),
         1 => (0usize..3).prop_map(Event::Vanish),
@@ -46,15 +53,17 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A trial that is or was open.
-struct ModelTrial {
-    trial: Trial,
+/// A trial or job that is or was open.
+struct ModelWork {
+    key: WorkKey,
+    /// Numbers of jobs that have to be made first.
+    waits_for: Vec<usize>,
     owners: Vec<Owner>,
     shards: Vec<ModelShard>,
     open: bool,
 }
 
-impl ModelTrial {
+impl ModelWork {
     fn lose(&mut self, owner: Owner) {
         self.owners.retain(|other| *other != owner);
         let Some(heir) = self.owners.first() else {
@@ -69,6 +78,7 @@ impl ModelTrial {
 
 #[derive(Default)]
 struct ModelShard {
+    /// Counts, or the artifact.
     settled: Option<u64>,
     out: Vec<ModelLease>,
     /// Workers that vanished over it, each with the lease that ran out last.
@@ -92,9 +102,11 @@ struct ModelLease {
 
 #[derive(Default)]
 struct Model {
-    trials: Vec<ModelTrial>,
-    /// Settled leases by owner, and how long they were out together.
-    durations: [(u32, Duration); 2],
+    all: Vec<ModelWork>,
+    /// Jobs that were made.
+    made: [bool; 3],
+    /// Settled leases by owner, and how long they were out together: of trials and of jobs.
+    durations: [[(u32, Duration); 2]; 2],
     /// Affinity by owner: the worker that had a shard's index last.
     had: [BTreeMap<usize, usize>; 2],
 }
@@ -102,10 +114,10 @@ struct Model {
 /// Answer to an event, in words that both can say.
 #[derive(Debug, PartialEq)]
 enum Answer {
-    Granted(Option<(TrialKey, u32)>),
+    Granted(Option<(WorkKey, u32)>),
     Said(String),
     Unknown(BTreeSet<LeaseId>),
-    GivenUp(Vec<TrialKey>),
+    GivenUp(Vec<WorkKey>),
 }
 
 fn trial(number: usize) -> Trial {
@@ -113,23 +125,72 @@ fn trial(number: usize) -> Trial {
     experiment.trial(experiment.space.uniform(&experiment.network, number))
 }
 
+/// The first job waits for nothing, the second for the first, and the third for both.
+const INPUTS: [&[usize]; 3] = [&[], &[0], &[0, 1]];
+
+fn job(number: usize) -> Job {
+    let new = Job::new("test", 1).parameter("number", number);
+    let input = |new: Job, of: &usize| new.input(&format!("of_{of}"), JobInput::Job(job(*of).key()));
+    INPUTS[number].iter().fold(new, input)
+}
+
+fn made(artifact: u8) -> Made {
+    Made { artifact: ContentHash::of(&[artifact]), engines: Engines::new() }
+}
+
 fn counts(number: u64) -> Counts {
     Counts { nll: Nll(number), scored_tokens: 1, processed_tokens: 1, ..Counts::zero(4) }
+}
+
+/// Index of durations.
+fn is_job(key: WorkKey) -> usize {
+    usize::from(matches!(key, WorkKey::Job(_)))
 }
 
 const WORKERS: [&str; 3] = ["a", "b", "c"];
 const LIMITS: Limits = Limits { vanished: 2 };
 
 impl Model {
-    fn opened(&mut self, number: usize) -> Option<&mut ModelTrial> {
-        let wanted = trial(number);
-        self.trials.iter_mut().find(|known| known.open && known.trial == wanted)
+    fn opened(&mut self, key: impl Into<WorkKey>) -> Option<&mut ModelWork> {
+        let key = key.into();
+        self.all.iter_mut().find(|known| known.open && known.key == key)
+    }
+
+    fn open(&mut self, owner: Owner, key: WorkKey, waits_for: Vec<usize>, shards: u32) -> Answer {
+        let said = |words: &str| Answer::Said(words.to_owned());
+        if let Some(known) = self.opened(key) {
+            if known.owners.contains(&owner) {
+                return said("known");
+            }
+            known.owners.push(owner);
+            return said("recorded");
+        }
+        let shards = (0..shards).map(|_| ModelShard::default()).collect();
+        self.all.push(ModelWork { key, waits_for, owners: vec![owner], shards, open: true });
+        said("recorded")
+    }
+
+    /// Closes work as failed, with the jobs that wait for it.
+    fn fail(&mut self, key: WorkKey) -> Vec<WorkKey> {
+        let Some(known) = self.opened(key) else { return Vec::new() };
+        known.open = false;
+        let mut failed = vec![key];
+        let number = (0..3).find(|number| key == job(*number).key().into());
+        let waits = |work: &&ModelWork| work.open && number.is_some_and(|job| work.waits_for.contains(&job));
+        let waiting: BTreeSet<WorkKey> = self.all.iter().filter(waits).map(|work| work.key).collect();
+        failed.extend(waiting.into_iter().flat_map(|key| self.fail(key)));
+        failed
+    }
+
+    /// Numbers of the jobs that have to be made before one.
+    fn waits_for(&self, number: usize) -> Vec<usize> {
+        INPUTS[number].iter().copied().filter(|of| !self.made[*of]).collect()
     }
 
     /// Every lease that is out, oldest first.
     fn leases(&self) -> Vec<(usize, usize, &ModelLease)> {
         let mut all = Vec::new();
-        for (t, trial) in self.trials.iter().enumerate().filter(|(_, trial)| trial.open) {
+        for (t, trial) in self.all.iter().enumerate().filter(|(_, trial)| trial.open) {
             for (s, shard) in trial.shards.iter().enumerate() {
                 all.extend(shard.out.iter().map(|lease| (t, s, lease)));
             }
@@ -140,7 +201,7 @@ impl Model {
 
     fn take(&mut self, id: LeaseId) -> Option<(usize, usize)> {
         let (t, s, _) = self.leases().into_iter().find(|(_, _, lease)| lease.id == id)?;
-        self.trials[t].shards[s].out.retain(|lease| lease.id != id);
+        self.all[t].shards[s].out.retain(|lease| lease.id != id);
         Some((t, s))
     }
 
@@ -150,70 +211,89 @@ impl Model {
         if own.contains(&true) {
             return None;
         }
-        let owned = |t: usize| self.trials[t].open && self.trials[t].owners.contains(&owner);
+        let owned = |t: usize| self.all[t].open && self.all[t].owners.contains(&owner);
         let waiting = |shard: &ModelShard| shard.settled.is_none() && shard.out.is_empty();
         let mut pending = Vec::new();
-        for (t, trial) in self.trials.iter().enumerate().filter(|(t, _)| owned(*t)) {
-            let indexes = (0..trial.shards.len()).filter(|s| waiting(&trial.shards[*s]));
+        for (t, work) in self.all.iter().enumerate().filter(|(t, _)| owned(*t)) {
+            let ready = work.waits_for.is_empty();
+            let indexes = (0..work.shards.len()).filter(|s| ready && waiting(&work.shards[*s]));
             pending.extend(indexes.map(|s| (t, s)));
         }
         let had = |place: &&(usize, usize)| self.had[owner.index()].get(&place.1);
         let suits = |place: &&(usize, usize)| had(place).is_none_or(|had| *had == worker);
         let (suspects, sound): (Vec<_>, Vec<_>) =
-            pending.into_iter().partition(|(t, s)| self.trials[*t].shards[*s].is_suspect());
+            pending.into_iter().partition(|(t, s)| self.all[*t].shards[*s].is_suspect());
         if let Some(next) = sound.iter().find(suits).or(sound.first()) {
             return Some(*next);
         }
         if let Some(next) = suspects.first().filter(|_| own.is_empty()) {
             return Some(*next);
         }
-        let (settled, together) = self.durations[owner.index()];
-        if settled == 0 {
-            return None;
-        }
-        let patience = (3 * (together / settled)).max(Duration::from_secs(1));
-        let late = self.leases().into_iter().filter(|(_, _, lease)| lease.since + patience <= now);
+        let is_late = |t: usize, lease: &ModelLease| {
+            let (settled, together) = self.durations[owner.index()][is_job(self.all[t].key)];
+            let patience = |settled| (3 * (together / settled)).max(Duration::from_secs(1));
+            settled > 0 && lease.since + patience(settled) <= now
+        };
+        let late = self.leases().into_iter().filter(|(t, _, lease)| is_late(*t, lease));
         let mut alone = late.filter(|(t, s, _)| {
-            let shard = &self.trials[*t].shards[*s];
+            let shard = &self.all[*t].shards[*s];
             owned(*t) && shard.out.len() == 1 && !shard.is_suspect()
         });
         alone.find(|(_, _, lease)| lease.worker != worker).map(|(t, s, _)| (t, s))
     }
 
-    /// Closes the trial if nothing of it is open.
-    fn verdict(&mut self, t: usize) -> Answer {
-        let trial = &mut self.trials[t];
-        let settled: Option<Vec<u64>> = trial.shards.iter().map(|shard| shard.settled).collect();
-        let Some(settled) = settled else { return Answer::Said("recorded".to_owned()) };
-        trial.open = false;
-        Answer::Said(format!("measured {}", settled.iter().sum::<u64>()))
+    /// Takes a result, and closes the work if nothing of it is open.
+    fn settle(&mut self, key: WorkKey, index: usize, result: u64, now: Moment) -> Answer {
+        let said = |words: &str| Answer::Said(words.to_owned());
+        let t = self.all.iter().position(|known| known.open && known.key == key);
+        let Some(t) = t.filter(|t| index < self.all[*t].shards.len()) else { return said("unknown") };
+        let shard = &mut self.all[t].shards[index];
+        if let Some(settled) = shard.settled {
+            return said(if settled == result { "known" } else { "conflict" });
+        }
+        shard.settled = Some(result);
+        for lease in shard.out.drain(..) {
+            let durations = &mut self.durations[lease.owner.index()][is_job(key)];
+            *durations = (durations.0 + 1, durations.1 + now.since(lease.since));
+        }
+        let settled: Option<Vec<u64>> = self.all[t].shards.iter().map(|shard| shard.settled).collect();
+        let Some(settled) = settled else { return said("recorded") };
+        self.all[t].open = false;
+        if let Some(number) = (0..3).find(|number| key == job(*number).key().into()) {
+            self.made[number] = true;
+            self.all.iter_mut().for_each(|work| work.waits_for.retain(|waited| *waited != number));
+        }
+        Answer::Said(format!("settled {}", settled.iter().sum::<u64>()))
     }
 
     fn apply(&mut self, event: &Event, now: Moment, lease: LeaseId) -> Answer {
         let said = |words: &str| Answer::Said(words.to_owned());
         match event {
             Event::Open { owner, trial: number, shards } => {
-                if let Some(known) = self.opened(*number) {
-                    if known.owners.contains(owner) {
-                        return said("known");
-                    }
-                    known.owners.push(*owner);
-                    return said("recorded");
+                self.open(*owner, trial(*number).key().into(), Vec::new(), *shards)
+            }
+            Event::OpenJob { owner, job: number } => {
+                let waits_for = self.waits_for(*number);
+                let owned = |model: &mut Self, of: usize| {
+                    model.opened(job(of).key()).is_some_and(|known| known.owners.contains(owner))
+                };
+                if !waits_for.iter().all(|of| owned(self, *of)) {
+                    return said("not opened");
                 }
-                let shards = (0..*shards).map(|_| ModelShard::default()).collect();
-                let (trial, owners) = (trial(*number), vec![*owner]);
-                self.trials.push(ModelTrial { trial, owners, shards, open: true });
-                said("recorded")
+                self.open(*owner, job(*number).key().into(), waits_for, 1)
+            }
+            Event::SettleJob { job: number, artifact } => {
+                self.settle(job(*number).key().into(), 0, u64::from(*artifact), now)
             }
             Event::Withdraw(owner) => {
-                self.durations[owner.index()] = (0, 0);
+                self.durations[owner.index()] = Default::default();
                 self.had[owner.index()].clear();
-                self.trials.iter_mut().filter(|trial| trial.open).for_each(|trial| trial.lose(*owner));
+                self.all.iter_mut().filter(|work| work.open).for_each(|work| work.lose(*owner));
                 said("withdrawn")
             }
             Event::Leave { owner, trial: number } => {
-                if let Some(trial) = self.opened(*number) {
-                    trial.lose(*owner);
+                if let Some(known) = self.opened(trial(*number).key()) {
+                    known.lose(*owner);
                 }
                 said("left")
             }
@@ -221,37 +301,22 @@ impl Model {
                 let found = self.to_grant(*owner, *worker, now);
                 let (owner, worker) = (*owner, *worker);
                 Answer::Granted(found.map(|(t, s)| {
-                    let shards = &self.trials[t].shards;
+                    let shards = &self.all[t].shards;
                     if shards[s].out.is_empty() && shards.len() > 1 {
                         self.had[owner.index()].insert(s, worker);
                     }
                     let alone = shards[s].is_suspect();
                     let new = ModelLease { id: lease, owner, worker, since: now, ends: now + *lasts, alone };
-                    self.trials[t].shards[s].out.push(new);
-                    (self.trials[t].trial.key(), s as u32)
+                    self.all[t].shards[s].out.push(new);
+                    (self.all[t].key, s as u32)
                 }))
             }
             Event::Settle { trial: number, index, counts } => {
-                let wanted = trial(*number);
-                let t = self.trials.iter().position(|known| known.open && known.trial == wanted);
-                let Some(t) = t.filter(|t| (*index as usize) < self.trials[*t].shards.len()) else {
-                    return said("unknown");
-                };
-                let shard = &mut self.trials[t].shards[*index as usize];
-                if let Some(settled) = shard.settled {
-                    return said(if settled == *counts { "known" } else { "conflict" });
-                }
-                shard.settled = Some(*counts);
-                for lease in shard.out.drain(..) {
-                    let durations = &mut self.durations[lease.owner.index()];
-                    *durations = (durations.0 + 1, durations.1 + now.since(lease.since));
-                }
-                self.verdict(t)
+                self.settle(trial(*number).key().into(), *index as usize, *counts, now)
             }
             Event::Fail(lease) => {
-                let Some((t, _)) = self.take(*lease) else { return said("unknown") };
-                self.trials[t].open = false;
-                said("failed")
+                let Some((t, _)) = self.take(*lease) else { return Answer::GivenUp(Vec::new()) };
+                Answer::GivenUp(self.fail(self.all[t].key))
             }
             Event::HandBack(lease) => said(if self.take(*lease).is_some() { "recorded" } else { "unknown" }),
             Event::Vanish(worker) => {
@@ -262,7 +327,7 @@ impl Model {
             Event::Extend { worker, held, lasts } => {
                 let own = self.leases().into_iter().filter(|(_, _, lease)| lease.worker == *worker);
                 let own: Vec<LeaseId> = own.map(|(_, _, lease)| lease.id).collect();
-                for trial in &mut self.trials {
+                for trial in &mut self.all {
                     for lease in trial.shards.iter_mut().flat_map(|shard| &mut shard.out) {
                         if own.contains(&lease.id) && held.contains(&lease.id) {
                             lease.ends = now + *lasts;
@@ -272,7 +337,7 @@ impl Model {
                 own.iter().filter(|id| !held.contains(id)).for_each(|id| {
                     self.take(*id);
                 });
-                for trial in self.trials.iter_mut().filter(|trial| trial.open) {
+                for trial in self.all.iter_mut().filter(|trial| trial.open) {
                     for shard in trial.shards.iter_mut().filter(|shard| shard.settled.is_none()) {
                         shard.vanished.retain(|who, lease| who != worker || !held.contains(lease));
                     }
@@ -298,11 +363,10 @@ impl Model {
             };
             let (worker, alone) = (lease.worker, lease.alone);
             let Some((t, s)) = self.take(id) else { continue };
-            let vanished = &mut self.trials[t].shards[s].vanished;
+            let vanished = &mut self.all[t].shards[s].vanished;
             vanished.insert(worker, id);
             if alone && vanished.len() >= LIMITS.vanished as usize {
-                self.trials[t].open = false;
-                given_up.push(self.trials[t].trial.key());
+                given_up.extend(self.fail(self.all[t].key));
             }
         }
         Answer::GivenUp(given_up)
@@ -310,11 +374,14 @@ impl Model {
 
     fn shard_counts(&self, owner: Owner) -> ShardCounts {
         let mut counts = ShardCounts::default();
-        let owned = self.trials.iter().filter(|trial| trial.open && trial.owners.contains(&owner));
+        let owned = self.all.iter().filter(|trial| trial.open && trial.owners.contains(&owner));
         for shard in owned.flat_map(|trial| &trial.shards) {
             counts.leased += shard.out.iter().filter(|lease| lease.owner == owner).count() as u32;
             counts.settled += u32::from(shard.settled.is_some());
-            counts.pending += u32::from(shard.settled.is_none() && shard.out.is_empty());
+        }
+        for work in self.all.iter().filter(|work| work.open && work.owners.contains(&owner)) {
+            let pending = work.shards.iter().filter(|shard| shard.settled.is_none() && shard.out.is_empty());
+            counts.pending += if work.waits_for.is_empty() { pending.count() as u32 } else { 0 };
         }
         counts
     }
@@ -328,29 +395,53 @@ fn words(settled: Settled) -> Answer {
         Settled::Unknown => "unknown".to_owned(),
         Settled::Implausible => "implausible".to_owned(),
         Settled::Complete(Closed { outcome: Outcome::Measured(sum), .. }) => {
-            format!("measured {}", sum.counts.nll.0)
+            format!("settled {}", sum.counts.nll.0)
+        }
+        Settled::Complete(Closed { outcome: Outcome::Made(which), .. }) => {
+            format!("settled {}", (1..3).find(|artifact| made(*artifact) == which).unwrap())
         }
         Settled::Complete(Closed { outcome: Outcome::Failed(_), .. }) => "failed".to_owned(),
     })
 }
 
-fn given_up(expired: Expired) -> Answer {
-    Answer::GivenUp(expired.failed.into_iter().map(|closed| closed.trial.key).collect())
+fn opened(opened: Opened) -> Answer {
+    let said = |words: &str| Answer::Said(words.to_owned());
+    match opened {
+        Opened::Waiting => said("recorded"),
+        Opened::Known => said("known"),
+        Opened::Unknown(_) => said("not opened"),
+        Opened::Complete(closed) => words(Settled::Complete(closed)),
+    }
 }
 
-/// The same event on the real ledger. `of` is how many shards each trial was last opened with.
-fn apply(ledger: &mut Ledger, event: &Event, now: Moment, lease: LeaseId, of: &mut [u32; 3]) -> Answer {
+fn given_up(failed: Vec<Closed>) -> Answer {
+    Answer::GivenUp(failed.into_iter().map(|closed| closed.work.key()).collect())
+}
+
+/// The same event on the real ledger. `of` is how many shards each trial was last opened with; `waits_for` are the jobs that
+/// one has to wait for.
+fn apply(
+    ledger: &mut Ledger,
+    event: &Event,
+    now: Moment,
+    lease: LeaseId,
+    of: &mut [u32; 3],
+    waits_for: impl Fn(usize) -> Vec<usize>,
+) -> Answer {
     match event {
         Event::Open { owner, trial: number, shards } => {
             let new: Addressed = trial(*number).into();
-            if ledger.owners(&new.key).is_empty() {
+            if ledger.owners(new.key).is_empty() {
                 of[*number] = *shards;
             }
-            words(match ledger.open(*owner, Arc::new(new), *shards, &BTreeMap::new()) {
-                Opened::Waiting => Settled::Recorded,
-                Opened::Known => Settled::Known,
-                Opened::Complete(closed) => Settled::Complete(closed),
-            })
+            opened(ledger.open(*owner, Arc::new(new), *shards, &BTreeMap::new()))
+        }
+        Event::OpenJob { owner, job: number } => {
+            let waits_for = waits_for(*number).into_iter().map(|of| job(of).key());
+            opened(ledger.open_job(*owner, job(*number).into(), waits_for.collect()))
+        }
+        Event::SettleJob { job: number, artifact } => {
+            words(ledger.settle_job(job(*number).key(), made(*artifact), now))
         }
         Event::Withdraw(owner) => {
             ledger.withdraw(*owner);
@@ -362,26 +453,24 @@ fn apply(ledger: &mut Ledger, event: &Event, now: Moment, lease: LeaseId, of: &m
         }
         Event::Grant { owner, worker, lasts } => {
             let grant = ledger.grant(*owner, lease, WORKERS[*worker], now, now + *lasts);
-            Answer::Granted(grant.map(|grant| (grant.trial.key, grant.shard.index)))
+            Answer::Granted(grant.map(|grant| (grant.work.key(), grant.shard.index)))
         }
         Event::Settle { trial: number, index, counts: nll } => {
             let shard = Shard { index: *index, of: of[*number] };
             words(ledger.settle(trial(*number).key(), shard, counts(*nll), now))
         }
-        Event::Fail(lease) => {
-            words(ledger.fail(*lease, "chance").map_or(Settled::Unknown, Settled::Complete))
-        }
+        Event::Fail(lease) => given_up(ledger.fail(*lease, "chance")),
         Event::HandBack(lease) => {
             let in_force = ledger.hand_back(*lease).is_some();
             Answer::Said(if in_force { "recorded" } else { "unknown" }.to_owned())
         }
-        Event::Vanish(worker) => given_up(ledger.vanish(WORKERS[*worker])),
+        Event::Vanish(worker) => given_up(ledger.vanish(WORKERS[*worker]).failed),
         Event::Extend { worker, held, lasts } => {
             let mut held = held.clone();
             ledger.extend(WORKERS[*worker], &mut held, now + *lasts);
             Answer::Unknown(held)
         }
-        Event::Expire => given_up(ledger.expire(now)),
+        Event::Expire => given_up(ledger.expire(now).failed),
         Event::Wait(_) => Answer::Said("time".to_owned()),
     }
 }
@@ -398,8 +487,9 @@ proptest! {
             if matches!(event, Event::Grant { .. }) {
                 lease = lease.next();
             }
+            let answer =
+                apply(&mut ledger, event, now, lease, &mut of, |number| model.waits_for(number));
             let expected = model.apply(event, now, lease);
-            let answer = apply(&mut ledger, event, now, lease, &mut of);
             prop_assert_eq!(answer, expected, "step {}: {:?}", step, event);
             for owner in [Owner(0), Owner(1)] {
                 let (counts, expected) = (ledger.shard_counts(owner), model.shard_counts(owner));

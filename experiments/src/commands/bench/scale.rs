@@ -206,6 +206,19 @@ fn schedule(workers: u32, evaluations: &[f64]) -> f64 {
     last as f64 / 1e9
 }
 
+/// Lease of a trial.
+struct Lease {
+    id: LeaseId,
+    trial: Arc<Addressed>,
+    shard: Shard,
+}
+
+impl Lease {
+    fn of(grant: Grant) -> Option<Self> {
+        Some(Self { id: grant.lease, trial: grant.work.trial()?.clone(), shard: grant.shard })
+    }
+}
+
 /// A worker of one slot that sleeps: like a real one, it takes a lease beforehand where there is plenty, and goes on
 /// while its results are on their way.
 async fn work(
@@ -215,19 +228,19 @@ async fn work(
     stop: CancellationToken,
 ) -> Result<(), Refusal> {
     type Call = Pin<Box<dyn Future<Output = Result<ReportAnswer, Refusal>> + Send>>;
-    let (mut queue, mut finished) = (VecDeque::<Grant>::new(), Vec::new());
-    let mut busy: Option<(Grant, Pin<Box<tokio::time::Sleep>>)> = None;
+    let (mut queue, mut finished) = (VecDeque::<Lease>::new(), Vec::new());
+    let mut busy: Option<(Lease, Pin<Box<tokio::time::Sleep>>)> = None;
     let mut call: Option<Call> = None;
     loop {
         if busy.is_none() {
-            busy = queue.pop_front().map(|grant| {
-                let seconds = durations.of(&grant.trial.key, grant.shard);
-                (grant, Box::pin(tokio::time::sleep(Duration::from_secs_f64(seconds))))
+            busy = queue.pop_front().map(|lease| {
+                let seconds = durations.of(&lease.trial.key, lease.shard);
+                (lease, Box::pin(tokio::time::sleep(Duration::from_secs_f64(seconds))))
             });
         }
         if call.is_none() && (!finished.is_empty() || busy.is_none()) {
             let held: Vec<LeaseId> =
-                busy.iter().map(|(grant, _)| grant.lease).chain(queue.iter().map(|g| g.lease)).collect();
+                busy.iter().map(|(lease, _)| lease.id).chain(queue.iter().map(|lease| lease.id)).collect();
             let report = WorkerReport {
                 worker: worker.clone(),
                 finished: std::mem::take(&mut finished),
@@ -245,18 +258,18 @@ async fn work(
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = async { if let Some((_, sleep)) = &mut busy { sleep.as_mut().await } }, if busy.is_some() => {
-                finished.extend(busy.take().map(|(grant, _)| Finished {
-                    lease: grant.lease,
-                    trial: grant.trial.key,
-                    shard: grant.shard,
+                finished.extend(busy.take().map(|(lease, _)| Finished {
+                    lease: lease.id,
+                    trial: lease.trial.key,
+                    shard: lease.shard,
                     engine: String::new(),
-                    outcome: ShardOutcome::Counts(workload::counts(&grant.trial.trial.candidate, grant.shard)),
+                    outcome: ShardOutcome::Counts(workload::counts(&lease.trial.trial.candidate, lease.shard)),
                 }));
             }
             answer = async { match &mut call { Some(call) => Some(call.await), None => None } }, if call.is_some() => {
                 call = None;
                 if let Some(answer) = answer {
-                    queue.extend(answer?.leases);
+                    queue.extend(answer?.leases.into_iter().filter_map(Lease::of));
                 }
             }
         }

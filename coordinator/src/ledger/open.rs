@@ -1,25 +1,29 @@
-//! One open trial and the states of its shards.
+//! Open work, one trial or job, and the states of its shards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use qslm_common::evidence::{Engines, Evidence};
+use qslm_common::job::{AddressedJob, JobKey};
 use qslm_common::measurement::{CannotAdd, Counts};
 use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
+use qslm_common::work::{Made, Part, Work};
 
 use super::{LeaseId, Owner};
 
-/// A trial with shards to settle.
+/// Work with shards to settle.
 #[derive(Debug)]
-pub(super) struct OpenTrial {
-    /// Order: trials are worked on in the order in which they were opened.
+pub(super) struct OpenWork {
+    /// Order: work is done in the order in which it was opened.
     pub(super) order: u64,
-    pub(super) trial: Arc<Addressed>,
+    pub(super) work: Work,
     /// Owners that wait for it, each once.
     pub(super) owners: Vec<Owner>,
-    /// States of its shards, by index.
+    /// States of its shards, by index; a job is one.
     pub(super) shards: Vec<ShardState>,
+    /// Jobs whose artifacts are to be made first. Until then no shard of it is pending.
+    pub(super) waits_for: BTreeSet<JobKey>,
 }
 
 /// State of a shard.
@@ -29,30 +33,40 @@ pub(super) enum ShardState {
     /// Workers that vanished over it are counted once each, by the lease that ran out last.
     Open { leases: Vec<LeaseId>, vanished: BTreeMap<String, LeaseId> },
     /// Settled, with its result.
-    Settled(Evidence),
+    Settled(Part),
 }
 
-/// Outcome of a trial.
+/// Outcome of work.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Measured: the sum of the counts of all shards, and the engines that counted.
+    /// Measured: the sum of the counts of all shards of a trial, and the engines that counted.
     Measured(Evidence),
-    /// Failed: the reason why it cannot be measured.
+    /// Made: the artifact of a job.
+    Made(Made),
+    /// Failed: the reason why it cannot be measured or made.
     Failed(String),
 }
 
-/// A trial that is not open any more.
+/// Work that is not open any more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Closed {
-    /// The trial.
-    pub trial: Arc<Addressed>,
+    /// The trial or job.
+    pub work: Work,
     /// Owners that waited for it.
     pub owners: Vec<Owner>,
-    /// Outcome of the trial.
+    /// Outcome of the work.
     pub outcome: Outcome,
 }
 
-/// Result of opening a trial.
+#[cfg(test)]
+impl Closed {
+    /// The trial that was closed.
+    pub(crate) fn trial(&self) -> &Arc<Addressed> {
+        self.work.trial().expect("a trial")
+    }
+}
+
+/// Result of opening work.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Opened {
     /// Open: its owner waits for it now.
@@ -61,20 +75,22 @@ pub enum Opened {
     Known,
     /// All its shards were settled before, so it is closed at once.
     Complete(Closed),
+    /// Not opened: it waits for a job that its owner has not opened.
+    Unknown(JobKey),
 }
 
 /// Result of settling a shard.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Settled {
-    /// News about a trial that is still open.
+    /// News about work that is still open.
     Recorded,
-    /// The trial is closed.
+    /// The work is closed.
     Complete(Closed),
     /// Nothing new: the same was reported before.
     Known,
-    /// Other counts were recorded for the same shard: something is not deterministic.
+    /// Another result was recorded for the same shard: something is not deterministic.
     Conflict,
-    /// No such trial or shard is open.
+    /// No such work or shard is open.
     Unknown,
     /// Counts that no network of this shape can give.
     Implausible,
@@ -94,6 +110,14 @@ impl ShardState {
     /// True if it waits for a worker.
     pub(super) fn is_pending(&self) -> bool {
         matches!(self, Self::Open { leases, .. } if leases.is_empty())
+    }
+
+    /// Its result, once it is settled.
+    pub(super) fn result(&self) -> Option<&Part> {
+        match self {
+            Self::Open { .. } => None,
+            Self::Settled(part) => Some(part),
+        }
     }
 
     /// The leases it is out under.
@@ -148,9 +172,9 @@ impl ShardState {
     }
 }
 
-impl OpenTrial {
+impl OpenWork {
     /// A trial of `of` shards, some of which may be settled already.
-    pub(super) fn new(
+    pub(super) fn trial(
         order: u64,
         trial: Arc<Addressed>,
         of: u32,
@@ -161,11 +185,24 @@ impl OpenTrial {
         let plausible =
             |part: &&Evidence| part.counts.is_plausible(network.population_count(), network.channels);
         let shards = (0..of).map(|index| match settled.get(&Shard { index, of }).filter(plausible) {
-            Some(part) => ShardState::Settled(part.clone()),
+            Some(part) => ShardState::Settled(Part::Counts(part.clone())),
             None => ShardState::default(),
         });
         let shards = shards.collect();
-        Self { order, trial, owners: Vec::new(), shards }
+        Self { order, work: Work::Trial(trial), owners: Vec::new(), shards, waits_for: BTreeSet::new() }
+    }
+
+    /// A job, which may have to wait for the artifacts of others.
+    pub(super) fn job(order: u64, job: Arc<AddressedJob>, waits_for: BTreeSet<JobKey>) -> Self {
+        let shards = vec![ShardState::default()];
+        Self { order, work: Work::Job(job), owners: Vec::new(), shards, waits_for }
+    }
+
+    /// The places of the shards that wait for a worker.
+    pub(super) fn pending(&self) -> impl Iterator<Item = PendingShard> {
+        let waits = self.waits_for.is_empty();
+        let pending = self.places().zip(&self.shards).filter(move |(_, shard)| waits && shard.is_pending());
+        pending.map(|(place, _)| place)
     }
 
     /// Number of settled shards.
@@ -179,35 +216,41 @@ impl OpenTrial {
         indexes.map(|index| (self.order, index))
     }
 
-    /// The sum over all shards; `None` while one is open.
-    pub(super) fn sum(&self) -> Option<Result<Evidence, CannotAdd>> {
-        let mut total = Counts::zero(self.trial.trial.protocol.network.population_count());
-        let mut engines = Engines::new();
-        for shard in &self.shards {
-            let ShardState::Settled(part) = shard else { return None };
-            if let Err(error) = total.add(&part.counts) {
-                return Some(Err(error));
-            }
-            engines.extend(&part.engines);
-        }
-        Some(Ok(Evidence { counts: total, engines }))
-    }
-
-    /// Closed trial with its outcome, given the sum of its shards.
-    pub(super) fn close(self, sum: Result<Evidence, CannotAdd>) -> Closed {
-        self.end(match sum {
-            Ok(Evidence { counts, .. }) if counts.perplexity().is_none() && counts.accuracy().is_none() => {
-                Outcome::Failed("nothing was scored".to_owned())
-            }
-            Ok(evidence) => Outcome::Measured(evidence),
-            Err(error) => Outcome::Failed(error.to_string()),
+    /// Outcome, once every shard is settled: a trial's counts are added up, a job's artifact is its result.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        let parts: Option<Vec<&Part>> = self.shards.iter().map(ShardState::result).collect();
+        let parts = parts?;
+        Some(match (&self.work, &parts[..]) {
+            (Work::Job(_), [Part::Artifact(made)]) => Outcome::Made(made.clone()),
+            (Work::Trial(trial), parts) => match sum(trial, parts) {
+                Ok(Evidence { counts, .. })
+                    if counts.perplexity().is_none() && counts.accuracy().is_none() =>
+                {
+                    Outcome::Failed("nothing was scored".to_owned())
+                }
+                Ok(evidence) => Outcome::Measured(evidence),
+                Err(error) => Outcome::Failed(error.to_string()),
+            },
+            (Work::Job(_), _) => Outcome::Failed("it made no artifact".to_owned()),
         })
     }
 
     pub(super) fn end(self, outcome: Outcome) -> Closed {
-        Closed { trial: self.trial, owners: self.owners, outcome }
+        Closed { work: self.work, owners: self.owners, outcome }
     }
 }
 
-/// Place of a shard among the pending ones: the trial's order, then the shard's index.
+fn sum(trial: &Addressed, parts: &[&Part]) -> Result<Evidence, CannotAdd> {
+    let mut total = Counts::zero(trial.trial.protocol.network.population_count());
+    let mut engines = Engines::new();
+    for part in parts {
+        if let Part::Counts(part) = part {
+            total.add(&part.counts)?;
+            engines.extend(&part.engines);
+        }
+    }
+    Ok(Evidence { counts: total, engines })
+}
+
+/// Place of a shard among the pending ones: the order of its work, then its index.
 pub(super) type PendingShard = (u64, u32);
