@@ -24,6 +24,9 @@ pub struct Capabilities {
     pub memory_bytes: u64,
     /// Labels that people tell workers apart by.
     pub labels: BTreeMap<String, String>,
+    /// Kinds of jobs that it is able to do.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub jobs: BTreeSet<String>,
 }
 
 /// Demands on a worker that is to evaluate an experiment.
@@ -58,6 +61,7 @@ impl Capabilities {
     pub fn validate(&self) -> Result<(), TooMuch> {
         check("backends", self.backends.iter())?;
         check("cpu_features", self.cpu_features.iter())?;
+        check("jobs", self.jobs.iter())?;
         check("labels", self.labels.keys().chain(self.labels.values()))
     }
 }
@@ -120,6 +124,7 @@ mod tests {
             cpu_features: set(&["avx2", "fma"]),
             memory_bytes: 8 << 30,
             labels: labels.clone(),
+            jobs: BTreeSet::new(),
         };
         let none = Demands::default();
         assert!(none.are_met(Backend::Native, &worker));

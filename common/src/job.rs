@@ -58,6 +58,16 @@ pub enum JobInput {
     Job(JobKey),
 }
 
+impl JobInput {
+    /// Hash of the artifact, unless another job makes it.
+    pub fn artifact(&self) -> Option<ContentHash> {
+        match self {
+            Self::Artifact(hash) => Some(*hash),
+            Self::Job(_) => None,
+        }
+    }
+}
+
 /// A job that is none: a canonical text that cannot be read, or a value beyond its bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("job: {0}")]
@@ -87,6 +97,18 @@ impl Job {
     #[must_use]
     pub fn parameter(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.parameters.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The job with these parameters and no others, one for each field.
+    ///
+    /// # Panics
+    /// If they are no map of names to values.
+    #[must_use]
+    pub fn parameters(mut self, parameters: &impl Serialize) -> Self {
+        let value = serde_json::to_value(parameters).expect("parameters are plain values");
+        let Value::Object(fields) = value else { panic!("parameters have names") };
+        self.parameters = fields.into_iter().collect();
         self
     }
 

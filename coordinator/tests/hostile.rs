@@ -162,7 +162,7 @@ async fn an_artifact_that_is_not_what_it_was_announced_as_leaves_nothing() {
         let mut hash = Some(hash);
         let messages: Vec<_> = chunks
             .into_iter()
-            .map(|data| PutArtifactRequest { hash: hash.take().unwrap_or_default(), data })
+            .map(|data| PutArtifactRequest { hash: hash.take().unwrap_or_default(), data, lease: 0 })
             .collect();
         experiments.put_artifact(tokio_stream::iter(messages)).await.map_err(|status: Status| status.code())
     };
@@ -196,7 +196,7 @@ async fn a_damaged_artifact_is_missing_to_submitters_and_named_to_workers_until_
         served.experiments().await.missing_artifacts(request).await.unwrap().into_inner().hashes.len()
     };
     let mut put = async || {
-        let message = PutArtifactRequest { hash: hash.clone(), data: b"content".to_vec() };
+        let message = PutArtifactRequest { hash: hash.clone(), data: b"content".to_vec(), lease: 0 };
         experiments.put_artifact(tokio_stream::iter([message])).await
     };
     let mut fetch = async || {
@@ -242,7 +242,7 @@ async fn one_client_has_no_more_under_way_than_its_quotas() {
     // An upload that never ends.
     let (sender, messages) = tokio::sync::mpsc::channel(1);
     let hash = ContentHash::of(b"x").as_bytes().to_vec();
-    sender.send(PutArtifactRequest { hash: hash.clone(), data: vec![0; 10] }).await.unwrap();
+    sender.send(PutArtifactRequest { hash: hash.clone(), data: vec![0; 10], lease: 0 }).await.unwrap();
     let stalled = tokio_stream::wrappers::ReceiverStream::new(messages);
     let mut client = served.experiments().await;
     let stalled = tokio::spawn(async move { client.put_artifact(stalled).await });
@@ -252,7 +252,7 @@ async fn one_client_has_no_more_under_way_than_its_quotas() {
     let mut experiments = served.experiments().await;
     let mut put = async |data: Vec<u8>| {
         let hash = ContentHash::of(&data).as_bytes().to_vec();
-        experiments.put_artifact(tokio_stream::iter([PutArtifactRequest { hash, data }])).await
+        experiments.put_artifact(tokio_stream::iter([PutArtifactRequest { hash, data, lease: 0 }])).await
     };
     let refusal = put(vec![1]).await.unwrap_err();
     assert_eq!(refusal.message(), "127.0.0.1 has 1 uploads under way (uploads_per_client)");

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::Input;
 use crate::spec::Resolved;
 
 /// A connection for people's calls.
@@ -127,17 +128,27 @@ pub async fn submit(
     resolved: &Resolved,
     priority: Option<i32>,
 ) -> Outcome<ExperimentStatus> {
-    let hashes = resolved.files.iter().map(|(hash, _)| hash.as_bytes().to_vec()).collect();
-    let missing = client.missing_artifacts(MissingArtifactsRequest { hashes }).await?.into_inner().hashes;
-    for (hash, file) in &resolved.files {
-        if missing.iter().any(|missing| missing == hash.as_bytes()) {
-            upload(client, hash, file.path()).await?;
-        }
-    }
+    upload_missing(client, resolved.files.iter().map(|(hash, file)| (hash, file))).await?;
     let experiment = resolved.experiment.encode();
     let demands = Some(resolved.demands.clone().into());
     let request = SubmitRequest { experiment, shards: resolved.shards, priority, demands };
     Ok(client.submit(request).await?.into_inner())
+}
+
+/// Uploads those of these files that the coordinator does not have.
+pub async fn upload_missing(
+    client: &mut Client,
+    files: impl Iterator<Item = (&ContentHash, &Input)>,
+) -> Outcome {
+    let files: Vec<_> = files.collect();
+    let hashes = files.iter().map(|(hash, _)| hash.as_bytes().to_vec()).collect();
+    let missing = client.missing_artifacts(MissingArtifactsRequest { hashes }).await?.into_inner().hashes;
+    for (hash, file) in files {
+        if missing.iter().any(|missing| missing == hash.as_bytes()) {
+            upload(client, hash, file.path()).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn upload(client: &mut Client, hash: &ContentHash, path: &Path) -> Outcome {
@@ -152,7 +163,7 @@ async fn upload(client: &mut Client, hash: &ContentHash, path: &Path) -> Outcome
             if read == 0 && !first {
                 return Ok(());
             }
-            let message = PutArtifactRequest { hash: std::mem::take(&mut name), data };
+            let message = PutArtifactRequest { hash: std::mem::take(&mut name), data, lease: 0 };
             if sender.send(message).await.is_err() {
                 return Ok::<_, std::io::Error>(());
             }

@@ -153,7 +153,7 @@ mod tests {
                 finished.extend(driver.report(report).await.unwrap().leases.into_iter().map(|grant| {
                     FinishedShard {
                         lease: grant.lease,
-                        trial: grant.work.trial().unwrap().key,
+                        work: grant.work.trial().unwrap().key.into(),
                         shard: grant.shard,
                         engine: String::new(),
                         outcome: outcome.clone(),

@@ -11,6 +11,7 @@ mod front_file;
 mod input;
 mod inputs;
 mod listed;
+mod making;
 mod output;
 mod parallel;
 mod place;

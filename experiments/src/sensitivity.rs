@@ -5,10 +5,11 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
-use qslm_common::network::Unit;
+use qslm_common::network::{Network, Unit};
 use qslm_common::scheme::Scheme;
 use qslm_common::space::Group;
 use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::jobs::sensitivity::UnitScores;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::sensitivity::{Comparison, MEASURES, Measure, MiniBatch, TASK_LOSS};
 use qslm_engine::task::{Dataset, EvaluateError};
@@ -106,6 +107,36 @@ impl Serialize for UnitSensitivity {
     }
 }
 
+impl From<UnitScores> for UnitSensitivity {
+    fn from(scored: UnitScores) -> Self {
+        let UnitScores { unit, scheme, scores } = scored;
+        let score = |name: &&str| scores.get(*name).copied().flatten();
+        Self { unit, scheme, scores: NAMES.iter().map(score).collect() }
+    }
+}
+
+/// Units that a candidate quantizes, with their schemes, in the network's order.
+///
+/// # Errors
+/// If it quantizes none.
+pub fn changed_units(network: &Network, candidate: &Candidate) -> Outcome<Vec<(String, String)>> {
+    let units = changed(network, candidate)?.into_iter();
+    let named = units.map(|unit| {
+        let scheme = candidate.scheme(&unit.name).to_string();
+        (unit.name, scheme)
+    });
+    Ok(named.collect())
+}
+
+fn changed(network: &Network, candidate: &Candidate) -> Outcome<Vec<Unit>> {
+    let lossless = |unit: &Unit| matches!(candidate.scheme(&unit.name), Scheme::Float | Scheme::Sign);
+    let units: Vec<Unit> = network.units().into_iter().filter(|unit| !lossless(unit)).collect();
+    if units.is_empty() {
+        return Err(Failure::new(Exit::Usage, "no matrix is quantized: give --bits with 2 to 8, or 16"));
+    }
+    Ok(units)
+}
+
 /// Means of a measurement of sensitivity.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -136,11 +167,7 @@ pub fn measure(
     };
     let comparison =
         Comparison::new(checkpoint, build(&float)?, data, MEASURES, MiniBatch { sequences, top_k });
-    let lossless = |unit: &Unit| matches!(candidate.scheme(&unit.name), Scheme::Float | Scheme::Sign);
-    let units: Vec<Unit> = network.units().into_iter().filter(|unit| !lossless(unit)).collect();
-    if units.is_empty() {
-        return Err(Failure::new(Exit::Usage, "no matrix is quantized: give --bits with 2 to 8, or 16"));
-    }
+    let units = changed(network, candidate)?;
     parallel::map(units.len(), threads, |index| {
         let unit = &units[index];
         let scheme = candidate.scheme(&unit.name);

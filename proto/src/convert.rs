@@ -86,12 +86,13 @@ impl From<v1::Counts> for Counts {
 
 impl From<Capabilities> for v1::Capabilities {
     fn from(capabilities: Capabilities) -> Self {
-        let Capabilities { backends, cpu_features, memory_bytes, labels } = capabilities;
+        let Capabilities { backends, cpu_features, memory_bytes, labels, jobs } = capabilities;
         Self {
             backends: backends.into_iter().collect(),
             cpu_features: cpu_features.into_iter().collect(),
             memory_bytes,
             labels: labels.into_iter().collect(),
+            jobs: jobs.into_iter().collect(),
         }
     }
 }
@@ -100,12 +101,13 @@ impl TryFrom<v1::Capabilities> for Capabilities {
     type Error = Invalid;
 
     fn try_from(capabilities: v1::Capabilities) -> Result<Self, Invalid> {
-        let v1::Capabilities { backends, cpu_features, memory_bytes, labels } = capabilities;
+        let v1::Capabilities { backends, cpu_features, memory_bytes, labels, jobs } = capabilities;
         let capabilities = Self {
             backends: backends.into_iter().collect(),
             cpu_features: cpu_features.into_iter().collect(),
             memory_bytes,
             labels: labels.into_iter().collect(),
+            jobs: jobs.into_iter().collect(),
         };
         capabilities.validate().map_err(|error| Invalid::new("capabilities", error))?;
         Ok(capabilities)

@@ -251,7 +251,10 @@ impl Loop {
                 tally.measured.fetch_add(1, Ordering::Relaxed);
                 tally.tokens.fetch_add(counts.positions, Ordering::Relaxed);
             }
-            _ => drop(tally.failed.fetch_add(1, Ordering::Relaxed)),
+            Some(shard_report::Outcome::Artifact(_)) => {}
+            Some(shard_report::Outcome::Failure(_)) | None => {
+                tally.failed.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 

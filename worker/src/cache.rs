@@ -100,6 +100,16 @@ impl ArtifactCache {
         Ok(path)
     }
 
+    /// A file without a name on the cache's disk, for what is made here.
+    ///
+    /// # Errors
+    /// If none can be made.
+    pub fn scratch(&self) -> io::Result<File> {
+        // Somebody may have tidied up.
+        fs::create_dir_all(&self.folder)?;
+        tempfile::tempfile_in(&self.folder)
+    }
+
     /// The first of these artifacts that is not any more what was fetched; it is fetched again next time.
     pub async fn first_damaged(&self, hashes: &[ContentHash]) -> Option<ContentHash> {
         let mut checked = self.checked.lock().await;

@@ -1,6 +1,7 @@
 //! Evaluator: from a trial and its files to counts; the caches that evaluations of one process share are kept
 //! here.
 
+use std::any::Any;
 use std::fmt::Display;
 use std::fs::{File, Metadata};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,9 +85,7 @@ impl Evaluator {
     ) -> Result<Counts, EvaluationFailure> {
         let run = || self.try_evaluate(trial, files, shard, interrupt);
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-            let words = panic.downcast_ref::<String>().map(String::as_str);
-            let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            let words = format!("the evaluation panicked: {words}");
+            let words = format!("the evaluation panicked: {}", panic_words(&*panic));
             Err(EvaluationFailure::evaluation(Cause::Panic, words))
         })
     }
@@ -160,6 +159,12 @@ impl Evaluator {
             CannotBuild::Candidate(error) => EvaluationFailure::evaluation(Cause::Checkpoint, error),
         })
     }
+}
+
+/// The words of a panic.
+pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> &str {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// The value that `load` makes of files, if they were what their hashes say while it read them. They were checked before,

@@ -12,7 +12,7 @@ use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
 use qslm_proto::convert;
 use qslm_proto::v1::work_client::WorkClient;
-use qslm_proto::v1::{Lease, ShardFailure, ShardReport, shard_report};
+use qslm_proto::v1::{self, Lease, ShardFailure, ShardReport, shard_report};
 use qslm_transport::Link;
 use tokio::task::JoinError;
 use tonic::Code;
@@ -22,6 +22,7 @@ use crate::cache::{ArtifactCache, CacheError};
 use crate::capabilities::fingerprint;
 use crate::evaluator::{Evaluator, Files};
 use crate::failure::{Cause, EvaluationFailure};
+use crate::job;
 
 /// Evaluates one lease.
 pub(crate) async fn work(
@@ -33,6 +34,9 @@ pub(crate) async fn work(
 ) -> ShardReport {
     let started = Instant::now();
     let (id, index, of) = (lease.id, lease.index, lease.of);
+    if let Some(given) = lease.job {
+        return do_job(id, given, cache, client, interrupt, started).await;
+    }
     // Named from the trial itself, so that a result can never be filed under another trial.
     let trial = lease.trial.ok_or_else(|| convert::Invalid::new("trial", "missing"));
     let (key, engine, outcome) = match trial.and_then(Trial::try_from) {
@@ -56,7 +60,36 @@ pub(crate) async fn work(
         Err(failure) => shard_report::Outcome::Failure(tell(failure)),
     };
     let seconds = started.elapsed().as_secs_f64();
-    ShardReport { lease: id, trial: key, index, of, outcome: Some(outcome), seconds, engine }
+    ShardReport { lease: id, trial: key, index, of, outcome: Some(outcome), seconds, engine, job: Vec::new() }
+}
+
+/// Does the job of a lease.
+async fn do_job(
+    lease: u64,
+    given: v1::Job,
+    cache: &ArtifactCache,
+    client: WorkClient<Link>,
+    interrupt: &Arc<AtomicBool>,
+    started: Instant,
+) -> ShardReport {
+    let (key, made) = match job::read(&given) {
+        Err(failure) => (NAMELESS.to_vec(), Err(failure)),
+        Ok(job) => {
+            let key = job.key();
+            tracing::Span::current().record("job", tracing::field::display(key));
+            tracing::info!(kind = job.kind, "makes an artifact");
+            let inputs = given.inputs.into_iter().collect();
+            let made = job::make(lease, job, inputs, cache, client, interrupt.clone()).await;
+            (key.as_bytes().to_vec(), made)
+        }
+    };
+    let outcome = match made {
+        Ok(hash) => shard_report::Outcome::Artifact(hash.as_bytes().to_vec()),
+        Err(failure) => shard_report::Outcome::Failure(tell(failure)),
+    };
+    let (seconds, engine) = (started.elapsed().as_secs_f64(), fingerprint(qslm_engine::jobs::BACKEND));
+    let (outcome, trial) = (Some(outcome), Vec::new());
+    ShardReport { lease, trial, index: 0, of: 1, outcome, seconds, engine, job: key }
 }
 
 /// Attempts after which it is believed that the coordinator cannot read an artifact.
@@ -70,7 +103,16 @@ pub(crate) fn lost(lease: &Lease, error: &JoinError) -> ShardReport {
     let failure = tell(EvaluationFailure::machine(cause_of_end(error), words));
     let outcome = Some(shard_report::Outcome::Failure(failure));
     let (lease, index, of) = (lease.id, lease.index, lease.of);
-    ShardReport { lease, trial: NAMELESS.to_vec(), index, of, outcome, seconds: 0.0, engine: String::new() }
+    ShardReport {
+        lease,
+        trial: NAMELESS.to_vec(),
+        index,
+        of,
+        outcome,
+        seconds: 0.0,
+        engine: String::new(),
+        job: Vec::new(),
+    }
 }
 
 /// Report of a failure; a fault of this machine is logged, too.
@@ -130,7 +172,7 @@ async fn measure(
 }
 
 /// The file of an artifact. That the coordinator is away is no fault of the trial, so this tries until the lease ends.
-async fn fetch(
+pub(crate) async fn fetch(
     hash: ContentHash,
     cache: &ArtifactCache,
     client: &WorkClient<Link>,
@@ -166,7 +208,7 @@ fn is_answer(code: Code) -> bool {
 }
 
 /// True if a call failed for the connection's sake and not for what it asked.
-fn is_passing(code: Code) -> bool {
+pub(crate) fn is_passing(code: Code) -> bool {
     !matches!(
         code,
         Code::NotFound
@@ -200,6 +242,7 @@ mod tests {
             of: 1,
             traceparent: String::new(),
             experiment: String::new(),
+            job: None,
         };
         let report = work(lease, &Arc::new(Evaluator::new(1)), &cache, client, &Arc::default()).await;
         assert_eq!((report.lease, report.trial.len()), (7, 32), "what the coordinator takes");

@@ -113,6 +113,7 @@ mod tests {
             outcome,
             seconds: 0.5,
             engine: String::new(),
+            job: Vec::new(),
         }
     }
 

@@ -9,8 +9,8 @@ use qslm_transport::traces::{Span, TraceContext};
 /// Span of a lease, whose fields every log line about it carries.
 pub(crate) fn lease_line(lease: &Lease) -> tracing::Span {
     let (id, shard, of) = (lease.id, lease.index, lease.of);
-    let trial = tracing::field::Empty;
-    tracing::info_span!("evaluation", experiment = lease.experiment, trial, shard, of, lease = id)
+    let (trial, job) = (tracing::field::Empty, tracing::field::Empty);
+    tracing::info_span!("evaluation", experiment = lease.experiment, trial, job, shard, of, lease = id)
 }
 
 /// Span of a lease on its way through a worker; there is one while traces are sent.

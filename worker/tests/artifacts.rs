@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use qslm_common::hash::ContentHash;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::work_server::{Work, WorkServer};
-use qslm_proto::v1::{ArtifactChunk, FetchArtifactRequest, ReportRequest, ReportResponse};
+use qslm_proto::v1::{
+    ArtifactChunk, FetchArtifactRequest, PutArtifactRequest, PutArtifactResponse, ReportRequest,
+    ReportResponse,
+};
 use qslm_transport::{Access, Connector, Link};
 use qslm_worker::ArtifactCache;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Sends the same chunks for every hash.
 struct Sender {
@@ -38,6 +41,13 @@ impl Work for Sender {
             sender.try_send(Ok(ArtifactChunk { data: chunk.clone() })).unwrap();
         }
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn put_artifact(
+        &self,
+        _: Request<Streaming<PutArtifactRequest>>,
+    ) -> Result<Response<PutArtifactResponse>, Status> {
+        Err(Status::unimplemented("not here"))
     }
 }
 

@@ -14,6 +14,7 @@ mod commit_metrics;
 mod committed;
 mod committer;
 mod events;
+mod jobs;
 mod journal;
 mod outbox;
 mod presentation;
@@ -51,6 +52,8 @@ pub use commit_metrics::{Commits, Metrics};
 pub use committed::CommitError;
 use committer::{Committer, panic_words};
 pub use events::Event;
+use jobs::Jobs;
+pub use jobs::{JOBS, JobState, JobStatus, MakeRequest, Making};
 use journal::Journal;
 use outbox::{Acknowledged, Outbox, Submitted};
 use presentation::Presentation;
@@ -151,6 +154,8 @@ struct Driver {
     ledger: Ledger,
     /// Experiments in the order of submission; the index is the owner's number in the ledger.
     experiments: Vec<ExperimentRun>,
+    /// Jobs that people asked for.
+    jobs: Jobs,
     workers: Workers,
     outbox: Outbox,
     journal: Journal,
@@ -205,6 +210,7 @@ impl Driver {
             store: Arc::new(store),
             ledger: Ledger::new(options.limits),
             experiments: Vec::new(),
+            jobs: Jobs::default(),
             workers: Workers::default(),
             outbox: Outbox::default(),
             journal: Journal::new(&options),

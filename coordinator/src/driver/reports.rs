@@ -1,15 +1,18 @@
 //! Reports in, leases out: one call is heartbeat, results and long polling for work.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::jobs::JOBS;
 use super::request::Reply;
 use super::run::ExperimentRun;
 use super::search_run::SearchRun;
 use super::workers::{Heard, Waiting};
 use super::{Driver, DriverError, Refusal, ReportAnswer, WorkerReport};
 use crate::ledger::{Grant, LeaseId, Moment, Owner};
+use crate::store::StoreError;
+use qslm_common::work::Work;
 
 impl Driver {
     /// Takes a worker's report. If it brings something, it is answered after the commit, else at once, or as soon as
@@ -72,24 +75,37 @@ impl Driver {
                 self.workers.waiting.insert(number, waiting);
                 continue;
             }
-            self.answer_report(waiting, leases);
+            self.answer_report(waiting, leases)?;
         }
         Ok(())
     }
 
-    fn answer_report(&self, waiting: Waiting, leases: Vec<Grant>) {
+    fn answer_report(&mut self, waiting: Waiting, leases: Vec<Grant>) -> Result<(), StoreError> {
+        let mut inputs = BTreeMap::new();
+        for grant in &leases {
+            if let Some(job) = grant.work.job() {
+                inputs.insert(grant.lease, self.inputs(&job.job)?);
+            }
+        }
         let experiments = leases.iter().map(|grant| grant.owner);
-        let id = |owner: Owner| self.experiments[owner.index()].search.id().to_owned();
+        let id = |owner: Owner| self.account(owner).to_owned();
         let (set_aside, last_fault) = self.workers.breakers.open_for(&waiting.worker);
         let answer = ReportAnswer {
             set_aside: last_fault.filter(|_| !set_aside.is_empty()).map(str::to_owned),
             experiments: experiments.map(|owner| (owner, id(owner))).collect(),
             done: leases.is_empty() && self.is_done(waiting.experiment.as_deref()),
             leases,
+            inputs,
             dropped: waiting.dropped,
             ttl: self.options.lease_ttl,
         };
         drop(waiting.reply.send(Ok(answer)));
+        Ok(())
+    }
+
+    /// Word for an owner: the id of an experiment, or that it is people's jobs.
+    pub(super) fn account(&self, owner: Owner) -> &str {
+        self.experiments.get(owner.index()).map_or(JOBS, |run| run.search.id())
     }
 
     /// True if everything that a worker could work for has ended.
@@ -108,20 +124,21 @@ impl Driver {
         beforehand: bool,
         now: Moment,
     ) -> Result<Option<Grant>, DriverError> {
-        for index in self.turns(waiting, now) {
-            let owner = Owner::at(index);
-            if self.ledger.shard_counts(owner).pending == 0 {
-                self.advance(index)?;
+        for owner in self.turns(waiting, now) {
+            if self.ledger.shard_counts(owner).pending == 0 && owner != Owner::PEOPLE {
+                self.advance(owner.index())?;
             }
             let pending = self.ledger.shard_counts(owner).pending;
             if beforehand && !self.workers.are_outnumbered_by(pending) {
                 continue;
             }
             let (lease, ends) = (self.next_lease, now + self.options.lease_ttl);
-            if let Some(grant) = self.ledger.grant(owner, lease, &waiting.worker, now, ends) {
+            let able =
+                |work: &Work| work.job().is_none_or(|job| waiting.capabilities.jobs.contains(&job.job.kind));
+            if let Some(grant) = self.ledger.grant_able(owner, lease, &waiting.worker, &able, now, ends) {
                 self.next_lease = lease.next();
                 self.journal.granted(&grant, &waiting.worker);
-                let experiment = self.experiments[index].search.id();
+                let experiment = self.account(owner);
                 let (work, shard) = (grant.work.key(), grant.shard.index);
                 tracing::debug!(experiment, %work, shard, of = grant.shard.of, lease = lease.0, worker = waiting.worker, "granted");
                 return Ok(Some(grant));
@@ -130,8 +147,8 @@ impl Driver {
         Ok(None)
     }
 
-    /// The experiments that a worker may work for, by index, in the order of their turns.
-    fn turns(&self, waiting: &Waiting, now: Moment) -> Vec<usize> {
+    /// The owners that a worker may work for, in the order of their turns: first people, who wait for their jobs.
+    fn turns(&self, waiting: &Waiting, now: Moment) -> Vec<Owner> {
         let eligible =
             self.experiments.iter().enumerate().filter(|&(index, ExperimentRun { search, .. })| {
                 let leases = || self.ledger.leases_of(&waiting.worker, Owner::at(index));
@@ -145,7 +162,14 @@ impl Driver {
         };
         let mut turns: Vec<_> = eligible.map(turn).collect();
         turns.sort_unstable();
-        turns.into_iter().map(|(_, _, index)| index).collect()
+        let wants_jobs = waiting.experiment.as_ref().is_none_or(|only| only == JOBS);
+        let leases = || self.ledger.leases_of(&waiting.worker, Owner::PEOPLE);
+        let may = wants_jobs
+            && !waiting.capabilities.jobs.is_empty()
+            && self.ledger.open_count(Owner::PEOPLE) > 0
+            && self.workers.breakers.allows(&waiting.worker, Owner::PEOPLE, now, leases);
+        let people = may.then_some(Owner::PEOPLE);
+        people.into_iter().chain(turns.into_iter().map(|(_, _, index)| Owner::at(index))).collect()
     }
 
     pub(super) fn forget_silent_workers(&mut self, now: Moment) {

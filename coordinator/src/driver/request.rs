@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::experiment::Experiment;
+use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
-use qslm_common::trial::TrialKey;
+use qslm_common::work::WorkKey;
 use qslm_report::ReportDocument;
 use tokio::sync::{oneshot, watch};
 
 use super::commit_metrics::Metrics;
 use super::committed::Committed;
 use super::events::Event;
+use super::jobs::{MakeRequest, Making};
 use super::status::{ExperimentStatus, WorkerStatus};
 use super::tally::Tally;
 use crate::ledger::{Grant, LeaseId, Owner};
@@ -38,6 +40,8 @@ pub(super) enum Request {
     Source(String, Reply<ReplaySource>),
     Change(String, Change, Reply<ExperimentStatus>),
     Retry(String, Vec<String>, Reply<ExperimentStatus>),
+    Make(MakeRequest, Reply<Making>),
+    UploadBound(LeaseId, Reply<Option<u64>>),
     /// The committer has a batch on disk: the trials whose sums were in it.
     Committed(Committed),
     Stop,
@@ -160,9 +164,9 @@ pub struct WorkerReport {
 pub struct Finished {
     /// The lease under which it was done.
     pub lease: LeaseId,
-    /// The trial's content address.
-    pub trial: TrialKey,
-    /// The shard of the trial.
+    /// Content address of the trial or job.
+    pub work: WorkKey,
+    /// The shard of the trial; a job is one.
     pub shard: Shard,
     /// Description of the engine that measured it, in a few words; may be empty.
     pub engine: String,
@@ -175,6 +179,8 @@ pub struct Finished {
 pub enum ShardOutcome {
     /// Counts: the shard was measured.
     Counts(Counts),
+    /// Artifact: the job made it, and its bytes are on disk.
+    Artifact(ContentHash),
     /// Failure: the shard was not measured.
     Failure {
         /// Reason, on one line.
@@ -200,6 +206,8 @@ pub enum Fault {
 pub struct ReportAnswer {
     /// New leases.
     pub leases: Vec<Grant>,
+    /// Hashes of the inputs of those that are for jobs, by name.
+    pub inputs: BTreeMap<LeaseId, BTreeMap<String, ContentHash>>,
     /// Ids of the experiments that the leases are for, by owner.
     pub experiments: BTreeMap<Owner, String>,
     /// Leases it listed that are not its own any more.
@@ -364,6 +372,22 @@ impl Handle {
     /// [`Refusal::NotFound`] if there is no such experiment or failed trial, or [`Refusal::Ambiguous`].
     pub async fn retry(&self, id: String, trials: Vec<String>) -> Result<ExperimentStatus, Refusal> {
         self.ask(|reply| Request::Retry(id, trials, reply)).await
+    }
+
+    /// Opens jobs that are not made yet, and says what has become of all.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if one reads what another makes that was not asked for.
+    pub async fn make(&self, request: MakeRequest) -> Result<Making, Refusal> {
+        self.ask(|reply| Request::Make(request, reply)).await
+    }
+
+    /// Bound in bytes of the artifact that may be uploaded under a lease, if that is in force and for a job.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the driver is busy or gone.
+    pub async fn upload_bound(&self, lease: LeaseId) -> Result<Option<u64>, Refusal> {
+        self.ask(|reply| Request::UploadBound(lease, reply)).await
     }
 
     /// Asks the driver to end after the requests before this one. Blocks while the queue is full.

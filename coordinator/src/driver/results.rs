@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
-use qslm_common::work::Work;
+use qslm_common::work::{Made, Work, WorkKey};
 
 use super::breaker::Tripped;
 use super::{Driver, Fault, Finished, ShardOutcome};
@@ -19,14 +19,23 @@ const MOST_ENGINES: usize = 1000;
 impl Driver {
     /// Takes what a worker made of a shard.
     pub(super) fn settle(&mut self, worker: &str, finished: Finished, now: Moment) {
-        let Finished { lease, trial, shard, engine, outcome } = finished;
+        let Finished { lease, work, shard, engine, outcome } = finished;
         let in_force = self.ledger.is_out(lease);
-        match outcome {
-            ShardOutcome::Counts(counts) => {
+        match (outcome, work) {
+            (ShardOutcome::Counts(counts), WorkKey::Trial(trial)) => {
                 let evidence = Evidence { engines: self.known_engine(engine), counts };
                 self.settle_counts(worker, lease, (trial, shard), evidence, in_force, now);
             }
-            ShardOutcome::Failure { reason, fault } => {
+            (ShardOutcome::Artifact(artifact), WorkKey::Job(job)) => {
+                let made = Made { artifact, engines: self.known_engine(engine) };
+                self.settle_made(worker, lease, job, made, now);
+            }
+            (ShardOutcome::Counts(_) | ShardOutcome::Artifact(_), work) => {
+                let reason = format!("it reported a result of another kind for {work}");
+                self.journal.ended(lease, Some(&reason));
+                self.hand_back(worker, lease, Fault::Machine, &reason, now);
+            }
+            (ShardOutcome::Failure { reason, fault }, _) => {
                 self.journal.tally.note_failure(in_force);
                 self.journal.ended(lease, Some("the worker could not measure it"));
                 match fault {
@@ -144,7 +153,10 @@ impl Driver {
         let ids = closed.owners.iter().filter_map(|owner| experiments.get(owner.index()));
         self.journal.closed(&closed, ids.map(|run| run.search.id()));
         let Closed { work, owners, outcome } = closed;
-        let Work::Trial(trial) = work else { return };
+        let trial = match work {
+            Work::Trial(trial) => trial,
+            Work::Job(job) => return self.close_job(&job, outcome),
+        };
         if let Outcome::Measured(evidence) = &outcome {
             self.options.crash_at.pass(CrashPoint::UpdatingFront);
             self.outbox.write_sum(trial.key, evidence.clone());
@@ -204,8 +216,8 @@ impl Driver {
     fn fault(&mut self, worker: &str, owner: Owner, reason: &str, now: Moment) {
         self.journal.tally.faults += 1;
         self.workers.count_fault(worker);
-        let Some(run) = self.experiments.get(owner.index()) else { return };
-        let experiment = run.search.id();
+        let experiment = self.account(owner).to_owned();
+        let experiment = experiment.as_str();
         match self.workers.breakers.fault(worker, owner, reason, now) {
             Tripped::No => return,
             Tripped::Pause(pause) => {
@@ -231,9 +243,10 @@ impl Driver {
     }
 
     /// Notes that a worker measured a shard.
-    fn success(&mut self, worker: &str, owner: Owner) {
+    pub(super) fn success(&mut self, worker: &str, owner: Owner) {
         if self.workers.breakers.success(worker, owner) {
-            let experiment = self.experiments[owner.index()].search.id();
+            let experiment = self.account(owner).to_owned();
+            let experiment = experiment.as_str();
             tracing::info!(worker, experiment, "a worker that was set aside measures again");
             self.journal.note(experiment, format!("{worker} measures again"));
             self.workers.restaffed();

@@ -69,6 +69,10 @@ impl Driver {
                     Err(refusal) => self.outbox.answer(reply, Err(refusal)),
                 }
             }
+            Request::Make(request, reply) => self.make(request, reply)?,
+            Request::UploadBound(lease, reply) => {
+                drop(reply.send(Ok(self.upload_bound(lease))));
+            }
             Request::Committed(written) => {
                 self.outbox.written(&written?);
                 self.committed();

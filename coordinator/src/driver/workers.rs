@@ -1,6 +1,6 @@
 //! Workers: who reports, what each can do, who is set aside, and whose report waits for an answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub(super) struct Worker {
     capabilities: Arc<Capabilities>,
     /// Session: the one of its processes that reported last; 0 if unknown.
     session: u64,
-    /// Shards that it measured.
+    /// Shards that it measured, and jobs that it did.
     measured: u64,
     /// Shards that it could not measure.
     failed: u64,
@@ -156,6 +156,7 @@ impl Workers {
                     worker.measured += 1;
                     worker.tokens.note(now, counts.processed_tokens);
                 }
+                ShardOutcome::Artifact(_) => worker.measured += 1,
                 ShardOutcome::Failure { .. } => worker.failed += 1,
             }
         }
@@ -185,6 +186,12 @@ impl Workers {
     /// True if at least as many shards are pending as all workers may have in hand, so that one may prefetch.
     pub(super) fn are_outnumbered_by(&self, pending: u32) -> bool {
         u64::from(pending) >= self.capacity
+    }
+
+    /// Number of workers that are able to do jobs of all these kinds.
+    pub(super) fn able(&self, kinds: &BTreeSet<String>) -> u32 {
+        let able = self.by_name.values().filter(|worker| worker.capabilities.jobs.is_superset(kinds));
+        able.count() as u32
     }
 
     /// The workers of an experiment, which has this index.

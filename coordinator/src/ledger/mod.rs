@@ -31,12 +31,13 @@ mod invariants;
 mod leases;
 mod moment;
 mod open;
+mod queries;
+mod queue;
 mod vanished;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use qslm_common::evidence::Evidence;
 use qslm_common::job::{AddressedJob, JobKey};
@@ -49,6 +50,8 @@ use leases::{Lease, Leases};
 pub use moment::Moment;
 pub use open::{Closed, Opened, Outcome, Settled};
 use open::{OpenWork, PendingShard, ShardState};
+pub use queries::{OpenJob, ShardCounts};
+use queue::{Queue, kind};
 pub use vanished::Expired;
 
 /// Lease id: the number of a lease and its fencing token; never given twice.
@@ -73,6 +76,9 @@ impl fmt::Display for LeaseId {
 pub struct Owner(pub u32);
 
 impl Owner {
+    /// Owner of the jobs that people ask for apart from any experiment.
+    pub const PEOPLE: Self = Self(u32::MAX);
+
     /// The owner at a place in a list of experiments.
     pub fn at(index: usize) -> Self {
         Self(index as u32)
@@ -97,13 +103,6 @@ impl Default for Limits {
     }
 }
 
-/// Speculative execution: a shard is a straggler's if it is out for so many times what shards took on average, and at
-/// least so long.
-const STRAGGLES: (u32, Duration) = (3, Duration::from_secs(1));
-
-/// Pending shards that are looked through for one that suits a worker.
-const LOOK: usize = 64;
-
 /// Ledger of the open trials, of the queues of their owners, and of the leases.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -119,49 +118,6 @@ pub struct Ledger {
     /// Leases that ran out over open shards: whoever comes back with one still in hand has not vanished.
     lapsed: BTreeMap<LeaseId, (WorkKey, u32)>,
     opened: u64,
-}
-
-/// Queue of one owner: the shards that it waits for, its counts, and the affinity of workers.
-#[derive(Debug, Default)]
-struct Queue {
-    /// Shards to grant, in the order in which their work was opened.
-    pending: BTreeSet<PendingShard>,
-    /// Open trials and jobs.
-    open: u32,
-    /// Leases on this owner's account.
-    leased: u32,
-    /// Settled shards of the open work.
-    settled: u32,
-    /// Settled leases of trials on this owner's account, and those of jobs.
-    durations: [Durations; 2],
-    /// Affinity: the worker that had a slice of the data last, by the shard's index. Candidates begin alike, and what a
-    /// worker computed of one it need not compute again of the next on the same slice.
-    last_worker: BTreeMap<u32, String>,
-}
-
-/// Settled leases, and how long they were out together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Durations {
-    leases: u32,
-    together: Duration,
-}
-
-impl Durations {
-    fn add(&mut self, time: Duration) {
-        self.leases = self.leases.saturating_add(1);
-        self.together = self.together.saturating_add(time);
-    }
-
-    /// Time after which a lease that is still out is a straggler's, once any has settled.
-    fn patience(self) -> Option<Duration> {
-        let (times, least) = STRAGGLES;
-        Some(self.together.checked_div(self.leases)?.saturating_mul(times).max(least))
-    }
-}
-
-/// Index of a queue's durations: jobs are compared with jobs, which take much longer.
-fn kind(work: WorkKey) -> usize {
-    usize::from(matches!(work, WorkKey::Job(_)))
 }
 
 /// Grant: a new lease, as its worker gets it.
@@ -183,17 +139,6 @@ impl Grant {
     pub(crate) fn trial(&self) -> &Arc<Addressed> {
         self.work.trial().expect("a lease for a trial")
     }
-}
-
-/// Shards of an owner's open work, by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ShardCounts {
-    /// Shards that wait for a worker.
-    pub pending: u32,
-    /// Leases that workers hold on the owner's account.
-    pub leased: u32,
-    /// Shards that are settled.
-    pub settled: u32,
 }
 
 impl Ledger {
@@ -255,13 +200,26 @@ impl Ledger {
         now: Moment,
         ends: Moment,
     ) -> Option<Grant> {
+        self.grant_able(owner, lease, worker, &|_| true, now, ends)
+    }
+
+    /// As [`Ledger::grant`], of the work that the worker is `able` to do.
+    pub fn grant_able(
+        &mut self,
+        owner: Owner,
+        lease: LeaseId,
+        worker: &str,
+        able: &dyn Fn(&Work) -> bool,
+        now: Moment,
+        ends: Moment,
+    ) -> Option<Grant> {
         if self.leases.works_alone(worker) {
             return None;
         }
-        let next = self.next_pending(owner, worker);
+        let next = self.next_pending(owner, worker, able);
         let (key, index) = match next {
             Some((order, index)) => (*self.by_order.get(&order)?, index),
-            None => self.straggler(owner, worker, now)?,
+            None => self.straggler(owner, worker, able, now)?,
         };
         let open = self.open.get_mut(&key)?;
         let alone = self.suspects.contains(&(open.order, index));
@@ -281,41 +239,6 @@ impl Ledger {
         let worker = worker.to_owned();
         self.leases.insert(lease, Lease { work: key, shard, worker, owner, since: now, ends, alone });
         Some(Grant { lease, work, shard, owner })
-    }
-
-    fn next_pending(&self, owner: Owner, worker: &str) -> Option<PendingShard> {
-        let queue = self.queues.get(&owner)?;
-        let sound = || queue.pending.iter().filter(|place| !self.suspects.contains(place));
-        let suits = |place: &&PendingShard| queue.last_worker.get(&place.1).is_none_or(|last| last == worker);
-        // Rather another's than none.
-        let next = sound().take(LOOK).find(suits).or_else(|| sound().next());
-        let suspect = || queue.pending.first().filter(|_| !self.leases.any_of(worker));
-        next.or_else(suspect).copied()
-    }
-
-    /// The owner's shard that has been out for longest, if that is much longer than usual, with another worker than
-    /// this one, and with one only.
-    fn straggler(&self, owner: Owner, worker: &str, now: Moment) -> Option<(WorkKey, u32)> {
-        let patience = self.queues.get(&owner)?.durations.map(Durations::patience);
-        let least = patience.iter().flatten().min()?;
-        let is_late =
-            |lease: &&Lease| patience[kind(lease.work)].is_some_and(|time| lease.since + time <= now);
-        let late = self.leases.iter().take_while(|lease| lease.since + *least <= now).filter(is_late);
-        let alone = |lease: &&Lease| {
-            let open = self.open.get(&lease.work).filter(|open| open.owners.contains(&owner));
-            let shard =
-                open.and_then(|open| Some((open.order, open.shards.get(lease.shard.index as usize)?)));
-            lease.worker != worker
-                && shard.is_some_and(|(order, shard)| {
-                    shard.leases().len() == 1 && !self.suspects.contains(&(order, lease.shard.index))
-                })
-        };
-        late.filter(alone).map(|lease| (lease.work, lease.shard.index)).next()
-    }
-
-    /// True if a lease is in force. Fencing: what comes under any other is counted as fenced.
-    pub fn is_out(&self, lease: LeaseId) -> bool {
-        self.leases.get(lease).is_some()
     }
 
     /// Heartbeat: hears from a worker which leases it holds. Those run until `ends` now, its others are taken
@@ -441,53 +364,6 @@ impl Ledger {
                 queue.pending.remove(&place);
             }
         }
-    }
-
-    /// An open trial, what its settled shards gave, and how many shards it has.
-    pub fn shard_results(&self, key: &TrialKey) -> Option<(Arc<Addressed>, BTreeMap<Shard, Evidence>, u32)> {
-        let open = self.open.get(&WorkKey::Trial(*key))?;
-        let of = open.shards.len() as u32;
-        let settled = (0..of).zip(&open.shards).filter_map(|(index, shard)| match shard.result() {
-            Some(Part::Counts(part)) => Some((Shard { index, of }, part.clone())),
-            _ => None,
-        });
-        Some((open.work.trial()?.clone(), settled.collect(), of))
-    }
-
-    /// Time at which the next lease runs out.
-    pub fn next_expiry(&self) -> Option<Moment> {
-        self.leases.next_end()
-    }
-
-    /// True if there may be a shard to grant: a pending one, or a straggler's (speculative execution).
-    pub fn has_work(&self, now: Moment) -> bool {
-        let straggles = || self.leases.iter().next().is_some_and(|oldest| oldest.since + STRAGGLES.1 <= now);
-        self.queues.values().any(|queue| !queue.pending.is_empty()) || straggles()
-    }
-
-    /// Owners of an open trial or job.
-    pub fn owners(&self, key: impl Into<WorkKey>) -> &[Owner] {
-        self.open.get(&key.into()).map_or(&[], |open| &open.owners)
-    }
-
-    /// Number of a worker's leases on an owner's account.
-    pub fn leases_of(&self, worker: &str, owner: Owner) -> usize {
-        let leases = self.leases.of_worker(worker).into_iter();
-        leases.filter(|id| self.leases.get(*id).is_some_and(|lease| lease.owner == owner)).count()
-    }
-
-    /// Number of an owner's open trials and jobs.
-    pub fn open_count(&self, owner: Owner) -> u32 {
-        self.queues.get(&owner).map_or(0, |queue| queue.open)
-    }
-
-    /// Shards of an owner's open work by state.
-    pub fn shard_counts(&self, owner: Owner) -> ShardCounts {
-        self.queues.get(&owner).map_or(ShardCounts::default(), |queue| ShardCounts {
-            pending: queue.pending.len() as u32,
-            leased: queue.leased,
-            settled: queue.settled,
-        })
     }
 
     /// Ends a lease; what becomes of its shard is up to the caller.

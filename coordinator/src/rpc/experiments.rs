@@ -1,15 +1,20 @@
 //! The service that people call, through the `qslm` program.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use qslm_common::ENGINE_VERSION;
 use qslm_common::demands::Demands;
 use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobInput, JobKey};
 use qslm_common::task::MAX_SHARDS;
 use qslm_proto::convert::{self, Invalid};
 use qslm_proto::v1::experiments_server::Experiments;
 use qslm_proto::v1::{
     CandidatesResponse, ChangeRequest, ClusterRequest, ClusterResponse, DescribeResponse, ExperimentStatus,
-    FrontResponse, GetRequest, ListRequest, ListResponse, MissingArtifactsRequest, MissingArtifactsResponse,
-    PutArtifactRequest, PutArtifactResponse, RetryRequest, SubmitRequest,
+    FetchArtifactRequest, FrontResponse, GetRequest, ListRequest, ListResponse, MakeRequest, MakeResponse,
+    MissingArtifactsRequest, MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse, RetryRequest,
+    SubmitRequest,
 };
 use qslm_transport::gate::ClientName;
 use tokio::sync::{mpsc, watch};
@@ -17,9 +22,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::quotas::{ClientQuotas, Quotas};
-use super::refuse;
-use super::status::{write_event, write_status, write_worker};
-use crate::driver::{self, Change, Handle, Submission};
+use super::status::{write_event, write_making, write_status, write_worker};
+use super::transfer::{ChunkStream, fetch, store};
+use crate::driver::{self, Change, Handle, JobStatus, Submission};
 use crate::replay::{Stopped, replay};
 use crate::store::Artifacts;
 
@@ -65,15 +70,50 @@ impl Experiments for ExperimentsService {
         let _counts = self.quotas.upload(&client(&request))?;
         let mut stream = request.into_inner();
         let first = stream.message().await?.ok_or_else(|| Invalid::new("hash", "missing"))?;
-        let hash = convert::hash("hash", &first.hash)?;
-        let mut writer = tokio::task::block_in_place(|| self.artifacts.create(hash)).map_err(refuse)?;
-        let mut message = Some(first);
-        while let Some(PutArtifactRequest { data, .. }) = message {
-            tokio::task::block_in_place(|| writer.write(&data)).map_err(refuse)?;
-            message = stream.message().await?;
-        }
-        tokio::task::block_in_place(|| writer.finish()).map_err(refuse)?;
+        store(&self.artifacts, first, stream, u64::MAX).await?;
         Ok(Response::new(PutArtifactResponse {}))
+    }
+
+    type FetchArtifactStream = ChunkStream;
+
+    async fn fetch_artifact(
+        &self,
+        request: Request<FetchArtifactRequest>,
+    ) -> Result<Response<ChunkStream>, Status> {
+        let hash = convert::hash("hash", &request.into_inner().hash)?;
+        Ok(Response::new(fetch(&self.artifacts, hash).await?))
+    }
+
+    async fn make(&self, request: Request<MakeRequest>) -> Result<Response<MakeResponse>, Status> {
+        let MakeRequest { jobs, retry } = request.into_inner();
+        if !(1..=MAX_JOBS).contains(&jobs.len()) {
+            let words = format!("{}: expected 1 to {MAX_JOBS}", jobs.len());
+            return Err(Invalid::new("jobs", words).into());
+        }
+        let decode = |text: &String| Job::decode(text).map_err(|error| Invalid::new("jobs", error));
+        let jobs: Vec<Job> = jobs.iter().map(decode).collect::<Result<_, _>>()?;
+        if let Some(job) = jobs.iter().find(|job| job.engine_version != ENGINE_VERSION) {
+            let given = job.engine_version;
+            return Err(Status::failed_precondition(format!(
+                "the job is for engine version {given}, the coordinator's is {ENGINE_VERSION}"
+            )));
+        }
+        let named = jobs.iter().flat_map(|job| job.inputs.values());
+        let inputs: BTreeSet<ContentHash> = named.filter_map(JobInput::artifact).collect();
+        if let Some(hash) = self.missing(inputs.into_iter().collect()).await?.first() {
+            return Err(Status::failed_precondition(format!("artifact {hash} has to be uploaded first")));
+        }
+        let mut request = driver::MakeRequest { jobs, lost: BTreeSet::new(), retry };
+        let mut making = self.driver.make(request.clone()).await?;
+        // What was made may be damaged or gone since: then it is made again.
+        let made: BTreeMap<JobKey, ContentHash> = making.jobs.iter().filter_map(JobStatus::made).collect();
+        let missing = self.missing(made.values().copied().collect()).await?;
+        request.lost =
+            made.into_iter().filter(|(_, hash)| missing.contains(hash)).map(|(key, _)| key).collect();
+        if !request.lost.is_empty() {
+            making = self.driver.make(request).await?;
+        }
+        Ok(Response::new(write_making(making)))
     }
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<ExperimentStatus>, Status> {
@@ -180,6 +220,9 @@ impl Experiments for ExperimentsService {
         Ok(Response::new(write_status(self.driver.retry(experiment, trials).await?)))
     }
 }
+
+/// Jobs that one request may ask for.
+const MAX_JOBS: usize = 4096;
 
 /// Failed trials that one request may name.
 const MAX_TRIALS: usize = 10_000;

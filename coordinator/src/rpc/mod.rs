@@ -5,6 +5,7 @@ mod health;
 mod needs;
 mod quotas;
 pub mod status;
+mod transfer;
 mod work;
 
 pub use experiments::ExperimentsService;

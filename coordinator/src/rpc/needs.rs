@@ -8,9 +8,10 @@ pub fn needs(path: &str) -> Needs {
     match (service, method) {
         ("grpc.health.v1.Health", _) => Needs::Nothing,
         ("qslm.v1.Work", _) => Needs::Role(Role::Worker),
-        ("qslm.v1.Experiments", "MissingArtifacts" | "PutArtifact" | "Submit" | "Change" | "Retry") => {
-            Needs::Role(Role::Submitter)
-        }
+        (
+            "qslm.v1.Experiments",
+            "MissingArtifacts" | "PutArtifact" | "FetchArtifact" | "Make" | "Submit" | "Change" | "Retry",
+        ) => Needs::Role(Role::Submitter),
         (
             "qslm.v1.Experiments",
             "List" | "Get" | "Watch" | "Front" | "Describe" | "Candidates" | "Cluster",
@@ -40,7 +41,7 @@ mod tests {
             }
         }
         let of = |role| roles.iter().filter(|(_, needs)| *needs == Needs::Role(role)).count();
-        assert_eq!((of(Role::Worker), of(Role::Reader), of(Role::Submitter), roles.len()), (2, 7, 5, 14));
+        assert_eq!((of(Role::Worker), of(Role::Reader), of(Role::Submitter), roles.len()), (3, 7, 7, 17));
     }
 
     #[test]

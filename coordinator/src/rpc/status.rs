@@ -1,12 +1,41 @@
-//! Status of experiments and workers on the wire.
+//! Status of experiments, jobs and workers on the wire.
 
 use std::time::Duration;
 
 use qslm_common::trial::TrialKey;
 use qslm_proto::v1::experiment_status::State;
-use qslm_proto::v1::{Best, Event, ExperimentStatus, FailedTrial, WorkerStatus};
+use qslm_proto::v1::{
+    Best, Event, ExperimentStatus, FailedTrial, JobStatus, MakeResponse, WorkerStatus, job_status,
+};
 
 use crate::driver;
+
+/// Puts what is known of jobs on the wire.
+pub fn write_making(making: driver::Making) -> MakeResponse {
+    MakeResponse { jobs: making.jobs.into_iter().map(write_job).collect(), able_workers: making.able_workers }
+}
+
+fn write_job(status: driver::JobStatus) -> JobStatus {
+    use job_status::State;
+    let (mut artifact, mut reason, mut workers) = (Vec::new(), String::new(), Vec::new());
+    let state = match status.state {
+        driver::JobState::Waiting => State::Waiting,
+        driver::JobState::Pending => State::Pending,
+        driver::JobState::Leased(by) => {
+            workers = by;
+            State::Leased
+        }
+        driver::JobState::Made(made) => {
+            artifact = made.artifact.as_bytes().to_vec();
+            State::Made
+        }
+        driver::JobState::Failed(words) => {
+            reason = words;
+            State::Failed
+        }
+    };
+    JobStatus { job: status.key.as_bytes().to_vec(), state: state.into(), artifact, reason, workers }
+}
 
 /// Puts the status of an experiment on the wire.
 pub fn write_status(status: driver::ExperimentStatus) -> ExperimentStatus {

@@ -1,28 +1,24 @@
 //! The service that workers call.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::evidence::LONGEST_ENGINE;
+use qslm_common::work::WorkKey;
 use qslm_proto::PROTOCOL;
 use qslm_proto::convert::{self, Invalid};
 use qslm_proto::v1::shard_failure::Kind;
 use qslm_proto::v1::work_server::Work;
 use qslm_proto::v1::{
-    ArtifactChunk, FetchArtifactRequest, Lease, ReportRequest, ReportResponse, ShardFailure, ShardReport,
-    shard_report,
+    FetchArtifactRequest, Job, Lease, PutArtifactRequest, PutArtifactResponse, ReportRequest, ReportResponse,
+    ShardFailure, ShardReport, shard_report,
 };
 use qslm_transport::traces::TraceContext;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{CHUNK, refuse};
-use crate::driver::{Fault, Finished, Handle, ShardOutcome, WorkerReport};
-use crate::ledger::{Grant, LeaseId, Owner};
+use super::transfer::{ChunkStream, fetch, store};
+use crate::driver::{Fault, Finished, Handle, ReportAnswer, ShardOutcome, WorkerReport};
+use crate::ledger::{Grant, LeaseId};
 use crate::store::Artifacts;
 
 /// Leases that one report may ask for.
@@ -52,10 +48,11 @@ impl WorkService {
 #[tonic::async_trait]
 impl Work for WorkService {
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
-        let report = read_report(request.into_inner())?;
+        let mut report = read_report(request.into_inner())?;
+        self.refuse_what_is_not_there(&mut report).await?;
         let answer = self.driver.report(report).await?;
         Ok(Response::new(ReportResponse {
-            leases: answer.leases.iter().map(|grant| self.write_lease(grant, &answer.experiments)).collect(),
+            leases: answer.leases.iter().map(|grant| self.write_lease(grant, &answer)).collect(),
             dropped: answer.dropped.iter().map(|lease| lease.0).collect(),
             ttl_ms: u32::try_from(answer.ttl.as_millis()).unwrap_or(u32::MAX),
             done: answer.done,
@@ -63,54 +60,64 @@ impl Work for WorkService {
         }))
     }
 
-    type FetchArtifactStream = ReceiverStream<Result<ArtifactChunk, Status>>;
+    type FetchArtifactStream = ChunkStream;
 
     async fn fetch_artifact(
         &self,
         request: Request<FetchArtifactRequest>,
-    ) -> Result<Response<Self::FetchArtifactStream>, Status> {
+    ) -> Result<Response<ChunkStream>, Status> {
         let hash = convert::hash("hash", &request.into_inner().hash)?;
-        let artifacts = self.artifacts.clone();
-        // It may have to be read as a whole first.
-        let file = tokio::task::spawn_blocking(move || artifacts.open(&hash))
-            .await
-            .map_err(|error| Status::internal(format!("artifact {hash}: {error}")))?
-            .map_err(refuse)?;
-        // A slow reader holds up its own stream only.
-        let (sender, receiver) = mpsc::channel(4);
-        tokio::task::spawn_blocking(move || send_chunks(file, &sender));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(fetch(&self.artifacts, hash).await?))
+    }
+
+    async fn put_artifact(
+        &self,
+        request: Request<Streaming<PutArtifactRequest>>,
+    ) -> Result<Response<PutArtifactResponse>, Status> {
+        let mut stream = request.into_inner();
+        let first = stream.message().await?.ok_or_else(|| Invalid::new("hash", "missing"))?;
+        let lease = LeaseId(first.lease);
+        let Some(bound) = self.driver.upload_bound(lease).await? else {
+            return Err(Status::failed_precondition(format!(
+                "lease {lease} is not in force, or not for a job"
+            )));
+        };
+        store(&self.artifacts, first, stream, bound).await?;
+        Ok(Response::new(PutArtifactResponse {}))
     }
 }
 
 impl WorkService {
-    fn write_lease(&self, grant: &Grant, experiments: &BTreeMap<Owner, String>) -> Lease {
+    fn write_lease(&self, grant: &Grant, answer: &ReportAnswer) -> Lease {
         let key = grant.work.key();
         let context = self.traced.then(|| TraceContext::of_lease(key.as_bytes(), grant.lease.0));
+        let inputs = || answer.inputs.get(&grant.lease).into_iter().flatten();
+        let bytes = || inputs().map(|(name, hash)| (name.clone(), hash.as_bytes().to_vec())).collect();
         Lease {
             id: grant.lease.0,
             trial: grant.work.trial().map(|trial| (&trial.trial).into()),
             index: grant.shard.index,
             of: grant.shard.of,
             traceparent: context.map_or(String::new(), |context| context.to_traceparent()),
-            experiment: experiments.get(&grant.owner).cloned().unwrap_or_default(),
+            experiment: answer.experiments.get(&grant.owner).cloned().unwrap_or_default(),
+            job: grant.work.job().map(|job| Job { text: job.job.encode(), inputs: bytes() }),
         }
     }
-}
 
-/// Sends a file in pieces until its end or until nobody listens.
-fn send_chunks(mut file: File, sender: &mpsc::Sender<Result<ArtifactChunk, Status>>) {
-    loop {
-        let mut data = Vec::with_capacity(CHUNK);
-        let piece = match file.by_ref().take(CHUNK as u64).read_to_end(&mut data) {
-            Ok(0) => return,
-            Ok(_) => Ok(ArtifactChunk { data }),
-            Err(error) => Err(Status::internal(format!("cannot read the artifact: {error}"))),
-        };
-        let last = piece.is_err();
-        if sender.blocking_send(piece).is_err() || last {
-            return;
+    /// Turns reports of artifacts that were not put into failures of the machine. A job settles once its artifact is on
+    /// disk here.
+    async fn refuse_what_is_not_there(&self, report: &mut WorkerReport) -> Result<(), Status> {
+        for finished in &mut report.finished {
+            let ShardOutcome::Artifact(hash) = finished.outcome else { continue };
+            let artifacts = self.artifacts.clone();
+            // It may have to be read as a whole first.
+            let there = tokio::task::spawn_blocking(move || artifacts.has(&hash)).await;
+            if !there.map_err(|error| Status::internal(format!("artifact {hash}: {error}")))? {
+                let reason = format!("artifact {hash} was reported and is not there");
+                finished.outcome = ShardOutcome::Failure { reason, fault: Fault::Machine };
+            }
         }
+        Ok(())
     }
 }
 
@@ -157,11 +164,18 @@ fn read_finished(report: ShardReport) -> Result<Finished, Invalid> {
             fault: read_fault(&failure),
             reason: one_line(&failure.reason, MAX_REASON),
         },
-        None => return Err(Invalid::new("finished.outcome", "neither counts nor failure")),
+        Some(shard_report::Outcome::Artifact(hash)) => {
+            ShardOutcome::Artifact(convert::hash("finished.artifact", &hash)?)
+        }
+        None => return Err(Invalid::new("finished.outcome", "neither counts, artifact nor failure")),
+    };
+    let work = match &report.job[..] {
+        [] => WorkKey::Trial(convert::hash("finished.trial", &report.trial)?.into()),
+        job => WorkKey::Job(convert::hash("finished.job", job)?.into()),
     };
     Ok(Finished {
         lease: LeaseId(report.lease),
-        trial: convert::hash("finished.trial", &report.trial)?.into(),
+        work,
         shard: convert::shard(report.index, report.of)?,
         engine: one_line(&report.engine, LONGEST_ENGINE),
         outcome,

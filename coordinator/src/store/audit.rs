@@ -1,19 +1,20 @@
-//! Audit of the files beside a store: which of them are not what the store's experiments need.
+//! Audit of the files beside a store: which of them are not what the store's experiments need, or what its jobs made.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use qslm_common::hash::ContentHash;
+use qslm_common::job::JobKey;
 use serde::Serialize;
 
 use super::artifacts::{ArtifactError, Artifacts};
-use super::record::ExperimentRecord;
+use super::contents::Contents;
 
 /// The files beside a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Audit {
-    /// Artifacts that experiments name and that are as they were stored.
+    /// Artifacts that experiments name or jobs made, and that are as they were stored.
     pub intact: u64,
     /// The others, by path.
     pub others: Vec<Found>,
@@ -28,6 +29,9 @@ pub struct Found {
     pub state: Condition,
     /// The ids of the experiments that name it.
     pub experiments: Vec<String>,
+    /// Jobs that made it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<JobKey>,
 }
 
 /// Fault of a file.
@@ -36,9 +40,9 @@ pub struct Found {
 pub enum Condition {
     /// Content is not what its name says.
     Damaged,
-    /// An experiment names it, and it is not there.
+    /// An experiment names it, or a job made it, and it is not there.
     Missing,
-    /// Stray: no experiment names it, and it takes room.
+    /// Stray: no experiment names it, no job made it, and it takes room.
     Stray,
     /// A disk that fails, or a file that may not be read.
     Unreadable,
@@ -64,26 +68,28 @@ impl Audit {
 }
 
 impl Artifacts {
-    /// Reads every file, and says which are not as `experiments` need them.
+    /// Reads every file, and says which are not as what is on record needs them.
     ///
     /// # Errors
     /// If the folder cannot be read.
-    pub fn audit<'a>(
-        &self,
-        experiments: impl IntoIterator<Item = &'a ExperimentRecord>,
-    ) -> io::Result<Audit> {
-        let mut named = BTreeMap::<ContentHash, Vec<String>>::new();
-        for ExperimentRecord { experiment, .. } in experiments {
-            for hash in experiment.artifacts() {
-                named.entry(hash).or_default().push(experiment.id());
+    pub fn audit(&self, contents: &Contents) -> io::Result<Audit> {
+        let mut named = BTreeMap::<ContentHash, (Vec<String>, Vec<JobKey>)>::new();
+        for record in contents.experiments.values() {
+            for hash in record.experiment.artifacts() {
+                named.entry(hash).or_default().0.push(record.experiment.id());
+            }
+        }
+        for (job, artifacts) in &contents.made {
+            for hash in artifacts.keys() {
+                named.entry(*hash).or_default().1.push(*job);
             }
         }
         let mut audit = Audit::default();
         for path in files(self.folder())? {
             let hash = path.file_name().and_then(|name| name.to_str()?.parse::<ContentHash>().ok());
-            let experiments = hash.and_then(|hash| named.remove(&hash));
+            let owners = hash.and_then(|hash| named.remove(&hash));
             let state = match hash.map(|hash| self.open(&hash)) {
-                Some(Ok(_)) if experiments.is_some() => {
+                Some(Ok(_)) if owners.is_some() => {
                     audit.intact += 1;
                     continue;
                 }
@@ -92,12 +98,14 @@ impl Artifacts {
                 Some(Ok(_)) | None => Condition::Stray,
             };
             let path = path.display().to_string();
-            audit.others.push(Found { path, state, experiments: experiments.unwrap_or_default() });
+            let (experiments, jobs) = owners.unwrap_or_default();
+            audit.others.push(Found { path, state, experiments, jobs });
         }
-        let missing = named.into_iter().map(|(hash, experiments)| Found {
+        let missing = named.into_iter().map(|(hash, (experiments, jobs))| Found {
             path: self.path(&hash).display().to_string(),
             state: Condition::Missing,
             experiments,
+            jobs,
         });
         audit.others.extend(missing);
         audit.others.sort();
@@ -116,9 +124,12 @@ fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use qslm_common::evidence::Engines;
     use qslm_search::Tiered;
 
     use super::*;
+    use crate::store::contents::MadeVariants;
+    use crate::store::record::ExperimentRecord;
     use qslm_testing::experiment;
 
     #[test]
@@ -134,23 +145,37 @@ mod tests {
         put(&name("text"), "tex");
         put(&name("nobody's"), "nobody's");
         put(".tmp123", "an upload that never ended");
+        put(&name("made"), "made");
+        let job = |name: &str| JobKey::of(name.as_bytes());
         let found = |name: &str, state, experiments: &[&String]| Found {
             path: artifacts.folder().join(name).display().to_string(),
             state,
             experiments: experiments.iter().map(|id| (*id).clone()).collect(),
+            jobs: Vec::new(),
         };
+        let lost = Found { jobs: vec![job("lost")], ..found(&name("lost"), Condition::Missing, &[]) };
         let mut others = vec![
             found(".tmp123", Condition::Stray, &[]),
             found(&name("text"), Condition::Damaged, &[&id]),
             found(&name("tokenizer"), Condition::Missing, &[&id]),
             found(&name("nobody's"), Condition::Stray, &[]),
+            lost,
         ];
         others.sort();
-        let audit = artifacts.audit([&record]).unwrap();
-        assert_eq!(audit, Audit { intact: 1, others });
-        assert_eq!(audit.faults().count(), 2);
+        let made = |name: &str| {
+            let artifact = ContentHash::of(name.as_bytes());
+            (job(name), MadeVariants::from([(artifact, Engines::new())]))
+        };
+        let contents = Contents {
+            experiments: [(id.clone(), record)].into(),
+            made: ["made", "lost"].map(made).into(),
+            ..Contents::default()
+        };
+        let audit = artifacts.audit(&contents).unwrap();
+        assert_eq!(audit, Audit { intact: 2, others });
+        assert_eq!(audit.faults().count(), 3);
         std::fs::remove_dir_all(artifacts.folder()).unwrap();
-        let audit = artifacts.audit([&record]).unwrap();
-        assert_eq!((audit.intact, audit.faults().count()), (0, 3), "{audit:?}");
+        let audit = artifacts.audit(&contents).unwrap();
+        assert_eq!((audit.intact, audit.faults().count()), (0, 5), "{audit:?}");
     }
 }

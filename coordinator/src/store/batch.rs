@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
+use qslm_common::job::{Job, JobKey};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
+use qslm_common::work::Made;
 use qslm_report::{Comparison, Sample};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::database::Store;
 use super::error::StoreError;
 use super::record::{
-    ExperimentRecord, decode_counts, decode_reasons, encode_comparison, encode_counts, encode_experiment,
-    encode_reasons, encode_sample,
+    ExperimentRecord, decode_counts, decode_made, decode_reasons, encode_comparison, encode_counts,
+    encode_experiment, encode_made, encode_reasons, encode_sample,
 };
 use super::tables::{
-    COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, MEASUREMENTS, RETRIED, SHARDS, TIMELINE,
+    COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, JOBS, MADE, MADE_CONFLICTS, MEASUREMENTS,
+    RETRIED, SHARDS, TIMELINE,
 };
 
 /// Change of the store.
@@ -29,6 +32,10 @@ pub enum Write {
     Measurement(TrialKey, Evidence),
     /// Shard results of a measured trial, all of them, kept because other trials race against them.
     ShardResults(TrialKey, BTreeMap<Shard, Evidence>),
+    /// A job was asked for.
+    Job(Job),
+    /// A job made an artifact, whose bytes are on disk.
+    Made(JobKey, Made),
     /// The description of an engine that results name by its fingerprint.
     Engine(Fingerprint, String),
     /// A trial of an experiment failed for good.
@@ -94,6 +101,23 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
                 for (shard, Evidence { counts, engines }) in results {
                     let at = (key.as_bytes(), shard.of, shard.index);
                     shards.insert(at, encode_counts(counts, engines).as_slice())?;
+                }
+            }
+            Write::Job(job) => {
+                let key = job.key();
+                transaction.open_table(JOBS)?.insert(key.as_bytes(), job.encode().as_str())?;
+            }
+            Write::Made(key, made) => {
+                let (key, record) = (key.as_bytes(), encode_made(made));
+                let mut table = transaction.open_table(MADE)?;
+                let known = table.get(key)?.map(|known| decode_made(known.value()));
+                match known {
+                    None => drop(table.insert(key, record.as_slice())?),
+                    Some(Ok(known)) if known.artifact == made.artifact => {}
+                    // As for counts: the first one stays.
+                    Some(_) => {
+                        transaction.open_multimap_table(MADE_CONFLICTS)?.insert(key, record.as_slice())?;
+                    }
                 }
             }
             Write::Failure(experiment, key, reason) => {

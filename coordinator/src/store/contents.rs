@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use qslm_common::candidate::Candidate;
 use qslm_common::evidence::{Engines, Fingerprint};
+use qslm_common::hash::ContentHash;
+use qslm_common::job::JobKey;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
@@ -25,7 +27,11 @@ pub struct Contents {
     pub shards: BTreeMap<(TrialKey, Shard), Variants>,
     /// Shard results that were kept although their trials were measured: what others race against.
     pub shard_results: BTreeMap<(TrialKey, Shard), Variants>,
-    /// Descriptions of the engines that counted.
+    /// Canonical texts of the jobs that were asked for.
+    pub jobs: BTreeMap<JobKey, String>,
+    /// Artifacts that jobs made.
+    pub made: BTreeMap<JobKey, MadeVariants>,
+    /// Descriptions of the engines that counted or made.
     pub engines: BTreeMap<Fingerprint, String>,
     /// Reasons of final failures, by experiment and trial.
     pub failures: BTreeMap<(String, TrialKey), String>,
@@ -40,10 +46,13 @@ pub struct Contents {
 /// Counts, each with the engines that gave them; more than one if stores disagree.
 pub type Variants = BTreeMap<Counts, Engines>;
 
-/// Adds counts to others, and engines to those that gave the same.
-pub(super) fn add(variants: &mut Variants, more: impl IntoIterator<Item = (Counts, Engines)>) {
-    for (counts, engines) in more {
-        variants.entry(counts).or_default().extend(engines);
+/// Artifacts of one job, each with the engines that made it; more than one if stores disagree.
+pub type MadeVariants = BTreeMap<ContentHash, Engines>;
+
+/// Adds results to others, and engines to those that gave the same.
+pub(super) fn add<T: Ord>(variants: &mut BTreeMap<T, Engines>, more: impl IntoIterator<Item = (T, Engines)>) {
+    for (result, engines) in more {
+        variants.entry(result).or_default().extend(engines);
     }
 }
 
@@ -61,6 +70,8 @@ impl Contents {
             measurements,
             shards,
             shard_results,
+            jobs,
+            made,
             engines,
             failures,
             retried,
@@ -81,6 +92,10 @@ impl Contents {
         }
         for (shard, theirs) in shard_results {
             add(self.shard_results.entry(shard).or_default(), theirs);
+        }
+        self.jobs.extend(jobs);
+        for (job, theirs) in made {
+            add(self.made.entry(job).or_default(), theirs);
         }
         for (engine, theirs) in engines {
             let ours = self.engines.entry(engine).or_insert_with(|| theirs.clone());
@@ -147,6 +162,14 @@ impl Contents {
         }
     }
 
+    /// Jobs with more than one artifact on record. Whoever reads one gets the first, by its hash.
+    pub fn made_differently(&self) -> impl Iterator<Item = (JobKey, &MadeVariants)> {
+        self.made
+            .iter()
+            .filter(|(_, artifacts)| artifacts.len() > 1)
+            .map(|(job, artifacts)| (*job, artifacts))
+    }
+
     /// Trials (or shards of them) with more than one set of counts on record.
     pub fn conflicts(&self) -> Vec<(TrialKey, &Variants)> {
         let whole = self.measurements.iter().map(|(trial, counts)| (*trial, counts));
@@ -172,6 +195,16 @@ mod tests {
         let one = (0u64..3).prop_map(|nll| Counts { nll: Nll(nll), scored_tokens: 1, ..Counts::zero(2) });
         let engines = prop::collection::btree_set((0u64..3).prop_map(Fingerprint), 0..3);
         prop::collection::btree_map(one, engines, 1..2)
+    }
+
+    fn job() -> impl Strategy<Value = JobKey> {
+        (0u8..3).prop_map(|number| JobKey::of(&[number]))
+    }
+
+    fn made() -> impl Strategy<Value = MadeVariants> {
+        let artifact = (0u8..3).prop_map(|number| ContentHash::of(&[number]));
+        let engines = prop::collection::btree_set((0u64..3).prop_map(Fingerprint), 0..3);
+        prop::collection::btree_map(artifact, engines, 1..2)
     }
 
     fn raced() -> Experiment {
@@ -222,6 +255,10 @@ mod tests {
             prop::collection::btree_map(("[ab]", 0u64..3), prop::collection::vec(1u8..4, 1..3), 0..4),
             prop::collection::btree_map(("[ab]", "[xy]"), prop::collection::vec(1u8..4, 1..3), 0..4),
             prop::collection::btree_map((0u64..3).prop_map(Fingerprint), "[ab]", 0..3),
+            (
+                prop::collection::btree_map(job(), "[ab]", 0..3),
+                prop::collection::btree_map(job(), made(), 0..3),
+            ),
         )
             .prop_map(
                 |(
@@ -233,7 +270,10 @@ mod tests {
                     timeline,
                     comparisons,
                     engines,
+                    (jobs, made),
                 )| {
+                    // One key is one text.
+                    let jobs = jobs.into_keys().map(|key| (key, key.to_string())).collect();
                     // One id is one experiment.
                     let named = experiments.into_iter().map(|(id, record): (String, ExperimentRecord)| {
                         let racing = raced().racing.filter(|_| id == "a");
@@ -253,6 +293,8 @@ mod tests {
                         timeline,
                         comparisons,
                         engines,
+                        jobs,
+                        made,
                     };
                     all.shard_results.retain(|(trial, _), _| all.measurements.contains_key(trial));
                     contents.join(all);

@@ -27,7 +27,7 @@ mod whole;
 pub use artifacts::{ArtifactError, ArtifactWriter, Artifacts};
 pub use audit::{Audit, Condition, Found};
 pub use batch::Write;
-pub use contents::Contents;
+pub use contents::{Contents, MadeVariants};
 pub use database::Store;
 pub use error::StoreError;
 pub use file_id::Lost;

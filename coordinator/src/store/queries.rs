@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
+use qslm_common::job::JobKey;
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
+use qslm_common::work::Made;
 use qslm_report::{Comparison, Sample};
 use qslm_search::OnRecord;
 use redb::{ReadableTable, ReadableTableMetadata};
@@ -12,10 +14,11 @@ use redb::{ReadableTable, ReadableTableMetadata};
 use super::database::Store;
 use super::error::{ReadError, StoreError};
 use super::record::{
-    ExperimentRecord, decode_comparison, decode_counts, decode_experiment, decode_reasons, decode_sample,
+    ExperimentRecord, decode_comparison, decode_counts, decode_experiment, decode_made, decode_reasons,
+    decode_sample,
 };
 use super::tables::{
-    COMPARISONS, ENGINES, EXPERIMENTS, FAILURES, Key, MEASUREMENTS, RETRIED, SHARDS, ShardKey, TIMELINE,
+    COMPARISONS, ENGINES, EXPERIMENTS, FAILURES, Key, MADE, MEASUREMENTS, RETRIED, SHARDS, ShardKey, TIMELINE,
 };
 
 impl Store {
@@ -65,6 +68,23 @@ impl Store {
     /// [`StoreError`] if the file cannot be read, or a record in it.
     pub fn shard_results(&self, key: &TrialKey, of: u32) -> Result<BTreeMap<Shard, Evidence>, StoreError> {
         self.read(|transaction| read_shards(&transaction.open_table(SHARDS)?, key.as_bytes(), of))
+    }
+
+    /// The artifacts that jobs made, as far as they are on record.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn made(&self, keys: &[JobKey]) -> Result<BTreeMap<JobKey, Made>, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(MADE)?;
+            let mut found = BTreeMap::new();
+            for key in keys {
+                if let Some(record) = table.get(key.as_bytes())? {
+                    found.insert(*key, decode_made(record.value())?);
+                }
+            }
+            Ok(found)
+        })
     }
 
     /// The trials of an experiment that failed for good, with the reasons.

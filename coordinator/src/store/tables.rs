@@ -27,6 +27,13 @@ pub(super) const TIMELINE: TableDefinition<(&str, u64), &[u8]> = TableDefinition
 pub(super) const COMPARISONS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("comparisons");
 /// The fingerprint of an engine to its description. Records name engines by their fingerprints.
 pub(super) const ENGINES: TableDefinition<u64, &str> = TableDefinition::new("engines");
+/// Job key to the job's canonical text.
+pub(super) const JOBS: TableDefinition<&Key, &str> = TableDefinition::new("jobs");
+/// Job key to the artifact that it made.
+pub(super) const MADE: TableDefinition<&Key, &[u8]> = TableDefinition::new("made");
+/// Artifacts that somebody else made of a job of [`MADE`].
+pub(super) const MADE_CONFLICTS: MultimapTableDefinition<&Key, &[u8]> =
+    MultimapTableDefinition::new("made_conflicts");
 /// Counts that another store had for a trial (shards and index 0) or one of its shards (as in [`SHARDS`]).
 pub(super) const CONFLICTS: MultimapTableDefinition<ShardKey<'static>, &[u8]> =
     MultimapTableDefinition::new("conflicts");

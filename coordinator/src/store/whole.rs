@@ -4,20 +4,23 @@
 //! which it is joined, two functions that read a row and write all rows, and one line of that table.
 
 use qslm_common::evidence::{Engines, Evidence, Fingerprint};
+use qslm_common::hash::ContentHash;
+use qslm_common::job::JobKey;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
+use qslm_common::work::Made;
 use redb::{ReadTransaction, ReadableMultimapTable, ReadableTable, WriteTransaction};
 
-use super::contents::{Contents, Variants, add};
+use super::contents::{Contents, MadeVariants, Variants, add};
 use super::error::ReadError;
 use super::record::{
-    UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_reasons, decode_sample,
-    encode_counts, encode_experiment, encode_reasons,
+    UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_made, decode_reasons,
+    decode_sample, encode_counts, encode_experiment, encode_made, encode_reasons,
 };
 use super::tables::{
-    COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, Key, MEASUREMENTS, RETRIED, SHARDS, ShardKey,
-    TIMELINE,
+    COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, JOBS, Key, MADE, MADE_CONFLICTS, MEASUREMENTS,
+    RETRIED, SHARDS, ShardKey, TIMELINE,
 };
 
 /// One table as a part of the whole.
@@ -59,12 +62,15 @@ macro_rules! table {
 }
 
 /// Tables in the order in which they are read: shards and conflicts go by what is known to be measured.
-pub(super) const TABLES: [TableOfWhole; 9] = [
+pub(super) const TABLES: [TableOfWhole; 12] = [
     table!(EXPERIMENTS, read_experiment, write_experiments),
     table!(ENGINES, read_engine, write_engines),
     table!(MEASUREMENTS, read_measurement, write_measurements),
     table!(SHARDS, read_shard, write_shards),
     TableOfWhole { make: make_conflicts, read: read_conflicts, write: write_conflicts },
+    table!(JOBS, read_job, write_jobs),
+    table!(MADE, read_made, write_made),
+    TableOfWhole { make: make_made_conflicts, read: read_made_conflicts, write: write_made_conflicts },
     table!(FAILURES, read_failure, write_failures),
     table!(RETRIED, read_retried, write_retried),
     table!(COMPARISONS, read_comparison, write_comparisons),
@@ -181,6 +187,67 @@ fn write_conflicts(transaction: &WriteTransaction, contents: &Contents) -> Writt
     for ((key, of, index), variants) in whole.chain(shards) {
         for other in records(variants).skip(1) {
             rows.insert((key.as_bytes(), of, index), other.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+fn read_job(contents: &mut Contents, key: &Key, text: &str) -> Read {
+    contents.jobs.insert(JobKey::from_bytes(*key), text.to_owned());
+    Ok(())
+}
+
+fn write_jobs(contents: &Contents, rows: &mut Rows<'_, &'static Key, &'static str>) -> Written {
+    for (key, text) in &contents.jobs {
+        rows.insert(key.as_bytes(), text.as_str())?;
+    }
+    Ok(())
+}
+
+fn read_made(contents: &mut Contents, key: &Key, record: &[u8]) -> Read {
+    let Made { artifact, engines } = decode_made(record)?;
+    add(contents.made.entry(JobKey::from_bytes(*key)).or_default(), [(artifact, engines)]);
+    Ok(())
+}
+
+/// The records of a job's artifacts: the first is what the store answers with, the others are in conflict with it.
+fn made_records(artifacts: &MadeVariants) -> impl Iterator<Item = Vec<u8>> {
+    let record = |(artifact, engines): (&ContentHash, &Engines)| {
+        encode_made(&Made { artifact: *artifact, engines: engines.clone() })
+    };
+    artifacts.iter().map(record)
+}
+
+fn write_made(contents: &Contents, rows: &mut Rows<'_, &'static Key, &'static [u8]>) -> Written {
+    for (key, artifacts) in &contents.made {
+        if let Some(first) = made_records(artifacts).next() {
+            rows.insert(key.as_bytes(), first.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+fn make_made_conflicts(transaction: &WriteTransaction) -> Written {
+    transaction.open_multimap_table(MADE_CONFLICTS)?;
+    Ok(())
+}
+
+fn read_made_conflicts(transaction: &ReadTransaction, contents: &mut Contents) -> Result<(), ReadError> {
+    for row in transaction.open_multimap_table(MADE_CONFLICTS)?.iter()? {
+        let (key, values) = row?;
+        for value in values {
+            read_made(contents, key.value(), value?.value())?;
+        }
+    }
+    Ok(())
+}
+
+fn write_made_conflicts(transaction: &WriteTransaction, contents: &Contents) -> Written {
+    transaction.delete_multimap_table(MADE_CONFLICTS)?;
+    let mut rows = transaction.open_multimap_table(MADE_CONFLICTS)?;
+    for (key, artifacts) in &contents.made {
+        for other in made_records(artifacts).skip(1) {
+            rows.insert(key.as_bytes(), other.as_slice())?;
         }
     }
     Ok(())

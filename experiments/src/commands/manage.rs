@@ -12,11 +12,12 @@ use serde::Serialize;
 use super::plan;
 use super::target::{self, Source, Target};
 use super::watch;
-use crate::client::submit;
+use crate::client::{connect, submit};
 use crate::exit::Outcome;
 use crate::finished::Finished;
+use crate::making::{Here, Maker, OnWorkers};
 use crate::output::{Listed, Output, plain_table, print, print_data};
-use crate::spec::resolve;
+use crate::spec::{resolve, resolve_with};
 
 /// Submit an experiment to a coordinator; its id is printed.
 ///
@@ -46,6 +47,10 @@ pub struct Submit {
     /// Submit nothing: print stages, candidates and evaluations, and how long they take at most on this machine
     #[arg(long)]
     dry_run: bool,
+    /// Make here what the spec needs before it is an experiment (the order of a ranked search, static ranges); by default
+    /// workers make it
+    #[arg(long, conflicts_with = "dry_run")]
+    local: bool,
     /// Follow the experiment until it has ended, then print its front
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
@@ -178,12 +183,16 @@ struct One {
 impl Submit {
     /// Submits and prints the id.
     pub async fn run(self) -> Outcome {
-        let resolved = resolve(&self.spec, &self.settings)?;
         if self.dry_run {
+            let resolved = resolve(&self.spec, &self.settings)?;
             return plan::show(&resolved, self.output.of_result());
         }
         let patience = if self.wait { target::LONG_PATIENCE } else { target::PATIENCE };
-        let mut client = self.target.connect_within(patience).await?;
+        let (connector, patience) = self.target.way_within(patience)?;
+        let on_workers = OnWorkers::new(&connector, patience);
+        let maker: &dyn Maker = if self.local { &Here } else { &on_workers };
+        let resolved = tokio::task::block_in_place(|| resolve_with(&self.spec, &self.settings, maker))?;
+        let mut client = connect(&connector, patience).await?;
         let status = submit(&mut client, &resolved, self.priority).await?;
         if self.wait {
             return watch::follow(&mut client, &status.id, self.output.of_result()).await;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use qslm_common::job::JobKey;
 use qslm_common::trial::TrialKey;
 use qslm_coordinator::store::{Artifacts, Audit, Contents, Store};
 use serde::Serialize;
@@ -80,8 +81,14 @@ struct StoreSummary {
     /// Settled shards of trials that are still open.
     shards: usize,
     failures: usize,
+    /// Jobs of which an artifact is on record.
+    #[serde(skip_serializing_if = "is_zero")]
+    made: usize,
     /// Trials for which stores hold different counts.
     conflicts: Vec<TrialKey>,
+    /// Jobs of which stores hold different artifacts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    made_differently: Vec<JobKey>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sound: Option<bool>,
     /// The input files beside it.
@@ -90,6 +97,10 @@ struct StoreSummary {
     /// True if the program that wrote it closed it.
     #[serde(skip_serializing_if = "Option::is_none")]
     was_closed: Option<bool>,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl Reconcile {
@@ -120,9 +131,8 @@ impl Db {
                 let store = open_to_read(&path)?;
                 let contents = store.contents()?;
                 let artifacts = Artifacts::of(&path);
-                let audit = artifacts
-                    .audit(contents.experiments.values())
-                    .map_err(|error| Failure::file(artifacts.folder(), &error))?;
+                let audit =
+                    artifacts.audit(&contents).map_err(|error| Failure::file(artifacts.folder(), &error))?;
                 let report = StoreSummary::new(&path, &contents, Some(store.was_closed()));
                 let report = StoreSummary { artifacts: Some(audit), ..report };
                 report.show(output)?;
@@ -184,7 +194,9 @@ impl StoreSummary {
             measurements: contents.measurements.len(),
             shards: contents.shards.len(),
             failures: contents.failures.len(),
+            made: contents.made.len(),
             conflicts,
+            made_differently: contents.made_differently().map(|(job, _)| job).collect(),
             // What is not ends with an error before there is a report.
             sound: was_closed.map(|_| true),
             was_closed,
@@ -204,8 +216,11 @@ impl StoreSummary {
             row("measurements", &self.measurements),
             row("settled shards of open trials", &self.shards),
             row("failed trials", &self.failures),
-            row("conflicts", &self.conflicts.len()),
+            row("conflicts", &(self.conflicts.len() + self.made_differently.len())),
         ];
+        if self.made > 0 {
+            rows.push(row("artifacts that jobs made", &self.made));
+        }
         if let Some(was_closed) = self.was_closed {
             let open = "sound; whoever wrote it did not close it, and what was being written is left out";
             rows.push(row("state", &if was_closed { "sound" } else { open }));
@@ -222,19 +237,23 @@ impl StoreSummary {
         let faults: Vec<_> = self.artifacts.iter().flat_map(Audit::faults).collect();
         if let [first, ..] = &faults[..] {
             let (path, state) = (&first.path, first.state.name());
-            let whose = match &first.experiments[..] {
-                [] => String::new(),
-                ids => format!("; submit or run {} again with the right file", ids.join(", ")),
+            let whose = match (&first.experiments[..], &first.jobs[..]) {
+                ([], []) => String::new(),
+                ([], [job, ..]) => format!("; job {job} made it, and makes it again when it is asked for"),
+                (ids, _) => format!("; submit or run {} again with the right file", ids.join(", ")),
             };
             let words =
                 format!("{} input files are damaged or missing: {path} is {state}{whose}", faults.len());
             return Err(Failure::new(Exit::Failure, words));
         }
-        let [first, ..] = &self.conflicts[..] else { return Ok(()) };
-        let words = format!(
-            "{} trials have different counts in different stores, the first is {first}; both are kept",
-            self.conflicts.len()
-        );
-        Err(Failure::new(Exit::Conflict, words))
+        let differ = |what: &str, number: usize, first: &dyn std::fmt::Display| {
+            let words = format!("{number} {what} in different stores, the first is {first}; both are kept");
+            Err(Failure::new(Exit::Conflict, words))
+        };
+        match (&self.conflicts[..], &self.made_differently[..]) {
+            ([first, ..], _) => differ("trials have different counts", self.conflicts.len(), first),
+            ([], [first, ..]) => differ("jobs made different artifacts", self.made_differently.len(), first),
+            ([], []) => Ok(()),
+        }
     }
 }

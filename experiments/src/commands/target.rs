@@ -94,8 +94,14 @@ impl Target {
 
     /// The same, with another time to wait for it unless the settings say how long.
     pub async fn connect_within(&self, patience: Duration) -> Outcome<Client> {
+        let (connector, patience) = self.way_within(patience)?;
+        connect(&connector, patience).await
+    }
+
+    /// The way to it, and how long it is waited for.
+    pub fn way_within(&self, patience: Duration) -> Outcome<(Connector, Duration)> {
         let (connector, set) = self.way()?;
-        connect(&connector, set.unwrap_or(patience)).await
+        Ok((connector, set.unwrap_or(patience)))
     }
 }
 

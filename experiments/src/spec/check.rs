@@ -11,6 +11,7 @@ use super::written::{self, Spec, one_line};
 use super::{KeyProblem, Refused, examine, named_files};
 use crate::exit::{Outcome, unusable};
 use crate::input::read_text;
+use crate::making::Here;
 
 /// A problem of a spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
     }
     // The whole is looked at only where its parts are right.
     if problems.is_empty() {
-        match examine(path, settings) {
+        match examine(path, settings, &Here) {
             Ok(_) => {}
             Err(Refused::Spec(refused)) => {
                 let line = |key: Option<String>| line_of(&text, &key?);

@@ -15,13 +15,15 @@ use qslm_common::cost::Cost;
 use qslm_common::demands::Demands;
 use qslm_common::experiment::{Experiment, check_model};
 use qslm_common::hash::ContentHash;
+use qslm_common::job::Job;
 use qslm_common::network::Network;
 use qslm_common::objective::Objective;
 use qslm_common::scheme::Calibration;
 use qslm_common::space::{Axis, Space, Tier};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_engine::checkpoint::Checkpoint;
-use qslm_engine::task::Dataset;
+use qslm_engine::jobs::ranges::Ranges;
+use qslm_engine::jobs::sensitivity::{Sensitivity, UNITS_AT_ONCE};
 use qslm_engine::task::sensitivity::Needs;
 use qslm_search::{AnyStrategy, List, Ranked, Tiered};
 
@@ -29,9 +31,8 @@ use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::{Input, read_checkpoint, unreadable};
 use crate::listed;
-use crate::parallel;
-use crate::schemes::calibrate_on;
-use crate::sensitivity::{self, Metric};
+use crate::making::{Here, Maker};
+use crate::sensitivity::{self, Metric, UnitSensitivity};
 pub use check::{problems, problems_of_text};
 pub use written::refuse_toml;
 use written::{
@@ -78,7 +79,12 @@ struct Files {
 
 /// Reads a spec, applies `KEY=VALUE` settings on top, and finds everything that it names.
 pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
-    examine(path, settings).map_err(|refused| match refused {
+    resolve_with(path, settings, &Here)
+}
+
+/// As [`resolve`]; what takes a forward pass is made by `maker`.
+pub fn resolve_with(path: &Path, settings: &[String], maker: &dyn Maker) -> Outcome<Resolved> {
+    examine(path, settings, maker).map_err(|refused| match refused {
         Refused::Spec(problems) => {
             let words: Vec<String> = problems.into_iter().map(|problem| problem.words).collect();
             refuse(path, &words.join("; "))
@@ -120,7 +126,7 @@ impl From<Failure> for Refused {
     }
 }
 
-fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
+fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolved, Refused> {
     let mut spec = written::read(path, settings)?;
     let (files, task) = find(path, &mut spec)?;
     // A list that is too long is told before anything large is read.
@@ -134,7 +140,7 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     let network = *loaded.network();
     let checkpoint = Input::checkpoint(&files.checkpoint)?;
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
-    let calibration = calibration(path, &spec, &tokenizer, &task, &loaded)?;
+    let calibration = calibration(path, &spec, (&checkpoint, &tokenizer), &task, &loaded, maker)?;
     let space = spec.space.resolve(spec.checkpoint.binary_embedding, calibration);
     let (mut strategy, ranking) = strategy(spec.strategy, listed, &space, &network);
     let mut experiment = Experiment {
@@ -169,7 +175,7 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
     if !problems.is_empty() {
         return Err(Refused::Spec(problems));
     }
-    let mut data = load_data(&text, &tokenizer, &experiment.task, &network)?;
+    let data = load_data(&text, &tokenizer, &experiment.task, &network)?;
     let (key, asked) = match experiment.task {
         Task::Perplexity { windows, .. } => ("task.windows", windows),
         Task::Accuracy { sentences } => ("task.sentences", sentences),
@@ -182,8 +188,12 @@ fn examine(path: &Path, settings: &[String]) -> Result<Resolved, Refused> {
         strategy.fit(sequences);
     }
     if let Some(ranking) = ranking {
-        data.truncate(ranking.sequences as usize);
-        strategy = ranking.ranked(&experiment, &loaded, &data)?.into();
+        let inputs = [
+            (experiment.checkpoint, &checkpoint),
+            (experiment.data.text, &text),
+            (experiment.data.tokenizer, &tokenizer),
+        ];
+        strategy = ranking.ranked(&experiment, &inputs, maker)?.into();
     }
     experiment.strategy = strategy.spec();
     let files = vec![
@@ -243,9 +253,10 @@ fn find(path: &Path, spec: &mut Spec) -> Outcome<(Files, Task)> {
 fn calibration(
     path: &Path,
     spec: &Spec,
-    tokenizer: &Input,
+    (checkpoint, tokenizer): (&Input, &Input),
     task: &Task,
-    checkpoint: &Checkpoint,
+    loaded: &Checkpoint,
+    maker: &dyn Maker,
 ) -> Outcome<Option<Calibration>> {
     let fixed = |activations: &ActivationsSpec| activations.range == ActivationRangeSpec::Static;
     match (spec.space.activations.as_ref().is_some_and(fixed), &spec.calibration) {
@@ -260,12 +271,20 @@ fn calibration(
         }
         (true, Some(calibration)) => {
             let (file, task) = calibration_data(path, calibration, task)?;
-            check_model(checkpoint.network(), &task)
+            check_model(loaded.network(), &task)
                 .map_err(|error| refuse(path, &format!("calibration: {error}")))?;
             let input = Input::data(&file, &task)?;
-            let data = load_data(&input, tokenizer, &task, checkpoint.network())?;
+            let data = load_data(&input, tokenizer, &task, loaded.network())?;
             warn_of_fewer("calibration.sequences", Some(calibration.sequences), &input, &data);
-            calibrate_on(checkpoint, spec.backend, &data, &input).map(Some)
+            let hashes = Data { text: input.hash()?, tokenizer: tokenizer.hash()? };
+            let ranges = Ranges { task, binary_embedding: spec.checkpoint.binary_embedding };
+            let job = ranges.job(checkpoint.hash()?, &hashes);
+            let files =
+                [(checkpoint.hash()?, checkpoint), (hashes.text, &input), (hashes.tokenizer, tokenizer)];
+            let made = maker.make(&[job], &files)?;
+            let read = |artifact: &Vec<u8>| Ranges::read(artifact);
+            let calibration = made.first().map(read).transpose();
+            calibration.map_err(|error| Failure::new(Exit::Failure, error))
         }
     }
 }
@@ -336,17 +355,33 @@ impl Ranking {
         problems
     }
 
-    /// Measures every unit at the middle level of its ladder and orders the groups.
-    fn ranked(&self, experiment: &Experiment, checkpoint: &Checkpoint, data: &Dataset) -> Outcome<Ranked> {
-        let (space, network) = (&experiment.space, checkpoint.network());
+    /// Has every unit measured at the middle level of its ladder, and orders the groups.
+    fn ranked(
+        &self,
+        experiment: &Experiment,
+        inputs: &[(ContentHash, &Input)],
+        maker: &dyn Maker,
+    ) -> Outcome<Ranked> {
+        let (space, network) = (&experiment.space, &experiment.network);
         let probe = space.uniform(network, space.levels(Axis::Weights) / 2);
-        let options = sensitivity::Options {
-            backend: experiment.backend,
-            mini_batch: self.sequences as usize,
-            top_k: self.top_k as usize,
-            threads: parallel::threads(None),
+        let changed = sensitivity::changed_units(network, &probe)?;
+        let job = |units: &[(String, String)]| {
+            let sensitivity = Sensitivity {
+                task: experiment.task.clone(),
+                sequences: self.sequences,
+                mini_batch: self.sequences,
+                top_k: self.top_k,
+                binary_embedding: network.binary_embedding,
+                units: units.iter().cloned().collect(),
+            };
+            sensitivity.job(experiment.checkpoint, &experiment.data)
         };
-        let rows = sensitivity::measure(checkpoint, &probe, data, options, || ())?;
+        let jobs: Vec<Job> = changed.chunks(UNITS_AT_ONCE).map(job).collect();
+        let mut rows = Vec::new();
+        for artifact in maker.make(&jobs, inputs)? {
+            let scores = Sensitivity::read(&artifact).map_err(|error| Failure::new(Exit::Failure, error))?;
+            rows.extend(scores.into_iter().map(UnitSensitivity::from));
+        }
         let groups = space.groups(network, Axis::Weights, self.tier);
         let order = sensitivity::order(&groups, &rows, self.metric);
         Ok(Ranked { metric: self.metric.name().to_owned(), tier: self.tier, order })

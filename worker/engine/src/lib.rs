@@ -17,7 +17,8 @@
 //!    losses.
 //! 5. [`task`] cuts text into sequences, runs them through the model and counts ([`task::evaluate`]);
 //!    calibration, sampling and measures of sensitivity are beside it.
-//! 6. [`checkpoint::packed`] writes a network under a candidate to the file that is deployed.
+//! 6. [`jobs`] are the kinds of artifacts that a worker makes: here is the place for one more kind of job.
+//! 7. [`checkpoint::packed`] writes a network under a candidate to the file that is deployed.
 //!
 //! [`backend`] has the names of the implementations of the product: our own kernels, which are the default,
 //! or Burn on a processor or graphics card. Everything between two products is a kernel in any case, because
@@ -27,6 +28,7 @@
 pub mod backend;
 pub mod checkpoint;
 pub mod foreign;
+pub mod jobs;
 pub mod kernels;
 pub mod model;
 pub mod quant;

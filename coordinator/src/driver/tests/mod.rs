@@ -2,6 +2,7 @@
 
 mod ends;
 mod faults;
+mod jobs;
 mod simulation;
 
 use std::path::Path;
@@ -67,7 +68,7 @@ pub(super) fn report(worker: &str, slots: u32) -> WorkerReport {
 pub(super) fn finished(grant: &Grant) -> Finished {
     let outcome = ShardOutcome::Counts(part(grant));
     let engine = "test engine".to_owned();
-    Finished { lease: grant.lease, trial: grant.trial().key, shard: grant.shard, engine, outcome }
+    Finished { lease: grant.lease, work: grant.trial().key.into(), shard: grant.shard, engine, outcome }
 }
 
 /// Works for the driver until the experiment has ended or `steps` reports were made.

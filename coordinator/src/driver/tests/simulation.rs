@@ -13,6 +13,7 @@ use qslm_common::space::Tier;
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
+use qslm_common::work::WorkKey;
 use qslm_search::{AnyStrategy, Grid, Random, Tiered};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -223,7 +224,8 @@ impl World {
             Ok(Ok(answer)) if !lost => {
                 for finished in &reported {
                     if let ShardOutcome::Counts(counts) = &finished.outcome {
-                        self.acknowledged.insert((finished.trial, finished.shard), counts.clone());
+                        let WorkKey::Trial(trial) = finished.work else { panic!("counts of a job") };
+                        self.acknowledged.insert((trial, finished.shard), counts.clone());
                     }
                 }
                 worker.unreported.retain(|finished| !reported.contains(finished));
@@ -252,13 +254,13 @@ impl World {
             return;
         }
         let grant = worker.holds.swap_remove(self.rng.random_range(0..worker.holds.len()));
-        let (lease, trial, shard) = (grant.lease, grant.trial().key, grant.shard);
+        let (lease, work, shard) = (grant.lease, grant.work.key(), grant.shard);
         let outcome = match failure {
             Some(fault) => ShardOutcome::Failure { reason: "chance".to_owned(), fault },
             None => ShardOutcome::Counts(part(&grant)),
         };
         let engine = format!("engine {}", index % 2);
-        worker.unreported.push(Finished { lease, trial, shard, engine, outcome });
+        worker.unreported.push(Finished { lease, work, shard, engine, outcome });
     }
 
     /// Lets a person submit again, cancel, hold up or put first.

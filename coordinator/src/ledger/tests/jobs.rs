@@ -1,5 +1,7 @@
 //! Jobs in the ledger: what waits for what, and what becomes of those that wait.
 
+use std::time::Duration;
+
 use qslm_common::evidence::Engines;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};

@@ -3,6 +3,8 @@
 mod jobs;
 mod model;
 
+use std::time::Duration;
+
 use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::measurement::{Counts, Nll};
 use qslm_search::Tiered;

@@ -1,6 +1,8 @@
 //! Model of the ledger, slow and obvious: a list of trials and jobs with their shards, searched from the start every
 //! time. Random events have to lead both to the same answers.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use qslm_common::evidence::Engines;
 use qslm_common::hash::ContentHash;

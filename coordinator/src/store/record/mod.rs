@@ -4,6 +4,7 @@
 //! change, and what is in people's stores may not.
 
 mod counts;
+mod made;
 mod shown;
 
 use qslm_common::demands::Demands;
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(super) use counts::{decode_counts, encode_counts};
+pub(super) use made::{decode_made, encode_made};
 pub(super) use shown::{decode_comparison, decode_sample, encode_comparison, encode_sample};
 
 const EXPERIMENT_V1: u8 = 1;

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobKey};
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
+use qslm_common::work::Made;
 use qslm_report::{Comparison, Reference, Sample};
 use qslm_search::{OnRecord, Tiered};
 
@@ -17,6 +20,14 @@ use qslm_testing::experiment;
 fn counts(nll: u64) -> Evidence {
     let counts = Counts { nll: Nll(nll), scored_tokens: 1, ..Counts::zero(2) };
     Evidence { counts, engines: [Fingerprint(nll)].into() }
+}
+
+fn job() -> Job {
+    Job::new("test", 10)
+}
+
+fn made(number: u8) -> Made {
+    Made { artifact: ContentHash::of(&[number]), engines: [Fingerprint(u64::from(number))].into() }
 }
 
 #[test]
@@ -70,18 +81,25 @@ fn what_is_joined_is_there_after_reopening_conflicts_included() {
         let shard = Write::Shard(b, Shard { index: 0, of: 2 }, counts(nll));
         let failure = Write::Failure("x".to_owned(), TrialKey::of(&[nll as u8]), "broke".to_owned());
         let engine = Write::Engine(Fingerprint(nll), format!("engine {nll}"));
-        store.commit(&[Write::Measurement(a, counts(nll)), shard, failure, engine]).unwrap();
+        let made = Write::Made(job().key(), made(nll as u8));
+        let all = [Write::Measurement(a, counts(nll)), shard, failure, engine, Write::Job(job()), made];
+        store.commit(&all).unwrap();
         store.contents().unwrap()
     };
     let mut joined = with("one", 1);
     joined.join(with("two", 2));
     assert_eq!(joined.conflicts().len(), 2);
+    let both: Vec<_> = joined.made_differently().map(|(job, artifacts)| (job, artifacts.len())).collect();
+    assert_eq!(both, [(job().key(), 2)]);
     let path = folder.path().join("joined");
     Store::open(&path).unwrap().replace(&joined).unwrap();
     let mut store = Store::open(&path).unwrap();
     assert!(store.was_closed());
     assert_eq!(store.contents().unwrap(), joined);
     assert_eq!(store.look_up(&[a], 1).unwrap(), [OnRecord::Measured(counts(1))], "the lower of the two");
+    let least = made(1).artifact.min(made(2).artifact);
+    let known = store.made(&[job().key(), JobKey::of(b"another")]).unwrap();
+    assert_eq!(known.values().map(|made| made.artifact).collect::<Vec<_>>(), [least], "the smaller hash");
     assert_eq!(store.failures("x").unwrap().len(), 2);
     let engines = [1, 2].map(|number| (Fingerprint(number), format!("engine {number}")));
     assert_eq!(store.engines().unwrap(), BTreeMap::from(engines));
@@ -138,6 +156,9 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
         Write::Failure(id.clone(), TrialKey::of(b"b"), "broke again".to_owned()),
         Write::Sample(id.clone(), sample),
         Write::Comparison(id, comparison),
+        Write::Job(job()),
+        Write::Made(job().key(), made(1)),
+        Write::Made(job().key(), made(2)),
     ];
     store.commit(&changes).unwrap();
     let tables = |store: &Store| {
@@ -153,6 +174,7 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
     other.replace(&contents).unwrap();
     assert_eq!(other.contents().unwrap(), contents);
     assert_eq!(contents.conflicts().len(), 1);
+    assert_eq!((contents.jobs.len(), contents.made_differently().count()), (1, 1));
     let sizes = [contents.engines.len(), contents.failures.len(), contents.retried.len()];
     assert_eq!(sizes, [1, 1, 1]);
     let sizes = [contents.timeline.len(), contents.comparisons.len(), contents.shard_results.len()];

@@ -328,5 +328,6 @@ pub(super) fn finish(lease: Lease) -> Outcome<ShardReport> {
         outcome: Some(shard_report::Outcome::Counts((&counts).into())),
         seconds: 0.0,
         engine: String::new(),
+        job: Vec::new(),
     })
 }

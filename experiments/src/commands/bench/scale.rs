@@ -260,7 +260,7 @@ async fn work(
             () = async { if let Some((_, sleep)) = &mut busy { sleep.as_mut().await } }, if busy.is_some() => {
                 finished.extend(busy.take().map(|(lease, _)| Finished {
                     lease: lease.id,
-                    trial: lease.trial.key,
+                    work: lease.trial.key.into(),
                     shard: lease.shard,
                     engine: String::new(),
                     outcome: ShardOutcome::Counts(workload::counts(&lease.trial.trial.candidate, lease.shard)),

@@ -1,0 +1,221 @@
+//! Jobs that people ask for apart from any experiment: what has become of each.
+//!
+//! Asking is idempotent: whoever waits for an artifact asks again until it is made, also a coordinator that was started
+//! anew. What was made is on record, so nothing is made twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{AddressedJob, Job, JobKey};
+use qslm_common::work::Made;
+
+use super::request::Reply;
+use super::{Driver, Refusal};
+use crate::ledger::{LeaseId, Moment, OpenJob, Opened, Outcome, Owner, Settled};
+use crate::store::{StoreError, Write};
+
+/// Word by which a worker asks for such jobs alone, in place of an experiment's id.
+pub const JOBS: &str = "jobs";
+
+/// Jobs that ended since the coordinator started, and those whose artifacts were lost.
+#[derive(Default)]
+pub(super) struct Jobs {
+    made: BTreeMap<JobKey, Made>,
+    failed: BTreeMap<JobKey, String>,
+    /// Jobs that are made again: what is on record of them does not count until then.
+    lost: BTreeSet<JobKey>,
+}
+
+/// Request for artifacts.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MakeRequest {
+    /// Jobs; one that reads what another makes comes after it.
+    pub jobs: Vec<Job>,
+    /// Jobs whose artifacts were made and are lost.
+    pub lost: BTreeSet<JobKey>,
+    /// True to try again what failed.
+    pub retry: bool,
+}
+
+/// Status of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobStatus {
+    /// The job.
+    pub key: JobKey,
+    /// State of the job.
+    pub state: JobState,
+}
+
+impl JobStatus {
+    /// The job with its artifact, once it is made.
+    pub fn made(&self) -> Option<(JobKey, ContentHash)> {
+        match &self.state {
+            JobState::Made(made) => Some((self.key, made.artifact)),
+            _ => None,
+        }
+    }
+}
+
+/// State of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobState {
+    /// Waiting for the artifacts of others.
+    Waiting,
+    /// Pending: no worker has it.
+    Pending,
+    /// Leased to these workers.
+    Leased(Vec<String>),
+    /// Made: its artifact.
+    Made(Made),
+    /// Failed, for this reason.
+    Failed(String),
+}
+
+/// What is known of jobs that people asked for, and how many workers could do them all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Making {
+    /// Status of each job, in the order in which they were asked for.
+    pub jobs: Vec<JobStatus>,
+    /// Workers heard of within a lease's time that are able to do the kinds of all of them.
+    pub able_workers: u32,
+}
+
+impl From<OpenJob> for JobState {
+    fn from(open: OpenJob) -> Self {
+        match open {
+            OpenJob { waits: true, .. } => Self::Waiting,
+            OpenJob { workers, .. } if workers.is_empty() => Self::Pending,
+            OpenJob { workers, .. } => Self::Leased(workers),
+        }
+    }
+}
+
+impl Driver {
+    /// Opens the jobs that are not made yet, and says what has become of all.
+    pub(super) fn make(&mut self, request: MakeRequest, reply: Reply<Making>) -> Result<(), StoreError> {
+        let MakeRequest { jobs, lost, retry } = request;
+        for key in lost {
+            self.jobs.made.remove(&key);
+            self.jobs.lost.insert(key);
+        }
+        let kinds: BTreeSet<String> = jobs.iter().map(|job| job.kind.clone()).collect();
+        let mut all = Vec::new();
+        for job in jobs {
+            let job = AddressedJob::from(job);
+            let key = job.key;
+            if retry {
+                self.jobs.failed.remove(&key);
+            }
+            match self.ask(job)? {
+                Ok(state) => all.push(JobStatus { key, state }),
+                Err(refusal) => {
+                    self.outbox.answer(reply, Err(refusal));
+                    return Ok(());
+                }
+            }
+        }
+        let able_workers = self.workers.able(&kinds);
+        self.outbox.answer(reply, Ok(Making { jobs: all, able_workers }));
+        Ok(())
+    }
+
+    fn ask(&mut self, job: AddressedJob) -> Result<Result<JobState, Refusal>, StoreError> {
+        let key = job.key;
+        if let Some(open) = self.ledger.job(key) {
+            return Ok(Ok(open.into()));
+        }
+        if let Some(made) = self.made(key)? {
+            return Ok(Ok(JobState::Made(made)));
+        }
+        if let Some(reason) = self.jobs.failed.get(&key) {
+            return Ok(Ok(JobState::Failed(reason.clone())));
+        }
+        let mut waits_for = BTreeSet::new();
+        for input in job.job.waits_for() {
+            if self.made(input)?.is_none() {
+                waits_for.insert(input);
+            }
+        }
+        let text = job.job.clone();
+        match self.ledger.open_job(Owner::PEOPLE, job.into(), waits_for) {
+            Opened::Unknown(input) => {
+                let words =
+                    format!("job {key} reads what job {input} makes, which has to be asked for before it");
+                return Ok(Err(Refusal::Invalid(words)));
+            }
+            Opened::Waiting | Opened::Known | Opened::Complete(_) => {}
+        }
+        self.journal.note("", format!("{text} is to be made"));
+        self.outbox.write(Write::Job(text));
+        Ok(Ok(self.ledger.job(key).map_or(JobState::Pending, JobState::from)))
+    }
+
+    /// What a job made, unless that was lost.
+    fn made(&mut self, key: JobKey) -> Result<Option<Made>, StoreError> {
+        if !self.jobs.made.contains_key(&key) && !self.jobs.lost.contains(&key) {
+            self.jobs.made.extend(self.store.made(&[key])?);
+        }
+        Ok(self.jobs.made.get(&key).cloned())
+    }
+
+    /// Hashes of a job's inputs by name, all of which are made by now.
+    pub(super) fn inputs(&mut self, job: &Job) -> Result<BTreeMap<String, ContentHash>, StoreError> {
+        use qslm_common::job::JobInput;
+        let mut inputs = BTreeMap::new();
+        for (name, input) in &job.inputs {
+            let hash = match input {
+                JobInput::Artifact(hash) => Some(*hash),
+                JobInput::Job(key) => self.made(*key)?.map(|made| made.artifact),
+            };
+            inputs.extend(hash.map(|hash| (name.clone(), hash)));
+        }
+        Ok(inputs)
+    }
+
+    /// Bound in bytes of the artifact that may be uploaded under a lease, if that is in force and for a job.
+    pub(super) fn upload_bound(&self, lease: LeaseId) -> Option<u64> {
+        Some(self.ledger.leased(lease)?.job()?.job.largest)
+    }
+
+    /// Takes the artifact of a job, whose bytes are on disk.
+    pub(super) fn settle_made(&mut self, worker: &str, lease: LeaseId, key: JobKey, made: Made, now: Moment) {
+        let in_force = self.ledger.is_out(lease);
+        let settled = self.ledger.settle_job(key, made.clone(), now);
+        self.journal.tally.note(&settled, in_force);
+        self.journal.ended(lease, None);
+        match settled {
+            Settled::Complete(closed) => {
+                self.success(worker, Owner::PEOPLE);
+                self.close(closed);
+            }
+            // Late: it was made meanwhile, or nobody asked since this coordinator started.
+            Settled::Unknown if lease < self.next_lease => {
+                if self.jobs.made.get(&key).is_some_and(|known| known.artifact != made.artifact) {
+                    self.journal.tally.conflicting += 1;
+                    tracing::error!(job = %key, artifact = %made.artifact, "a job made another artifact than is recorded; the first one stays");
+                }
+                self.outbox.write(Write::Made(key, made));
+            }
+            _ => {}
+        }
+    }
+
+    /// Files a job that is closed.
+    pub(super) fn close_job(&mut self, job: &AddressedJob, outcome: Outcome) {
+        match outcome {
+            Outcome::Made(made) => {
+                self.journal.note("", format!("{} is made", job.job));
+                self.jobs.lost.remove(&job.key);
+                self.jobs.made.insert(job.key, made.clone());
+                self.outbox.write(Write::Made(job.key, made));
+            }
+            Outcome::Failed(reason) => {
+                tracing::warn!(job = %job.key, kind = job.job.kind, reason, "a job failed");
+                self.journal.note("", format!("{} failed: {reason}", job.job));
+                self.jobs.failed.insert(job.key, reason);
+            }
+            // Of trials alone.
+            Outcome::Measured(_) => {}
+        }
+    }
+}

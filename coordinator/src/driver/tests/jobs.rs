@@ -1,0 +1,146 @@
+//! Jobs that people ask for: made once, by workers that are able to, and found again.
+
+use std::collections::BTreeSet;
+
+use qslm_common::demands::Capabilities;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobInput};
+
+use super::{able, open, report};
+use crate::driver::*;
+use crate::ledger::Grant;
+
+fn job(kind: &str) -> Job {
+    Job::new(kind, 100)
+}
+
+/// A report of a worker that is able to do jobs of these kinds.
+fn of_able(worker: &str, slots: u32, kinds: &[&str]) -> WorkerReport {
+    let jobs = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+    WorkerReport { capabilities: Arc::new(Capabilities { jobs, ..able() }), ..report(worker, slots) }
+}
+
+fn finished(grant: &Grant, outcome: ShardOutcome) -> Finished {
+    let engine = "an engine".to_owned();
+    Finished { lease: grant.lease, work: grant.work.key(), shard: grant.shard, engine, outcome }
+}
+
+fn artifact(bytes: &[u8]) -> ContentHash {
+    ContentHash::of(bytes)
+}
+
+async fn ask(handle: &Handle, jobs: &[Job]) -> Vec<JobState> {
+    let request = MakeRequest { jobs: jobs.to_vec(), ..MakeRequest::default() };
+    handle.make(request).await.unwrap().jobs.into_iter().map(|status| status.state).collect()
+}
+
+#[tokio::test]
+async fn a_job_goes_to_a_worker_that_knows_its_kind_and_is_made_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let (handle, thread) = open(&path);
+    assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Pending]);
+    assert_eq!(handle.report(of_able("other", 1, &["hessian"])).await.unwrap().leases, []);
+    let answer = handle.report(of_able("able", 2, &["ranges"])).await.unwrap();
+    let [grant] = &answer.leases[..] else { panic!("{answer:?}") };
+    assert_eq!(answer.experiments[&grant.owner], JOBS);
+    assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Leased(vec!["able".to_owned()])]);
+    assert_eq!(handle.upload_bound(grant.lease).await.unwrap(), Some(100));
+    let made = finished(grant, ShardOutcome::Artifact(artifact(b"1")));
+    let mut again = of_able("able", 0, &["ranges"]);
+    again.finished = vec![made.clone()];
+    handle.report(again.clone()).await.unwrap();
+    assert_eq!(handle.upload_bound(grant.lease).await.unwrap(), None, "the lease has ended");
+    let is_made = |states: &[JobState]| match states {
+        [JobState::Made(made)] => made.artifact == artifact(b"1") && made.engines.len() == 1,
+        _ => false,
+    };
+    assert!(is_made(&ask(&handle, &[job("ranges")]).await));
+    // Also by a coordinator that was started anew; a report that comes twice changes nothing.
+    handle.stop();
+    thread.join().unwrap().unwrap();
+    let (handle, thread) = open(&path);
+    handle.report(again).await.unwrap();
+    assert!(is_made(&ask(&handle, &[job("ranges")]).await));
+    assert_eq!(handle.report(of_able("able", 1, &["ranges"])).await.unwrap().leases, []);
+    // Unless the file is lost.
+    let request =
+        MakeRequest { jobs: vec![job("ranges")], lost: BTreeSet::from([job("ranges").key()]), retry: false };
+    let states = handle.make(request).await.unwrap().jobs;
+    assert_eq!(states[0].state, JobState::Pending);
+    handle.stop();
+    thread.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_a_job_reads_is_made_first_and_named_to_its_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, thread) = open(&folder.path().join("store.redb"));
+    let first = job("ranges");
+    let text = artifact(b"text");
+    let second = job("ranges")
+        .parameter("number", 2)
+        .input("of", JobInput::Job(first.key()))
+        .input("text", JobInput::Artifact(text));
+    let alone = handle.make(MakeRequest { jobs: vec![second.clone()], ..MakeRequest::default() }).await;
+    let words = format!(
+        "job {} reads what job {} makes, which has to be asked for before it",
+        second.key(),
+        first.key()
+    );
+    assert_eq!(alone, Err(Refusal::Invalid(words)));
+    let both = [first.clone(), second.clone()];
+    assert_eq!(ask(&handle, &both).await, [JobState::Pending, JobState::Waiting]);
+    let answer = handle.report(of_able("a", 5, &["ranges"])).await.unwrap();
+    assert_eq!(answer.leases.len(), 1, "the second waits");
+    let mut report = of_able("a", 5, &["ranges"]);
+    report.finished = vec![finished(&answer.leases[0], ShardOutcome::Artifact(artifact(b"1")))];
+    let answer = handle.report(report).await.unwrap();
+    let [grant] = &answer.leases[..] else { panic!("{answer:?}") };
+    assert_eq!(grant.work.key(), second.key().into());
+    let inputs = &answer.inputs[&grant.lease];
+    assert_eq!((inputs["of"], inputs["text"], inputs.len()), (artifact(b"1"), text, 2));
+    handle.stop();
+    thread.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_job_that_fails_stays_failed_until_it_is_asked_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, thread) = open(&folder.path().join("store.redb"));
+    ask(&handle, &[job("ranges")]).await;
+    let granted = handle.report(of_able("a", 1, &["ranges"])).await.unwrap().leases;
+    let outcome = ShardOutcome::Failure { reason: "no such unit".to_owned(), fault: Fault::Evaluation };
+    let mut report = of_able("a", 1, &["ranges"]);
+    report.finished = vec![finished(&granted[0], outcome)];
+    assert_eq!(handle.report(report).await.unwrap().leases, []);
+    assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Failed("no such unit".to_owned())]);
+    let request = MakeRequest { jobs: vec![job("ranges")], retry: true, ..MakeRequest::default() };
+    assert_eq!(handle.make(request).await.unwrap().jobs[0].state, JobState::Pending);
+    // A machine's fault is none of the job's.
+    let granted = handle.report(of_able("b", 1, &["ranges"])).await.unwrap().leases;
+    let outcome = ShardOutcome::Failure { reason: "full disk".to_owned(), fault: Fault::Machine };
+    let mut report = of_able("b", 0, &["ranges"]);
+    report.finished = vec![finished(&granted[0], outcome)];
+    handle.report(report).await.unwrap();
+    assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Pending]);
+    assert_eq!(handle.snapshot().await.unwrap().tally.faults, 1);
+    handle.stop();
+    thread.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_artifact_for_a_trial_or_counts_for_a_job_are_a_fault_of_the_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, thread) = open(&folder.path().join("store.redb"));
+    ask(&handle, &[job("ranges")]).await;
+    let granted = handle.report(of_able("a", 1, &["ranges"])).await.unwrap().leases;
+    let counts = qslm_common::measurement::Counts::zero(4);
+    let mut report = of_able("a", 0, &["ranges"]);
+    report.finished = vec![finished(&granted[0], ShardOutcome::Counts(counts))];
+    handle.report(report).await.unwrap();
+    assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Pending]);
+    assert_eq!(handle.snapshot().await.unwrap().tally.faults, 1);
+    handle.stop();
+    thread.join().unwrap().unwrap();
+}

@@ -1,0 +1,201 @@
+//! Kinds of jobs: what a worker makes artifacts with.
+//!
+//! The one idea is a table: a [`Kind`] says its name, what it makes, and how; the line in [`KINDS`] makes workers able to
+//! do it. A job is a pure function: whoever does it, with however many threads, makes the same bytes. Everything computes
+//! with the native backend, whatever the experiment's is. One more kind is one file and one line.
+//!
+//! A file of a kind has its parameters, which are read here and written by whoever asks for the job, the job that they
+//! mean, and the artifact, which has a form of its own.
+
+pub mod ranges;
+pub mod sensitivity;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use qslm_common::backend::Backend;
+use qslm_common::job::Job;
+use qslm_common::network::Network;
+use qslm_common::task::Task;
+use serde::de::DeserializeOwned;
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::task::{DataError, Dataset, Interrupt, TokenizerError, TokenizerFile};
+
+/// Backend of every job.
+pub const BACKEND: Backend = Backend::Native;
+
+/// Every kind, by name.
+pub const KINDS: &[&Kind] = &[&ranges::RANGES, &sensitivity::SENSITIVITY];
+
+/// A kind of job.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Name in a job's text: lower case, words joined by `_`.
+    pub name: &'static str,
+    /// What it makes, in a phrase.
+    pub about: &'static str,
+    /// Way to make it.
+    pub make: Make,
+}
+
+/// Way to make an artifact: writes its bytes.
+pub type Make = fn(&Job, &Inputs, &dyn Watch, &mut dyn Write) -> Result<(), JobError>;
+
+/// Whoever looks on while a job is done.
+pub trait Watch: Sync {
+    /// True if the job is not wanted any more.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+
+    /// Hears that so many steps of so many are done.
+    fn progress(&self, _done: u64, _of: u64) {}
+}
+
+/// Nobody looks on.
+impl Watch for () {}
+
+/// Files of a job's inputs, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs(pub BTreeMap<String, PathBuf>);
+
+/// Reason why a job made nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// A kind that this program does not know.
+    #[error("kind = {0:?}: this program knows no such job")]
+    Kind(String),
+    /// Parameters or inputs that make no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// A file of this machine that cannot be read, or an artifact that cannot be written.
+    #[error("{name}: {error}")]
+    Io {
+        /// Name of the input, or that it is the artifact.
+        name: String,
+        /// The words of the system.
+        #[source]
+        error: std::io::Error,
+    },
+    /// A network that breaks down.
+    #[error("{0}")]
+    NotFinite(String),
+    /// A panic.
+    #[error("{0}")]
+    Panicked(String),
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl JobError {
+    fn invalid(what: impl ToString) -> Self {
+        Self::Invalid(what.to_string())
+    }
+
+    /// Error while the artifact is written.
+    pub fn artifact(error: std::io::Error) -> Self {
+        Self::Io { name: "artifact".to_owned(), error }
+    }
+}
+
+/// Makes a job's artifact.
+///
+/// # Errors
+/// [`JobError`].
+pub fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
+    let kind = KINDS.iter().find(|kind| kind.name == job.kind);
+    let kind = kind.ok_or_else(|| JobError::Kind(job.kind.clone()))?;
+    (kind.make)(job, inputs, watch, out)
+}
+
+/// The parameters of a job, as its kind has them.
+///
+/// # Errors
+/// [`JobError::Invalid`] names the parameter.
+pub fn parameters<T: DeserializeOwned>(job: &Job) -> Result<T, JobError> {
+    let parameters = job.parameters.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    serde_json::from_value(serde_json::Value::Object(parameters))
+        .map_err(|error| JobError::Invalid(format!("parameters of {}: {error}", job.kind)))
+}
+
+impl Inputs {
+    /// The file of an input.
+    ///
+    /// # Errors
+    /// [`JobError::Invalid`] if the job has no such input.
+    pub fn path(&self, name: &str) -> Result<&Path, JobError> {
+        let path = self.0.get(name).map(PathBuf::as_path);
+        path.ok_or_else(|| JobError::Invalid(format!("input {name:?} is missing")))
+    }
+
+    /// The input `checkpoint`.
+    ///
+    /// # Errors
+    /// [`JobError`], also if it is packed.
+    pub fn checkpoint(&self, binary_embedding: bool) -> Result<Checkpoint, JobError> {
+        let loaded = Checkpoint::load(self.path("checkpoint")?, binary_embedding);
+        let loaded = loaded.map_err(|error| match error {
+            CheckpointError::Io(error) => JobError::Io { name: "checkpoint".to_owned(), error },
+            other => JobError::Invalid(format!("checkpoint: {other}")),
+        })?;
+        match loaded.manifest() {
+            None => Ok(loaded),
+            Some(_) => Err(JobError::invalid("checkpoint: it is packed already")),
+        }
+    }
+
+    /// The inputs `text` and `tokenizer`, cut into sequences.
+    ///
+    /// # Errors
+    /// [`JobError`].
+    pub fn data(&self, task: &Task, network: &Network) -> Result<Dataset, JobError> {
+        let tokenizer = TokenizerFile::load(self.path("tokenizer")?, network.vocabulary);
+        let tokenizer = tokenizer.map_err(|error| match error {
+            TokenizerError::Io(error) => JobError::Io { name: "tokenizer".to_owned(), error },
+            other => JobError::Invalid(format!("tokenizer: {other}")),
+        })?;
+        let data = Dataset::load(self.path("text")?, &tokenizer, task, network);
+        data.map_err(|error| match error {
+            DataError::Io(error) => JobError::Io { name: "text".to_owned(), error },
+            other => JobError::Invalid(format!("text: {other}")),
+        })
+    }
+}
+
+/// Calls `body` with what tells it to stop.
+fn interrupt<T>(watch: &dyn Watch, body: impl FnOnce(Interrupt<'_>) -> T) -> T {
+    body(&|| watch.is_interrupted())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own_that_a_job_may_have() {
+        let mut names: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
+        for name in &names {
+            assert_eq!(Job::new(name, 1).validate(), Ok(()));
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), KINDS.len());
+        assert!(KINDS.iter().all(|kind| !kind.about.is_empty()));
+    }
+
+    #[test]
+    fn what_nobody_knows_is_named() {
+        let refused =
+            |job: &Job| make(job, &Inputs::default(), &(), &mut Vec::new()).unwrap_err().to_string();
+        assert_eq!(refused(&Job::new("hessian", 1)), "kind = \"hessian\": this program knows no such job");
+        let unknown = Job::new("ranges", 1).parameter("colour", 1);
+        assert!(
+            refused(&unknown).starts_with("parameters of ranges: unknown field `colour`"),
+            "{}",
+            refused(&unknown)
+        );
+    }
+}

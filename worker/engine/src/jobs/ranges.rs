@@ -1,0 +1,77 @@
+//! The kind `ranges`: static ranges of activations, seen while the float network reads calibration data.
+
+use std::io::Write;
+
+use qslm_common::candidate::Candidate;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobInput};
+use qslm_common::scheme::Calibration;
+use qslm_common::task::{Data, Task};
+use serde::{Deserialize, Serialize};
+
+use super::{BACKEND, Inputs, JobError, Kind, Watch, parameters};
+use crate::model::SpikeGpt;
+use crate::task::calibrate;
+
+/// The kind.
+pub const RANGES: Kind =
+    Kind { name: "ranges", about: "smallest and largest input of every matrix over calibration data", make };
+
+/// Largest artifact: a line per matrix.
+const LARGEST: u64 = 16 << 20;
+
+/// Parameters of the kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ranges {
+    /// Task: how the calibration data is cut.
+    pub task: Task,
+    /// True if the embedding is binary.
+    pub binary_embedding: bool,
+}
+
+impl Ranges {
+    /// The job that sees the ranges of a checkpoint over some data.
+    pub fn job(&self, checkpoint: ContentHash, data: &Data) -> Job {
+        Job::new(RANGES.name, LARGEST)
+            .input("checkpoint", JobInput::Artifact(checkpoint))
+            .input("text", JobInput::Artifact(data.text))
+            .input("tokenizer", JobInput::Artifact(data.tokenizer))
+            .parameters(self)
+    }
+
+    /// What the artifact says.
+    ///
+    /// # Errors
+    /// [`JobError::Invalid`] if it is none of this kind.
+    pub fn read(artifact: &[u8]) -> Result<Calibration, JobError> {
+        serde_json::from_slice(artifact).map_err(|error| JobError::Invalid(format!("ranges: {error}")))
+    }
+}
+
+fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
+    let Ranges { task, binary_embedding } = parameters(job)?;
+    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let network = checkpoint.network();
+    let data = inputs.data(&task, network)?;
+    let float = SpikeGpt::new(&checkpoint, &Candidate::float(network), BACKEND).map_err(JobError::invalid)?;
+    let mut ranges = std::collections::BTreeMap::new();
+    for index in 0..data.len() {
+        if watch.is_interrupted() {
+            return Err(JobError::Interrupted);
+        }
+        let seen = calibrate(&float, &data, index..index + 1);
+        for (unit, span) in seen.map_err(|error| JobError::NotFinite(error.to_string()))? {
+            // A minimum does not depend on the order.
+            ranges
+                .entry(unit)
+                .and_modify(|known: &mut qslm_common::scheme::Span| *known = known.union(span))
+                .or_insert(span);
+        }
+        watch.progress(index as u64 + 1, data.len() as u64);
+    }
+    let text = job.inputs.get("text").and_then(JobInput::artifact);
+    let data_hash = text.ok_or_else(|| JobError::invalid("input \"text\" is no artifact"))?;
+    let calibration = Calibration { data: data_hash, sequences: data.len() as u32, ranges };
+    serde_json::to_writer(out, &calibration).map_err(|error| JobError::artifact(error.into()))
+}
