@@ -151,7 +151,7 @@ impl Driver {
     }
 
     /// What a job made, unless that was lost.
-    fn made(&mut self, key: JobKey) -> Result<Option<Made>, StoreError> {
+    pub(super) fn made(&mut self, key: JobKey) -> Result<Option<Made>, StoreError> {
         if !self.jobs.made.contains_key(&key) && !self.jobs.lost.contains(&key) {
             self.jobs.made.extend(self.store.made(&[key])?);
         }
@@ -190,7 +190,8 @@ impl Driver {
             }
             // Late: it was made meanwhile, or nobody asked since this coordinator started.
             Settled::Unknown if lease < self.next_lease => {
-                if self.jobs.made.get(&key).is_some_and(|known| known.artifact != made.artifact) {
+                let known = self.jobs.made.entry(key).or_insert_with(|| made.clone());
+                if known.artifact != made.artifact {
                     self.journal.tally.conflicting += 1;
                     tracing::error!(job = %key, artifact = %made.artifact, "a job made another artifact than is recorded; the first one stays");
                 }

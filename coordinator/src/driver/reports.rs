@@ -4,6 +4,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use qslm_common::work::Work;
+use tracing::field::display;
+
 use super::jobs::JOBS;
 use super::request::Reply;
 use super::run::ExperimentRun;
@@ -12,7 +15,6 @@ use super::workers::{Heard, Waiting};
 use super::{Driver, DriverError, Refusal, ReportAnswer, WorkerReport};
 use crate::ledger::{Grant, LeaseId, Moment, Owner};
 use crate::store::StoreError;
-use qslm_common::work::Work;
 
 impl Driver {
     /// Takes a worker's report. If it brings something, it is answered after the commit, else at once, or as soon as
@@ -139,8 +141,19 @@ impl Driver {
                 self.next_lease = lease.next();
                 self.journal.granted(&grant, &waiting.worker);
                 let experiment = self.account(owner);
-                let (work, shard) = (grant.work.key(), grant.shard.index);
-                tracing::debug!(experiment, %work, shard, of = grant.shard.of, lease = lease.0, worker = waiting.worker, "granted");
+                let trial = grant.work.trial().map(|trial| display(trial.key));
+                let job = grant.work.job().map(|job| display(job.key));
+                let shard = grant.shard.index;
+                tracing::debug!(
+                    experiment,
+                    trial,
+                    job,
+                    shard,
+                    of = grant.shard.of,
+                    lease = lease.0,
+                    worker = waiting.worker,
+                    "granted"
+                );
                 return Ok(Some(grant));
             }
         }

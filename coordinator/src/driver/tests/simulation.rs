@@ -6,14 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use qslm_common::demands::Capabilities;
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobInput, JobKey};
 use qslm_common::measurement::Counts;
 use qslm_common::space::Tier;
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
-use qslm_common::work::WorkKey;
+use qslm_common::work::{Work, WorkKey};
 use qslm_search::{AnyStrategy, Grid, Random, Tiered};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -59,6 +62,8 @@ struct World {
     experiments: Vec<(Experiment, u32)>,
     /// Results that the coordinator acknowledged: they are on disk.
     acknowledged: BTreeMap<(TrialKey, Shard), Counts>,
+    /// Jobs whose artifacts the coordinator acknowledged.
+    acknowledged_jobs: BTreeSet<JobKey>,
     /// Lease numbers that were seen.
     leases: BTreeSet<LeaseId>,
     /// True counts of the trials that were seen.
@@ -66,6 +71,22 @@ struct World {
     crashes: u32,
     /// True if evaluations fail now and then, so that their trials have to be opened again.
     trials_fail: bool,
+}
+
+/// Jobs that people ask for, each of which reads what those before it make.
+fn jobs() -> Vec<Job> {
+    let mut jobs: Vec<Job> = Vec::new();
+    for number in 0..3 {
+        let inputs = jobs.iter().enumerate().map(|(index, job)| (format!("of_{index}"), job.key()));
+        let job = Job::new("test", 100).parameter("number", number);
+        jobs.push(inputs.fold(job, |job, (name, key)| job.input(&name, JobInput::Job(key))));
+    }
+    jobs
+}
+
+/// What a job makes, whoever does it.
+fn artifact(job: JobKey) -> ContentHash {
+    ContentHash::of(job.as_bytes())
 }
 
 fn options() -> Options {
@@ -100,6 +121,7 @@ impl World {
             named: 0,
             experiments,
             acknowledged: BTreeMap::new(),
+            acknowledged_jobs: BTreeSet::new(),
             leases: BTreeSet::new(),
             truth: BTreeMap::new(),
             crashes: 0,
@@ -152,6 +174,9 @@ impl World {
         if worker.call.is_some() {
             return;
         }
+        // Every other worker knows no jobs.
+        let knows = worker.name.ends_with(['1', '3', '5', '7', '9']);
+        let jobs = knows.then(|| "test".to_owned()).into_iter().collect();
         let report = WorkerReport {
             worker: worker.name.clone(),
             finished: worker.unreported.clone(),
@@ -160,7 +185,7 @@ impl World {
             prefetch: u32::from(twice),
             wait_ms,
             experiment: None,
-            capabilities: Arc::new(able()),
+            capabilities: Arc::new(Capabilities { jobs, ..able() }),
             session: 0,
         };
         let (reply, answer) = oneshot::channel();
@@ -223,16 +248,35 @@ impl World {
             }
             Ok(Ok(answer)) if !lost => {
                 for finished in &reported {
-                    if let ShardOutcome::Counts(counts) = &finished.outcome {
-                        let WorkKey::Trial(trial) = finished.work else { panic!("counts of a job") };
-                        self.acknowledged.insert((trial, finished.shard), counts.clone());
+                    match (&finished.outcome, finished.work) {
+                        (ShardOutcome::Counts(counts), WorkKey::Trial(trial)) => {
+                            self.acknowledged.insert((trial, finished.shard), counts.clone());
+                        }
+                        (ShardOutcome::Artifact(_), WorkKey::Job(job)) => {
+                            self.acknowledged_jobs.insert(job);
+                        }
+                        _ => {}
                     }
                 }
                 worker.unreported.retain(|finished| !reported.contains(finished));
                 worker.holds.retain(|grant| !answer.dropped.contains(&grant.lease));
                 for grant in answer.leases {
                     assert!(self.leases.insert(grant.lease), "seed {}: a lease number came twice", self.seed);
-                    self.truth.insert(grant.trial().key, measure(&grant.trial().trial.candidate));
+                    match &grant.work {
+                        Work::Trial(trial) => {
+                            self.truth.insert(trial.key, measure(&trial.trial.candidate));
+                        }
+                        Work::Job(job) => {
+                            let seed = self.seed;
+                            assert!(!self.acknowledged_jobs.contains(&job.key), "seed {seed}: made twice");
+                            let inputs = &answer.inputs[&grant.lease];
+                            let made = |(name, input): (&String, &JobInput)| match input {
+                                JobInput::Job(key) => inputs[name] == artifact(*key),
+                                JobInput::Artifact(hash) => inputs[name] == *hash,
+                            };
+                            assert!(job.job.inputs.iter().all(made), "seed {seed}: {inputs:?}");
+                        }
+                    }
                     worker.holds.push(grant);
                 }
             }
@@ -257,7 +301,10 @@ impl World {
         let (lease, work, shard) = (grant.lease, grant.work.key(), grant.shard);
         let outcome = match failure {
             Some(fault) => ShardOutcome::Failure { reason: "chance".to_owned(), fault },
-            None => ShardOutcome::Counts(part(&grant)),
+            None => match &grant.work {
+                Work::Trial(_) => ShardOutcome::Counts(part(&grant)),
+                Work::Job(job) => ShardOutcome::Artifact(artifact(job.key)),
+            },
         };
         let engine = format!("engine {}", index % 2);
         worker.unreported.push(Finished { lease, work, shard, engine, outcome });
@@ -307,6 +354,13 @@ impl World {
             let part = contents.shards.get(&(*trial, *shard)).is_some_and(|known| known.contains_key(counts));
             assert!(whole || part, "seed {}: an acknowledged result of {trial} is lost", self.seed);
         }
+        assert_eq!(contents.made_differently().count(), 0, "seed {}", self.seed);
+        for job in &self.acknowledged_jobs {
+            assert!(contents.made.contains_key(job), "seed {}: what job {job} made is lost", self.seed);
+        }
+        for (job, artifacts) in &contents.made {
+            assert!(artifacts.contains_key(&artifact(*job)) && contents.jobs.contains_key(job));
+        }
         for (trial, counts) in &contents.measurements {
             assert_eq!(counts.keys().next(), self.truth.get(trial), "seed {}", self.seed);
             for engine in counts.values().flatten() {
@@ -321,7 +375,8 @@ impl World {
         let all = 0..self.driver.experiments.len();
         let all: Vec<ExperimentStatus> = all.map(|index| self.driver.status(index, now)).collect();
         let done = |status: &ExperimentStatus| status.state == State::Finished && status.failed == 0;
-        all.len() == self.experiments.len() && all.iter().all(done)
+        let made = jobs().iter().all(|job| self.driver.made(job.key()).unwrap().is_some());
+        made && all.len() == self.experiments.len() && all.iter().all(done)
     }
 
     /// Lets a person open again what has failed.
@@ -338,6 +393,9 @@ impl World {
             let submission = Box::new(Submission::new(experiment, shards));
             self.apply(Request::Submit(submission, reply));
         }
+        let (reply, _) = oneshot::channel();
+        let request = MakeRequest { jobs: jobs(), retry: true, ..MakeRequest::default() };
+        self.apply(Request::Make(request, reply));
     }
 }
 
@@ -364,6 +422,7 @@ fn simulate(seed: u64) -> u32 {
         world.turn();
     }
     world.check(&world.driver.store);
+    assert_eq!(world.driver.store.contents().unwrap().made.len(), jobs().len(), "seed {seed}");
     let measured = world.driver.store.contents().unwrap().measurements.len();
     let (mut wanted, mut probes) = (BTreeSet::new(), 0);
     for (experiment, _) in &world.experiments {
