@@ -104,14 +104,27 @@ async fn make_remotely(mut client: Client, jobs: &[Job], files: Files<'_>) -> Ou
         }
         let words = match answer.able_workers {
             0 => "waiting for a worker that can make what the spec needs; --local makes it here".to_owned(),
-            _ => format!("{made} of {} artifacts that the spec needs are made", jobs.len()),
+            _ => {
+                let under_way: Vec<String> = answer.jobs.iter().filter_map(under_way).collect();
+                let number = jobs.len();
+                format!("{made} of {number} artifacts that the spec needs are made {}", under_way.join(", "))
+            }
         };
         if words != told {
-            qslm_program::say(format_args!("{words}"));
+            qslm_program::say(format_args!("{}", words.trim_end()));
             told = words;
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
+}
+
+/// Who does a job, and how far they are.
+fn under_way(status: &JobStatus) -> Option<String> {
+    let worker = status.workers.first()?;
+    Some(match status.of {
+        0 => format!("({worker})"),
+        of => format!("({worker}: {} of {of} steps)", status.done),
+    })
 }
 
 async fn fetch_all(client: &mut Client, jobs: &[Job], made: &[JobStatus]) -> Outcome<Vec<Vec<u8>>> {

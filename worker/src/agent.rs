@@ -17,7 +17,7 @@ use qslm_common::demands::Capabilities;
 use qslm_program::Coded;
 use qslm_proto::PROTOCOL;
 use qslm_proto::v1::work_client::WorkClient;
-use qslm_proto::v1::{Lease, ReportRequest, ReportResponse, ShardReport, shard_report};
+use qslm_proto::v1::{JobProgress, Lease, ReportRequest, ReportResponse, ShardReport, shard_report};
 use qslm_transport::gate::pushback;
 use qslm_transport::{Connector, Link, Traces};
 use tokio::sync::{Semaphore, mpsc};
@@ -28,6 +28,7 @@ use tracing::Instrument;
 use crate::backoff::{backoff, chance, jittered};
 use crate::cache::ArtifactCache;
 use crate::evaluator::Evaluator;
+use crate::job::Progress;
 use crate::lease::{lost, work};
 use crate::monitor::Tally;
 use crate::spool::{Spool, is_measured, trial_name};
@@ -81,8 +82,8 @@ struct Loop {
     agent: Agent,
     connector: Connector,
     client: WorkClient<Link>,
-    /// Shards being evaluated, with the flag that ends them.
-    running: BTreeMap<u64, Arc<AtomicBool>>,
+    /// Leases in hand.
+    running: BTreeMap<u64, Running>,
     /// Results that no answered report has carried yet.
     unreported: Vec<ShardReport>,
     sender: mpsc::UnboundedSender<ShardReport>,
@@ -95,6 +96,20 @@ struct Loop {
     set_aside: String,
     /// Number that tells this process from one before it under the same name.
     session: u64,
+}
+
+/// A lease in hand: the flag that ends it, and how far it is if it is for a job.
+#[derive(Clone, Default)]
+struct Running {
+    interrupt: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+}
+
+impl Running {
+    /// What the next report says of a job's progress.
+    fn said(&self, lease: u64) -> Option<JobProgress> {
+        self.progress.read().map(|(done, of)| JobProgress { lease, done, of })
+    }
 }
 
 /// Contact with the coordinator: how its last calls went.
@@ -213,6 +228,7 @@ impl Loop {
             protocol: PROTOCOL,
             capabilities: Some(self.agent.capabilities.clone().into()),
             session: self.session,
+            progress: self.running.iter().filter_map(|(lease, running)| running.said(*lease)).collect(),
         }
     }
 
@@ -312,9 +328,9 @@ impl Loop {
         }
         self.heartbeat = Duration::from_millis(u64::from(answer.ttl_ms).max(300) / 3);
         for lease in &answer.dropped {
-            if let Some(interrupt) = self.running.remove(lease) {
+            if let Some(running) = self.running.remove(lease) {
                 tracing::info!(worker = self.agent.name, lease, "dropped");
-                interrupt.store(true, Ordering::Relaxed);
+                running.interrupt.store(true, Ordering::Relaxed);
             }
         }
         for lease in answer.leases {
@@ -324,8 +340,8 @@ impl Loop {
 
     /// Starts to evaluate a lease.
     fn start(&mut self, lease: Lease) {
-        let interrupt = Arc::new(AtomicBool::new(false));
-        self.running.insert(lease.id, interrupt.clone());
+        let running = Running::default();
+        self.running.insert(lease.id, running.clone());
         let (evaluator, cache) = (self.agent.evaluator.clone(), self.agent.cache.clone());
         let (client, sender) = (self.client.clone(), self.sender.clone());
         let (slots, traces) = (self.slots.clone(), self.agent.traces.clone());
@@ -335,7 +351,7 @@ impl Loop {
         let work = async move {
             // The semaphore is never closed.
             let _permit = slots.acquire_owned().await;
-            work(lease, &evaluator, &cache, client, &interrupt).await
+            work(lease, &evaluator, &cache, client, &running.interrupt, &running.progress).await
         };
         let work = tokio::spawn(work.instrument(line));
         tokio::spawn(async move {
@@ -367,8 +383,8 @@ impl Loop {
 
     /// Ends all evaluations and reports once more, holding nothing, so that others get the leases at once.
     async fn farewell(mut self) -> anyhow::Result<()> {
-        for interrupt in std::mem::take(&mut self.running).into_values() {
-            interrupt.store(true, Ordering::Relaxed);
+        for running in std::mem::take(&mut self.running).into_values() {
+            running.interrupt.store(true, Ordering::Relaxed);
         }
         let request = ReportRequest { free_slots: 0, prefetch: 0, wait_ms: 0, ..self.request() };
         match tokio::time::timeout(FAREWELL, self.client.report(request)).await {

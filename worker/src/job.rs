@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::hash::ContentHash;
@@ -34,7 +34,7 @@ pub(crate) async fn make(
     inputs: BTreeMap<String, Vec<u8>>,
     cache: &ArtifactCache,
     client: WorkClient<Link>,
-    interrupt: Arc<AtomicBool>,
+    (interrupt, progress): (Arc<AtomicBool>, Arc<Progress>),
 ) -> Result<ContentHash, EvaluationFailure> {
     if job.engine_version != ENGINE_VERSION {
         let wanted = job.engine_version;
@@ -56,7 +56,7 @@ pub(crate) async fn make(
     }
     let disk = |error: io::Error| EvaluationFailure::machine(Cause::Disk, format!("artifact: {error}"));
     let file = cache.scratch().map_err(disk)?;
-    let watching = Stop(interrupt.clone());
+    let watching = OnLease { interrupt: interrupt.clone(), progress };
     let working = tokio::task::spawn_blocking(move || {
         let mut out = Bounded::new(file, job.largest);
         let making = AssertUnwindSafe(|| jobs::make(&job, &files, &watching, &mut out));
@@ -94,12 +94,35 @@ fn failure(error: &JobError) -> EvaluationFailure {
     }
 }
 
-/// A lease that is not wanted any more stops its job.
-struct Stop(Arc<AtomicBool>);
+/// Progress of a job: steps done, of so many.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    done: AtomicU64,
+    of: AtomicU64,
+}
 
-impl Watch for Stop {
+impl Progress {
+    /// Steps done, of so many; `None` before the first.
+    pub(crate) fn read(&self) -> Option<(u64, u64)> {
+        let (done, of) = (self.done.load(Ordering::Relaxed), self.of.load(Ordering::Relaxed));
+        (of > 0).then_some((done.min(of), of))
+    }
+}
+
+/// A lease that is not wanted any more stops its job, and whoever asks hears how far it is.
+struct OnLease {
+    interrupt: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+}
+
+impl Watch for OnLease {
     fn is_interrupted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.interrupt.load(Ordering::Relaxed)
+    }
+
+    fn progress(&self, done: u64, of: u64) {
+        self.progress.done.store(done, Ordering::Relaxed);
+        self.progress.of.store(of, Ordering::Relaxed);
     }
 }
 

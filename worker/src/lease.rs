@@ -22,7 +22,7 @@ use crate::cache::{ArtifactCache, CacheError};
 use crate::capabilities::fingerprint;
 use crate::evaluator::{Evaluator, Files};
 use crate::failure::{Cause, EvaluationFailure};
-use crate::job;
+use crate::job::{self, Progress};
 
 /// Evaluates one lease.
 pub(crate) async fn work(
@@ -31,11 +31,13 @@ pub(crate) async fn work(
     cache: &ArtifactCache,
     client: WorkClient<Link>,
     interrupt: &Arc<AtomicBool>,
+    progress: &Arc<Progress>,
 ) -> ShardReport {
     let started = Instant::now();
     let (id, index, of) = (lease.id, lease.index, lease.of);
     if let Some(given) = lease.job {
-        return do_job(id, given, cache, client, interrupt, started).await;
+        let watched = (interrupt.clone(), progress.clone());
+        return do_job(id, given, cache, client, watched, started).await;
     }
     // Named from the trial itself, so that a result can never be filed under another trial.
     let trial = lease.trial.ok_or_else(|| convert::Invalid::new("trial", "missing"));
@@ -69,7 +71,7 @@ async fn do_job(
     given: v1::Job,
     cache: &ArtifactCache,
     client: WorkClient<Link>,
-    interrupt: &Arc<AtomicBool>,
+    watched: (Arc<AtomicBool>, Arc<Progress>),
     started: Instant,
 ) -> ShardReport {
     let (key, made) = match job::read(&given) {
@@ -79,7 +81,7 @@ async fn do_job(
             tracing::Span::current().record("job", tracing::field::display(key));
             tracing::info!(kind = job.kind, "makes an artifact");
             let inputs = given.inputs.into_iter().collect();
-            let made = job::make(lease, job, inputs, cache, client, interrupt.clone()).await;
+            let made = job::make(lease, job, inputs, cache, client, watched).await;
             (key.as_bytes().to_vec(), made)
         }
     };
@@ -244,7 +246,8 @@ mod tests {
             experiment: String::new(),
             job: None,
         };
-        let report = work(lease, &Arc::new(Evaluator::new(1)), &cache, client, &Arc::default()).await;
+        let report =
+            work(lease, &Arc::new(Evaluator::new(1)), &cache, client, &Arc::default(), &Arc::default()).await;
         assert_eq!((report.lease, report.trial.len()), (7, 32), "what the coordinator takes");
         let Some(shard_report::Outcome::Failure(failure)) = report.outcome else { panic!("not a failure") };
         assert_eq!((failure.kind(), failure.cause(), failure.retryable), (Kind::Machine, Cause::Other, true));

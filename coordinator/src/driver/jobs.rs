@@ -63,8 +63,13 @@ pub enum JobState {
     Waiting,
     /// Pending: no worker has it.
     Pending,
-    /// Leased to these workers.
-    Leased(Vec<String>),
+    /// Leased: who does it, and how far whoever is further is (steps done, of so many).
+    Leased {
+        /// The workers.
+        workers: Vec<String>,
+        /// Steps done, of so many; `None` before the first.
+        progress: Option<(u64, u64)>,
+    },
     /// Made: its artifact.
     Made(Made),
     /// Failed, for this reason.
@@ -85,7 +90,7 @@ impl From<OpenJob> for JobState {
         match open {
             OpenJob { waits: true, .. } => Self::Waiting,
             OpenJob { workers, .. } if workers.is_empty() => Self::Pending,
-            OpenJob { workers, .. } => Self::Leased(workers),
+            OpenJob { workers, progress, .. } => Self::Leased { workers, progress },
         }
     }
 }

@@ -33,6 +33,9 @@ impl Driver {
         for finished in report.finished {
             self.settle(&report.worker, finished, now);
         }
+        for (lease, done, of) in report.progress {
+            self.ledger.note_progress(&report.worker, lease, done, of);
+        }
         let mut unknown: BTreeSet<LeaseId> = report.held.into_iter().collect();
         self.ledger.extend(&report.worker, &mut unknown, now + self.options.lease_ttl);
         let wait = if news || !unknown.is_empty() || report.slots == 0 { 0 } else { report.wait_ms };

@@ -157,6 +157,8 @@ pub struct WorkerReport {
     pub capabilities: Arc<Capabilities>,
     /// Session: the one of its processes that reports; 0 if unknown.
     pub session: u64,
+    /// Progress of the jobs that it holds leases of: steps done, of so many.
+    pub progress: Vec<(LeaseId, u64, u64)>,
 }
 
 /// A shard that a worker is done with.

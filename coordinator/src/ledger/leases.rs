@@ -20,6 +20,8 @@ pub(super) struct Lease {
     pub(super) ends: Moment,
     /// True if its worker may have nothing else in hand.
     pub(super) alone: bool,
+    /// Progress of a job: steps done, of so many, as its worker said last.
+    pub(super) progress: Option<(u64, u64)>,
 }
 
 /// All leases.

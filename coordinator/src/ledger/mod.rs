@@ -237,7 +237,10 @@ impl Ledger {
             queue.last_worker.insert(index, worker.to_owned());
         }
         let worker = worker.to_owned();
-        self.leases.insert(lease, Lease { work: key, shard, worker, owner, since: now, ends, alone });
+        self.leases.insert(
+            lease,
+            Lease { work: key, shard, worker, owner, since: now, ends, alone, progress: None },
+        );
         Some(Grant { lease, work, shard, owner })
     }
 
@@ -253,6 +256,13 @@ impl Ledger {
         }
         for id in &*held {
             self.forgive(*id, worker);
+        }
+    }
+
+    /// Notes how far a job is, as the worker says that has the lease: steps done, of so many. Nothing is decided by it.
+    pub fn note_progress(&mut self, worker: &str, lease: LeaseId, done: u64, of: u64) {
+        if let Some(lease) = self.leases.get_mut(lease).filter(|lease| lease.worker == worker) {
+            lease.progress = Some((done.min(of), of));
         }
     }
 

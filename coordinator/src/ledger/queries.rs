@@ -20,6 +20,8 @@ pub struct OpenJob {
     pub waits: bool,
     /// Workers that do it.
     pub workers: Vec<String>,
+    /// Progress of the one that is further: steps done, of so many.
+    pub progress: Option<(u64, u64)>,
 }
 
 /// Shards of an owner's open work, by state.
@@ -75,8 +77,12 @@ impl Ledger {
     pub fn job(&self, key: JobKey) -> Option<OpenJob> {
         let open = self.open.get(&key.into())?;
         let leases = open.shards.iter().flat_map(ShardState::leases);
-        let workers = leases.filter_map(|lease| self.leases.get(*lease).map(|lease| lease.worker.clone()));
-        Some(OpenJob { waits: !open.waits_for.is_empty(), workers: workers.collect() })
+        let leases: Vec<_> = leases.filter_map(|lease| self.leases.get(*lease)).collect();
+        Some(OpenJob {
+            waits: !open.waits_for.is_empty(),
+            workers: leases.iter().map(|lease| lease.worker.clone()).collect(),
+            progress: leases.iter().filter_map(|lease| lease.progress).max(),
+        })
     }
 
     /// Number of a worker's leases on an owner's account.

@@ -18,11 +18,13 @@ pub fn write_making(making: driver::Making) -> MakeResponse {
 fn write_job(status: driver::JobStatus) -> JobStatus {
     use job_status::State;
     let (mut artifact, mut reason, mut workers) = (Vec::new(), String::new(), Vec::new());
+    let (mut done, mut of) = (0, 0);
     let state = match status.state {
         driver::JobState::Waiting => State::Waiting,
         driver::JobState::Pending => State::Pending,
-        driver::JobState::Leased(by) => {
+        driver::JobState::Leased { workers: by, progress } => {
             workers = by;
+            (done, of) = progress.unwrap_or_default();
             State::Leased
         }
         driver::JobState::Made(made) => {
@@ -34,7 +36,15 @@ fn write_job(status: driver::JobStatus) -> JobStatus {
             State::Failed
         }
     };
-    JobStatus { job: status.key.as_bytes().to_vec(), state: state.into(), artifact, reason, workers }
+    JobStatus {
+        job: status.key.as_bytes().to_vec(),
+        state: state.into(),
+        artifact,
+        reason,
+        workers,
+        done,
+        of,
+    }
 }
 
 /// Puts the status of an experiment on the wire.

@@ -154,6 +154,7 @@ fn read_report(request: ReportRequest) -> Result<WorkerReport, Status> {
         experiment: Some(request.experiment).filter(|id| !id.is_empty()),
         capabilities: Arc::new(request.capabilities.unwrap_or_default().try_into()?),
         session: request.session,
+        progress: request.progress.iter().map(|said| (LeaseId(said.lease), said.done, said.of)).collect(),
     })
 }
 

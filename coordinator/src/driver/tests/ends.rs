@@ -66,6 +66,7 @@ async fn a_report_whose_place_a_later_one_took_is_not_told_that_the_coordinator_
         experiment: None,
         capabilities: Arc::new(able()),
         session: 0,
+        progress: Vec::new(),
     };
     let (first, second) = tokio::join!(handle.report(report(30_000)), handle.report(report(0)));
     assert_eq!(first.unwrap_err(), Refusal::Superseded("twin".to_owned()));

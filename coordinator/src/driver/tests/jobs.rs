@@ -44,7 +44,13 @@ async fn a_job_goes_to_a_worker_that_knows_its_kind_and_is_made_once() {
     let answer = handle.report(of_able("able", 2, &["ranges"])).await.unwrap();
     let [grant] = &answer.leases[..] else { panic!("{answer:?}") };
     assert_eq!(answer.experiments[&grant.owner], JOBS);
-    assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Leased(vec!["able".to_owned()])]);
+    let leased = |progress| [JobState::Leased { workers: vec!["able".to_owned()], progress }];
+    assert_eq!(ask(&handle, &[job("ranges")]).await, leased(None));
+    let mut busy = of_able("able", 0, &["ranges"]);
+    busy.held = vec![grant.lease];
+    busy.progress = vec![(grant.lease, 3, 7), (LeaseId(99), 1, 1)];
+    handle.report(busy).await.unwrap();
+    assert_eq!(ask(&handle, &[job("ranges")]).await, leased(Some((3, 7))));
     assert_eq!(handle.upload_bound(grant.lease).await.unwrap(), Some(100));
     let made = finished(grant, ShardOutcome::Artifact(artifact(b"1")));
     let mut again = of_able("able", 0, &["ranges"]);

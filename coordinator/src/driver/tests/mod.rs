@@ -62,6 +62,7 @@ pub(super) fn report(worker: &str, slots: u32) -> WorkerReport {
         experiment: None,
         capabilities: Arc::new(able()),
         session: 0,
+        progress: Vec::new(),
     }
 }
 

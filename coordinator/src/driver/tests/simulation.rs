@@ -187,6 +187,7 @@ impl World {
             experiment: None,
             capabilities: Arc::new(Capabilities { jobs, ..able() }),
             session: 0,
+            progress: Vec::new(),
         };
         let (reply, answer) = oneshot::channel();
         worker.call = Some(Call { reported: worker.unreported.clone(), answer });

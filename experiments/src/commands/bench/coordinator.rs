@@ -237,6 +237,7 @@ pub(super) fn request(
         protocol: PROTOCOL,
         capabilities: Some(workload::capabilities().into()),
         session: 0,
+        progress: Vec::new(),
     }
 }
 

@@ -251,6 +251,7 @@ async fn work(
                 experiment: None,
                 capabilities: Arc::new(workload::capabilities()),
                 session: 0,
+                progress: Vec::new(),
             };
             let handle = handle.clone();
             call = Some(Box::pin(async move { handle.report(report).await }));
