@@ -4,14 +4,16 @@
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobInput};
 use qslm_common::trial::TrialKey;
 use qslm_coordinator::{AccessPolicy, Coordinator, Options, Ports, Quotas};
 use qslm_proto::PROTOCOL;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{
-    Capabilities, Counts, FetchArtifactRequest, GetRequest, ListRequest, MissingArtifactsRequest,
-    PutArtifactRequest, ReportRequest, ShardReport, SubmitRequest, shard_report,
+    Capabilities, Counts, FetchArtifactRequest, GetRequest, JobStatus, Lease, ListRequest, MakeRequest,
+    MissingArtifactsRequest, PutArtifactRequest, ReportRequest, ShardReport, SubmitRequest, job_status,
+    shard_report,
 };
 use qslm_transport::gate::pushback;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -233,6 +235,98 @@ async fn a_damaged_artifact_is_missing_to_submitters_and_named_to_workers_until_
     std::fs::write(&folder, "no folder").unwrap();
     refused(put().await.map(|_| Vec::new()), Code::Internal, "cannot store the artifact: Not a directory");
     served.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_make_no_sense_are_refused_by_name() {
+    let served = Served::start(AccessPolicy::default()).await;
+    let mut experiments = served.experiments().await;
+    let mut refused = async |jobs: Vec<String>| {
+        let status = experiments.make(MakeRequest { jobs, retry: false }).await.unwrap_err();
+        (status.code(), status.message().to_owned())
+    };
+    let invalid = |words: &str| (Code::InvalidArgument, words.to_owned());
+    assert_eq!(refused(vec![]).await, invalid("jobs: 0: expected 1 to 4096"));
+    assert_eq!(refused(vec![String::new(); 4097]).await, invalid("jobs: 4097: expected 1 to 4096"));
+    let (code, words) = refused(vec!["{}".to_owned()]).await;
+    assert!(code == Code::InvalidArgument && words.contains("missing field `version`"), "{words}");
+    let large = Job::new("ranges", u64::MAX).encode();
+    let (code, words) = refused(vec![large]).await;
+    assert_eq!(code, Code::InvalidArgument);
+    assert!(words.contains("largest = 18446744073709551615: expected 1 to 68719476736 bytes"), "{words}");
+    let other = Job { engine_version: ENGINE_VERSION + 1, ..Job::new("ranges", 1) };
+    assert_eq!(refused(vec![other.encode()]).await.0, Code::FailedPrecondition);
+    let hash = ContentHash::of(b"nobody has it");
+    let reads = Job::new("ranges", 1).input("text", JobInput::Artifact(hash));
+    let words = format!("artifact {hash} has to be uploaded first");
+    assert_eq!(refused(vec![reads.encode()]).await, (Code::FailedPrecondition, words));
+    served.ends_well().await;
+}
+
+/// The status of a job, and the lease under which a worker that is able to do it gets it.
+async fn leased(served: &Served, job: &Job) -> (JobStatus, Option<Lease>) {
+    let capabilities = Capabilities { jobs: vec![job.kind.clone()], ..report("able").capabilities.unwrap() };
+    let asked = ReportRequest { capabilities: Some(capabilities), ..report("able") };
+    let request = MakeRequest { jobs: vec![job.encode()], retry: true };
+    let mut experiments = served.experiments().await;
+    let status = experiments.make(request).await.unwrap().into_inner().jobs.remove(0);
+    let lease = served.work().await.report(asked).await.unwrap().into_inner().leases.pop();
+    (status, lease)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_is_taken_under_a_lease_alone_up_to_its_bound_and_counts_once_it_is_there() {
+    let served = Served::start(AccessPolicy::default()).await;
+    let job = Job::new("ranges", 10);
+    let (_, lease) = leased(&served, &job).await;
+    let lease = lease.unwrap();
+    assert_eq!(lease.job.unwrap().text, job.encode());
+    let mut work = served.work().await;
+    let mut put = async |lease: u64, pieces: &[&[u8]]| {
+        let hash = ContentHash::of(&pieces.concat()).as_bytes().to_vec();
+        let first = |index: usize| if index == 0 { hash.clone() } else { Vec::new() };
+        let pieces = pieces.iter().enumerate();
+        let messages =
+            pieces.map(|(i, data)| PutArtifactRequest { hash: first(i), data: data.to_vec(), lease });
+        work.put_artifact(tokio_stream::iter(messages.collect::<Vec<_>>())).await
+    };
+    let refused = put(lease.id + 1, &[b"made"]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().ends_with("is not in force, or not for a job"), "{refused}");
+    let refused = put(lease.id, &[b"1234567890", b"1"]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
+    assert!(refused.message().ends_with("more than 10 bytes"), "{refused}");
+    assert!(served.artifacts().is_empty(), "nothing of it is kept");
+    // It says that it is made, and never put it: a fault of the worker, and the job is done again.
+    let hash = ContentHash::of(b"made");
+    let key = job.key();
+    let said = |lease: u64| ShardReport {
+        lease,
+        of: 1,
+        job: key.as_bytes().to_vec(),
+        outcome: Some(shard_report::Outcome::Artifact(hash.as_bytes().to_vec())),
+        ..ShardReport::default()
+    };
+    let told = |lease| ReportRequest { finished: vec![said(lease)], free_slots: 0, ..report("able") };
+    served.work().await.report(told(lease.id)).await.unwrap();
+    let (status, _) = leased(&served, &job).await;
+    assert_eq!(status.state(), job_status::State::Pending);
+    // The worker pauses; another one gets it, and puts it.
+    let capabilities = Capabilities { jobs: vec![job.kind.clone()], ..report("b").capabilities.unwrap() };
+    let other = ReportRequest { capabilities: Some(capabilities), ..report("other") };
+    let lease = served.work().await.report(other).await.unwrap().into_inner().leases.remove(0);
+    put(lease.id, &[b"ma", b"de"]).await.unwrap();
+    let settles = ReportRequest { worker: "other".to_owned(), ..told(lease.id) };
+    served.work().await.report(settles).await.unwrap();
+    let (status, lease) = leased(&served, &job).await;
+    assert_eq!((status.state(), status.artifact), (job_status::State::Made, hash.as_bytes().to_vec()));
+    assert_eq!(lease, None, "it is made once");
+    // Somebody tidied up: it is made again.
+    std::fs::remove_dir_all(served.folder.path().join("s.redb.artifacts")).unwrap();
+    let (status, _) = leased(&served, &job).await;
+    assert_eq!(status.state(), job_status::State::Pending);
+    served.stop.cancel();
+    served.serving.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
