@@ -147,6 +147,7 @@ mod tests {
                         std::collections::BTreeMap::new(),
                     )),
                     session: 1,
+                    progress: Vec::new(),
                 };
                 let outcome =
                     ShardOutcome::Failure { reason: "no space left".to_owned(), fault: Fault::Machine };

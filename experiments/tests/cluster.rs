@@ -83,21 +83,11 @@ fn what_a_spec_needs_is_made_by_workers_once_and_the_experiment_is_the_one_that_
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");
     let (mut coordinator, url) = coordinator(&store);
-    let ranked = r#"strategy={ kind = "ranked", metric = "lsaq", tier = "block", sequences = 2 }"#;
-    let needs = [
-        "experiments/specs/edge.toml",
-        "--coordinator",
-        &url,
-        "--set",
-        ranked,
-        "--set",
-        "task.windows=4",
-        "--set",
-        "calibration.sequences=2",
-    ];
-    let mut submit = vec!["submit"];
-    submit.extend(needs);
-    let mut waiting = Running::start(Command::new(support::QSLM).args(&submit));
+    let ranges = ["submit", "experiments/specs/edge.toml", "--coordinator", &url, "--set", "task.windows=4"];
+    let strategy = r#"strategy={ kind = "ranked", metric = "lsaq", tier = "block", sequences = 2 }"#;
+    let ranked = ["submit", SPEC, "--coordinator", &url, "--set", "task.windows=4", "--set", strategy];
+    let at = |submit: &[&str], more: &[&str]| succeed(&[submit, more].concat()).trim().to_owned();
+    let mut waiting = Running::start(Command::new(support::QSLM).args(ranges));
     waiting.wait_for("waiting for a worker that can make what the spec needs");
     // The first one dies with a job in hand.
     let mut doomed = worker(&url, &folder.path().join("cache-a"), "1");
@@ -106,20 +96,16 @@ fn what_a_spec_needs_is_made_by_workers_once_and_the_experiment_is_the_one_that_
     let mut steady = worker(&url, &folder.path().join("cache-b"), "2");
     let (code, id, errors) = waiting.finish();
     assert_eq!(code, Some(0), "{errors}");
-    let id = id.trim();
-    let at = |arguments: &[&str]| {
-        let mut all = submit.clone();
-        all.extend(arguments);
-        succeed(&all).trim().to_owned()
-    };
-    assert_eq!(at(&["--local"]), id, "made here it is the same");
+    assert_eq!(at(&ranges, &["--local"]), id.trim(), "made here it is the same");
+    let order = at(&ranked, &[]);
+    assert_eq!(at(&ranked, &["--local"]), order);
     // What is made stays, also without a worker, and with another coordinator on the store.
     assert_eq!(steady.terminate(), Some(0));
-    assert_eq!(at(&[]), id);
+    assert_eq!((at(&ranges, &[]).as_str(), at(&ranked, &[])), (id.trim(), order));
     assert_eq!(coordinator.terminate(), Some(0));
     let check = json(&["db", "check", store.to_str().unwrap(), "--output", "json"]);
     let made = check["made"].as_u64().unwrap();
-    // The ranges, and 26 units in eights.
+    // The ranges, and the scores of 25 matrices, eight at a time.
     assert_eq!((made, check["artifacts"]["others"].as_array().unwrap().len()), (5, 0), "{check}");
 }
 
