@@ -22,6 +22,8 @@ pub const JOBS: &str = "jobs";
 pub(super) struct Jobs {
     made: BTreeMap<JobKey, Made>,
     failed: BTreeMap<JobKey, String>,
+    /// Jobs that were asked for since the coordinator started, whose texts are on record or on the way.
+    asked: BTreeSet<JobKey>,
     /// Jobs that are made again: what is on record of them does not count until then.
     lost: BTreeSet<JobKey>,
 }
@@ -126,6 +128,10 @@ impl Driver {
 
     fn ask(&mut self, job: AddressedJob) -> Result<Result<JobState, Refusal>, StoreError> {
         let key = job.key;
+        // Also of one that is made: it may have come in late, after a crash lost what was asked.
+        if self.jobs.asked.insert(key) {
+            self.outbox.write(Write::Job(job.job.clone()));
+        }
         if let Some(open) = self.ledger.job(key) {
             return Ok(Ok(open.into()));
         }
@@ -151,7 +157,6 @@ impl Driver {
             Opened::Waiting | Opened::Known | Opened::Complete(_) => {}
         }
         self.journal.note("", format!("{text} is to be made"));
-        self.outbox.write(Write::Job(text));
         Ok(Ok(self.ledger.job(key).map_or(JobState::Pending, JobState::from)))
     }
 

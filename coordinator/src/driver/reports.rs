@@ -117,7 +117,9 @@ impl Driver {
     fn is_done(&self, only: Option<&str>) -> bool {
         let searches = self.experiments.iter().map(|run| &run.search);
         let mut wanted = searches.filter(|search| only.is_none_or(|only| search.id() == only)).peekable();
-        wanted.peek().is_some() && wanted.all(SearchRun::has_ended)
+        // Who works for one experiment alone gets no jobs of people.
+        let jobs = only.is_none_or(|only| only == JOBS) && self.ledger.open_count(Owner::PEOPLE) > 0;
+        wanted.peek().is_some() && wanted.all(SearchRun::has_ended) && !jobs
     }
 
     /// The next shard for a worker: of the experiment with the highest priority; among equals, of the one that has
