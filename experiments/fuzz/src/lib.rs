@@ -11,6 +11,7 @@ use std::io::Write;
 use prost::Message;
 use qslm_common::candidate::Candidate;
 use qslm_common::demands::{Capabilities, Demands};
+use qslm_common::job::Job;
 use qslm_common::trial::Trial;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::task::TokenizerFile;
@@ -71,10 +72,10 @@ pub fn candidate(data: &[u8]) {
 /// A message of the protocol, and what becomes of it; the first byte says which.
 ///
 /// # Panics
-/// If a trial or an experiment is not what its own message says.
+/// If a trial, an experiment or a job is not what its own message says.
 pub fn wire(data: &[u8]) {
     let Some((kind, body)) = data.split_first() else { return };
-    match kind % 4 {
+    match kind % 5 {
         0 => {
             let Ok(message) = v1::Trial::decode(body) else { return };
             let Ok(trial) = Trial::try_from(message) else { return };
@@ -93,6 +94,12 @@ pub fn wire(data: &[u8]) {
             drop(message.demands.map(Demands::try_from));
             let Ok(experiment) = qslm_search::decode(&message.experiment) else { return };
             assert_eq!(qslm_search::decode(&experiment.encode()), Ok(experiment));
+        }
+        3 => {
+            let Ok(message) = v1::MakeRequest::decode(body) else { return };
+            for job in message.jobs.iter().filter_map(|text| Job::decode(text).ok()) {
+                assert_eq!(Job::decode(&job.encode()), Ok(job));
+            }
         }
         _ => drop(v1::ReportResponse::decode(body)),
     }
