@@ -1,16 +1,16 @@
 //! Talking to a coordinator: one that runs elsewhere, or one started here on a store.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use qslm_common::hash::ContentHash;
 use qslm_coordinator::driver::{Commits, DriverError, Handle};
 use qslm_coordinator::{AccessPolicy, Coordinator, Options, Ports};
-use qslm_program::limits;
+use qslm_program::{in_pieces, limits};
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::{ExperimentStatus, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest};
 use qslm_transport::{Access, Connector, Link};
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -26,9 +26,6 @@ pub type Client = ExperimentsClient<Link>;
 
 /// Bytes of the largest answer that is taken: a front of thousands of candidates has megabytes.
 const LARGEST: usize = 1 << 30;
-
-/// Bytes per message of an upload.
-const CHUNK: usize = 256 * 1024;
 
 /// A coordinator in this process, on a real socket of the loopback interface.
 pub struct Embedded {
@@ -152,22 +149,14 @@ pub async fn upload_missing(
 }
 
 async fn upload(client: &mut Client, hash: &ContentHash, path: &Path) -> Outcome {
-    let mut file = tokio::fs::File::open(path).await.map_err(|error| Failure::file(path, &error))?;
+    let file = File::open(path).map_err(|error| Failure::file(path, &error))?;
     let (sender, receiver) = mpsc::channel(4);
     let mut name = hash.as_bytes().to_vec();
-    let reading = tokio::spawn(async move {
-        loop {
-            let mut data = Vec::with_capacity(CHUNK);
-            let read = (&mut file).take(CHUNK as u64).read_to_end(&mut data).await?;
-            let first = !name.is_empty();
-            if read == 0 && !first {
-                return Ok(());
-            }
+    let reading = tokio::task::spawn_blocking(move || {
+        in_pieces(file, |data| {
             let message = PutArtifactRequest { hash: std::mem::take(&mut name), data, lease: 0 };
-            if sender.send(message).await.is_err() {
-                return Ok::<_, std::io::Error>(());
-            }
-        }
+            sender.blocking_send(message).is_ok()
+        })
     });
     let sent = client.put_artifact(ReceiverStream::new(receiver)).await;
     match reading.await {

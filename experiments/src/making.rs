@@ -31,6 +31,15 @@ pub trait Maker {
     /// # Errors
     /// One line that names the job that failed, and why.
     fn make(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<Vec<u8>>>;
+
+    /// Makes the artifact of one job.
+    ///
+    /// # Errors
+    /// As [`Maker::make`].
+    fn make_one(&self, job: &Job, files: Files<'_>) -> Outcome<Vec<u8>> {
+        let mut made = self.make(std::slice::from_ref(job), files)?;
+        made.pop().ok_or_else(|| failed(job, &"nothing came of it"))
+    }
 }
 
 /// This process, one job per thread.

@@ -11,8 +11,9 @@ use qslm_common::scheme::{
 };
 use qslm_common::space::{Embedding, Space, VectorSpace};
 use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::jobs::ranges;
 use qslm_engine::model::SpikeGpt;
-use qslm_engine::task::{Dataset, calibrate};
+use qslm_engine::task::Dataset;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::{Input, read_checkpoint};
@@ -202,6 +203,5 @@ pub fn calibrate_on(
     let float = Candidate::float(checkpoint.network());
     let model =
         SpikeGpt::new(checkpoint, &float, backend).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let ranges = calibrate(&model, data, 0..data.len()).map_err(|error| input.failure(&error))?;
-    Ok(Calibration { data: input.hash()?, sequences: data.len() as u32, ranges })
+    ranges::see(&model, data, input.hash()?, &()).map_err(|error| input.failure(&error))
 }

@@ -1,7 +1,6 @@
 //! Evaluator: from a trial and its files to counts; the caches that evaluations of one process share are kept
 //! here.
 
-use std::any::Any;
 use std::fmt::Display;
 use std::fs::{File, Metadata};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +20,7 @@ use qslm_engine::model::{Caches, CannotBuild, Reuse, SpikeGpt};
 use qslm_engine::task::{
     DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate_cached,
 };
-use qslm_program::hash_reader;
+use qslm_program::{hash_reader, panic_words};
 
 use crate::failure::{Cause, EvaluationFailure};
 use crate::memo::Memo;
@@ -85,7 +84,8 @@ impl Evaluator {
     ) -> Result<Counts, EvaluationFailure> {
         let run = || self.try_evaluate(trial, files, shard, interrupt);
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-            let words = format!("the evaluation panicked: {}", panic_words(&*panic));
+            let words = panic_words(&*panic).unwrap_or("no message");
+            let words = format!("the evaluation panicked: {words}");
             Err(EvaluationFailure::evaluation(Cause::Panic, words))
         })
     }
@@ -159,12 +159,6 @@ impl Evaluator {
             CannotBuild::Candidate(error) => EvaluationFailure::evaluation(Cause::Checkpoint, error),
         })
     }
-}
-
-/// The words of a panic.
-pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> &str {
-    let words = panic.downcast_ref::<String>().map(String::as_str);
-    words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// The value that `load` makes of files, if they were what their hashes say while it read them. They were checked before,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use qslm_common::ENGINE_VERSION;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
 use qslm_engine::jobs::{self, Inputs, JobError, Watch};
+use qslm_program::{in_pieces, panic_words};
 use qslm_proto::convert;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{self, PutArtifactRequest};
@@ -20,12 +21,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::backoff::backoff;
 use crate::cache::ArtifactCache;
-use crate::evaluator::panic_words;
 use crate::failure::{Cause, EvaluationFailure};
-use crate::lease::{fetch, is_passing};
-
-/// Bytes per message of an upload.
-const CHUNK: usize = 256 * 1024;
+use crate::fetch::{fetch, is_passing};
 
 /// Does the job of a lease. Returns the hash of the artifact, which the coordinator has by then.
 pub(crate) async fn make(
@@ -61,7 +58,7 @@ pub(crate) async fn make(
         let mut out = Bounded::new(file, job.largest);
         let making = AssertUnwindSafe(|| jobs::make(&job, &files, &watching, &mut out));
         let made = catch_unwind(making).unwrap_or_else(|panic| {
-            let words = panic_words(&*panic);
+            let words = panic_words(&*panic).unwrap_or("no message");
             Err(JobError::Panicked(format!("the job panicked: {words}")))
         });
         made.and_then(|()| out.finish().map_err(JobError::artifact))
@@ -166,15 +163,23 @@ impl Write for Bounded {
 async fn put(
     lease: u64,
     hash: ContentHash,
-    mut file: File,
+    file: File,
     mut client: WorkClient<Link>,
     interrupt: &AtomicBool,
 ) -> Result<(), EvaluationFailure> {
     for failures in 1.. {
         let fault = |error| EvaluationFailure::machine(Cause::Disk, format!("artifact: {error}"));
-        let mut copy = file.try_clone().and_then(|mut file| file.rewind().map(|()| file)).map_err(fault)?;
+        let mut copy = file.try_clone().map_err(fault)?;
+        copy.rewind().map_err(fault)?;
         let (sender, receiver) = mpsc::channel(4);
-        let reading = tokio::task::spawn_blocking(move || send(lease, hash, &mut copy, &sender));
+        // Set in the first message only.
+        let (mut name, mut under) = (hash.as_bytes().to_vec(), lease);
+        let reading = tokio::task::spawn_blocking(move || {
+            in_pieces(copy, |data| {
+                let (hash, lease) = (std::mem::take(&mut name), std::mem::take(&mut under));
+                sender.blocking_send(PutArtifactRequest { hash, data, lease }).is_ok()
+            })
+        });
         let sent = client.put_artifact(ReceiverStream::new(receiver)).await;
         match (sent, reading.await) {
             (_, Ok(Err(error))) => return Err(fault(error)),
@@ -193,30 +198,8 @@ async fn put(
         if interrupt.load(Ordering::Relaxed) {
             break;
         }
-        file.rewind().map_err(fault)?;
     }
     Err(EvaluationFailure::Interrupted)
-}
-
-/// Sends a file in pieces until its end or until nobody listens. The first one names it, also if it is empty.
-fn send(
-    lease: u64,
-    hash: ContentHash,
-    file: &mut File,
-    sender: &mpsc::Sender<PutArtifactRequest>,
-) -> io::Result<()> {
-    let mut first = PutArtifactRequest { hash: hash.as_bytes().to_vec(), lease, data: Vec::new() };
-    loop {
-        let mut data = Vec::with_capacity(CHUNK);
-        let read = file.take(CHUNK as u64).read_to_end(&mut data)?;
-        if read == 0 && first.hash.is_empty() {
-            return Ok(());
-        }
-        let message = PutArtifactRequest { data, ..std::mem::take(&mut first) };
-        if sender.blocking_send(message).is_err() {
-            return Ok(());
-        }
-    }
 }
 
 /// The job of a lease.

@@ -1,12 +1,10 @@
 //! One lease, from its files to a report. Whatever happens becomes a report that says whose fault it is: a trial must not
 //! fail for what is wrong with this machine.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
@@ -15,13 +13,12 @@ use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{self, Lease, ShardFailure, ShardReport, shard_report};
 use qslm_transport::Link;
 use tokio::task::JoinError;
-use tonic::Code;
 
-use crate::backoff::backoff;
-use crate::cache::{ArtifactCache, CacheError};
+use crate::cache::ArtifactCache;
 use crate::capabilities::fingerprint;
 use crate::evaluator::{Evaluator, Files};
 use crate::failure::{Cause, EvaluationFailure};
+use crate::fetch::fetch;
 use crate::job::{self, Progress};
 
 /// Evaluates one lease.
@@ -94,8 +91,6 @@ async fn do_job(
     ShardReport { lease, trial, index: 0, of: 1, outcome, seconds, engine, job: key }
 }
 
-/// Attempts after which it is believed that the coordinator cannot read an artifact.
-const PATIENCE: u32 = 6;
 /// The key of a trial that cannot be read.
 const NAMELESS: [u8; 32] = [0; 32];
 
@@ -171,57 +166,6 @@ async fn measure(
         }
         (_, failure) => failure,
     })
-}
-
-/// The file of an artifact. That the coordinator is away is no fault of the trial, so this tries until the lease ends.
-pub(crate) async fn fetch(
-    hash: ContentHash,
-    cache: &ArtifactCache,
-    client: &WorkClient<Link>,
-    interrupt: &AtomicBool,
-) -> Result<PathBuf, EvaluationFailure> {
-    for failures in 1.. {
-        match cache.ensure(hash, &mut client.clone()).await {
-            Ok(path) => return Ok(path),
-            Err(CacheError::Fetch { status, .. })
-                if is_passing(status.code()) && (failures < PATIENCE || !is_answer(status.code())) =>
-            {
-                tracing::warn!(artifact = %hash, code = %status.code(), "cannot be fetched now");
-            }
-            Err(error) => {
-                let cause = match error {
-                    CacheError::Io { .. } | CacheError::TooLarge { .. } => Cause::Disk,
-                    CacheError::Fetch { .. } | CacheError::OtherContent { .. } => Cause::Other,
-                };
-                return Err(EvaluationFailure::machine(cause, error));
-            }
-        }
-        tokio::time::sleep(backoff(failures)).await;
-        if interrupt.load(Ordering::Relaxed) {
-            break;
-        }
-    }
-    Err(EvaluationFailure::Interrupted)
-}
-
-/// True for a code that may be the coordinator's own word, that it cannot read the file, and not the connection's.
-fn is_answer(code: Code) -> bool {
-    matches!(code, Code::Internal | Code::Unknown)
-}
-
-/// True if a call failed for the connection's sake and not for what it asked.
-pub(crate) fn is_passing(code: Code) -> bool {
-    !matches!(
-        code,
-        Code::NotFound
-            | Code::InvalidArgument
-            | Code::FailedPrecondition
-            | Code::OutOfRange
-            | Code::Unimplemented
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-            | Code::DataLoss
-    )
 }
 
 #[cfg(test)]

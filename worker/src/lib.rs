@@ -16,6 +16,7 @@ pub mod cache;
 pub mod capabilities;
 pub mod evaluator;
 pub mod failure;
+mod fetch;
 mod job;
 mod lease;
 pub mod memo;

@@ -7,13 +7,14 @@
 //! bounded time; [`limits`] asks the system for threads and open files before they are needed.
 //!
 //! Beside the frame stand a few things that all programs do alike: [`chain`] says an error and its causes on one line,
-//! [`hash_file`] names a file by its content, [`quietly`] catches panics of other people's code, and [`Port`] is an address
+//! [`hash_file`] names a file by its content, [`in_pieces`] cuts it for sending, [`quietly`] catches panics of other people's code, and [`Port`] is an address
 //! that may be off. Connections and tokens are in `qslm-transport`.
 
 mod chain;
 mod hash;
 pub mod limits;
 mod log;
+mod pieces;
 mod port;
 mod quiet;
 mod said;
@@ -22,8 +23,9 @@ pub mod settings;
 pub use chain::chain;
 pub use hash::{hash_file, hash_reader};
 pub use log::{LogFlags, LogFormat, init_log};
+pub use pieces::in_pieces;
 pub use port::{InvalidAddress, InvalidPort, Port, address, deserialize_address};
-pub use quiet::quietly;
+pub use quiet::{panic_words, quietly};
 pub use said::{flags, say};
 
 use std::fmt;

@@ -1,5 +1,6 @@
 //! Panics of other people's code that are expected on broken input: caught, and no line of the log.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -17,10 +18,14 @@ pub fn quietly<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     let outcome = catch_unwind(AssertUnwindSafe(body));
     EXPECTED.set(before);
     outcome.map_err(|panic| {
-        let words = panic.downcast_ref::<String>().map(String::as_str);
-        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        words.split_whitespace().collect::<Vec<_>>().join(" ")
+        panic_words(&*panic).unwrap_or("no message").split_whitespace().collect::<Vec<_>>().join(" ")
     })
+}
+
+/// Words of a panic, if it has any.
+pub fn panic_words(panic: &(dyn Any + Send)) -> Option<&str> {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    words.or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
 /// True if this thread is within [`quietly`].

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use qslm_common::trial::TrialKey;
+use qslm_program::panic_words;
 
 use super::commit_metrics::Metrics;
 use super::committed::CommitError;
@@ -35,7 +36,7 @@ impl Committer {
             let work = AssertUnwindSafe(|| work(&store, crash_at, &metrics, &receiver, &driver));
             if let Err(panic) = catch_unwind(work) {
                 // The driver would wait for ever.
-                let error = CommitError::Panicked(panic_words(&*panic));
+                let error = CommitError::Panicked(words_of(&*panic));
                 drop(driver.send(Request::Committed(Err(error))));
             }
         })?;
@@ -86,8 +87,6 @@ pub(super) fn measured(writes: &[Write]) -> Vec<TrialKey> {
 }
 
 /// Words of a panic, on one line.
-pub(super) fn panic_words(panic: &(dyn Any + Send)) -> String {
-    let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
-    let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
+pub(super) fn words_of(panic: &(dyn Any + Send)) -> String {
+    panic_words(panic).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
 }

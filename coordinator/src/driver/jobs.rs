@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::hash::ContentHash;
-use qslm_common::job::{AddressedJob, Job, JobKey};
+use qslm_common::job::{AddressedJob, Job, JobInput, JobKey};
 use qslm_common::work::Made;
 
-use super::request::Reply;
-use super::{Driver, Refusal};
-use crate::ledger::{LeaseId, Moment, OpenJob, Opened, Outcome, Owner, Settled};
+use super::Driver;
+use super::request::{MakeRequest, Refusal, Reply};
+use super::status::{JobState, JobStatus, Making};
+use crate::ledger::{LeaseId, Moment, Opened, Outcome, Owner, Settled};
 use crate::store::{StoreError, Write};
 
 /// Word by which a worker asks for such jobs alone, in place of an experiment's id.
@@ -26,75 +27,6 @@ pub(super) struct Jobs {
     asked: BTreeSet<JobKey>,
     /// Jobs that are made again: what is on record of them does not count until then.
     lost: BTreeSet<JobKey>,
-}
-
-/// Request for artifacts.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct MakeRequest {
-    /// Jobs; one that reads what another makes comes after it.
-    pub jobs: Vec<Job>,
-    /// Jobs whose artifacts were made and are lost.
-    pub lost: BTreeSet<JobKey>,
-    /// True to try again what failed.
-    pub retry: bool,
-}
-
-/// Status of a job.
-#[derive(Debug, Clone, PartialEq)]
-pub struct JobStatus {
-    /// The job.
-    pub key: JobKey,
-    /// State of the job.
-    pub state: JobState,
-}
-
-impl JobStatus {
-    /// The job with its artifact, once it is made.
-    pub fn made(&self) -> Option<(JobKey, ContentHash)> {
-        match &self.state {
-            JobState::Made(made) => Some((self.key, made.artifact)),
-            _ => None,
-        }
-    }
-}
-
-/// State of a job.
-#[derive(Debug, Clone, PartialEq)]
-pub enum JobState {
-    /// Waiting for the artifacts of others.
-    Waiting,
-    /// Pending: no worker has it.
-    Pending,
-    /// Leased: who does it, and how far whoever is further is (steps done, of so many).
-    Leased {
-        /// The workers.
-        workers: Vec<String>,
-        /// Steps done, of so many; `None` before the first.
-        progress: Option<(u64, u64)>,
-    },
-    /// Made: its artifact.
-    Made(Made),
-    /// Failed, for this reason.
-    Failed(String),
-}
-
-/// What is known of jobs that people asked for, and how many workers could do them all.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Making {
-    /// Status of each job, in the order in which they were asked for.
-    pub jobs: Vec<JobStatus>,
-    /// Workers heard of within a lease's time that are able to do the kinds of all of them.
-    pub able_workers: u32,
-}
-
-impl From<OpenJob> for JobState {
-    fn from(open: OpenJob) -> Self {
-        match open {
-            OpenJob { waits: true, .. } => Self::Waiting,
-            OpenJob { workers, .. } if workers.is_empty() => Self::Pending,
-            OpenJob { workers, progress, .. } => Self::Leased { workers, progress },
-        }
-    }
 }
 
 impl Driver {
@@ -170,7 +102,6 @@ impl Driver {
 
     /// Hashes of a job's inputs by name, all of which are made by now.
     pub(super) fn inputs(&mut self, job: &Job) -> Result<BTreeMap<String, ContentHash>, StoreError> {
-        use qslm_common::job::JobInput;
         let mut inputs = BTreeMap::new();
         for (name, input) in &job.inputs {
             let hash = match input {
@@ -188,7 +119,14 @@ impl Driver {
     }
 
     /// Takes the artifact of a job, whose bytes are on disk.
-    pub(super) fn settle_made(&mut self, worker: &str, lease: LeaseId, key: JobKey, made: Made, now: Moment) {
+    pub(super) fn settle_made(
+        &mut self,
+        worker: &str,
+        lease: LeaseId,
+        key: JobKey,
+        made: Made,
+        now: Moment,
+    ) -> Result<(), StoreError> {
         let in_force = self.ledger.is_out(lease);
         let settled = self.ledger.settle_job(key, made.clone(), now);
         self.journal.tally.note(&settled, in_force);
@@ -199,16 +137,18 @@ impl Driver {
                 self.close(closed);
             }
             // Late: it was made meanwhile, or nobody asked since this coordinator started.
-            Settled::Unknown if lease < self.next_lease => {
-                let known = self.jobs.made.entry(key).or_insert_with(|| made.clone());
-                if known.artifact != made.artifact {
+            Settled::Unknown if lease < self.next_lease => match self.made(key)? {
+                None => self.record_made(key, made),
+                Some(known) if known.artifact == made.artifact => {}
+                Some(_) => {
                     self.journal.tally.conflicting += 1;
                     tracing::error!(job = %key, artifact = %made.artifact, "a job made another artifact than is recorded; the first one stays");
+                    self.outbox.write(Write::Made(key, made));
                 }
-                self.outbox.write(Write::Made(key, made));
-            }
+            },
             _ => {}
         }
+        Ok(())
     }
 
     /// Files a job that is closed.
@@ -216,9 +156,7 @@ impl Driver {
         match outcome {
             Outcome::Made(made) => {
                 self.journal.note("", format!("{} is made", job.job));
-                self.jobs.lost.remove(&job.key);
-                self.jobs.made.insert(job.key, made.clone());
-                self.outbox.write(Write::Made(job.key, made));
+                self.record_made(job.key, made);
             }
             Outcome::Failed(reason) => {
                 tracing::warn!(job = %job.key, kind = job.job.kind, reason, "a job failed");
@@ -228,5 +166,11 @@ impl Driver {
             // Of trials alone.
             Outcome::Measured(_) => {}
         }
+    }
+
+    fn record_made(&mut self, key: JobKey, made: Made) {
+        self.jobs.lost.remove(&key);
+        self.jobs.made.insert(key, made.clone());
+        self.outbox.write(Write::Made(key, made));
     }
 }

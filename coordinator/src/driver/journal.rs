@@ -10,7 +10,7 @@ use crate::ledger::{Closed, Grant, LeaseId, Moment};
 
 /// Journal of events, counts and traces since the coordinator started.
 pub(super) struct Journal {
-    /// Momenteconds since 1970 at the time 0, to tell people when something was.
+    /// Milliseconds since 1970 at the time 0, to tell people when something was.
     born_unix_ms: u64,
     /// The time of the request or turn under way.
     now: Moment,

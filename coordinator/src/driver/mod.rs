@@ -50,21 +50,23 @@ use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
 pub use commit_metrics::{Commits, Metrics};
 pub use committed::CommitError;
-use committer::{Committer, panic_words};
+use committer::{Committer, words_of};
 pub use events::Event;
+pub use jobs::JOBS;
 use jobs::Jobs;
-pub use jobs::{JOBS, JobState, JobStatus, MakeRequest, Making};
 use journal::Journal;
 use outbox::{Acknowledged, Outbox, Submitted};
 use presentation::Presentation;
 use request::Request;
 pub use request::{
-    Change, ClusterView, Fault, Finished, Handle, Refusal, ReplaySource, ReportAnswer, ShardOutcome,
-    Snapshot, Submission, WorkerReport,
+    Change, ClusterView, Fault, Finished, Handle, MakeRequest, Refusal, ReplaySource, ReportAnswer,
+    ShardOutcome, Snapshot, Submission, WorkerReport,
 };
 use run::ExperimentRun;
 use search_run::SearchRun;
-pub use status::{Best, ExperimentStatus, State, Summary, WorkerCounts, WorkerStatus};
+pub use status::{
+    Best, ExperimentStatus, JobState, JobStatus, Making, State, Summary, WorkerCounts, WorkerStatus,
+};
 pub use tally::Tally;
 use view::View;
 use workers::Workers;
@@ -135,7 +137,7 @@ pub enum DriverError {
 impl DriverError {
     /// Error of a panic, in its words.
     pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
-        Self::Panicked(panic_words(panic))
+        Self::Panicked(words_of(panic))
     }
 
     /// Says what failed first, where this is what follows from it.

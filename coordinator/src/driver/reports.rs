@@ -19,7 +19,12 @@ use crate::store::StoreError;
 impl Driver {
     /// Takes a worker's report. If it brings something, it is answered after the commit, else at once, or as soon as
     /// there is work.
-    pub(super) fn report(&mut self, report: WorkerReport, reply: Reply<ReportAnswer>, now: Moment) {
+    pub(super) fn report(
+        &mut self,
+        report: WorkerReport,
+        reply: Reply<ReportAnswer>,
+        now: Moment,
+    ) -> Result<(), StoreError> {
         let Heard { number, is_new, is_restarted } = self.workers.hear(&report, now);
         if is_new {
             self.journal.note("", format!("worker {} is here", report.worker));
@@ -31,7 +36,7 @@ impl Driver {
         }
         let news = !report.finished.is_empty();
         for finished in report.finished {
-            self.settle(&report.worker, finished, now);
+            self.settle(&report.worker, finished, now)?;
         }
         for (lease, done, of) in report.progress {
             self.ledger.note_progress(&report.worker, lease, done, of);
@@ -54,6 +59,7 @@ impl Driver {
         } else {
             self.workers.waiting.insert(number, waiting);
         }
+        Ok(())
     }
 
     /// Long polling: answers the reports that are due and those for which there is work.

@@ -1,6 +1,6 @@
 //! Requests to the driver, and the handle that makes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobKey};
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::work::WorkKey;
@@ -17,8 +18,7 @@ use tokio::sync::{oneshot, watch};
 use super::commit_metrics::Metrics;
 use super::committed::Committed;
 use super::events::Event;
-use super::jobs::{MakeRequest, Making};
-use super::status::{ExperimentStatus, WorkerStatus};
+use super::status::{ExperimentStatus, Making, WorkerStatus};
 use super::tally::Tally;
 use crate::ledger::{Grant, LeaseId, Owner};
 use crate::store::{ExperimentRecord, Store};
@@ -65,6 +65,17 @@ impl Submission {
     pub fn new(experiment: Experiment, shards: u32) -> Self {
         Self { experiment, shards, priority: None, demands: None }
     }
+}
+
+/// Request for artifacts.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MakeRequest {
+    /// Jobs; one that reads what another makes comes after it.
+    pub jobs: Vec<Job>,
+    /// Jobs whose artifacts were made and are lost.
+    pub lost: BTreeSet<JobKey>,
+    /// True to try again what failed.
+    pub retry: bool,
 }
 
 /// Change of an experiment by a person; `None` leaves a value as it is.

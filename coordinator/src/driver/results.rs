@@ -11,14 +11,14 @@ use super::breaker::Tripped;
 use super::{Driver, Fault, Finished, ShardOutcome};
 use crate::crash::CrashPoint;
 use crate::ledger::{Closed, Expired, LeaseId, Moment, Outcome, Owner, Settled};
-use crate::store::Write;
+use crate::store::{StoreError, Write};
 
 /// Different engines that are told apart: kinds of machines and versions of the program, not workers.
 const MOST_ENGINES: usize = 1000;
 
 impl Driver {
     /// Takes what a worker made of a shard.
-    pub(super) fn settle(&mut self, worker: &str, finished: Finished, now: Moment) {
+    pub(super) fn settle(&mut self, worker: &str, finished: Finished, now: Moment) -> Result<(), StoreError> {
         let Finished { lease, work, shard, engine, outcome } = finished;
         let in_force = self.ledger.is_out(lease);
         match (outcome, work) {
@@ -28,7 +28,7 @@ impl Driver {
             }
             (ShardOutcome::Artifact(artifact), WorkKey::Job(job)) => {
                 let made = Made { artifact, engines: self.known_engine(engine) };
-                self.settle_made(worker, lease, job, made, now);
+                self.settle_made(worker, lease, job, made, now)?;
             }
             (ShardOutcome::Counts(_) | ShardOutcome::Artifact(_), work) => {
                 let reason = format!("it reported a result of another kind for {work}");
@@ -48,6 +48,7 @@ impl Driver {
                 }
             }
         }
+        Ok(())
     }
 
     /// Takes counts: records them, follows up what that led to, and tells.

@@ -22,7 +22,7 @@ impl Driver {
             return Ok(true);
         }
         match request {
-            Request::Report(report, reply) => self.report(report, reply, now),
+            Request::Report(report, reply) => self.report(report, reply, now)?,
             Request::Submit(submission, reply) => self.submit(*submission, reply),
             Request::List(reply) => {
                 let all = self.statuses(now);

@@ -1,12 +1,15 @@
-//! Status of an experiment, as the driver tells it; [`crate::rpc`] puts it on the wire.
+//! Status of experiments, workers and jobs, as the driver tells it; [`crate::rpc`] puts it on the wire.
 
 use std::time::Duration;
 
 use qslm_common::candidate::CandidateId;
 use qslm_common::demands::{Capabilities, Demands};
+use qslm_common::hash::ContentHash;
+use qslm_common::job::JobKey;
 use qslm_common::trial::TrialKey;
+use qslm_common::work::Made;
 
-use crate::ledger::ShardCounts;
+use crate::ledger::{OpenJob, ShardCounts};
 
 /// State of an experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,4 +160,62 @@ pub struct WorkerStatus {
     pub set_aside: u32,
     /// Tokens that it evaluates per second, lately.
     pub tokens_per_second: f64,
+}
+
+/// Status of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobStatus {
+    /// The job.
+    pub key: JobKey,
+    /// State of the job.
+    pub state: JobState,
+}
+
+impl JobStatus {
+    /// The job with its artifact, once it is made.
+    pub fn made(&self) -> Option<(JobKey, ContentHash)> {
+        match &self.state {
+            JobState::Made(made) => Some((self.key, made.artifact)),
+            _ => None,
+        }
+    }
+}
+
+/// State of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobState {
+    /// Waiting for the artifacts of others.
+    Waiting,
+    /// Pending: no worker has it.
+    Pending,
+    /// Leased: who does it, and how far whoever is further is (steps done, of so many).
+    Leased {
+        /// The workers.
+        workers: Vec<String>,
+        /// Steps done, of so many; `None` before the first.
+        progress: Option<(u64, u64)>,
+    },
+    /// Made: its artifact.
+    Made(Made),
+    /// Failed, for this reason.
+    Failed(String),
+}
+
+/// What is known of jobs that people asked for, and how many workers could do them all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Making {
+    /// Status of each job, in the order in which they were asked for.
+    pub jobs: Vec<JobStatus>,
+    /// Workers heard of within a lease's time that are able to do the kinds of all of them.
+    pub able_workers: u32,
+}
+
+impl From<OpenJob> for JobState {
+    fn from(open: OpenJob) -> Self {
+        match open {
+            OpenJob { waits: true, .. } => Self::Waiting,
+            OpenJob { workers, .. } if workers.is_empty() => Self::Pending,
+            OpenJob { workers, progress, .. } => Self::Leased { workers, progress },
+        }
+    }
 }

@@ -68,17 +68,17 @@ impl Ledger {
         able: &dyn Fn(&Work) -> bool,
     ) -> Option<PendingShard> {
         let queue = self.queues.get(&owner)?;
-        // An experiment's trials are alike; jobs are not.
+        // An experiment's trials are alike; jobs are not. Asked last, since it is looked up.
         let is_able = |place: &&PendingShard| {
             let work = self.by_order.get(&place.0).and_then(|key| self.open.get(key));
             work.is_some_and(|open| able(&open.work))
         };
-        let pending = || queue.pending.iter().filter(is_able);
-        let sound = || pending().filter(|place| !self.suspects.contains(place));
+        let sound = || queue.pending.iter().filter(|place| !self.suspects.contains(place));
         let suits = |place: &&PendingShard| queue.last_worker.get(&place.1).is_none_or(|last| last == worker);
         // Rather another's than none.
-        let next = sound().take(LOOK).find(suits).or_else(|| sound().next());
-        let suspect = || pending().next().filter(|_| !self.leases.any_of(worker));
+        let fits = |place: &&PendingShard| suits(place) && is_able(place);
+        let next = sound().take(LOOK).find(fits).or_else(|| sound().find(is_able));
+        let suspect = || queue.pending.iter().find(is_able).filter(|_| !self.leases.any_of(worker));
         next.or_else(suspect).copied()
     }
 

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::quotas::{ClientQuotas, Quotas};
 use super::status::{write_event, write_making, write_status, write_worker};
-use super::transfer::{ChunkStream, fetch, store};
+use super::transfer::{ChunkStream, Upload, fetch};
 use crate::driver::{self, Change, Handle, JobStatus, Submission};
 use crate::replay::{Stopped, replay};
 use crate::store::Artifacts;
@@ -68,10 +68,7 @@ impl Experiments for ExperimentsService {
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<PutArtifactResponse>, Status> {
         let _counts = self.quotas.upload(&client(&request))?;
-        let mut stream = request.into_inner();
-        let first = stream.message().await?.ok_or_else(|| Invalid::new("hash", "missing"))?;
-        store(&self.artifacts, first, stream, u64::MAX).await?;
-        Ok(Response::new(PutArtifactResponse {}))
+        Upload::begin(request).await?.store(&self.artifacts, u64::MAX).await
     }
 
     type FetchArtifactStream = ChunkStream;
@@ -80,8 +77,7 @@ impl Experiments for ExperimentsService {
         &self,
         request: Request<FetchArtifactRequest>,
     ) -> Result<Response<ChunkStream>, Status> {
-        let hash = convert::hash("hash", &request.into_inner().hash)?;
-        Ok(Response::new(fetch(&self.artifacts, hash).await?))
+        fetch(&self.artifacts, request).await
     }
 
     async fn make(&self, request: Request<MakeRequest>) -> Result<Response<MakeResponse>, Status> {

@@ -23,8 +23,6 @@ use tonic::Status;
 use crate::driver::Refusal;
 use crate::store::ArtifactError;
 
-/// Bytes per message of an artifact stream.
-const CHUNK: usize = 256 * 1024;
 /// Delay after which to call again if too many calls wait (back-pressure).
 const SOON: Duration = Duration::from_millis(500);
 

@@ -2,23 +2,26 @@
 //! an artifact.
 
 use std::fs::File;
-use std::io::Read;
 
-use qslm_common::hash::ContentHash;
-use qslm_proto::convert;
-use qslm_proto::v1::{ArtifactChunk, PutArtifactRequest};
+use qslm_program::in_pieces;
+use qslm_proto::convert::{self, Invalid};
+use qslm_proto::v1::{ArtifactChunk, FetchArtifactRequest, PutArtifactRequest, PutArtifactResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{CHUNK, refuse};
+use super::refuse;
 use crate::store::Artifacts;
 
 /// Stream of an artifact's pieces.
 pub(super) type ChunkStream = ReceiverStream<Result<ArtifactChunk, Status>>;
 
 /// Opens an artifact and sends it, piece by piece.
-pub(super) async fn fetch(artifacts: &Artifacts, hash: ContentHash) -> Result<ChunkStream, Status> {
+pub(super) async fn fetch(
+    artifacts: &Artifacts,
+    request: Request<FetchArtifactRequest>,
+) -> Result<Response<ChunkStream>, Status> {
+    let hash = convert::hash("hash", &request.into_inner().hash)?;
     let artifacts = artifacts.clone();
     // It may have to be read as a whole first.
     let file = tokio::task::spawn_blocking(move || artifacts.open(&hash))
@@ -28,42 +31,51 @@ pub(super) async fn fetch(artifacts: &Artifacts, hash: ContentHash) -> Result<Ch
     // A slow reader holds up its own stream only.
     let (sender, receiver) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || send_chunks(file, &sender));
-    Ok(ReceiverStream::new(receiver))
+    Ok(Response::new(ReceiverStream::new(receiver)))
 }
 
-/// Sends a file in pieces until its end or until nobody listens.
-fn send_chunks(mut file: File, sender: &mpsc::Sender<Result<ArtifactChunk, Status>>) {
-    loop {
-        let mut data = Vec::with_capacity(CHUNK);
-        let piece = match file.by_ref().take(CHUNK as u64).read_to_end(&mut data) {
-            Ok(0) => return,
-            Ok(_) => Ok(ArtifactChunk { data }),
-            Err(error) => Err(Status::internal(format!("cannot read the artifact: {error}"))),
-        };
-        let last = piece.is_err();
-        if sender.blocking_send(piece).is_err() || last {
-            return;
-        }
+/// Sends a file until its end or until nobody listens.
+fn send_chunks(file: File, sender: &mpsc::Sender<Result<ArtifactChunk, Status>>) {
+    let sent = in_pieces(file, |data| sender.blocking_send(Ok(ArtifactChunk { data })).is_ok());
+    if let Err(error) = sent {
+        let failure = Status::internal(format!("cannot read the artifact: {error}"));
+        // Whoever has hung up does not need to know.
+        drop(sender.blocking_send(Err(failure)));
     }
 }
 
-/// Stores an artifact of at most `bound` bytes, whose first message has come.
-pub(super) async fn store(
-    artifacts: &Artifacts,
-    first: PutArtifactRequest,
-    mut stream: Streaming<PutArtifactRequest>,
-    bound: u64,
-) -> Result<(), Status> {
-    let hash = convert::hash("hash", &first.hash)?;
-    let mut writer = tokio::task::block_in_place(|| artifacts.create(hash)).map_err(refuse)?;
-    let (mut message, mut size) = (Some(first), 0);
-    while let Some(PutArtifactRequest { data, .. }) = message {
-        size += data.len() as u64;
-        if size > bound {
-            return Err(Status::out_of_range(format!("artifact {hash}: more than {bound} bytes")));
-        }
-        tokio::task::block_in_place(|| writer.write(&data)).map_err(refuse)?;
-        message = stream.message().await?;
+/// An artifact on its way in: its first message, and those that follow.
+pub(super) struct Upload {
+    pub(super) first: PutArtifactRequest,
+    rest: Streaming<PutArtifactRequest>,
+}
+
+impl Upload {
+    /// Waits for the first message, which says what comes.
+    pub(super) async fn begin(request: Request<Streaming<PutArtifactRequest>>) -> Result<Self, Status> {
+        let mut rest = request.into_inner();
+        let first = rest.message().await?.ok_or_else(|| Invalid::new("hash", "missing"))?;
+        Ok(Self { first, rest })
     }
-    tokio::task::block_in_place(|| writer.finish()).map_err(refuse)
+
+    /// Stores an artifact of at most `bound` bytes.
+    pub(super) async fn store(
+        mut self,
+        artifacts: &Artifacts,
+        bound: u64,
+    ) -> Result<Response<PutArtifactResponse>, Status> {
+        let hash = convert::hash("hash", &self.first.hash)?;
+        let mut writer = tokio::task::block_in_place(|| artifacts.create(hash)).map_err(refuse)?;
+        let (mut message, mut size) = (Some(self.first), 0);
+        while let Some(PutArtifactRequest { data, .. }) = message {
+            size += data.len() as u64;
+            if size > bound {
+                return Err(Status::out_of_range(format!("artifact {hash}: more than {bound} bytes")));
+            }
+            tokio::task::block_in_place(|| writer.write(&data)).map_err(refuse)?;
+            message = self.rest.message().await?;
+        }
+        tokio::task::block_in_place(|| writer.finish()).map_err(refuse)?;
+        Ok(Response::new(PutArtifactResponse {}))
+    }
 }

@@ -16,7 +16,7 @@ use qslm_proto::v1::{
 use qslm_transport::traces::TraceContext;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::transfer::{ChunkStream, fetch, store};
+use super::transfer::{ChunkStream, Upload, fetch};
 use crate::driver::{Fault, Finished, Handle, ReportAnswer, ShardOutcome, WorkerReport};
 use crate::ledger::{Grant, LeaseId};
 use crate::store::Artifacts;
@@ -66,24 +66,21 @@ impl Work for WorkService {
         &self,
         request: Request<FetchArtifactRequest>,
     ) -> Result<Response<ChunkStream>, Status> {
-        let hash = convert::hash("hash", &request.into_inner().hash)?;
-        Ok(Response::new(fetch(&self.artifacts, hash).await?))
+        fetch(&self.artifacts, request).await
     }
 
     async fn put_artifact(
         &self,
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<PutArtifactResponse>, Status> {
-        let mut stream = request.into_inner();
-        let first = stream.message().await?.ok_or_else(|| Invalid::new("hash", "missing"))?;
-        let lease = LeaseId(first.lease);
+        let upload = Upload::begin(request).await?;
+        let lease = LeaseId(upload.first.lease);
         let Some(bound) = self.driver.upload_bound(lease).await? else {
             return Err(Status::failed_precondition(format!(
                 "lease {lease} is not in force, or not for a job"
             )));
         };
-        store(&self.artifacts, first, stream, bound).await?;
-        Ok(Response::new(PutArtifactResponse {}))
+        upload.store(&self.artifacts, bound).await
     }
 }
 

@@ -140,16 +140,17 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
     let network = *loaded.network();
     let checkpoint = Input::checkpoint(&files.checkpoint)?;
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
-    let calibration = calibration(path, &spec, (&checkpoint, &tokenizer), &task, &loaded, maker)?;
+    let inputs = [(checkpoint.hash()?, &checkpoint), (tokenizer.hash()?, &tokenizer)];
+    let calibration = calibration(path, &spec, inputs, &task, &loaded, maker)?;
     let space = spec.space.resolve(spec.checkpoint.binary_embedding, calibration);
     let (mut strategy, ranking) = strategy(spec.strategy, listed, &space, &network);
     let mut experiment = Experiment {
         name: spec.name,
         engine_version: ENGINE_VERSION,
         backend: spec.backend,
-        checkpoint: checkpoint.hash()?,
+        checkpoint: inputs[0].0,
         network,
-        data: Data { text: text.hash()?, tokenizer: tokenizer.hash()? },
+        data: Data { text: text.hash()?, tokenizer: inputs[1].0 },
         space,
         constraints: spec.constraints,
         objectives: spec
@@ -253,7 +254,7 @@ fn find(path: &Path, spec: &mut Spec) -> Outcome<(Files, Task)> {
 fn calibration(
     path: &Path,
     spec: &Spec,
-    (checkpoint, tokenizer): (&Input, &Input),
+    [checkpoint, tokenizer]: [(ContentHash, &Input); 2],
     task: &Task,
     loaded: &Checkpoint,
     maker: &dyn Maker,
@@ -274,17 +275,13 @@ fn calibration(
             check_model(loaded.network(), &task)
                 .map_err(|error| refuse(path, &format!("calibration: {error}")))?;
             let input = Input::data(&file, &task)?;
-            let data = load_data(&input, tokenizer, &task, loaded.network())?;
+            let data = load_data(&input, tokenizer.1, &task, loaded.network())?;
             warn_of_fewer("calibration.sequences", Some(calibration.sequences), &input, &data);
-            let hashes = Data { text: input.hash()?, tokenizer: tokenizer.hash()? };
+            let hashes = Data { text: input.hash()?, tokenizer: tokenizer.0 };
             let ranges = Ranges { task, binary_embedding: spec.checkpoint.binary_embedding };
-            let job = ranges.job(checkpoint.hash()?, &hashes);
-            let files =
-                [(checkpoint.hash()?, checkpoint), (hashes.text, &input), (hashes.tokenizer, tokenizer)];
-            let made = maker.make(&[job], &files)?;
-            let read = |artifact: &Vec<u8>| Ranges::read(artifact);
-            let calibration = made.first().map(read).transpose();
-            calibration.map_err(|error| Failure::new(Exit::Failure, error))
+            let files = [checkpoint, (hashes.text, &input), tokenizer];
+            let made = maker.make_one(&ranges.job(checkpoint.0, &hashes), &files)?;
+            Ranges::read(&made).map(Some).map_err(|error| Failure::new(Exit::Failure, error))
         }
     }
 }

@@ -25,6 +25,15 @@ fn finished(grant: &Grant, outcome: ShardOutcome) -> Finished {
     Finished { lease: grant.lease, work: grant.work.key(), shard: grant.shard, engine, outcome }
 }
 
+/// A report of what came of a lease.
+fn told(worker: &str, slots: u32, grant: &Grant, outcome: ShardOutcome) -> WorkerReport {
+    WorkerReport { finished: vec![finished(grant, outcome)], ..of_able(worker, slots, &["ranges"]) }
+}
+
+fn failure(reason: &str, fault: Fault) -> ShardOutcome {
+    ShardOutcome::Failure { reason: reason.to_owned(), fault }
+}
+
 fn artifact(bytes: &[u8]) -> ContentHash {
     ContentHash::of(bytes)
 }
@@ -52,9 +61,7 @@ async fn a_job_goes_to_a_worker_that_knows_its_kind_and_is_made_once() {
     handle.report(busy).await.unwrap();
     assert_eq!(ask(&handle, &[job("ranges")]).await, leased(Some((3, 7))));
     assert_eq!(handle.upload_bound(grant.lease).await.unwrap(), Some(100));
-    let made = finished(grant, ShardOutcome::Artifact(artifact(b"1")));
-    let mut again = of_able("able", 0, &["ranges"]);
-    again.finished = vec![made.clone()];
+    let again = told("able", 0, grant, ShardOutcome::Artifact(artifact(b"1")));
     handle.report(again.clone()).await.unwrap();
     assert_eq!(handle.upload_bound(grant.lease).await.unwrap(), None, "the lease has ended");
     let is_made = |states: &[JobState]| match states {
@@ -67,6 +74,9 @@ async fn a_job_goes_to_a_worker_that_knows_its_kind_and_is_made_once() {
     thread.join().unwrap().unwrap();
     let (handle, thread) = open(&path);
     handle.report(again).await.unwrap();
+    // Nor does another artifact of the same job, which is a conflict: the first one stays.
+    handle.report(told("able", 0, grant, ShardOutcome::Artifact(artifact(b"2")))).await.unwrap();
+    assert_eq!(handle.snapshot().await.unwrap().tally.conflicting, 1);
     assert!(is_made(&ask(&handle, &[job("ranges")]).await));
     assert_eq!(handle.report(of_able("able", 1, &["ranges"])).await.unwrap().leases, []);
     // Unless the file is lost.
@@ -99,9 +109,8 @@ async fn what_a_job_reads_is_made_first_and_named_to_its_worker() {
     assert_eq!(ask(&handle, &both).await, [JobState::Pending, JobState::Waiting]);
     let answer = handle.report(of_able("a", 5, &["ranges"])).await.unwrap();
     assert_eq!(answer.leases.len(), 1, "the second waits");
-    let mut report = of_able("a", 5, &["ranges"]);
-    report.finished = vec![finished(&answer.leases[0], ShardOutcome::Artifact(artifact(b"1")))];
-    let answer = handle.report(report).await.unwrap();
+    let made = ShardOutcome::Artifact(artifact(b"1"));
+    let answer = handle.report(told("a", 5, &answer.leases[0], made)).await.unwrap();
     let [grant] = &answer.leases[..] else { panic!("{answer:?}") };
     assert_eq!(grant.work.key(), second.key().into());
     let inputs = &answer.inputs[&grant.lease];
@@ -116,19 +125,15 @@ async fn a_job_that_fails_stays_failed_until_it_is_asked_for_again() {
     let (handle, thread) = open(&folder.path().join("store.redb"));
     ask(&handle, &[job("ranges")]).await;
     let granted = handle.report(of_able("a", 1, &["ranges"])).await.unwrap().leases;
-    let outcome = ShardOutcome::Failure { reason: "no such unit".to_owned(), fault: Fault::Evaluation };
-    let mut report = of_able("a", 1, &["ranges"]);
-    report.finished = vec![finished(&granted[0], outcome)];
-    assert_eq!(handle.report(report).await.unwrap().leases, []);
+    let fails = told("a", 1, &granted[0], failure("no such unit", Fault::Evaluation));
+    assert_eq!(handle.report(fails).await.unwrap().leases, []);
     assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Failed("no such unit".to_owned())]);
     let request = MakeRequest { jobs: vec![job("ranges")], retry: true, ..MakeRequest::default() };
     assert_eq!(handle.make(request).await.unwrap().jobs[0].state, JobState::Pending);
     // A machine's fault is none of the job's.
     let granted = handle.report(of_able("b", 1, &["ranges"])).await.unwrap().leases;
-    let outcome = ShardOutcome::Failure { reason: "full disk".to_owned(), fault: Fault::Machine };
-    let mut report = of_able("b", 0, &["ranges"]);
-    report.finished = vec![finished(&granted[0], outcome)];
-    handle.report(report).await.unwrap();
+    let fails = told("b", 0, &granted[0], failure("full disk", Fault::Machine));
+    handle.report(fails).await.unwrap();
     assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Pending]);
     assert_eq!(handle.snapshot().await.unwrap().tally.faults, 1);
     handle.stop();
@@ -142,9 +147,7 @@ async fn an_artifact_for_a_trial_or_counts_for_a_job_are_a_fault_of_the_worker()
     ask(&handle, &[job("ranges")]).await;
     let granted = handle.report(of_able("a", 1, &["ranges"])).await.unwrap().leases;
     let counts = qslm_common::measurement::Counts::zero(4);
-    let mut report = of_able("a", 0, &["ranges"]);
-    report.finished = vec![finished(&granted[0], ShardOutcome::Counts(counts))];
-    handle.report(report).await.unwrap();
+    handle.report(told("a", 0, &granted[0], ShardOutcome::Counts(counts))).await.unwrap();
     assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Pending]);
     assert_eq!(handle.snapshot().await.unwrap().tally.faults, 1);
     handle.stop();

@@ -15,16 +15,21 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use qslm_common::backend::Backend;
-use qslm_common::job::Job;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobInput};
 use qslm_common::network::Network;
-use qslm_common::task::Task;
+use qslm_common::task::{Data, Task};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::task::{DataError, Dataset, Interrupt, TokenizerError, TokenizerFile};
+use crate::task::{DataError, Dataset, TokenizerError, TokenizerFile};
 
 /// Backend of every job.
 pub const BACKEND: Backend = Backend::Native;
+
+/// Largest artifact that is a document of a line per matrix, in bytes.
+const LARGEST_TABLE: u64 = 16 << 20;
 
 /// Every kind, by name.
 pub const KINDS: &[&Kind] = &[&ranges::RANGES, &sensitivity::SENSITIVITY];
@@ -165,9 +170,23 @@ impl Inputs {
     }
 }
 
-/// Calls `body` with what tells it to stop.
-fn interrupt<T>(watch: &dyn Watch, body: impl FnOnce(Interrupt<'_>) -> T) -> T {
-    body(&|| watch.is_interrupted())
+/// A job of a kind that runs a float checkpoint over some data, with the inputs that [`Inputs::checkpoint`] and
+/// [`Inputs::data`] read.
+fn over_data(kind: &Kind, checkpoint: ContentHash, data: &Data) -> Job {
+    Job::new(kind.name, LARGEST_TABLE)
+        .input("checkpoint", JobInput::Artifact(checkpoint))
+        .input("text", JobInput::Artifact(data.text))
+        .input("tokenizer", JobInput::Artifact(data.tokenizer))
+}
+
+/// Writes an artifact that is a document.
+fn write_document(document: &impl Serialize, out: &mut dyn Write) -> Result<(), JobError> {
+    serde_json::to_writer(out, document).map_err(|error| JobError::artifact(error.into()))
+}
+
+/// Reads an artifact that is a document.
+fn read_document<T: DeserializeOwned>(kind: &Kind, artifact: &[u8]) -> Result<T, JobError> {
+    serde_json::from_slice(artifact).map_err(|error| JobError::Invalid(format!("{}: {error}", kind.name)))
 }
 
 #[cfg(test)]

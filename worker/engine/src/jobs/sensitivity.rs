@@ -5,13 +5,13 @@ use std::io::Write;
 
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
-use qslm_common::job::{Job, JobInput};
+use qslm_common::job::Job;
 use qslm_common::network::Unit;
 use qslm_common::scheme::Scheme;
 use qslm_common::task::{Data, Task};
 use serde::{Deserialize, Serialize};
 
-use super::{BACKEND, Inputs, JobError, Kind, Watch, interrupt, parameters};
+use super::{BACKEND, Inputs, JobError, Kind, Watch, over_data, parameters, read_document, write_document};
 use crate::model::SpikeGpt;
 use crate::task::EvaluateError;
 use crate::task::sensitivity::{Comparison, MEASURES, MiniBatch};
@@ -19,9 +19,6 @@ use crate::task::sensitivity::{Comparison, MEASURES, MiniBatch};
 /// The kind.
 pub const SENSITIVITY: Kind =
     Kind { name: "sensitivity", about: "scores of units by every measure, each quantized alone", make };
-
-/// Largest artifact: a line per unit.
-const LARGEST: u64 = 16 << 20;
 
 /// Units of one job: the float network runs once for all of them.
 pub const UNITS_AT_ONCE: usize = 8;
@@ -59,11 +56,7 @@ pub struct UnitScores {
 impl Sensitivity {
     /// The job that scores the units of a checkpoint over some data.
     pub fn job(&self, checkpoint: ContentHash, data: &Data) -> Job {
-        Job::new(SENSITIVITY.name, LARGEST)
-            .input("checkpoint", JobInput::Artifact(checkpoint))
-            .input("text", JobInput::Artifact(data.text))
-            .input("tokenizer", JobInput::Artifact(data.tokenizer))
-            .parameters(self)
+        over_data(&SENSITIVITY, checkpoint, data).parameters(self)
     }
 
     /// What the artifact says.
@@ -71,7 +64,7 @@ impl Sensitivity {
     /// # Errors
     /// [`JobError::Invalid`] if it is none of this kind.
     pub fn read(artifact: &[u8]) -> Result<Vec<UnitScores>, JobError> {
-        serde_json::from_slice(artifact).map_err(|error| JobError::Invalid(format!("sensitivity: {error}")))
+        read_document(&SENSITIVITY, artifact)
     }
 }
 
@@ -98,7 +91,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         let scheme: Scheme =
             text.parse().map_err(|error| JobError::Invalid(format!("units.{}: {error}", unit.name)))?;
         let changed = build(&float.clone().with([unit.name.as_str()], scheme))?;
-        let scores = interrupt(watch, |stop| comparison.scores(unit, scheme, &changed, stop));
+        let scores = comparison.scores(unit, scheme, &changed, &|| watch.is_interrupted());
         let scores = scores.map_err(|error| match error {
             EvaluateError::Interrupted => JobError::Interrupted,
             other => JobError::NotFinite(format!("{}: {other}", unit.name)),
@@ -107,5 +100,5 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         rows.push(UnitScores { unit: unit.name.clone(), scheme: text.clone(), scores: named.collect() });
         watch.progress(done as u64 + 1, wanted.len() as u64);
     }
-    serde_json::to_writer(out, &rows).map_err(|error| JobError::artifact(error.into()))
+    write_document(&rows, out)
 }
