@@ -79,7 +79,7 @@ pub struct Archive {
     /// The candidates that are on the front, chosen, or may be so later. A candidate takes more memory than
     /// all else that is known of it, and of a million few are ever asked for.
     candidates: BTreeMap<CandidateId, Candidate>,
-    front: Frontier<CandidateId>,
+    front: Frontier,
     /// The best of those that meet the constraints; `None` before the float model is measured.
     chosen: Option<Best>,
     /// Pruned candidates: they lost too much before all of the data was evaluated.

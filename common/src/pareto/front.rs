@@ -12,21 +12,21 @@ use std::collections::BTreeMap;
 /// # Panics
 /// If a loss is NaN or infinite, points differ in length, or have other than 2 or 3 losses: the callers
 /// build points from finite losses of validated objectives.
-pub fn front<P: AsRef<[f64]>>(points: &[P]) -> Vec<usize> {
+pub fn front(points: &[Vec<f64>]) -> Vec<usize> {
     let Some(first) = points.first() else { return Vec::new() };
-    let axes = first.as_ref().len();
+    let axes = first.len();
     assert!(axes == 2 || axes == 3, "a front has 2 or 3 losses, not {axes}");
     for point in points {
-        assert!(point.as_ref().len() == axes && point.as_ref().iter().all(|loss| loss.is_finite()));
+        assert!(point.len() == axes && point.iter().all(|loss| loss.is_finite()));
     }
     let mut order: Vec<usize> = (0..points.len()).collect();
-    order.sort_by(|a, b| lexicographic(points[*a].as_ref(), points[*b].as_ref()));
+    order.sort_by(|a, b| lexicographic(&points[*a], &points[*b]));
 
     let mut kept = Vec::new();
     let mut staircase = Staircase::default();
     // Equal points stand together in this order; they are asked together, then entered together.
-    for equal in order.chunk_by(|a, b| points[*a].as_ref() == points[*b].as_ref()) {
-        let point = points[equal[0]].as_ref();
+    for equal in order.chunk_by(|a, b| points[*a] == points[*b]) {
+        let point = &points[equal[0]];
         let (y, z) = (point[1], point.get(2).copied().unwrap_or(0.0));
         if !staircase.covers(y, z) {
             staircase.enter(y, z);
@@ -121,17 +121,17 @@ mod tests {
 
     #[test]
     fn duplicates_are_all_kept() {
-        assert_eq!(front(&[[1.0, 2.0], [1.0, 2.0], [2.0, 2.0], [0.0, 3.0]]), [0, 1, 3]);
+        assert_eq!(front(&[vec![1.0, 2.0], vec![1.0, 2.0], vec![2.0, 2.0], vec![0.0, 3.0]]), [0, 1, 3]);
     }
 
     #[test]
     fn zero_and_minus_zero_are_one_loss() {
-        assert_eq!(front(&[[0.0, 1.0], [-0.0, 2.0]]), [0]);
-        assert_eq!(front(&[[0.0, 1.0], [-0.0, 1.0]]), [0, 1]);
+        assert_eq!(front(&[vec![0.0, 1.0], vec![-0.0, 2.0]]), [0]);
+        assert_eq!(front(&[vec![0.0, 1.0], vec![-0.0, 1.0]]), [0, 1]);
     }
 
     #[test]
     fn no_points_have_no_front() {
-        assert!(front::<[f64; 2]>(&[]).is_empty());
+        assert!(front(&[]).is_empty());
     }
 }

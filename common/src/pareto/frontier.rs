@@ -8,36 +8,37 @@ use std::collections::BTreeMap;
 
 use super::dominates;
 use super::front::OrderedLoss;
+use crate::candidate::CandidateId;
 
 /// The non-dominated points so far, with a key each. Equal points are all kept.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Frontier<K> {
-    points: Points<K>,
+pub struct Frontier {
+    points: Points,
     len: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Points<K> {
+enum Points {
     None,
     /// Staircase from the first loss to the second, which falls as the first grows, with the keys of the
     /// point.
-    Two(BTreeMap<OrderedLoss, (f64, Vec<K>)>),
-    Three(Vec<([f64; 3], K)>),
+    Two(BTreeMap<OrderedLoss, (f64, Vec<CandidateId>)>),
+    Three(Vec<([f64; 3], CandidateId)>),
 }
 
-impl<K> Default for Frontier<K> {
+impl Default for Frontier {
     fn default() -> Self {
         Self { points: Points::None, len: 0 }
     }
 }
 
-impl<K: Copy> Frontier<K> {
+impl Frontier {
     /// Adds a point, unless a point of the front dominates it. Returns whether it is on the front now.
     ///
     /// # Panics
     /// If a loss is NaN or infinite, or there are other than 2 or 3, or another number than before: the callers
     /// build points from finite losses of validated objectives.
-    pub fn insert(&mut self, point: &[f64], key: K) -> bool {
+    pub fn insert(&mut self, point: &[f64], key: CandidateId) -> bool {
         assert!(point.iter().all(|loss| loss.is_finite()), "losses are finite: {point:?}");
         if matches!(self.points, Points::None) {
             self.points = if point.len() == 2 { Points::Two(BTreeMap::new()) } else { Points::Three(vec![]) };
@@ -69,7 +70,7 @@ impl<K: Copy> Frontier<K> {
     }
 
     /// The keys of all points, in no particular order.
-    pub fn keys(&self) -> Vec<K> {
+    pub fn keys(&self) -> Vec<CandidateId> {
         match &self.points {
             Points::None => Vec::new(),
             Points::Two(steps) => steps.values().flat_map(|(_, keys)| keys.iter().copied()).collect(),
@@ -87,12 +88,12 @@ impl<K: Copy> Frontier<K> {
     }
 }
 
-fn insert_two<K>(
-    steps: &mut BTreeMap<OrderedLoss, (f64, Vec<K>)>,
+fn insert_two(
+    steps: &mut BTreeMap<OrderedLoss, (f64, Vec<CandidateId>)>,
     len: &mut usize,
     x: f64,
     y: f64,
-    key: K,
+    key: CandidateId,
 ) -> bool {
     if let Some((left, (height, keys))) = steps.range_mut(..=OrderedLoss(x)).next_back() {
         if left.0 == x && *height == y {
@@ -122,17 +123,23 @@ mod tests {
     use super::super::tests::points;
     use super::*;
 
+    /// A key for each index.
+    fn key(index: usize) -> CandidateId {
+        CandidateId::of(&index.to_le_bytes())
+    }
+
     fn grown(points: &[Vec<f64>], order: impl Iterator<Item = usize>) -> Vec<usize> {
         let mut frontier = Frontier::default();
         for index in order {
-            let on = frontier.insert(&points[index], index);
-            assert_eq!(on, frontier.keys().contains(&index));
+            let on = frontier.insert(&points[index], key(index));
+            assert_eq!(on, frontier.keys().contains(&key(index)));
         }
-        let mut keys = frontier.keys();
-        keys.sort_unstable();
+        let keys = frontier.keys();
         assert_eq!(frontier.len(), keys.len());
         assert_eq!(frontier.is_empty(), keys.is_empty());
-        keys
+        let kept: Vec<usize> = (0..points.len()).filter(|index| keys.contains(&key(*index))).collect();
+        assert_eq!(kept.len(), keys.len());
+        kept
     }
 
     proptest! {
@@ -152,7 +159,7 @@ mod tests {
         fn its_points_span_the_same_volume(points in points(3)) {
             let mut frontier = Frontier::default();
             for point in &points {
-                frontier.insert(point, ());
+                frontier.insert(point, key(0));
             }
             let reference = [6.0, 7.0, 5.0];
             prop_assert_eq!(
@@ -165,9 +172,9 @@ mod tests {
     #[test]
     fn zero_and_minus_zero_are_one_loss() {
         let mut frontier = Frontier::default();
-        assert!(frontier.insert(&[0.0, 1.0], 'a'));
-        assert!(frontier.insert(&[-0.0, 1.0], 'b'));
-        assert!(!frontier.insert(&[-0.0, 2.0], 'c'));
+        assert!(frontier.insert(&[0.0, 1.0], key(0)));
+        assert!(frontier.insert(&[-0.0, 1.0], key(1)));
+        assert!(!frontier.insert(&[-0.0, 2.0], key(2)));
         assert_eq!(frontier.len(), 2);
     }
 }

@@ -17,11 +17,11 @@ use super::front::OrderedLoss;
 ///
 /// # Panics
 /// If the reference has other than 2 or 3 losses, or a point another number of them.
-pub fn hypervolume<P: AsRef<[f64]>>(points: &[P], reference: &[f64]) -> f64 {
+pub fn hypervolume(points: &[Vec<f64>], reference: &[f64]) -> f64 {
     assert!(matches!(reference.len(), 2 | 3), "2 or 3 losses, not {}", reference.len());
     let depth = reference.get(2).copied().unwrap_or(1.0);
     let mut below: Vec<[f64; 3]> = Vec::with_capacity(points.len());
-    for point in points.iter().map(AsRef::as_ref) {
+    for point in points {
         assert_eq!(point.len(), reference.len(), "a point and the reference differ in length");
         // Also leaves NaN out.
         if point.iter().zip(reference).all(|(loss, limit)| loss < limit) {
@@ -127,16 +127,16 @@ mod tests {
 
     #[test]
     fn closed_forms() {
-        assert_eq!(hypervolume(&[[0.25, 0.5]], &[1.0, 1.0]), 0.375);
-        assert_eq!(hypervolume(&[[0.0, 0.0, 0.0]], &[2.0, 3.0, 4.0]), 24.0);
-        assert_eq!(hypervolume::<[f64; 2]>(&[], &[1.0, 1.0]), 0.0);
+        assert_eq!(hypervolume(&[vec![0.25, 0.5]], &[1.0, 1.0]), 0.375);
+        assert_eq!(hypervolume(&[vec![0.0, 0.0, 0.0]], &[2.0, 3.0, 4.0]), 24.0);
+        assert_eq!(hypervolume(&[], &[1.0, 1.0]), 0.0);
         // n points on the line x + y = n dominate the cells strictly below their staircase.
-        let line: Vec<[f64; 2]> = (0..=10).map(|i| [f64::from(i), f64::from(10 - i)]).collect();
+        let line: Vec<_> = (0..=10).map(|i| vec![f64::from(i), f64::from(10 - i)]).collect();
         assert_eq!(hypervolume(&line, &[10.0, 10.0]), 45.0);
     }
 
     #[test]
     fn a_point_at_or_beyond_the_reference_adds_nothing() {
-        assert_eq!(hypervolume(&[[1.0, 0.0], [2.0, -5.0], [f64::NAN, 0.0]], &[1.0, 1.0]), 0.0);
+        assert_eq!(hypervolume(&[vec![1.0, 0.0], vec![2.0, -5.0], vec![f64::NAN, 0.0]], &[1.0, 1.0]), 0.0);
     }
 }
