@@ -1,12 +1,13 @@
 //! Making: artifacts without which a spec is no experiment yet, by jobs on workers or here. Both make the same bytes, so an
 //! experiment has the same id wherever they were made.
 
+mod here;
+
 use std::collections::HashSet;
 use std::time::Duration;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
-use qslm_engine::jobs::{self, Inputs};
 use qslm_proto::convert;
 use qslm_proto::v1::job_status::State;
 use qslm_proto::v1::{FetchArtifactRequest, JobStatus, MakeRequest};
@@ -16,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::client::{Client, connect, upload_missing};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
-use crate::parallel;
+pub use here::Here;
 
 /// Time between two questions whether everything is made.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -39,26 +40,6 @@ pub trait Maker {
     fn make_one(&self, job: &Job, files: Files<'_>) -> Outcome<Vec<u8>> {
         let mut made = self.make(std::slice::from_ref(job), files)?;
         made.pop().ok_or_else(|| failed(job, &"nothing came of it"))
-    }
-}
-
-/// This process, one job per thread.
-pub struct Here;
-
-impl Maker for Here {
-    fn make(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<Vec<u8>>> {
-        parallel::map(jobs.len(), parallel::threads(None), |index| {
-            let job = &jobs[index];
-            let path = |hash| files.iter().find(|(known, _)| *known == hash).map(|(_, input)| input.path());
-            let named = job
-                .inputs
-                .iter()
-                .filter_map(|(name, input)| Some((name.clone(), path(input.artifact()?)?.to_owned())));
-            let mut artifact = Vec::new();
-            jobs::make(job, &Inputs(named.collect()), &(), &mut artifact)
-                .map_err(|error| failed(job, &error))?;
-            Ok(artifact)
-        })
     }
 }
 

@@ -8,7 +8,7 @@ use qslm_proto::v1::ExperimentStatus;
 use qslm_proto::v1::experiment_status::State;
 
 /// Longest time between two lines; they come at a change of stage, too.
-const LINE_EVERY: Duration = Duration::from_secs(10);
+pub const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Shows statuses as they come in, on standard error.
 pub struct Progress {
@@ -24,18 +24,8 @@ pub struct Progress {
 impl Progress {
     /// Bar or lines, as standard error is a terminal or not.
     pub fn new() -> Self {
-        // `--quiet` leaves errors only.
-        let shown = tracing::enabled!(tracing::Level::WARN);
-        let bar = (shown && std::io::stderr().is_terminal()).then(|| {
-            let template = "{spinner} {prefix:21} [{bar:24}] {pos} of at most {len} candidates\n  {wide_msg}";
-            // A template that does not parse would be this program's mistake; the default one serves too.
-            let style =
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = ProgressBar::new(0).with_style(style.progress_chars("=> "));
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
-        Self { started: Instant::now(), bar, shown, last_line: None, stuck: String::new() }
+        let bar = bar("{spinner} {prefix:21} [{bar:24}] {pos} of at most {len} candidates\n  {wide_msg}");
+        Self { started: Instant::now(), bar, shown: is_shown(), last_line: None, stuck: String::new() }
     }
 
     /// Shows a status.
@@ -87,6 +77,22 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// True if anyone wants to see progress: `--quiet` leaves errors only.
+pub fn is_shown() -> bool {
+    tracing::enabled!(tracing::Level::WARN)
+}
+
+/// A bar on standard error, if that is a terminal and anyone wants to see it.
+pub fn bar(template: &str) -> Option<ProgressBar> {
+    (is_shown() && std::io::stderr().is_terminal()).then(|| {
+        // A template that does not parse would be this program's mistake; the default one serves too.
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(0).with_style(style.progress_chars("=> "));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    })
 }
 
 /// Candidates that are still to be measured, at most: of this generation and of those that may follow.

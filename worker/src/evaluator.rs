@@ -16,6 +16,7 @@ use qslm_common::network::Network;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::{Trial, TrialKey};
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
+use qslm_engine::memo::Memo;
 use qslm_engine::model::{Caches, CannotBuild, Reuse, SpikeGpt};
 use qslm_engine::task::{
     DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate_cached,
@@ -23,7 +24,6 @@ use qslm_engine::task::{
 use qslm_program::{hash_reader, panic_words};
 
 use crate::failure::{Cause, EvaluationFailure};
-use crate::memo::Memo;
 use crate::memory;
 
 /// Bytes of the prefix cache and the weight cache, per slot.

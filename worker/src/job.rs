@@ -38,7 +38,7 @@ pub(crate) async fn make(
         let words = format!("this worker's engine is version {ENGINE_VERSION}, the job needs {wanted}");
         return Err(EvaluationFailure::machine(Cause::Other, words));
     }
-    let mut files = Inputs::default();
+    let mut files = BTreeMap::new();
     let mut hashes = Vec::new();
     for name in job.inputs.keys() {
         let bytes = inputs.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -48,7 +48,7 @@ pub(crate) async fn make(
                 format!("this worker cannot read input {name:?}: {error}"),
             )
         })?;
-        files.0.insert(name.clone(), fetch(hash, cache, &client, &interrupt).await?);
+        files.insert(name.clone(), fetch(hash, cache, &client, &interrupt).await?);
         hashes.push(hash);
     }
     let disk = |error: io::Error| EvaluationFailure::machine(Cause::Disk, format!("artifact: {error}"));
@@ -56,6 +56,7 @@ pub(crate) async fn make(
     let watching = OnLease { interrupt: interrupt.clone(), progress };
     let working = tokio::task::spawn_blocking(move || {
         let mut out = Bounded::new(file, job.largest);
+        let files = Inputs::new(files);
         let making = AssertUnwindSafe(|| jobs::make(&job, &files, &watching, &mut out));
         let made = catch_unwind(making).unwrap_or_else(|panic| {
             let words = panic_words(&*panic).unwrap_or("no message");

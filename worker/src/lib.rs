@@ -6,7 +6,7 @@
 //! The way through: the [`Agent`] holds one report under way, by which it delivers results, is heard of, and gets leases
 //! (long polling). A lease goes through `lease`: its files from the [`ArtifactCache`], which fetches, checks and bounds them;
 //! its counts from the [`Evaluator`], which runs the engine and shares checkpoints, data and models between evaluations
-//! ([`memo`]), or `job` makes an artifact and puts it; whatever happens becomes a report, also a failure ([`failure`]: whose fault, which cause). While the
+//! ([`qslm_engine::memo`]), or `job` makes an artifact and puts it; whatever happens becomes a report, also a failure ([`failure`]: whose fault, which cause). While the
 //! coordinator is away, results wait in the [`Spool`]. [`capabilities`] and [`memory`] describe the machine, [`monitor`]
 //! counts, [`settings`] and [`program`] make the program `qslm-worker` of it.
 
@@ -19,7 +19,6 @@ pub mod failure;
 mod fetch;
 mod job;
 mod lease;
-pub mod memo;
 pub mod memory;
 pub mod monitor;
 pub mod program;

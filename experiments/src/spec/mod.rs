@@ -131,17 +131,11 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
     let (files, task) = find(path, &mut spec)?;
     // A list that is too long is told before anything large is read.
     let listed = listed(path, &spec, &files)?;
-    let loaded = read_checkpoint(&files.checkpoint, spec.checkpoint.binary_embedding)?;
-    if loaded.manifest().is_some() {
-        let file = files.checkpoint.display();
-        let words = format!("{file} is packed already: search from the float checkpoint");
-        return Err(refuse(path, &words).into());
-    }
-    let network = *loaded.network();
+    let network = float_network(path, &spec, &files)?;
     let checkpoint = Input::checkpoint(&files.checkpoint)?;
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
     let inputs = [(checkpoint.hash()?, &checkpoint), (tokenizer.hash()?, &tokenizer)];
-    let calibration = calibration(path, &spec, inputs, &task, &loaded, maker)?;
+    let calibration = calibration(path, &spec, inputs, &task, &network, maker)?;
     let space = spec.space.resolve(spec.checkpoint.binary_embedding, calibration);
     let (mut strategy, ranking) = strategy(spec.strategy, listed, &space, &network);
     let mut experiment = Experiment {
@@ -250,13 +244,25 @@ fn find(path: &Path, spec: &mut Spec) -> Outcome<(Files, Task)> {
     Ok((Files { checkpoint, tokenizer, text }, task))
 }
 
+/// The shape of the checkpoint, all of which is checked. It is not kept: whatever is made next reads it for itself.
+fn float_network(path: &Path, spec: &Spec, files: &Files) -> Outcome<Network> {
+    let loaded = read_checkpoint(&files.checkpoint, spec.checkpoint.binary_embedding)?;
+    match loaded.manifest() {
+        None => Ok(*loaded.network()),
+        Some(_) => {
+            let file = files.checkpoint.display();
+            Err(refuse(path, &format!("{file} is packed already: search from the float checkpoint")))
+        }
+    }
+}
+
 /// The ranges of activations, where the spec asks for static ones.
 fn calibration(
     path: &Path,
     spec: &Spec,
     [checkpoint, tokenizer]: [(ContentHash, &Input); 2],
     task: &Task,
-    loaded: &Checkpoint,
+    network: &Network,
     maker: &dyn Maker,
 ) -> Outcome<Option<Calibration>> {
     let fixed = |activations: &ActivationsSpec| activations.range == ActivationRangeSpec::Static;
@@ -272,10 +278,9 @@ fn calibration(
         }
         (true, Some(calibration)) => {
             let (file, task) = calibration_data(path, calibration, task)?;
-            check_model(loaded.network(), &task)
-                .map_err(|error| refuse(path, &format!("calibration: {error}")))?;
+            check_model(network, &task).map_err(|error| refuse(path, &format!("calibration: {error}")))?;
             let input = Input::data(&file, &task)?;
-            let data = load_data(&input, tokenizer.1, &task, loaded.network())?;
+            let data = load_data(&input, tokenizer.1, &task, network)?;
             warn_of_fewer("calibration.sequences", Some(calibration.sequences), &input, &data);
             let hashes = Data { text: input.hash()?, tokenizer: tokenizer.0 };
             let ranges = Ranges { task, binary_embedding: spec.checkpoint.binary_embedding };

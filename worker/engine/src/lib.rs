@@ -18,6 +18,7 @@
 //! 5. [`task`] cuts text into sequences, runs them through the model and counts ([`task::evaluate`]);
 //!    calibration, sampling and measures of sensitivity are beside it.
 //! 6. [`jobs`] are the kinds of artifacts that a worker makes: here is the place for one more kind of job.
+//!    [`memo`] is how those that run side by side share what is costly to make.
 //! 7. [`checkpoint::packed`] writes a network under a candidate to the file that is deployed.
 //!
 //! [`backend`] has the names of the implementations of the product: our own kernels, which are the default,
@@ -30,6 +31,7 @@ pub mod checkpoint;
 pub mod foreign;
 pub mod jobs;
 pub mod kernels;
+pub mod memo;
 pub mod model;
 pub mod quant;
 pub mod task;

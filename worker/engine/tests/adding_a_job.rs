@@ -61,7 +61,7 @@ fn a_job_is_a_pure_function_of_its_inputs_and_parameters() {
     // What travels is its text, and what is recorded is filed under its key.
     assert_eq!(Job::decode(&job.encode()), Ok(job.clone()));
     assert_ne!(ByteCounts { first: 0 }.job(ContentHash::of(b"abba!")).key(), job.key());
-    let inputs = Inputs([("text".to_owned(), path)].into());
+    let inputs = Inputs::new([("text".to_owned(), path)].into());
     let mut artifact = Vec::new();
     (BYTE_COUNTS.make)(&job, &inputs, &(), &mut artifact).unwrap();
     let counts = ByteCounts::read(&artifact).unwrap();

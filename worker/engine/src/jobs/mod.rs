@@ -7,23 +7,20 @@
 //! A file of a kind has its parameters, which are read here and written by whoever asks for the job, the job that they
 //! mean, and the artifact, which has a form of its own.
 
+mod inputs;
 pub mod ranges;
 pub mod sensitivity;
 
-use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use qslm_common::backend::Backend;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
-use qslm_common::network::Network;
-use qslm_common::task::{Data, Task};
+use qslm_common::task::Data;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::task::{DataError, Dataset, TokenizerError, TokenizerFile};
+pub use inputs::{Inputs, Loaded};
 
 /// Backend of every job.
 pub const BACKEND: Backend = Backend::Native;
@@ -61,10 +58,6 @@ pub trait Watch: Sync {
 
 /// Nobody looks on.
 impl Watch for () {}
-
-/// Files of a job's inputs, by name.
-#[derive(Debug, Clone, Default)]
-pub struct Inputs(pub BTreeMap<String, PathBuf>);
 
 /// Reason why a job made nothing.
 #[derive(Debug, thiserror::Error)]
@@ -124,50 +117,6 @@ pub fn parameters<T: DeserializeOwned>(job: &Job) -> Result<T, JobError> {
     let parameters = job.parameters.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     serde_json::from_value(serde_json::Value::Object(parameters))
         .map_err(|error| JobError::Invalid(format!("parameters of {}: {error}", job.kind)))
-}
-
-impl Inputs {
-    /// The file of an input.
-    ///
-    /// # Errors
-    /// [`JobError::Invalid`] if the job has no such input.
-    pub fn path(&self, name: &str) -> Result<&Path, JobError> {
-        let path = self.0.get(name).map(PathBuf::as_path);
-        path.ok_or_else(|| JobError::Invalid(format!("input {name:?} is missing")))
-    }
-
-    /// The input `checkpoint`.
-    ///
-    /// # Errors
-    /// [`JobError`], also if it is packed.
-    pub fn checkpoint(&self, binary_embedding: bool) -> Result<Checkpoint, JobError> {
-        let loaded = Checkpoint::load(self.path("checkpoint")?, binary_embedding);
-        let loaded = loaded.map_err(|error| match error {
-            CheckpointError::Io(error) => JobError::Io { name: "checkpoint".to_owned(), error },
-            other => JobError::Invalid(format!("checkpoint: {other}")),
-        })?;
-        match loaded.manifest() {
-            None => Ok(loaded),
-            Some(_) => Err(JobError::invalid("checkpoint: it is packed already")),
-        }
-    }
-
-    /// The inputs `text` and `tokenizer`, cut into sequences.
-    ///
-    /// # Errors
-    /// [`JobError`].
-    pub fn data(&self, task: &Task, network: &Network) -> Result<Dataset, JobError> {
-        let tokenizer = TokenizerFile::load(self.path("tokenizer")?, network.vocabulary);
-        let tokenizer = tokenizer.map_err(|error| match error {
-            TokenizerError::Io(error) => JobError::Io { name: "tokenizer".to_owned(), error },
-            other => JobError::Invalid(format!("tokenizer: {other}")),
-        })?;
-        let data = Dataset::load(self.path("text")?, &tokenizer, task, network);
-        data.map_err(|error| match error {
-            DataError::Io(error) => JobError::Io { name: "text".to_owned(), error },
-            other => JobError::Invalid(format!("text: {other}")),
-        })
-    }
 }
 
 /// A job of a kind that runs a float checkpoint over some data, with the inputs that [`Inputs::checkpoint`] and

@@ -72,8 +72,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let Sensitivity { task, sequences, mini_batch, top_k, binary_embedding, units } = parameters(job)?;
     let checkpoint = inputs.checkpoint(binary_embedding)?;
     let network = checkpoint.network();
-    let mut data = inputs.data(&task, network)?;
-    data.truncate(sequences as usize);
+    let data = inputs.data(&task.first(sequences), network)?;
     let float = Candidate::float(network);
     let build =
         |candidate: &Candidate| SpikeGpt::new(&checkpoint, candidate, BACKEND).map_err(JobError::invalid);

@@ -1,4 +1,4 @@
-//! A small cache of things that are costly to make and shared by the evaluations of a process.
+//! A small cache of things that are costly to make and shared by the evaluations or jobs of a process.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
