@@ -1,6 +1,7 @@
 //! Talking to a coordinator: one that runs elsewhere, or one started here on a store.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -149,18 +150,30 @@ pub async fn upload_missing(
 }
 
 async fn upload(client: &mut Client, hash: &ContentHash, path: &Path) -> Outcome {
-    let file = File::open(path).map_err(|error| Failure::file(path, &error))?;
-    let (sender, receiver) = mpsc::channel(4);
-    let mut name = hash.as_bytes().to_vec();
-    let reading = tokio::task::spawn_blocking(move || {
-        in_pieces(file, |data| {
-            let message = PutArtifactRequest { hash: std::mem::take(&mut name), data, lease: 0 };
-            sender.blocking_send(message).is_ok()
-        })
-    });
-    let sent = client.put_artifact(ReceiverStream::new(receiver)).await;
+    let (messages, reading) = messages_of(path, hash, 0)?;
+    let sent = client.put_artifact(messages).await;
     match reading.await {
         Ok(Err(error)) => Err(Failure::file(path, &error)),
         _ => Ok(sent.map(drop)?),
     }
+}
+
+/// Messages that carry a file, by a worker under a lease, read from disk as they are sent; and the task that reads,
+/// which knows whether it could.
+pub(crate) fn messages_of(
+    path: &Path,
+    hash: &ContentHash,
+    lease: u64,
+) -> Outcome<(ReceiverStream<PutArtifactRequest>, JoinHandle<io::Result<()>>)> {
+    let file = File::open(path).map_err(|error| Failure::file(path, &error))?;
+    let (sender, receiver) = mpsc::channel(4);
+    // Set in the first message only.
+    let (mut name, mut under) = (hash.as_bytes().to_vec(), lease);
+    let reading = tokio::task::spawn_blocking(move || {
+        in_pieces(file, |data| {
+            let (hash, lease) = (std::mem::take(&mut name), std::mem::take(&mut under));
+            sender.blocking_send(PutArtifactRequest { hash, data, lease }).is_ok()
+        })
+    });
+    Ok((ReceiverStream::new(receiver), reading))
 }

@@ -27,6 +27,48 @@ fn every_trial_is_recorded_once_for_any_number_of_connections() {
 }
 
 #[test]
+fn every_job_is_made_and_memory_does_not_grow_with_an_artifact() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let arguments = ["bench", "jobs", "--jobs", "60", "--workers", "1,3", "--slots", "4", "--output", "json"];
+    let sizes = ["--artifact-mib", "64,1", "--job-bytes", "33", "--folder", place];
+    let rows = json(&[&arguments[..], &sizes].concat());
+    let rows = rows.as_array().unwrap();
+    let bytes = |mebibytes: u64| mebibytes << 20;
+    let all = rows.iter().map(|row| (row["what"].as_str().unwrap(), row["artifact_bytes"].as_u64().unwrap()));
+    let wanted = [
+        ("artifact up", bytes(1)),
+        ("artifact down", bytes(1)),
+        ("artifact up", bytes(64)),
+        ("artifact down", bytes(64)),
+        ("jobs", 33),
+        ("jobs", 33),
+    ];
+    assert_eq!(all.collect::<Vec<_>>(), wanted);
+    for row in rows {
+        // The program itself fails if an artifact is missing, or another one.
+        let keys: &[&str] = match row["what"].as_str().unwrap() {
+            "jobs" => {
+                &["jobs_per_second", "asked", "put_p50", "put_p99", "acknowledged_p50", "acknowledged_p99"]
+            }
+            _ => &["mib_per_second"],
+        };
+        for key in keys {
+            assert!(row[key].as_f64().unwrap() > 0.0, "{key}: {row}");
+        }
+    }
+    assert_eq!(
+        [&rows[4], &rows[5]].map(|row| (row["workers"].as_u64(), row["jobs"].as_u64())),
+        [(Some(1), Some(60)), (Some(3), Some(60))]
+    );
+    let peak = |index: usize| rows[index]["peak_memory_mib"].as_f64().unwrap();
+    assert!(peak(3) - peak(1) < 32.0, "63 MiB more took {} MiB of memory", peak(3) - peak(1));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "stores are removed");
+    assert!(refused(2, &["bench", "jobs", "--workers", "257"]).contains("expected 1 to 256"));
+    assert!(refused(2, &["bench", "jobs", "--artifact-mib", "1,0"]).contains("0: expected 1 to 16384"));
+}
+
+#[test]
 fn an_evaluation_is_measured_as_a_whole_and_by_kernels() {
     let small =
         ["--channels", "32", "--vocabulary", "64", "--blocks", "2", "--window", "16", "--windows", "3"];

@@ -215,7 +215,8 @@ fn times_of(progress: &[(Instant, usize)], started: Instant) -> Vec<f64> {
     times.map(|time| time.as_secs_f64()).collect()
 }
 
-async fn channel(connector: &Connector) -> Outcome<WorkClient<Link>> {
+/// A connection of a worker.
+pub(super) async fn channel(connector: &Connector) -> Outcome<WorkClient<Link>> {
     Ok(WorkClient::new(connector.connect().await.map_err(anyhow::Error::from)?))
 }
 

@@ -3,8 +3,10 @@
 mod coordinator;
 mod eval;
 mod front;
+mod jobs;
 mod load;
 mod scale;
+mod transfer;
 mod workload;
 
 use std::path::PathBuf;
@@ -26,6 +28,7 @@ use crate::output::{Output, plain_table, print, print_data};
 Examples:
   qslm bench coordinator --workers 1,2,4,8
   qslm bench coordinator --workers 8 --slots 128 --trials 999999
+  qslm bench jobs --workers 8 --artifact-mib 16,1024
   qslm bench eval --channels 768 --vocabulary 50277
   qslm bench scale --workers 1000 --spread 0.5
   qslm bench load --connections 2000 --seconds 30
@@ -40,6 +43,7 @@ enum Part {
     Coordinator(coordinator::CoordinatorBench),
     Eval(eval::EvalBench),
     Front(front::FrontBench),
+    Jobs(jobs::JobsBench),
     Load(load::LoadBench),
     Scale(scale::ScaleBench),
 }
@@ -51,6 +55,7 @@ impl Bench {
             Part::Coordinator(bench) => bench.run().await,
             Part::Eval(bench) => bench.run(),
             Part::Front(bench) => bench.run(),
+            Part::Jobs(bench) => bench.run().await,
             Part::Load(bench) => bench.run().await,
             Part::Scale(bench) => bench.run().await,
         }
@@ -78,10 +83,15 @@ impl StoreFolder {
 
 /// Refuses a number of workers that is not 1 to `most`.
 fn check_workers(workers: u32, most: u32) -> Outcome {
-    if (1..=most).contains(&workers) {
+    check("--workers", workers, most)
+}
+
+/// Refuses a value of a flag that is not 1 to `most`.
+fn check(flag: &str, value: u32, most: u32) -> Outcome {
+    if (1..=most).contains(&value) {
         return Ok(());
     }
-    Err(Failure::new(Exit::Usage, format!("--workers {workers}: expected 1 to {most}")))
+    Err(Failure::new(Exit::Usage, format!("{flag} {value}: expected 1 to {most}")))
 }
 
 /// Prints rows as JSON, or as a table with these fields as its columns.
