@@ -11,6 +11,8 @@ use crate::candidate::{Candidate, CandidateId};
 use crate::cost::{Cost, Costs};
 use crate::experiment::Experiment;
 use crate::footprint::footprint_bytes;
+use crate::hash::ContentHash;
+use crate::job::JobKey;
 use crate::measurement::Counts;
 use crate::objective::Measured;
 use crate::pareto::{self, Frontier};
@@ -88,6 +90,8 @@ pub struct Archive {
     on_subset: BTreeMap<CandidateId, Counts>,
     /// The id of the float model; known from the first measurement on, because it takes a hash to tell.
     float_id: Option<CandidateId>,
+    /// Artifacts that jobs of the search made, which candidates may name.
+    made: BTreeMap<JobKey, ContentHash>,
 }
 
 /// Candidates that are kept beyond those that are needed, so that they are not sorted out after every
@@ -181,6 +185,16 @@ impl Archive {
     /// Folds in what was measured on a subset of the data; the first on record stays.
     pub fn insert_on_subset(&mut self, id: CandidateId, counts: Counts) {
         self.on_subset.entry(id).or_insert(counts);
+    }
+
+    /// Notes what a job of the search made; the first on record stays.
+    pub fn insert_made(&mut self, job: JobKey, artifact: ContentHash) {
+        self.made.entry(job).or_insert(artifact);
+    }
+
+    /// Artifact that a job of the search made; `None` if it was not asked for, or failed.
+    pub fn made(&self, job: &JobKey) -> Option<ContentHash> {
+        self.made.get(job).copied()
     }
 
     /// Counts of a candidate on all of the data, or on a subset; `None` where it was not measured so.

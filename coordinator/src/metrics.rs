@@ -49,12 +49,32 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "qslm_open_shards",
-        help: "Shards pending or leased, of all experiments together: what a pool is scaled by",
+        help: "Shards and jobs pending or leased, of all experiments and people together: what a pool is scaled by",
         counter: false,
         values: |snapshot| {
             let open = snapshot.experiments.iter().filter(|status| is_open(status));
-            let open = open.map(|status| u64::from(status.shards.pending) + u64::from(status.shards.leased));
-            vec![(vec![], open.sum::<u64>() as f64)]
+            let all = open.map(|status| &status.shards).chain([&snapshot.of_people]);
+            let all = all.map(|shards| u64::from(shards.pending) + u64::from(shards.leased));
+            vec![(vec![], all.sum::<u64>() as f64)]
+        },
+    },
+    Metric {
+        name: "qslm_jobs",
+        help: "Open jobs by state: waiting (for the artifacts of others), pending, leased",
+        counter: false,
+        values: |snapshot| {
+            let jobs = &snapshot.jobs;
+            let states = [("waiting", jobs.waiting), ("pending", jobs.pending), ("leased", jobs.leased)];
+            states.map(|(state, jobs)| (vec![("state", state.to_owned())], f64::from(jobs))).to_vec()
+        },
+    },
+    Metric {
+        name: "qslm_jobs_ended",
+        help: "Jobs that ended, by outcome: made (their artifacts), failed",
+        counter: true,
+        values: |snapshot| {
+            let outcomes = [("made", snapshot.tally.jobs_made), ("failed", snapshot.tally.jobs_failed)];
+            outcomes.map(|(outcome, jobs)| (vec![("outcome", outcome.to_owned())], jobs as f64)).to_vec()
         },
     },
     Metric {
@@ -157,7 +177,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "qslm_results",
-        help: "Results of shards by outcome: recorded, duplicate (settled already), conflicting (other counts than \
+        help: "Results of shards and jobs by outcome: recorded, duplicate (settled already), conflicting (other counts than \
                recorded), implausible (refused), failed",
         counter: true,
         values: |snapshot| {

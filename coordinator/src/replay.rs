@@ -55,9 +55,16 @@ pub fn replay(
     let failures = open(&source.store)?.failures(&experiment.id())?;
     let known = open(&source.store)?.engines()?;
     let mut playback = Playback::new(experiment, shards, failures.into_keys())?;
+    let bindings = open(&source.store)?.bindings(&source.record.experiment.id())?;
     let look_up = |trials: &[TrialKey]| Ok::<_, Stopped>(open(&source.store)?.look_up(trials, shards)?);
     while playback.propose(|_| Ok::<_, Stopped>(false))? {
         let mut under_way = false;
+        for job in playback.take_jobs() {
+            match bindings.get(&job.key) {
+                Some(artifact) => playback.made(job.key, *artifact),
+                None => under_way |= !playback.has_failed(job.key),
+            }
+        }
         while playback.has_more() {
             let drawn = playback.draw(CHUNK);
             let mut found = Vec::new();

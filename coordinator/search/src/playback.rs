@@ -1,10 +1,14 @@
 //! Playback: one search, driven from results.
 //!
 //! A playback asks the search for generations, gives their candidates addresses, files what is on record of each, and
-//! decides what becomes of the rest: failed before, pruned by the race, or to be measured. Where results come from is the
+//! decides what becomes of the rest: failed before, pruned by the race, or to be measured. In place of a generation a
+//! search may ask for jobs, whose artifacts its candidates name later on. Where results and artifacts come from is the
 //! caller's business: the driver of a coordinator has live ones and a store, a replay has a store, a plan has none.
 //!
 //! ```text
+//!             take_jobs
+//!           +-----------> jobs ----- made ----> archive
+//!           |
 //!            propose                  read                      file
 //!   search ----------> generation ----------> trials + records ------> Measured | Failed | Pruned | Open
 //!     ^                                                                    |                        |
@@ -19,10 +23,13 @@ use qslm_common::archive::{Archive, Measurement};
 use qslm_common::candidate::Candidate;
 use qslm_common::evidence::{Engines, Evidence};
 use qslm_common::experiment::Experiment;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{AddressedJob, JobKey};
 use qslm_common::objective::quality_loss;
 use qslm_common::racing::Race;
 use qslm_common::task::Shard;
 use qslm_common::trial::{Addressed, Protocol, TrialKey};
+use qslm_common::work::WorkKey;
 
 use crate::cursor::{CHUNK, Cursor};
 use crate::parallel::in_parallel;
@@ -35,17 +42,34 @@ pub struct Playback {
     /// Shards per trial.
     shards: u32,
     strategy: AnyStrategy,
+    start: Start,
     search: Box<dyn Search>,
     generation: Option<UnderWay>,
+    making: Making,
     archive: Archive,
-    /// Trials that failed for good.
-    failed: BTreeSet<TrialKey>,
+    /// Trials and jobs that failed for good.
+    failed: BTreeSet<WorkKey>,
     /// The protocol on all data.
     whole: Arc<Protocol>,
     pruning: Pruning,
     /// Stage of the generation; empty before the first.
     stage: &'static str,
     finished: bool,
+}
+
+/// Start of a search.
+type Start = Box<dyn Fn(&Experiment) -> Box<dyn Search> + Send>;
+
+/// Stage of a search while jobs are done for it.
+const MAKING: &str = "making";
+
+/// Jobs that the search asked for in place of a generation.
+#[derive(Default)]
+struct Making {
+    /// Number of them.
+    jobs: usize,
+    /// Those that nobody has taken to do.
+    untaken: Vec<AddressedJob>,
 }
 
 /// Pruning of candidates by a race.
@@ -100,22 +124,55 @@ pub enum Fate {
 }
 
 impl Playback {
-    /// A playback at the start of the search, with the trials that are known to fail.
+    /// A playback at the start of the search, with the trials and jobs that are known to fail.
     ///
     /// # Errors
     /// The experiment's strategy is none that there is, in the words of `serde`.
     pub fn new(
         experiment: Experiment,
         shards: u32,
-        failed: impl IntoIterator<Item = TrialKey>,
+        failed: impl IntoIterator<Item = WorkKey>,
     ) -> Result<Self, serde_json::Error> {
         let strategy = AnyStrategy::parse(&experiment.strategy)?;
-        let whole = experiment.protocol();
-        Ok(Self {
+        let start = strategy.clone();
+        Ok(Self::of(
+            experiment,
             shards,
-            search: strategy.start(&experiment),
+            failed,
+            strategy,
+            Box::new(move |experiment| start.start(experiment)),
+        ))
+    }
+
+    /// As [`Playback::new`], with the search that `start` gives in place of the strategy's own.
+    ///
+    /// # Errors
+    /// As [`Playback::new`].
+    pub fn started_by(
+        experiment: Experiment,
+        shards: u32,
+        failed: impl IntoIterator<Item = WorkKey>,
+        start: impl Fn(&Experiment) -> Box<dyn Search> + Send + 'static,
+    ) -> Result<Self, serde_json::Error> {
+        let strategy = AnyStrategy::parse(&experiment.strategy)?;
+        Ok(Self::of(experiment, shards, failed, strategy, Box::new(start)))
+    }
+
+    fn of(
+        experiment: Experiment,
+        shards: u32,
+        failed: impl IntoIterator<Item = WorkKey>,
+        strategy: AnyStrategy,
+        start: Start,
+    ) -> Self {
+        let whole = experiment.protocol();
+        Self {
+            shards,
+            search: start(&experiment),
+            start,
             strategy,
             generation: None,
+            making: Making::default(),
             archive: Archive::default(),
             failed: failed.into_iter().collect(),
             pruning: Pruning {
@@ -127,27 +184,28 @@ impl Playback {
             stage: "",
             finished: false,
             experiment,
-        })
+        }
     }
 
     /// Starts the search over; what is in the archive stays. With what was measured answered from a record,
     /// it comes back to where it was.
     pub fn rewind(&mut self) {
         (self.generation, self.pruning.spared, self.finished) = (None, 0, false);
-        self.search = self.strategy.start(&self.experiment);
+        self.making = Making::default();
+        self.search = (self.start)(&self.experiment);
     }
 
     /// Starts the search over without the archive, and with these failures forgotten.
-    pub fn retry(&mut self, retried: &BTreeSet<TrialKey>) {
-        self.failed.retain(|trial| !retried.contains(trial));
+    pub fn retry(&mut self, retried: &BTreeSet<WorkKey>) {
+        self.failed.retain(|work| !retried.contains(work));
         // What the search measured on its way past the failures may not belong to the front.
         self.archive = Archive::default();
         self.rewind();
     }
 
-    /// Asks the search for its next generation, once nothing of the last one is open. `is_measured` tells whether a trial
-    /// has a result; it is asked about a few, to find where a search that was interrupted goes on. Returns whether there
-    /// is a generation; without one the search is finished.
+    /// Asks the search for its next generation, or for jobs ([`Playback::take_jobs`]), once nothing of the last ones is
+    /// open. `is_measured` tells whether a trial has a result; it is asked about a few, to find where a search that was
+    /// interrupted goes on. Returns whether there is anything; if not, the search is finished.
     ///
     /// # Errors
     /// Those of `is_measured`.
@@ -155,9 +213,19 @@ impl Playback {
         &mut self,
         mut is_measured: impl FnMut(&TrialKey) -> Result<bool, E>,
     ) -> Result<bool, E> {
-        let Step::Measure(generation) = self.search.next(&self.archive) else {
-            self.finished = true;
-            return Ok(false);
+        self.making = Making::default();
+        let generation = match self.search.next(&self.archive) {
+            Step::Measure(generation) => generation,
+            Step::Make(jobs) => {
+                let untaken: Vec<AddressedJob> = jobs.into_iter().map(AddressedJob::from).collect();
+                self.making = Making { jobs: untaken.len(), untaken };
+                (self.generation, self.stage) = (None, MAKING);
+                return Ok(true);
+            }
+            Step::Finished => {
+                self.finished = true;
+                return Ok(false);
+            }
         };
         let protocol = generation.subset.map_or_else(|| self.whole.clone(), |first| self.whole.first(first));
         let cursor = Cursor::new(generation.candidates, |candidates, index| {
@@ -167,6 +235,27 @@ impl Playback {
         self.stage = generation.stage;
         self.generation = Some(UnderWay { cursor, protocol, may_race: generation.may_race });
         Ok(true)
+    }
+
+    /// True if the search asks for jobs that nobody has taken.
+    pub fn has_jobs(&self) -> bool {
+        !self.making.untaken.is_empty()
+    }
+
+    /// Takes the jobs that the search asks for, those that others read before these. Each is to be answered by
+    /// [`Playback::made`] or [`Playback::fail`] before the search is asked again.
+    pub fn take_jobs(&mut self) -> Vec<AddressedJob> {
+        std::mem::take(&mut self.making.untaken)
+    }
+
+    /// Files what a job made.
+    pub fn made(&mut self, job: JobKey, artifact: ContentHash) {
+        self.archive.insert_made(job, artifact);
+    }
+
+    /// True if a trial or job is known to fail.
+    pub fn has_failed(&self, work: impl Into<WorkKey>) -> bool {
+        self.failed.contains(&work.into())
     }
 
     /// Draws up to `most` candidates of the generation, in order.
@@ -233,7 +322,7 @@ impl Playback {
                 }
                 Fate::Measured(trial, new)
             }
-            Record::Shards(_) if self.failed.contains(&trial.key) => Fate::Failed,
+            Record::Shards(_) if self.has_failed(trial.key) => Fate::Failed,
             Record::Shards(settled) if self.has_lost(&trial, &settled) => {
                 self.prune(&trial, settled.len());
                 Fate::Pruned
@@ -259,9 +348,9 @@ impl Playback {
         is_new.then_some(engines)
     }
 
-    /// Notes a trial that failed for good.
-    pub fn fail(&mut self, trial: TrialKey) {
-        self.failed.insert(trial);
+    /// Notes a trial or job that failed for good.
+    pub fn fail(&mut self, work: impl Into<WorkKey>) {
+        self.failed.insert(work.into());
     }
 
     /// True if the shard results of a trial have to be kept: a race runs against them.
@@ -327,10 +416,15 @@ impl Playback {
         self.stage
     }
 
-    /// Candidates of the generation, and how many of them were drawn.
+    /// Candidates of the generation, and how many of them were drawn; or the jobs that are done in its place.
     pub fn progress(&self) -> (usize, usize) {
         let of = |under_way: &UnderWay| (under_way.cursor.candidates().len(), under_way.cursor.drawn());
-        self.generation.as_ref().map_or((0, 0), of)
+        self.generation.as_ref().map_or((self.making.jobs, self.making.jobs), of)
+    }
+
+    /// Jobs that the search asked for last, in place of a generation.
+    pub fn jobs(&self) -> usize {
+        self.making.jobs
     }
 
     /// See [`crate::Strategy::caption`].

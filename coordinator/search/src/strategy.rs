@@ -5,6 +5,7 @@ use std::fmt;
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
+use qslm_common::job::Job;
 use qslm_common::space::Axis;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -107,6 +108,8 @@ pub struct Subset {
 pub enum Step {
     /// Measure these; some may be measured already, or be named twice.
     Measure(Generation),
+    /// Make these; some may be made already. One that reads what another makes comes after it.
+    Make(Vec<Job>),
     /// Nothing more.
     Finished,
 }
@@ -137,8 +140,8 @@ pub struct Probe {
 
 /// Search: a strategy under way.
 pub trait Search: Send {
-    /// Next step of the search. Called with the archive once every candidate proposed so far is settled. A
-    /// candidate that is not in the archive failed, or was pruned.
+    /// Next step of the search. Called with the archive once every candidate proposed so far is settled, and every job. A
+    /// candidate that is not in the archive failed, or was pruned; a job whose artifact is not there failed.
     fn next(&mut self, archive: &Archive) -> Step;
 
     /// The most candidates that may still be proposed after the generation under way, if that can be told.

@@ -9,10 +9,13 @@ use qslm_common::candidate::Candidate;
 use qslm_common::evidence::Evidence;
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobInput, JobKey};
 use qslm_common::scheme::Scheme;
 use qslm_common::space::Tier;
 use qslm_common::trial::TrialKey;
-use qslm_search::{Fate, Grid, OnRecord, Playback, Tiered};
+use qslm_common::work::WorkKey;
+use qslm_search::{AnyStrategy, Fate, Grid, OnRecord, Playback, Search, Step, Tiered};
 use qslm_testing::{experiment, measure, run};
 
 type Records = BTreeMap<TrialKey, Evidence>;
@@ -22,10 +25,13 @@ type Records = BTreeMap<TrialKey, Evidence>;
 fn play(
     experiment: &Experiment,
     records: &mut Records,
-    failed: BTreeSet<TrialKey>,
+    failed: BTreeSet<WorkKey>,
     fails: &Candidate,
 ) -> (Playback, usize) {
-    let mut playback = Playback::new(experiment.clone(), 4, failed).unwrap();
+    play_on(Playback::new(experiment.clone(), 4, failed).unwrap(), records, fails)
+}
+
+fn play_on(mut playback: Playback, records: &mut Records, fails: &Candidate) -> (Playback, usize) {
     let mut measured = 0;
     let is_measured = |records: &Records, key: &TrialKey| Ok::<_, Infallible>(records.contains_key(key));
     while playback.propose(|key| is_measured(records, key)).unwrap() {
@@ -99,9 +105,79 @@ fn a_trial_that_failed_before_is_passed_over_until_it_is_opened_again() {
     let mut records = Records::new();
     let (failed, _) = play(&experiment, &mut records, BTreeSet::new(), &fails);
     assert!(!records.contains_key(&key) && failed.archive().get(&fails.id()).is_none());
-    let (mut again, none) = play(&experiment, &mut records, BTreeSet::from([key]), &nobody(&experiment));
+    let (mut again, none) =
+        play(&experiment, &mut records, BTreeSet::from([key.into()]), &nobody(&experiment));
     assert_eq!((none, again.archive()), (0, failed.archive()));
-    again.retry(&BTreeSet::from([key]));
+    again.retry(&BTreeSet::from([key.into()]));
     assert_eq!(again.archive(), &Archive::default());
     assert!(!again.is_finished());
+}
+
+/// The grid, once a job is done that reads what another makes; without their artifacts there is nothing.
+struct MakesFirst {
+    jobs: Vec<Job>,
+    asked: bool,
+    grid: Box<dyn Search>,
+}
+
+impl Search for MakesFirst {
+    fn next(&mut self, archive: &Archive) -> Step {
+        if !std::mem::replace(&mut self.asked, true) {
+            return Step::Make(self.jobs.clone());
+        }
+        let made = self.jobs.iter().all(|job| archive.made(&job.key()).is_some());
+        if made { self.grid.next(archive) } else { Step::Finished }
+    }
+
+    fn remaining_at_most(&self) -> Option<u64> {
+        self.grid.remaining_at_most()
+    }
+}
+
+#[test]
+fn a_search_that_asks_for_jobs_goes_on_with_their_artifacts() {
+    let experiment = experiment(Grid { tier: Tier::Block });
+    let first = Job::new("codes", 10);
+    let second = Job::new("codes", 10).input("of", JobInput::Job(first.key()));
+    let jobs = [first, second.clone()];
+    let keys = jobs.clone().map(|job| job.key());
+    let start = move |experiment: &Experiment| -> Box<dyn Search> {
+        let grid = AnyStrategy::parse(&experiment.strategy).unwrap().start(experiment);
+        Box::new(MakesFirst { jobs: jobs.to_vec(), asked: false, grid })
+    };
+    let nobody = nobody(&experiment);
+    let playback = |failed: &[WorkKey]| {
+        Playback::started_by(experiment.clone(), 4, failed.iter().copied(), start.clone()).unwrap()
+    };
+    let propose = |playback: &mut Playback| playback.propose(|_| Ok::<_, Infallible>(false)).unwrap();
+    let mut one = playback(&[]);
+    assert!(propose(&mut one) && one.has_jobs());
+    assert_eq!((one.stage(), one.progress(), one.jobs()), ("making", (2, 2), 2));
+    let taken: Vec<JobKey> = one.take_jobs().iter().map(|job| job.key).collect();
+    assert_eq!((taken, one.has_jobs()), (keys.to_vec(), false));
+    for key in keys {
+        one.made(key, ContentHash::of(key.as_bytes()));
+    }
+    let mut records = Records::new();
+    let (one, measured) = play_on(one, &mut records, &nobody);
+    assert_eq!(one.archive().len(), measured);
+    let expected = FrontDocument::new(&experiment, &run(&experiment, |_| false).0).to_json();
+    assert_eq!(FrontDocument::new(&experiment, one.archive()).to_json(), expected);
+    // The first artifact stays.
+    let mut again = one;
+    again.made(keys[0], ContentHash::of(b"another"));
+    assert_eq!(again.archive().made(&keys[0]), Some(ContentHash::of(keys[0].as_bytes())));
+    // A job that failed has none.
+    let mut failed = playback(&[second.key().into()]);
+    assert!(propose(&mut failed));
+    for job in failed.take_jobs() {
+        match failed.has_failed(job.key) {
+            true => assert_eq!(job.key, keys[1]),
+            false => failed.made(job.key, ContentHash::of(b"made")),
+        }
+    }
+    assert!(!propose(&mut failed) && failed.is_finished());
+    // Opened again, it is asked for again.
+    failed.retry(&BTreeSet::from([second.key().into()]));
+    assert!(propose(&mut failed) && failed.take_jobs().len() == 2 && !failed.has_failed(second.key()));
 }

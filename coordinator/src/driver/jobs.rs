@@ -1,7 +1,7 @@
-//! Jobs that people ask for apart from any experiment: what has become of each.
+//! Jobs that people ask for apart from any experiment, or searches on their way: what has become of each.
 //!
 //! Asking is idempotent: whoever waits for an artifact asks again until it is made, also a coordinator that was started
-//! anew. What was made is on record, so nothing is made twice.
+//! anew. What was made is on record, so nothing is made twice. An experiment is bound to what a job gave it first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,12 +11,15 @@ use qslm_common::work::Made;
 
 use super::Driver;
 use super::request::{MakeRequest, Refusal, Reply};
-use super::status::{JobState, JobStatus, Making};
-use crate::ledger::{LeaseId, Moment, Opened, Outcome, Owner, Settled};
+use super::status::{JobCounts, JobState, JobStatus, JobUnderWay, Making};
+use crate::ledger::{LeaseId, Moment, OpenJob, Opened, Outcome, Owner, Settled};
 use crate::store::{StoreError, Write};
 
 /// Word by which a worker asks for such jobs alone, in place of an experiment's id.
 pub const JOBS: &str = "jobs";
+
+/// Jobs under way that people are shown.
+const SHOWN_JOBS: usize = 100;
 
 /// Jobs that ended since the coordinator started, and those whose artifacts were lost.
 #[derive(Default)]
@@ -60,36 +63,116 @@ impl Driver {
 
     fn ask(&mut self, job: AddressedJob) -> Result<Result<JobState, Refusal>, StoreError> {
         let key = job.key;
-        // Also of one that is made: it may have come in late, after a crash lost what was asked.
-        if self.jobs.asked.insert(key) {
-            self.outbox.write(Write::Job(job.job.clone()));
-        }
-        if let Some(open) = self.ledger.job(key) {
-            return Ok(Ok(open.into()));
-        }
+        self.record_job(&job);
         if let Some(made) = self.made(key)? {
             return Ok(Ok(JobState::Made(made)));
         }
         if let Some(reason) = self.jobs.failed.get(&key) {
             return Ok(Ok(JobState::Failed(reason.clone())));
         }
+        if let Err(words) = self.open_job(Owner::PEOPLE, job)? {
+            return Ok(Err(Refusal::Invalid(words)));
+        }
+        Ok(Ok(self.ledger.job(key).map_or(JobState::Pending, JobState::from)))
+    }
+
+    /// Gives a search the artifact of a job that it asks for, or opens the job.
+    pub(super) fn provide(&mut self, index: usize, job: AddressedJob) -> Result<(), StoreError> {
+        let key = job.key;
+        self.record_job(&job);
+        let search = &mut self.experiments[index].search;
+        if search.failures().contains_key(&key.into()) {
+            return Ok(());
+        }
+        let (bound, is_active) = (search.bound(key), search.is_active());
+        let made = match bound {
+            Some(artifact) => Some(artifact),
+            None => self.made(key)?.map(|made| made.artifact),
+        };
+        match made {
+            Some(artifact) => self.bind(index, key, artifact),
+            None if !is_active => self.experiments[index].search.pass_over(),
+            None => {
+                let name = job.job.to_string();
+                if let Err(words) = self.open_job(Owner::at(index), job)? {
+                    self.fail(index, key.into(), &name, &words);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the text of a job on record, also of one that is made: it may have come in late, after a crash lost what was
+    /// asked.
+    fn record_job(&mut self, job: &AddressedJob) {
+        if self.jobs.asked.insert(job.key) {
+            self.outbox.write(Write::Job(job.job.clone()));
+        }
+    }
+
+    /// Opens a job that is not made, for one more owner. The error says what it reads that the owner did not ask for, or that
+    /// failed.
+    fn open_job(&mut self, owner: Owner, job: AddressedJob) -> Result<Result<(), String>, StoreError> {
         let mut waits_for = BTreeSet::new();
         for input in job.job.waits_for() {
             if self.made(input)?.is_none() {
                 waits_for.insert(input);
             }
         }
-        let text = job.job.clone();
-        match self.ledger.open_job(Owner::PEOPLE, job.into(), waits_for) {
+        let (key, text) = (job.key, job.job.clone());
+        match self.ledger.open_job(owner, job.into(), waits_for) {
             Opened::Unknown(input) => {
-                let words =
-                    format!("job {key} reads what job {input} makes, which has to be asked for before it");
-                return Ok(Err(Refusal::Invalid(words)));
+                return Ok(Err(format!(
+                    "job {key} reads what job {input} makes, which has to be asked for before it"
+                )));
             }
-            Opened::Waiting | Opened::Known | Opened::Complete(_) => {}
+            Opened::Waiting => self.note_job(owner, format!("{text} is to be made")),
+            Opened::Known | Opened::Complete(_) => {}
         }
-        self.journal.note("", format!("{text} is to be made"));
-        Ok(Ok(self.ledger.job(key).map_or(JobState::Pending, JobState::from)))
+        Ok(Ok(()))
+    }
+
+    /// Binds an experiment to the artifact of a job.
+    fn bind(&mut self, index: usize, job: JobKey, artifact: ContentHash) {
+        let search = &mut self.experiments[index].search;
+        if search.bind(job, artifact) {
+            let binding = Write::Binding(search.id().to_owned(), job, artifact);
+            self.outbox.write(binding);
+        }
+    }
+
+    fn note_job(&mut self, owner: Owner, text: String) {
+        let id = self.experiments.get(owner.index()).map_or("", |run| run.search.id());
+        self.journal.note(id, text);
+    }
+
+    /// Jobs under way, as people see them: those first that workers have.
+    pub(super) fn jobs_under_way(&self, now: Moment) -> Vec<JobUnderWay> {
+        let mut open: Vec<OpenJob> = self.ledger.jobs().collect();
+        open.sort_by_key(|open| (open.waits, open.since.is_none(), open.since, open.job.key));
+        open.truncate(SHOWN_JOBS);
+        let show = |open: OpenJob| JobUnderWay {
+            text: open.job.job.to_string(),
+            experiments: (open.owners.iter())
+                .filter_map(|owner| Some(self.experiments.get(owner.index())?.search.id().to_owned()))
+                .collect(),
+            leased: open.since.map(|since| now.since(since)),
+            status: JobStatus { key: open.job.key, state: open.into() },
+        };
+        open.into_iter().map(show).collect()
+    }
+
+    /// Open jobs by state.
+    pub(super) fn job_counts(&self) -> JobCounts {
+        let mut counts = JobCounts::default();
+        for open in self.ledger.jobs() {
+            match (open.waits, open.workers.is_empty()) {
+                (true, _) => counts.waiting += 1,
+                (false, true) => counts.pending += 1,
+                (false, false) => counts.leased += 1,
+            }
+        }
+        counts
     }
 
     /// What a job made, unless that was lost.
@@ -128,12 +211,15 @@ impl Driver {
         now: Moment,
     ) -> Result<(), StoreError> {
         let in_force = self.ledger.is_out(lease);
+        let owners = self.ledger.owners(key).to_vec();
         let settled = self.ledger.settle_job(key, made.clone(), now);
         self.journal.tally.note(&settled, in_force);
         self.journal.ended(lease, None);
         match settled {
             Settled::Complete(closed) => {
-                self.success(worker, Owner::PEOPLE);
+                for owner in owners {
+                    self.success(worker, owner);
+                }
                 self.close(closed);
             }
             // Late: it was made meanwhile, or nobody asked since this coordinator started.
@@ -151,17 +237,32 @@ impl Driver {
         Ok(())
     }
 
-    /// Files a job that is closed.
-    pub(super) fn close_job(&mut self, job: &AddressedJob, outcome: Outcome) {
+    /// Files a job that is closed, with everyone who waited for it.
+    pub(super) fn close_job(&mut self, job: &AddressedJob, owners: &[Owner], outcome: Outcome) {
+        let AddressedJob { job, key } = job;
         match outcome {
             Outcome::Made(made) => {
-                self.journal.note("", format!("{} is made", job.job));
-                self.record_made(job.key, made);
+                let artifact = made.artifact;
+                self.journal.tally.jobs_made += 1;
+                self.record_made(*key, made);
+                for owner in owners {
+                    self.note_job(*owner, format!("{job} is made"));
+                    if *owner != Owner::PEOPLE {
+                        self.bind(owner.index(), *key, artifact);
+                    }
+                }
             }
             Outcome::Failed(reason) => {
-                tracing::warn!(job = %job.key, kind = job.job.kind, reason, "a job failed");
-                self.journal.note("", format!("{} failed: {reason}", job.job));
-                self.jobs.failed.insert(job.key, reason);
+                tracing::warn!(job = %key, kind = job.kind, reason, "a job failed");
+                self.journal.tally.jobs_failed += 1;
+                for owner in owners {
+                    if *owner == Owner::PEOPLE {
+                        self.journal.note("", format!("{job} failed: {reason}"));
+                        self.jobs.failed.insert(*key, reason.clone());
+                    } else {
+                        self.fail(owner.index(), (*key).into(), &job.to_string(), &reason);
+                    }
+                }
             }
             // Of trials alone.
             Outcome::Measured(_) => {}

@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::evidence::Fingerprint;
-use qslm_common::trial::TrialKey;
+use qslm_search::Playback;
 use qslm_transport::Traces;
 use tokio::sync::watch;
 
@@ -63,9 +63,10 @@ pub use request::{
     ShardOutcome, Snapshot, Submission, WorkerReport,
 };
 use run::ExperimentRun;
-use search_run::SearchRun;
+use search_run::{History, SearchRun, StartPlayback};
 pub use status::{
-    Best, ExperimentStatus, JobState, JobStatus, Making, State, Summary, WorkerCounts, WorkerStatus,
+    Best, ExperimentStatus, JobCounts, JobState, JobStatus, JobUnderWay, Making, State, Summary,
+    WorkerCounts, WorkerStatus,
 };
 pub use tally::Tally;
 use view::View;
@@ -153,6 +154,7 @@ impl DriverError {
 struct Driver {
     store: Arc<Store>,
     options: Options,
+    start: StartPlayback,
     ledger: Ledger,
     /// Experiments in the order of submission; the index is the owner's number in the ledger.
     experiments: Vec<ExperimentRun>,
@@ -205,7 +207,13 @@ pub fn start(store: Store, options: Options) -> Result<(Handle, Thread), DriverE
 impl Driver {
     /// A driver at the time 0.
     fn new(store: Store, options: Options) -> Result<Self, DriverError> {
+        Self::with_searches(store, options, Playback::new)
+    }
+
+    /// A driver at the time 0 whose searches start so.
+    fn with_searches(store: Store, options: Options, start: StartPlayback) -> Result<Self, DriverError> {
         let mut driver = Self {
+            start,
             // A restarted coordinator must not give a lease number twice.
             next_lease: LeaseId(store.epoch() << 32),
             engines: store.engines()?,
@@ -232,11 +240,14 @@ impl Driver {
     /// Goes on with an experiment on record.
     fn resume(&mut self, record: ExperimentRecord) -> Result<(), DriverError> {
         let id = record.experiment.id();
-        let failures = self.store.failures(&id)?;
-        let retried = self.store.retried(&id)?;
+        let history = History {
+            failures: self.store.failures(&id)?,
+            retried: self.store.retried(&id)?,
+            bindings: self.store.bindings(&id)?,
+        };
         let presentation = Presentation::new(self.store.timeline(&id)?, self.store.comparisons(&id)?);
         let finished = record.finished;
-        let added = self.add(record, failures, retried, presentation);
+        let added = self.add(record, history, presentation);
         let index = added.map_err(|error| DriverError::Strategy { id: id.clone(), error })?;
         if self.experiments[index].search.is_outdated() && !finished {
             let words =
@@ -251,12 +262,11 @@ impl Driver {
     fn add(
         &mut self,
         record: ExperimentRecord,
-        failures: BTreeMap<TrialKey, String>,
-        retried: u64,
+        history: History,
         presentation: Presentation,
     ) -> Result<usize, serde_json::Error> {
         let index = self.experiments.len();
-        let search = SearchRun::new(Owner::at(index), record, failures, retried)?;
+        let search = SearchRun::new(Owner::at(index), record, history, self.start)?;
         self.experiments.push(ExperimentRun { search, view: View::new(presentation) });
         Ok(index)
     }
@@ -370,19 +380,29 @@ impl Driver {
 
     /// Lets a search go on.
     fn advance(&mut self, index: usize) -> Result<(), DriverError> {
-        let run = &mut self.experiments[index];
-        let complete = run.advance(&mut self.ledger, &self.store, self.outbox.unwritten())?;
-        let search = &mut run.search;
-        self.unfinished |= search.is_looking_up();
-        if search.is_finished() && !search.record().finished {
-            let record = ExperimentRecord { finished: true, ..search.record().clone() };
-            self.outbox.write(Write::Experiment(record.clone()));
-            search.change(record);
+        loop {
+            let run = &mut self.experiments[index];
+            let complete = run.advance(&mut self.ledger, &self.store, self.outbox.unwritten())?;
+            let search = &mut run.search;
+            self.unfinished |= search.is_looking_up();
+            if search.is_finished() && !search.record().finished {
+                let record = ExperimentRecord { finished: true, ..search.record().clone() };
+                self.outbox.write(Write::Experiment(record.clone()));
+                search.change(record);
+            }
+            let jobs = search.take_jobs();
+            let asks_for_none = jobs.is_empty();
+            for job in jobs {
+                self.provide(index, job)?;
+            }
+            for closed in complete {
+                self.close(closed);
+            }
+            // With all artifacts on record, the search goes on at once.
+            if asks_for_none {
+                return Ok(());
+            }
         }
-        for closed in complete {
-            self.close(closed);
-        }
-        Ok(())
     }
 }
 

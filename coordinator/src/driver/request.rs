@@ -18,9 +18,9 @@ use tokio::sync::{oneshot, watch};
 use super::commit_metrics::Metrics;
 use super::committed::Committed;
 use super::events::Event;
-use super::status::{ExperimentStatus, Making, WorkerStatus};
+use super::status::{ExperimentStatus, JobCounts, JobUnderWay, Making, WorkerStatus};
 use super::tally::Tally;
-use crate::ledger::{Grant, LeaseId, Owner};
+use crate::ledger::{Grant, LeaseId, Owner, ShardCounts};
 use crate::store::{ExperimentRecord, Store};
 
 /// Sender of the answer to a request.
@@ -91,11 +91,13 @@ pub struct Change {
     pub demands: Option<Demands>,
 }
 
-/// View of the cluster: its workers and the last events.
+/// View of the cluster: its workers, the jobs under way and the last events.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterView {
     /// Workers heard of within a lease's time, by name.
     pub workers: Vec<WorkerStatus>,
+    /// Jobs under way, those first that workers have; not more than people can look at.
+    pub jobs: Vec<JobUnderWay>,
     /// The last events, oldest first.
     pub events: Vec<Event>,
 }
@@ -107,6 +109,10 @@ pub struct Snapshot {
     pub experiments: Vec<ExperimentStatus>,
     /// Workers heard of within a lease's time, by name.
     pub workers: Vec<WorkerStatus>,
+    /// Open jobs.
+    pub jobs: JobCounts,
+    /// Jobs that people asked for, as the shards of an experiment.
+    pub of_people: ShardCounts,
     /// Counts of what happened since the coordinator started.
     pub tally: Tally,
 }

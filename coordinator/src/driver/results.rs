@@ -156,7 +156,7 @@ impl Driver {
         let Closed { work, owners, outcome } = closed;
         let trial = match work {
             Work::Trial(trial) => trial,
-            Work::Job(job) => return self.close_job(&job, outcome),
+            Work::Job(job) => return self.close_job(&job, &owners, outcome),
         };
         if let Outcome::Measured(evidence) = &outcome {
             self.options.crash_at.pass(CrashPoint::UpdatingFront);
@@ -169,13 +169,21 @@ impl Driver {
                 // Of jobs alone.
                 Outcome::Made(_) => {}
                 Outcome::Failed(reason) => {
-                    let id = run.search.id().to_owned();
-                    self.journal.note(&id, format!("{} failed: {reason}", trial.candidate.short()));
-                    run.search.failed(&trial, reason);
-                    self.outbox.write(Write::Failure(id, trial.key, reason.clone()));
+                    let candidate = trial.candidate.short();
+                    tracing::warn!(experiment = run.search.id(), candidate, reason, "trial failed");
+                    self.fail(owner.index(), trial.key.into(), &candidate, reason);
                 }
             }
         }
+    }
+
+    /// Files work of an experiment that failed for good.
+    pub(super) fn fail(&mut self, index: usize, work: WorkKey, name: &str, reason: &str) {
+        let search = &mut self.experiments[index].search;
+        let id = search.id().to_owned();
+        search.failed(work, reason);
+        self.journal.note(&id, format!("{name} failed: {reason}"));
+        self.outbox.write(Write::Failure(id, work, reason.to_owned()));
     }
 
     /// Follows up leases that ran out, or were lost with their worker.

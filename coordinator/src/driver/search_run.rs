@@ -8,9 +8,11 @@ use qslm_common::ENGINE_VERSION;
 use qslm_common::demands::Capabilities;
 use qslm_common::evidence::{Engines, Evidence};
 use qslm_common::experiment::Experiment;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{AddressedJob, JobKey};
 use qslm_common::task::Shard;
-use qslm_common::trial::Addressed;
-use qslm_common::trial::TrialKey;
+use qslm_common::trial::{Addressed, TrialKey};
+use qslm_common::work::WorkKey;
 use qslm_search::{Fate, OnRecord, Playback};
 
 use super::status::State;
@@ -37,13 +39,24 @@ pub(super) struct SearchRun {
     /// True if a candidate of the generation is neither measured nor opened, because the experiment is paused
     /// or cancelled.
     passed_over: bool,
-    /// Failed trials with their reasons.
-    failures: BTreeMap<TrialKey, String>,
-    /// Failures that were opened again.
-    retried: u64,
+    history: History,
     /// Reason why no worker can go on with it, while that is so.
     stuck: Option<String>,
 }
+
+/// History of an experiment, beside what was measured: that is looked up as the search comes to it.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// Failed trials and jobs with their reasons.
+    pub(super) failures: BTreeMap<WorkKey, String>,
+    /// Failures that were opened again.
+    pub(super) retried: u64,
+    /// Bindings: the artifacts that jobs gave the experiment.
+    pub(super) bindings: BTreeMap<JobKey, ContentHash>,
+}
+
+/// Start of a playback: of an experiment, its shards per trial, and what is known to fail.
+pub(super) type StartPlayback = fn(Experiment, u32, BTreeSet<WorkKey>) -> Result<Playback, serde_json::Error>;
 
 impl SearchRun {
     /// # Errors
@@ -51,19 +64,19 @@ impl SearchRun {
     pub(super) fn new(
         owner: Owner,
         record: ExperimentRecord,
-        failures: BTreeMap<TrialKey, String>,
-        retried: u64,
+        history: History,
+        start: StartPlayback,
     ) -> Result<Self, serde_json::Error> {
+        let failed = history.failures.keys().copied().collect();
         Ok(Self {
             id: record.experiment.id(),
             owner,
-            playback: Playback::new(record.experiment.clone(), record.shards, failures.keys().copied())?,
+            playback: start(record.experiment.clone(), record.shards, failed)?,
             record,
             // Until the search was asked for the first time, nobody knows.
             looking_up: true,
             passed_over: false,
-            failures,
-            retried,
+            history,
             stuck: None,
         })
     }
@@ -84,12 +97,12 @@ impl SearchRun {
         self.owner
     }
 
-    pub(super) fn failures(&self) -> &BTreeMap<TrialKey, String> {
-        &self.failures
+    pub(super) fn failures(&self) -> &BTreeMap<WorkKey, String> {
+        &self.history.failures
     }
 
     pub(super) fn retried(&self) -> u64 {
-        self.retried
+        self.history.retried
     }
 
     fn experiment(&self) -> &Experiment {
@@ -154,16 +167,18 @@ impl SearchRun {
         }
     }
 
-    /// Failed trials whose addresses begin so; all of them if nothing is asked for.
-    pub(super) fn failed_trials(&self, beginnings: &[String]) -> Result<BTreeSet<TrialKey>, Refusal> {
+    /// Failed trials and jobs whose addresses begin so; all of them if nothing is asked for.
+    pub(super) fn failed_work(&self, beginnings: &[String]) -> Result<BTreeSet<WorkKey>, Refusal> {
+        let failures = self.failures();
         if beginnings.is_empty() {
-            return Ok(self.failures.keys().copied().collect());
+            return Ok(failures.keys().copied().collect());
         }
         let mut found = BTreeSet::new();
         for beginning in beginnings {
             let before = found.len();
-            let fits = |trial: &&TrialKey| trial.to_string().starts_with(&beginning.to_lowercase());
-            found.extend(self.failures.keys().filter(fits));
+            let hash = |work: &WorkKey| ContentHash::from_bytes(*work.as_bytes()).to_string();
+            let fits = |work: &&WorkKey| hash(work).starts_with(&beginning.to_lowercase());
+            found.extend(failures.keys().filter(fits));
             if beginning.is_empty() || found.len() == before {
                 let shown: String = beginning.chars().take(SHOWN).collect();
                 return Err(Refusal::NotFound(format!("no failed trial of {} is {shown:?}", self.id)));
@@ -173,10 +188,10 @@ impl SearchRun {
     }
 
     /// Starts the search over, with these failures forgotten: what a restart of the coordinator would find.
-    pub(super) fn start_over(&mut self, record: ExperimentRecord, retried: &BTreeSet<TrialKey>) {
+    pub(super) fn start_over(&mut self, record: ExperimentRecord, retried: &BTreeSet<WorkKey>) {
         self.record = record;
-        self.failures.retain(|trial, _| !retried.contains(trial));
-        self.retried += retried.len() as u64;
+        self.history.failures.retain(|work, _| !retried.contains(work));
+        self.history.retried += retried.len() as u64;
         (self.passed_over, self.looking_up) = (false, true);
         self.playback.retry(retried);
     }
@@ -197,8 +212,8 @@ impl SearchRun {
         self.stuck.as_deref().unwrap_or_default()
     }
 
-    /// Lets the search go on until there are shards enough for workers, or it is done, or a chunk of candidates was
-    /// looked up. What is paused or cancelled goes on as far as the store knows the results. `unwritten` are sums that are
+    /// Lets the search go on until there are shards enough for workers, or it is done, or asks for jobs, or a chunk of
+    /// candidates was looked up. What is paused or cancelled goes on as far as the store knows the results. `unwritten` are sums that are
     /// on the way to the store. Returns trials that turned out to be complete, because a crash came between the last shard
     /// and the sum.
     pub(super) fn advance(
@@ -210,7 +225,7 @@ impl SearchRun {
     ) -> Result<Vec<Closed>, StoreError> {
         let mut closed = Vec::new();
         let mut left = Playback::CHUNK;
-        while !self.playback.is_finished() && left > 0 {
+        while !self.playback.is_finished() && !self.playback.has_jobs() && left > 0 {
             let drawn = match self.wanted(ledger) {
                 Some(wanted) if self.playback.has_more() => self.playback.draw(wanted.min(left)),
                 _ if self.playback.has_more_measured() => self.playback.draw_measured(left),
@@ -248,6 +263,29 @@ impl SearchRun {
         Ok(())
     }
 
+    /// Takes the jobs that the search asks for; each is to be bound, failed, opened or passed over.
+    pub(super) fn take_jobs(&mut self) -> Vec<AddressedJob> {
+        self.playback.take_jobs()
+    }
+
+    /// Artifact that a job gave the experiment.
+    pub(super) fn bound(&self, job: JobKey) -> Option<ContentHash> {
+        self.history.bindings.get(&job).copied()
+    }
+
+    /// Binds the experiment to the artifact of a job, if it is not bound to one. Returns whether that is new.
+    pub(super) fn bind(&mut self, job: JobKey, artifact: ContentHash) -> bool {
+        let known = self.history.bindings.len();
+        let bound = *self.history.bindings.entry(job).or_insert(artifact);
+        self.playback.made(job, bound);
+        self.history.bindings.len() > known
+    }
+
+    /// Leaves what the search asks for undone, because the experiment is paused or cancelled.
+    pub(super) fn pass_over(&mut self) {
+        self.passed_over = true;
+    }
+
     /// Files what the store knows of candidates that were drawn, and opens the rest.
     fn look_up(
         &mut self,
@@ -269,7 +307,7 @@ impl SearchRun {
             match self.playback.file(drawn, |trial| store.shard_results(trial, shards))? {
                 Fate::Measured(trial, new) => filed(&self.playback, &trial, new.as_ref()),
                 Fate::Failed | Fate::Pruned => {}
-                Fate::Open(..) if !self.is_active() => self.passed_over = true,
+                Fate::Open(..) if !self.is_active() => self.pass_over(),
                 Fate::Open(trial, settled) => {
                     let opened = ledger.open(self.owner, Arc::new(trial), shards, &settled);
                     if let Opened::Complete(complete) = opened {
@@ -310,11 +348,9 @@ impl SearchRun {
         filed(&self.playback, trial, new.as_ref());
     }
 
-    /// Files a trial that failed for good.
-    pub(super) fn failed(&mut self, trial: &Addressed, reason: &str) {
-        let candidate = trial.candidate.short();
-        tracing::warn!(experiment = self.id, candidate, reason, "trial failed");
-        self.failures.insert(trial.key, reason.to_owned());
-        self.playback.fail(trial.key);
+    /// Files a trial or job that failed for good.
+    pub(super) fn failed(&mut self, work: WorkKey, reason: &str) {
+        self.history.failures.insert(work, reason.to_owned());
+        self.playback.fail(work);
     }
 }

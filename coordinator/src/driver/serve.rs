@@ -1,6 +1,5 @@
 //! Requests: what people ask of the driver, and what they change.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qslm_common::experiment::Experiment;
@@ -8,6 +7,7 @@ use qslm_common::experiment::Experiment;
 use super::presentation::Presentation;
 use super::request::{Change, ClusterView, Refusal, ReplaySource, Reply, Request, Snapshot, Submission};
 use super::run::ExperimentRun;
+use super::search_run::History;
 use super::status::ExperimentStatus;
 use super::{Driver, DriverError, SHOWN};
 use crate::ledger::{Moment, Owner};
@@ -42,13 +42,15 @@ impl Driver {
                 view.report(search, &driver.ledger, now, workers, &driver.engines)
             }),
             Request::Cluster(reply) => {
+                let jobs = self.jobs_under_way(now);
                 let cluster =
-                    ClusterView { workers: self.workers.status(now), events: self.journal.events() };
+                    ClusterView { workers: self.workers.status(now), jobs, events: self.journal.events() };
                 self.outbox.answer(reply, Ok(cluster));
             }
             Request::Snapshot(reply) => {
                 let (experiments, workers) = (self.statuses(now), self.workers.status(now));
-                let snapshot = Snapshot { experiments, workers, tally: self.journal.tally };
+                let (jobs, of_people) = (self.job_counts(), self.ledger.shard_counts(Owner::PEOPLE));
+                let snapshot = Snapshot { experiments, workers, jobs, of_people, tally: self.journal.tally };
                 self.outbox.answer(reply, Ok(snapshot));
             }
             Request::Source(id, reply) => self.with(&id, reply, |driver, index| ReplaySource {
@@ -155,7 +157,7 @@ impl Driver {
     ) -> Result<usize, Refusal> {
         let order = self.experiments.len() as u64;
         let record = ExperimentRecord::new(order, shards, priority.unwrap_or(0), experiment);
-        let added = self.add(record.clone(), BTreeMap::new(), 0, Presentation::default());
+        let added = self.add(record.clone(), History::default(), Presentation::default());
         let index = added.map_err(|error| Refusal::Invalid(error.to_string()))?;
         self.outbox.write(Write::Experiment(record));
         self.journal.note(id, "submitted");
@@ -192,15 +194,15 @@ impl Driver {
     /// coordinator, so that it goes on as if they had never failed.
     fn retry(&mut self, index: usize, trials: &[String]) -> Result<(), Refusal> {
         let ExperimentRun { search, view } = &mut self.experiments[index];
-        let retried = search.failed_trials(trials)?;
+        let retried = search.failed_work(trials)?;
         if retried.is_empty() {
             return Ok(());
         }
         let (id, record) = (search.id().to_owned(), search.record().clone());
         let record = ExperimentRecord { finished: false, cancelled: false, paused: false, ..record };
         self.journal.note(&id, format!("{} failed trials are opened again", retried.len()));
-        for trial in &retried {
-            self.outbox.write(Write::Retry(id.clone(), *trial));
+        for work in &retried {
+            self.outbox.write(Write::Retry(id.clone(), *work));
         }
         self.outbox.write(Write::Experiment(record.clone()));
         self.ledger.withdraw(Owner::at(index));

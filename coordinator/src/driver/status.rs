@@ -6,8 +6,7 @@ use qslm_common::candidate::CandidateId;
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::hash::ContentHash;
 use qslm_common::job::JobKey;
-use qslm_common::trial::TrialKey;
-use qslm_common::work::Made;
+use qslm_common::work::{Made, WorkKey};
 
 use crate::ledger::{OpenJob, ShardCounts};
 
@@ -89,13 +88,13 @@ pub struct ExperimentStatus {
     pub state: State,
     /// Stage of the search; empty before the first.
     pub stage: &'static str,
-    /// Trials of the generation that are settled.
+    /// Trials of the generation that are settled, or jobs that are done in its place.
     pub generation_settled: u32,
-    /// Trials of the generation.
+    /// Trials of the generation, or jobs that are done in its place.
     pub generation_trials: u32,
     /// Candidates measured, whenever that was.
     pub measured: u64,
-    /// Trials that failed.
+    /// Trials and jobs that failed.
     pub failed: u64,
     /// Candidates that were pruned.
     pub pruned: u64,
@@ -125,8 +124,8 @@ pub struct ExperimentStatus {
     pub stuck: String,
     /// Failures that were opened again.
     pub retried: u64,
-    /// Failed trials with their reasons, some of them.
-    pub failed_trials: Vec<(TrialKey, String)>,
+    /// Failed trials and jobs with their reasons, some of them.
+    pub failed_trials: Vec<(WorkKey, String)>,
 }
 
 /// Status of a worker, as people see it.
@@ -199,6 +198,30 @@ pub enum JobState {
     Made(Made),
     /// Failed, for this reason.
     Failed(String),
+}
+
+/// Job that is under way, as people see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobUnderWay {
+    /// Status of the job.
+    pub status: JobStatus,
+    /// Kind and parameters in a few words.
+    pub text: String,
+    /// Experiments that it is for; none if people alone asked for it.
+    pub experiments: Vec<String>,
+    /// Time that whoever has it has had it.
+    pub leased: Option<Duration>,
+}
+
+/// Open jobs by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JobCounts {
+    /// Jobs that wait for the artifacts of others.
+    pub waiting: u32,
+    /// Jobs that wait for a worker.
+    pub pending: u32,
+    /// Jobs that workers do.
+    pub leased: u32,
 }
 
 /// What is known of jobs that people asked for, and how many workers could do them all.

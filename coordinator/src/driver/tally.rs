@@ -9,7 +9,7 @@ pub struct Tally {
     pub granted: u64,
     /// Leases that ran out.
     pub expired: u64,
-    /// Shards that were measured and kept.
+    /// Shards that were measured, and jobs that were done, and kept.
     pub recorded: u64,
     /// Results of shards that were settled already.
     pub duplicate: u64,
@@ -21,6 +21,10 @@ pub struct Tally {
     pub implausible: u64,
     /// Shards that a worker could not measure.
     pub failed: u64,
+    /// Jobs whose artifacts were made.
+    pub jobs_made: u64,
+    /// Jobs that failed for good.
+    pub jobs_failed: u64,
     /// Faults of machines: shards that a worker could not measure for a reason of its own, and leases that
     /// were lost with their worker.
     pub faults: u64,

@@ -19,7 +19,7 @@ use crate::ledger::{Ledger, Moment};
 
 /// Different reasons of failed trials that a status carries.
 const SHOWN_FAILURES: usize = 5;
-/// Failed trials that a status names.
+/// Failed trials and jobs that a status names.
 const SHOWN_TRIALS: usize = 20;
 
 /// View of one experiment.
@@ -142,7 +142,7 @@ impl View {
                 .failures()
                 .iter()
                 .take(SHOWN_TRIALS)
-                .map(|(trial, reason)| (*trial, reason.clone()))
+                .map(|(work, reason)| (*work, reason.clone()))
                 .collect(),
         }
     }

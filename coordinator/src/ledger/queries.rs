@@ -4,22 +4,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qslm_common::evidence::Evidence;
-use qslm_common::job::JobKey;
+use qslm_common::job::{AddressedJob, JobKey};
 use qslm_common::task::Shard;
 use qslm_common::trial::{Addressed, TrialKey};
 use qslm_common::work::{Part, Work, WorkKey};
 
-use super::open::ShardState;
+use super::open::{OpenWork, ShardState};
 use super::queue::STRAGGLES;
 use super::{LeaseId, Ledger, Moment, Owner};
 
 /// State of an open job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenJob {
+    /// The job.
+    pub job: Arc<AddressedJob>,
+    /// Owners that wait for it.
+    pub owners: Vec<Owner>,
     /// True if it waits for the artifacts of others.
     pub waits: bool,
     /// Workers that do it.
     pub workers: Vec<String>,
+    /// Time since which the first of them has it.
+    pub since: Option<Moment>,
     /// Progress of the one that is further: steps done, of so many.
     pub progress: Option<(u64, u64)>,
 }
@@ -75,12 +81,25 @@ impl Ledger {
 
     /// State of an open job.
     pub fn job(&self, key: JobKey) -> Option<OpenJob> {
-        let open = self.open.get(&key.into())?;
+        self.state_of(self.open.get(&key.into())?)
+    }
+
+    /// States of all open jobs, in the order of their keys.
+    pub fn jobs(&self) -> impl Iterator<Item = OpenJob> {
+        // Jobs come after all trials.
+        let first = WorkKey::Job(JobKey::from_bytes([0; 32]));
+        self.open.range(first..).filter_map(|(_, open)| self.state_of(open))
+    }
+
+    fn state_of(&self, open: &OpenWork) -> Option<OpenJob> {
         let leases = open.shards.iter().flat_map(ShardState::leases);
         let leases: Vec<_> = leases.filter_map(|lease| self.leases.get(*lease)).collect();
         Some(OpenJob {
+            job: open.work.job()?.clone(),
+            owners: open.owners.clone(),
             waits: !open.waits_for.is_empty(),
             workers: leases.iter().map(|lease| lease.worker.clone()).collect(),
+            since: leases.iter().map(|lease| lease.since).min(),
             progress: leases.iter().filter_map(|lease| lease.progress).max(),
         })
     }

@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::quotas::{ClientQuotas, Quotas};
-use super::status::{write_event, write_making, write_status, write_worker};
+use super::status::{write_event, write_job_under_way, write_making, write_status, write_worker};
 use super::transfer::{ChunkStream, Upload, fetch};
 use crate::driver::{self, Change, Handle, JobStatus, Submission};
 use crate::replay::{Stopped, replay};
@@ -199,6 +199,7 @@ impl Experiments for ExperimentsService {
         Ok(Response::new(ClusterResponse {
             workers: cluster.workers.into_iter().map(write_worker).collect(),
             events: cluster.events.into_iter().map(write_event).collect(),
+            jobs: cluster.jobs.into_iter().map(write_job_under_way).collect(),
         }))
     }
 

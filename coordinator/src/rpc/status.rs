@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use qslm_common::trial::TrialKey;
+use qslm_common::work::WorkKey;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{
-    Best, Event, ExperimentStatus, FailedTrial, JobStatus, MakeResponse, WorkerStatus, job_status,
+    Best, Event, ExperimentStatus, FailedTrial, JobStatus, JobUnderWay, MakeResponse, WorkerStatus,
+    job_status,
 };
 
 use crate::driver;
@@ -13,6 +14,13 @@ use crate::driver;
 /// Puts what is known of jobs on the wire.
 pub fn write_making(making: driver::Making) -> MakeResponse {
     MakeResponse { jobs: making.jobs.into_iter().map(write_job).collect(), able_workers: making.able_workers }
+}
+
+/// Puts a job under way on the wire.
+pub(super) fn write_job_under_way(job: driver::JobUnderWay) -> JobUnderWay {
+    let driver::JobUnderWay { status, text, experiments, leased } = job;
+    let leased_ms = leased.map_or(0, |time| time.as_millis() as u64);
+    JobUnderWay { status: Some(write_job(status)), text, experiments, leased_ms }
 }
 
 fn write_job(status: driver::JobStatus) -> JobStatus {
@@ -96,8 +104,8 @@ fn write_best(best: driver::Best) -> Best {
     Best { candidate: candidate.as_bytes().to_vec(), saving, quality, quality_loss }
 }
 
-fn write_failed_trial((trial, reason): (TrialKey, String)) -> FailedTrial {
-    FailedTrial { trial: trial.as_bytes().to_vec(), reason }
+fn write_failed_trial((work, reason): (WorkKey, String)) -> FailedTrial {
+    FailedTrial { trial: work.as_bytes().to_vec(), reason }
 }
 
 /// Puts the status of a worker on the wire.

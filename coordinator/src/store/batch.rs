@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
+use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobKey};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
-use qslm_common::work::Made;
+use qslm_common::work::{Made, WorkKey};
 use qslm_report::{Comparison, Sample};
 use redb::{ReadableTable, WriteTransaction};
 
@@ -17,8 +18,8 @@ use super::record::{
     encode_experiment, encode_made, encode_reasons, encode_sample,
 };
 use super::tables::{
-    COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, JOBS, MADE, MADE_CONFLICTS, MEASUREMENTS,
-    RETRIED, SHARDS, TIMELINE,
+    BINDINGS, COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, JOBS, MADE, MADE_CONFLICTS,
+    MEASUREMENTS, RETRIED, SHARDS, TIMELINE,
 };
 
 /// Change of the store.
@@ -36,12 +37,14 @@ pub enum Write {
     Job(Job),
     /// A job made an artifact, whose bytes are on disk.
     Made(JobKey, Made),
+    /// An experiment was given this artifact of a job.
+    Binding(String, JobKey, ContentHash),
     /// The description of an engine that results name by its fingerprint.
     Engine(Fingerprint, String),
-    /// A trial of an experiment failed for good.
-    Failure(String, TrialKey, String),
-    /// A failed trial of an experiment is opened again; that it failed stays on record.
-    Retry(String, TrialKey),
+    /// A trial or job of an experiment failed for good.
+    Failure(String, WorkKey, String),
+    /// A failed trial or job of an experiment is opened again; that it failed stays on record.
+    Retry(String, WorkKey),
     /// The progress of an experiment at a time.
     Sample(String, Sample),
     /// Points of another tool; they replace what the same source found before.
@@ -119,6 +122,10 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
                         transaction.open_multimap_table(MADE_CONFLICTS)?.insert(key, record.as_slice())?;
                     }
                 }
+            }
+            Write::Binding(experiment, job, artifact) => {
+                let at = (experiment.as_str(), job.as_bytes());
+                transaction.open_table(BINDINGS)?.insert(at, artifact.as_bytes())?;
             }
             Write::Failure(experiment, key, reason) => {
                 failures.insert((experiment.as_str(), key.as_bytes()), reason.as_str())?;

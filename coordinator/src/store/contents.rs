@@ -31,9 +31,11 @@ pub struct Contents {
     pub jobs: BTreeMap<JobKey, String>,
     /// Artifacts that jobs made.
     pub made: BTreeMap<JobKey, MadeVariants>,
+    /// Artifacts that jobs gave experiments, by experiment and job.
+    pub bindings: BTreeMap<(String, JobKey), ContentHash>,
     /// Descriptions of the engines that counted or made.
     pub engines: BTreeMap<Fingerprint, String>,
-    /// Reasons of final failures, by experiment and trial.
+    /// Reasons of final failures, by experiment and trial; a job's key stands here as a trial's, too.
     pub failures: BTreeMap<(String, TrialKey), String>,
     /// Reasons of failures that were opened again since, the first failure first.
     pub retried: BTreeMap<(String, TrialKey), Vec<String>>,
@@ -72,6 +74,7 @@ impl Contents {
             shard_results,
             jobs,
             made,
+            bindings,
             engines,
             failures,
             retried,
@@ -97,6 +100,11 @@ impl Contents {
         for (job, theirs) in made {
             add(self.made.entry(job).or_default(), theirs);
         }
+        // The smaller hash, as for whoever asks what the job made.
+        for (at, theirs) in bindings {
+            let ours = self.bindings.entry(at).or_insert(theirs);
+            *ours = theirs.min(*ours);
+        }
         for (engine, theirs) in engines {
             let ours = self.engines.entry(engine).or_insert_with(|| theirs.clone());
             *ours = theirs.min(std::mem::take(ours));
@@ -112,7 +120,8 @@ impl Contents {
         }
         // A trial that was measured anywhere is neither open nor failed.
         self.shards.retain(|(trial, _), _| !self.measurements.contains_key(trial));
-        self.failures.retain(|(_, trial), _| !self.measurements.contains_key(trial));
+        let made = |key: &TrialKey| self.made.contains_key(&JobKey::from_bytes(*key.as_bytes()));
+        self.failures.retain(|(_, trial), _| !self.measurements.contains_key(trial) && !made(trial));
         self.race_against_what_is_kept();
     }
 
@@ -258,6 +267,11 @@ mod tests {
             (
                 prop::collection::btree_map(job(), "[ab]", 0..3),
                 prop::collection::btree_map(job(), made(), 0..3),
+                prop::collection::btree_map(
+                    ("[ab]", job()),
+                    (0u8..3).prop_map(|n| ContentHash::of(&[n])),
+                    0..3,
+                ),
             ),
         )
             .prop_map(
@@ -270,7 +284,7 @@ mod tests {
                     timeline,
                     comparisons,
                     engines,
-                    (jobs, made),
+                    (jobs, made, bindings),
                 )| {
                     // One key is one text.
                     let jobs = jobs.into_keys().map(|key| (key, key.to_string())).collect();
@@ -295,6 +309,7 @@ mod tests {
                         engines,
                         jobs,
                         made,
+                        bindings,
                     };
                     all.shard_results.retain(|(trial, _), _| all.measurements.contains_key(trial));
                     contents.join(all);

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use qslm_common::evidence::{Evidence, Fingerprint};
+use qslm_common::hash::ContentHash;
 use qslm_common::job::JobKey;
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
-use qslm_common::work::Made;
+use qslm_common::work::{Made, WorkKey};
 use qslm_report::{Comparison, Sample};
 use qslm_search::OnRecord;
 use redb::{ReadableTable, ReadableTableMetadata};
@@ -18,7 +19,8 @@ use super::record::{
     decode_sample,
 };
 use super::tables::{
-    COMPARISONS, ENGINES, EXPERIMENTS, FAILURES, Key, MADE, MEASUREMENTS, RETRIED, SHARDS, ShardKey, TIMELINE,
+    BINDINGS, COMPARISONS, ENGINES, EXPERIMENTS, FAILURES, JOBS, Key, MADE, MEASUREMENTS, RETRIED, SHARDS,
+    ShardKey, TIMELINE,
 };
 
 impl Store {
@@ -87,17 +89,41 @@ impl Store {
         })
     }
 
-    /// The trials of an experiment that failed for good, with the reasons.
+    /// The artifacts that jobs gave an experiment.
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be read.
-    pub fn failures(&self, experiment: &str) -> Result<BTreeMap<TrialKey, String>, StoreError> {
+    pub fn bindings(&self, experiment: &str) -> Result<BTreeMap<JobKey, ContentHash>, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(BINDINGS)?;
+            let mut bindings = BTreeMap::new();
+            for row in table.range((experiment, &[0; 32])..=(experiment, &[255; 32]))? {
+                let (at, artifact) = row?;
+                let job = JobKey::from_bytes(*at.value().1);
+                bindings.insert(job, ContentHash::from_bytes(*artifact.value()));
+            }
+            Ok(bindings)
+        })
+    }
+
+    /// The trials and jobs of an experiment that failed for good, with the reasons.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read.
+    pub fn failures(&self, experiment: &str) -> Result<BTreeMap<WorkKey, String>, StoreError> {
         self.read(|transaction| {
             let table = transaction.open_table(FAILURES)?;
+            let jobs = transaction.open_table(JOBS)?;
             let mut failures = BTreeMap::new();
             for row in table.range((experiment, &[0; 32])..=(experiment, &[255; 32]))? {
                 let (at, reason) = row?;
-                failures.insert(TrialKey::from_bytes(*at.value().1), reason.value().to_owned());
+                let key = at.value().1;
+                // Every job that was asked for has its text on record.
+                let work = match jobs.get(key)? {
+                    Some(_) => JobKey::from_bytes(*key).into(),
+                    None => TrialKey::from_bytes(*key).into(),
+                };
+                failures.insert(work, reason.value().to_owned());
             }
             Ok(failures)
         })

@@ -16,7 +16,7 @@ pub(super) const EXPERIMENTS: TableDefinition<&str, &[u8]> = TableDefinition::ne
 pub(super) const MEASUREMENTS: TableDefinition<&Key, &[u8]> = TableDefinition::new("measurements");
 /// Counts of single shards: of open trials as they are settled, and of measured ones that others race against.
 pub(super) const SHARDS: TableDefinition<ShardKey<'static>, &[u8]> = TableDefinition::new("shards");
-/// Experiment id and trial key to the reason of a final failure.
+/// Experiment id and the key of a trial or job to the reason of a final failure.
 pub(super) const FAILURES: TableDefinition<(&str, &Key), &str> = TableDefinition::new("failures");
 /// Failures that were opened again, the first one first, a line each.
 pub(super) const RETRIED: TableDefinition<(&str, &Key), &str> = TableDefinition::new("retried");
@@ -34,6 +34,9 @@ pub(super) const MADE: TableDefinition<&Key, &[u8]> = TableDefinition::new("made
 /// Artifacts that somebody else made of a job of [`MADE`].
 pub(super) const MADE_CONFLICTS: MultimapTableDefinition<&Key, &[u8]> =
     MultimapTableDefinition::new("made_conflicts");
+/// Binding: experiment id and job key to the hash of the artifact that the job gave the experiment. It stays the same
+/// whatever else comes to be on record of the job.
+pub(super) const BINDINGS: TableDefinition<(&str, &Key), &Key> = TableDefinition::new("bindings");
 /// Counts that another store had for a trial (shards and index 0) or one of its shards (as in [`SHARDS`]).
 pub(super) const CONFLICTS: MultimapTableDefinition<ShardKey<'static>, &[u8]> =
     MultimapTableDefinition::new("conflicts");

@@ -19,8 +19,8 @@ use super::record::{
     decode_sample, encode_counts, encode_experiment, encode_made, encode_reasons,
 };
 use super::tables::{
-    COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, JOBS, Key, MADE, MADE_CONFLICTS, MEASUREMENTS,
-    RETRIED, SHARDS, ShardKey, TIMELINE,
+    BINDINGS, COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, JOBS, Key, MADE, MADE_CONFLICTS,
+    MEASUREMENTS, RETRIED, SHARDS, ShardKey, TIMELINE,
 };
 
 /// One table as a part of the whole.
@@ -62,7 +62,7 @@ macro_rules! table {
 }
 
 /// Tables in the order in which they are read: shards and conflicts go by what is known to be measured.
-pub(super) const TABLES: [TableOfWhole; 12] = [
+pub(super) const TABLES: [TableOfWhole; 13] = [
     table!(EXPERIMENTS, read_experiment, write_experiments),
     table!(ENGINES, read_engine, write_engines),
     table!(MEASUREMENTS, read_measurement, write_measurements),
@@ -71,6 +71,7 @@ pub(super) const TABLES: [TableOfWhole; 12] = [
     table!(JOBS, read_job, write_jobs),
     table!(MADE, read_made, write_made),
     TableOfWhole { make: make_made_conflicts, read: read_made_conflicts, write: write_made_conflicts },
+    table!(BINDINGS, read_binding, write_bindings),
     table!(FAILURES, read_failure, write_failures),
     table!(RETRIED, read_retried, write_retried),
     table!(COMPARISONS, read_comparison, write_comparisons),
@@ -249,6 +250,22 @@ fn write_made_conflicts(transaction: &WriteTransaction, contents: &Contents) -> 
         for other in made_records(artifacts).skip(1) {
             rows.insert(key.as_bytes(), other.as_slice())?;
         }
+    }
+    Ok(())
+}
+
+fn read_binding(contents: &mut Contents, (experiment, job): (&str, &Key), artifact: &Key) -> Read {
+    let at = (experiment.to_owned(), JobKey::from_bytes(*job));
+    contents.bindings.insert(at, ContentHash::from_bytes(*artifact));
+    Ok(())
+}
+
+fn write_bindings(
+    contents: &Contents,
+    rows: &mut Rows<'_, (&'static str, &'static Key), &'static Key>,
+) -> Written {
+    for ((experiment, job), artifact) in &contents.bindings {
+        rows.insert((experiment.as_str(), job.as_bytes()), artifact.as_bytes())?;
     }
     Ok(())
 }

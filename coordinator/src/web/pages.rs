@@ -10,7 +10,7 @@ use qslm_report::page::{self, render};
 use qslm_report::words::{date, percent};
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::driver::{Event, Handle, Refusal, WorkerStatus};
+use crate::driver::{Event, Handle, JobState, JobUnderWay, Refusal, WorkerStatus};
 
 /// Age up to which a page is shown again instead of being made again.
 const FRESH: Duration = Duration::from_millis(900);
@@ -22,7 +22,7 @@ const KEPT: usize = 64;
 pub(super) enum Content {
     /// All experiments.
     Experiments,
-    /// Workers and events.
+    /// Workers, jobs and events.
     Workers,
     /// The experiment of this id.
     Experiment(String),
@@ -76,7 +76,8 @@ impl Pages {
                 let cluster = self.driver.cluster().await?;
                 let workers = cluster.workers.iter().map(worker_row).collect();
                 let events = cluster.events.iter().rev().map(event_row).collect();
-                Ok(render(&WorkersBody { workers, events }))
+                let jobs = cluster.jobs.iter().map(job_row).collect();
+                Ok(render(&WorkersBody { workers, jobs, events }))
             }
             Content::Experiment(id) => {
                 let report = self.driver.describe(id.clone()).await?;
@@ -134,11 +135,29 @@ struct ExperimentBody<'a> {
 #[template(path = "workers.html")]
 struct WorkersBody {
     workers: Vec<[String; 9]>,
+    jobs: Vec<[String; 6]>,
     events: Vec<[String; 3]>,
 }
 
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs())
+}
+
+fn job_row(job: &JobUnderWay) -> [String; 6] {
+    let (state, workers, steps) = match &job.status.state {
+        JobState::Waiting => ("waits for other jobs", String::new(), String::new()),
+        JobState::Leased { workers, progress } => {
+            let steps = progress.map_or(String::new(), |(done, of)| format!("{done} of {of}"));
+            ("under way", workers.join(", "), steps)
+        }
+        _ => ("waits for a worker", String::new(), String::new()),
+    };
+    let whose = if job.experiments.is_empty() { "people".to_owned() } else { job.experiments.join(", ") };
+    let leased = job.leased.map_or(String::new(), seconds);
+    [job.text.clone(), whose, state.to_owned(), workers, leased, steps]
+}
+
 fn worker_row(worker: &WorkerStatus) -> [String; 9] {
-    let seconds = |time: Duration| format!("{} s", time.as_secs());
     [
         worker.name.clone(),
         seconds(worker.present),

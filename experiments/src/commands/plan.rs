@@ -24,6 +24,9 @@ const SAMPLE: f64 = 1.0;
 struct Plan {
     experiment: String,
     tiers: Vec<StagePlan>,
+    /// Jobs that are done before anything is measured.
+    #[serde(skip_serializing_if = "is_zero")]
+    jobs: usize,
     /// Candidates, the float model included.
     candidates_at_most: u64,
     /// Shards, each of which is one lease.
@@ -42,7 +45,9 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
     let strategy = |error| Failure::new(Exit::Failure, format!("strategy: {error}"));
     let mut playback = Playback::new(experiment.clone(), resolved.shards, []).map_err(strategy)?;
     let Ok(_) = playback.propose(|_| Ok::<_, Infallible>(false));
-    let (first, _) = playback.progress();
+    let jobs = playback.jobs();
+    // What a search measures with artifacts that are not made yet, nobody can count beforehand.
+    let first = if jobs > 0 { 0 } else { playback.progress().0 };
     let tell = || Failure::new(Exit::Failure, "this strategy cannot tell how much it will do");
     let candidates = first as u64 + playback.remaining_at_most().ok_or_else(tell)?;
     // What is measured on a subset of the data costs that share.
@@ -52,6 +57,7 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
     let plan = Plan {
         experiment: experiment.id(),
         tiers: resolved.strategy.outline(experiment, first as u64),
+        jobs,
         candidates_at_most: candidates,
         evaluations_at_most: candidates * u64::from(resolved.shards),
         tokens_per_candidate: resolved.positions,
@@ -63,6 +69,10 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
         Output::Json | Output::Yaml => print_data(output, &plan),
         Output::Table => plan.print(),
     }
+}
+
+fn is_zero(jobs: &usize) -> bool {
+    *jobs == 0
 }
 
 /// Evaluates the float model for about a second.
@@ -99,8 +109,12 @@ impl Plan {
             column.set_cell_alignment(comfy_table::CellAlignment::Right);
         }
         let time = std::time::Duration::from_secs_f64(self.seconds_at_most.min(1e9));
+        let jobs = match self.jobs {
+            0 => String::new(),
+            jobs => format!("{jobs} jobs first\n"),
+        };
         print(&format!(
-            "{}\n\n{table}\n\n{} candidates at most, {} evaluations, {} tokens each candidate\n\
+            "{}\n\n{table}\n\n{jobs}{} candidates at most, {} evaluations, {} tokens each candidate\n\
              at most {} on the {} threads of this machine ({:.0} tokens/s each)\n",
             self.experiment,
             self.candidates_at_most,

@@ -56,7 +56,13 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let left = Line::from(vec![Span::styled(" qslm ", STRONG), Span::raw(view.coordinator.as_str())]);
     let right = match &view.problem {
         Some(problem) => Line::styled(format!("{problem} "), PROBLEM),
-        None => Line::raw(format!("{workers} {}, {speed:.0} tokens/s ", plural(workers, "worker"))),
+        None => {
+            let jobs = match view.cluster.jobs.len() {
+                0 => String::new(),
+                jobs => format!("{jobs} {}, ", plural(jobs, "job")),
+            };
+            Line::raw(format!("{workers} {}, {jobs}{speed:.0} tokens/s ", plural(workers, "worker")))
+        }
     };
     frame.render_widget(Paragraph::new(left), area);
     frame.render_widget(Paragraph::new(right).alignment(Alignment::Right), area);

@@ -1,5 +1,6 @@
 //! End of a driver, and what its callers hear of it.
 
+use qslm_common::trial::TrialKey;
 use qslm_search::Tiered;
 
 use super::able;
@@ -30,7 +31,7 @@ async fn whoever_asks_a_driver_whose_disk_fails_hears_what_failed() {
 fn what_follows_from_a_failed_disk_is_told_as_what_failed() {
     let disk = Disk::default();
     let store = Store::on(disk.clone()).unwrap();
-    let writes = [Write::Failure("x".to_owned(), TrialKey::of(b"a"), "broke".to_owned())];
+    let writes = [Write::Failure("x".to_owned(), TrialKey::of(b"a").into(), "broke".to_owned())];
     disk.fail_in(1);
     for _ in 0..3 {
         let error = store.commit(&writes).unwrap_err();

@@ -259,7 +259,7 @@ async fn what_happens_is_counted() {
     let both = || WorkerReport { finished: leases.iter().map(finished).collect(), ..report("a", 0) };
     handle.report(both()).await.unwrap();
     handle.report(both()).await.unwrap();
-    let Snapshot { tally, workers, experiments } = handle.snapshot().await.unwrap();
+    let Snapshot { tally, workers, experiments, .. } = handle.snapshot().await.unwrap();
     assert_eq!((tally.granted, tally.recorded, tally.fenced), (2, 2, 2));
     assert_eq!((workers.len(), experiments.len(), experiments[0].measured), (1, 1, 2));
     let text = crate::metrics::text(&handle).await.unwrap();

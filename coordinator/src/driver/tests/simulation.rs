@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use qslm_common::archive::Archive;
 use qslm_common::demands::Capabilities;
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
@@ -17,7 +18,7 @@ use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::{Work, WorkKey};
-use qslm_search::{AnyStrategy, Grid, Random, Tiered};
+use qslm_search::{AnyStrategy, Grid, Playback, Probe, Random, Search, Step, Tiered};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -73,11 +74,63 @@ struct World {
     trials_fail: bool,
 }
 
-/// Jobs that people ask for, each of which reads what those before it make.
+/// A search that asks for jobs before anything else, and then goes its way.
+struct MakesFirst {
+    asked: bool,
+    then: Box<dyn Search>,
+}
+
+impl Search for MakesFirst {
+    fn next(&mut self, archive: &Archive) -> Step {
+        if !std::mem::replace(&mut self.asked, true) {
+            return Step::Make(jobs_of_searches());
+        }
+        // What has failed is opened again before the end, and the search starts over.
+        let wrong = jobs_of_searches()
+            .into_iter()
+            .find(|job| archive.made(&job.key()).is_some_and(|made| made != artifact(job.key())));
+        assert_eq!(wrong, None);
+        self.then.next(archive)
+    }
+
+    fn remaining_at_most(&self) -> Option<u64> {
+        self.then.remaining_at_most()
+    }
+
+    fn probes(&self) -> Vec<Probe> {
+        self.then.probes()
+    }
+}
+
+fn start_playback(
+    experiment: Experiment,
+    shards: u32,
+    failed: BTreeSet<WorkKey>,
+) -> Result<Playback, serde_json::Error> {
+    Playback::started_by(experiment, shards, failed, |experiment| {
+        let then = AnyStrategy::parse(&experiment.strategy).unwrap().start(experiment);
+        Box::new(MakesFirst { asked: false, then })
+    })
+}
+
+/// Jobs that people ask for.
+fn jobs_of_people() -> Vec<Job> {
+    jobs()[..3].to_vec()
+}
+
+/// Jobs that searches ask for, some of which people ask for, too.
+fn jobs_of_searches() -> Vec<Job> {
+    let mut jobs = jobs();
+    jobs.remove(2);
+    jobs
+}
+
+/// All jobs, each of which reads what those before it make, but for the third.
 fn jobs() -> Vec<Job> {
     let mut jobs: Vec<Job> = Vec::new();
-    for number in 0..3 {
-        let inputs = jobs.iter().enumerate().map(|(index, job)| (format!("of_{index}"), job.key()));
+    for number in 0..5 {
+        let inputs = jobs.iter().enumerate().filter(|(index, _)| *index != 2);
+        let inputs = inputs.map(|(index, job)| (format!("of_{index}"), job.key()));
         let job = Job::new("test", 100).parameter("number", number);
         jobs.push(inputs.fold(job, |job, (name, key)| job.input(&name, JobInput::Job(key))));
     }
@@ -109,7 +162,8 @@ impl World {
         };
         let experiments = strategies.map(|strategy| (experiment(strategy), rng.random_range(1..4))).to_vec();
         let disk = Disk::default();
-        let driver = Driver::new(Store::on(disk.clone()).unwrap(), options()).unwrap();
+        let store = Store::on(disk.clone()).unwrap();
+        let driver = Driver::with_searches(store, options(), start_playback).unwrap();
         let mut world = Self {
             seed,
             rng,
@@ -340,7 +394,7 @@ impl World {
         self.disk = Disk::holding(image);
         let store = Store::on(self.disk.clone()).unwrap();
         self.check(&store);
-        self.driver = Driver::new(store, options()).unwrap();
+        self.driver = Driver::with_searches(store, options(), start_playback).unwrap();
         // Its clock starts afresh.
         self.now = Moment::START;
     }
@@ -360,6 +414,10 @@ impl World {
         }
         for (job, artifacts) in &contents.made {
             assert!(artifacts.contains_key(&artifact(*job)), "seed {}", self.seed);
+        }
+        for ((_, job), bound) in &contents.bindings {
+            assert_eq!(*bound, artifact(*job), "seed {}", self.seed);
+            assert!(contents.made.contains_key(job), "seed {}: bound to what is not made", self.seed);
         }
         for (trial, counts) in &contents.measurements {
             assert_eq!(counts.keys().next(), self.truth.get(trial), "seed {}", self.seed);
@@ -394,7 +452,7 @@ impl World {
             self.apply(Request::Submit(submission, reply));
         }
         let (reply, _) = oneshot::channel();
-        let request = MakeRequest { jobs: jobs(), retry: true, ..MakeRequest::default() };
+        let request = MakeRequest { jobs: jobs_of_people(), retry: true, ..MakeRequest::default() };
         self.apply(Request::Make(request, reply));
         // What is made is not made again. Leases that were given before may still be on their way.
         let made = self.driver.store.made(&jobs().iter().map(Job::key).collect::<Vec<_>>()).unwrap();
@@ -429,6 +487,12 @@ fn simulate(seed: u64) -> u32 {
     let contents = world.driver.store.contents().unwrap();
     assert_eq!(contents.made.len(), jobs().len(), "seed {seed}");
     assert!(contents.made.keys().eq(contents.jobs.keys()), "seed {seed}: a job without its text");
+    let bound: BTreeSet<_> = contents.bindings.into_keys().collect();
+    let of = |(experiment, _): &(Experiment, u32)| {
+        let id = experiment.id();
+        jobs_of_searches().into_iter().map(move |job| (id.clone(), job.key()))
+    };
+    assert_eq!(bound, world.experiments.iter().flat_map(of).collect(), "seed {seed}");
     let measured = world.driver.store.contents().unwrap().measurements.len();
     let (mut wanted, mut probes) = (BTreeSet::new(), 0);
     for (experiment, _) in &world.experiments {

@@ -21,7 +21,7 @@ fn batches() -> Vec<Vec<Write>> {
         batches.push(shards.collect());
         batches.push(vec![
             Write::Measurement(trial(number), counts(3 * number)),
-            Write::Failure("x".to_owned(), trial(100 + number), "broke ".repeat(50)),
+            Write::Failure("x".to_owned(), trial(100 + number).into(), "broke ".repeat(50)),
         ]);
     }
     batches

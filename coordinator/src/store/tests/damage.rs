@@ -42,7 +42,7 @@ fn make(path: &Path) -> ([Vec<u8>; 2], [Contents; 2]) {
     let before = store.contents().unwrap();
     // Another count for a shard is a conflict.
     let conflict = Write::Shard(trial(10_000), Shard { index: 0, of: 2 }, counts(77));
-    store.commit(&[conflict, Write::Failure(id, trial(5), "broke".to_owned())]).unwrap();
+    store.commit(&[conflict, Write::Failure(id, trial(5).into(), "broke".to_owned())]).unwrap();
     let after = store.contents().unwrap();
     let open = std::fs::read(path).unwrap();
     drop(store);

@@ -9,6 +9,7 @@ use qslm_common::measurement::{Counts, Nll};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::Made;
+use qslm_common::work::WorkKey;
 use qslm_report::{Comparison, Reference, Sample};
 use qslm_search::{OnRecord, Tiered};
 
@@ -47,7 +48,7 @@ fn what_was_committed_is_there_after_reopening() {
                 Write::Shard(a, shard(1, 2), counts(1)),
                 Write::Shard(a, shard(0, 3), counts(2)),
                 Write::Shard(b, shard(0, 2), counts(3)),
-                Write::Failure("x".to_owned(), b, "broke".to_owned()),
+                Write::Failure("x".to_owned(), b.into(), "broke".to_owned()),
             ])
             .unwrap();
         assert_eq!(store.epoch(), 1);
@@ -56,7 +57,7 @@ fn what_was_committed_is_there_after_reopening() {
     assert_eq!(store.epoch(), 2);
     assert_eq!(store.experiments().unwrap(), [record]);
     assert_eq!(store.look_up(&[a], 2).unwrap(), [open(&[(shard(1, 2), counts(1))])]);
-    assert_eq!(store.failures("x").unwrap(), BTreeMap::from([(b, "broke".to_owned())]));
+    assert_eq!(store.failures("x").unwrap(), BTreeMap::from([(b.into(), "broke".to_owned())]));
     assert!(store.failures("xy").unwrap().is_empty());
     // A measured trial needs no shards.
     store.commit(&[Write::Measurement(a, counts(9))]).unwrap();
@@ -79,7 +80,7 @@ fn what_is_joined_is_there_after_reopening_conflicts_included() {
     let with = |name: &str, nll: u64| {
         let store = Store::open(&folder.path().join(name)).unwrap();
         let shard = Write::Shard(b, Shard { index: 0, of: 2 }, counts(nll));
-        let failure = Write::Failure("x".to_owned(), TrialKey::of(&[nll as u8]), "broke".to_owned());
+        let failure = Write::Failure("x".to_owned(), TrialKey::of(&[nll as u8]).into(), "broke".to_owned());
         let engine = Write::Engine(Fingerprint(nll), format!("engine {nll}"));
         let made = Write::Made(job().key(), made(nll as u8));
         let all = [Write::Measurement(a, counts(nll)), shard, failure, engine, Write::Job(job()), made];
@@ -151,12 +152,14 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
         Write::Measurement(key, counts(1)),
         Write::ShardResults(key, [(shard, counts(1))].into()),
         Write::Engine(Fingerprint(1), "engine".to_owned()),
-        Write::Failure(id.clone(), TrialKey::of(b"b"), "broke".to_owned()),
-        Write::Retry(id.clone(), TrialKey::of(b"b")),
-        Write::Failure(id.clone(), TrialKey::of(b"b"), "broke again".to_owned()),
+        Write::Failure(id.clone(), TrialKey::of(b"b").into(), "broke".to_owned()),
+        Write::Retry(id.clone(), TrialKey::of(b"b").into()),
+        Write::Failure(id.clone(), TrialKey::of(b"b").into(), "broke again".to_owned()),
         Write::Sample(id.clone(), sample),
-        Write::Comparison(id, comparison),
+        Write::Comparison(id.clone(), comparison),
         Write::Job(job()),
+        Write::Failure(id.clone(), job().key().into(), "broke".to_owned()),
+        Write::Binding(id.clone(), job().key(), made(2).artifact),
         Write::Made(job().key(), made(1)),
         Write::Made(job().key(), made(2)),
     ];
@@ -167,6 +170,9 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
         });
         counted.unwrap()
     };
+    assert_eq!(store.bindings(&id).unwrap(), BTreeMap::from([(job().key(), made(2).artifact)]));
+    let failed: Vec<WorkKey> = store.failures(&id).unwrap().into_keys().collect();
+    assert_eq!(failed, [TrialKey::of(b"b").into(), job().key().into()], "jobs are told from trials");
     assert_eq!(tables(&store), TABLES.len() + 1, "and the version with the epoch");
     let contents = store.contents().unwrap();
     let other = Store::open(&folder.path().join("other")).unwrap();
@@ -176,7 +182,7 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
     assert_eq!(contents.conflicts().len(), 1);
     assert_eq!((contents.jobs.len(), contents.made_differently().count()), (1, 1));
     let sizes = [contents.engines.len(), contents.failures.len(), contents.retried.len()];
-    assert_eq!(sizes, [1, 1, 1]);
+    assert_eq!(sizes, [1, 2, 1]);
     let sizes = [contents.timeline.len(), contents.comparisons.len(), contents.shard_results.len()];
     assert_eq!(sizes, [1, 1, 1]);
 }
