@@ -16,7 +16,7 @@ pub mod settings;
 pub mod store;
 pub mod web;
 
-pub use crash::{CrashPlan, CrashPoint, InvalidPlan};
+pub use crash::{CrashPlan, CrashPoint};
 pub use driver::Options;
 pub use rpc::Quotas;
 pub use server::{AccessPolicy, Coordinator, Ports};

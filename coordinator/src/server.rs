@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::crash::CrashPlan;
 use crate::driver::{self, DriverError, Handle, Options};
 use crate::metrics;
 use crate::rpc::{self, ExperimentsService, Quotas, WorkService};
@@ -84,6 +85,7 @@ pub struct Coordinator {
     thread: driver::Thread,
     artifacts: Artifacts,
     traces: Option<Traces>,
+    crash_at: CrashPlan,
 }
 
 impl Coordinator {
@@ -110,9 +112,9 @@ impl Coordinator {
     }
 
     fn on(store: Store, artifacts: Artifacts, options: Options) -> Result<Self, DriverError> {
-        let traces = options.traces.clone();
+        let (traces, crash_at) = (options.traces.clone(), options.crash_at);
         let (driver, thread) = driver::start(store, options)?;
-        Ok(Self { driver, thread, artifacts, traces })
+        Ok(Self { driver, thread, artifacts, traces, crash_at })
     }
 
     /// Driver, for callers in the same process.
@@ -135,7 +137,7 @@ impl Coordinator {
         door: AccessPolicy,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let Self { driver, thread, artifacts, traces } = self;
+        let Self { driver, thread, artifacts, traces, crash_at } = self;
         let AccessPolicy { tls, tokens, max_connections, calls_per_second, quotas } = door;
         let artifacts = artifacts.at_most(quotas.artifacts_max_bytes);
         let tls = tls.map(ServerTls::watched).transpose().map_err(Coded::setting)?.map(Arc::new);
@@ -166,7 +168,7 @@ impl Coordinator {
                 }
             });
         }
-        let work = WorkService::new(driver.clone(), artifacts.clone(), traces.is_some());
+        let work = WorkService::new(driver.clone(), artifacts.clone(), traces.is_some(), crash_at);
         let experiments = ExperimentsService::new(driver.clone(), artifacts, quotas);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(qslm_proto::DESCRIPTORS)

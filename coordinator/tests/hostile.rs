@@ -31,7 +31,17 @@ struct Served {
 
 impl Served {
     async fn start(door: AccessPolicy) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), door).await
+    }
+
+    /// Another coordinator on the same store.
+    async fn again(self) -> Self {
+        self.stop.cancel();
+        self.serving.await.unwrap().unwrap();
+        Self::on(self.folder, AccessPolicy::default()).await
+    }
+
+    async fn on(folder: tempfile::TempDir, door: AccessPolicy) -> Self {
         let coordinator = Coordinator::open(&folder.path().join("s.redb"), Options::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -328,6 +338,112 @@ async fn an_artifact_is_taken_under_a_lease_alone_up_to_its_bound_and_counts_onc
     assert_eq!(status.state(), job_status::State::Pending);
     served.stop.cancel();
     served.serving.await.unwrap().unwrap();
+}
+
+/// Puts an artifact under a lease.
+async fn put_made(served: &Served, lease: u64, bytes: &[u8]) {
+    let hash = ContentHash::of(bytes).as_bytes().to_vec();
+    let message = PutArtifactRequest { hash, data: bytes.to_vec(), lease };
+    served.work().await.put_artifact(tokio_stream::iter([message])).await.unwrap();
+}
+
+/// Reports what a job made under a lease, and asks for nothing more.
+async fn report_made(served: &Served, job: &Job, lease: u64, bytes: &[u8]) {
+    let finished = ShardReport {
+        lease,
+        of: 1,
+        job: job.key().as_bytes().to_vec(),
+        outcome: Some(shard_report::Outcome::Artifact(ContentHash::of(bytes).as_bytes().to_vec())),
+        ..ShardReport::default()
+    };
+    let request = ReportRequest { finished: vec![finished], free_slots: 0, ..report("able") };
+    served.work().await.report(request).await.unwrap();
+}
+
+/// Expects that a job made one artifact, that its file is whole, and that nobody has to make it any more.
+async fn is_made(served: &Served, job: &Job, bytes: &[u8]) {
+    let (status, lease) = leased(served, job).await;
+    let hash = ContentHash::of(bytes);
+    assert_eq!((status.state(), status.artifact), (job_status::State::Made, hash.as_bytes().to_vec()));
+    assert_eq!(lease, None, "it is made");
+    assert_eq!(served.artifacts(), [hash.to_string()]);
+    let path = served.folder.path().join("s.redb.artifacts").join(hash.to_string());
+    assert_eq!(std::fs::read(path).unwrap(), bytes);
+}
+
+/// Ends it, and expects that a job is on record with one artifact.
+async fn ends_with_one_artifact(served: Served, job: &Job, bytes: &[u8]) {
+    served.stop.cancel();
+    served.serving.await.unwrap().unwrap();
+    let store = qslm_coordinator::store::Store::open(&served.folder.path().join("s.redb")).unwrap();
+    let contents = store.contents().unwrap();
+    assert_eq!(contents.jobs.get(&job.key()), Some(&job.encode()));
+    let made: Vec<_> = contents.made[&job.key()].keys().copied().collect();
+    assert_eq!(made, [ContentHash::of(bytes)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_made_is_made_again_once_its_file_is_damaged_or_gone() {
+    let mut served = Served::start(AccessPolicy::default()).await;
+    let job = Job::new("ranges", 10);
+    let (_, lease) = leased(&served, &job).await;
+    let lease = lease.unwrap().id;
+    put_made(&served, lease, b"made").await;
+    report_made(&served, &job, lease, b"made").await;
+    is_made(&served, &job, b"made").await;
+    let path = served.folder.path().join("s.redb.artifacts").join(ContentHash::of(b"made").to_string());
+    // Found by the coordinator that took it, and by one that was started since.
+    let damages: [(bool, Option<&[u8]>); 5] = [
+        (false, Some(b"mad")),
+        (false, None),
+        (true, Some(b"made and more")),
+        (true, Some(b"")),
+        (true, None),
+    ];
+    for (anew, damage) in damages {
+        match damage {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        if anew {
+            served = served.again().await;
+        }
+        let (status, lease) = leased(&served, &job).await;
+        assert_eq!(status.state(), job_status::State::Pending, "{damage:?}");
+        let lease = lease.unwrap().id;
+        // To ask meanwhile opens it no second time.
+        let (status, other) = leased(&served, &job).await;
+        assert_ne!(status.state(), job_status::State::Made, "{damage:?}");
+        let lease = other.map_or(lease, |other| other.id);
+        put_made(&served, lease, b"made").await;
+        report_made(&served, &job, lease, b"made").await;
+        is_made(&served, &job, b"made").await;
+    }
+    ends_with_one_artifact(served, &job, b"made").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_that_was_put_and_not_settled_is_settled_late_or_put_again_after_a_restart() {
+    let job = Job::new("ranges", 10);
+    for late in [true, false] {
+        let served = Served::start(AccessPolicy::default()).await;
+        let (_, lease) = leased(&served, &job).await;
+        let old = lease.unwrap().id;
+        put_made(&served, old, b"made").await;
+        let served = served.again().await;
+        if late {
+            // Whoever put it lives, and reports it under a lease that has ended: nobody makes it again.
+            report_made(&served, &job, old, b"made").await;
+        } else {
+            let (status, lease) = leased(&served, &job).await;
+            assert_eq!(status.state(), job_status::State::Pending);
+            let lease = lease.unwrap().id;
+            put_made(&served, lease, b"made").await;
+            report_made(&served, &job, lease, b"made").await;
+        }
+        is_made(&served, &job, b"made").await;
+        ends_with_one_artifact(served, &job, b"made").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

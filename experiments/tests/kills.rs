@@ -1,6 +1,7 @@
 //! Real processes under fire: coordinator and workers are killed, stopped, ended and restarted, die at named points, and
-//! talk through a proxy that delays, goes silent and cuts connections, all drawn from a seed. Afterwards nothing that
-//! was acknowledged is lost, nothing is recorded twice, and the front is that of an undisturbed run.
+//! talk through a proxy that delays, goes silent and cuts connections, all drawn from a seed. They work at an experiment, and
+//! meanwhile at jobs that a second one needs. Afterwards nothing that was acknowledged is lost, nothing is recorded twice,
+//! nothing that was on record was given out again, artifacts and fronts are those of an undisturbed process.
 #![allow(clippy::unwrap_used)]
 #![expect(clippy::disallowed_macros, reason = "what a test prints is shown by its harness")]
 
@@ -13,14 +14,19 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use qslm_coordinator::store::Store;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobKey};
+use qslm_common::trial::TrialKey;
+use qslm_coordinator::store::{Artifacts, Contents, Store};
+use qslm_engine::jobs::{self, Inputs};
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::proxy::{Proxy, Weather};
-use support::{json, program, qslm, root, succeed};
+use support::{QSLM, json, program, qslm, root, succeed};
 
 const WORKERS: usize = 3;
 /// A round that takes longer does not come to its end.
@@ -30,10 +36,12 @@ const PATIENCE: Duration = Duration::from_secs(240);
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone)]
 enum Said {
     Listening,
-    /// The coordinator told a worker that a shard of a trial is safe: trial, index, of.
+    /// The coordinator told a worker that a shard of a trial, or what a job made, is safe: trial or job, index, of.
     Acknowledged(String, u32, u32),
-    /// The coordinator has a trial's sum on disk.
+    /// The coordinator has a trial's sum or what a job made on disk.
     Recorded(String),
+    /// The coordinator gave out a job.
+    Granted(String),
     /// A lease ended because its worker was silent.
     LeaseRanOut,
 }
@@ -42,6 +50,7 @@ enum Said {
 struct Process {
     child: Child,
     number: u64,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
@@ -50,7 +59,7 @@ impl Process {
             command.current_dir(root()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = said.clone();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 assert!(!line.contains("panicked"), "{line}");
                 if let Some(words) = understand(&line)
@@ -60,7 +69,7 @@ impl Process {
                 }
             }
         });
-        Self { child, number }
+        Self { child, number, reader: Some(reader) }
     }
 
     fn signal(&self, name: &str) {
@@ -70,7 +79,16 @@ impl Process {
 
     fn kill(&mut self) -> ExitStatus {
         self.child.kill().unwrap();
-        self.child.wait().unwrap()
+        self.wait()
+    }
+
+    /// Waits for the end, and for all that it said before.
+    fn wait(&mut self) -> ExitStatus {
+        let status = self.child.wait().unwrap();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        status
     }
 }
 
@@ -88,10 +106,13 @@ fn understand(line: &str) -> Option<Said> {
     };
     if line.contains(" acknowledged ") {
         let (index, of) = (field("index")?.parse().ok()?, field("of")?.parse().ok()?);
-        return Some(Said::Acknowledged(field("trial")?, index, of));
+        return Some(Said::Acknowledged(field("trial").or_else(|| field("job"))?, index, of));
     }
     if line.contains(" recorded ") {
-        return Some(Said::Recorded(field("trial")?));
+        return Some(Said::Recorded(field("trial").or_else(|| field("job"))?));
+    }
+    if line.contains(" granted ") {
+        return Some(Said::Granted(field("job")?));
     }
     if line.contains(" a lease ran out") {
         return Some(Said::LeaseRanOut);
@@ -99,7 +120,7 @@ fn understand(line: &str) -> Option<Said> {
     line.contains(" listening ").then_some(Said::Listening)
 }
 
-/// A coordinator and its workers, for one experiment.
+/// A coordinator and its workers.
 struct Cluster {
     seed: u64,
     rng: ChaCha8Rng,
@@ -112,8 +133,14 @@ struct Cluster {
     coordinator: Option<Process>,
     workers: Vec<Process>,
     acknowledged: BTreeSet<(String, u32, u32)>,
-    /// Number of times that each trial was recorded.
+    /// Number of times that each trial and each job was recorded.
     recorded: BTreeMap<String, u32>,
+    /// Number of times that each job was given out.
+    granted: BTreeMap<String, u32>,
+    /// Trials and jobs on record, each with the number of the first process that may know.
+    made: BTreeMap<String, u64>,
+    /// True while jobs are under way.
+    making: bool,
     kills: u32,
     /// Number of times that each thing was done, by its name.
     done: BTreeMap<&'static str, u32>,
@@ -121,11 +148,23 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// A coordinator and its workers at work.
     fn start(seed: u64, folder: &Path) -> Self {
+        let mut cluster = Self::new(seed, folder);
+        cluster.start_coordinator(None);
+        for index in 0..WORKERS {
+            let worker = cluster.start_worker(index, None);
+            cluster.workers.push(worker);
+        }
+        cluster
+    }
+
+    /// Nobody yet.
+    fn new(seed: u64, folder: &Path) -> Self {
         // The port is given back and taken again at every start of the coordinator.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (sender, said) = channel();
-        let mut cluster = Self {
+        Self {
             seed,
             rng: ChaCha8Rng::seed_from_u64(seed),
             folder: folder.to_owned(),
@@ -138,16 +177,13 @@ impl Cluster {
             workers: Vec::new(),
             acknowledged: BTreeSet::new(),
             recorded: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            made: BTreeMap::new(),
+            making: false,
             kills: 0,
             done: BTreeMap::new(),
             begun: Instant::now(),
-        };
-        cluster.start_coordinator(None);
-        for index in 0..WORKERS {
-            let worker = cluster.start_worker(index);
-            cluster.workers.push(worker);
         }
-        cluster
     }
 
     fn store(&self) -> PathBuf {
@@ -172,11 +208,13 @@ impl Cluster {
         self.wait_for(self.started, &Said::Listening)
     }
 
-    fn start_worker(&mut self, index: usize) -> Process {
+    /// Starts a worker, which may be told to die at some point.
+    fn start_worker(&mut self, index: usize, crash_at: Option<&str>) -> Process {
         let mut command = Command::new(program("qslm-worker"));
         command.args(["--coordinator", &format!("http://{}", self.proxy.address), "--slots", "2"]);
         command.args(["--log", "error,qslm_worker=debug", "--cache-dir"]);
         command.arg(self.folder.join(format!("cache-{index}")));
+        command.envs(crash_at.map(|point| ("QSLM_WORKER_CRASH_AT", point)));
         self.started += 1;
         Process::start(&mut command, self.started, &self.sender)
     }
@@ -187,14 +225,13 @@ impl Cluster {
             match self.said.recv_timeout(Duration::from_millis(50)) {
                 Ok((from, said)) => {
                     let found = from == number && said == *words;
-                    self.note(said);
+                    self.note(from, said);
                     if found {
                         return true;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let coordinator = self.coordinator.as_mut().filter(|process| process.number == number);
-                    if coordinator.is_some_and(|process| process.child.try_wait().unwrap().is_some()) {
+                    if self.has_ended(number) {
                         return false;
                     }
                 }
@@ -204,10 +241,35 @@ impl Cluster {
         }
     }
 
-    fn note(&mut self, said: Said) {
+    fn has_ended(&mut self, number: u64) -> bool {
+        let mut all = self.coordinator.iter_mut().chain(&mut self.workers);
+        let this = all.find(|process| process.number == number);
+        this.is_some_and(|process| process.child.try_wait().unwrap().is_some())
+    }
+
+    /// Waits until a process has ended.
+    fn wait_for_end(&mut self, number: u64) -> ExitStatus {
+        while !self.has_ended(number) {
+            self.let_time_pass(20);
+            assert!(self.begun.elapsed() < PATIENCE, "seed {}: nobody dies", self.seed);
+        }
+        let mut all = self.coordinator.iter_mut().chain(&mut self.workers);
+        all.find(|process| process.number == number).unwrap().wait()
+    }
+
+    fn note(&mut self, from: u64, said: Said) {
         match said {
-            Said::Acknowledged(trial, index, of) => drop(self.acknowledged.insert((trial, index, of))),
-            Said::Recorded(trial) => *self.recorded.entry(trial).or_default() += 1,
+            Said::Acknowledged(work, index, of) => drop(self.acknowledged.insert((work, index, of))),
+            Said::Recorded(work) => {
+                self.made.entry(work.clone()).or_insert(from);
+                *self.recorded.entry(work).or_default() += 1;
+            }
+            Said::Granted(job) => {
+                // What a coordinator that is dead by now said may be heard late.
+                let known = self.made.get(&job).is_some_and(|first| from >= *first);
+                assert!(!known, "seed {}: job {job} was given out, and it is made", self.seed);
+                *self.granted.entry(job).or_default() += 1;
+            }
             Said::LeaseRanOut => self.count("lease ran out"),
             Said::Listening => {}
         }
@@ -219,7 +281,7 @@ impl Cluster {
         let until = Instant::now() + Duration::from_millis(self.rng.random_range(50..700));
         while self.acknowledged.len() <= wanted {
             match self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok((_, said)) => self.note(said),
+                Ok((from, said)) => self.note(from, said),
                 Err(_) => return,
             }
         }
@@ -229,20 +291,29 @@ impl Cluster {
         *self.done.entry(what).or_default() += 1;
     }
 
+    fn count_kill(&mut self) {
+        self.kills += 1;
+        if self.making {
+            self.count("killed while jobs were under way");
+        }
+    }
+
     /// One fault.
     fn strike(&mut self) {
         let index = self.rng.random_range(0..WORKERS);
         match self.rng.random_range(0..100) {
             0..35 => {
-                self.count("worker killed");
-                self.workers[index].kill();
-                self.kills += 1;
-                self.workers[index] = self.start_worker(index);
+                // It may have died at its point just now.
+                let status = self.workers[index].kill();
+                self.count(if is_crash(status) { "worker crashed at a point" } else { "worker killed" });
+                self.count_kill();
+                let point = (self.making && self.rng.random_range(0..2) == 0).then_some("artifact-put:1");
+                self.workers[index] = self.start_worker(index, point);
             }
             35..60 => {
                 self.count("coordinator killed");
                 self.coordinator.take().unwrap().kill();
-                self.kills += 1;
+                self.count_kill();
                 self.check_store();
                 let crash_at = if self.rng.random_range(0..2) == 0 { Some(self.crash_point()) } else { None };
                 self.keep_coordinator(crash_at);
@@ -261,17 +332,16 @@ impl Cluster {
                 self.coordinator.as_ref().unwrap().signal("-CONT");
             }
             73..80 => {
-                self.count("worker ended");
                 let asked = Instant::now();
                 self.workers[index].signal("-TERM");
-                let status = self.workers[index].child.wait().unwrap();
-                assert_eq!(status.code(), Some(0), "seed {}", self.seed);
+                let status = self.workers[index].wait();
+                self.note_worker(status);
                 assert!(
                     asked.elapsed() < Duration::from_secs(8),
                     "a worker took {:?} to end",
                     asked.elapsed()
                 );
-                self.workers[index] = self.start_worker(index);
+                self.workers[index] = self.start_worker(index, None);
             }
             80..90 => {
                 self.count("connections cut");
@@ -297,61 +367,92 @@ impl Cluster {
         }
     }
 
-    /// Replaces a coordinator that died at its point.
+    /// Replaces whoever died at its point.
     fn replace_dead(&mut self) {
-        let coordinator = self.coordinator.as_mut().unwrap();
-        if let Some(status) = coordinator.child.try_wait().unwrap() {
+        let coordinator = self.coordinator.as_ref().unwrap().number;
+        if self.has_ended(coordinator) {
+            let status = self.coordinator.as_mut().unwrap().wait();
             self.note_crash(status);
             self.keep_coordinator(None);
+        }
+        for index in 0..WORKERS {
+            if self.has_ended(self.workers[index].number) {
+                let status = self.workers[index].wait();
+                self.note_worker(status);
+                self.workers[index] = self.start_worker(index, None);
+            }
         }
     }
 
     fn crash_point(&mut self) -> String {
-        let points = ["starting", "before-commit", "after-commit", "updating-front"];
+        let points: &[&str] = match self.making {
+            // On a job's way. There are few of them at a time.
+            true => &["before-commit", "after-commit", "artifact-stored", "artifact-stored"],
+            false => &["starting", "before-commit", "after-commit", "updating-front"],
+        };
         let point = *points.choose(&mut self.rng).unwrap();
-        let pass = if point == "starting" { 1 } else { self.rng.random_range(1..12) };
+        let pass = match point {
+            "starting" => 1,
+            _ if self.making => self.rng.random_range(1..6),
+            _ => self.rng.random_range(1..12),
+        };
         format!("{point}:{pass}")
     }
 
     /// Starts the coordinator; again, if it dies at once as it was told.
     fn keep_coordinator(&mut self, crash_at: Option<String>) {
         if !self.start_coordinator(crash_at) {
-            let status = self.coordinator.take().unwrap().child.wait().unwrap();
+            let status = self.coordinator.take().unwrap().wait();
             self.note_crash(status);
             assert!(self.start_coordinator(None), "seed {}: the coordinator does not start", self.seed);
         }
     }
 
     fn note_crash(&mut self, status: ExitStatus) {
-        const SIGABRT: i32 = 6;
-        assert_eq!(
-            status.signal(),
-            Some(SIGABRT),
-            "seed {}: nobody killed the coordinator: {status}",
-            self.seed
-        );
+        assert!(is_crash(status), "seed {}: nobody killed the coordinator: {status}", self.seed);
         self.count("coordinator crashed at a point");
-        self.kills += 1;
+        self.count_kill();
         self.coordinator = None;
         self.check_store();
     }
 
+    /// A worker has ended: it was told to, or died at its point.
+    fn note_worker(&mut self, status: ExitStatus) {
+        if is_crash(status) {
+            self.count("worker crashed at a point");
+            self.count_kill();
+        } else {
+            self.count("worker ended");
+            assert_eq!(status.code(), Some(0), "seed {}: nobody killed the worker: {status}", self.seed);
+        }
+    }
+
     fn let_time_pass(&mut self, millis: u64) {
         let until = Instant::now() + Duration::from_millis(millis);
-        while let Ok((_, said)) = self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            self.note(said);
+        while let Ok((from, said)) = self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            self.note(from, said);
         }
     }
 
     /// Whatever was acknowledged is in the store. Nobody may have it open.
-    fn check_store(&mut self) {
+    fn check_store(&mut self) -> Contents {
         // What the dead coordinator's workers were told before it died.
-        while let Ok((_, said)) = self.said.try_recv() {
-            self.note(said);
+        while let Ok((from, said)) = self.said.try_recv() {
+            self.note(from, said);
         }
         let contents = Store::open(&self.store()).unwrap().contents().unwrap();
         assert!(contents.conflicts().is_empty(), "seed {}: two results of one trial", self.seed);
-        let measured: BTreeSet<String> = contents.measurements.keys().map(ToString::to_string).collect();
+        assert_eq!(contents.made_differently().count(), 0, "seed {}: two artifacts of one job", self.seed);
+        let audit = Artifacts::of(&self.store()).audit(&contents).unwrap();
+        let fault = audit.faults().next();
+        assert_eq!(fault, None, "seed {}: what is on record has no whole file", self.seed);
+        for job in contents.made.keys() {
+            // Also where the coordinator died before it said so.
+            self.made.entry(job.to_string()).or_insert(self.started + 1);
+        }
+        let measured = contents.measurements.keys().map(ToString::to_string);
+        let measured: BTreeSet<String> =
+            measured.chain(contents.made.keys().map(ToString::to_string)).collect();
         let open: BTreeSet<_> =
             contents.shards.keys().map(|(trial, shard)| (trial.to_string(), shard.index, shard.of)).collect();
         let lost = self.acknowledged.iter().find(|(trial, index, of)| {
@@ -359,7 +460,8 @@ impl Cluster {
         });
         assert_eq!(lost, None, "seed {}: an acknowledged result is lost", self.seed);
         let forgotten = self.recorded.keys().find(|trial| !measured.contains(*trial));
-        assert_eq!(forgotten, None, "seed {}: a recorded trial is lost", self.seed);
+        assert_eq!(forgotten, None, "seed {}: a recorded trial or artifact is lost", self.seed);
+        contents
     }
 
     fn is_finished(&self, id: &str) -> bool {
@@ -374,11 +476,12 @@ impl Cluster {
     fn stop(&mut self) {
         for mut worker in std::mem::take(&mut self.workers) {
             worker.signal("-TERM");
-            assert_eq!(worker.child.wait().unwrap().code(), Some(0), "seed {}", self.seed);
+            let status = worker.wait();
+            assert_eq!(status.code(), Some(0), "seed {}: {status}", self.seed);
         }
         let mut coordinator = self.coordinator.take().unwrap();
         coordinator.signal("-TERM");
-        let status = coordinator.child.wait().unwrap();
+        let status = coordinator.wait();
         // It may have been about to die at its point.
         if status.code() != Some(0) {
             self.note_crash(status);
@@ -386,14 +489,131 @@ impl Cluster {
     }
 }
 
-/// One experiment under fire, which ceases after so many kills. Returns what was done to it, and how many processes were
-/// killed.
-fn round(seed: u64, arguments: &[&str], reference: &str, most: u32) -> (BTreeMap<&'static str, u32>, u32) {
+/// True for a process that died at the point that it was told.
+fn is_crash(status: ExitStatus) -> bool {
+    const SIGABRT: i32 = 6;
+    status.signal() == Some(SIGABRT)
+}
+
+/// `qslm submit` under way, which is called again when the coordinator dies meanwhile, as people do.
+struct Submitting {
+    arguments: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Submitting {
+    fn start(arguments: &[&str], url: &str) -> Self {
+        let arguments = [&["submit"], arguments, &["--coordinator", url]].concat();
+        let mut submitting =
+            Self { arguments: arguments.into_iter().map(str::to_owned).collect(), child: None };
+        submitting.call();
+        submitting
+    }
+
+    fn call(&mut self) {
+        let mut command = Command::new(QSLM);
+        command.args(&self.arguments).current_dir(root()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// The experiment's id, if it is submitted by now.
+    fn id(&mut self) -> Option<String> {
+        self.child.as_mut().unwrap().try_wait().unwrap()?;
+        let id = self.end();
+        if id.is_none() {
+            self.call();
+        }
+        id
+    }
+
+    /// Waits for the experiment's id.
+    fn wait(mut self) -> String {
+        loop {
+            match self.end() {
+                Some(id) => return id,
+                None => self.call(),
+            }
+        }
+    }
+
+    /// Waits for the end of the call: the experiment's id, unless the coordinator died.
+    fn end(&mut self) -> Option<String> {
+        let output = self.child.take().unwrap().wait_with_output().unwrap();
+        match output.status.code() {
+            Some(0) => Some(String::from_utf8(output.stdout).unwrap().trim().to_owned()),
+            Some(5) => None,
+            _ => {
+                panic!("{:?}: {} {}", self.arguments, output.status, String::from_utf8_lossy(&output.stderr))
+            }
+        }
+    }
+}
+
+impl Drop for Submitting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What jobs make in this process, where nobody disturbs them; each is done once.
+#[derive(Default)]
+struct MadeHere(BTreeMap<JobKey, ContentHash>);
+
+impl MadeHere {
+    /// Every job of a store is made, once, and what was made is what is made here.
+    fn check(&mut self, seed: u64, contents: &Contents, artifacts: &Artifacts) {
+        let named = contents.jobs.keys().eq(contents.made.keys());
+        assert!(named, "seed {seed}: a job without an artifact, or an artifact without a job");
+        for (key, text) in &contents.jobs {
+            let here = *self.0.entry(*key).or_insert_with(|| {
+                let job = Job::decode(text).unwrap();
+                let file = |hash: ContentHash| artifacts.folder().join(hash.to_string());
+                let files = job.inputs.iter().map(|(name, of)| (name.clone(), file(of.artifact().unwrap())));
+                let mut artifact = Vec::new();
+                jobs::make(&job, &Inputs::new(files.collect()), &(), &mut artifact).unwrap();
+                ContentHash::of(&artifact)
+            });
+            let made: Vec<ContentHash> = contents.made[key].keys().copied().collect();
+            assert_eq!(made, [here], "seed {seed}: job {key}: {text}");
+        }
+    }
+}
+
+/// An experiment, another one that needs jobs, and what a process alone comes to.
+struct Case {
+    search: Vec<&'static str>,
+    needing: Vec<&'static str>,
+    /// Jobs that the other one needs.
+    jobs: usize,
+    fronts: [String; 2],
+    /// What both measure.
+    trials: BTreeSet<TrialKey>,
+}
+
+impl Case {
+    fn new(folder: &Path, search: &[&'static str], needing: &[&'static str], jobs: usize) -> Self {
+        let store = folder.join("reference.redb");
+        let _ = std::fs::remove_file(&store);
+        let to = ["--store", store.to_str().unwrap(), "--output", "json"];
+        let fronts = [search, needing].map(|spec| succeed(&[&["run"], spec, &to].concat()));
+        let trials = Store::open(&store).unwrap().contents().unwrap().measurements.into_keys().collect();
+        Self { search: search.to_vec(), needing: needing.to_vec(), jobs, fronts, trials }
+    }
+}
+
+/// One case under fire, which ceases after so many kills. Returns what was done to it, and how many processes were killed.
+fn round(seed: u64, case: &Case, here: &mut MadeHere, most: u32) -> (BTreeMap<&'static str, u32>, u32) {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start(seed, folder.path());
     let url = cluster.url();
-    let id = succeed(&[&["submit"], arguments, &["--coordinator", &url]].concat()).trim().to_owned();
-    while !cluster.is_finished(&id) {
+    let id = succeed(&[&["submit"], &case.search[..], &["--coordinator", &url]].concat()).trim().to_owned();
+    let mut submitting = Submitting::start(&case.needing, &url);
+    let mut needing: Option<String> = None;
+    cluster.making = true;
+    while !(cluster.is_finished(&id) && needing.as_ref().is_some_and(|id| cluster.is_finished(id))) {
         assert!(
             cluster.begun.elapsed() < PATIENCE,
             "seed {seed} does not come to its end: {:?}",
@@ -404,55 +624,83 @@ fn round(seed: u64, arguments: &[&str], reference: &str, most: u32) -> (BTreeMap
             cluster.strike();
         }
         cluster.replace_dead();
+        if needing.is_none() {
+            needing = submitting.id();
+            cluster.making = needing.is_none();
+        }
     }
     cluster.stop();
-    cluster.check_store();
+    let contents = cluster.check_store();
 
-    let contents = Store::open(&cluster.store()).unwrap().contents().unwrap();
-    let expected: serde_json::Value = serde_json::from_str(reference).unwrap();
-    let exactly = expected["measured"].as_u64().unwrap() as usize;
-    assert_eq!(contents.measurements.len(), exactly, "seed {seed}: trials on record");
+    assert!(contents.measurements.keys().eq(&case.trials), "seed {seed}: trials on record");
     assert!(contents.failures.is_empty() && contents.shards.is_empty(), "seed {seed}: {contents:?}");
+    assert_eq!(contents.made.len(), case.jobs, "seed {seed}: artifacts on record");
+    let store = cluster.store();
+    here.check(seed, &contents, &Artifacts::of(&store));
     let twice = cluster.recorded.iter().find(|(_, times)| **times > 1);
     assert_eq!(twice, None, "seed {seed}: recorded twice");
-    let store = cluster.store();
-    let front = succeed(&["front", &id, "--store", store.to_str().unwrap(), "--output", "json"]);
-    assert_eq!(front, reference, "seed {seed}: another front");
+    for (id, reference) in [Some(id), needing].iter().flatten().zip(&case.fronts) {
+        let front = succeed(&["front", id, "--store", store.to_str().unwrap(), "--output", "json"]);
+        assert_eq!(front, *reference, "seed {seed}: another front");
+    }
     (cluster.done, cluster.kills)
 }
 
-/// The tiered search, and an exhaustive grid of 3 widths over 4 blocks and the head: 244 trials with the float model.
-const SEARCHES: [&[&str]; 2] = [
-    &["experiments/specs/quickstart.toml", "--set", "run.shards=3"],
-    &[
-        "experiments/specs/quickstart.toml",
-        "--set",
-        "space.bits=[8, 4, 3]",
-        "--set",
-        "strategy.kind=\"grid\"",
-        "--set",
-        "strategy.tier=\"block\"",
-    ],
+/// The tiered search.
+const TIERED: [&str; 3] = ["experiments/specs/quickstart.toml", "--set", "run.shards=3"];
+/// An exhaustive grid of 3 widths over 4 blocks and the head: 244 trials with the float model.
+const GRID: [&str; 7] = [
+    "experiments/specs/quickstart.toml",
+    "--set",
+    "space.bits=[8, 4, 3]",
+    "--set",
+    "strategy.kind=\"grid\"",
+    "--set",
+    "strategy.tier=\"block\"",
+];
+/// A search that needs scores of 25 matrices, eight at a time: 4 jobs. They are short, or none would come to its end
+/// between two deaths of a coordinator.
+const RANKED: [&str; 7] = [
+    "experiments/specs/quickstart.toml",
+    "--set",
+    "space.bits=[8, 3]",
+    "--set",
+    "strategy={ kind = \"ranked\", metric = \"lsaq\", tier = \"block\", sequences = 2 }",
+    "--set",
+    "constraints.max_perplexity_increase=5.0",
+];
+/// One that needs static ranges of activations: 1 job.
+const RANGES: [&str; 13] = [
+    "experiments/specs/quickstart.toml",
+    "--set",
+    "space.bits=[8]",
+    "--set",
+    "space.activations={ bits = [8], range = \"static\", symmetry = \"affine\" }",
+    "--set",
+    "calibration.text=experiments/data/encyclopaedia.txt",
+    "--set",
+    "calibration.sequences=16",
+    "--set",
+    "strategy={ kind = \"grid\", tier = \"global\" }",
+    "--set",
+    "constraints.max_perplexity_increase=5.0",
 ];
 
-fn reference(folder: &Path, arguments: &[&str]) -> String {
-    let store = folder.join("reference.redb");
-    let _ = std::fs::remove_file(&store);
-    succeed(&[&["run"], arguments, &["--store", store.to_str().unwrap(), "--output", "json"]].concat())
-}
-
-/// Rounds over so many windows of the text, of so many kills at most, until so many processes were killed; prints what
-/// was done.
-fn rounds(kills: u32, per_round: u32, windows: u32, first_seed: u64) {
+/// Rounds with so many windows of the text, of so many kills at most, until so many processes were killed; prints and
+/// returns what was done.
+fn rounds(kills: u32, per_round: u32, windows: &'static str, first_seed: u64) -> BTreeMap<&'static str, u32> {
     let folder = tempfile::tempdir().unwrap();
-    let windows = format!("task.windows={windows}");
-    let searches = SEARCHES.map(|arguments| [arguments, &["--set", &windows]].concat());
-    let references: Vec<_> = searches.iter().map(|arguments| reference(folder.path(), arguments)).collect();
+    let case = |search: &[&'static str], needing: &[&'static str], jobs: usize| {
+        let [search, needing] = [search, needing].map(|spec| [spec, &["--set", windows]].concat());
+        Case::new(folder.path(), &search, &needing, jobs)
+    };
+    let cases = [case(&TIERED, &RANKED, 4), case(&GRID, &RANGES, 1)];
+    let mut here = MadeHere::default();
     let (mut killed, mut done, begun) = (0, BTreeMap::<&str, u32>::new(), Instant::now());
     let mut seed = first_seed;
-    while killed < kills || seed < first_seed + SEARCHES.len() as u64 {
-        let which = (seed % SEARCHES.len() as u64) as usize;
-        let (what, more) = round(seed, &searches[which], &references[which], per_round);
+    while killed < kills || seed < first_seed + cases.len() as u64 {
+        let which = (seed % cases.len() as u64) as usize;
+        let (what, more) = round(seed, &cases[which], &mut here, per_round);
         killed += more;
         for (name, times) in what {
             *done.entry(name).or_default() += times;
@@ -461,20 +709,88 @@ fn rounds(kills: u32, per_round: u32, windows: u32, first_seed: u64) {
         eprintln!("{killed} kills after {} rounds, {:?}", seed - first_seed, begun.elapsed());
     }
     eprintln!(
-        "{} rounds, {killed} kills, 0 lost, 0 recorded twice, 0 other fronts: {done:?}",
+        "{} rounds, {killed} kills, 0 lost, 0 recorded twice, 0 other fronts or artifacts: {done:?}",
         seed - first_seed
     );
+    done
 }
 
 #[test]
 fn nothing_is_lost_or_done_twice_under_fire() {
-    rounds(40, 20, 2, 1);
+    rounds(40, 20, "task.windows=2", 1);
 }
 
 #[test]
 #[ignore = "the long form: 1,000 kills; see CONTRIBUTING.md"]
 fn nothing_is_lost_or_done_twice_under_a_thousand_kills() {
-    rounds(1000, u32::MAX, 8, 1000);
+    let done = rounds(1000, u32::MAX, "task.windows=8", 1000);
+    for what in ["killed while jobs were under way", "worker crashed at a point"] {
+        assert!(done.contains_key(what), "{what}: never");
+    }
+}
+
+/// What is on record of a job, nobody having the store open: its text, its file, and that it is made.
+fn left(store: &Path) -> [bool; 3] {
+    let contents = Store::open(store).unwrap().contents().unwrap();
+    [contents.jobs.len() == 1, is_stored(store), contents.made.len() == 1]
+}
+
+/// True if there is one whole file more than the checkpoint, the text and the tokenizer.
+fn is_stored(store: &Path) -> bool {
+    let files = std::fs::read_dir(Artifacts::of(store).folder()).unwrap();
+    let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let hashes: Vec<ContentHash> = names.filter_map(|name| name.parse().ok()).collect();
+    assert!(hashes.iter().all(|hash| Artifacts::of(store).has(hash)), "a file is not what its name says");
+    hashes.len() == 4
+}
+
+#[test]
+fn a_job_is_made_whoever_dies_at_whichever_point_of_its_way_and_not_again_once_it_was_reported() {
+    // Where the coordinator dies, what it leaves, and how often the job is given out until it is made. The first commit is of
+    // the job, the second of what it made.
+    let points = [
+        ("before-commit:1", [false, false, false], 1..=2),
+        ("after-commit:1", [true, false, false], 1..=2),
+        ("artifact-stored:1", [true, true, false], 2..=2),
+        // Its worker has the result in hand, and brings it.
+        ("before-commit:2", [true, true, false], 1..=1),
+        ("after-commit:2", [true, true, true], 1..=1),
+        // Here it is the worker that dies.
+        ("artifact-put:1", [true, true, false], 2..=2),
+    ];
+    let mut here = MadeHere::default();
+    for (seed, (point, leaves, times)) in (0..).zip(points) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::new(seed, folder.path());
+        let of_worker = (point == "artifact-put:1").then_some(point);
+        let of_coordinator = of_worker.is_none().then(|| point.to_owned());
+        assert!(cluster.start_coordinator(of_coordinator), "{point}");
+        let worker = cluster.start_worker(0, of_worker);
+        cluster.workers.push(worker);
+        let spec = [&RANGES[..], &["--set", "task.windows=2"]].concat();
+        let submitting = Submitting::start(&spec, &cluster.url());
+        let store = cluster.store();
+        if of_worker.is_some() {
+            let status = cluster.wait_for_end(cluster.workers[0].number);
+            cluster.note_worker(status);
+            assert!(is_stored(&store), "{point}");
+            cluster.workers[0] = cluster.start_worker(0, None);
+        } else {
+            let status = cluster.wait_for_end(cluster.coordinator.as_ref().unwrap().number);
+            cluster.note_crash(status);
+            assert_eq!(left(&store), leaves, "{point}");
+            assert!(cluster.start_coordinator(None), "{point}");
+        }
+        submitting.wait();
+        cluster.stop();
+        let contents = cluster.check_store();
+        here.check(seed, &contents, &Artifacts::of(&store));
+        assert_eq!(cluster.granted.len(), 1, "{point}: {:?}", cluster.granted);
+        let granted = cluster.granted.values().sum::<u32>();
+        assert!(times.contains(&granted), "{point}: given out {granted} times");
+        assert!(cluster.recorded.values().all(|recorded| *recorded == 1), "{point}: {:?}", cluster.recorded);
+        assert_eq!(cluster.kills, 1, "{point}");
+    }
 }
 
 #[test]

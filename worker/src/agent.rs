@@ -27,11 +27,12 @@ use tracing::Instrument;
 
 use crate::backoff::{backoff, chance, jittered};
 use crate::cache::ArtifactCache;
+use crate::crash::{CrashPlan, CrashPoint};
 use crate::evaluator::Evaluator;
 use crate::job::Progress;
 use crate::lease::{lost, work};
 use crate::monitor::Tally;
-use crate::spool::{Spool, is_measured, trial_name};
+use crate::spool::{Spool, is_measured, job_name, trial_name};
 use crate::traced::{Work, lease_line};
 
 /// Time that handing leases back may take when the worker stops.
@@ -64,6 +65,8 @@ pub struct Agent {
     pub tally: Arc<Tally>,
     /// True to end when all that it could work for has ended.
     pub until_done: bool,
+    /// Crash plan: the point at which the worker dies, for tests.
+    pub crash_at: CrashPlan,
 }
 
 /// End of an agent without an error.
@@ -246,6 +249,9 @@ impl Loop {
 
     /// Keeps a result, unless its lease was taken away meanwhile.
     fn keep(&mut self, report: ShardReport) {
+        if job_name(&report).is_some() {
+            self.agent.crash_at.pass(CrashPoint::ArtifactPut);
+        }
         let wanted = self.running.remove(&report.lease).is_some();
         self.count(&report);
         if wanted {
@@ -324,6 +330,9 @@ impl Loop {
             if is_measured(&report) {
                 let trial = trial_name(&report);
                 tracing::debug!(trial, index = report.index, of = report.of, "acknowledged");
+            }
+            if let Some(job) = job_name(&report) {
+                tracing::debug!(job, index = report.index, of = report.of, "acknowledged");
             }
         }
         self.heartbeat = Duration::from_millis(u64::from(answer.ttl_ms).max(300) / 3);

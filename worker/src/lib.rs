@@ -14,6 +14,7 @@ pub mod agent;
 mod backoff;
 pub mod cache;
 pub mod capabilities;
+mod crash;
 pub mod evaluator;
 pub mod failure;
 mod fetch;
@@ -28,5 +29,6 @@ mod traced;
 
 pub use agent::Agent;
 pub use cache::ArtifactCache;
+pub use crash::{CrashPlan, CrashPoint};
 pub use evaluator::Evaluator;
 pub use spool::Spool;

@@ -109,6 +109,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let slots = settings.slots().map_err(Coded::setting)?;
     let connector = settings.connector().map_err(Coded::setting)?;
     ensure_room(slots as usize)?;
+    let crash_at = settings.crash_at.parse().context("crash_at").map_err(Coded::setting)?;
     let labels = parse_labels(&settings.labels).map_err(Coded::setting)?;
     let capabilities = detect(labels);
     capabilities.validate().map_err(Coded::setting)?;
@@ -133,6 +134,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         capabilities,
         tally,
         until_done: settings.until_done,
+        crash_at,
     };
     tracing::info!(worker = agent.name, slots, coordinator = settings.coordinator, "working");
     let ended = agent.run(connector, stop).await;

@@ -44,6 +44,8 @@ pub struct Settings {
     pub log: String,
     /// Form of the log: `text` for people, or `json`, an object per line.
     pub log_format: LogFormat,
+    /// For tests: dies at the n-th pass of a point, such as `artifact-put:1`; see [`crate::CrashPoint`].
+    pub crash_at: String,
 }
 
 impl Default for Settings {
@@ -65,6 +67,7 @@ impl Default for Settings {
             traces: String::new(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
+            crash_at: String::new(),
         }
     }
 }

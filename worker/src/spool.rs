@@ -89,6 +89,12 @@ pub(crate) fn trial_name(report: &ShardReport) -> String {
     convert::hash("trial", &report.trial).map_or(String::new(), String::from)
 }
 
+/// The job of a report that brings its artifact, as people name it.
+pub(crate) fn job_name(report: &ShardReport) -> Option<String> {
+    let made = matches!(report.outcome, Some(shard_report::Outcome::Artifact(_)));
+    made.then(|| convert::hash("job", &report.job).map_or(String::new(), String::from))
+}
+
 /// True if a report is of a trial and a shard, as every one is that was kept. The coordinator refuses a worker that sends
 /// anything else.
 fn is_filed(report: &ShardReport) -> bool {

@@ -7,10 +7,11 @@
 //! bounded time; [`limits`] asks the system for threads and open files before they are needed.
 //!
 //! Beside the frame stand a few things that all programs do alike: [`chain`] says an error and its causes on one line,
-//! [`hash_file`] names a file by its content, [`in_pieces`] cuts it for sending, [`quietly`] catches panics of other people's code, and [`Port`] is an address
-//! that may be off. Connections and tokens are in `qslm-transport`.
+//! [`hash_file`] names a file by its content, [`in_pieces`] cuts it for sending, [`quietly`] catches panics of other people's code, [`Port`] is an address
+//! that may be off, and a [`CrashPlan`] says where to die, for tests. Connections and tokens are in `qslm-transport`.
 
 mod chain;
+mod crash;
 mod hash;
 pub mod limits;
 mod log;
@@ -21,6 +22,7 @@ mod said;
 pub mod settings;
 
 pub use chain::chain;
+pub use crash::{CrashPlan, CrashPoints, InvalidPlan};
 pub use hash::{hash_file, hash_reader};
 pub use log::{LogFlags, LogFormat, init_log};
 pub use pieces::in_pieces;

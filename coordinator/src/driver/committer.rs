@@ -69,10 +69,22 @@ fn work(
         crash_at.pass(CrashPoint::BeforeCommit);
         let committed = store.commit(&writes).map(|()| measured(&writes)).map_err(CommitError::Store);
         crash_at.pass(CrashPoint::AfterCommit);
+        if committed.is_ok() {
+            tell_of_artifacts(&writes);
+        }
         metrics.note(writes.len() as u64, started);
         let failed = committed.is_err();
         if driver.send(Request::Committed(committed)).is_err() || failed {
             return;
+        }
+    }
+}
+
+/// Logs which jobs' artifacts are on record now. The driver does so for trials, of which it needs to know.
+fn tell_of_artifacts(writes: &[Write]) {
+    for write in writes {
+        if let Write::Made(job, made) = write {
+            tracing::debug!(%job, artifact = %made.artifact, "recorded");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The service that workers call.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::evidence::LONGEST_ENGINE;
@@ -17,6 +17,7 @@ use qslm_transport::traces::TraceContext;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::transfer::{ChunkStream, Upload, fetch};
+use crate::crash::{CrashPlan, CrashPoint};
 use crate::driver::{Fault, Finished, Handle, ReportAnswer, ShardOutcome, WorkerReport};
 use crate::ledger::{Grant, LeaseId};
 use crate::store::Artifacts;
@@ -36,12 +37,15 @@ pub struct WorkService {
     artifacts: Artifacts,
     /// True if traces are sent to a collector.
     traced: bool,
+    /// Crash plan, for tests. Calls run side by side.
+    crash_at: Mutex<CrashPlan>,
 }
 
 impl WorkService {
-    /// Serves what `driver` decides and `artifacts` holds. Leases name their context in a trace if trials are `traced`.
-    pub fn new(driver: Handle, artifacts: Artifacts, traced: bool) -> Self {
-        Self { driver, artifacts, traced }
+    /// Serves what `driver` decides and `artifacts` holds. Leases name their context in a trace if trials are `traced`. Dies
+    /// where `crash_at` says.
+    pub fn new(driver: Handle, artifacts: Artifacts, traced: bool, crash_at: CrashPlan) -> Self {
+        Self { driver, artifacts, traced, crash_at: Mutex::new(crash_at) }
     }
 }
 
@@ -80,7 +84,9 @@ impl Work for WorkService {
                 "lease {lease} is not in force, or not for a job"
             )));
         };
-        upload.store(&self.artifacts, bound).await
+        let stored = upload.store(&self.artifacts, bound).await?;
+        self.crash_at.lock().unwrap_or_else(PoisonError::into_inner).pass(CrashPoint::ArtifactStored);
+        Ok(stored)
     }
 }
 

@@ -96,7 +96,11 @@ fn about(program: Program, key: &str) -> &'static str {
             "seconds after which a silent worker's leases go to others, 1 to 3600"
         }
         (Program::Coordinator, "crash_at") => {
-            "for tests: dies at the n-th pass of a point, such as `after-commit:3`"
+            "for tests: dies at the n-th pass of a point (`starting`, `before-commit`, `after-commit`, `updating-front`, \
+             `artifact-stored`), such as `after-commit:3`"
+        }
+        (Program::Worker, "crash_at") => {
+            "for tests: dies at the n-th pass of a point (`artifact-put`), such as `artifact-put:1`"
         }
         (Program::Coordinator, "monitor") | (Program::Worker, "monitor") => {
             "address and port of gRPC health checks and metrics, without TLS or tokens, or `off`"

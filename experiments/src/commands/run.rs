@@ -11,7 +11,7 @@ use qslm_program::limits;
 use qslm_proto::v1::RetryRequest;
 use qslm_proto::v1::experiment_status::State;
 use qslm_worker::capabilities::detect;
-use qslm_worker::{Agent, ArtifactCache, Evaluator};
+use qslm_worker::{Agent, ArtifactCache, CrashPlan, Evaluator};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +143,7 @@ async fn search(
                 traces: None,
                 tally: Arc::default(),
                 until_done: false,
+                crash_at: CrashPlan::default(),
             };
             let (connector, stop) = (embedded.connector()?, stop.clone());
             agents.spawn(async move { agent.run(connector, stop).await });
