@@ -18,6 +18,9 @@ use crate::hash::{ContentHash, named_hash};
 pub const LARGEST_TEXT: usize = 1 << 20;
 /// Largest artifact that a job may state, in bytes.
 pub const LARGEST_ARTIFACT: u64 = 1 << 36;
+/// Bytes of a checkpoint of a job at most, as a multiple of what it may make: of what is learned, also two moments of its
+/// gradient.
+pub const CHECKPOINT_TIMES: u64 = 4;
 /// Longest name of a kind, an input or a parameter, in bytes.
 pub const LONGEST_NAME: usize = 64;
 /// Most inputs of a job.
@@ -160,6 +163,11 @@ impl Job {
             return refuse(format!("largest = {}: expected 1 to {LARGEST_ARTIFACT} bytes", self.largest));
         }
         Ok(())
+    }
+
+    /// Bound of a checkpoint of it while it is under way, in bytes.
+    pub fn largest_checkpoint(&self) -> u64 {
+        self.largest.saturating_mul(CHECKPOINT_TIMES)
     }
 
     /// Key: the hash of the canonical text.

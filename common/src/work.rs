@@ -93,6 +93,11 @@ impl WorkKey {
             Self::Job(key) => key.as_bytes(),
         }
     }
+
+    /// The hash, whatever it is of.
+    pub fn hash(&self) -> ContentHash {
+        ContentHash::from_bytes(*self.as_bytes())
+    }
 }
 
 impl From<TrialKey> for WorkKey {

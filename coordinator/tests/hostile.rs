@@ -11,9 +11,9 @@ use qslm_proto::PROTOCOL;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{
-    Capabilities, Counts, FetchArtifactRequest, GetRequest, JobStatus, Lease, ListRequest, MakeRequest,
-    MissingArtifactsRequest, PutArtifactRequest, ReportRequest, ShardReport, SubmitRequest, job_status,
-    shard_report,
+    Capabilities, Counts, FetchArtifactRequest, FetchCheckpointRequest, GetRequest, JobStatus, Lease,
+    ListRequest, MakeRequest, MissingArtifactsRequest, PutArtifactRequest, ReportRequest, ShardReport,
+    SubmitRequest, job_status, shard_report,
 };
 use qslm_transport::gate::pushback;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -444,6 +444,60 @@ async fn an_artifact_that_was_put_and_not_settled_is_settled_late_or_put_again_a
         is_made(&served, &job, b"made").await;
         ends_with_one_artifact(served, &job, b"made").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_goes_on_from_the_checkpoint_that_an_earlier_lease_left_until_it_is_done() {
+    let served = Served::start(AccessPolicy::default()).await;
+    let job = Job::new("ranges", 10);
+    let (_, lease) = leased(&served, &job).await;
+    let lease = lease.unwrap();
+    assert!(!lease.job.unwrap().checkpoint);
+    let put = async |served: &Served, lease: u64, announced: &[u8], bytes: &[u8]| {
+        let hash = ContentHash::of(announced).as_bytes().to_vec();
+        let message = PutArtifactRequest { hash, data: bytes.to_vec(), lease };
+        served.work().await.put_checkpoint(tokio_stream::iter([message])).await
+    };
+    let fetch = async |served: &Served, lease: u64| {
+        let request = FetchCheckpointRequest { lease };
+        let mut stream = served.work().await.fetch_checkpoint(request).await?.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(piece) = stream.message().await? {
+            bytes.extend(piece.data);
+        }
+        Ok::<_, tonic::Status>(bytes)
+    };
+    assert_eq!(fetch(&served, lease.id).await.unwrap_err().code(), Code::NotFound);
+    for nobodys in [lease.id + 1, 0] {
+        let refused = put(&served, nobodys, b"half", b"half").await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        assert_eq!(fetch(&served, nobodys).await.unwrap_err().code(), Code::FailedPrecondition);
+    }
+    let refused = put(&served, lease.id, &[7; 41], &[7; 41]).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message().ends_with("more than 40 bytes")), (Code::OutOfRange, true));
+    assert_eq!(put(&served, lease.id, b"half", b"hal").await.unwrap_err().code(), Code::DataLoss);
+    put(&served, lease.id, b"a third", b"a third").await.unwrap();
+    put(&served, lease.id, b"half", b"half").await.unwrap();
+    // Coordinator and worker are gone; the next lease has it, unless the disk has damaged it.
+    let served = served.again().await;
+    let folder = served.folder.path().join("s.redb.checkpoints");
+    let file = folder.join(job.key().to_string());
+    let whole = std::fs::read(&file).unwrap();
+    let (_, lease) = leased(&served, &job).await;
+    let lease = lease.unwrap();
+    assert!(lease.job.unwrap().checkpoint);
+    assert_eq!(fetch(&served, lease.id).await.unwrap(), b"half");
+    std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+    assert_eq!(fetch(&served, lease.id).await.unwrap_err().message(), "checkpoint: damaged");
+    put_made(&served, lease.id, b"made").await;
+    report_made(&served, &job, lease.id, b"made").await;
+    assert!(!file.exists(), "it is done");
+    // One that came in late goes with the next start.
+    std::fs::write(&file, &whole).unwrap();
+    let served = served.again().await;
+    assert!(!file.exists());
+    is_made(&served, &job, b"made").await;
+    ends_with_one_artifact(served, &job, b"made").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

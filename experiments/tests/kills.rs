@@ -212,6 +212,8 @@ impl Cluster {
     fn start_worker(&mut self, index: usize, crash_at: Option<&str>) -> Process {
         let mut command = Command::new(program("qslm-worker"));
         command.args(["--coordinator", &format!("http://{}", self.proxy.address), "--slots", "2"]);
+        // Now and then a job goes on from what another worker left.
+        command.args(["--checkpoint-every-s", "0.05"]);
         command.args(["--log", "error,qslm_worker=debug", "--cache-dir"]);
         command.arg(self.folder.join(format!("cache-{index}")));
         command.envs(crash_at.map(|point| ("QSLM_WORKER_CRASH_AT", point)));

@@ -63,6 +63,8 @@ pub struct Agent {
     pub traces: Option<Traces>,
     /// Counters for monitoring.
     pub tally: Arc<Tally>,
+    /// Time between two checkpoints of a job.
+    pub checkpoint_every: Duration,
     /// True to end when all that it could work for has ended.
     pub until_done: bool,
     /// Crash plan: the point at which the worker dies, for tests.
@@ -357,10 +359,11 @@ impl Loop {
         let traced = traces.and_then(|traces| Work::start(traces, &lease, &self.agent.name));
         let line = lease_line(&lease);
         let given = lease.clone();
+        let every = self.agent.checkpoint_every;
         let work = async move {
             // The semaphore is never closed.
             let _permit = slots.acquire_owned().await;
-            work(lease, &evaluator, &cache, client, &running.interrupt, &running.progress).await
+            work(lease, &evaluator, &cache, client, (&running.interrupt, &running.progress), every).await
         };
         let work = tokio::spawn(work.instrument(line));
         tokio::spawn(async move {

@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::backoff::backoff;
 use crate::cache::ArtifactCache;
+use crate::checkpoints::{Checkpoints, Saved, fetch_checkpoint, put_checkpoints};
 use crate::failure::{Cause, EvaluationFailure};
 use crate::fetch::{fetch, is_passing};
 
@@ -32,6 +33,7 @@ pub(crate) async fn make(
     cache: &ArtifactCache,
     client: WorkClient<Link>,
     (interrupt, progress): (Arc<AtomicBool>, Arc<Progress>),
+    checkpoints: Checkpoints,
 ) -> Result<ContentHash, EvaluationFailure> {
     if job.engine_version != ENGINE_VERSION {
         let wanted = job.engine_version;
@@ -53,8 +55,12 @@ pub(crate) async fn make(
     }
     let disk = |error: io::Error| EvaluationFailure::machine(Cause::Disk, format!("artifact: {error}"));
     let file = cache.scratch().map_err(disk)?;
-    let watching = OnLease { interrupt: interrupt.clone(), progress };
-    let working = tokio::task::spawn_blocking(move || {
+    let Checkpoints { every, is_there } = checkpoints;
+    let largest = job.largest_checkpoint();
+    let left = if is_there { fetch_checkpoint(lease, largest, client.clone()).await } else { None };
+    let saved = Arc::new(Saved::default());
+    let watching = OnLease { interrupt: interrupt.clone(), progress, left, saved: saved.clone() };
+    let mut working = tokio::task::spawn_blocking(move || {
         let mut out = Bounded::new(file, job.largest);
         let files = Inputs::new(files);
         let making = AssertUnwindSafe(|| jobs::make(&job, &files, &watching, &mut out));
@@ -64,7 +70,12 @@ pub(crate) async fn make(
         });
         made.and_then(|()| out.finish().map_err(JobError::artifact))
     });
-    let made = working.await.map_err(|error| EvaluationFailure::machine(Cause::Other, error))?;
+    let putting = put_checkpoints(lease, every, &saved, client.clone());
+    let made = tokio::select! {
+        made = &mut working => made,
+        never = putting => match never {},
+    };
+    let made = made.map_err(|error| EvaluationFailure::machine(Cause::Other, error))?;
     // As for trials: before a job fails for what is in a file, it has to be that file.
     let (hash, file) = match (made, cache.first_damaged(&hashes).await) {
         (Err(JobError::Interrupted), _) => return Err(EvaluationFailure::Interrupted),
@@ -111,6 +122,9 @@ impl Progress {
 struct OnLease {
     interrupt: Arc<AtomicBool>,
     progress: Arc<Progress>,
+    /// Checkpoint of an earlier lease.
+    left: Option<Vec<u8>>,
+    saved: Arc<Saved>,
 }
 
 impl Watch for OnLease {
@@ -121,6 +135,18 @@ impl Watch for OnLease {
     fn progress(&self, done: u64, of: u64) {
         self.progress.done.store(done, Ordering::Relaxed);
         self.progress.of.store(of, Ordering::Relaxed);
+    }
+
+    fn checkpoint(&self) -> Option<&[u8]> {
+        self.left.as_deref()
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        self.saved.is_due.swap(false, Ordering::Relaxed)
+    }
+
+    fn save_checkpoint(&self, checkpoint: Vec<u8>) {
+        self.saved.save(checkpoint);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
@@ -16,6 +16,7 @@ use tokio::task::JoinError;
 
 use crate::cache::ArtifactCache;
 use crate::capabilities::fingerprint;
+use crate::checkpoints::Checkpoints;
 use crate::evaluator::{Evaluator, Files};
 use crate::failure::{Cause, EvaluationFailure};
 use crate::fetch::fetch;
@@ -27,14 +28,14 @@ pub(crate) async fn work(
     evaluator: &Arc<Evaluator>,
     cache: &ArtifactCache,
     client: WorkClient<Link>,
-    interrupt: &Arc<AtomicBool>,
-    progress: &Arc<Progress>,
+    (interrupt, progress): (&Arc<AtomicBool>, &Arc<Progress>),
+    checkpoint_every: Duration,
 ) -> ShardReport {
     let started = Instant::now();
     let (id, index, of) = (lease.id, lease.index, lease.of);
     if let Some(given) = lease.job {
         let watched = (interrupt.clone(), progress.clone());
-        return do_job(id, given, cache, client, watched, started).await;
+        return do_job(id, given, cache, client, watched, (checkpoint_every, started)).await;
     }
     // Named from the trial itself, so that a result can never be filed under another trial.
     let trial = lease.trial.ok_or_else(|| convert::Invalid::new("trial", "missing"));
@@ -69,7 +70,7 @@ async fn do_job(
     cache: &ArtifactCache,
     client: WorkClient<Link>,
     watched: (Arc<AtomicBool>, Arc<Progress>),
-    started: Instant,
+    (every, started): (Duration, Instant),
 ) -> ShardReport {
     let (key, made) = match job::read(&given) {
         Err(failure) => (NAMELESS.to_vec(), Err(failure)),
@@ -78,7 +79,8 @@ async fn do_job(
             tracing::Span::current().record("job", tracing::field::display(key));
             tracing::info!(kind = job.kind, "makes an artifact");
             let inputs = given.inputs.into_iter().collect();
-            let made = job::make(lease, job, inputs, cache, client, watched).await;
+            let checkpoints = Checkpoints { every, is_there: given.checkpoint };
+            let made = job::make(lease, job, inputs, cache, client, watched, checkpoints).await;
             (key.as_bytes().to_vec(), made)
         }
     };
@@ -190,8 +192,8 @@ mod tests {
             experiment: String::new(),
             job: None,
         };
-        let report =
-            work(lease, &Arc::new(Evaluator::new(1)), &cache, client, &Arc::default(), &Arc::default()).await;
+        let watched = (&Arc::default(), &Arc::default());
+        let report = work(lease, &Arc::new(Evaluator::new(1)), &cache, client, watched, Duration::MAX).await;
         assert_eq!((report.lease, report.trial.len()), (7, 32), "what the coordinator takes");
         let Some(shard_report::Outcome::Failure(failure)) = report.outcome else { panic!("not a failure") };
         assert_eq!((failure.kind(), failure.cause(), failure.retryable), (Kind::Machine, Cause::Other, true));

@@ -6,7 +6,8 @@
 //! The way through: the [`Agent`] holds one report under way, by which it delivers results, is heard of, and gets leases
 //! (long polling). A lease goes through `lease`: its files from the [`ArtifactCache`], which fetches, checks and bounds them;
 //! its counts from the [`Evaluator`], which runs the engine and shares checkpoints, data and models between evaluations
-//! ([`qslm_engine::memo`]), or `job` makes an artifact and puts it; whatever happens becomes a report, also a failure ([`failure`]: whose fault, which cause). While the
+//! ([`qslm_engine::memo`]), or `job` makes an artifact and puts it, and on the way `checkpoints` from which another worker
+//! goes on; whatever happens becomes a report, also a failure ([`failure`]: whose fault, which cause). While the
 //! coordinator is away, results wait in the [`Spool`]. [`capabilities`] and [`memory`] describe the machine, [`monitor`]
 //! counts, [`settings`] and [`program`] make the program `qslm-worker` of it.
 
@@ -14,6 +15,7 @@ pub mod agent;
 mod backoff;
 pub mod cache;
 pub mod capabilities;
+mod checkpoints;
 mod crash;
 pub mod evaluator;
 pub mod failure;
@@ -29,6 +31,7 @@ mod traced;
 
 pub use agent::Agent;
 pub use cache::ArtifactCache;
+pub use checkpoints::CHECKPOINT_EVERY;
 pub use crash::{CrashPlan, CrashPoint};
 pub use evaluator::Evaluator;
 pub use spool::Spool;

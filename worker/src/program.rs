@@ -71,6 +71,10 @@ struct Flags {
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_max_bytes: Option<u64>,
+    /// Seconds between two checkpoints of a job, from which another worker goes on if this one is lost [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint_every_s: Option<f64>,
     /// End with exit code 0 when the experiment of --experiment has ended; without one, when all have
     #[arg(long, num_args = 0, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,6 +113,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let slots = settings.slots().map_err(Coded::setting)?;
     let connector = settings.connector().map_err(Coded::setting)?;
     ensure_room(slots as usize)?;
+    let checkpoint_every = settings.checkpoint_every().map_err(Coded::setting)?;
     let crash_at = settings.crash_at.parse().context("crash_at").map_err(Coded::setting)?;
     let labels = parse_labels(&settings.labels).map_err(Coded::setting)?;
     let capabilities = detect(labels);
@@ -133,6 +138,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         spool: Some(spool),
         capabilities,
         tally,
+        checkpoint_every,
         until_done: settings.until_done,
         crash_at,
     };

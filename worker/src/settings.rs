@@ -1,11 +1,14 @@
 //! Settings of a worker. Each may stand in the file, in `QSLM_WORKER_NAME`, or be a flag.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::ensure;
 use qslm_program::{LogFormat, Port};
 use qslm_transport::{Access, Connector};
 use serde::{Deserialize, Serialize};
+
+use crate::CHECKPOINT_EVERY;
 
 /// Settings of a worker. There are many in one struct, since files and variables name each by one word.
 // One field for each setting.
@@ -24,6 +27,8 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// Bytes that the cache may take.
     pub cache_max_bytes: u64,
+    /// Seconds between two checkpoints of a job, from which another worker goes on if this one is lost.
+    pub checkpoint_every_s: f64,
     /// True to end, with exit code 0, when the experiment has ended; without one, when all have.
     pub until_done: bool,
     /// Labels that people tell this worker by, which experiments may demand: `zone=a,rack=7`.
@@ -57,6 +62,7 @@ impl Default for Settings {
             experiment: String::new(),
             cache_dir: dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("qslm"),
             cache_max_bytes: 20 << 30,
+            checkpoint_every_s: CHECKPOINT_EVERY.as_secs_f64(),
             until_done: false,
             labels: String::new(),
             ca: PathBuf::new(),
@@ -80,6 +86,19 @@ impl Settings {
     pub fn connector(&self) -> anyhow::Result<Connector> {
         let Self { ca, certificate, key, token_file, .. } = self.clone();
         Connector::new(&self.coordinator, Access { ca, certificate, key, token_file })
+    }
+
+    /// The time between two checkpoints of a job.
+    ///
+    /// # Errors
+    /// If it is less than a millisecond or more than a day.
+    pub fn checkpoint_every(&self) -> anyhow::Result<Duration> {
+        let seconds = self.checkpoint_every_s;
+        ensure!(
+            (0.001..=86_400.0).contains(&seconds),
+            "checkpoint_every_s = {seconds}: expected 0.001 to 86400"
+        );
+        Ok(Duration::from_secs_f64(seconds))
     }
 
     /// The number of slots, with 0 replaced by the number of cores.

@@ -9,8 +9,8 @@ use qslm_common::hash::ContentHash;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::work_server::{Work, WorkServer};
 use qslm_proto::v1::{
-    ArtifactChunk, FetchArtifactRequest, PutArtifactRequest, PutArtifactResponse, ReportRequest,
-    ReportResponse,
+    ArtifactChunk, FetchArtifactRequest, FetchCheckpointRequest, PutArtifactRequest, PutArtifactResponse,
+    ReportRequest, ReportResponse,
 };
 use qslm_transport::{Access, Connector, Link};
 use qslm_worker::ArtifactCache;
@@ -47,6 +47,22 @@ impl Work for Sender {
         &self,
         _: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<PutArtifactResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn put_checkpoint(
+        &self,
+        request: Request<Streaming<PutArtifactRequest>>,
+    ) -> Result<Response<PutArtifactResponse>, Status> {
+        self.put_artifact(request).await
+    }
+
+    type FetchCheckpointStream = ReceiverStream<Result<ArtifactChunk, Status>>;
+
+    async fn fetch_checkpoint(
+        &self,
+        _: Request<FetchCheckpointRequest>,
+    ) -> Result<Response<Self::FetchCheckpointStream>, Status> {
         Err(Status::unimplemented("not here"))
     }
 }

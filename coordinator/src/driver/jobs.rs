@@ -4,6 +4,7 @@
 //! anew. What was made is on record, so nothing is made twice. An experiment is bound to what a job gave it first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{AddressedJob, Job, JobInput, JobKey};
@@ -18,6 +19,8 @@ use crate::store::{StoreError, Write};
 /// Word by which a worker asks for such jobs alone, in place of an experiment's id.
 pub const JOBS: &str = "jobs";
 
+/// Open jobs that people may have asked for. More have to wait until some are done.
+const MOST_OPEN: usize = 100_000;
 /// Jobs under way that people are shown.
 const SHOWN_JOBS: usize = 100;
 
@@ -36,14 +39,20 @@ impl Driver {
     /// Opens the jobs that are not made yet, and says what has become of all.
     pub(super) fn make(&mut self, request: MakeRequest, reply: Reply<Making>) -> Result<(), StoreError> {
         let MakeRequest { jobs, lost, retry } = request;
+        let jobs: Vec<AddressedJob> = jobs.into_iter().map(AddressedJob::from).collect();
+        let is_new = |job: &&AddressedJob| !self.ledger.owners(job.key).contains(&Owner::PEOPLE);
+        let open = self.ledger.open_count(Owner::PEOPLE) as usize;
+        if open + jobs.iter().filter(is_new).count() > MOST_OPEN {
+            self.outbox.answer(reply, Err(Refusal::Busy));
+            return Ok(());
+        }
         for key in lost {
             self.jobs.made.remove(&key);
             self.jobs.lost.insert(key);
         }
-        let kinds: BTreeSet<String> = jobs.iter().map(|job| job.kind.clone()).collect();
+        let kinds: BTreeSet<String> = jobs.iter().map(|job| job.job.kind.clone()).collect();
         let mut all = Vec::new();
         for job in jobs {
-            let job = AddressedJob::from(job);
             let key = job.key;
             if retry {
                 self.jobs.failed.remove(&key);
@@ -196,9 +205,9 @@ impl Driver {
         Ok(inputs)
     }
 
-    /// Bound in bytes of the artifact that may be uploaded under a lease, if that is in force and for a job.
-    pub(super) fn upload_bound(&self, lease: LeaseId) -> Option<u64> {
-        Some(self.ledger.leased(lease)?.job()?.job.largest)
+    /// The job of a lease, if that is in force and for a job.
+    pub(super) fn leased_job(&self, lease: LeaseId) -> Option<Arc<AddressedJob>> {
+        self.ledger.leased(lease)?.job().cloned()
     }
 
     /// Takes the artifact of a job, whose bytes are on disk.

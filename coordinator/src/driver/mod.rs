@@ -76,6 +76,8 @@ use workers::Workers;
 const QUEUE: usize = 4096;
 /// Requests that go into one transaction.
 const BATCH: usize = 512;
+/// Times that a search may ask for jobs before others have their turn.
+const ROUNDS: usize = 16;
 /// Characters of an unknown id that are quoted.
 const SHOWN: usize = 100;
 /// Longest sleep of the driver while nothing is due.
@@ -380,7 +382,7 @@ impl Driver {
 
     /// Lets a search go on.
     fn advance(&mut self, index: usize) -> Result<(), DriverError> {
-        loop {
+        for _ in 0..ROUNDS {
             let run = &mut self.experiments[index];
             let complete = run.advance(&mut self.ledger, &self.store, self.outbox.unwritten())?;
             let search = &mut run.search;
@@ -403,6 +405,8 @@ impl Driver {
                 return Ok(());
             }
         }
+        self.unfinished = true;
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
-use qslm_common::job::{Job, JobKey};
+use qslm_common::job::{AddressedJob, Job, JobKey};
 use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::work::WorkKey;
@@ -41,7 +41,7 @@ pub(super) enum Request {
     Change(String, Change, Reply<ExperimentStatus>),
     Retry(String, Vec<String>, Reply<ExperimentStatus>),
     Make(MakeRequest, Reply<Making>),
-    UploadBound(LeaseId, Reply<Option<u64>>),
+    LeasedJob(LeaseId, Reply<Option<Arc<AddressedJob>>>),
     /// The committer has a batch on disk: the trials whose sums were in it.
     Committed(Committed),
     Stop,
@@ -401,12 +401,12 @@ impl Handle {
         self.ask(|reply| Request::Make(request, reply)).await
     }
 
-    /// Bound in bytes of the artifact that may be uploaded under a lease, if that is in force and for a job.
+    /// The job of a lease, if that is in force and for a job.
     ///
     /// # Errors
     /// [`Refusal`] if the driver is busy or gone.
-    pub async fn upload_bound(&self, lease: LeaseId) -> Result<Option<u64>, Refusal> {
-        self.ask(|reply| Request::UploadBound(lease, reply)).await
+    pub async fn leased_job(&self, lease: LeaseId) -> Result<Option<Arc<AddressedJob>>, Refusal> {
+        self.ask(|reply| Request::LeasedJob(lease, reply)).await
     }
 
     /// Asks the driver to end after the requests before this one. Blocks while the queue is full.

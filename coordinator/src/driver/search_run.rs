@@ -176,8 +176,7 @@ impl SearchRun {
         let mut found = BTreeSet::new();
         for beginning in beginnings {
             let before = found.len();
-            let hash = |work: &WorkKey| ContentHash::from_bytes(*work.as_bytes()).to_string();
-            let fits = |work: &&WorkKey| hash(work).starts_with(&beginning.to_lowercase());
+            let fits = |work: &&WorkKey| work.hash().to_string().starts_with(&beginning.to_lowercase());
             found.extend(failures.keys().filter(fits));
             if beginning.is_empty() || found.len() == before {
                 let shown: String = beginning.chars().take(SHOWN).collect();

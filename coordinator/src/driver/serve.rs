@@ -72,8 +72,8 @@ impl Driver {
                 }
             }
             Request::Make(request, reply) => self.make(request, reply)?,
-            Request::UploadBound(lease, reply) => {
-                drop(reply.send(Ok(self.upload_bound(lease))));
+            Request::LeasedJob(lease, reply) => {
+                drop(reply.send(Ok(self.leased_job(lease))));
             }
             Request::Committed(written) => {
                 self.outbox.written(&written?);

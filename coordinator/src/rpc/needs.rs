@@ -41,7 +41,7 @@ mod tests {
             }
         }
         let of = |role| roles.iter().filter(|(_, needs)| *needs == Needs::Role(role)).count();
-        assert_eq!((of(Role::Worker), of(Role::Reader), of(Role::Submitter), roles.len()), (3, 7, 7, 17));
+        assert_eq!((of(Role::Worker), of(Role::Reader), of(Role::Submitter), roles.len()), (5, 7, 7, 19));
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! an artifact.
 
 use std::fs::File;
+use std::io;
 
+use qslm_common::hash::ContentHash;
+use qslm_common::job::JobKey;
 use qslm_program::in_pieces;
 use qslm_proto::convert::{self, Invalid};
 use qslm_proto::v1::{ArtifactChunk, FetchArtifactRequest, PutArtifactRequest, PutArtifactResponse};
@@ -11,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::refuse;
-use crate::store::Artifacts;
+use crate::store::{Artifacts, JobCheckpoints};
 
 /// Stream of an artifact's pieces.
 pub(super) type ChunkStream = ReceiverStream<Result<ArtifactChunk, Status>>;
@@ -28,10 +31,15 @@ pub(super) async fn fetch(
         .await
         .map_err(|error| Status::internal(format!("artifact {hash}: {error}")))?
         .map_err(refuse)?;
+    Ok(send(file))
+}
+
+/// Sends the rest of a file, piece by piece.
+pub(super) fn send(file: File) -> Response<ChunkStream> {
     // A slow reader holds up its own stream only.
     let (sender, receiver) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || send_chunks(file, &sender));
-    Ok(Response::new(ReceiverStream::new(receiver)))
+    Response::new(ReceiverStream::new(receiver))
 }
 
 /// Sends a file until its end or until nobody listens.
@@ -58,24 +66,58 @@ impl Upload {
         Ok(Self { first, rest })
     }
 
+    /// Hash of what comes, as it is announced.
+    pub(super) fn hash(&self) -> Result<ContentHash, Invalid> {
+        convert::hash("hash", &self.first.hash)
+    }
+
     /// Stores an artifact of at most `bound` bytes.
     pub(super) async fn store(
-        mut self,
+        self,
         artifacts: &Artifacts,
         bound: u64,
     ) -> Result<Response<PutArtifactResponse>, Status> {
-        let hash = convert::hash("hash", &self.first.hash)?;
+        let hash = self.hash()?;
         let mut writer = tokio::task::block_in_place(|| artifacts.create(hash)).map_err(refuse)?;
+        self.receive(bound, |data| writer.write(data).map_err(refuse)).await?;
+        tokio::task::block_in_place(|| writer.finish()).map_err(refuse)?;
+        Ok(Response::new(PutArtifactResponse {}))
+    }
+
+    /// Stores a checkpoint of a job, of at most `bound` bytes.
+    pub(super) async fn store_checkpoint(
+        self,
+        checkpoints: &JobCheckpoints,
+        job: &JobKey,
+        bound: u64,
+    ) -> Result<Response<PutArtifactResponse>, Status> {
+        let refuse = |error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData => Status::data_loss(format!("checkpoint of job {job}: {error}")),
+            _ => Status::internal(format!("checkpoint of job {job}: {error}")),
+        };
+        let hash = self.hash()?;
+        let mut writer = tokio::task::block_in_place(|| checkpoints.create(job, hash)).map_err(refuse)?;
+        self.receive(bound, |data| writer.write(data).map_err(refuse)).await?;
+        tokio::task::block_in_place(|| writer.finish()).map_err(refuse)?;
+        Ok(Response::new(PutArtifactResponse {}))
+    }
+
+    /// Receives at most `bound` bytes, piece by piece.
+    async fn receive(
+        mut self,
+        bound: u64,
+        mut write: impl FnMut(&[u8]) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        let hash = self.hash()?;
         let (mut message, mut size) = (Some(self.first), 0);
         while let Some(PutArtifactRequest { data, .. }) = message {
             size += data.len() as u64;
             if size > bound {
                 return Err(Status::out_of_range(format!("artifact {hash}: more than {bound} bytes")));
             }
-            tokio::task::block_in_place(|| writer.write(&data)).map_err(refuse)?;
+            tokio::task::block_in_place(|| write(&data))?;
             message = self.rest.message().await?;
         }
-        tokio::task::block_in_place(|| writer.finish()).map_err(refuse)?;
-        Ok(Response::new(PutArtifactResponse {}))
+        Ok(())
     }
 }

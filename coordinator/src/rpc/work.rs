@@ -4,23 +4,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::evidence::LONGEST_ENGINE;
+use qslm_common::job::{AddressedJob, JobKey};
 use qslm_common::work::WorkKey;
 use qslm_proto::PROTOCOL;
 use qslm_proto::convert::{self, Invalid};
 use qslm_proto::v1::shard_failure::Kind;
 use qslm_proto::v1::work_server::Work;
 use qslm_proto::v1::{
-    FetchArtifactRequest, Job, Lease, PutArtifactRequest, PutArtifactResponse, ReportRequest, ReportResponse,
-    ShardFailure, ShardReport, shard_report,
+    FetchArtifactRequest, FetchCheckpointRequest, Job, Lease, PutArtifactRequest, PutArtifactResponse,
+    ReportRequest, ReportResponse, ShardFailure, ShardReport, shard_report,
 };
 use qslm_transport::traces::TraceContext;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::transfer::{ChunkStream, Upload, fetch};
+use super::transfer::{ChunkStream, Upload, fetch, send};
 use crate::crash::{CrashPlan, CrashPoint};
 use crate::driver::{Fault, Finished, Handle, ReportAnswer, ShardOutcome, WorkerReport};
 use crate::ledger::{Grant, LeaseId};
-use crate::store::Artifacts;
+use crate::store::{Artifacts, JobCheckpoints};
 
 /// Leases that one report may ask for.
 const MAX_SLOTS: u32 = 1024;
@@ -35,6 +36,7 @@ const MAX_REASON: usize = 500;
 pub struct WorkService {
     driver: Handle,
     artifacts: Artifacts,
+    checkpoints: JobCheckpoints,
     /// True if traces are sent to a collector.
     traced: bool,
     /// Crash plan, for tests. Calls run side by side.
@@ -42,10 +44,16 @@ pub struct WorkService {
 }
 
 impl WorkService {
-    /// Serves what `driver` decides and `artifacts` holds. Leases name their context in a trace if trials are `traced`. Dies
-    /// where `crash_at` says.
-    pub fn new(driver: Handle, artifacts: Artifacts, traced: bool, crash_at: CrashPlan) -> Self {
-        Self { driver, artifacts, traced, crash_at: Mutex::new(crash_at) }
+    /// Serves what `driver` decides, and `artifacts` and `checkpoints` hold. Leases name their context in a trace if trials
+    /// are `traced`. Dies where `crash_at` says.
+    pub fn new(
+        driver: Handle,
+        artifacts: Artifacts,
+        checkpoints: JobCheckpoints,
+        traced: bool,
+        crash_at: CrashPlan,
+    ) -> Self {
+        Self { driver, artifacts, checkpoints, traced, crash_at: Mutex::new(crash_at) }
     }
 }
 
@@ -54,7 +62,13 @@ impl Work for WorkService {
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
         let mut report = read_report(request.into_inner())?;
         self.refuse_what_is_not_there(&mut report).await?;
+        let is_done = |finished: &Finished| match (&finished.outcome, finished.work) {
+            (ShardOutcome::Artifact(_), WorkKey::Job(job)) => Some(job),
+            _ => None,
+        };
+        let done: Vec<JobKey> = report.finished.iter().filter_map(is_done).collect();
         let answer = self.driver.report(report).await?;
+        done.iter().for_each(|job| self.checkpoints.remove(job));
         Ok(Response::new(ReportResponse {
             leases: answer.leases.iter().map(|grant| self.write_lease(grant, &answer)).collect(),
             dropped: answer.dropped.iter().map(|lease| lease.0).collect(),
@@ -78,19 +92,46 @@ impl Work for WorkService {
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<PutArtifactResponse>, Status> {
         let upload = Upload::begin(request).await?;
-        let lease = LeaseId(upload.first.lease);
-        let Some(bound) = self.driver.upload_bound(lease).await? else {
-            return Err(Status::failed_precondition(format!(
-                "lease {lease} is not in force, or not for a job"
-            )));
-        };
-        let stored = upload.store(&self.artifacts, bound).await?;
+        let job = self.leased_job(upload.first.lease).await?;
+        let stored = upload.store(&self.artifacts, job.job.largest).await?;
         self.crash_at.lock().unwrap_or_else(PoisonError::into_inner).pass(CrashPoint::ArtifactStored);
         Ok(stored)
+    }
+
+    async fn put_checkpoint(
+        &self,
+        request: Request<Streaming<PutArtifactRequest>>,
+    ) -> Result<Response<PutArtifactResponse>, Status> {
+        let upload = Upload::begin(request).await?;
+        let job = self.leased_job(upload.first.lease).await?;
+        upload.store_checkpoint(&self.checkpoints, &job.key, job.job.largest_checkpoint()).await
+    }
+
+    type FetchCheckpointStream = ChunkStream;
+
+    async fn fetch_checkpoint(
+        &self,
+        request: Request<FetchCheckpointRequest>,
+    ) -> Result<Response<ChunkStream>, Status> {
+        let job = self.leased_job(request.into_inner().lease).await?;
+        let checkpoints = self.checkpoints.clone();
+        let opened = tokio::task::spawn_blocking(move || checkpoints.open(&job.key)).await;
+        match opened.map_err(|error| Status::internal(error.to_string()))? {
+            Ok(file) => Ok(send(file)),
+            Err(error) => Err(Status::not_found(format!("checkpoint: {error}"))),
+        }
     }
 }
 
 impl WorkService {
+    /// The job of a lease; refuses one that has ended, or is for a trial.
+    async fn leased_job(&self, lease: u64) -> Result<Arc<AddressedJob>, Status> {
+        let job = self.driver.leased_job(LeaseId(lease)).await?;
+        job.ok_or_else(|| {
+            Status::failed_precondition(format!("lease {lease} is not in force, or not for a job"))
+        })
+    }
+
     fn write_lease(&self, grant: &Grant, answer: &ReportAnswer) -> Lease {
         let key = grant.work.key();
         let context = self.traced.then(|| TraceContext::of_lease(key.as_bytes(), grant.lease.0));
@@ -103,7 +144,11 @@ impl WorkService {
             of: grant.shard.of,
             traceparent: context.map_or(String::new(), |context| context.to_traceparent()),
             experiment: answer.experiments.get(&grant.owner).cloned().unwrap_or_default(),
-            job: grant.work.job().map(|job| Job { text: job.job.encode(), inputs: bytes() }),
+            job: grant.work.job().map(|job| Job {
+                text: job.job.encode(),
+                inputs: bytes(),
+                checkpoint: self.checkpoints.has(&job.key),
+            }),
         }
     }
 

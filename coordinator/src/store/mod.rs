@@ -11,6 +11,7 @@
 mod artifacts;
 mod audit;
 mod batch;
+mod checkpoints;
 mod contents;
 mod database;
 mod error;
@@ -27,6 +28,7 @@ mod whole;
 pub use artifacts::{ArtifactError, ArtifactWriter, Artifacts};
 pub use audit::{Audit, Condition, Found};
 pub use batch::Write;
+pub use checkpoints::{CheckpointWriter, JobCheckpoints};
 pub use contents::{Contents, MadeVariants};
 pub use database::Store;
 pub use error::StoreError;

@@ -152,6 +152,9 @@ fn about(program: Program, key: &str) -> &'static str {
             "where fetched checkpoints and data are kept, and results while the coordinator is away"
         }
         (Program::Worker, "cache_max_bytes") => "bytes that the cache may take",
+        (Program::Worker, "checkpoint_every_s") => {
+            "seconds between two checkpoints of a job, from which another worker goes on if this one is lost; 0.001 to 86400"
+        }
         (Program::Client, "coordinator") => "the coordinator's address",
         (Program::Client, "connect_timeout") => {
             "seconds to wait for a coordinator that cannot be reached; 0 tries once; 10 if empty, 60 with `submit --wait`"

@@ -11,7 +11,7 @@ use qslm_program::limits;
 use qslm_proto::v1::RetryRequest;
 use qslm_proto::v1::experiment_status::State;
 use qslm_worker::capabilities::detect;
-use qslm_worker::{Agent, ArtifactCache, CrashPlan, Evaluator};
+use qslm_worker::{Agent, ArtifactCache, CHECKPOINT_EVERY, CrashPlan, Evaluator};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -142,6 +142,7 @@ async fn search(
                 capabilities: capabilities.clone(),
                 traces: None,
                 tally: Arc::default(),
+                checkpoint_every: CHECKPOINT_EVERY,
                 until_done: false,
                 crash_at: CrashPlan::default(),
             };

@@ -246,7 +246,7 @@ fn what_failed_is_opened_again_and_the_search_ends_where_it_would_have() {
     let nobody = vec!["zz".to_owned()];
     let refused = world.ask(|reply| Request::Retry(id.clone(), nobody, reply)).unwrap_err();
     assert_eq!(refused, Refusal::NotFound(format!("no failed trial of {id} is \"zz\"")));
-    let start = failed.0.to_string()[..8].to_owned();
+    let start = failed.0.hash().to_string()[..8].to_owned();
     let reopened = world.ask(|reply| Request::Retry(id.clone(), vec![start], reply)).unwrap();
     assert_eq!((reopened.state, reopened.failed, reopened.retried), (State::Running, 0, 1));
 

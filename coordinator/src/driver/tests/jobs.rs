@@ -60,10 +60,11 @@ async fn a_job_goes_to_a_worker_that_knows_its_kind_and_is_made_once() {
     busy.progress = vec![(grant.lease, 3, 7), (LeaseId(99), 1, 1)];
     handle.report(busy).await.unwrap();
     assert_eq!(ask(&handle, &[job("ranges")]).await, leased(Some((3, 7))));
-    assert_eq!(handle.upload_bound(grant.lease).await.unwrap(), Some(100));
+    let leased_job = handle.leased_job(grant.lease).await.unwrap().map(|job| job.key);
+    assert_eq!(leased_job, Some(job("ranges").key()));
     let again = told("able", 0, grant, ShardOutcome::Artifact(artifact(b"1")));
     handle.report(again.clone()).await.unwrap();
-    assert_eq!(handle.upload_bound(grant.lease).await.unwrap(), None, "the lease has ended");
+    assert_eq!(handle.leased_job(grant.lease).await.unwrap(), None, "the lease has ended");
     let is_made = |states: &[JobState]| match states {
         [JobState::Made(made)] => made.artifact == artifact(b"1") && made.engines.len() == 1,
         _ => false,
@@ -150,6 +151,27 @@ async fn an_artifact_for_a_trial_or_counts_for_a_job_are_a_fault_of_the_worker()
     handle.report(told("a", 0, &granted[0], ShardOutcome::Counts(counts))).await.unwrap();
     assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Pending]);
     assert_eq!(handle.snapshot().await.unwrap().tally.faults, 1);
+    handle.stop();
+    thread.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn people_have_so_many_open_jobs_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, thread) = open(&folder.path().join("store.redb"));
+    let jobs = |numbers: std::ops::Range<u32>| -> Vec<Job> {
+        numbers.map(|number| job("ranges").parameter("number", number)).collect()
+    };
+    let make = |jobs: Vec<Job>| handle.make(MakeRequest { jobs, ..MakeRequest::default() });
+    assert_eq!(make(jobs(0..100_001)).await, Err(Refusal::Busy));
+    assert_eq!(make(jobs(0..10)).await.unwrap().jobs.len(), 10, "nothing of the others was opened");
+    assert_eq!(make(jobs(1..100_001)).await, Err(Refusal::Busy));
+    // Those that are open already count once.
+    assert_eq!(make(jobs(0..1000)).await.unwrap().jobs.len(), 1000);
+    let counts = handle.snapshot().await.unwrap();
+    assert_eq!((counts.jobs.pending, counts.of_people.pending), (1000, 1000));
+    let shown = handle.cluster().await.unwrap().jobs;
+    assert_eq!((shown.len(), shown[0].experiments.len(), shown[0].leased), (100, 0, None));
     handle.stop();
     thread.join().unwrap().unwrap();
 }

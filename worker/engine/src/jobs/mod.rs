@@ -54,6 +54,19 @@ pub trait Watch: Sync {
 
     /// Hears that so many steps of so many are done.
     fn progress(&self, _done: u64, _of: u64) {}
+
+    /// Checkpoint that whoever did the job before left, as it was saved. From it or from none, a job makes the same bytes.
+    fn checkpoint(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// True if it is time to save another checkpoint.
+    fn is_checkpoint_due(&self) -> bool {
+        false
+    }
+
+    /// Takes a checkpoint, in a form of the kind's own.
+    fn save_checkpoint(&self, _checkpoint: Vec<u8>) {}
 }
 
 /// Nobody looks on.

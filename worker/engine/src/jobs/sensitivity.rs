@@ -84,8 +84,8 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         return Err(JobError::Invalid(format!("units: {name:?} is no matrix of the checkpoint")));
     }
     let wanted: Vec<&Unit> = known.iter().filter(|unit| units.contains_key(&unit.name)).collect();
-    let mut rows = Vec::new();
-    for (done, unit) in wanted.iter().enumerate() {
+    let mut rows = scored_before(watch, &wanted, &units);
+    for (done, unit) in wanted.iter().enumerate().skip(rows.len()) {
         let text = &units[&unit.name];
         let scheme: Scheme =
             text.parse().map_err(|error| JobError::Invalid(format!("units.{}: {error}", unit.name)))?;
@@ -98,6 +98,106 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         let named = MEASURES.iter().map(|measure| measure.name.to_owned()).zip(scores);
         rows.push(UnitScores { unit: unit.name.clone(), scheme: text.clone(), scores: named.collect() });
         watch.progress(done as u64 + 1, wanted.len() as u64);
+        if watch.is_checkpoint_due() {
+            let mut checkpoint = Vec::new();
+            write_document(&rows, &mut checkpoint)?;
+            watch.save_checkpoint(checkpoint);
+        }
     }
     write_document(&rows, out)
+}
+
+/// Rows of the units that were scored before, of a checkpoint. One that does not fit is as good as none.
+fn scored_before(watch: &dyn Watch, wanted: &[&Unit], units: &BTreeMap<String, String>) -> Vec<UnitScores> {
+    let rows = watch.checkpoint().and_then(|checkpoint| Sensitivity::read(checkpoint).ok());
+    let fits = |rows: &Vec<UnitScores>| {
+        rows.len() <= wanted.len()
+            && rows.iter().zip(wanted).all(|(row, unit)| {
+                row.unit == unit.name
+                    && units.get(&row.unit) == Some(&row.scheme)
+                    && MEASURES.iter().all(|measure| row.scores.contains_key(measure.name))
+            })
+    };
+    rows.filter(fits).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    const TOKENIZER: &str = r#"{"version":"1.0","added_tokens":[],"pre_tokenizer":{"type":"Whitespace"},
+        "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"?":2},"unk_token":"?"}}"#;
+
+    /// A lease that ends once so many units are scored, with the checkpoints that it saw.
+    #[derive(Default)]
+    struct Lease {
+        left: Option<Vec<u8>>,
+        ends_after: Option<u64>,
+        scored: Mutex<Vec<u64>>,
+        saved: Mutex<Option<Vec<u8>>>,
+    }
+
+    impl Watch for Lease {
+        fn is_interrupted(&self) -> bool {
+            self.ends_after.is_some_and(|units| self.scored.lock().unwrap().len() as u64 >= units)
+        }
+
+        fn progress(&self, done: u64, _of: u64) {
+            self.scored.lock().unwrap().push(done);
+        }
+
+        fn checkpoint(&self) -> Option<&[u8]> {
+            self.left.as_deref()
+        }
+
+        fn is_checkpoint_due(&self) -> bool {
+            true
+        }
+
+        fn save_checkpoint(&self, checkpoint: Vec<u8>) {
+            *self.saved.lock().unwrap() = Some(checkpoint);
+        }
+    }
+
+    #[test]
+    fn a_job_that_goes_on_from_a_checkpoint_makes_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny/model.pth");
+        std::fs::copy(tiny, path("checkpoint")).unwrap();
+        std::fs::write(path("text"), "a b a b b a a b b b a a\n").unwrap();
+        std::fs::write(path("tokenizer"), TOKENIZER).unwrap();
+        let files = ["checkpoint", "text", "tokenizer"].map(|name| (name.to_owned(), path(name)));
+        let inputs = Inputs::new(files.into());
+        let network = *inputs.checkpoint(true).unwrap().network();
+        let scheme = "int4:symmetric:tensor".to_owned();
+        let units = network.units().into_iter().take(4).map(|unit| (unit.name, scheme.clone())).collect();
+        let task = Task::Perplexity { window: 4, stride: 4, windows: None };
+        let parameters =
+            Sensitivity { task, sequences: 2, mini_batch: 1, top_k: 1, binary_embedding: true, units };
+        let data = Data { text: ContentHash::of(b"t"), tokenizer: ContentHash::of(b"k") };
+        let job = parameters.job(ContentHash::of(b"c"), &data);
+        let make = |lease: &Lease| {
+            let mut artifact = Vec::new();
+            super::make(&job, &inputs, lease, &mut artifact).map(|()| artifact)
+        };
+        let whole = make(&Lease::default()).unwrap();
+        assert_eq!(Sensitivity::read(&whole).unwrap().len(), 4);
+        let first = Lease { ends_after: Some(2), ..Lease::default() };
+        assert!(matches!(make(&first), Err(JobError::Interrupted)));
+        let left = first.saved.into_inner().unwrap();
+        let second = Lease { left: left.clone(), ..Lease::default() };
+        assert_eq!(make(&second).unwrap(), whole);
+        assert_eq!(second.scored.into_inner().unwrap(), [3, 4], "what was scored is not scored again");
+        // What does not fit is as good as none: cut short, of other units, of too many.
+        let left = left.unwrap();
+        let others = String::from_utf8(left.clone()).unwrap().replace("int4", "int3");
+        for wrong in [left[..left.len() - 1].to_vec(), others.into_bytes(), b"[]".to_vec(), b"7".to_vec()] {
+            let lease = Lease { left: Some(wrong), ..Lease::default() };
+            assert_eq!(make(&lease).unwrap(), whole);
+            assert_eq!(lease.scored.into_inner().unwrap(), [1, 2, 3, 4]);
+        }
+    }
 }
