@@ -9,12 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use qslm_common::hash::ContentHash;
-use qslm_program::in_pieces;
+use qslm_proto::v1::FetchCheckpointRequest;
 use qslm_proto::v1::work_client::WorkClient;
-use qslm_proto::v1::{FetchCheckpointRequest, PutArtifactRequest};
 use qslm_transport::Link;
-use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::Notify;
+
+use crate::put::messages_of;
 
 /// Time between two checkpoints of a job, unless set.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
@@ -72,18 +72,10 @@ pub(crate) async fn put_checkpoints(
 }
 
 async fn put(lease: u64, checkpoint: Vec<u8>, client: &mut WorkClient<Link>) -> Result<(), tonic::Status> {
-    let (sender, receiver) = mpsc::channel(4);
-    // Set in the first message only.
-    let (mut hash, mut under) = (ContentHash::of(&checkpoint).as_bytes().to_vec(), lease);
-    let reading = tokio::task::spawn_blocking(move || {
-        in_pieces(Cursor::new(checkpoint), |data| {
-            let (hash, lease) = (std::mem::take(&mut hash), std::mem::take(&mut under));
-            sender.blocking_send(PutArtifactRequest { hash, data, lease }).is_ok()
-        })
-    });
-    let sent = client.put_checkpoint(ReceiverStream::new(receiver)).await;
-    drop(reading.await);
-    sent.map(drop)
+    let hash = ContentHash::of(&checkpoint);
+    // What is in memory can be read.
+    let (messages, _reading) = messages_of(Cursor::new(checkpoint), hash, lease);
+    client.put_checkpoint(messages).await.map(drop)
 }
 
 /// Checkpoint of at most `largest` bytes that an earlier lease left, if it can be fetched whole.

@@ -11,19 +11,18 @@ use qslm_common::ENGINE_VERSION;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
 use qslm_engine::jobs::{self, Inputs, JobError, Watch};
-use qslm_program::{in_pieces, panic_words};
+use qslm_program::panic_words;
 use qslm_proto::convert;
+use qslm_proto::v1;
 use qslm_proto::v1::work_client::WorkClient;
-use qslm_proto::v1::{self, PutArtifactRequest};
 use qslm_transport::Link;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::backoff::backoff;
 use crate::cache::ArtifactCache;
 use crate::checkpoints::{Checkpoints, Saved, fetch_checkpoint, put_checkpoints};
 use crate::failure::{Cause, EvaluationFailure};
 use crate::fetch::{fetch, is_passing};
+use crate::put::messages_of;
 
 /// Does the job of a lease. Returns the hash of the artifact, which the coordinator has by then.
 pub(crate) async fn make(
@@ -198,16 +197,8 @@ async fn put(
         let fault = |error| EvaluationFailure::machine(Cause::Disk, format!("artifact: {error}"));
         let mut copy = file.try_clone().map_err(fault)?;
         copy.rewind().map_err(fault)?;
-        let (sender, receiver) = mpsc::channel(4);
-        // Set in the first message only.
-        let (mut name, mut under) = (hash.as_bytes().to_vec(), lease);
-        let reading = tokio::task::spawn_blocking(move || {
-            in_pieces(copy, |data| {
-                let (hash, lease) = (std::mem::take(&mut name), std::mem::take(&mut under));
-                sender.blocking_send(PutArtifactRequest { hash, data, lease }).is_ok()
-            })
-        });
-        let sent = client.put_artifact(ReceiverStream::new(receiver)).await;
+        let (messages, reading) = messages_of(copy, hash, lease);
+        let sent = client.put_artifact(messages).await;
         match (sent, reading.await) {
             (_, Ok(Err(error))) => return Err(fault(error)),
             (Ok(_), _) => return Ok(()),
