@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use qslm_common::hash::ContentHash;
 use qslm_coordinator::driver::{Commits, DriverError, Handle};
 use qslm_coordinator::{AccessPolicy, Coordinator, Options, Ports};
-use qslm_program::{in_pieces, limits};
+use qslm_program::limits;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::{ExperimentStatus, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest};
 use qslm_transport::{Access, Connector, Link};
+use qslm_worker::put;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -166,14 +166,5 @@ pub(crate) fn messages_of(
     lease: u64,
 ) -> Outcome<(ReceiverStream<PutArtifactRequest>, JoinHandle<io::Result<()>>)> {
     let file = File::open(path).map_err(|error| Failure::file(path, &error))?;
-    let (sender, receiver) = mpsc::channel(4);
-    // Set in the first message only.
-    let (mut name, mut under) = (hash.as_bytes().to_vec(), lease);
-    let reading = tokio::task::spawn_blocking(move || {
-        in_pieces(file, |data| {
-            let (hash, lease) = (std::mem::take(&mut name), std::mem::take(&mut under));
-            sender.blocking_send(PutArtifactRequest { hash, data, lease }).is_ok()
-        })
-    });
-    Ok((ReceiverStream::new(receiver), reading))
+    Ok(put::messages_of(file, *hash, lease))
 }

@@ -25,7 +25,7 @@ mod lease;
 pub mod memory;
 pub mod monitor;
 pub mod program;
-mod put;
+pub mod put;
 pub mod settings;
 pub mod spool;
 mod traced;

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Messages that carry bytes under a lease, and the task that reads them, which knows whether it could.
-pub(crate) fn messages_of(
+pub fn messages_of(
     reader: impl Read + Send + 'static,
     hash: ContentHash,
     lease: u64,

@@ -175,10 +175,12 @@ impl Driver {
     pub(super) fn job_counts(&self) -> JobCounts {
         let mut counts = JobCounts::default();
         for open in self.ledger.jobs() {
-            match (open.waits, open.workers.is_empty()) {
-                (true, _) => counts.waiting += 1,
-                (false, true) => counts.pending += 1,
-                (false, false) => counts.leased += 1,
+            match JobState::from(open) {
+                JobState::Waiting => counts.waiting += 1,
+                JobState::Pending => counts.pending += 1,
+                JobState::Leased { .. } => counts.leased += 1,
+                // Those are open no more.
+                JobState::Made(_) | JobState::Failed(_) => {}
             }
         }
         counts

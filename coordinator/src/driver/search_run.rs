@@ -212,9 +212,9 @@ impl SearchRun {
     }
 
     /// Lets the search go on until there are shards enough for workers, or it is done, or asks for jobs, or a chunk of
-    /// candidates was looked up. What is paused or cancelled goes on as far as the store knows the results. `unwritten` are sums that are
-    /// on the way to the store. Returns trials that turned out to be complete, because a crash came between the last shard
-    /// and the sum.
+    /// candidates was looked up. What is paused or cancelled goes on as far as the store knows the results. `unwritten` are
+    /// sums that are on the way to the store. Returns trials that turned out to be complete, because a crash came between
+    /// the last shard and the sum.
     pub(super) fn advance(
         &mut self,
         ledger: &mut Ledger,
