@@ -10,9 +10,8 @@ use qslm_common::scheme::Scheme;
 use qslm_common::space::Group;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::jobs::sensitivity::UnitScores;
-use qslm_engine::model::SpikeGpt;
-use qslm_engine::task::sensitivity::{Comparison, MEASURES, Measure, MiniBatch, TASK_LOSS};
-use qslm_engine::task::{Dataset, EvaluateError};
+use qslm_engine::task::Dataset;
+use qslm_engine::task::sensitivity::{Comparison, MEASURES, Measure, MiniBatch, ScoreError, TASK_LOSS};
 use serde::de::Error;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -160,21 +159,16 @@ pub fn measure(
     done: impl Fn() + Sync,
 ) -> Outcome<Vec<UnitSensitivity>> {
     let Options { backend, mini_batch: sequences, top_k, threads } = options;
-    let network = checkpoint.network();
-    let float = Candidate::float(network);
-    let build = |candidate: &Candidate| {
-        SpikeGpt::new(checkpoint, candidate, backend).map_err(|error| Failure::new(Exit::Usage, error))
-    };
-    let comparison =
-        Comparison::new(checkpoint, build(&float)?, data, MEASURES, MiniBatch { sequences, top_k });
-    let units = changed(network, candidate)?;
+    let comparison = Comparison::new(checkpoint, backend, data, MEASURES, MiniBatch { sequences, top_k })
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let units = changed(checkpoint.network(), candidate)?;
     parallel::map(units.len(), threads, |index| {
         let unit = &units[index];
         let scheme = candidate.scheme(&unit.name);
-        let changed = build(&float.clone().with([unit.name.as_str()], scheme))?;
-        let scores = comparison
-            .scores(unit, scheme, &changed, &|| false)
-            .map_err(|error: EvaluateError| Failure::new(Exit::Failure, format!("{}: {error}", unit.name)))?;
+        let scores = comparison.scores(unit, scheme, &|| false).map_err(|error| match error {
+            ScoreError::Build(_) => Failure::new(Exit::Usage, error),
+            ScoreError::Evaluate { .. } => Failure::new(Exit::Failure, error),
+        })?;
         done();
         Ok(UnitSensitivity { unit: unit.name.clone(), scheme: scheme.to_string(), scores })
     })

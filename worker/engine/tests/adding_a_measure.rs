@@ -8,10 +8,8 @@
 use std::path::Path;
 
 use qslm_common::backend::Backend;
-use qslm_common::candidate::Candidate;
 use qslm_common::scheme::Scheme;
 use qslm_engine::checkpoint::Checkpoint;
-use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::Dataset;
 use qslm_engine::task::sensitivity::{Comparison, Distance, Fold, Mean, Measure, MiniBatch, Needs, Score};
 
@@ -63,18 +61,14 @@ fn a_measure_scores_a_unit_of_a_network() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny/model.pth");
     let checkpoint = Checkpoint::load(&path, true).unwrap();
     let network = checkpoint.network();
-    let float = Candidate::float(network);
-    let build = |candidate: &Candidate| SpikeGpt::new(&checkpoint, candidate, Backend::Native).unwrap();
     let tokens = (0..64).map(|index| index * 7 % network.vocabulary).collect();
     let data = Dataset::windows(tokens, 32, 32, None).unwrap();
     let mini_batch = MiniBatch { sequences: 1, top_k: 5 };
-    let comparison = Comparison::new(&checkpoint, build(&float), &data, &[&FIRST_CHOICE], mini_batch);
+    let comparison =
+        Comparison::new(&checkpoint, Backend::Native, &data, &[&FIRST_CHOICE], mini_batch).unwrap();
 
     let head = network.units().pop().unwrap();
-    let score = |scheme: Scheme| {
-        let changed = build(&float.clone().with([head.name.as_str()], scheme));
-        comparison.scores(&head, scheme, &changed, &|| false).unwrap()[0].unwrap()
-    };
+    let score = |scheme: Scheme| comparison.scores(&head, scheme, &|| false).unwrap()[0].unwrap();
     let at = |scheme: &str| score(scheme.parse().unwrap());
     assert_eq!(at("f32"), 0.0, "the network itself");
     let (wide, narrow) = (at("int8:symmetric:channel"), at("int2:symmetric:tensor"));

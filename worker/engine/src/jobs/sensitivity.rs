@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
 use qslm_common::network::Unit;
@@ -12,9 +11,8 @@ use qslm_common::task::{Data, Task};
 use serde::{Deserialize, Serialize};
 
 use super::{BACKEND, Inputs, JobError, Kind, Watch, over_data, parameters, read_document, write_document};
-use crate::model::SpikeGpt;
 use crate::task::EvaluateError;
-use crate::task::sensitivity::{Comparison, MEASURES, MiniBatch};
+use crate::task::sensitivity::{Comparison, MEASURES, MiniBatch, ScoreError};
 
 /// The kind.
 pub const SENSITIVITY: Kind =
@@ -73,11 +71,9 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let checkpoint = inputs.checkpoint(binary_embedding)?;
     let network = checkpoint.network();
     let data = inputs.data(&task.first(sequences), network)?;
-    let float = Candidate::float(network);
-    let build =
-        |candidate: &Candidate| SpikeGpt::new(&checkpoint, candidate, BACKEND).map_err(JobError::invalid);
     let mini_batch = MiniBatch { sequences: mini_batch as usize, top_k: top_k as usize };
-    let comparison = Comparison::new(&checkpoint, build(&float)?, &data, MEASURES, mini_batch);
+    let comparison =
+        Comparison::new(&checkpoint, BACKEND, &data, MEASURES, mini_batch).map_err(JobError::invalid)?;
     // In the network's order, which is that of every table.
     let known: Vec<Unit> = network.units();
     if let Some(name) = units.keys().find(|name| known.iter().all(|unit| unit.name != **name)) {
@@ -89,12 +85,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         let text = &units[&unit.name];
         let scheme: Scheme =
             text.parse().map_err(|error| JobError::Invalid(format!("units.{}: {error}", unit.name)))?;
-        let changed = build(&float.clone().with([unit.name.as_str()], scheme))?;
-        let scores = comparison.scores(unit, scheme, &changed, &|| watch.is_interrupted());
-        let scores = scores.map_err(|error| match error {
-            EvaluateError::Interrupted => JobError::Interrupted,
-            other => JobError::NotFinite(format!("{}: {other}", unit.name)),
-        })?;
+        let scores = comparison.scores(unit, scheme, &|| watch.is_interrupted()).map_err(why)?;
         let named = MEASURES.iter().map(|measure| measure.name.to_owned()).zip(scores);
         rows.push(UnitScores { unit: unit.name.clone(), scheme: text.clone(), scores: named.collect() });
         watch.progress(done as u64 + 1, wanted.len() as u64);
@@ -105,6 +96,14 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         }
     }
     write_document(&rows, out)
+}
+
+fn why(error: ScoreError) -> JobError {
+    match error {
+        ScoreError::Build(error) => JobError::invalid(error),
+        ScoreError::Evaluate { error: EvaluateError::Interrupted, .. } => JobError::Interrupted,
+        ScoreError::Evaluate { .. } => JobError::NotFinite(error.to_string()),
+    }
 }
 
 /// Rows of the units that were scored before, of a checkpoint. One that does not fit is as good as none.

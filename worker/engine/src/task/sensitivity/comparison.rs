@@ -1,6 +1,8 @@
 //! The pass that scores: the float network and the changed one run side by side over the same data, once for
 //! all measures, each of which is told what both did.
 
+use qslm_common::backend::Backend;
+use qslm_common::candidate::Candidate;
 use qslm_common::network::Unit;
 use qslm_common::scheme::Scheme;
 
@@ -8,12 +10,13 @@ use super::super::dataset::{Dataset, Sequence, Target};
 use super::super::evaluate::{EvaluateError, Interrupt, head_input};
 use super::{Distance, LOGITS_AT_ONCE, Measure, MiniBatch, Needs, Score};
 use crate::checkpoint::Checkpoint;
-use crate::model::{Hook, SpikeGpt, Unwatched};
+use crate::model::{CannotBuild, Hook, SpikeGpt, Unwatched};
 use crate::quant::fake_quantize;
 
-/// A float network, data, and the measures by which changed networks are compared with it.
+/// A float network, data, and the measures by which networks with one unit quantized are compared with it.
 pub struct Comparison<'a> {
     checkpoint: &'a Checkpoint,
+    backend: Backend,
     float: SpikeGpt,
     data: &'a Dataset,
     measures: &'a [&'a Measure],
@@ -23,16 +26,37 @@ pub struct Comparison<'a> {
     blocks: Vec<Vec<f64>>,
 }
 
+/// Reason why a unit has no scores.
+#[derive(Debug, thiserror::Error)]
+pub enum ScoreError {
+    /// A scheme that the unit cannot be stored under, or no such backend in this program.
+    #[error(transparent)]
+    Build(#[from] CannotBuild),
+    /// A network that could not be evaluated to the end.
+    #[error("{unit}: {error}")]
+    Evaluate {
+        /// Name of the unit.
+        unit: String,
+        /// What happened.
+        #[source]
+        error: EvaluateError,
+    },
+}
+
 impl<'a> Comparison<'a> {
-    /// Comparison of networks with `float`, which `checkpoint` is as it is, on all of `data`. Membranes and
-    /// blocks are looked at on the mini-batch alone.
+    /// Comparison with the float network of `checkpoint`, on all of `data`. Membranes and blocks are looked at on the
+    /// mini-batch alone.
+    ///
+    /// # Errors
+    /// [`CannotBuild`] if the program lacks the backend.
     pub fn new(
         checkpoint: &'a Checkpoint,
-        float: SpikeGpt,
+        backend: Backend,
         data: &'a Dataset,
         measures: &'a [&'a Measure],
         mini_batch: MiniBatch,
-    ) -> Self {
+    ) -> Result<Self, CannotBuild> {
+        let float = SpikeGpt::new(checkpoint, &Candidate::float(checkpoint.network()), backend)?;
         let MiniBatch { sequences, top_k } = mini_batch;
         let mini_batch = sequences.min(data.len());
         let applies = |needs| needs != Needs::LanguageModel || !float.network().is_classifier();
@@ -41,24 +65,22 @@ impl<'a> Comparison<'a> {
             _ => Vec::new(),
         };
         let blocks = measures.iter().map(blocks).collect();
-        Self { checkpoint, float, data, measures, mini_batch, blocks }
+        Ok(Self { checkpoint, backend, float, data, measures, mini_batch, blocks })
     }
 
-    /// Scores of `unit` by every measure, in their order; `None` where one does not apply. `changed` is the
-    /// float network with this unit alone stored under `scheme`.
+    /// Scores of `unit` by every measure, in their order; `None` where one does not apply. It alone is stored under
+    /// `scheme`.
     ///
     /// # Errors
-    /// [`EvaluateError`].
-    ///
-    /// # Panics
-    /// If the networks differ in shape.
+    /// [`ScoreError`].
     pub fn scores(
         &self,
         unit: &Unit,
         scheme: Scheme,
-        changed: &SpikeGpt,
         interrupt: Interrupt<'_>,
-    ) -> Result<Vec<Option<f64>>, EvaluateError> {
+    ) -> Result<Vec<Option<f64>>, ScoreError> {
+        let candidate = Candidate::float(self.float.network()).with([unit.name.as_str()], scheme);
+        let changed = SpikeGpt::new(self.checkpoint, &candidate, self.backend)?;
         let start = |measure: &&Measure| match measure.score {
             Score::Distance(start) => Some((measure.needs, start())),
             Score::Blocks(_) => None,
@@ -73,7 +95,8 @@ impl<'a> Comparison<'a> {
         }
         let mut of_data: Vec<_> = of_data.iter_mut().map(|(_, distance)| distance).collect();
         if !of_data.is_empty() {
-            self.run(changed, &mut of_data, interrupt)?;
+            self.run(&changed, &mut of_data, interrupt)
+                .map_err(|error| ScoreError::Evaluate { unit: unit.name.clone(), error })?;
         }
         let block = unit.block().map(|block| block as usize);
         let mut scores = Vec::with_capacity(distances.len());
