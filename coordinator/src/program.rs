@@ -97,7 +97,7 @@ struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     experiments_per_client: Option<u32>,
-    /// Bytes that all uploaded files together may take [default: 256 GiB]
+    /// Bytes that uploaded files, made artifacts and checkpoints of jobs together may take [default: 256 GiB]
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     artifacts_max_bytes: Option<u64>,

@@ -19,7 +19,7 @@ use crate::crash::CrashPlan;
 use crate::driver::{self, DriverError, Handle, Options};
 use crate::metrics;
 use crate::rpc::{self, ExperimentsService, Quotas, WorkService};
-use crate::store::{Artifacts, JobCheckpoints, Store, StoreError};
+use crate::store::{Artifacts, Store, StoreError};
 use crate::web;
 
 /// Time in which open calls may end once the coordinator stops. hyper may wait for ever on a stuck connection
@@ -84,7 +84,6 @@ pub struct Coordinator {
     driver: Handle,
     thread: driver::Thread,
     artifacts: Artifacts,
-    checkpoints: JobCheckpoints,
     traces: Option<Traces>,
     crash_at: CrashPlan,
 }
@@ -101,7 +100,7 @@ impl Coordinator {
             StoreError::Io { path, error }
         })?;
         // A job may have been done while another worker still left checkpoints of it.
-        let checkpoints = JobCheckpoints::beside(store.path());
+        let checkpoints = artifacts.checkpoints();
         for job in store.made(&checkpoints.jobs())?.keys() {
             checkpoints.remove(job);
         }
@@ -119,9 +118,8 @@ impl Coordinator {
 
     fn on(store: Store, artifacts: Artifacts, options: Options) -> Result<Self, DriverError> {
         let (traces, crash_at) = (options.traces.clone(), options.crash_at);
-        let checkpoints = JobCheckpoints::beside(store.path());
         let (driver, thread) = driver::start(store, options)?;
-        Ok(Self { driver, thread, artifacts, checkpoints, traces, crash_at })
+        Ok(Self { driver, thread, artifacts, traces, crash_at })
     }
 
     /// Driver, for callers in the same process.
@@ -144,9 +142,9 @@ impl Coordinator {
         door: AccessPolicy,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let Self { driver, thread, artifacts, checkpoints, traces, crash_at } = self;
+        let Self { driver, thread, artifacts, traces, crash_at } = self;
         let AccessPolicy { tls, tokens, max_connections, calls_per_second, quotas } = door;
-        let artifacts = artifacts.at_most(quotas.artifacts_max_bytes);
+        artifacts.set_most(quotas.artifacts_max_bytes);
         let tls = tls.map(ServerTls::watched).transpose().map_err(Coded::setting)?.map(Arc::new);
         let gate = Arc::new(Gate::new(tokens, rpc::needs, calls_per_second));
         let accept = |listener| Incoming::new(listener, tls.clone(), max_connections, stop.clone());
@@ -175,8 +173,7 @@ impl Coordinator {
                 }
             });
         }
-        let work =
-            WorkService::new(driver.clone(), artifacts.clone(), checkpoints, traces.is_some(), crash_at);
+        let work = WorkService::new(driver.clone(), artifacts.clone(), traces.is_some(), crash_at);
         let experiments = ExperimentsService::new(driver.clone(), artifacts, quotas);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(qslm_proto::DESCRIPTORS)

@@ -49,7 +49,7 @@ pub struct Settings {
     pub uploads_per_client: u32,
     /// Experiments of one client that have not ended, 1 to 1000000.
     pub experiments_per_client: u32,
-    /// Bytes that all uploaded files together may take.
+    /// Bytes that uploaded files, made artifacts and checkpoints of jobs together may take.
     pub artifacts_max_bytes: u64,
     /// Address of an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`; no traces if
     /// empty.

@@ -3,9 +3,13 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use qslm_coordinator::store::Store;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::Job;
+use qslm_common::work::Made;
+use qslm_coordinator::store::{Store, Write};
 use serde_json::Value;
 use support::{json, refused, succeed};
 
@@ -90,6 +94,36 @@ fn stores_that_disagree_are_told_apart() {
     let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
     assert_eq!(report["conflicts"], serde_json::json!([trial]));
     assert_eq!(report["measurements"], 2);
+}
+
+#[test]
+fn jobs_that_made_different_artifacts_are_told_with_the_experiments_that_took_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job::new("ranges", 100);
+    let store = |name: &str| {
+        let path = folder.path().join(name).join("s.redb");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let artifact = ContentHash::of(name.as_bytes());
+        let made = Made { artifact, engines: BTreeSet::new() };
+        let bound = Write::Binding("formula-1".to_owned(), job.key(), artifact);
+        let all = [Write::Job(job.clone()), Write::Made(job.key(), made), bound];
+        Store::open(&path).unwrap().commit(&all).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (a, b, both) = (store("a"), store("b"), folder.path().join("both.redb"));
+    let both = both.to_str().unwrap();
+    let output = support::qslm(&["reconcile", &a, &b, "--into", both]);
+    assert_eq!(output.status.code(), Some(4));
+    let told = String::from_utf8(output.stderr).unwrap();
+    let words = format!(
+        "1 jobs made different artifacts in different stores, the first is {}; both are kept; formula-1 took the \
+         artifact with the smaller hash",
+        job.key()
+    );
+    assert!(told.contains(&words), "{told}");
+    let smaller = ContentHash::of(b"a").min(ContentHash::of(b"b"));
+    let bindings = Store::open(Path::new(both)).unwrap().bindings("formula-1").unwrap();
+    assert_eq!(bindings.into_values().collect::<Vec<_>>(), [smaller]);
 }
 
 #[test]

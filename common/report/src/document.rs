@@ -2,6 +2,7 @@
 
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
+use qslm_common::hash::ContentHash;
 use qslm_common::space::Axis;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,18 @@ pub struct ReportDocument {
     /// Engines that measured, as far as they are known; the one with the most candidates first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub engines: Vec<EngineShare>,
+    /// Artifacts that jobs made for it, the first few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<GivenArtifact>,
+}
+
+/// Artifact that a job gave the experiment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenArtifact {
+    /// Kind of the job, and its parameters.
+    pub job: String,
+    /// Content hash of the artifact.
+    pub artifact: ContentHash,
 }
 
 /// Share of an engine in the measurements.

@@ -21,7 +21,7 @@ pub mod words;
 
 pub use cloud::{Cloud, Spot, badness};
 pub use document::{
-    Comparison, EngineShare, FORMAT, Lifecycle, Reference, ReportDocument, Sample, Sensitivity, Stage,
-    worked_ms,
+    Comparison, EngineShare, FORMAT, GivenArtifact, Lifecycle, Reference, ReportDocument, Sample,
+    Sensitivity, Stage, worked_ms,
 };
 pub use field::{Field, Point};

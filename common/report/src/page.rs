@@ -8,7 +8,7 @@ use qslm_common::front_document::FrontRow;
 use qslm_common::task::Task;
 
 use crate::words::{costs, date, percent, quality};
-use crate::{EngineShare, Lifecycle, ReportDocument, plots};
+use crate::{EngineShare, GivenArtifact, Lifecycle, ReportDocument, plots};
 
 /// A whole page with the style of all pages.
 #[derive(Template)]
@@ -263,6 +263,9 @@ fn provenance(report: &ReportDocument) -> Vec<(&'static str, String)> {
     for EngineShare { engine, measured } in &report.engines {
         rows.push(("measured by", format!("{engine}: {measured} candidates")));
     }
+    for GivenArtifact { job, artifact } in &report.artifacts {
+        rows.push(("made for it", format!("{job}: {artifact}")));
+    }
     rows
 }
 
@@ -321,6 +324,17 @@ mod tests {
             page.contains("a &#60;script&#62; in a reason") || page.contains("a &lt;script&gt; in a reason")
         );
         assert!(!page.contains("<script>") && !page.contains("<b>"));
+    }
+
+    #[test]
+    fn a_page_names_the_artifacts_that_jobs_made_for_the_experiment() {
+        let artifact = qslm_common::hash::ContentHash::of(b"made");
+        let made = GivenArtifact { job: "codes method=gptq".to_owned(), artifact };
+        let with = ReportDocument { artifacts: vec![made], ..report() };
+        let row = format!("<tr><td>made for it</td><td>codes method=gptq: {artifact}</td></tr>");
+        assert!(file(&with).contains(&row) && !file(&report()).contains("made for it"));
+        // A document of an earlier version has none.
+        assert!(!serde_json::to_string(&report()).unwrap().contains("artifacts"));
     }
 
     #[test]

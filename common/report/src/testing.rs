@@ -61,6 +61,7 @@ pub(crate) fn report() -> ReportDocument {
         sensitivity: Vec::new(),
         timeline: vec![sample(1_000, 0.1), sample(2_000, 0.2)],
         comparisons: Vec::new(),
+        artifacts: Vec::new(),
         engines: vec![EngineShare {
             engine: "qslm 0, engine 3, native, x86_64 avx2".to_owned(),
             measured: 5,

@@ -99,7 +99,7 @@ impl Driver {
             None => self.made(key)?.map(|made| made.artifact),
         };
         match made {
-            Some(artifact) => self.bind(index, key, artifact),
+            Some(artifact) => self.bind(index, &job, artifact),
             None if !is_active => self.experiments[index].search.pass_over(),
             None => {
                 let name = job.job.to_string();
@@ -142,10 +142,10 @@ impl Driver {
     }
 
     /// Binds an experiment to the artifact of a job.
-    fn bind(&mut self, index: usize, job: JobKey, artifact: ContentHash) {
+    fn bind(&mut self, index: usize, job: &AddressedJob, artifact: ContentHash) {
         let search = &mut self.experiments[index].search;
         if search.bind(job, artifact) {
-            let binding = Write::Binding(search.id().to_owned(), job, artifact);
+            let binding = Write::Binding(search.id().to_owned(), job.key, artifact);
             self.outbox.write(binding);
         }
     }
@@ -250,7 +250,8 @@ impl Driver {
 
     /// Files a job that is closed, with everyone who waited for it.
     pub(super) fn close_job(&mut self, job: &AddressedJob, owners: &[Owner], outcome: Outcome) {
-        let AddressedJob { job, key } = job;
+        let addressed = job;
+        let AddressedJob { job, key } = addressed;
         match outcome {
             Outcome::Made(made) => {
                 let artifact = made.artifact;
@@ -259,7 +260,7 @@ impl Driver {
                 for owner in owners {
                     self.note_job(*owner, format!("{job} is made"));
                     if *owner != Owner::PEOPLE {
-                        self.bind(owner.index(), *key, artifact);
+                        self.bind(owner.index(), addressed, artifact);
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! Results: what workers make of shards, and what becomes of trials.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 use qslm_common::task::Shard;
@@ -262,15 +262,18 @@ impl Driver {
         }
     }
 
-    /// Notes which experiments no worker can go on with, because all that may evaluate them are set aside.
+    /// Notes which experiments no worker can go on with: all that may evaluate them are set aside, or none does the jobs that
+    /// they wait for.
     pub(super) fn look_for_stuck(&mut self) {
         for (index, run) in self.experiments.iter_mut().enumerate() {
             let search = &mut run.search;
+            let makes = search.playback().jobs() > 0;
             // Almost always nobody is.
-            if self.workers.breakers.is_empty() && !search.is_stuck() {
+            if self.workers.breakers.is_empty() && !search.is_stuck() && !makes {
                 continue;
             }
-            let stuck = self.workers.stuck(index, search);
+            let kinds = if makes { self.ledger.pending_kinds(search.owner()) } else { BTreeSet::new() };
+            let stuck = self.workers.stuck(index, search, &kinds);
             if search.set_stuck(stuck) && search.is_stuck() {
                 tracing::error!(experiment = search.id(), reason = search.stuck(), "stuck");
             }

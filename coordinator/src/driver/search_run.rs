@@ -13,6 +13,7 @@ use qslm_common::job::{AddressedJob, JobKey};
 use qslm_common::task::Shard;
 use qslm_common::trial::{Addressed, TrialKey};
 use qslm_common::work::WorkKey;
+use qslm_report::GivenArtifact;
 use qslm_search::{Fate, OnRecord, Playback};
 
 use super::status::State;
@@ -42,6 +43,8 @@ pub(super) struct SearchRun {
     history: History,
     /// Reason why no worker can go on with it, while that is so.
     stuck: Option<String>,
+    /// Artifacts that the search was given, as far as it has come.
+    given: BTreeMap<JobKey, GivenArtifact>,
 }
 
 /// History of an experiment, beside what was measured: that is looked up as the search comes to it.
@@ -78,6 +81,7 @@ impl SearchRun {
             passed_over: false,
             history,
             stuck: None,
+            given: BTreeMap::new(),
         })
     }
 
@@ -268,15 +272,23 @@ impl SearchRun {
     }
 
     /// Artifact that a job gave the experiment.
+    /// Artifacts that the search was given, as far as it has come, in the order of their jobs' names.
+    pub(super) fn given(&self) -> Vec<GivenArtifact> {
+        let mut given: Vec<GivenArtifact> = self.given.values().cloned().collect();
+        given.sort_by(|a, b| a.job.cmp(&b.job));
+        given
+    }
+
     pub(super) fn bound(&self, job: JobKey) -> Option<ContentHash> {
         self.history.bindings.get(&job).copied()
     }
 
     /// Binds the experiment to the artifact of a job, if it is not bound to one. Returns whether that is new.
-    pub(super) fn bind(&mut self, job: JobKey, artifact: ContentHash) -> bool {
+    pub(super) fn bind(&mut self, job: &AddressedJob, artifact: ContentHash) -> bool {
         let known = self.history.bindings.len();
-        let bound = *self.history.bindings.entry(job).or_insert(artifact);
-        self.playback.made(job, bound);
+        let bound = *self.history.bindings.entry(job.key).or_insert(artifact);
+        self.given.insert(job.key, GivenArtifact { job: job.job.to_string(), artifact: bound });
+        self.playback.made(job.key, bound);
         self.history.bindings.len() > known
     }
 

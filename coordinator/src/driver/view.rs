@@ -22,6 +22,9 @@ const SHOWN_FAILURES: usize = 5;
 /// Failed trials and jobs that a status names.
 const SHOWN_TRIALS: usize = 20;
 
+/// Artifacts that a report names.
+const SHOWN_ARTIFACTS: usize = 100;
+
 /// View of one experiment.
 pub(super) struct View {
     presentation: Presentation,
@@ -188,6 +191,7 @@ impl View {
             timeline: self.presentation.timeline().to_vec(),
             comparisons: self.presentation.comparisons().to_vec(),
             engines: self.presentation.engines(known),
+            artifacts: of.given().into_iter().take(SHOWN_ARTIFACTS).collect(),
         }
     }
 

@@ -212,15 +212,29 @@ impl Workers {
         self.counts[index].1
     }
 
-    /// Reason why no worker can go on with an experiment: the circuit breakers of all that may evaluate it
-    /// are open.
-    pub(super) fn stuck(&mut self, index: usize, of: &SearchRun) -> Option<String> {
+    /// Reason why no worker can go on with an experiment whose jobs of these kinds wait: the circuit breakers of all that
+    /// may evaluate it are open, or none of them knows a kind.
+    pub(super) fn stuck(&mut self, index: usize, of: &SearchRun, kinds: &BTreeSet<&str>) -> Option<String> {
         let WorkerCounts { suitable, set_aside, .. } = self.counts(index, of);
-        if !of.is_active() || suitable == 0 || set_aside != suitable {
+        if !of.is_active() || suitable == 0 {
             return None;
         }
-        let suiting = self.by_name.iter().filter(|(_, worker)| worker.suits(of));
-        let open = suiting.filter_map(|(name, _)| Some((name, self.breakers.open(name, Owner::at(index))?)));
+        let suiting = || self.by_name.iter().filter(|(_, worker)| worker.suits(of));
+        let is_unknown =
+            |kind: &&&str| !suiting().any(|(_, worker)| worker.capabilities.jobs.contains(**kind));
+        if let Some(kind) = kinds.iter().find(is_unknown) {
+            return Some(match suitable {
+                1 => format!("the only worker that may work for it does no jobs of the kind {kind}"),
+                more => {
+                    format!("none of the {more} workers that may work for it does jobs of the kind {kind}")
+                }
+            });
+        }
+        if set_aside != suitable {
+            return None;
+        }
+        let open =
+            suiting().filter_map(|(name, _)| Some((name, self.breakers.open(name, Owner::at(index))?)));
         // Always the same one, of a map that has no order.
         let first = open.min().map_or(String::new(), |(name, reason)| format!("{name}: {reason}"));
         Some(match suitable {

@@ -1,6 +1,6 @@
 //! Queries of a ledger: nothing here changes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use qslm_common::evidence::Evidence;
@@ -89,6 +89,14 @@ impl Ledger {
         // Jobs come after all trials.
         let first = WorkKey::Job(JobKey::from_bytes([0; 32]));
         self.open.range(first..).filter_map(|(_, open)| self.state_of(open))
+    }
+
+    /// Kinds of an owner's jobs that wait for a worker.
+    pub fn pending_kinds(&self, owner: Owner) -> BTreeSet<&str> {
+        let pending = self.queues.get(&owner).into_iter().flat_map(|queue| &queue.pending);
+        let keys = pending.filter_map(|(order, _)| self.by_order.get(order));
+        let jobs = keys.filter_map(|key| self.open.get(key)?.work.job());
+        jobs.map(|job| job.job.kind.as_str()).collect()
     }
 
     fn state_of(&self, open: &OpenWork) -> Option<OpenJob> {

@@ -2,7 +2,6 @@
 //! an artifact.
 
 use std::fs::File;
-use std::io;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::job::JobKey;
@@ -14,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::refuse;
-use crate::store::{Artifacts, JobCheckpoints};
+use crate::store::{Artifacts, CheckpointRefused, JobCheckpoints};
 
 /// Stream of an artifact's pieces.
 pub(super) type ChunkStream = ReceiverStream<Result<ArtifactChunk, Status>>;
@@ -91,9 +90,13 @@ impl Upload {
         job: &JobKey,
         bound: u64,
     ) -> Result<Response<PutArtifactResponse>, Status> {
-        let refuse = |error: io::Error| match error.kind() {
-            io::ErrorKind::InvalidData => Status::data_loss(format!("checkpoint of job {job}: {error}")),
-            _ => Status::internal(format!("checkpoint of job {job}: {error}")),
+        let refuse = |error: CheckpointRefused| {
+            let words = format!("checkpoint of job {job}: {error}");
+            match error {
+                CheckpointRefused::OtherContent => Status::data_loss(words),
+                CheckpointRefused::TooMuch(_) => Status::resource_exhausted(words),
+                CheckpointRefused::Unwritable(_) => Status::internal(words),
+            }
         };
         let hash = self.hash()?;
         let mut writer = tokio::task::block_in_place(|| checkpoints.create(job, hash)).map_err(refuse)?;

@@ -21,7 +21,7 @@ use super::transfer::{ChunkStream, Upload, fetch, send};
 use crate::crash::{CrashPlan, CrashPoint};
 use crate::driver::{Fault, Finished, Handle, ReportAnswer, ShardOutcome, WorkerReport};
 use crate::ledger::{Grant, LeaseId};
-use crate::store::{Artifacts, JobCheckpoints};
+use crate::store::Artifacts;
 
 /// Leases that one report may ask for.
 const MAX_SLOTS: u32 = 1024;
@@ -36,7 +36,6 @@ const MAX_REASON: usize = 500;
 pub struct WorkService {
     driver: Handle,
     artifacts: Artifacts,
-    checkpoints: JobCheckpoints,
     /// True if traces are sent to a collector.
     traced: bool,
     /// Crash plan, for tests. Calls run side by side.
@@ -44,16 +43,10 @@ pub struct WorkService {
 }
 
 impl WorkService {
-    /// Serves what `driver` decides, and `artifacts` and `checkpoints` hold. Leases name their context in a trace if trials
-    /// are `traced`. Dies where `crash_at` says.
-    pub fn new(
-        driver: Handle,
-        artifacts: Artifacts,
-        checkpoints: JobCheckpoints,
-        traced: bool,
-        crash_at: CrashPlan,
-    ) -> Self {
-        Self { driver, artifacts, checkpoints, traced, crash_at: Mutex::new(crash_at) }
+    /// Serves what `driver` decides and `artifacts` holds. Leases name their context in a trace if trials are `traced`. Dies
+    /// where `crash_at` says.
+    pub fn new(driver: Handle, artifacts: Artifacts, traced: bool, crash_at: CrashPlan) -> Self {
+        Self { driver, artifacts, traced, crash_at: Mutex::new(crash_at) }
     }
 }
 
@@ -68,7 +61,10 @@ impl Work for WorkService {
         };
         let done: Vec<JobKey> = report.finished.iter().filter_map(is_done).collect();
         let answer = self.driver.report(report).await?;
-        done.iter().for_each(|job| self.checkpoints.remove(job));
+        if !done.is_empty() {
+            let checkpoints = self.artifacts.checkpoints();
+            tokio::task::block_in_place(|| done.iter().for_each(|job| checkpoints.remove(job)));
+        }
         Ok(Response::new(ReportResponse {
             leases: answer.leases.iter().map(|grant| self.write_lease(grant, &answer)).collect(),
             dropped: answer.dropped.iter().map(|lease| lease.0).collect(),
@@ -104,7 +100,7 @@ impl Work for WorkService {
     ) -> Result<Response<PutArtifactResponse>, Status> {
         let upload = Upload::begin(request).await?;
         let job = self.leased_job(upload.first.lease).await?;
-        upload.store_checkpoint(&self.checkpoints, &job.key, job.job.largest_checkpoint()).await
+        upload.store_checkpoint(self.artifacts.checkpoints(), &job.key, job.job.largest_checkpoint()).await
     }
 
     type FetchCheckpointStream = ChunkStream;
@@ -114,7 +110,7 @@ impl Work for WorkService {
         request: Request<FetchCheckpointRequest>,
     ) -> Result<Response<ChunkStream>, Status> {
         let job = self.leased_job(request.into_inner().lease).await?;
-        let checkpoints = self.checkpoints.clone();
+        let checkpoints = self.artifacts.checkpoints().clone();
         let opened = tokio::task::spawn_blocking(move || checkpoints.open(&job.key)).await;
         match opened.map_err(|error| Status::internal(error.to_string()))? {
             Ok(file) => Ok(send(file)),
@@ -147,7 +143,7 @@ impl WorkService {
             job: grant.work.job().map(|job| Job {
                 text: job.job.encode(),
                 inputs: bytes(),
-                checkpoint: self.checkpoints.has(&job.key),
+                checkpoint: self.artifacts.checkpoints().has(&job.key),
             }),
         }
     }

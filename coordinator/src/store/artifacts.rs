@@ -7,22 +7,21 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use qslm_common::hash::ContentHash;
 use tempfile::NamedTempFile;
 
+use super::checkpoints::JobCheckpoints;
 use super::file_id::FileId;
 use super::hashed::Hashed;
+use super::room::{Claim, NoRoom, Room, size};
 
 /// The folder.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
     folder: PathBuf,
-    /// Bytes that are there or under way, and how many there may be.
-    used: Arc<AtomicU64>,
-    most: u64,
+    checkpoints: JobCheckpoints,
+    room: Room,
     hashed: Hashed,
 }
 
@@ -33,34 +32,8 @@ pub struct ArtifactWriter {
     size: u64,
     file: NamedTempFile,
     target: PathBuf,
-    room: Room,
+    claim: Claim,
     hashed: Hashed,
-}
-
-/// Bytes that are taken off what there is room for, until they are kept or the upload is over.
-#[derive(Debug)]
-struct Room {
-    used: Arc<AtomicU64>,
-    most: u64,
-    taken: u64,
-}
-
-impl Room {
-    fn take(&mut self, bytes: u64) -> Result<(), ArtifactError> {
-        self.taken += bytes;
-        if self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.most {
-            return Err(ArtifactError::TooMuch(self.most));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        // There may be less than that, if somebody removed the folder.
-        let less = |used: u64| Some(used.saturating_sub(self.taken));
-        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-    }
 }
 
 /// Reason why an artifact was not stored, or cannot be read.
@@ -78,8 +51,8 @@ pub enum ArtifactError {
     #[error("larger than {} bytes", Artifacts::LARGEST)]
     TooLarge,
     /// There is no room for more.
-    #[error("all artifacts together may take {0} bytes (artifacts_max_bytes)")]
-    TooMuch(u64),
+    #[error(transparent)]
+    TooMuch(#[from] NoRoom),
     /// The disk fails or is full.
     #[error("{path}: cannot store the artifact: {error}")]
     Unwritable {
@@ -127,25 +100,31 @@ impl Artifacts {
     pub fn beside(store: &Path) -> io::Result<Self> {
         let artifacts = Self::of(store);
         std::fs::create_dir_all(&artifacts.folder)?;
-        let mut used = 0;
-        for entry in std::fs::read_dir(&artifacts.folder)? {
-            used += entry?.metadata()?.len();
-        }
-        artifacts.used.store(used, Ordering::Relaxed);
+        artifacts.room.count()?;
         Ok(artifacts)
     }
 
     /// The folder of a store to look at, which may not be there.
     pub fn of(store: &Path) -> Self {
-        let mut name = store.as_os_str().to_owned();
-        name.push(".artifacts");
-        Self { folder: name.into(), used: Arc::default(), most: u64::MAX, hashed: Hashed::default() }
+        let beside = |ending: &str| {
+            let mut name = store.as_os_str().to_owned();
+            name.push(ending);
+            PathBuf::from(name)
+        };
+        let (folder, of_checkpoints) = (beside(".artifacts"), beside(".checkpoints"));
+        let room = Room::of(vec![folder.clone(), of_checkpoints.clone()]);
+        let checkpoints = JobCheckpoints::new(of_checkpoints, room.clone());
+        Self { folder, checkpoints, room, hashed: Hashed::default() }
     }
 
-    /// The same, of at most so many bytes together.
-    #[must_use]
-    pub fn at_most(self, bytes: u64) -> Self {
-        Self { most: bytes, ..self }
+    /// Checkpoints of jobs, which take from the same room.
+    pub fn checkpoints(&self) -> &JobCheckpoints {
+        &self.checkpoints
+    }
+
+    /// Bounds the bytes that artifacts and checkpoints of jobs take together.
+    pub fn set_most(&self, bytes: u64) {
+        self.room.set_most(bytes);
     }
 
     /// The folder of the artifacts.
@@ -230,19 +209,19 @@ impl Artifacts {
         let target = self.path(&announced);
         // Somebody may have removed it. Nothing above it is made: without that there is no store either.
         if std::fs::create_dir(&self.folder).is_ok() {
-            self.used.store(0, Ordering::Relaxed);
+            self.room.count().map_err(|error| unwritable(target.clone(), error))?;
         }
         let file = NamedTempFile::new_in(&self.folder).map_err(|error| unwritable(target.clone(), error))?;
         // What is damaged has to go, so it takes nobody's room.
         let damaged = target.exists() && self.open(&announced).is_err();
-        let most = self.most.saturating_add(if damaged { size(&target) } else { 0 });
+        let claim = self.room.claim(if damaged { size(&target) } else { 0 });
         Ok(ArtifactWriter {
             announced,
             hasher: blake3::Hasher::new(),
             size: 0,
             file,
             target,
-            room: Room { used: self.used.clone(), most, taken: 0 },
+            claim,
             hashed: self.hashed.clone(),
         })
     }
@@ -260,11 +239,6 @@ fn unwritable(path: PathBuf, error: io::Error) -> ArtifactError {
     ArtifactError::Unwritable { path, error }
 }
 
-/// Bytes of a file; none if it is not there.
-fn size(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
-}
-
 impl ArtifactWriter {
     /// Adds bytes.
     ///
@@ -275,7 +249,7 @@ impl ArtifactWriter {
         if self.size > Artifacts::LARGEST {
             return Err(ArtifactError::TooLarge);
         }
-        self.room.take(bytes.len() as u64)?;
+        self.claim.take(bytes.len() as u64)?;
         self.hasher.update(bytes);
         // Not through the temporary file itself, which adds a name that tells nobody anything.
         let written = self.file.as_file_mut().write_all(bytes);
@@ -295,11 +269,11 @@ impl ArtifactWriter {
         self.keep().map_err(|error| unwritable(path, error))
     }
 
-    fn keep(mut self) -> io::Result<()> {
+    fn keep(self) -> io::Result<()> {
         self.file.as_file().sync_all()?;
-        // What it replaces gives its room back.
-        self.room.taken = size(&self.target);
+        let replaced = size(&self.target);
         let file = self.file.persist(&self.target).map_err(|error| error.error)?;
+        self.claim.keep(replaced);
         self.hashed.note(&self.announced, &file)?;
         // The rename is durable once the folder is.
         let folder = self.target.parent().unwrap_or(Path::new("."));
@@ -312,6 +286,12 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
+
+    fn bounded(store: &Path, bytes: u64) -> Artifacts {
+        let artifacts = Artifacts::beside(store).unwrap();
+        artifacts.set_most(bytes);
+        artifacts
+    }
 
     #[test]
     fn only_the_announced_content_is_kept() {
@@ -351,7 +331,7 @@ mod tests {
             let later = SystemTime::now() + Duration::from_secs(3600 * hours);
             File::options().append(true).open(&path).unwrap().set_modified(later).unwrap();
             // Also by a coordinator that never saw it otherwise, and where there is no room for two.
-            let again = Artifacts::beside(&store).unwrap().at_most(7);
+            let again = bounded(&store, 7);
             for artifacts in [&artifacts, &again] {
                 assert!(!artifacts.has(&hash));
                 let error = artifacts.open(&hash).unwrap_err().to_string();
@@ -402,17 +382,53 @@ mod tests {
             writer.write(bytes)?;
             writer.finish()
         };
-        let artifacts = Artifacts::beside(&store).unwrap().at_most(12);
+        let artifacts = bounded(&store, 12);
         let error = put(&artifacts, b"thirteen byte", b"thirteen byte").unwrap_err().to_string();
         assert_eq!(error, "all artifacts together may take 12 bytes (artifacts_max_bytes)");
         assert!(matches!(put(&artifacts, b"x", b"nine byte"), Err(ArtifactError::OtherContent { .. })));
         for _ in 0..3 {
             put(&artifacts, b"sixsix", b"sixsix").unwrap();
         }
-        assert!(matches!(put(&artifacts, b"seven7!", b"seven7!"), Err(ArtifactError::TooMuch(12))));
+        assert!(matches!(put(&artifacts, b"seven7!", b"seven7!"), Err(ArtifactError::TooMuch(NoRoom(12)))));
         put(&artifacts, b"sixfit", b"sixfit").unwrap();
         // After a restart, too.
-        let again = Artifacts::beside(&store).unwrap().at_most(12);
-        assert!(matches!(put(&again, b"1", b"1"), Err(ArtifactError::TooMuch(12))));
+        let again = bounded(&store, 12);
+        assert!(matches!(put(&again, b"1", b"1"), Err(ArtifactError::TooMuch(NoRoom(12)))));
+    }
+
+    #[test]
+    fn checkpoints_of_jobs_take_from_the_same_room_until_their_jobs_are_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("s.redb");
+        let artifacts = bounded(&store, 100);
+        let put = |bytes: usize| {
+            let content = vec![7; bytes];
+            let mut writer = artifacts.create(ContentHash::of(&content))?;
+            writer.write(&content)?;
+            writer.finish()
+        };
+        let leave = |artifacts: &Artifacts, bytes: usize| {
+            let content = vec![7; bytes];
+            let mut writer = artifacts.checkpoints().create(&job(), ContentHash::of(&content))?;
+            writer.write(&content)?;
+            writer.finish()
+        };
+        put(20).unwrap();
+        // Each with the hash of what is in it; the next takes the place of the last, once it is whole.
+        leave(&artifacts, 8).unwrap();
+        leave(&artifacts, 7).unwrap();
+        let error = leave(&artifacts, 10).unwrap_err().to_string();
+        assert_eq!(error, "all artifacts together may take 100 bytes (artifacts_max_bytes)");
+        put(41).unwrap();
+        assert!(matches!(put(1), Err(ArtifactError::TooMuch(NoRoom(100)))));
+        let again = bounded(&store, 100);
+        assert!(leave(&again, 0).is_err(), "what a coordinator finds takes room, too");
+        artifacts.checkpoints().remove(&job());
+        put(39).unwrap();
+        assert!(matches!(put(1), Err(ArtifactError::TooMuch(NoRoom(100)))));
+    }
+
+    fn job() -> qslm_common::job::JobKey {
+        qslm_common::job::JobKey::of(b"job")
     }
 }

@@ -2,20 +2,24 @@
 //!
 //! One file per job, named by its key, in a folder beside the store. A later checkpoint takes the place of an earlier one,
 //! and it goes when the job is done. Nothing depends on it but time: a job gives the same bytes from any checkpoint or from
-//! none. So a file that is damaged or cut short is as good as none, and none is forced to disk.
+//! none. So a file that is damaged or cut short is as good as none, and none is forced to disk. They take from the room of
+//! the artifacts, and one for which there is none is not kept.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::job::JobKey;
 use tempfile::NamedTempFile;
 
+use super::room::{Claim, NoRoom, Room, size};
+
 /// The folder.
 #[derive(Debug, Clone)]
 pub struct JobCheckpoints {
     folder: PathBuf,
+    room: Room,
 }
 
 /// A checkpoint on its way in.
@@ -24,14 +28,27 @@ pub struct CheckpointWriter {
     hasher: blake3::Hasher,
     file: NamedTempFile,
     target: PathBuf,
+    claim: Claim,
+}
+
+/// Reason why a checkpoint was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointRefused {
+    /// The content is not what was announced.
+    #[error("the content is not what was announced")]
+    OtherContent,
+    /// There is no room for it.
+    #[error(transparent)]
+    TooMuch(#[from] NoRoom),
+    /// The disk fails or is full.
+    #[error("cannot store it: {0}")]
+    Unwritable(#[from] io::Error),
 }
 
 impl JobCheckpoints {
-    /// The folder of a store; made when it is needed.
-    pub fn beside(store: &Path) -> Self {
-        let mut name = store.as_os_str().to_owned();
-        name.push(".checkpoints");
-        Self { folder: name.into() }
+    /// A folder, made when it is needed.
+    pub(super) fn new(folder: PathBuf, room: Room) -> Self {
+        Self { folder, room }
     }
 
     /// True if a job left one, damaged or not.
@@ -59,21 +76,28 @@ impl JobCheckpoints {
     /// Starts to store a checkpoint of a job under its announced hash.
     ///
     /// # Errors
-    /// If no file can be made in the folder.
-    pub fn create(&self, job: &JobKey, announced: ContentHash) -> io::Result<CheckpointWriter> {
+    /// [`CheckpointRefused`]
+    pub fn create(
+        &self,
+        job: &JobKey,
+        announced: ContentHash,
+    ) -> Result<CheckpointWriter, CheckpointRefused> {
+        let mut claim = self.room.claim(0);
+        claim.take(announced.as_bytes().len() as u64)?;
         std::fs::create_dir_all(&self.folder)?;
         let mut file = NamedTempFile::new_in(&self.folder)?;
         file.write_all(announced.as_bytes())?;
-        Ok(CheckpointWriter { announced, hasher: blake3::Hasher::new(), file, target: self.path(job) })
+        Ok(CheckpointWriter { announced, hasher: blake3::Hasher::new(), file, target: self.path(job), claim })
     }
 
     /// Removes the checkpoint of a job, if there is one.
     pub fn remove(&self, job: &JobKey) {
-        match std::fs::remove_file(self.path(job)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%job, %error, "cannot remove the checkpoint of a job that is done");
-            }
-            _ => {}
+        let path = self.path(job);
+        let bytes = size(&path);
+        match std::fs::remove_file(path) {
+            Ok(()) => self.room.give_back(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%job, %error, "cannot remove the checkpoint of a job that is done"),
         }
     }
 
@@ -93,21 +117,24 @@ impl CheckpointWriter {
     /// Adds bytes.
     ///
     /// # Errors
-    /// If the disk fails or is full.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// If there is no room, or the disk fails.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), CheckpointRefused> {
+        self.claim.take(bytes.len() as u64)?;
         self.hasher.update(bytes);
-        self.file.write_all(bytes)
+        Ok(self.file.write_all(bytes)?)
     }
 
     /// Puts it in the place of the last one.
     ///
     /// # Errors
     /// If the hash is not the announced one, or the disk fails; nothing is kept then.
-    pub fn finish(self) -> io::Result<()> {
+    pub fn finish(self) -> Result<(), CheckpointRefused> {
         if self.hasher.finalize() != *self.announced.as_bytes() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the content is not what was announced"));
+            return Err(CheckpointRefused::OtherContent);
         }
+        let replaced = size(&self.target);
         self.file.persist(self.target).map_err(|error| error.error)?;
+        self.claim.keep(replaced);
         Ok(())
     }
 }
@@ -119,7 +146,8 @@ mod tests {
     #[test]
     fn the_last_whole_checkpoint_of_a_job_is_there_until_the_job_is_done() {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoints = JobCheckpoints::beside(&folder.path().join("s.redb"));
+        let room = Room::of(Vec::new());
+        let checkpoints = JobCheckpoints::new(folder.path().join("s.redb.checkpoints"), room);
         let job = JobKey::of(b"job");
         assert!(!checkpoints.has(&job) && checkpoints.open(&job).is_err() && checkpoints.jobs().is_empty());
         let put = |announced: &[u8], bytes: &[u8]| {

@@ -4,7 +4,7 @@
 //! brought together in any order and any number of times. Measurements are deterministic; where two stores hold different
 //! counts for the same trial, something is wrong with one of them, and both are kept and shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::candidate::Candidate;
 use qslm_common::evidence::{Engines, Fingerprint};
@@ -169,6 +169,12 @@ impl Contents {
             let complete = kept.into_iter().rev().find(|(of, kept)| of == kept);
             *shards = complete.map_or(*shards, |(of, _)| of);
         }
+    }
+
+    /// Experiments that are bound to an artifact of such a job as [`Self::made_differently`] names.
+    pub fn bound_to_conflicts(&self) -> BTreeSet<&str> {
+        let of_conflict = |job: &JobKey| self.made.get(job).is_some_and(|artifacts| artifacts.len() > 1);
+        self.bindings.keys().filter(|(_, job)| of_conflict(job)).map(|(id, _)| id.as_str()).collect()
     }
 
     /// Jobs with more than one artifact on record. Whoever reads one gets the first, by its hash.

@@ -128,7 +128,9 @@ fn about(program: Program, key: &str) -> &'static str {
         (Program::Coordinator, "experiments_per_client") => {
             "experiments of one client that have not ended; 1 to 1000000"
         }
-        (Program::Coordinator, "artifacts_max_bytes") => "bytes that all uploaded files together may take",
+        (Program::Coordinator, "artifacts_max_bytes") => {
+            "bytes that uploaded files, made artifacts and checkpoints of jobs together may take"
+        }
         (Program::Coordinator | Program::Worker, "traces") => {
             "where to send traces: an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`"
         }

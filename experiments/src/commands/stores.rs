@@ -89,6 +89,9 @@ struct StoreSummary {
     /// Jobs of which stores hold different artifacts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     made_differently: Vec<JobKey>,
+    /// Experiments that are bound to one of these artifacts: the smallest by its hash.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bound_to_conflicts: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sound: Option<bool>,
     /// The input files beside it.
@@ -197,6 +200,7 @@ impl StoreSummary {
             made: contents.made.len(),
             conflicts,
             made_differently: contents.made_differently().map(|(job, _)| job).collect(),
+            bound_to_conflicts: contents.bound_to_conflicts().into_iter().map(str::to_owned).collect(),
             // What is not ends with an error before there is a report.
             sound: was_closed.map(|_| true),
             was_closed,
@@ -247,7 +251,11 @@ impl StoreSummary {
             return Err(Failure::new(Exit::Failure, words));
         }
         let differ = |what: &str, number: usize, first: &dyn std::fmt::Display| {
-            let words = format!("{number} {what} in different stores, the first is {first}; both are kept");
+            let mut words =
+                format!("{number} {what} in different stores, the first is {first}; both are kept");
+            if let ids @ [_, ..] = &self.bound_to_conflicts[..] {
+                words += &format!("; {} took the artifact with the smaller hash", ids.join(", "));
+            }
             Err(Failure::new(Exit::Conflict, words))
         };
         match (&self.conflicts[..], &self.made_differently[..]) {

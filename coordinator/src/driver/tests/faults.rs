@@ -1,14 +1,21 @@
 //! The driver and workers that cannot work: whose fault it is decides what comes of it. No time passes; it is told.
 
+use std::collections::BTreeSet;
+
+use qslm_common::archive::Archive;
+use qslm_common::demands::Capabilities;
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
-use qslm_search::{Grid, Tiered};
+use qslm_common::hash::ContentHash;
+use qslm_common::job::Job;
+use qslm_search::{AnyStrategy, Grid, Playback, Probe, Search, Step, Tiered};
 
 use tokio::sync::oneshot;
 
-use super::{finished, report};
+use super::{able, finished, report};
 use crate::driver::committer::measured;
 use crate::driver::request::Reply;
+use crate::driver::search_run::StartPlayback;
 use crate::driver::*;
 use crate::ledger::Grant;
 use crate::store::disk::Disk;
@@ -166,6 +173,72 @@ fn an_experiment_is_stuck_while_every_worker_that_may_take_it_is_set_aside() {
     assert_eq!((status.state, status.stuck.as_str()), (State::Running, ""));
     world.work("a", 3);
     assert_eq!(world.front(), undisturbed(&grid()));
+}
+
+/// A search that asks for a job before anything else.
+struct MakesFirst {
+    asked: bool,
+    then: Box<dyn Search>,
+}
+
+impl Search for MakesFirst {
+    fn next(&mut self, archive: &Archive) -> Step {
+        match std::mem::replace(&mut self.asked, true) {
+            false => Step::Make(vec![Job::new("hessian", 100)]),
+            true => self.then.next(archive),
+        }
+    }
+
+    fn remaining_at_most(&self) -> Option<u64> {
+        self.then.remaining_at_most()
+    }
+
+    fn probes(&self) -> Vec<Probe> {
+        self.then.probes()
+    }
+}
+
+#[test]
+fn an_experiment_is_stuck_while_no_worker_does_the_jobs_that_it_waits_for() {
+    let start: StartPlayback = |experiment, shards, failed| {
+        Playback::started_by(experiment, shards, failed, |experiment| {
+            let then = AnyStrategy::parse(&experiment.strategy).unwrap().start(experiment);
+            Box::new(MakesFirst { asked: false, then })
+        })
+    };
+    let disk = Disk::default();
+    let driver = Driver::with_searches(Store::on(disk.clone()).unwrap(), options(), start).unwrap();
+    let mut world = World { driver, disk, now: Moment::START };
+    world.submit(grid(), 1);
+    assert_eq!(world.status().stuck, "", "nobody is there yet");
+    assert_eq!(world.report(report("a", 1)).len(), 0);
+    let only = "the only worker that may work for it does no jobs of the kind hessian";
+    assert_eq!((world.status().state, world.status().stuck.as_str()), (State::Stuck, only));
+    assert_eq!(world.report(report("b", 1)).len(), 0);
+    let none = "none of the 2 workers that may work for it does jobs of the kind hessian";
+    assert_eq!(world.status().stuck, none);
+    // One that does them comes; the others may take the trials.
+    let jobs = BTreeSet::from(["hessian".to_owned()]);
+    let capabilities = Arc::new(Capabilities { jobs, ..able() });
+    let able = |slots| WorkerReport { capabilities: capabilities.clone(), ..report("c", slots) };
+    let granted = world.report(able(1));
+    assert_eq!((granted.len(), world.status().stuck.as_str()), (1, ""));
+    let finished = Finished {
+        lease: granted[0].lease,
+        work: granted[0].work.key(),
+        shard: granted[0].shard,
+        engine: "test engine".to_owned(),
+        outcome: ShardOutcome::Artifact(ContentHash::of(b"made")),
+    };
+    world.report(WorkerReport { finished: vec![finished], ..able(0) });
+    world.work("a", 3);
+    assert_eq!((world.status().state, world.status().stuck.as_str()), (State::Finished, ""));
+    assert_eq!(world.front(), undisturbed(&grid()));
+    // What was made for it is on its page.
+    let id = grid().id();
+    let report = world.ask(|reply| Request::Describe(id, reply)).unwrap();
+    let given: Vec<_> = report.artifacts.iter().map(|given| (given.job.as_str(), given.artifact)).collect();
+    assert_eq!(given, [("hessian", ContentHash::of(b"made"))]);
 }
 
 #[test]

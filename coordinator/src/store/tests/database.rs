@@ -1,6 +1,6 @@
 //! Commits, joins and refusals, on files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::hash::ContentHash;
@@ -82,16 +82,21 @@ fn what_is_joined_is_there_after_reopening_conflicts_included() {
         let shard = Write::Shard(b, Shard { index: 0, of: 2 }, counts(nll));
         let failure = Write::Failure("x".to_owned(), TrialKey::of(&[nll as u8]).into(), "broke".to_owned());
         let engine = Write::Engine(Fingerprint(nll), format!("engine {nll}"));
-        let made = Write::Made(job().key(), made(nll as u8));
-        let all = [Write::Measurement(a, counts(nll)), shard, failure, engine, Write::Job(job()), made];
+        let made = made(nll as u8);
+        let bound = Write::Binding("x".to_owned(), job().key(), made.artifact);
+        let made = Write::Made(job().key(), made);
+        let all =
+            [Write::Measurement(a, counts(nll)), shard, failure, engine, Write::Job(job()), made, bound];
         store.commit(&all).unwrap();
         store.contents().unwrap()
     };
+    assert_eq!(with("zero", 0).bound_to_conflicts(), BTreeSet::new());
     let mut joined = with("one", 1);
     joined.join(with("two", 2));
     assert_eq!(joined.conflicts().len(), 2);
     let both: Vec<_> = joined.made_differently().map(|(job, artifacts)| (job, artifacts.len())).collect();
     assert_eq!(both, [(job().key(), 2)]);
+    assert_eq!(joined.bound_to_conflicts(), BTreeSet::from(["x"]));
     let path = folder.path().join("joined");
     Store::open(&path).unwrap().replace(&joined).unwrap();
     let mut store = Store::open(&path).unwrap();
