@@ -8,6 +8,7 @@ use anyhow::Context;
 use qslm_program::Coded;
 use qslm_proto::v1::experiments_server::ExperimentsServer;
 use qslm_proto::v1::work_server::WorkServer;
+use qslm_transport::serving::{Boxed, serve_calls};
 use qslm_transport::{Gate, Incoming, Monitor, ServerTls, Tokens, Traces};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -136,7 +137,16 @@ impl Coordinator {
     ///
     /// # Errors
     /// If a certificate, the socket or the store fails.
-    pub async fn serve(
+    pub fn serve(
+        self,
+        ports: Ports,
+        door: AccessPolicy,
+        stop: CancellationToken,
+    ) -> Boxed<'static, anyhow::Result<()>> {
+        Box::pin(self.serve_until(ports, door, stop))
+    }
+
+    async fn serve_until(
         self,
         ports: Ports,
         door: AccessPolicy,
@@ -183,13 +193,12 @@ impl Coordinator {
             .add_service(ExperimentsServer::new(experiments))
             .add_service(reflection)
             .add_service(health);
-        let serving = Server::builder()
+        let server = Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .max_concurrent_streams(MOST_STREAMS)
-            .http2_max_header_list_size(LARGEST_HEADERS)
-            .add_routes(gate.guard(routes))
-            .serve_with_incoming_shutdown(accept(ports.grpc).stream(), stop.clone().cancelled_owned());
+            .http2_max_header_list_size(LARGEST_HEADERS);
+        let serving = serve_calls(server, gate.guard(routes), accept(ports.grpc), stop.clone());
         let mut serving = tokio::spawn(serving);
         let ended = tokio::task::spawn_blocking(move || thread.join());
         tokio::pin!(ended);

@@ -19,6 +19,7 @@ use qslm_proto::PROTOCOL;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{JobProgress, Lease, ReportRequest, ReportResponse, ShardReport, shard_report};
 use qslm_transport::gate::pushback;
+use qslm_transport::serving::Boxed;
 use qslm_transport::{Connector, Link, Traces};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -140,7 +141,15 @@ impl Agent {
     ///
     /// # Errors
     /// If the coordinator refuses this worker for good. A coordinator that is away is waited for.
-    pub async fn run(self, coordinator: Connector, stop: CancellationToken) -> anyhow::Result<Ended> {
+    pub fn run(
+        self,
+        coordinator: Connector,
+        stop: CancellationToken,
+    ) -> Boxed<'static, anyhow::Result<Ended>> {
+        Box::pin(self.work_until(coordinator, stop))
+    }
+
+    async fn work_until(self, coordinator: Connector, stop: CancellationToken) -> anyhow::Result<Ended> {
         let connector = coordinator.keep_alive(KEEP_ALIVE);
         let (sender, mut finished) = mpsc::unbounded_channel();
         let mut state = Loop {

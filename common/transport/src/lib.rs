@@ -1,7 +1,8 @@
 //! The way from a program to the network and back: addresses, TLS, tokens, back-pressure, health, metrics and traces.
 //!
 //! One idea: whoever calls is known before anything is read of the call. [`Incoming`] accepts connections, with TLS if there
-//! is a certificate ([`tls`]), bounds their number and their patience, and gives each request its [`Peer`]. The [`Gate`]
+//! is a certificate ([`tls`]), bounds their number and their patience, and gives each request its [`Peer`]; [`serving`]
+//! answers what comes over them. The [`Gate`]
 //! lets a call in by the [`Role`] of its token ([`tokens`]) and by the number of calls of its connection; a caller that is
 //! too fast is told how long to wait ([`gate::busy`]).
 //!
@@ -17,6 +18,7 @@ pub mod gate;
 pub mod incoming;
 pub mod monitor;
 mod reach;
+pub mod serving;
 pub mod tls;
 pub mod tokens;
 pub mod traces;

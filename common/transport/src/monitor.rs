@@ -17,6 +17,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::incoming::Incoming;
+use crate::serving::serve_calls;
 
 /// Connections at a time.
 const MOST: usize = 64;
@@ -55,11 +56,7 @@ impl Monitor {
         };
         let routes = health.into_axum_router().merge(Router::new().route("/metrics", get(answer)));
         let incoming = Incoming::new(self.0, None, MOST, stop.clone());
-        Server::builder()
-            .accept_http1(true)
-            .add_routes(routes.into())
-            .serve_with_incoming_shutdown(incoming.stream(), stop.cancelled_owned())
-            .await?;
+        serve_calls(Server::builder().accept_http1(true), routes.into(), incoming, stop).await?;
         Ok(())
     }
 }

@@ -5,8 +5,10 @@ use std::io;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::{Channel, Endpoint};
 
 use crate::client::{Connector, Link};
+use crate::serving::Boxed;
 
 /// Time that one try may take.
 const TRY: Duration = Duration::from_secs(5);
@@ -112,9 +114,14 @@ impl Connector {
 
     async fn try_once(&self) -> Result<Link, Unreachable> {
         let endpoint = self.endpoint().map_err(|error| Unreachable::File(format!("{error:#}")))?;
-        let channel = endpoint.connect().await.map_err(|error| Unreachable::of(&error))?;
+        let channel = dial(endpoint).await.map_err(|error| Unreachable::of(&error))?;
         Ok(self.link(channel))
     }
+}
+
+/// Connects. Boxed, as what serves is.
+fn dial(endpoint: Endpoint) -> Boxed<'static, Result<Channel, tonic::transport::Error>> {
+    Box::pin(async move { endpoint.connect().await })
 }
 
 #[cfg(test)]

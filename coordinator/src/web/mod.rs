@@ -21,6 +21,7 @@ use axum::routing::get;
 use axum::serve::Listener;
 use qslm_common::hash::ContentHash;
 use qslm_report::page::{self, Page};
+use qslm_transport::serving::serve_pages;
 use qslm_transport::{Gate, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -89,7 +90,7 @@ pub async fn serve(
         .fallback(async || (StatusCode::NOT_FOUND, "no such page\n"))
         .with_state(site);
     let router = gate.guard_pages(router).layer(middleware::from_fn_with_state(on_loopback, check_host));
-    axum::serve(incoming, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    serve_pages(router, incoming, stop).await
 }
 
 /// A page from elsewhere can have its own name point here (DNS rebinding), but it cannot choose which name is asked for.

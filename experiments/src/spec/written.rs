@@ -259,7 +259,8 @@ pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
     for setting in settings {
         set(&mut table, setting)?;
     }
-    table.try_into().map_err(|error: toml::de::Error| refuse(path, &suggest(&one_line(error.message()))))
+    // Read as any text is. No line of this one is the file's.
+    toml::from_str(&table.to_string()).map_err(|error| refuse(path, &suggest(&one_line(error.message()))))
 }
 
 /// Error of a TOML file, on one line, with the number of the line where it is.
