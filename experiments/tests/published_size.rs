@@ -76,8 +76,9 @@ fn a_model_of_the_published_size_is_read_evaluated_quantized_and_deployed() {
     let quantized = eval(model, &four);
     for report in [&float, &quantized] {
         let peak = report["peak_memory_bytes"].as_u64().unwrap();
-        let ratio = peak as f64 / file_bytes as f64;
-        assert!(ratio <= 1.3, "{peak} bytes at the peak, {ratio:.3} times the file");
+        // The pages of the program count, too, and so does what its threads set aside.
+        let ratio = peak.saturating_sub(64 << 20) as f64 / file_bytes as f64;
+        assert!(ratio <= 1.25, "{peak} bytes at the peak: beside 64 MiB {ratio:.3} times the file");
     }
     let applied =
         [&["apply", "--checkpoint", model, "--out", packed, "--output", "json"], &four[..]].concat();
