@@ -16,12 +16,15 @@ use crate::job::JobKey;
 use crate::measurement::Counts;
 use crate::objective::Measured;
 use crate::pareto::{self, Frontier};
+use crate::spread::Spread;
 
 /// Entry of one measured candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// Counts over the whole data.
     pub counts: Counts,
+    /// Spread of the losses around the float model's; `None` where it is not known.
+    pub spread: Option<Spread>,
     /// Bytes as the exported file stores them.
     pub footprint_bytes: u64,
     /// Costs beside the footprint, by the models that the experiment decides by; see
@@ -50,7 +53,13 @@ impl Measurement {
     }
 
     /// Measurement of the candidate with this id.
-    pub fn new(experiment: &Experiment, id: CandidateId, candidate: &Candidate, counts: Counts) -> Self {
+    pub fn new(
+        experiment: &Experiment,
+        id: CandidateId,
+        candidate: &Candidate,
+        counts: Counts,
+        spread: Option<Spread>,
+    ) -> Self {
         let footprint_bytes = footprint_bytes(&experiment.network, candidate);
         // Most experiments decide by the footprint alone, and a million candidates should not pay for the
         // rest.
@@ -58,7 +67,7 @@ impl Measurement {
             true => experiment.device.costs(&experiment.network, candidate, &counts),
             false => Costs::new(),
         };
-        let entry = Entry { counts, footprint_bytes, costs };
+        let entry = Entry { counts, spread, footprint_bytes, costs };
         Self { id, losses: losses(experiment, &entry), entry }
     }
 }
@@ -116,9 +125,15 @@ impl Best {
 }
 
 impl Entry {
+    /// 95 % interval of the loss of quality against the float model's entry; `None` where the spread is not known.
+    pub fn loss_interval(&self, float: &Self) -> Option<(f64, f64)> {
+        self.spread.and_then(|spread| spread.loss_interval(&float.counts, &self.counts))
+    }
+
     /// View of it that objectives and constraints take.
     pub fn measured(&self) -> Measured<'_> {
-        Measured { counts: &self.counts, footprint_bytes: self.footprint_bytes, costs: &self.costs }
+        let Self { ref counts, spread, footprint_bytes, ref costs } = *self;
+        Measured { counts, spread, footprint_bytes, costs }
     }
 }
 
@@ -129,7 +144,7 @@ impl Archive {
         self.insert_measured(
             experiment,
             candidate,
-            Measurement::new(experiment, candidate.id(), candidate, counts),
+            Measurement::new(experiment, candidate.id(), candidate, counts, None),
         );
     }
 

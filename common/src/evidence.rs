@@ -1,4 +1,4 @@
-//! Evidence: the counts of a result, and which engines they come from.
+//! Evidence: the counts of a result, which engines they come from, and how they scatter.
 //!
 //! Counts alone decide what a candidate is worth. But last bits differ between processors and backends, so a
 //! result carries the [`Fingerprint`] of whatever measured it; a trial whose shards went to several machines
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::ContentHash;
 use crate::measurement::Counts;
+use crate::spread::Spread;
 
 /// The longest description of an engine, in characters.
 pub const LONGEST_ENGINE: usize = 200;
@@ -44,19 +45,46 @@ impl fmt::Debug for Fingerprint {
 /// The engines that took part in a result; none where that is not known.
 pub type Engines = BTreeSet<Fingerprint>;
 
-/// Counts and where they come from.
+/// Counts and what is known beside them. Two results agree if their counts do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
     /// The counts.
     pub counts: Counts,
+    /// Backing of the counts.
+    pub backing: Backing,
+}
+
+/// What is known of counts beside themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Backing {
     /// Engines that counted.
     pub engines: Engines,
+    /// Spread around the float model's losses; `None` in a result of an earlier version.
+    pub spread: Option<Spread>,
+}
+
+impl Backing {
+    /// Takes in what is known of the same counts elsewhere. Commutative, associative and idempotent.
+    pub fn join(&mut self, other: Self) {
+        self.engines.extend(other.engines);
+        self.spread = match (self.spread, other.spread) {
+            (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
+            (ours, theirs) => ours.or(theirs),
+        };
+    }
+}
+
+impl From<Engines> for Backing {
+    /// Backing of counts whose spread is not known.
+    fn from(engines: Engines) -> Self {
+        Self { engines, spread: None }
+    }
 }
 
 impl From<Counts> for Evidence {
     /// Evidence of counts whose engines are not known.
     fn from(counts: Counts) -> Self {
-        Self { counts, engines: Engines::new() }
+        Self { counts, backing: Backing::default() }
     }
 }
 

@@ -62,6 +62,9 @@ pub struct FrontRow {
     pub accuracy: Option<f64>,
     /// Loss of quality against the float model; see [`quality_loss`].
     pub quality_loss: Option<f64>,
+    /// 95 % interval of the loss; absent where the spread is not known. See [`crate::spread`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality_loss_interval: Option<(f64, f64)>,
     /// Value of the trade-off.
     pub trade_off: Option<f64>,
     /// Spikes per neuron and token over all LIF populations.
@@ -135,6 +138,7 @@ impl FrontRow {
             perplexity: entry.counts.perplexity(),
             accuracy: entry.counts.accuracy(),
             quality_loss: float.map(|float| quality_loss(&float.counts, &entry.counts)),
+            quality_loss_interval: float.and_then(|float| entry.loss_interval(float)),
             trade_off: float.map(trade_off),
             firing_rate: entry.counts.mean_firing_rate(network.channels),
             counts: entry.counts.clone(),

@@ -34,6 +34,7 @@ pub mod quality;
 pub mod racing;
 pub mod scheme;
 pub mod space;
+pub mod spread;
 pub mod strategy;
 pub mod task;
 pub mod trade_off;

@@ -15,6 +15,7 @@ use crate::measurement::Counts;
 use crate::network::Network;
 use crate::quality::Quality;
 use crate::space::Space;
+use crate::spread::Spread;
 use crate::task::Task;
 
 /// A measured candidate as objectives, constraints and trade-offs see it.
@@ -22,6 +23,8 @@ use crate::task::Task;
 pub struct Measured<'a> {
     /// Counts over the whole data.
     pub counts: &'a Counts,
+    /// Spread around the float model's losses; `None` where it is not known.
+    pub spread: Option<Spread>,
     /// Bytes as the exported file stores them.
     pub footprint_bytes: u64,
     /// Costs by all models that are asked for. The footprint need not be among them.
@@ -67,6 +70,9 @@ pub struct Constraints {
     /// Largest value of any cost, by its name and in its unit.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub max: BTreeMap<Cost, f64>,
+    /// True if the upper end of a loss's 95 % interval has to be within its bound, not the loss alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub confident: bool,
 }
 
 /// A constraint or objective that cannot be used with the rest of the experiment.
@@ -111,6 +117,9 @@ pub enum InvalidObjective {
         /// The bound that was given.
         value: f64,
     },
+    /// Nothing to be confident of.
+    #[error("confident needs a bound on the quality that is lost")]
+    Unbounded,
     /// The front has two or three axes.
     #[error("{0} objectives: a front has 2 or 3 different ones")]
     Count(usize),
@@ -123,6 +132,7 @@ impl InvalidObjective {
             Self::Bound { name, .. } | Self::Impossible { name, .. } => Some((*name).to_owned()),
             Self::OtherTask(name) => Some(name.clone()),
             Self::NotDescribed(cost) | Self::Max { cost, .. } => Some(format!("max.{cost}")),
+            Self::Unbounded => Some("confident".to_owned()),
             Self::Count(_) => None,
         }
     }
@@ -229,6 +239,9 @@ impl Constraints {
         if let Some(least) = self.min_saving.filter(|least| *least > saving && *least < 1.0) {
             impossible("min_saving", least);
         }
+        if self.confident && !self.bounds_quality() {
+            problems.push(InvalidObjective::Unbounded);
+        }
         for (cost, value) in &self.max {
             if !device.models(*cost) {
                 problems.push(InvalidObjective::NotDescribed(*cost));
@@ -258,6 +271,17 @@ impl Constraints {
         Quality::ALL.into_iter().filter_map(|quality| self.largest_loss(quality)).all(within)
     }
 
+    /// True if a measured candidate loses no more quality against `float` than allowed: by the loss, or with
+    /// [`Self::confident`] by the upper end of its interval. Where that is not known, nobody is.
+    pub fn allow_loss(&self, float: &Counts, measured: Measured<'_>) -> bool {
+        if !self.confident {
+            return self.allow_quality(float, measured.counts);
+        }
+        let interval = measured.spread.and_then(|spread| spread.loss_interval(float, measured.counts));
+        let within = |most: f64| interval.is_some_and(|(_, high)| high <= most);
+        Quality::ALL.into_iter().filter_map(|quality| self.largest_loss(quality)).all(within)
+    }
+
     /// True if `bytes` is small enough.
     pub fn allow_footprint(&self, network: &Network, bytes: u64) -> bool {
         self.max_footprint_bytes.is_none_or(|most| bytes <= most)
@@ -267,7 +291,7 @@ impl Constraints {
     /// True if a measured candidate meets every bound.
     pub fn allow(&self, network: &Network, float: &Counts, measured: Measured<'_>) -> bool {
         let within = |(cost, most): (&Cost, &f64)| measured.cost(*cost).is_some_and(|value| value <= *most);
-        self.allow_quality(float, measured.counts)
+        self.allow_loss(float, measured)
             && self.allow_footprint(network, measured.footprint_bytes)
             && self.max.iter().all(within)
     }
@@ -423,7 +447,7 @@ mod tests {
         );
         assert!(refused(bound(Cost::Energy, -1.0), &PERPLEXITY).contains("max.energy = -1"));
         let (float, costs) = (Counts::default(), Costs::from([(Cost::Energy, 2.0)]));
-        let measured = Measured { counts: &float, footprint_bytes: 0, costs: &costs };
+        let measured = Measured { counts: &float, spread: None, footprint_bytes: 0, costs: &costs };
         assert!(bound(Cost::Energy, 2.0).allow(&PUBLISHED, &float, measured));
         assert!(!bound(Cost::Energy, 1.9).allow(&PUBLISHED, &float, measured));
     }
@@ -434,5 +458,34 @@ mod tests {
             assert_eq!(name.parse::<Objective>().unwrap().to_string(), name);
         }
         assert!("speed".parse::<Objective>().unwrap_err().to_string().contains("\"speed\" is no cost"));
+    }
+
+    #[test]
+    fn who_has_to_be_confident_is_judged_by_the_end_of_the_interval() {
+        let counts = |nats| Counts {
+            nll: Nll::from_nats(nats).unwrap(),
+            scored_tokens: 10_000,
+            processed_tokens: 10_000,
+            ..Counts::zero(0)
+        };
+        let (float, more) = (counts(30_000.0), counts(30_200.0));
+        // 100 windows that each lose 2 nats, give or take 1: an error of 0.1 nats of 100 tokens each.
+        let spread = Some(Spread { sequences: 100, squares: (100 * (4 + 1)) << 24 });
+        let costs = Costs::new();
+        let measured = Measured { counts: &more, spread, footprint_bytes: 0, costs: &costs };
+        let bound = |most, confident| Constraints {
+            max_perplexity_increase: Some(most),
+            confident,
+            ..Default::default()
+        };
+        assert!(bound(0.0205, false).allow_loss(&float, measured));
+        assert!(!bound(0.0205, true).allow_loss(&float, measured));
+        assert!(bound(0.0223, true).allow_loss(&float, measured));
+        let unknown = Measured { spread: None, ..measured };
+        assert!(
+            !bound(1.0, true).allow_loss(&float, unknown) && bound(1.0, false).allow_loss(&float, unknown)
+        );
+        // What is not said leaves no trace in an experiment's text.
+        assert!(!serde_json::to_string(&bound(0.03, false)).unwrap().contains("confident"));
     }
 }

@@ -126,7 +126,8 @@ mod tests {
 
     fn value(trade_off: TradeOff, correct: u64, bytes: u64) -> f64 {
         let [float, now] = [8.0, 6.0].map(|joules| Costs::from([(Cost::Energy, joules)]));
-        let measured = |counts, footprint_bytes, costs| Measured { counts, footprint_bytes, costs };
+        let measured =
+            |counts, footprint_bytes, costs| Measured { counts, spread: None, footprint_bytes, costs };
         trade_off.value(measured(&hits(80), 1000, &float), measured(&hits(correct), bytes, &now))
     }
 

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
+use qslm_common::archive::Entry;
 use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::footprint::{footprint_bytes, saving};
-use qslm_common::measurement::Counts;
 use qslm_common::objective::quality_loss;
 use qslm_common::origin::Origin;
 use qslm_common::trial::Addressed;
 use qslm_common::trial::TrialKey;
+use qslm_proto::convert;
 use qslm_proto::v1::MeasuredCandidate;
 use qslm_search::{Fate, Playback};
 
@@ -104,7 +105,9 @@ fn describe(
 ) -> Option<MeasuredCandidate> {
     let (experiment, archive) = (playback.experiment(), playback.archive());
     let (network, candidate) = (&experiment.network, &trial.trial.candidate);
-    let counts: &Counts = &archive.get(&trial.candidate)?.counts;
+    let entry = archive.get(&trial.candidate)?;
+    let Entry { counts, spread, .. } = entry;
+    let float = archive.float(experiment);
     let bytes = footprint_bytes(network, candidate);
     let mut schemes: Vec<String> =
         candidate.schemes().map(|(unit, scheme)| format!("{unit}={scheme}")).collect();
@@ -120,8 +123,9 @@ fn describe(
         footprint_bytes: bytes,
         saving: saving(network, bytes),
         // Every search proposes the float model first; without it there is nothing to compare with.
-        quality_loss: archive.float(experiment).map(|float| quality_loss(&float.counts, counts)),
-        counts: Some(counts.into()),
+        quality_loss: float.map(|float| quality_loss(&float.counts, counts)),
+        quality_loss_interval: float.and_then(|float| entry.loss_interval(float)).map(Into::into),
+        counts: Some(convert::write_counts(counts, *spread)),
         costs: costs.into_iter().map(|(cost, value)| (cost.to_string(), value)).collect(),
         schemes: schemes.join(" "),
         firing_rate: counts.mean_firing_rate(network.channels),

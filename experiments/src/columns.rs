@@ -7,19 +7,22 @@
 use qslm_common::cost::{Cost, CostModel};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
+use qslm_common::spread::Spread;
+use qslm_proto::convert;
 use qslm_proto::v1::MeasuredCandidate;
 
 /// A measured candidate with what is worked out once for several columns.
 pub struct CandidateRow {
     candidate: MeasuredCandidate,
     counts: Counts,
+    spread: Option<Spread>,
 }
 
 impl CandidateRow {
     /// Row of what a coordinator sent.
     pub fn new(candidate: MeasuredCandidate) -> Self {
-        let counts = candidate.counts.clone().unwrap_or_default().into();
-        Self { candidate, counts }
+        let (counts, spread) = convert::read_counts(candidate.counts.clone().unwrap_or_default());
+        Self { candidate, counts, spread }
     }
 }
 
@@ -146,6 +149,22 @@ pub fn columns() -> Vec<Column> {
             "version of the engine and its backend: what decides the numbers, whoever measured",
             |row| row.candidate.engine.clone(),
         ),
+        number(
+            "quality_loss_low",
+            "lower end of the 95 % interval of quality_loss, paired by window or sentence; empty where the spread is not known",
+            |row| row.candidate.quality_loss_interval.map(|interval| interval.low),
+        ),
+        number("quality_loss_high", "upper end of that interval", |row| {
+            row.candidate.quality_loss_interval.map(|interval| interval.high)
+        }),
+        count("pairs", "windows or sentences whose losses were compared with the float model's; 0 where the spread is not known", |row| {
+            row.spread.map_or(0, |spread| spread.sequences)
+        }),
+        count(
+            "squared_differences",
+            "summed squares of these differences, in units of (2^-12 nat)^2; of a classifier the sentences that differ",
+            |row| row.spread.map_or(0, |spread| spread.squares),
+        ),
     ]);
     columns
 }
@@ -202,6 +221,7 @@ mod tests {
             "split_latency_seconds_per_token",
         ];
         assert_eq!(names[15..34], costs);
-        assert_eq!(names[34..], ["engines", "checkpoint", "data", "protocol", "engine"]);
+        assert_eq!(names[34..39], ["engines", "checkpoint", "data", "protocol", "engine"]);
+        assert_eq!(names[39..], ["quality_loss_low", "quality_loss_high", "pairs", "squared_differences"]);
     }
 }

@@ -1,11 +1,15 @@
 //! The end of an experiment: waited for, read, printed, and judged.
 
 use qslm_common::front_document::FrontDocument;
+use qslm_common::task::Task;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{ExperimentStatus, GetRequest};
+use serde::Serialize;
 
 use crate::client::Client;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::holdout::HeldOut;
+use crate::making::Maker;
 use crate::output::{Output, print, print_data};
 use crate::progress::Progress;
 use crate::results;
@@ -40,6 +44,15 @@ pub async fn until_ended(client: &mut Client, id: &str, when_stuck: WhenStuck) -
 
 /// Remedy for failed trials.
 const RETRY: &str = "when the cause is gone, `qslm run .. --retry-failed`, or `qslm retry` where a coordinator runs, measures them again";
+
+/// A front, and what its chosen candidate is worth on data that was held out.
+#[derive(Serialize)]
+struct WithHoldout<'a> {
+    #[serde(flatten)]
+    front: FrontDocument,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holdout: Option<&'a HeldOut>,
+}
 
 /// A finished experiment.
 pub struct Finished {
@@ -85,14 +98,32 @@ impl Finished {
 
     /// Prints it.
     pub fn show(&self, output: Output) -> Outcome {
-        match output {
+        self.show_with(output, None)
+    }
+
+    /// Prints it with what the chosen candidate is worth on data that was held out, if there is any; `maker` measures that.
+    /// To be used where blocking is allowed.
+    pub fn show_with_holdout(&self, output: Output, resolved: &Resolved, maker: &dyn Maker) -> Outcome {
+        let held_out = resolved.measure_held_out(&self.document()?, maker)?;
+        self.show_with(output, held_out.as_ref().zip(resolved.holdout.as_ref().map(|holdout| &holdout.task)))
+    }
+
+    fn show_with(&self, output: Output, held_out: Option<(&HeldOut, &Task)>) -> Outcome {
+        match (output, held_out) {
             // The bytes that the coordinator wrote: they are what two runs are compared by.
-            Output::Json => print(&self.json),
-            Output::Yaml => print_data(output, &self.document()?),
-            Output::Table => print(&results::tables(&self.document()?)),
+            (Output::Json, None) => print(&self.json),
+            (Output::Json | Output::Yaml, _) => {
+                let (front, holdout) = (self.document()?, held_out.map(|(holdout, _)| holdout));
+                print_data(output, &WithHoldout { front, holdout })
+            }
+            (Output::Table, None) => print(&results::tables(&self.document()?)),
+            (Output::Table, Some((holdout, task))) => {
+                print(&(results::tables(&self.document()?) + &holdout.describe(task)))
+            }
         }
     }
 
+    /// The front.
     fn document(&self) -> Outcome<FrontDocument> {
         let parsed = serde_json::from_str(&self.json);
         parsed.map_err(|error| Failure::new(Exit::Failure, format!("the front cannot be read: {error}")))

@@ -8,6 +8,7 @@ mod ending;
 mod exit;
 mod finished;
 mod front_file;
+mod holdout;
 mod input;
 mod inputs;
 mod listed;

@@ -66,8 +66,9 @@ pub fn evaluate_every(
     threads: usize,
 ) -> Result<Vec<Counts>, EvaluateError> {
     let of = threads.clamp(1, data.len().max(1)) as u32;
-    let part =
-        |index| evaluate_each(model, data, Shard { index: index as u32, of }.range(data.len()), &|| false);
+    let part = |index| {
+        evaluate_each(model, data, Shard { index: index as u32, of }.range(data.len()), None, &|| false)
+    };
     Ok(map(of as usize, threads, part)?.concat())
 }
 

@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use qslm_proto::v1::ExperimentStatus;
 use qslm_proto::v1::experiment_status::State;
+use qslm_proto::v1::{ExperimentStatus, Interval};
+use qslm_report::words::interval;
 
 /// Longest time between two lines; they come at a change of stage, too.
 pub const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -111,7 +112,10 @@ pub fn line(status: &ExperimentStatus) -> String {
 fn describe(status: &ExperimentStatus, left: Option<Duration>) -> String {
     let mut words = Vec::new();
     if let Some(best) = &status.best {
-        words.push(format!("best {:.1} % saved at {:+.2} %", best.saving * 100.0, best.quality_loss * 100.0));
+        let sure = best.quality_loss_interval.map(|Interval { low, high }| interval(Some((low, high))));
+        let sure = sure.map_or(String::new(), |words| format!(" ({words})"));
+        let (saving, loss) = (best.saving * 100.0, best.quality_loss * 100.0);
+        words.push(format!("best {saving:.1} % saved at {loss:+.2} %{sure}"));
     }
     if let Some(left) = left {
         words.push(format!("at most {} left", HumanDuration(left)));

@@ -5,7 +5,7 @@ use qslm_common::cost::Cost;
 use qslm_common::front_document::{FrontDocument, FrontRow};
 use qslm_common::network::{EMBEDDING, HEAD, MATRICES, block_units};
 use qslm_common::quality::Quality;
-use qslm_report::words::{costs, quality};
+use qslm_report::words::{costs, interval, quality};
 
 use crate::output::plain_table;
 
@@ -38,11 +38,12 @@ fn front_table(document: &FrontDocument) -> String {
         "saved %",
         quality_name(document),
         "loss %",
+        "95 % interval",
         "uJ/token",
         "spikes",
         "trade-off",
     ]);
-    for column in 2..9 {
+    for column in 2..10 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -57,6 +58,7 @@ fn front_table(document: &FrontDocument) -> String {
             format!("{:.2}", row.saving * 100.0),
             quality(row),
             row.quality_loss.map_or(String::new(), |loss| format!("{:+.2}", loss * 100.0)),
+            interval(row.quality_loss_interval),
             row.costs.get(&Cost::Energy).map_or(String::new(), |joules| format!("{:.1}", joules * 1e6)),
             format!("{:.4}", row.firing_rate),
             row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
@@ -67,8 +69,12 @@ fn front_table(document: &FrontDocument) -> String {
 
 fn chosen_tables(row: &FrontRow) -> String {
     let loss = row.quality_loss.unwrap_or(0.0) * 100.0;
+    let sure = match row.quality_loss_interval {
+        known @ Some(_) => format!(", 95 % interval {}", interval(known)),
+        None => String::new(),
+    };
     let mut text = format!(
-        "\nChosen: {}\n  {} bytes, {:.2} % saved, {} {} ({loss:+.2} %)\n\n",
+        "\nChosen: {}\n  {} bytes, {:.2} % saved, {} {} ({loss:+.2} %{sure})\n\n",
         row.candidate.short(),
         row.footprint_bytes,
         row.saving * 100.0,

@@ -10,6 +10,7 @@ use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
+use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::{Protocol, Trial};
 
@@ -58,30 +59,37 @@ pub fn shard(index: u32, of: u32) -> Result<Shard, Invalid> {
     if shard.is_valid() { Ok(shard) } else { Err(Invalid::new("shard", format!("{index} of {of}"))) }
 }
 
-impl From<&Counts> for v1::Counts {
-    fn from(counts: &Counts) -> Self {
-        Self {
-            nll: counts.nll.0,
-            tokens: counts.scored_tokens,
-            hits: counts.hits,
-            sentences: counts.sentences,
-            positions: counts.processed_tokens,
-            spikes: counts.spikes.clone(),
-        }
+impl From<(f64, f64)> for v1::Interval {
+    fn from((low, high): (f64, f64)) -> Self {
+        Self { low, high }
     }
 }
 
-impl From<v1::Counts> for Counts {
-    fn from(counts: v1::Counts) -> Self {
-        Self {
-            nll: Nll(counts.nll),
-            scored_tokens: counts.tokens,
-            hits: counts.hits,
-            sentences: counts.sentences,
-            processed_tokens: counts.positions,
-            spikes: counts.spikes,
-        }
+/// Counts with their spread, as a message.
+pub fn write_counts(counts: &Counts, spread: Option<Spread>) -> v1::Counts {
+    v1::Counts {
+        nll: counts.nll.0,
+        tokens: counts.scored_tokens,
+        hits: counts.hits,
+        sentences: counts.sentences,
+        positions: counts.processed_tokens,
+        spikes: counts.spikes.clone(),
+        spread: spread.map(|Spread { sequences, squares }| v1::Spread { sequences, squares }),
     }
+}
+
+/// Counts of a message, with their spread if whoever counted told it.
+pub fn read_counts(counts: v1::Counts) -> (Counts, Option<Spread>) {
+    let spread = counts.spread.map(|v1::Spread { sequences, squares }| Spread { sequences, squares });
+    let counts = Counts {
+        nll: Nll(counts.nll),
+        scored_tokens: counts.tokens,
+        hits: counts.hits,
+        sentences: counts.sentences,
+        processed_tokens: counts.positions,
+        spikes: counts.spikes,
+    };
+    (counts, spread)
 }
 
 impl From<Capabilities> for v1::Capabilities {
@@ -273,6 +281,8 @@ mod tests {
             spikes: vec![1, 2],
             ..Counts::zero(0)
         };
-        assert_eq!(Counts::from(v1::Counts::from(&counts)), counts);
+        for spread in [None, Some(Spread { sequences: 5, squares: 6 })] {
+            assert_eq!(read_counts(write_counts(&counts, spread)), (counts.clone(), spread));
+        }
     }
 }

@@ -8,19 +8,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
-use qslm_common::candidate::CandidateId;
+use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::footprint::float_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
+use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::{Trial, TrialKey};
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
 use qslm_engine::memo::Memo;
 use qslm_engine::model::{Caches, CannotBuild, Reuse, SpikeGpt};
-use qslm_engine::task::{
-    DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile, evaluate_cached,
-};
+use qslm_engine::task::{self, DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile};
 use qslm_program::{hash_reader, panic_words};
 
 use crate::failure::{Cause, EvaluationFailure};
@@ -29,12 +28,17 @@ use crate::memory;
 /// Bytes of the prefix cache and the weight cache, per slot.
 const CACHED_PER_SLOT: u64 = 1 << 30;
 
+/// Shards whose float losses are kept: those of a few experiments, in a few megabytes.
+const SHARDS_OF_FLOATS: usize = 1024;
+
 /// Evaluates shards, several at a time if asked from several threads.
 pub struct Evaluator {
     checkpoints: Memo<(ContentHash, bool), Arc<Checkpoint>>,
     datasets: Memo<(Data, Task, Network), Arc<Dataset>>,
     /// Shards of one trial usually come one after the other.
     models: Memo<TrialKey, Arc<SpikeGpt>>,
+    /// The float model's losses of every sequence of a shard, around which those of candidates spread.
+    floats: Memo<(TrialKey, Shard), Arc<[Counts]>>,
     /// The prefix cache and the weight cache of candidates.
     caches: Caches,
     /// Bytes of memory that there are, if known.
@@ -63,7 +67,8 @@ impl Evaluator {
     pub fn with_memory(slots: usize, memory: Option<u64>) -> Self {
         let (checkpoints, datasets, models) = (Memo::new(2), Memo::new(2), Memo::new(slots + 1));
         let bytes = (slots as u64 * CACHED_PER_SLOT).min(memory.map_or(u64::MAX, |memory| memory / 4));
-        Self { checkpoints, datasets, models, caches: Caches::new(bytes), memory }
+        let floats = Memo::new(SHARDS_OF_FLOATS);
+        Self { checkpoints, datasets, models, floats, caches: Caches::new(bytes), memory }
     }
 
     /// Hits and misses of the caches, in multiply-accumulates.
@@ -71,7 +76,7 @@ impl Evaluator {
         self.caches.reuse()
     }
 
-    /// Measures one shard. A panic in the engine is a [`EvaluationFailure::Evaluation`] with the panic's words.
+    /// Measures one shard: its counts, and how its losses scatter around the float model's. A panic in the engine is a [`EvaluationFailure::Evaluation`] with the panic's words.
     ///
     /// # Errors
     /// [`EvaluationFailure`].
@@ -81,7 +86,7 @@ impl Evaluator {
         files: &Files,
         shard: Shard,
         interrupt: Interrupt<'_>,
-    ) -> Result<Counts, EvaluationFailure> {
+    ) -> Result<(Counts, Spread), EvaluationFailure> {
         let run = || self.try_evaluate(trial, files, shard, interrupt);
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let words = panic_words(&*panic).unwrap_or("no message");
@@ -96,7 +101,7 @@ impl Evaluator {
         files: &Files,
         shard: Shard,
         interrupt: Interrupt<'_>,
-    ) -> Result<Counts, EvaluationFailure> {
+    ) -> Result<(Counts, Spread), EvaluationFailure> {
         if trial.protocol.engine_version != ENGINE_VERSION {
             let wanted = trial.protocol.engine_version;
             let words = format!("this worker's engine is version {ENGINE_VERSION}, the trial needs {wanted}");
@@ -114,17 +119,30 @@ impl Evaluator {
         let inputs = [(&files.text, protocol.data.text), (&files.tokenizer, protocol.data.tokenizer)];
         let load = || of_undamaged(&inputs, || load_data(trial, files));
         let data = self.datasets.get_or_make(&data_key, load)?;
+        let float = Trial { candidate: Candidate::float(&protocol.network), ..trial.clone() };
+        let each = self.evaluate_each(trial, files, &data, shard, interrupt)?;
+        let of_float = || match trial.candidate == float.candidate {
+            true => Ok(without_spikes(&each)),
+            false => Ok(without_spikes(&self.evaluate_each(&float, files, &data, shard, interrupt)?)),
+        };
+        let floats = self.floats.get_or_make(&(float.key(), shard), of_float)?;
+        let spread = task::spread(protocol.task.quality(), &floats, &each);
+        Ok((task::sum(&protocol.network, &each).map_err(failure)?, spread))
+    }
+
+    /// Counts of every sequence of a shard.
+    fn evaluate_each(
+        &self,
+        trial: &Trial,
+        files: &Files,
+        data: &Dataset,
+        shard: Shard,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Counts>, EvaluationFailure> {
         let model = self.models.get_or_make(&trial.key(), || self.build(trial, files))?;
         // Everything that the counts depend on but the candidate.
         let caches = (&self.caches, trial.key_of(CandidateId::of(b"any candidate")).into());
-        evaluate_cached(&model, &data, shard.range(data.len()), caches, interrupt).map_err(
-            |error| match error {
-                EvaluateError::Interrupted => EvaluationFailure::Interrupted,
-                diverged @ (EvaluateError::NotFinite { .. } | EvaluateError::Overflow) => {
-                    EvaluationFailure::evaluation(Cause::NotFinite, diverged)
-                }
-            },
-        )
+        task::evaluate_each(&model, data, shard.range(data.len()), Some(caches), interrupt).map_err(failure)
     }
 
     fn build(&self, trial: &Trial, files: &Files) -> Result<Arc<SpikeGpt>, EvaluationFailure> {
@@ -158,6 +176,20 @@ impl Evaluator {
             CannotBuild::Backend(error) => EvaluationFailure::machine(Cause::Backend, error),
             CannotBuild::Candidate(error) => EvaluationFailure::evaluation(Cause::Checkpoint, error),
         })
+    }
+}
+
+/// The same, but for the spikes, which take most of the memory.
+fn without_spikes(each: &[Counts]) -> Arc<[Counts]> {
+    each.iter().map(|counts| Counts { spikes: Vec::new(), ..*counts }).collect()
+}
+
+fn failure(error: EvaluateError) -> EvaluationFailure {
+    match error {
+        EvaluateError::Interrupted => EvaluationFailure::Interrupted,
+        diverged @ (EvaluateError::NotFinite { .. } | EvaluateError::Overflow) => {
+            EvaluationFailure::evaluation(Cause::NotFinite, diverged)
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use qslm_common::measurement::Counts;
+use qslm_common::spread::Spread;
 use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
 use qslm_proto::convert;
@@ -56,7 +57,7 @@ pub(crate) async fn work(
         }
     };
     let outcome = match outcome {
-        Ok(counts) => shard_report::Outcome::Counts((&counts).into()),
+        Ok((counts, spread)) => shard_report::Outcome::Counts(convert::write_counts(&counts, Some(spread))),
         Err(failure) => shard_report::Outcome::Failure(tell(failure)),
     };
     let seconds = started.elapsed().as_secs_f64();
@@ -134,7 +135,7 @@ async fn measure(
     cache: &ArtifactCache,
     client: WorkClient<Link>,
     interrupt: Arc<AtomicBool>,
-) -> Result<Counts, EvaluationFailure> {
+) -> Result<(Counts, Spread), EvaluationFailure> {
     if !shard.is_valid() {
         let words = format!("the coordinator sent shard {} of {}", shard.index, shard.of);
         return Err(EvaluationFailure::evaluation(Cause::Other, words));

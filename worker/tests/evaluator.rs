@@ -56,7 +56,7 @@ fn a_panic_fails_the_trial_with_its_words_and_the_next_evaluation_works() {
         Err(EvaluationFailure::evaluation(Cause::Panic, "the evaluation panicked: out of luck"))
     );
     assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| true), Err(EvaluationFailure::Interrupted));
-    assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| false).unwrap().scored_tokens, 32);
+    assert_eq!(evaluator.evaluate(&trial, &files, shard, &|| false).unwrap().0.scored_tokens, 32);
 
     let protocol = Protocol { engine_version: ENGINE_VERSION + 1, ..Protocol::clone(&trial.protocol) };
     let newer = Trial { protocol: Arc::new(protocol), ..trial };

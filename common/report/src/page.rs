@@ -7,7 +7,7 @@ use qslm_common::footprint::float_bytes;
 use qslm_common::front_document::FrontRow;
 use qslm_common::task::Task;
 
-use crate::words::{costs, date, percent, quality};
+use crate::words::{costs, date, interval, loss, percent, quality};
 use crate::{EngineShare, GivenArtifact, Lifecycle, ReportDocument, plots};
 
 /// A whole page with the style of all pages.
@@ -57,7 +57,7 @@ struct Figure {
 
 struct PageRow {
     chosen: bool,
-    cells: [String; 8],
+    cells: [String; 9],
 }
 
 impl<'a> Page<'a> {
@@ -129,9 +129,12 @@ fn quality_name(report: &ReportDocument) -> &'static str {
     report.experiment.task.quality().name()
 }
 
-/// A loss with its sign: `+2.72 %`.
-fn loss(row: &FrontRow) -> String {
-    row.quality_loss.map_or(String::new(), |loss| format!("{:+.2} %", loss * 100.0))
+/// Loss with its interval, if that is known: `+2.72 % (+2.31 to +3.14)`.
+fn loss_with_interval(row: &FrontRow) -> String {
+    match row.quality_loss_interval {
+        known @ Some(_) => format!("{} ({})", loss(row), interval(known)),
+        None => loss(row),
+    }
 }
 
 /// The result in a sentence.
@@ -179,7 +182,7 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
         tiles.push(tile(
             quality_name(report),
             quality(chosen),
-            format!("{}, float {}", loss(chosen), quality(float)),
+            format!("{}, float {}", loss_with_interval(chosen), quality(float)),
         ));
         let energy = |row: &FrontRow| row.costs.get(&Cost::Energy).map(|joules| joules * 1e6);
         if let (Some(before), Some(after)) = (energy(float), energy(chosen)) {
@@ -221,6 +224,7 @@ fn front(report: &ReportDocument) -> Vec<PageRow> {
             percent(row.saving),
             quality(row),
             loss(row),
+            interval(row.quality_loss_interval),
             row.costs
                 .get(&Cost::Energy)
                 .map_or(String::new(), |joules| format!("{:.1} \u{b5}J", joules * 1e6)),

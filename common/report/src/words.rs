@@ -19,6 +19,16 @@ pub fn quality(row: &FrontRow) -> String {
     row.quality_value().map_or(String::new(), |value| row.quality().label(value))
 }
 
+/// Loss of quality in percent: `+2.72 %`; nothing where it is not known.
+pub fn loss(row: &FrontRow) -> String {
+    row.quality_loss.map_or(String::new(), |loss| format!("{:+.2} %", loss * 100.0))
+}
+
+/// 95 % interval of a loss in percent: `+2.31 to +3.14`; nothing where it is not known.
+pub fn interval(interval: Option<(f64, f64)>) -> String {
+    interval.map_or(String::new(), |(low, high)| format!("{:+.2} to {:+.2}", low * 100.0, high * 100.0))
+}
+
 /// Costs of a candidate beside the float model, a line per cost: its name, the value for float, the value for
 /// the candidate, the change, the unit.
 pub fn costs(float: Option<&FrontRow>, candidate: &FrontRow) -> Vec<[String; 5]> {
@@ -50,6 +60,12 @@ pub fn time(unix_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interval_is_said_where_it_is_known() {
+        assert_eq!(interval(Some((-0.00123, 0.02))), "-0.12 to +2.00");
+        assert_eq!(interval(None), "");
+    }
 
     #[test]
     fn times_are_read_in_utc_and_absurd_ones_not_at_all() {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use qslm_common::archive::{Archive, Measurement};
 use qslm_common::candidate::Candidate;
-use qslm_common::evidence::{Engines, Evidence};
+use qslm_common::evidence::{Backing, Engines, Evidence};
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{AddressedJob, JobKey};
@@ -332,9 +332,10 @@ impl Playback {
     }
 
     /// Files a trial that was measured. Returns the engines that measured it if it is new in the archive.
-    pub fn measured(&mut self, trial: &Addressed, Evidence { counts, engines }: Evidence) -> Option<Engines> {
+    pub fn measured(&mut self, trial: &Addressed, evidence: Evidence) -> Option<Engines> {
+        let Evidence { counts, backing: Backing { engines, spread } } = evidence;
         let candidate = &trial.trial.candidate;
-        let measurement = Measurement::new(&self.experiment, trial.candidate, candidate, counts);
+        let measurement = Measurement::new(&self.experiment, trial.candidate, candidate, counts, spread);
         self.insert(trial, measurement, engines)
     }
 
@@ -462,9 +463,9 @@ impl Playback {
 impl Drawn {
     fn new(experiment: &Experiment, trial: Addressed, on_record: OnRecord) -> Self {
         let record = match on_record {
-            OnRecord::Measured(Evidence { counts, engines }) => {
+            OnRecord::Measured(Evidence { counts, backing: Backing { engines, spread } }) => {
                 let candidate = &trial.trial.candidate;
-                let measurement = Measurement::new(experiment, trial.candidate, candidate, counts);
+                let measurement = Measurement::new(experiment, trial.candidate, candidate, counts, spread);
                 Record::Measured(measurement, engines)
             }
             OnRecord::Shards(settled) => Record::Shards(settled),

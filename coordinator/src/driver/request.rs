@@ -10,6 +10,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{AddressedJob, Job, JobKey};
 use qslm_common::measurement::Counts;
+use qslm_common::spread::Spread;
 use qslm_common::task::Shard;
 use qslm_common::work::WorkKey;
 use qslm_report::ReportDocument;
@@ -196,8 +197,8 @@ pub struct Finished {
 /// Outcome of a shard, as a worker reports it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ShardOutcome {
-    /// Counts: the shard was measured.
-    Counts(Counts),
+    /// Counts, with their spread if the worker tells it: the shard was measured.
+    Counts(Counts, Option<Spread>),
     /// Artifact: the job made it, and its bytes are on disk.
     Artifact(ContentHash),
     /// Failure: the shard was not measured.

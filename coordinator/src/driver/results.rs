@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qslm_common::evidence::{Engines, Evidence, Fingerprint};
+use qslm_common::evidence::{Backing, Engines, Evidence, Fingerprint};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::{Made, Work, WorkKey};
@@ -22,15 +22,16 @@ impl Driver {
         let Finished { lease, work, shard, engine, outcome } = finished;
         let in_force = self.ledger.is_out(lease);
         match (outcome, work) {
-            (ShardOutcome::Counts(counts), WorkKey::Trial(trial)) => {
-                let evidence = Evidence { engines: self.known_engine(engine), counts };
+            (ShardOutcome::Counts(counts, spread), WorkKey::Trial(trial)) => {
+                let backing = Backing { engines: self.known_engine(engine), spread };
+                let evidence = Evidence { counts, backing };
                 self.settle_counts(worker, lease, (trial, shard), evidence, in_force, now);
             }
             (ShardOutcome::Artifact(artifact), WorkKey::Job(job)) => {
                 let made = Made { artifact, engines: self.known_engine(engine) };
                 self.settle_made(worker, lease, job, made, now)?;
             }
-            (ShardOutcome::Counts(_) | ShardOutcome::Artifact(_), work) => {
+            (ShardOutcome::Counts(..) | ShardOutcome::Artifact(_), work) => {
                 let reason = format!("it reported a result of another kind for {work}");
                 self.journal.ended(lease, Some(&reason));
                 self.hand_back(worker, lease, Fault::Machine, &reason, now);

@@ -76,6 +76,8 @@ pub struct Best {
     pub quality: f64,
     /// Share of the float model's quality that it loses.
     pub quality_loss: f64,
+    /// 95 % interval of the loss; `None` where the spread is not known.
+    pub quality_loss_interval: Option<(f64, f64)>,
 }
 
 /// Status of an experiment.

@@ -257,6 +257,7 @@ fn summary(playback: &Playback) -> Summary {
         saving: saving(&experiment.network, chosen.entry.footprint_bytes),
         quality: chosen.entry.counts.perplexity().or(chosen.entry.counts.accuracy()).unwrap_or(0.0),
         quality_loss: quality_loss(&float.counts, &chosen.entry.counts),
+        quality_loss_interval: chosen.entry.loss_interval(float),
     });
     Summary { front: archive.front_len() as u32, hypervolume: archive.hypervolume(experiment), best }
 }

@@ -152,7 +152,7 @@ impl Workers {
         worker.session = report.session;
         for finished in &report.finished {
             match &finished.outcome {
-                ShardOutcome::Counts(counts) => {
+                ShardOutcome::Counts(counts, _) => {
                     worker.measured += 1;
                     worker.tokens.note(now, counts.processed_tokens);
                 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use qslm_common::evidence::{Engines, Evidence};
+use qslm_common::evidence::{Backing, Engines, Evidence};
 use qslm_common::job::{AddressedJob, JobKey};
 use qslm_common::measurement::{CannotAdd, Counts};
+use qslm_common::spread;
 use qslm_common::task::Shard;
 use qslm_common::trial::Addressed;
 use qslm_common::work::{Made, Part, Work};
@@ -243,13 +244,16 @@ impl OpenWork {
 fn sum(trial: &Addressed, parts: &[&Part]) -> Result<Evidence, CannotAdd> {
     let mut total = Counts::zero(trial.trial.protocol.network.population_count());
     let mut engines = Engines::new();
+    let mut spreads = Vec::new();
     for part in parts {
-        if let Part::Counts(part) = part {
-            total.add(&part.counts)?;
-            engines.extend(&part.engines);
+        if let Part::Counts(Evidence { counts, backing }) = part {
+            total.add(counts)?;
+            engines.extend(&backing.engines);
+            spreads.push(backing.spread);
         }
     }
-    Ok(Evidence { counts: total, engines })
+    let spread = spread::total(spreads);
+    Ok(Evidence { counts: total, backing: Backing { engines, spread } })
 }
 
 /// Place of a shard among the pending ones: the order of its work, then its index.

@@ -100,8 +100,10 @@ fn write_state(state: driver::State) -> State {
 }
 
 fn write_best(best: driver::Best) -> Best {
-    let driver::Best { candidate, saving, quality, quality_loss } = best;
-    Best { candidate: candidate.as_bytes().to_vec(), saving, quality, quality_loss }
+    let driver::Best { candidate, saving, quality, quality_loss, quality_loss_interval } = best;
+    let candidate = candidate.as_bytes().to_vec();
+    let quality_loss_interval = quality_loss_interval.map(Into::into);
+    Best { candidate, saving, quality, quality_loss, quality_loss_interval }
 }
 
 fn write_failed_trial((work, reason): (WorkKey, String)) -> FailedTrial {

@@ -204,7 +204,10 @@ fn read_report(request: ReportRequest) -> Result<WorkerReport, Status> {
 
 fn read_finished(report: ShardReport) -> Result<Finished, Invalid> {
     let outcome = match report.outcome {
-        Some(shard_report::Outcome::Counts(counts)) => ShardOutcome::Counts(counts.into()),
+        Some(shard_report::Outcome::Counts(counts)) => {
+            let (counts, spread) = convert::read_counts(counts);
+            ShardOutcome::Counts(counts, spread)
+        }
         Some(shard_report::Outcome::Failure(failure)) => ShardOutcome::Failure {
             fault: read_fault(&failure),
             reason: one_line(&failure.reason, MAX_REASON),

@@ -76,16 +76,16 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
                 let id = record.experiment.id();
                 experiments.insert(id.as_str(), encode_experiment(record).as_slice())?;
             }
-            Write::Shard(key, shard, Evidence { counts, engines }) => {
+            Write::Shard(key, shard, evidence) => {
                 let at = (key.as_bytes(), shard.of, shard.index);
-                let record = encode_counts(counts, engines);
+                let record = encode_counts(&evidence.counts, &evidence.backing);
                 let known = shards.get(at)?.map(|known| decode_counts(known.value()));
                 match known {
                     None if measurements.get(key.as_bytes())?.is_none() => {
                         shards.insert(at, record.as_slice())?;
                     }
                     None => {}
-                    Some(Ok(known)) if known.counts == *counts => {}
+                    Some(Ok(known)) if known.counts == evidence.counts => {}
                     // The first ones stay; that there were others is not hidden.
                     Some(_) => {
                         transaction.open_multimap_table(CONFLICTS)?.insert(at, record.as_slice())?;
@@ -95,15 +95,15 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
             Write::Engine(fingerprint, description) => {
                 transaction.open_table(ENGINES)?.insert(fingerprint.0, description.as_str())?;
             }
-            Write::Measurement(key, Evidence { counts, engines }) => {
-                measurements.insert(key.as_bytes(), encode_counts(counts, engines).as_slice())?;
+            Write::Measurement(key, Evidence { counts, backing }) => {
+                measurements.insert(key.as_bytes(), encode_counts(counts, backing).as_slice())?;
                 let key = key.as_bytes();
                 shards.retain_in((key, 0, 0)..=(key, u32::MAX, u32::MAX), |_, _| false)?;
             }
             Write::ShardResults(key, results) => {
-                for (shard, Evidence { counts, engines }) in results {
+                for (shard, Evidence { counts, backing }) in results {
                     let at = (key.as_bytes(), shard.of, shard.index);
-                    shards.insert(at, encode_counts(counts, engines).as_slice())?;
+                    shards.insert(at, encode_counts(counts, backing).as_slice())?;
                 }
             }
             Write::Job(job) => {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::candidate::Candidate;
-use qslm_common::evidence::{Engines, Fingerprint};
+use qslm_common::evidence::{Backing, Engines, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::job::JobKey;
 use qslm_common::measurement::Counts;
@@ -45,16 +45,16 @@ pub struct Contents {
     pub comparisons: BTreeMap<(String, String), Vec<u8>>,
 }
 
-/// Counts, each with the engines that gave them; more than one if stores disagree.
-pub type Variants = BTreeMap<Counts, Engines>;
+/// Counts, each with its backing; more than one if stores disagree.
+pub type Variants = BTreeMap<Counts, Backing>;
 
 /// Artifacts of one job, each with the engines that made it; more than one if stores disagree.
 pub type MadeVariants = BTreeMap<ContentHash, Engines>;
 
-/// Adds results to others, and engines to those that gave the same.
-pub(super) fn add<T: Ord>(variants: &mut BTreeMap<T, Engines>, more: impl IntoIterator<Item = (T, Engines)>) {
-    for (result, engines) in more {
-        variants.entry(result).or_default().extend(engines);
+/// Adds results to others, and what is known of them to those that are the same.
+pub(super) fn add(variants: &mut Variants, more: impl IntoIterator<Item = (Counts, Backing)>) {
+    for (counts, backing) in more {
+        variants.entry(counts).or_default().join(backing);
     }
 }
 
@@ -98,7 +98,10 @@ impl Contents {
         }
         self.jobs.extend(jobs);
         for (job, theirs) in made {
-            add(self.made.entry(job).or_default(), theirs);
+            let ours = self.made.entry(job).or_default();
+            for (artifact, engines) in theirs {
+                ours.entry(artifact).or_default().extend(engines);
+            }
         }
         // The smaller hash, as for whoever asks what the job made.
         for (at, theirs) in bindings {
@@ -201,6 +204,7 @@ mod tests {
     use qslm_common::experiment::Experiment;
     use qslm_common::measurement::Nll;
     use qslm_common::racing::Racing;
+    use qslm_common::spread::Spread;
     use qslm_search::Tiered;
 
     use super::*;
@@ -209,7 +213,9 @@ mod tests {
     fn counts() -> impl Strategy<Value = Variants> {
         let one = (0u64..3).prop_map(|nll| Counts { nll: Nll(nll), scored_tokens: 1, ..Counts::zero(2) });
         let engines = prop::collection::btree_set((0u64..3).prop_map(Fingerprint), 0..3);
-        prop::collection::btree_map(one, engines, 1..2)
+        let spread = prop::option::of((0u64..3).prop_map(|squares| Spread { sequences: 9, squares }));
+        let backing = (engines, spread).prop_map(|(engines, spread)| Backing { engines, spread });
+        prop::collection::btree_map(one, backing, 1..2)
     }
 
     fn job() -> impl Strategy<Value = JobKey> {
@@ -348,8 +354,10 @@ mod tests {
         fn nothing_that_was_measured_is_lost_and_no_conflict_is_hidden(a in contents(), b in contents()) {
             let both = joined(&[&a, &b]);
             for (trial, counts) in a.measurements.iter().chain(&b.measurements) {
-                for (counts, engines) in counts {
-                    prop_assert!(both.measurements[trial][counts].is_superset(engines));
+                for (counts, backing) in counts {
+                    let joined = &both.measurements[trial][counts];
+                    prop_assert!(joined.engines.is_superset(&backing.engines));
+                    prop_assert!(joined.spread.is_some() || backing.spread.is_none());
                 }
             }
             for (shard, counts) in a.shard_results.iter().chain(&b.shard_results) {
@@ -368,7 +376,7 @@ mod tests {
     #[test]
     fn a_race_goes_on_with_what_the_float_model_was_cut_into_wherever_it_was_measured() {
         let store = |shards, kept: u32| {
-            let counts = || Variants::from([(Counts::zero(2), Engines::new())]);
+            let counts = || Variants::from([(Counts::zero(2), Backing::default())]);
             let result = |index| ((float(), Shard { index, of: shards }), counts());
             Contents {
                 experiments: [("a".to_owned(), ExperimentRecord::new(0, shards, 0, raced()))].into(),

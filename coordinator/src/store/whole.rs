@@ -3,7 +3,7 @@
 //! [`TABLES`] is the table of tables. One more table of the file is its definition, a field of [`Contents`] with the rule by
 //! which it is joined, two functions that read a row and write all rows, and one line of that table.
 
-use qslm_common::evidence::{Engines, Evidence, Fingerprint};
+use qslm_common::evidence::{Backing, Engines, Evidence, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::job::JobKey;
 use qslm_common::measurement::Counts;
@@ -120,14 +120,14 @@ fn write_engines(contents: &Contents, rows: &mut Rows<'_, u64, &'static str>) ->
     Ok(())
 }
 
-fn read_counts(record: &[u8]) -> Result<[(Counts, Engines); 1], UnreadableRecord> {
-    let Evidence { counts, engines } = decode_counts(record)?;
-    Ok([(counts, engines)])
+fn read_counts(record: &[u8]) -> Result<[(Counts, Backing); 1], UnreadableRecord> {
+    let Evidence { counts, backing } = decode_counts(record)?;
+    Ok([(counts, backing)])
 }
 
 /// The records of counts: the first is what the store answers with, the others are in conflict with it.
 fn records(variants: &Variants) -> impl Iterator<Item = Vec<u8>> {
-    variants.iter().map(|(counts, engines)| encode_counts(counts, engines))
+    variants.iter().map(|(counts, backing)| encode_counts(counts, backing))
 }
 
 fn read_measurement(contents: &mut Contents, key: &Key, record: &[u8]) -> Read {
@@ -207,7 +207,7 @@ fn write_jobs(contents: &Contents, rows: &mut Rows<'_, &'static Key, &'static st
 
 fn read_made(contents: &mut Contents, key: &Key, record: &[u8]) -> Read {
     let Made { artifact, engines } = decode_made(record)?;
-    add(contents.made.entry(JobKey::from_bytes(*key)).or_default(), [(artifact, engines)]);
+    contents.made.entry(JobKey::from_bytes(*key)).or_default().entry(artifact).or_default().extend(engines);
     Ok(())
 }
 

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use qslm_common::candidate::Candidate;
-use qslm_common::evidence::{Evidence, Fingerprint, LONGEST_ENGINE};
+use qslm_common::evidence::{Backing, Evidence, Fingerprint, LONGEST_ENGINE};
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::saving;
 use qslm_common::measurement::{Counts, Nll};
+use qslm_common::spread::Spread;
 use qslm_common::trial::Addressed;
 use qslm_common::trial::TrialKey;
 use qslm_coordinator::store::{Contents, ExperimentRecord, Store, Write};
@@ -137,10 +138,11 @@ fn results(file: &Path, into: &Into) -> Outcome {
             Failure::new(Exit::Usage, format!("{}: line {}: {what}", file.display(), number + 1))
         };
         let row: Value = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
-        let (key, counts) = result(&row, &record.experiment).map_err(refuse)?;
+        let (key, counts, spread) = result(&row, &record.experiment).map_err(refuse)?;
         expected.check(&row, &counts, number + 1).map_err(refuse)?;
         let engines: BTreeMap<_, _> = engines(&row).collect();
-        taken.measurements.entry(key).or_default().insert(counts, engines.keys().copied().collect());
+        let backing = Backing { engines: engines.keys().copied().collect(), spread };
+        taken.measurements.entry(key).or_default().insert(counts, backing);
         taken.engines.extend(engines);
     }
     let known = |key: &TrialKey| contents.measurements.contains_key(key);
@@ -181,7 +183,7 @@ fn engines(row: &Value) -> impl Iterator<Item = (Fingerprint, String)> {
 }
 
 /// The trial and counts of a row of an export.
-fn result(row: &Value, experiment: &Experiment) -> Result<(TrialKey, Counts), String> {
+fn result(row: &Value, experiment: &Experiment) -> Result<(TrialKey, Counts, Option<Spread>), String> {
     let network = &experiment.network;
     let text = |name: &str| row[name].as_str().ok_or_else(|| format!("{name} is missing"));
     let count = |name: &str| {
@@ -205,8 +207,14 @@ fn result(row: &Value, experiment: &Experiment) -> Result<(TrialKey, Counts), St
     if !counts.is_plausible(network.population_count(), network.channels) {
         return Err("counts that this network cannot give".to_owned());
     }
+    // Exports of earlier versions have no such columns.
+    let spread = match row.get("pairs") {
+        None => None,
+        Some(_) => Some(Spread { sequences: count("pairs")?, squares: count("squared_differences")? }),
+    };
+    let spread = spread.filter(|spread| spread.sequences > 0);
     let trial = Addressed::from(experiment.trial(candidate));
-    Ok((trial.key, counts))
+    Ok((trial.key, counts, spread))
 }
 
 fn optuna(file: &Path, study: Option<&str>, values: &[Meaning], into: &Into) -> Outcome {

@@ -6,7 +6,9 @@ use clap::Args;
 use comfy_table::CellAlignment;
 use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
-use qslm_proto::v1::{ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, ListRequest, RetryRequest};
+use qslm_proto::v1::{
+    ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, Interval, ListRequest, RetryRequest,
+};
 use serde::Serialize;
 
 use super::plan;
@@ -195,7 +197,8 @@ impl Submit {
         let mut client = connect(&connector, patience).await?;
         let status = submit(&mut client, &resolved, self.priority).await?;
         if self.wait {
-            return watch::follow(&mut client, &status.id, self.output.of_result()).await;
+            let spec = Some((&resolved, maker));
+            return watch::follow(&mut client, &status.id, self.output.of_result(), spec).await;
         }
         match self.output {
             Listed::Table => show(&status, Listed::Name),
@@ -311,6 +314,8 @@ struct Shown<'a> {
     best_saving: Option<f64>,
     best_quality: Option<f64>,
     best_quality_loss: Option<f64>,
+    /// 95 % interval of the loss.
+    best_quality_loss_interval: Option<(f64, f64)>,
     shards_leased: u32,
     shards_pending: u32,
     workers: u32,
@@ -361,6 +366,9 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             best_saving: best.map(|best| best.saving),
             best_quality: best.map(|best| best.quality),
             best_quality_loss: best.map(|best| best.quality_loss),
+            best_quality_loss_interval: best
+                .and_then(|best| best.quality_loss_interval)
+                .map(|Interval { low, high }| (low, high)),
             shards_leased: status.shards_leased,
             shards_pending: status.shards_pending,
             workers: status.workers,

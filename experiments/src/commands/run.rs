@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::{Embedded, submit};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::finished::{Finished, WhenStuck, until_ended};
+use crate::making::Here;
 use crate::output::{Output, print};
 use crate::place::{Made, OutputPlace};
 use crate::spec::{Resolved, resolve};
@@ -89,7 +90,7 @@ impl Run {
             Err(failure) => Err(failure),
         };
         let (finished, path) = embedded.stop_after(front).await?;
-        finished.show(self.output)?;
+        tokio::task::block_in_place(|| finished.show_with_holdout(self.output, &resolved, &Here))?;
         if self.output == Output::Table {
             let evaluated = finished.evaluated;
             let (store, front) = (store.display(), path.display());

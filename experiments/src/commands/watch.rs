@@ -11,8 +11,10 @@ use super::target::Target;
 use crate::client::Client;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::finished::{Finished, WhenStuck, until_ended};
+use crate::making::Maker;
 use crate::output::Output;
 use crate::screen::{self, Left};
+use crate::spec::Resolved;
 
 /// Time between two looks at all experiments where there is no terminal to draw on.
 const OFTEN: Duration = Duration::from_secs(2);
@@ -59,21 +61,32 @@ impl Watch {
             }
         }
         match &self.experiment {
-            Some(id) => follow(&mut client, id, self.output).await,
+            Some(id) => follow(&mut client, id, self.output, None).await,
             None => follow_all(&mut client).await,
         }
     }
 }
 
-/// Follows an experiment until it has ended, then prints its front and fails if it did not end well.
-pub(super) async fn follow(client: &mut Client, id: &str, output: Output) -> Outcome {
+/// Follows an experiment until it has ended, then prints its front and fails if it did not end well. `maker` measures what was
+/// chosen on the data that the spec held out.
+pub(super) async fn follow(
+    client: &mut Client,
+    id: &str,
+    output: Output,
+    spec: Option<(&Resolved, &dyn Maker)>,
+) -> Outcome {
     let interrupted = qslm_program::cancelled_by_signals()?;
     let status = tokio::select! {
         status = until_ended(client, id, WhenStuck::Wait) => status?,
         () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
     };
     let finished = Finished::read(client, &status.id).await?;
-    finished.show(output)?;
+    match spec {
+        Some((resolved, maker)) => {
+            tokio::task::block_in_place(|| finished.show_with_holdout(output, resolved, maker))?;
+        }
+        None => finished.show(output)?,
+    }
     if status.state() == State::Cancelled {
         return Err(Failure::new(Exit::Unmet, format!("{} was cancelled", status.id)));
     }

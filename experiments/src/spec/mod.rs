@@ -14,6 +14,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::cost::Cost;
 use qslm_common::demands::Demands;
 use qslm_common::experiment::{Experiment, check_model};
+use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
 use qslm_common::network::Network;
@@ -29,6 +30,8 @@ use qslm_search::{AnyStrategy, List, Ranked, Tiered};
 
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::front_file;
+use crate::holdout::{HeldOut, Holdout};
 use crate::input::{Input, read_checkpoint, unreadable};
 use crate::listed;
 use crate::making::{Here, Maker};
@@ -36,8 +39,8 @@ use crate::sensitivity::{self, Metric, UnitSensitivity};
 pub use check::{problems, problems_of_text};
 pub use written::refuse_toml;
 use written::{
-    ActivationRangeSpec, ActivationsSpec, CalibrationSpec, Spec, TaskSpec, WrittenList, WrittenRanked,
-    WrittenStrategy,
+    ActivationRangeSpec, ActivationsSpec, CalibrationSpec, HoldoutSpec, Spec, TaskSpec, WrittenList,
+    WrittenRanked, WrittenStrategy,
 };
 
 /// A spec with everything found.
@@ -57,9 +60,25 @@ pub struct Resolved {
     pub sequences: u64,
     /// Demands on the workers that may evaluate it.
     pub demands: Demands,
+    /// Data that the search does not see, on which the chosen candidate is measured when it has ended.
+    pub holdout: Option<Holdout>,
 }
 
 impl Resolved {
+    /// Lets `maker` measure the chosen candidate of a front on the data that was held out, if there is any.
+    ///
+    /// # Errors
+    /// One line that says what failed.
+    pub fn measure_held_out(&self, front: &FrontDocument, maker: &dyn Maker) -> Outcome<Option<HeldOut>> {
+        let (Some(holdout), Some(chosen)) = (&self.holdout, &front.chosen) else { return Ok(None) };
+        let candidate = front_file::candidate(chosen, &self.experiment.network)?;
+        let file = |hash| self.files.iter().find(|(known, _)| *known == hash).map(|(_, input)| input);
+        let files = file(self.experiment.checkpoint).zip(file(self.experiment.data.tokenizer));
+        let (checkpoint, tokenizer) = files
+            .ok_or_else(|| Failure::new(Exit::Failure, "holdout: the files of the experiment are gone"))?;
+        holdout.measure(&self.experiment, [checkpoint, tokenizer], &candidate, maker).map(Some)
+    }
+
     /// Trials that are measured on a subset of the data, and the share of the data that this is.
     pub fn on_subset(&self) -> (u64, f64) {
         let subset = self.strategy.subset(&self.experiment);
@@ -170,6 +189,8 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
     if !problems.is_empty() {
         return Err(Refused::Spec(problems));
     }
+    let holdout =
+        spec.holdout.map(|holdout| held_out(path, &holdout, &tokenizer, &experiment)).transpose()?;
     let data = load_data(&text, &tokenizer, &experiment.task, &network)?;
     let (key, asked) = match experiment.task {
         Task::Perplexity { windows, .. } => ("task.windows", windows),
@@ -196,7 +217,7 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
         (experiment.data.text, text),
         (experiment.data.tokenizer, tokenizer),
     ];
-    Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands })
+    Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands, holdout })
 }
 
 fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {
@@ -215,6 +236,10 @@ fn named_files(path: &Path, spec: &Spec) -> Vec<(&'static str, PathBuf)> {
     if let Some(calibration) = &spec.calibration {
         named.push(("calibration.text", &calibration.text));
         named.push(("calibration.labelled", &calibration.labelled));
+    }
+    if let Some(holdout) = &spec.holdout {
+        named.push(("holdout.text", &holdout.text));
+        named.push(("holdout.labelled", &holdout.labelled));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
     named.into_iter().filter_map(|(key, file)| Some((key, folder.join(file.as_ref()?)))).collect()
@@ -297,6 +322,23 @@ fn calibration_data(path: &Path, calibration: &CalibrationSpec, task: &Task) -> 
     let task = calibration.task(task);
     task.validate().map_err(|error| refuse(path, &format!("calibration.{error}")))?;
     Ok((path.parent().unwrap_or(Path::new("")).join(file), task))
+}
+
+/// The data that is held out, all of which is read: bad input is told before anything is searched.
+fn held_out(
+    path: &Path,
+    written: &HoldoutSpec,
+    tokenizer: &Input,
+    experiment: &Experiment,
+) -> Outcome<Holdout> {
+    let one = || refuse(path, &"holdout: name one file, text or labelled, of the task's kind");
+    let file = path.parent().unwrap_or(Path::new("")).join(written.file(&experiment.task).ok_or_else(one)?);
+    let task = written.task(&experiment.task);
+    task.validate().map_err(|error| refuse(path, &format!("holdout.{error}")))?;
+    let input = Input::data(&file, &task)?;
+    let data = load_data(&input, tokenizer, &task, &experiment.network)?;
+    warn_of_fewer("holdout.sequences", written.sequences, &input, &data);
+    Ok(Holdout { input, task, sequences: data.len() as u64 })
 }
 
 /// The candidates of a written list.

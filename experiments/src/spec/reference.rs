@@ -98,6 +98,12 @@ const BEFORE_STRATEGY: &[Table] = &[
             ("trade_off", "table", "weighted_sum", "what picks one candidate of the front"),
             ("strategy", "table", "qslm", "how candidates are proposed"),
             ("calibration", "table", "none", "what static ranges are read off"),
+            (
+                "holdout",
+                "table",
+                "none",
+                "data that the search does not see, on which the chosen candidate is measured when it has ended",
+            ),
             ("device", "table", "45 nm energies", "what costs are modelled of"),
             (
                 "racing",
@@ -244,11 +250,27 @@ const BEFORE_STRATEGY: &[Table] = &[
         misspelt: "[calibration]\nx_ = 1",
     },
     Table {
+        name: "[holdout]",
+        about: "One of text and labelled, of the task's kind. It decides nothing, so it is no part of the experiment: with it, run and submit --wait measure the chosen candidate once more at the end, and show both numbers.",
+        keys: &[
+            ("text", "file", "", "text, cut as the task cuts"),
+            ("labelled", "file", "", "labelled sentences"),
+            ("sequences", "1 or more", "all", "its first windows or sentences"),
+        ],
+        misspelt: "[holdout]\nx_ = 1",
+    },
+    Table {
         name: "[constraints]",
         about: "None: the trade-off alone decides.",
         keys: &[
             ("max_perplexity_increase", "0 or more", "none", "against the float model; 0.03 is 3 %"),
             ("max_accuracy_drop", "0 to 1", "none", "as a fraction of all sentences; 0.01 is one point"),
+            (
+                "confident",
+                "true or false",
+                "false",
+                "the bound has to hold at the upper end of the loss's 95 % interval, not for the loss alone",
+            ),
             ("max_footprint_bytes", "1 or more", "none", "bytes of the packed file's tensors"),
             ("min_saving", "below 1", "none", "1 - footprint / float bytes"),
             (

@@ -40,6 +40,7 @@ pub(super) struct Spec {
     pub(super) trade_off: TradeOff,
     pub(super) strategy: Option<WrittenStrategy>,
     pub(super) calibration: Option<CalibrationSpec>,
+    pub(super) holdout: Option<HoldoutSpec>,
     #[serde(default)]
     pub(super) device: Device,
     pub(super) racing: Option<Racing>,
@@ -111,6 +112,16 @@ pub(super) struct CalibrationSpec {
     pub(super) labelled: Option<PathBuf>,
     #[serde(default = "sixteen")]
     pub(super) sequences: u32,
+}
+
+/// Data that the search does not see: a text or labelled sentences, as the task's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HoldoutSpec {
+    pub(super) text: Option<PathBuf>,
+    pub(super) labelled: Option<PathBuf>,
+    /// Windows or sentences; all of them if absent.
+    pub(super) sequences: Option<u32>,
 }
 
 /// The `[strategy]` table. Most strategies are written as they stand in an experiment; those that name files or need an
@@ -187,13 +198,15 @@ fn sixteen() -> u32 {
 }
 
 /// Keys whose values are paths; relative ones are relative to the spec, or to here if set by a flag.
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 9] = [
     "checkpoint.path",
     "checkpoint.tokenizer",
     "task.text",
     "task.labelled",
     "calibration.text",
     "calibration.labelled",
+    "holdout.text",
+    "holdout.labelled",
     "strategy.candidates",
 ];
 
@@ -215,6 +228,28 @@ impl CalibrationSpec {
             }
             (_, None) => Task::Perplexity { window: 1, stride: 1, windows: Some(self.sequences) },
             (_, Some(_)) => Task::Accuracy { sentences: Some(self.sequences) },
+        }
+    }
+}
+
+impl HoldoutSpec {
+    /// The one file, if there is just one, and it is of the task's kind.
+    pub(super) fn file(&self, task: &Task) -> Option<&PathBuf> {
+        match (task, &self.text, &self.labelled) {
+            (Task::Perplexity { .. }, Some(file), None) | (Task::Accuracy { .. }, None, Some(file)) => {
+                Some(file)
+            }
+            _ => None,
+        }
+    }
+
+    /// Task under which it is read: cut as the task cuts.
+    pub(super) fn task(&self, task: &Task) -> Task {
+        match task {
+            Task::Perplexity { window, stride, .. } => {
+                Task::Perplexity { window: *window, stride: *stride, windows: self.sequences }
+            }
+            Task::Accuracy { .. } => Task::Accuracy { sentences: self.sequences },
         }
     }
 }

@@ -286,7 +286,7 @@ impl TieredSearch {
         let trade_off = self.experiment.trade_off;
         if self.experiment.constraints.bounds_quality() {
             let cost = |entry: &Entry| entry.measured().cost(trade_off.cost()).unwrap_or(f64::INFINITY);
-            let good_enough = self.experiment.constraints.allow_quality(&float.counts, &next.counts);
+            let good_enough = self.experiment.constraints.allow_loss(&float.counts, next.measured());
             return good_enough && cost(next) < cost(current);
         }
         let value = |entry: &Entry| trade_off.value(float.measured(), entry.measured());

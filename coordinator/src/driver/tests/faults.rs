@@ -270,7 +270,7 @@ fn counts_that_cannot_be_are_a_fault_of_whoever_reports_them() {
     for _ in 0..4 {
         let granted = world.report(report("liar", 1));
         let counts = qslm_common::measurement::Counts::zero(1);
-        let lie = Finished { outcome: ShardOutcome::Counts(counts), ..finished(&granted[0]) };
+        let lie = Finished { outcome: ShardOutcome::Counts(counts, None), ..finished(&granted[0]) };
         world.report(WorkerReport { finished: vec![lie], ..report("liar", 0) });
         world.now += Duration::from_millis(10_000);
     }

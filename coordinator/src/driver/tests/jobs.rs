@@ -148,7 +148,7 @@ async fn an_artifact_for_a_trial_or_counts_for_a_job_are_a_fault_of_the_worker()
     ask(&handle, &[job("ranges")]).await;
     let granted = handle.report(of_able("a", 1, &["ranges"])).await.unwrap().leases;
     let counts = qslm_common::measurement::Counts::zero(4);
-    handle.report(told("a", 0, &granted[0], ShardOutcome::Counts(counts))).await.unwrap();
+    handle.report(told("a", 0, &granted[0], ShardOutcome::Counts(counts, None))).await.unwrap();
     assert_eq!(ask(&handle, &[job("ranges")]).await, [JobState::Pending]);
     assert_eq!(handle.snapshot().await.unwrap().tally.faults, 1);
     handle.stop();

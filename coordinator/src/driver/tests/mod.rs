@@ -67,7 +67,7 @@ pub(super) fn report(worker: &str, slots: u32) -> WorkerReport {
 }
 
 pub(super) fn finished(grant: &Grant) -> Finished {
-    let outcome = ShardOutcome::Counts(part(grant));
+    let outcome = ShardOutcome::Counts(part(grant), None);
     let engine = "test engine".to_owned();
     Finished { lease: grant.lease, work: grant.trial().key.into(), shard: grant.shard, engine, outcome }
 }
@@ -399,7 +399,10 @@ async fn work_unevenly(handle: &Handle, steps: usize, slots: u32) {
         done = answer
             .leases
             .iter()
-            .map(|grant| Finished { outcome: ShardOutcome::Counts(uneven_part(grant)), ..finished(grant) })
+            .map(|grant| Finished {
+                outcome: ShardOutcome::Counts(uneven_part(grant), None),
+                ..finished(grant)
+            })
             .collect();
         if done.is_empty() && handle.list().await.unwrap()[0].state == State::Finished {
             break;

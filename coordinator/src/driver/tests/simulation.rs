@@ -304,7 +304,7 @@ impl World {
             Ok(Ok(answer)) if !lost => {
                 for finished in &reported {
                     match (&finished.outcome, finished.work) {
-                        (ShardOutcome::Counts(counts), WorkKey::Trial(trial)) => {
+                        (ShardOutcome::Counts(counts, _), WorkKey::Trial(trial)) => {
                             self.acknowledged.insert((trial, finished.shard), counts.clone());
                         }
                         (ShardOutcome::Artifact(_), WorkKey::Job(job)) => {
@@ -356,7 +356,7 @@ impl World {
         let outcome = match failure {
             Some(fault) => ShardOutcome::Failure { reason: "chance".to_owned(), fault },
             None => match &grant.work {
-                Work::Trial(_) => ShardOutcome::Counts(part(&grant)),
+                Work::Trial(_) => ShardOutcome::Counts(part(&grant), None),
                 Work::Job(job) => ShardOutcome::Artifact(artifact(job.key)),
             },
         };
@@ -421,7 +421,7 @@ impl World {
         }
         for (trial, counts) in &contents.measurements {
             assert_eq!(counts.keys().next(), self.truth.get(trial), "seed {}", self.seed);
-            for engine in counts.values().flatten() {
+            for engine in counts.values().flat_map(|backing| &backing.engines) {
                 assert!(contents.engines.contains_key(engine), "seed {}: an engine nobody knows", self.seed);
             }
         }

@@ -5,8 +5,9 @@ mod model;
 
 use std::time::Duration;
 
-use qslm_common::evidence::{Evidence, Fingerprint};
+use qslm_common::evidence::{Backing, Evidence, Fingerprint};
 use qslm_common::measurement::{Counts, Nll};
+use qslm_common::spread::Spread;
 use qslm_search::Tiered;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -101,7 +102,10 @@ fn a_result_under_an_expired_lease_is_taken_while_the_shard_is_open() {
 fn the_last_shard_closes_the_trial_with_the_sum() {
     let mut ledger = ledger(2);
     let key = trial(0).key;
-    let by = |engine, nll| Evidence { counts: counts(nll), engines: [Fingerprint(engine)].into() };
+    let by = |engine, nll| {
+        let spread = Some(Spread { sequences: 1, squares: nll });
+        Evidence { counts: counts(nll), backing: Backing { engines: [Fingerprint(engine)].into(), spread } }
+    };
     ledger.settle(key, Shard { index: 1, of: 2 }, by(1, 7), Moment(0));
     let Settled::Complete(Closed { work, outcome: Outcome::Measured(sum), .. }) =
         ledger.settle(key, Shard { index: 0, of: 2 }, by(2, 5), Moment(0))
@@ -109,7 +113,8 @@ fn the_last_shard_closes_the_trial_with_the_sum() {
         panic!("not complete")
     };
     assert_eq!((work.key(), sum.counts.nll, sum.counts.scored_tokens), (key.into(), Nll(12), 2));
-    assert_eq!(sum.engines, [Fingerprint(1), Fingerprint(2)].into());
+    let spread = Some(Spread { sequences: 2, squares: 12 });
+    assert_eq!(sum.backing, Backing { engines: [Fingerprint(1), Fingerprint(2)].into(), spread });
     assert!(is_empty(&ledger));
     assert_eq!(ledger.settle(key, Shard { index: 0, of: 2 }, counts(5), Moment(0)), Settled::Unknown);
 }

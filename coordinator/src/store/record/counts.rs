@@ -1,8 +1,9 @@
 //! Counts as they are stored: a Protocol Buffers message, in version 2 after the fingerprints of the engines.
 
 use prost::Message;
-use qslm_common::evidence::{Engines, Evidence, Fingerprint};
+use qslm_common::evidence::{Backing, Engines, Evidence, Fingerprint};
 use qslm_common::measurement::{Counts, Nll};
+use qslm_common::spread::Spread;
 
 use super::{Reason, UnreadableRecord, unreadable};
 
@@ -27,24 +28,38 @@ struct CountsRecord {
     processed_tokens: u64,
     #[prost(uint64, repeated, tag = "6")]
     spikes: Vec<u64>,
+    /// Absent in records of programs that did not count it, which pass over it, too.
+    #[prost(message, optional, tag = "7")]
+    spread: Option<SpreadRecord>,
 }
 
-impl From<&Counts> for CountsRecord {
-    fn from(counts: &Counts) -> Self {
+#[derive(Clone, Copy, PartialEq, Message)]
+struct SpreadRecord {
+    #[prost(uint64, tag = "1")]
+    sequences: u64,
+    /// Units of (2^-12 nat)^2, or sentences.
+    #[prost(uint64, tag = "2")]
+    squares: u64,
+}
+
+impl CountsRecord {
+    fn new(counts: &Counts, spread: Option<Spread>) -> Self {
         // Every field by name, so that the next one is not forgotten.
         let Counts { nll: Nll(nll), scored_tokens, hits, sentences, processed_tokens, ref spikes } = *counts;
-        Self { nll, scored_tokens, hits, sentences, processed_tokens, spikes: spikes.clone() }
+        let spread = spread.map(|Spread { sequences, squares }| SpreadRecord { sequences, squares });
+        Self { nll, scored_tokens, hits, sentences, processed_tokens, spikes: spikes.clone(), spread }
+    }
+
+    fn into_parts(self) -> (Counts, Option<Spread>) {
+        let Self { nll, scored_tokens, hits, sentences, processed_tokens, spikes, spread } = self;
+        let counts = Counts { nll: Nll(nll), scored_tokens, hits, sentences, processed_tokens, spikes };
+        let spread = spread.map(|SpreadRecord { sequences, squares }| Spread { sequences, squares });
+        (counts, spread)
     }
 }
 
-impl From<CountsRecord> for Counts {
-    fn from(record: CountsRecord) -> Self {
-        let CountsRecord { nll, scored_tokens, hits, sentences, processed_tokens, spikes } = record;
-        Self { nll: Nll(nll), scored_tokens, hits, sentences, processed_tokens, spikes }
-    }
-}
-
-pub(in crate::store) fn encode_counts(counts: &Counts, engines: &Engines) -> Vec<u8> {
+pub(in crate::store) fn encode_counts(counts: &Counts, backing: &Backing) -> Vec<u8> {
+    let Backing { engines, spread } = backing;
     let mut bytes = match u16::try_from(engines.len()) {
         Ok(number @ 1..) => {
             let [low, high] = number.to_le_bytes();
@@ -56,7 +71,7 @@ pub(in crate::store) fn encode_counts(counts: &Counts, engines: &Engines) -> Vec
     if bytes[0] == COUNTS_V2 {
         bytes.extend(engines.iter().flat_map(|Fingerprint(name)| name.to_le_bytes()));
     }
-    bytes.extend(CountsRecord::from(counts).encode_to_vec());
+    bytes.extend(CountsRecord::new(counts, *spread).encode_to_vec());
     bytes
 }
 
@@ -72,14 +87,14 @@ pub(in crate::store) fn decode_counts(bytes: &[u8]) -> Result<Evidence, Unreadab
         }
         _ => return Err(refuse(Reason::Version)),
     };
-    let counts = CountsRecord::decode(body).map_err(|error| refuse(error.into()))?;
-    Ok(Evidence { counts: counts.into(), engines })
+    let (counts, spread) = CountsRecord::decode(body).map_err(|error| refuse(error.into()))?.into_parts();
+    Ok(Evidence { counts, backing: Backing { engines, spread } })
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use qslm_proto::v1;
+    use qslm_proto::convert;
 
     use super::*;
 
@@ -94,14 +109,23 @@ mod tests {
         };
         // These bytes are in people's stores. A change of format adds a version; it never edits this line.
         let fixture = [1, 8, 172, 2, 16, 2, 40, 3, 50, 2, 4, 5];
-        assert_eq!(encode_counts(&counts, &Engines::new()), fixture);
+        assert_eq!(encode_counts(&counts, &Backing::default()), fixture);
         assert_eq!(decode_counts(&fixture).unwrap(), counts.clone().into());
         // Version 2 says who counted.
         let engines = Engines::from([Fingerprint(7), Fingerprint(258)]);
         let fixture =
             [&[2, 2, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0][..], &fixture[1..]].concat();
-        assert_eq!(encode_counts(&counts, &engines), fixture);
-        assert_eq!(decode_counts(&fixture).unwrap(), Evidence { counts, engines });
+        let backing = Backing::from(engines);
+        assert_eq!(encode_counts(&counts, &backing), fixture);
+        assert_eq!(
+            decode_counts(&fixture).unwrap(),
+            Evidence { counts: counts.clone(), backing: backing.clone() }
+        );
+        // A spread comes last, where a program that knows none of it passes over it.
+        let backing = Backing { spread: Some(Spread { sequences: 9, squares: 300 }), ..backing };
+        let with_spread = [&fixture[..], &[58, 5, 8, 9, 16, 172, 2]].concat();
+        assert_eq!(encode_counts(&counts, &backing), with_spread);
+        assert_eq!(decode_counts(&with_spread).unwrap(), Evidence { counts, backing });
         let error = decode_counts(&fixture[..18]).unwrap_err().to_string();
         assert_eq!(error, "counts record of version Some(2) cannot be read: it is cut short");
     }
@@ -117,14 +141,17 @@ mod tests {
         fn a_record_has_the_bytes_of_the_message_in_which_counts_travel(
             numbers in prop::array::uniform5(any::<u64>()),
             spikes in prop::collection::vec(any::<u64>(), 0..40),
+            spread in prop::option::of((any::<u64>(), any::<u64>())),
         ) {
+            let spread = spread.map(|(sequences, squares)| Spread { sequences, squares });
             let [nll, scored_tokens, hits, sentences, processed_tokens] = numbers;
             let counts = Counts { nll: Nll(nll), scored_tokens, hits, sentences, processed_tokens, spikes };
-            let travelling = v1::Counts::from(&counts).encode_to_vec();
-            prop_assert_eq!(&CountsRecord::from(&counts).encode_to_vec(), &travelling);
-            let stored = encode_counts(&counts, &Engines::new());
+            let travelling = convert::write_counts(&counts, spread).encode_to_vec();
+            prop_assert_eq!(&CountsRecord::new(&counts, spread).encode_to_vec(), &travelling);
+            let backing = Backing { spread, ..Backing::default() };
+            let stored = encode_counts(&counts, &backing);
             prop_assert_eq!(&stored[1..], &travelling[..]);
-            prop_assert_eq!(decode_counts(&stored).unwrap().counts, counts);
+            prop_assert_eq!(decode_counts(&stored).unwrap(), Evidence { counts, backing });
         }
     }
 }

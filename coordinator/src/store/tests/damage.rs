@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use qslm_common::evidence::{Evidence, Fingerprint};
+use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
@@ -20,7 +20,7 @@ const PAGE: usize = 4096;
 
 fn counts(nll: u64) -> Evidence {
     let counts = Counts { nll: Nll(nll), scored_tokens: 1, processed_tokens: 1, ..Counts::zero(40) };
-    Evidence { counts, engines: [Fingerprint(1)].into() }
+    Evidence { counts, backing: Engines::from([Fingerprint(1)]).into() }
 }
 
 /// A store with something in every table, of several hundred pages: its file as it lies there while it is open, and after it

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qslm_common::evidence::{Evidence, Fingerprint};
+use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobKey};
 use qslm_common::measurement::{Counts, Nll};
@@ -20,7 +20,7 @@ use qslm_testing::experiment;
 
 fn counts(nll: u64) -> Evidence {
     let counts = Counts { nll: Nll(nll), scored_tokens: 1, ..Counts::zero(2) };
-    Evidence { counts, engines: [Fingerprint(nll)].into() }
+    Evidence { counts, backing: Engines::from([Fingerprint(nll)]).into() }
 }
 
 fn job() -> Job {

@@ -12,6 +12,7 @@ use qslm_common::space::Tier;
 use qslm_common::task::Shard;
 use qslm_common::trial::Trial;
 use qslm_proto::PROTOCOL;
+use qslm_proto::convert;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::work_client::WorkClient;
 use qslm_proto::v1::{ExperimentStatus, GetRequest, Lease, ReportRequest, ShardReport, shard_report};
@@ -203,6 +204,7 @@ pub(super) fn experiment(folder: &Path, trials: u32) -> Outcome<Resolved> {
         positions: 1,
         sequences: 1,
         demands: Demands::default(),
+        holdout: None,
     })
 }
 
@@ -254,6 +256,7 @@ async fn restart(store: &Path, resolved: &Resolved, trials: u32) -> Outcome<f64>
         positions: 1,
         sequences: 1,
         demands: Demands::default(),
+        holdout: None,
     };
     let embedded = Embedded::start(store).await?;
     submit(&mut embedded.connect().await?, &interrupted, None).await?;
@@ -327,7 +330,7 @@ pub(super) fn finish(lease: Lease) -> Outcome<ShardReport> {
         trial: trial.key().as_bytes().to_vec(),
         index: lease.index,
         of: lease.of,
-        outcome: Some(shard_report::Outcome::Counts((&counts).into())),
+        outcome: Some(shard_report::Outcome::Counts(convert::write_counts(&counts, None))),
         seconds: 0.0,
         engine: String::new(),
         job: Vec::new(),

@@ -264,7 +264,7 @@ async fn work(
                     work: lease.trial.key.into(),
                     shard: lease.shard,
                     engine: String::new(),
-                    outcome: ShardOutcome::Counts(workload::counts(&lease.trial.trial.candidate, lease.shard)),
+                    outcome: ShardOutcome::Counts(workload::counts(&lease.trial.trial.candidate, lease.shard), None),
                 }));
             }
             answer = async { match &mut call { Some(call) => Some(call.await), None => None } }, if call.is_some() => {

@@ -110,7 +110,7 @@ fn load_data(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny/model.pth");
@@ -118,12 +118,21 @@ mod tests {
     const TOKENIZER: &str = r#"{"version":"1.0","added_tokens":[],"pre_tokenizer":{"type":"Whitespace"},
         "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"?":2},"unk_token":"?"}}"#;
 
-    fn files(folder: &Path) -> BTreeMap<String, PathBuf> {
+    fn files_with(folder: &Path, text: &str) -> BTreeMap<String, PathBuf> {
         let named = ["checkpoint", "text", "tokenizer"].map(|name| (name.to_owned(), folder.join(name)));
         std::fs::copy(TINY, folder.join("checkpoint")).unwrap();
-        std::fs::write(folder.join("text"), "a b a b b a\n").unwrap();
+        std::fs::write(folder.join("text"), text).unwrap();
         std::fs::write(folder.join("tokenizer"), TOKENIZER).unwrap();
         named.into()
+    }
+
+    fn files(folder: &Path) -> BTreeMap<String, PathBuf> {
+        files_with(folder, "a b a b b a\n")
+    }
+
+    /// Inputs of a job: the tiny network, a text, and its tokenizer.
+    pub fn inputs(folder: &Path, text: &str) -> Inputs {
+        Inputs::new(files_with(folder, text))
     }
 
     #[test]

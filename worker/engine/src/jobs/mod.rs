@@ -7,6 +7,7 @@
 //! A file of a kind has its parameters, which are read here and written by whoever asks for the job, the job that they
 //! mean, and the artifact, which has a form of its own.
 
+pub mod holdout;
 mod inputs;
 pub mod ranges;
 pub mod sensitivity;
@@ -29,7 +30,7 @@ pub const BACKEND: Backend = Backend::Native;
 const LARGEST_TABLE: u64 = 16 << 20;
 
 /// Every kind, by name.
-pub const KINDS: &[&Kind] = &[&ranges::RANGES, &sensitivity::SENSITIVITY];
+pub const KINDS: &[&Kind] = &[&holdout::HOLDOUT, &ranges::RANGES, &sensitivity::SENSITIVITY];
 
 /// A kind of job.
 #[derive(Debug, Clone, Copy)]

@@ -124,10 +124,8 @@ fn scored_before(watch: &dyn Watch, wanted: &[&Unit], units: &BTreeMap<String, S
 mod tests {
     use std::sync::Mutex;
 
+    use super::super::inputs::tests::inputs;
     use super::*;
-
-    const TOKENIZER: &str = r#"{"version":"1.0","added_tokens":[],"pre_tokenizer":{"type":"Whitespace"},
-        "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"?":2},"unk_token":"?"}}"#;
 
     /// A lease that ends once so many units are scored, with the checkpoints that it saw.
     #[derive(Default)]
@@ -163,13 +161,7 @@ mod tests {
     #[test]
     fn a_job_that_goes_on_from_a_checkpoint_makes_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny/model.pth");
-        std::fs::copy(tiny, path("checkpoint")).unwrap();
-        std::fs::write(path("text"), "a b a b b a a b b b a a\n").unwrap();
-        std::fs::write(path("tokenizer"), TOKENIZER).unwrap();
-        let files = ["checkpoint", "text", "tokenizer"].map(|name| (name.to_owned(), path(name)));
-        let inputs = Inputs::new(files.into());
+        let inputs = inputs(folder.path(), "a b a b b a a b b b a a\n");
         let network = *inputs.checkpoint(true).unwrap().network();
         let scheme = "int4:symmetric:tensor".to_owned();
         let units = network.units().into_iter().take(4).map(|unit| (unit.name, scheme.clone())).collect();

@@ -7,6 +7,9 @@ use std::ops::Range;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
+use qslm_common::network::Network;
+use qslm_common::quality::Quality;
+use qslm_common::spread::Spread;
 
 use super::dataset::{Dataset, Sequence, Target};
 use crate::kernels::loss;
@@ -45,43 +48,11 @@ pub fn evaluate(
     sequences: Range<usize>,
     interrupt: Interrupt<'_>,
 ) -> Result<Counts, EvaluateError> {
-    sum(model, data, sequences, None, interrupt)
+    sum(model.network(), &evaluate_each(model, data, sequences, None, interrupt)?)
 }
 
-/// As [`evaluate`], with the prefixes that other candidates left in the cache under `of`, the name of
-/// everything that decides the counts but the candidate. The counts are the same.
-///
-/// # Errors
-/// [`EvaluateError`]; nothing is counted then.
-///
-/// # Panics
-/// If `sequences` reaches beyond the data.
-pub fn evaluate_cached(
-    model: &SpikeGpt,
-    data: &Dataset,
-    sequences: Range<usize>,
-    (caches, of): (&Caches, ContentHash),
-    interrupt: Interrupt<'_>,
-) -> Result<Counts, EvaluateError> {
-    sum(model, data, sequences, Some((caches, of)), interrupt)
-}
-
-fn sum(
-    model: &SpikeGpt,
-    data: &Dataset,
-    sequences: Range<usize>,
-    caches: Option<(&Caches, ContentHash)>,
-    interrupt: Interrupt<'_>,
-) -> Result<Counts, EvaluateError> {
-    let mut counts = Counts::zero(model.network().populations().len());
-    for index in sequences {
-        let one = evaluate_one(model, data, index, caches, interrupt)?;
-        counts.add(&one).map_err(|_| EvaluateError::Overflow)?;
-    }
-    Ok(counts)
-}
-
-/// As [`evaluate`], with the counts of every sequence on their own, for paired comparisons.
+/// As [`evaluate`], with the counts of every sequence on their own, for paired comparisons. `caches` may hold what other
+/// candidates left under a name, that of everything which decides the counts but the candidate; the counts are the same.
 ///
 /// # Errors
 /// [`EvaluateError`].
@@ -92,9 +63,27 @@ pub fn evaluate_each(
     model: &SpikeGpt,
     data: &Dataset,
     sequences: Range<usize>,
+    caches: Option<(&Caches, ContentHash)>,
     interrupt: Interrupt<'_>,
 ) -> Result<Vec<Counts>, EvaluateError> {
-    sequences.map(|index| evaluate_one(model, data, index, None, interrupt)).collect()
+    sequences.map(|index| evaluate_one(model, data, index, caches, interrupt)).collect()
+}
+
+/// Sum of the counts of sequences.
+///
+/// # Errors
+/// [`EvaluateError::Overflow`].
+pub fn sum(network: &Network, each: &[Counts]) -> Result<Counts, EvaluateError> {
+    let mut counts = Counts::zero(network.populations().len());
+    each.iter().try_for_each(|one| counts.add(one)).map_err(|_| EvaluateError::Overflow)?;
+    Ok(counts)
+}
+
+/// Spread of a candidate's losses around the float model's, of the counts of both of the same sequences.
+pub fn spread(quality: Quality, float: &[Counts], each: &[Counts]) -> Spread {
+    let mut spread = Spread::default();
+    float.iter().zip(each).for_each(|(float, one)| spread.add(Spread::of(quality, float, one)));
+    spread
 }
 
 fn evaluate_one(
