@@ -267,7 +267,7 @@ pub(crate) mod tests {
     use proptest::prelude::{prop_assert_eq, proptest};
 
     use super::*;
-    use crate::scheme::{Granularity, Range, Rounding, Symmetry, Width};
+    use crate::scheme::{Granularity, Range, Rounding, Scales, Symmetry, Width};
     use crate::space::Embedding;
 
     pub(crate) fn experiment() -> Experiment {
@@ -292,6 +292,7 @@ pub(crate) mod tests {
                 granularity: Granularity::Channel,
                 rounding: Rounding::Nearest,
                 range: Range::MinMax,
+                scales: Scales::F32,
                 embedding: Embedding::Sign,
                 vectors: None,
                 activations: None,

@@ -1,7 +1,7 @@
 //! Bytes of a candidate, exactly as the exported file stores them.
 //!
 //! A unit's codes are packed without gaps over the whole matrix and padded to a byte; every scale is a 32-bit
-//! float; every zero point is one byte. One-dimensional parameters are 32-bit floats unless the candidate
+//! float, or as its scheme says; every zero point is one byte. One-dimensional parameters are 32-bit floats unless the candidate
 //! stores them otherwise, each as a row of its own. Headers of the file format are not counted.
 
 use crate::candidate::Candidate;
@@ -35,10 +35,10 @@ fn matrix_bytes(rows: usize, columns: usize, scheme: Scheme) -> u64 {
             let codes = (weights * u64::from(format.bits.get())).div_ceil(8);
             let scales = format.granularity.scales(rows, columns) as u64;
             let zero_point = match format.symmetry {
-                Symmetry::Symmetric => 0,
+                Symmetry::Symmetric | Symmetry::Full => 0,
                 Symmetry::Affine => 1,
             };
-            codes + scales * (FLOAT + zero_point)
+            codes + scales * (format.scales.bytes() + zero_point)
         }
     }
 }
@@ -117,6 +117,8 @@ mod tests {
         assert_eq!(bytes("f16"), 30);
         assert_eq!(bytes("sign"), 2);
         assert_eq!(bytes("int3:symmetric:tensor"), 6 + 4);
+        assert_eq!(bytes("int3:full:channel:f16"), 6 + 3 * 2);
+        assert_eq!(bytes("int3:affine:channel:pow2"), 6 + 3 * (1 + 1));
         assert_eq!(bytes("int3:affine:tensor"), 6 + 5);
         assert_eq!(bytes("int4:symmetric:channel"), 8 + 3 * 4);
         assert_eq!(bytes("int4:affine:group2"), 8 + 9 * 5);

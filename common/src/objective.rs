@@ -350,7 +350,7 @@ mod tests {
     use super::*;
     use crate::measurement::Nll;
     use crate::network::tests::PUBLISHED;
-    use crate::scheme::{Granularity, Range, Rounding, Symmetry, Width};
+    use crate::scheme::{Granularity, Range, Rounding, Scales, Symmetry, Width};
     use crate::space::Embedding;
 
     const PERPLEXITY: Task = Task::Perplexity { window: 8, stride: 8, windows: None };
@@ -363,6 +363,7 @@ mod tests {
             granularity: Granularity::Tensor,
             rounding: Rounding::Nearest,
             range: Range::MinMax,
+            scales: Scales::F32,
             embedding: Embedding::Sign,
             vectors: None,
             activations: None,

@@ -11,8 +11,12 @@ use crate::footprint::footprint_bytes;
 use crate::network::{EMBEDDING, Network, Node, Unit};
 use crate::scheme::{
     Activation, ActivationRange, Calibration, Format, Granularity, Membrane, Quantizer, Range, Rounding,
-    Scheme, Symmetry, Width,
+    Scales, Scheme, Symmetry, Width,
 };
+
+fn is_usual(scales: &Scales) -> bool {
+    *scales == Scales::default()
+}
 
 /// The schemes that a search may give to units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +32,9 @@ pub struct Space {
     pub rounding: Rounding,
     /// The range of every integer scheme.
     pub range: Range,
+    /// The scales of every integer scheme.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub scales: Scales,
     /// Treatment of the embedding.
     pub embedding: Embedding,
     /// Ladder of one-dimensional parameters; floats only if absent.
@@ -165,6 +172,9 @@ pub enum InvalidSpace {
         /// Bits of it before the point.
         integer_bits: u8,
     },
+    /// Codes none of which is zero.
+    #[error("activations.symmetry = \"full\": no code of it is zero, and most activations are")]
+    FullActivations,
     /// A linear without a calibrated range.
     #[error("activations.calibration: no range for {0}")]
     Uncalibrated(String),
@@ -179,6 +189,7 @@ impl InvalidSpace {
         match self {
             Self::NoBits(of) | Self::Order(of) => format!("{of}bits"),
             Self::HalfActivations => "activations.bits".to_owned(),
+            Self::FullActivations => "activations.symmetry".to_owned(),
             Self::Membrane { .. } => "membranes.bits".to_owned(),
             Self::Uncalibrated(_) => "activations.calibration".to_owned(),
             Self::Sign => "embedding".to_owned(),
@@ -203,6 +214,9 @@ impl Space {
             check_ladder("activations.", &activations.bits)?;
             if activations.bits.contains(&Width::Half) {
                 return Err(InvalidSpace::HalfActivations);
+            }
+            if activations.symmetry == Symmetry::Full {
+                return Err(InvalidSpace::FullActivations);
             }
             let ranges = activations.calibration.as_ref().map(|calibration| &calibration.ranges);
             let missing =
@@ -249,12 +263,12 @@ impl Space {
     }
 
     fn at(&self, width: Width, granularity: Granularity) -> Scheme {
-        let Self { symmetry, rounding, range, .. } = *self;
+        let Self { symmetry, rounding, range, scales, .. } = *self;
         match width {
             Width::Float => Scheme::Float,
             Width::Half => Scheme::Half,
             Width::Integer(bits) => {
-                let format = Format { bits, symmetry, granularity };
+                let format = Format { bits, symmetry: symmetry.of_width(bits), granularity, scales };
                 Scheme::Integer { format, quantizer: Quantizer { rounding, range } }
             }
         }
@@ -263,7 +277,12 @@ impl Space {
     /// Scheme of one-dimensional parameters at `level`, 0 being the widest.
     pub fn vector_scheme(&self, level: usize) -> Scheme {
         let width = self.vectors.as_ref().and_then(|space| space.bits.get(level)).copied();
-        self.at(width.unwrap_or(Width::Float), Granularity::Tensor)
+        // A row of biases may well be all but zero, which full codes are not.
+        let symmetric = match self.symmetry {
+            Symmetry::Full => &Self { symmetry: Symmetry::Symmetric, ..self.clone() },
+            Symmetry::Symmetric | Symmetry::Affine => self,
+        };
+        symmetric.at(width.unwrap_or(Width::Float), Granularity::Tensor)
     }
 
     /// The candidate with every unit at `level`.
@@ -383,6 +402,7 @@ mod tests {
             granularity: Granularity::Channel,
             rounding: Rounding::Nearest,
             range: Range::MinMax,
+            scales: Scales::F32,
             embedding,
             vectors: None,
             activations: None,

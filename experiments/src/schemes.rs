@@ -7,7 +7,8 @@ use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::network::Network;
 use qslm_common::scheme::{
-    Activation, ActivationRange, Bits, Calibration, Granularity, Membrane, Range, Rounding, Symmetry, Width,
+    Activation, ActivationRange, Bits, Calibration, Granularity, Membrane, Range, Rounding, Scales, Symmetry,
+    Width,
 };
 use qslm_common::space::{Embedding, Space, VectorSpace};
 use qslm_engine::checkpoint::Checkpoint;
@@ -67,7 +68,7 @@ pub struct SchemeArgs {
     /// Granularity, the weights that share a scale: tensor, channel or group:N
     #[arg(long, default_value = "channel", requires = "bits")]
     granularity: Granularity,
-    /// Symmetry of weights: symmetric, or affine with a zero point
+    /// Symmetry of weights: symmetric, affine with a zero point, or full (as many levels on either side of zero, up to 7 bits)
     #[arg(long, default_value = "symmetric", requires = "bits")]
     symmetry: Symmetry,
     /// Rounding of weights: nearest, truncate (down) or stochastic:SEED
@@ -76,6 +77,9 @@ pub struct SchemeArgs {
     /// Range of weights that the codes span: minmax, least_squares or percentile:P
     #[arg(long, default_value = "minmax", requires = "bits")]
     range: Range,
+    /// Scales of weights: f32, f16 or pow2
+    #[arg(long, default_value = "f32", requires = "bits")]
+    scales: Scales,
     /// Scheme of the embedding
     #[arg(long, value_enum, default_value = "quantize", requires = "bits")]
     embedding: EmbeddingArg,
@@ -129,6 +133,10 @@ impl SchemeArgs {
             }
         };
         if let Some(bits) = self.activation_bits {
+            if self.activation_symmetry == Symmetry::Full {
+                let words = "--activation-symmetry full: expected symmetric or affine";
+                return Err(Failure::new(Exit::Usage, words));
+            }
             let bits = Bits::new(bits).map_err(|_| {
                 Failure::new(Exit::Usage, format!("--activation-bits {bits}: expected 2 to 8"))
             })?;
@@ -162,6 +170,7 @@ impl SchemeArgs {
             granularity: self.granularity,
             rounding: self.rounding,
             range: self.range,
+            scales: self.scales,
             embedding: match self.embedding {
                 EmbeddingArg::Quantize => Embedding::Quantize,
                 EmbeddingArg::Sign => Embedding::Sign,

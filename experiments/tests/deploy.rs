@@ -44,7 +44,7 @@ fn front(folder: &Path, more: &[&str]) -> (String, Value) {
 
 #[test]
 fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
-    let settings: [&[&str]; 5] = [
+    let settings: [&[&str]; 7] = [
         &[],
         &["--set", "backend=integer", "--set", "space.symmetry=affine"],
         &[
@@ -64,6 +64,17 @@ fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
             "space.embedding=quantize",
         ],
         &["--set", "space.rounding=stochastic:5", "--set", "space.range=percentile:99.5"],
+        &["--set", "backend=integer", "--set", "space.symmetry=full", "--set", "space.scales=f16"],
+        &[
+            "--set",
+            "space.symmetry=full",
+            "--set",
+            "space.scales=pow2",
+            "--set",
+            "space.embedding=quantize",
+            "--set",
+            "space.vectors.bits=[8, 4]",
+        ],
     ];
     for more in settings {
         let folder = tempfile::tempdir().unwrap();

@@ -106,6 +106,9 @@ impl FromStr for Activation {
         let mut next = || parts.next().ok_or_else(form);
         let bits = Bits::new(next()?.parse().map_err(|_| form())?)?;
         let symmetry = next()?.parse()?;
+        if symmetry == Symmetry::Full {
+            return Err(InvalidScheme::FullActivation);
+        }
         let range = match next()? {
             "dynamic" => ActivationRange::Dynamic,
             "static" => {

@@ -15,6 +15,32 @@ pub struct Format {
     pub symmetry: Symmetry,
     /// The weights that share a scale.
     pub granularity: Granularity,
+    /// The numbers that scales are.
+    pub scales: Scales,
+}
+
+/// The numbers that scales are stored as. A scale is rounded before the codes on its grid are chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scales {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats, rounded to nearest.
+    F16,
+    /// Powers of two, rounded up: an exponent from -127 to 127, or -128 for a scale of zero.
+    Pow2,
+}
+
+impl Scales {
+    /// Bytes of one scale.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::Pow2 => 1,
+        }
+    }
 }
 
 /// The width of a weight at one level of a search space.
@@ -43,6 +69,19 @@ pub enum Symmetry {
     /// `w = s (q - z)` with `-2^(b-1) <= q <= 2^(b-1) - 1`, `s = (max - min) / (2^b - 1)` and `z` an
     /// integer code. The range always includes zero.
     Affine,
+    /// `w = s (q + 1/2)` with `-2^(b-1) <= q <= 2^(b-1) - 1` and `s = max|w| / (2^(b-1) - 1/2)`: as many levels on
+    /// either side of zero, which is none of them. For weights, of at most [`Symmetry::WIDEST_FULL`] bits.
+    Full,
+}
+
+impl Symmetry {
+    /// The widest codes that may be full: the products of integers see `2 q + 1`, in a byte.
+    pub const WIDEST_FULL: u8 = 7;
+
+    /// This symmetry for codes of a width: where codes cannot be full, symmetric ones lose a level of 255.
+    pub fn of_width(self, bits: Bits) -> Self {
+        if self == Self::Full && bits.0 > Self::WIDEST_FULL { Self::Symmetric } else { self }
+    }
 }
 
 /// The weights of a `[rows, columns]` matrix that share one scale (and zero point).
@@ -87,11 +126,29 @@ impl Width {
 }
 
 impl Format {
-    /// The smallest code: `-(2^(b-1) - 1)` symmetric, `-2^(b-1)` affine.
+    /// Refuses what no code fits.
+    ///
+    /// # Errors
+    /// [`InvalidScheme::FullWidth`].
+    pub fn validate(self) -> Result<(), InvalidScheme> {
+        match self.symmetry {
+            Symmetry::Full if self.bits.0 > Symmetry::WIDEST_FULL => {
+                Err(InvalidScheme::FullWidth(self.bits.0))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Distance of the level of code 0 from zero, in steps: a half in full codes.
+    pub fn offset(self) -> f32 {
+        if self.symmetry == Symmetry::Full { 0.5 } else { 0.0 }
+    }
+
+    /// The smallest code: `-(2^(b-1) - 1)` symmetric, `-2^(b-1)` otherwise.
     pub fn q_min(self) -> i32 {
         match self.symmetry {
             Symmetry::Symmetric => -self.q_max(),
-            Symmetry::Affine => -(1 << (self.bits.0 - 1)),
+            Symmetry::Affine | Symmetry::Full => -(1 << (self.bits.0 - 1)),
         }
     }
 
@@ -126,10 +183,12 @@ mod tests {
 
     #[test]
     fn codes_span_the_range_of_their_width() {
-        let at = |bits, symmetry| Format { bits: Bits(bits), symmetry, granularity: Granularity::Tensor };
+        let (granularity, scales) = (Granularity::Tensor, Scales::F32);
+        let at = |bits, symmetry| Format { bits: Bits(bits), symmetry, granularity, scales };
         assert_eq!((at(4, Symmetry::Symmetric).q_min(), at(4, Symmetry::Symmetric).q_max()), (-7, 7));
         assert_eq!((at(4, Symmetry::Affine).q_min(), at(4, Symmetry::Affine).q_max()), (-8, 7));
         assert_eq!((at(8, Symmetry::Affine).q_min(), at(8, Symmetry::Affine).q_max()), (-128, 127));
+        assert_eq!((at(2, Symmetry::Full).q_min(), at(2, Symmetry::Full).q_max()), (-2, 1));
     }
 
     #[test]

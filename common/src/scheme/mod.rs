@@ -12,7 +12,7 @@ mod quantizer;
 mod text;
 
 pub use activation::{Activation, ActivationRange, Calibration, Span};
-pub use format::{Bits, Format, Granularity, MAX_GROUP, Symmetry, Width};
+pub use format::{Bits, Format, Granularity, MAX_GROUP, Scales, Symmetry, Width};
 pub use membrane::Membrane;
 pub use quantizer::{Percentile, Quantizer, Range, Rounding};
 
@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 /// The storage of one unit's weights.
 ///
 /// Text forms, which are also the canonical encoding: `f32`, `f16`, `sign`, `int4:symmetric:channel`,
-/// `int8:affine:tensor`, `int3:symmetric:group64`; then, unless they are `nearest` and `minmax`, rounding and
-/// range: `int4:affine:channel:truncate`, `int4:symmetric:tensor:stochastic7:percentile99.9`.
+/// `int8:affine:tensor`, `int3:symmetric:group64`; then, unless they are `f32`, `nearest` and `minmax`, scales, rounding and
+/// range: `int2:full:channel:f16`, `int4:affine:channel:truncate`, `int4:symmetric:tensor:stochastic7:percentile99.9`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Scheme {
@@ -49,8 +49,17 @@ pub enum InvalidScheme {
     #[error("{0} bits: a quantized weight has 2 to 8 bits")]
     Bits(u64),
     /// No such symmetry.
-    #[error("symmetry {0:?}: expected symmetric or affine")]
+    #[error("symmetry {0:?}: expected symmetric, affine or full")]
     Symmetry(String),
+    /// Codes that are too wide to be full.
+    #[error("{0} bits: full codes have at most {widest}", widest = Symmetry::WIDEST_FULL)]
+    FullWidth(u8),
+    /// Full codes of what may well be zero.
+    #[error("symmetry full: no code of it is zero, and most activations are; expected symmetric or affine")]
+    FullActivation,
+    /// No such scales.
+    #[error("scales {0:?}: expected f32, f16 or pow2")]
+    Scales(String),
     /// No such granularity.
     #[error("granularity {0:?}: expected tensor, channel or group:N with N from 1 to {MAX_GROUP}")]
     Granularity(String),

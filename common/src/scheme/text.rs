@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::{
     Activation, Bits, Format, Granularity, InvalidScheme, MAX_GROUP, Membrane, Percentile, Quantizer, Range,
-    Rounding, Scheme, Symmetry, Width,
+    Rounding, Scales, Scheme, Symmetry, Width,
 };
 
 impl fmt::Display for Symmetry {
@@ -17,6 +17,7 @@ impl fmt::Display for Symmetry {
         f.write_str(match self {
             Self::Symmetric => "symmetric",
             Self::Affine => "affine",
+            Self::Full => "full",
         })
     }
 }
@@ -28,7 +29,31 @@ impl FromStr for Symmetry {
         match text {
             "symmetric" => Ok(Self::Symmetric),
             "affine" => Ok(Self::Affine),
+            "full" => Ok(Self::Full),
             _ => Err(InvalidScheme::Symmetry(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Scales {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Pow2 => "pow2",
+        })
+    }
+}
+
+impl FromStr for Scales {
+    type Err = InvalidScheme;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "pow2" => Ok(Self::Pow2),
+            _ => Err(InvalidScheme::Scales(text.to_owned())),
         }
     }
 }
@@ -68,8 +93,11 @@ impl fmt::Display for Scheme {
             Self::Half => f.write_str("f16"),
             Self::Sign => f.write_str("sign"),
             Self::Integer { format, quantizer: Quantizer { rounding, range } } => {
-                let Format { bits, symmetry, granularity } = format;
+                let Format { bits, symmetry, granularity, scales } = format;
                 write!(f, "int{}:{symmetry}:{granularity}", bits.get())?;
+                if *scales != Scales::default() {
+                    write!(f, ":{scales}")?;
+                }
                 if *rounding != Rounding::default() {
                     write!(f, ":{rounding}")?;
                 }
@@ -96,9 +124,15 @@ impl FromStr for Scheme {
         let mut parts = text.strip_prefix("int").ok_or_else(form)?.split(':').peekable();
         let mut next = || parts.next().ok_or_else(form);
         let bits = Bits::new(next()?.parse().map_err(|_| form())?)?;
-        let format = Format { bits, symmetry: next()?.parse()?, granularity: next()?.parse()? };
+        let (symmetry, granularity) = (next()?.parse()?, next()?.parse()?);
+        let mut format = Format { bits, symmetry, granularity, scales: Scales::default() };
+        format.validate()?;
         let mut quantizer = Quantizer::default();
-        // Rounding and range may each be left out, so their names tell which is which.
+        // Scales, rounding and range may each be left out, so their names tell which is which.
+        if let Some(scales) = parts.peek().and_then(|part| part.parse().ok()) {
+            format.scales = scales;
+            parts.next();
+        }
         if let Some(rounding) = parts.peek().and_then(|part| part.parse().ok()) {
             quantizer.rounding = rounding;
             parts.next();
@@ -231,7 +265,7 @@ mod tests {
             Just(Granularity::Channel),
             (1..=MAX_GROUP).prop_map(Granularity::Group)
         ];
-        let symmetry = prop_oneof![Just(Symmetry::Symmetric), Just(Symmetry::Affine)];
+        let symmetry = prop_oneof![Just(Symmetry::Symmetric), Just(Symmetry::Affine), Just(Symmetry::Full)];
         let rounding = prop_oneof![
             Just(Rounding::Nearest),
             Just(Rounding::Floor),
@@ -242,9 +276,11 @@ mod tests {
             Just(Range::LeastSquares),
             (50_001u32..=100_000).prop_map(|p| Range::Percentile(Percentile(p)))
         ];
-        let integer = (2u8..=8, symmetry, granularity, rounding, range).prop_map(
-            |(bits, symmetry, granularity, rounding, range)| {
-                let format = Format { bits: Bits(bits), symmetry, granularity };
+        let scales = prop_oneof![Just(Scales::F32), Just(Scales::F16), Just(Scales::Pow2)];
+        let integer = (2u8..=8, symmetry, (granularity, scales), rounding, range).prop_map(
+            |(bits, symmetry, (granularity, scales), rounding, range)| {
+                let bits = Bits(bits);
+                let format = Format { bits, symmetry: symmetry.of_width(bits), granularity, scales };
                 Scheme::Integer { format, quantizer: Quantizer { rounding, range } }
             },
         );
@@ -270,7 +306,10 @@ mod tests {
     fn a_wrong_scheme_is_refused_with_the_bound() {
         let error = |text: &str| text.parse::<Scheme>().unwrap_err().to_string();
         assert_eq!(error("int9:symmetric:tensor"), "9 bits: a quantized weight has 2 to 8 bits");
-        assert!(error("int4:odd:tensor").contains("expected symmetric or affine"));
+        assert!(error("int4:odd:tensor").contains("expected symmetric, affine or full"));
+        assert_eq!(error("int8:full:tensor"), "8 bits: full codes have at most 7");
+        let activation = "int4:full:dynamic".parse::<Activation>().unwrap_err().to_string();
+        assert!(activation.starts_with("symmetry full: no code of it is zero"), "{activation}");
         assert!(error("int4:affine:group0").contains("from 1 to"));
         assert!(error("int4").contains("such as int4:symmetric:channel"));
         assert!(error("int4:affine:tensor:odd").contains("range \"odd\""));
@@ -283,6 +322,8 @@ mod tests {
         let text = |text: &str| text.parse::<Scheme>().unwrap().to_string();
         assert_eq!(text("int4:affine:tensor:nearest:minmax"), "int4:affine:tensor");
         assert_eq!(text("int4:affine:tensor:least_squares"), "int4:affine:tensor:least_squares");
+        assert_eq!(text("int4:affine:tensor:f32:nearest"), "int4:affine:tensor");
+        assert_eq!(text("int2:full:channel:f16:least_squares"), "int2:full:channel:f16:least_squares");
         assert_eq!(
             text("int4:affine:group8:stochastic7:percentile99.90"),
             "int4:affine:group8:stochastic7:percentile99.9"

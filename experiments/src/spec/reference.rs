@@ -178,7 +178,13 @@ const BEFORE_STRATEGY: &[Table] = &[
                 table.",
         keys: &[
             ("bits", "list of 2 to 8, 16, 32", "[8, 6, 4, 3, 2]", "widths; 16 and 32 are floats"),
-            ("symmetry", "\"symmetric\", \"affine\"", "\"symmetric\"", "without or with a zero point"),
+            (
+                "symmetry",
+                "\"symmetric\", \"affine\", \"full\"",
+                "\"symmetric\"",
+                "without or with a zero point, or full: as many levels on either side of zero, which is none of them, in every \
+                 code of up to 7 bits; wider ones, and one-dimensional parameters, are symmetric then",
+            ),
             (
                 "granularity",
                 "\"tensor\", \"channel\", \"group:N\"",
@@ -196,6 +202,12 @@ const BEFORE_STRATEGY: &[Table] = &[
                 "\"minmax\", \"percentile:P\", \"least_squares\"",
                 "\"minmax\"",
                 "which weights the integers span",
+            ),
+            (
+                "scales",
+                "\"f32\", \"f16\", \"pow2\"",
+                "\"f32\"",
+                "what a scale is stored as: 4, 2 or 1 byte; it is rounded before codes are chosen, to a power of two upwards",
             ),
             (
                 "embedding",

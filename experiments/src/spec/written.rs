@@ -7,7 +7,7 @@ use qslm_common::cost::Device;
 use qslm_common::demands::Demands;
 use qslm_common::objective::{Constraints, Objective};
 use qslm_common::racing::Racing;
-use qslm_common::scheme::{Calibration, Granularity, Range, Rounding, Symmetry, Width};
+use qslm_common::scheme::{Calibration, Granularity, Range, Rounding, Scales, Symmetry, Width};
 use qslm_common::space::{ActivationSpace, Embedding, MembraneSpace, Space, Tier, VectorSpace};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Task;
@@ -72,6 +72,7 @@ pub(super) struct SpaceSpec {
     pub(super) granularity: Option<Granularity>,
     pub(super) rounding: Option<Rounding>,
     pub(super) range: Option<Range>,
+    pub(super) scales: Option<Scales>,
     pub(super) embedding: Option<Embedding>,
     pub(super) vectors: Option<VectorSpace>,
     pub(super) activations: Option<ActivationsSpec>,
@@ -266,6 +267,7 @@ impl SpaceSpec {
             granularity: self.granularity.unwrap_or(Granularity::Channel),
             rounding: self.rounding.unwrap_or_default(),
             range: self.range.unwrap_or_default(),
+            scales: self.scales.unwrap_or_default(),
             embedding: self.embedding.unwrap_or(embedding),
             vectors: self.vectors.map(|mut vectors| {
                 vectors.bits.sort_by(|a, b| b.cmp(a));

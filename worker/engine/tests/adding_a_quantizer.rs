@@ -5,7 +5,7 @@
 //! flags can ask for it. Footprint, packing and kernels see the format alone, and follow by themselves.
 #![allow(clippy::unwrap_used)]
 
-use qslm_common::scheme::{Bits, Format, Granularity, Range, Symmetry};
+use qslm_common::scheme::{Bits, Format, Granularity, Range, Scales, Symmetry};
 use qslm_engine::quant::{Codes, Needs, Quantizer, Statistics, Weights, round_each};
 
 /// Rounding up.
@@ -59,7 +59,8 @@ impl Quantizer for Sparing {
 /// Three bits: the codes are -3 to 3, and the scale is a third of the largest magnitude of a row.
 fn format() -> Format {
     let bits = Bits::new(3).unwrap();
-    Format { bits, symmetry: Symmetry::Symmetric, granularity: Granularity::Channel }
+    let (symmetry, granularity) = (Symmetry::Symmetric, Granularity::Channel);
+    Format { bits, symmetry, granularity, scales: Scales::F32 }
 }
 
 #[test]

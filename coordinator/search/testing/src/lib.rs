@@ -8,7 +8,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
 use qslm_common::objective::{Constraints, Objective};
-use qslm_common::scheme::{Granularity, Range, Rounding, Scheme, Symmetry, Width};
+use qslm_common::scheme::{Granularity, Range, Rounding, Scales, Scheme, Symmetry, Width};
 use qslm_common::space::{Embedding, Space};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::{Data, Task};
@@ -40,6 +40,7 @@ pub fn experiment(strategy: impl Into<StrategySpec>) -> Experiment {
             granularity: Granularity::Tensor,
             rounding: Rounding::Nearest,
             range: Range::MinMax,
+            scales: Scales::F32,
             embedding: Embedding::Sign,
             vectors: None,
             activations: None,

@@ -10,7 +10,7 @@ use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
 use qslm_common::objective::{Constraints, Objective};
-use qslm_common::scheme::{Granularity, Range, Rounding, Scheme, Symmetry, Width};
+use qslm_common::scheme::{Granularity, Range, Rounding, Scales, Scheme, Symmetry, Width};
 use qslm_common::space::{Embedding, Space};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::{Data, Shard, Task};
@@ -44,6 +44,7 @@ pub(super) fn experiment(strategy: impl Into<StrategySpec>) -> Outcome<Experimen
             granularity: Granularity::Channel,
             rounding: Rounding::default(),
             range: Range::default(),
+            scales: Scales::default(),
             embedding: Embedding::Sign,
             vectors: None,
             activations: None,

@@ -1,6 +1,6 @@
 //! Packed checkpoints: the file that is deployed. A safetensors file with a manifest in its header.
 //!
-//! Per unit, as its scheme asks: `UNIT` in f32 or f16; or `UNIT.codes` (packed), `UNIT.scales` (f32, one per
+//! Per unit, as its scheme asks: `UNIT` in f32 or f16; or `UNIT.codes` (packed), `UNIT.scales` (f32, f16 or powers of two, one per
 //! run) and, if affine, `UNIT.zero_points` (int8); or `UNIT.signs` (one bit a weight). One-dimensional
 //! parameters likewise, f32 unless the candidate says otherwise. The bytes of the tensors together are
 //! exactly the footprint that a search reports; the header comes on top.
@@ -8,19 +8,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use half::f16;
 use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::footprint::footprint_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
-use qslm_common::scheme::{Activation, Membrane, Scheme, Symmetry};
+use qslm_common::scheme::{Activation, Membrane, Scales, Scheme, Symmetry};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::safe_file::SafeFile;
 use super::{Checkpoint, CheckpointError, Values};
 use crate::quant::pack::{pack, unpack};
-use crate::quant::{Codes, Stored, Weights, store};
+use crate::quant::{Codes, Stored, Weights, exponent_of, power_of, store, to_half};
 
 /// The key of the manifest in the header's metadata.
 const MANIFEST: &str = "qslm.manifest";
@@ -155,7 +156,8 @@ fn pack_matrix(tensor: &str, shape: Vec<usize>, floats: &[f32], stored: Option<S
         }
         Some(Stored::Sign(signs)) => vec![bytes(part("signs"), pack(&signs, 1))],
         Some(Stored::Integer(Codes { format, values, scales, zero_points, .. })) => {
-            let scales = (part("scales"), Dtype::F32, vec![scales.len()], float_bytes(&scales));
+            let (dtype, bytes_of_scales) = scale_bytes(&scales, format.scales);
+            let scales = (part("scales"), dtype, vec![scales.len()], bytes_of_scales);
             let mut tensors = vec![bytes(part("codes"), pack(&values, format.bits.get())), scales];
             if format.symmetry == Symmetry::Affine {
                 let zeros: Vec<u8> = zero_points.iter().map(|zero| *zero as u8).collect();
@@ -163,6 +165,15 @@ fn pack_matrix(tensor: &str, shape: Vec<usize>, floats: &[f32], stored: Option<S
             }
             tensors
         }
+    }
+}
+
+/// Scales as they are stored, all of which are such numbers already.
+fn scale_bytes(scales: &[f32], stored: Scales) -> (Dtype, Vec<u8>) {
+    match stored {
+        Scales::F32 => (Dtype::F32, float_bytes(scales)),
+        Scales::F16 => (Dtype::F16, scales.iter().flat_map(|scale| to_half(*scale).to_le_bytes()).collect()),
+        Scales::Pow2 => (Dtype::I8, scales.iter().map(|scale| exponent_of(*scale) as u8).collect()),
     }
 }
 
@@ -262,7 +273,7 @@ impl Parts<'_> {
             Scheme::Float => self.floats(tensor, count).map(Values::Floats),
             Scheme::Half => {
                 let bytes = self.bytes(tensor, Dtype::F16, 2 * count)?;
-                let values = bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32());
+                let values = bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32());
                 Ok(Values::Floats(values.collect()))
             }
             Scheme::Sign => {
@@ -276,9 +287,9 @@ impl Parts<'_> {
                     format,
                     columns,
                     values: self.codes(&part("codes"), format.bits.get(), count)?,
-                    scales: self.floats(&part("scales"), scales)?,
+                    scales: self.scales(&part("scales"), scales, format.scales)?,
                     zero_points: match format.symmetry {
-                        Symmetry::Symmetric => Vec::new(),
+                        Symmetry::Symmetric | Symmetry::Full => Vec::new(),
                         Symmetry::Affine => {
                             let bytes = self.bytes(&part("zero_points"), Dtype::I8, scales)?;
                             bytes.iter().map(|byte| *byte as i8).collect()
@@ -294,6 +305,24 @@ impl Parts<'_> {
         let bytes = self.bytes(name, Dtype::U8, size)?;
         // `bytes` has made sure of the size.
         Ok(unpack(&bytes, bits, count).unwrap_or_default())
+    }
+
+    /// Scales, none of which is negative or no number.
+    fn scales(&mut self, name: &str, count: usize, stored: Scales) -> Result<Vec<f32>, CheckpointError> {
+        match stored {
+            Scales::F32 => self.floats(name, count),
+            Scales::F16 => {
+                let bytes = self.bytes(name, Dtype::F16, 2 * count)?;
+                let halves = bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32());
+                let values: Vec<f32> = halves.collect();
+                super::check_finite(name, &values)?;
+                Ok(values)
+            }
+            Scales::Pow2 => {
+                let bytes = self.bytes(name, Dtype::I8, count)?;
+                Ok(bytes.iter().map(|byte| power_of(*byte as i8)).collect())
+            }
+        }
     }
 
     fn floats(&mut self, name: &str, count: usize) -> Result<Vec<f32>, CheckpointError> {

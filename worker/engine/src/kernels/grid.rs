@@ -5,13 +5,15 @@ use super::simd::per_instruction_set;
 /// Lanes of partial results: fixed, so that they do not depend on the processor.
 const LANES: usize = 16;
 
-/// The numbers `scale (q - zero)` for the codes q from `q_min` to `q_max`, at most 256 of them.
+/// The numbers `scale (q - zero + offset)` for the codes q from `q_min` to `q_max`, at most 256 of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grid {
     /// The step s; 0 if all that is rounded to it is zeros, NaN if some of it is no number.
     pub scale: f32,
-    /// The code z of zero.
+    /// The code z of zero; of full codes 0, which stands for half a step.
     pub zero: i32,
+    /// Distance of the level of z from zero, in steps: 0, or a half of full codes.
+    pub offset: f32,
     /// The smallest code.
     pub q_min: i32,
     /// The largest code.
@@ -56,8 +58,8 @@ per_instruction_set! {
 }
 
 per_instruction_set! {
-    /// The codes of weights on a grid: `clamp(round(w / s) + z, q_min, q_max)`, that of zero where s is 0.
-    /// `round` gets a weight in steps of s, and its position, from `start` on.
+    /// The codes of weights on a grid: `clamp(round(w / s - offset) + z, q_min, q_max)`, that of zero where s is 0.
+    /// `round` gets a weight in steps of s from the level of z, and its position, from `start` on.
     pub fn codes<Round: Fn(f32, usize) -> f32>(
         weights: &[f32],
         grid: Grid,
@@ -65,7 +67,7 @@ per_instruction_set! {
         round: &Round,
         codes: &mut [i8],
     ) {
-        let Grid { scale, zero, q_min, q_max } = grid;
+        let Grid { scale, zero, offset, q_min, q_max } = grid;
         if scale == 0.0 {
             codes.fill(zero as i8);
             return;
@@ -73,19 +75,19 @@ per_instruction_set! {
         // Clamped as floats, where a number of steps that fits no integer is one among others.
         let (low, high) = ((q_min - zero) as f32, (q_max - zero) as f32);
         for (index, (w, code)) in weights.iter().zip(codes).enumerate() {
-            let steps = round(*w / scale, start + index).clamp(low, high) as i32;
+            let steps = round(*w / scale - offset, start + index).clamp(low, high) as i32;
             *code = (steps + zero) as i8;
         }
     }
 }
 
 per_instruction_set! {
-    /// The weights that codes stand for: `s (q - z)`.
+    /// The weights that codes stand for: `s (q - z + offset)`.
     pub fn weights(codes: &[i8], grid: Grid, weights: &mut [f32]) {
-        let Grid { scale, zero, .. } = grid;
+        let Grid { scale, zero, offset, .. } = grid;
         for (code, w) in codes.iter().zip(weights) {
             // A scale is rounded, so the outermost code of a range up to the largest float may lie beyond it.
-            *w = (scale * (i32::from(*code) - zero) as f32).clamp(f32::MIN, f32::MAX);
+            *w = (scale * ((i32::from(*code) - zero) as f32 + offset)).clamp(f32::MIN, f32::MAX);
         }
     }
 }

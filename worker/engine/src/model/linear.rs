@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
-use qslm_common::scheme::Activation;
+use qslm_common::scheme::{Activation, Symmetry};
 
 use super::hook::Hook;
 use crate::backend::Compute;
@@ -33,7 +33,18 @@ impl Matrix {
     pub(super) fn of_codes(codes: &Codes, rows: usize) -> Self {
         let scales = per_row(&codes.scales, rows);
         let zeros = per_row(&codes.zero_points, rows);
-        Self::Codes(Arc::new(IntegerMatrix::new(&codes.values, codes.columns, scales, &zeros)))
+        let matrix = match codes.format.symmetry {
+            Symmetry::Symmetric | Symmetry::Affine => {
+                IntegerMatrix::new(&codes.values, codes.columns, scales, &zeros)
+            }
+            // `s (q + 1/2)` is `s/2 (2 q + 1)`, which is a whole number of half steps.
+            Symmetry::Full => {
+                let odd: Vec<i8> = codes.values.iter().map(|code| 2 * code + 1).collect();
+                let halves = scales.into_iter().map(|scale| scale * 0.5).collect();
+                IntegerMatrix::new(&odd, codes.columns, halves, &zeros)
+            }
+        };
+        Self::Codes(Arc::new(matrix))
     }
 
     /// Matrix of `[outputs, inputs]` row-major weights.
@@ -191,9 +202,32 @@ fn burn_product(transposed: &Tensor<2>, x: Vec<f32>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use qslm_common::backend::Backend;
+    use qslm_common::scheme::Scheme;
 
     use super::*;
     use crate::model::Unwatched;
+    use crate::quant::{Statistics, Weights, quantize};
+
+    #[test]
+    fn a_product_with_full_codes_is_that_with_the_weights_that_they_stand_for() {
+        let (inputs, rows) = (40, 9);
+        let weights: Vec<f32> = (0..inputs * rows).map(|i| (i as f32 * 0.61).sin()).collect();
+        // Whole numbers, of which every product is exact.
+        let x: Vec<f32> = (0..inputs).map(|i| ((i * 7) % 11) as f32 - 5.0).collect();
+        for bits in 2..=7 {
+            let text = format!("int{bits}:full:channel");
+            let Ok(Scheme::Integer { format, quantizer }) = text.parse() else { panic!("{text}") };
+            let weights = Weights { values: &weights, columns: inputs, unit: "head.weight" };
+            let mut codes = quantize(weights, format, quantizer, &Statistics::NONE);
+            // Steps that are powers of two, for the same reason.
+            codes.scales.iter_mut().for_each(|scale| *scale = scale.log2().floor().exp2());
+            let dense = codes.dequantize();
+            let expected =
+                dense.chunks(inputs).map(|row| row.iter().zip(&x).map(|(w, x)| w * x).sum::<f32>());
+            let linear = Linear::new("head.weight", Matrix::of_codes(&codes, rows), None);
+            assert_eq!(linear.forward(x.clone(), &mut Unwatched), expected.collect::<Vec<_>>(), "{text}");
+        }
+    }
 
     #[test]
     fn pieces_put_together_are_the_whole_on_every_backend() {

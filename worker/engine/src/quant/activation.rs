@@ -1,6 +1,6 @@
 //! Activations to codes and back, in place: the input of a linear as it sees it.
 
-use qslm_common::scheme::{Activation, ActivationRange, Format, Granularity};
+use qslm_common::scheme::{Activation, ActivationRange, Format, Granularity, Scales};
 
 use crate::kernels::grid::{self, Grid};
 
@@ -10,7 +10,7 @@ use crate::kernels::grid::{self, Grid};
 /// ends of the range. A row that holds NaN or infinity becomes NaN, so that a broken network shows.
 pub fn fake_quantize_rows(x: &mut [f32], columns: usize, scheme: Activation) {
     for row in x.chunks_exact_mut(columns) {
-        let Grid { scale, zero, q_min, q_max } = grid_of_row(row, scheme);
+        let Grid { scale, zero, q_min, q_max, .. } = grid_of_row(row, scheme);
         if scale == 0.0 {
             // A range of zero leaves one value; NaN stays NaN.
             row.iter_mut().for_each(|x| *x *= 0.0);
@@ -27,7 +27,8 @@ pub fn grid_of_row(row: &[f32], scheme: Activation) -> Grid {
         ActivationRange::Static(span) => (span.min(), span.max()),
     };
     let Activation { bits, symmetry, .. } = scheme;
-    Grid::over(min, max, Format { bits, symmetry, granularity: Granularity::Tensor })
+    let (granularity, scales) = (Granularity::Tensor, Scales::F32);
+    Grid::over(min, max, Format { bits, symmetry, granularity, scales })
 }
 
 #[cfg(test)]
@@ -59,7 +60,7 @@ mod tests {
             x in prop::collection::vec(-9.0f32..9.0, 24)
         ) {
             let Activation { bits, symmetry, .. } = scheme;
-            let format = Format { bits, symmetry, granularity: Granularity::Tensor };
+            let format = Format { bits, symmetry, granularity: Granularity::Tensor, scales: Scales::F32 };
             let mut rounded = x.clone();
             fake_quantize_rows(&mut rounded, 8, scheme);
             for (row, rounded) in x.chunks(8).zip(rounded.chunks(8)) {
@@ -99,7 +100,7 @@ mod tests {
         ) {
             let symmetry = if affine { Symmetry::Affine } else { Symmetry::Symmetric };
             let bits = Bits::new(bits).unwrap();
-            let format = Format { bits, symmetry, granularity: Granularity::Channel };
+            let format = Format { bits, symmetry, granularity: Granularity::Channel, scales: Scales::F32 };
             let weights = Weights { values: &x, columns: 8, unit: "x" };
             let weights = quantize(weights, format, Quantizer::default(), &Statistics::NONE).dequantize();
             let mut rows = x;

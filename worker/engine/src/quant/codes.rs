@@ -15,12 +15,12 @@ pub struct Codes {
     pub values: Vec<i8>,
     /// One scale per run, in the order of the runs. Never negative; 0 if all weights of the run are 0.
     pub scales: Vec<f32>,
-    /// One code per run that stands for zero; empty if symmetric.
+    /// One code per run that stands for zero; empty unless affine.
     pub zero_points: Vec<i8>,
 }
 
 impl Codes {
-    /// The weights that the codes stand for, `w = s (q - z)`, `[rows, columns]`.
+    /// The weights that the codes stand for, `w = s (q - z)` or, full, `s (q + 1/2)`, `[rows, columns]`.
     pub fn dequantize(&self) -> Vec<f32> {
         let mut weights = vec![0.0; self.values.len()];
         self.dequantize_to(&mut weights);
@@ -44,7 +44,8 @@ impl Codes {
     /// The grid of a run.
     pub(super) fn grid(&self, run: usize) -> Grid {
         let zero = self.zero_points.get(run).copied().unwrap_or(0).into();
-        Grid { scale: self.scales[run], zero, q_min: self.format.q_min(), q_max: self.format.q_max() }
+        let (q_min, q_max) = (self.format.q_min(), self.format.q_max());
+        Grid { scale: self.scales[run], zero, offset: self.format.offset(), q_min, q_max }
     }
 }
 

@@ -24,6 +24,7 @@ pub use activation::{fake_quantize_rows, grid_of_row};
 pub use codes::Codes;
 pub use quantizer::{Needs, Quantizer, Statistics, Weights};
 pub use quantizers::quantize;
+pub use range::{exponent_of, power_of};
 pub use rounding::round_each;
 pub use stored::{Stored, fake_quantize, store, to_half};
 

@@ -1,6 +1,6 @@
 //! The grid of one run: its scale and zero point, from the range of weights that the codes span.
 
-use qslm_common::scheme::{Format, Range, Symmetry};
+use qslm_common::scheme::{Format, Range, Scales, Symmetry};
 
 use crate::kernels::grid::{self, Grid};
 
@@ -12,17 +12,45 @@ impl Grid {
     pub(super) fn over(min: f32, max: f32, format: Format) -> Self {
         let (q_min, q_max) = (format.q_min(), format.q_max());
         match format.symmetry {
-            Symmetry::Symmetric => Self { scale: max.max(-min) / q_max as f32, zero: 0, q_min, q_max },
+            Symmetry::Symmetric | Symmetry::Full => {
+                let offset = format.offset();
+                let scale = round_scale(max.max(-min) / (q_max as f32 + offset), format.scales);
+                Self { scale, zero: 0, offset, q_min, q_max }
+            }
             Symmetry::Affine => {
                 let steps = (q_max - q_min) as f32;
                 // Halving first keeps the span of the largest finite floats finite.
-                let scale = (max / 2.0 - min / 2.0) / steps * 2.0;
+                let scale = round_scale((max / 2.0 - min / 2.0) / steps * 2.0, format.scales);
                 let zero = if scale == 0.0 { 0.0 } else { (q_min as f32 - min / scale).round_ties_even() };
-                Self { scale, zero: (zero as i32).clamp(q_min, q_max), q_min, q_max }
+                Self { scale, zero: (zero as i32).clamp(q_min, q_max), offset: 0.0, q_min, q_max }
             }
         }
     }
 }
+
+/// A scale as it is stored; NaN, of activations that are no numbers, stays NaN.
+fn round_scale(scale: f32, scales: Scales) -> f32 {
+    match scales {
+        Scales::F32 => scale,
+        Scales::F16 => super::to_half(scale).to_f32(),
+        Scales::Pow2 if scale > 0.0 => power_of(exponent_of(scale)),
+        Scales::Pow2 => scale,
+    }
+}
+
+/// The exponent of the smallest power of two that is not below a scale; [`NO_POWER`] of zero, and of what is hardly more.
+pub fn exponent_of(scale: f32) -> i8 {
+    let up = f64::from(scale).log2().ceil();
+    if up >= -126.0 { up.min(127.0) as i8 } else { NO_POWER }
+}
+
+/// The power of two of an exponent; 0 for [`NO_POWER`].
+pub fn power_of(exponent: i8) -> f32 {
+    if exponent == NO_POWER { 0.0 } else { f64::from(exponent).exp2() as f32 }
+}
+
+/// The exponent that stands for a scale of zero.
+const NO_POWER: i8 = i8::MIN;
 
 /// The grid of a run whose first weight is at position `start` of its matrix.
 pub(super) fn grid(
@@ -38,7 +66,7 @@ pub(super) fn grid(
         Range::MinMax => Grid::over(whole.0, whole.1, format),
         Range::Percentile(percentile) => {
             let (min, max) = match format.symmetry {
-                Symmetry::Symmetric => {
+                Symmetry::Symmetric | Symmetry::Full => {
                     let mut magnitudes: Vec<f32> = run.iter().map(|w| w.abs()).collect();
                     (0.0, quantile(&mut magnitudes, percentile.share()))
                 }
@@ -89,6 +117,17 @@ fn squared_error(run: &[f32], grid: Grid, round: &impl Fn(f32, usize) -> f32, st
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn powers_of_two_are_kept_and_others_go_up() {
+        for exponent in -126..=127 {
+            assert_eq!(exponent_of(power_of(exponent)), exponent);
+        }
+        let rounded = [0.0, 0.3, 0.25, 0.250_001, 3e38, 1e-40].map(|scale| power_of(exponent_of(scale)));
+        assert_eq!(rounded, [0.0, 0.5, 0.25, 0.5, 127f32.exp2(), 0.0]);
+        assert_eq!(power_of(-127), 0.5 * (-126f32).exp2(), "also what nobody writes has a meaning");
+        assert!(round_scale(f32::NAN, Scales::Pow2).is_nan() && round_scale(f32::NAN, Scales::F16).is_nan());
+    }
 
     #[test]
     fn a_quantile_is_the_value_of_its_rank() {

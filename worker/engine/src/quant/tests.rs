@@ -1,7 +1,7 @@
 //! Properties of every scheme, and the examples that they leave out.
 
 use proptest::prelude::*;
-use qslm_common::scheme::{self, Bits, Format, Granularity, Range, Rounding, Scheme, Symmetry};
+use qslm_common::scheme::{self, Bits, Format, Granularity, Range, Rounding, Scales, Scheme, Symmetry};
 
 use super::codes::runs;
 use super::rounding::unless_on_code;
@@ -19,7 +19,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         Just(Granularity::Channel),
         (1u32..9).prop_map(Granularity::Group)
     ];
-    let symmetry = prop_oneof![Just(Symmetry::Symmetric), Just(Symmetry::Affine)];
+    let symmetry = prop_oneof![Just(Symmetry::Symmetric), Just(Symmetry::Affine), Just(Symmetry::Full)];
     let rounding = prop_oneof![
         Just(Rounding::Nearest),
         Just(Rounding::Floor),
@@ -30,9 +30,11 @@ fn rule() -> impl Strategy<Value = Rule> {
         Just(Range::LeastSquares),
         (51u32..=100).prop_map(|p| format!("percentile{p}").parse().unwrap())
     ];
-    (2u8..=8, symmetry, granularity, rounding, range).prop_map(
-        |(bits, symmetry, granularity, rounding, range)| {
-            let format = Format { bits: Bits::new(bits).unwrap(), symmetry, granularity };
+    let scales = prop_oneof![Just(Scales::F32), Just(Scales::F16), Just(Scales::Pow2)];
+    (2u8..=8, symmetry, (granularity, scales), rounding, range).prop_map(
+        |(bits, symmetry, (granularity, scales), rounding, range)| {
+            let bits = Bits::new(bits).unwrap();
+            let format = Format { bits, symmetry: symmetry.of_width(bits), granularity, scales };
             (format, scheme::Quantizer { rounding, range })
         },
     )
@@ -86,7 +88,9 @@ proptest! {
         let quantizer = rule.1;
         for (w, back, code, grid) in each(&weights, columns, rule) {
             let clamped = i32::from(code) == grid.q_min || i32::from(code) == grid.q_max;
-            if clamped && quantizer.range != Range::MinMax {
+            // A scale that was rounded to 16 bits may fall short of the outermost weight, or be nothing at all.
+            let short = rule.0.scales == Scales::F16 && clamped || rule.0.scales != Scales::F32 && grid.scale == 0.0;
+            if clamped && quantizer.range != Range::MinMax || short {
                 continue;
             }
             let steps = (f64::from(w) - f64::from(back)) / f64::from(grid.scale.max(f32::MIN_POSITIVE));
@@ -130,7 +134,8 @@ proptest! {
         let weights: Vec<f32> = weights.iter().map(|w| w.abs()).collect();
         let granularity = if per_channel { Granularity::Channel } else { Granularity::Tensor };
         let error = |bits| {
-            let format = Format { bits: Bits::new(bits).unwrap(), symmetry: Symmetry::Affine, granularity };
+            let (bits, symmetry, scales) = (Bits::new(bits).unwrap(), Symmetry::Affine, Scales::F32);
+            let format = Format { bits, symmetry, granularity, scales };
             let rule = (format, scheme::Quantizer::default());
             each(&weights, columns, rule).into_iter().map(|(w, back, ..)| (w - back).abs()).collect::<Vec<_>>()
         };
@@ -201,16 +206,21 @@ fn floor_goes_down_and_leaves_what_is_on_a_code() {
 
 #[test]
 fn a_matrix_of_zeros_stays_zero() {
-    for text in
-        ["int4:symmetric:channel", "int4:affine:channel:percentile99", "int2:affine:tensor:least_squares"]
-    {
+    for text in [
+        "int4:symmetric:channel",
+        "int2:full:channel",
+        "int4:affine:channel:percentile99",
+        "int2:affine:tensor:least_squares",
+    ] {
         assert_eq!(fake_quantize(vec![0.0; 6].into(), 3, text.parse().unwrap(), UNIT), [0.0; 6]);
     }
 }
 
 #[test]
 fn the_largest_floats_do_not_overflow() {
-    for text in ["int8:affine:tensor", "int8:symmetric:tensor", "int2:affine:channel", "f16"] {
+    for text in
+        ["int8:affine:tensor", "int8:symmetric:tensor", "int2:affine:channel", "int7:full:tensor", "f16"]
+    {
         let back = fake_quantize(vec![f32::MAX, f32::MIN, 0.0].into(), 3, text.parse().unwrap(), UNIT);
         assert!(back.iter().all(|w| w.is_finite()), "{text}: {back:?}");
     }
@@ -220,14 +230,55 @@ fn the_largest_floats_do_not_overflow() {
 fn a_percentile_leaves_the_outliers_out() {
     let mut weights: Vec<f32> = (0..1000).map(|i| (i as f32 - 500.0) / 500.0).collect();
     weights[3] = 100.0;
-    for symmetry in ["symmetric", "affine"] {
+    for symmetry in ["symmetric", "affine", "full"] {
         let scale = |range: &str| {
-            let text = format!("int8:{symmetry}:tensor:{range}");
+            let text = format!("int7:{symmetry}:tensor:{range}");
             let Scheme::Integer { format, quantizer } = text.parse().unwrap() else { unreachable!() };
             codes_of(&weights, 1000, (format, quantizer)).scales[0]
         };
         assert!(scale("percentile99.5") < scale("minmax") / 20.0);
         assert!(scale("least_squares") <= scale("minmax"));
         assert_eq!(scale("percentile100"), scale("minmax"));
+    }
+}
+
+#[test]
+fn full_codes_have_as_many_levels_on_either_side_of_zero() {
+    let Scheme::Integer { format, quantizer } = "int2:full:tensor".parse().unwrap() else { unreachable!() };
+    // Step 2, levels -3, -1, 1, 3; 2 lies in the middle, and goes to the even code.
+    let codes = codes_of(&[3.0, -3.0, 0.5, -0.1, 2.0, 2.1], 6, (format, quantizer));
+    assert_eq!((&codes.values[..], codes.scales[0]), (&[1, -2, 0, -1, 0, 1][..], 2.0));
+    assert_eq!(codes.dequantize(), [3.0, -3.0, 1.0, -1.0, 1.0, 3.0]);
+    assert!(codes.zero_points.is_empty());
+}
+
+/// Standard normal quantiles, as many above zero as below.
+fn gaussian() -> Vec<f32> {
+    let normal = statrs::distribution::Normal::standard();
+    let quantile =
+        |i: u32| statrs::distribution::ContinuousCDF::inverse_cdf(&normal, (f64::from(i) + 0.5) / 20_000.0);
+    (0..20_000).map(|i| quantile(i) as f32).collect()
+}
+
+/// What a uniform quantizer of a normal variable loses at its best step, of 2^b - 1 and of 2^b codes (Max 1960).
+#[test]
+fn codes_that_are_all_used_lose_what_theory_says() {
+    let weights = gaussian();
+    let error = |symmetry: &str, bits: u8| {
+        let text = format!("int{bits}:{symmetry}:tensor:least_squares");
+        let Scheme::Integer { format, quantizer } = text.parse().unwrap() else { unreachable!() };
+        let back = codes_of(&weights, weights.len(), (format, quantizer)).dequantize();
+        let squares = weights.iter().zip(back).map(|(w, back)| f64::from(w - back).powi(2));
+        squares.sum::<f64>() / weights.len() as f64
+    };
+    for (bits, symmetric, full) in [(2, 0.190_17, 0.118_85), (3, 0.046_86, 0.037_44), (4, 0.012_89, 0.011_54)]
+    {
+        for (symmetry, expected) in [("symmetric", symmetric), ("full", full)] {
+            let ratio = error(symmetry, bits) / expected;
+            // The step is one of 81, and extreme quantiles stand for a tail.
+            assert!((0.97..1.03).contains(&ratio), "{symmetry}, {bits} bits: {ratio} of theory");
+        }
+        // A zero point has one level more on one side only.
+        assert!(error("full", bits) <= error("affine", bits) * 1.001, "{bits} bits");
     }
 }

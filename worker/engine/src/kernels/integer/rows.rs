@@ -81,7 +81,7 @@ impl Rows {
         let mut rows = Self::empty(x.len() / inputs, inputs, 1, digits);
         let mut integers = vec![0; inputs];
         for (at, x) in x.chunks_exact(inputs).enumerate() {
-            let Grid { scale, zero, q_min, q_max } = grid(x);
+            let Grid { scale, zero, q_min, q_max, .. } = grid(x);
             let (poison, sum) = code(x, scale, zero as f32, q_min as f32, q_max as f32, &mut integers);
             rows.set(at, &integers, zero - q_min, f64::from(scale + poison), sum);
         }

@@ -95,7 +95,7 @@ proptest! {
         zero in 0i32..256,
     ) {
         let (q_min, q_max) = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1);
-        let grid = Grid { scale, zero: q_min + zero % (1 << bits), q_min, q_max };
+        let grid = Grid { scale, zero: q_min + zero % (1 << bits), offset: 0.0, q_min, q_max };
         let code = |x: &f32| {
             let q = (*x / grid.scale).round_ties_even() as i64 + i64::from(grid.zero);
             q.clamp(q_min.into(), q_max.into()) - i64::from(grid.zero)
@@ -160,7 +160,7 @@ fn the_largest_rows_and_codes_do_not_overflow() {
 
 #[test]
 fn what_is_no_number_shows_in_its_row_alone() {
-    let grid = Grid { scale: 0.1, zero: 3, q_min: -128, q_max: 127 };
+    let grid = Grid { scale: 0.1, zero: 3, offset: 0.0, q_min: -128, q_max: 127 };
     for set in InstructionSet::here() {
         let m = IntegerMatrix::for_set(&[1, 2, 3, 4], 2, vec![0.5, 0.5], &[], set);
         let rows =
