@@ -32,10 +32,10 @@ fn matrix_bytes(rows: usize, columns: usize, scheme: Scheme) -> u64 {
         Scheme::Half => weights * HALF,
         Scheme::Sign => weights.div_ceil(8),
         Scheme::Integer { format, .. } => {
-            let codes = (weights * u64::from(format.bits.get())).div_ceil(8);
+            let codes = format.code_bytes(weights);
             let scales = format.granularity.scales(rows, columns) as u64;
             let zero_point = match format.symmetry {
-                Symmetry::Symmetric | Symmetry::Full => 0,
+                Symmetry::Symmetric | Symmetry::Full | Symmetry::Ternary => 0,
                 Symmetry::Affine => 1,
             };
             codes + scales * (format.scales.bytes() + zero_point)
@@ -118,6 +118,7 @@ mod tests {
         assert_eq!(bytes("sign"), 2);
         assert_eq!(bytes("int3:symmetric:tensor"), 6 + 4);
         assert_eq!(bytes("int3:full:channel:f16"), 6 + 3 * 2);
+        assert_eq!(bytes("int2:ternary:channel"), 3 + 3 * 4);
         assert_eq!(bytes("int3:affine:channel:pow2"), 6 + 3 * (1 + 1));
         assert_eq!(bytes("int3:affine:tensor"), 6 + 5);
         assert_eq!(bytes("int4:symmetric:channel"), 8 + 3 * 4);

@@ -172,9 +172,9 @@ pub enum InvalidSpace {
         /// Bits of it before the point.
         integer_bits: u8,
     },
-    /// Codes none of which is zero.
-    #[error("activations.symmetry = \"full\": no code of it is zero, and most activations are")]
-    FullActivations,
+    /// Codes for weights alone.
+    #[error("activations.symmetry = \"{0}\": it is for weights; activations are symmetric or affine")]
+    WeightsOnly(Symmetry),
     /// A linear without a calibrated range.
     #[error("activations.calibration: no range for {0}")]
     Uncalibrated(String),
@@ -189,7 +189,7 @@ impl InvalidSpace {
         match self {
             Self::NoBits(of) | Self::Order(of) => format!("{of}bits"),
             Self::HalfActivations => "activations.bits".to_owned(),
-            Self::FullActivations => "activations.symmetry".to_owned(),
+            Self::WeightsOnly(_) => "activations.symmetry".to_owned(),
             Self::Membrane { .. } => "membranes.bits".to_owned(),
             Self::Uncalibrated(_) => "activations.calibration".to_owned(),
             Self::Sign => "embedding".to_owned(),
@@ -215,8 +215,8 @@ impl Space {
             if activations.bits.contains(&Width::Half) {
                 return Err(InvalidSpace::HalfActivations);
             }
-            if activations.symmetry == Symmetry::Full {
-                return Err(InvalidSpace::FullActivations);
+            if !activations.symmetry.is_general() {
+                return Err(InvalidSpace::WeightsOnly(activations.symmetry));
             }
             let ranges = activations.calibration.as_ref().map(|calibration| &calibration.ranges);
             let missing =
@@ -277,10 +277,10 @@ impl Space {
     /// Scheme of one-dimensional parameters at `level`, 0 being the widest.
     pub fn vector_scheme(&self, level: usize) -> Scheme {
         let width = self.vectors.as_ref().and_then(|space| space.bits.get(level)).copied();
-        // A row of biases may well be all but zero, which full codes are not.
-        let symmetric = match self.symmetry {
-            Symmetry::Full => &Self { symmetry: Symmetry::Symmetric, ..self.clone() },
-            Symmetry::Symmetric | Symmetry::Affine => self,
+        // A row of biases may well be all but zero.
+        let symmetric = match self.symmetry.is_general() {
+            false => &Self { symmetry: Symmetry::Symmetric, ..self.clone() },
+            true => self,
         };
         symmetric.at(width.unwrap_or(Width::Float), Granularity::Tensor)
     }
@@ -389,125 +389,4 @@ fn members(part: &Node, axis: Axis) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hash::ContentHash;
-    use crate::network::tests::PUBLISHED;
-    use crate::scheme::Span;
-
-    pub(crate) fn space(bits: &[u8], embedding: Embedding) -> Space {
-        Space {
-            bits: bits.iter().map(|bits| Width::try_from(*bits).unwrap()).collect(),
-            symmetry: Symmetry::Symmetric,
-            granularity: Granularity::Channel,
-            rounding: Rounding::Nearest,
-            range: Range::MinMax,
-            scales: Scales::F32,
-            embedding,
-            vectors: None,
-            activations: None,
-            membranes: None,
-        }
-    }
-
-    #[test]
-    fn the_groups_of_every_tier_tile_the_units() {
-        let counts = [(Tier::Global, 1), (Tier::Block, 20), (Tier::Module, 38), (Tier::Matrix, 128)];
-        let units: Vec<_> = PUBLISHED.units().into_iter().map(|unit| unit.name).collect();
-        for (tier, count) in counts {
-            let groups = groups(&PUBLISHED, Axis::Weights, tier);
-            assert_eq!(groups.len(), count, "{tier:?}");
-            let members: Vec<_> = groups.into_iter().flat_map(|group| group.members).collect();
-            assert_eq!(members, units);
-        }
-        let count = |axis, tier| groups(&PUBLISHED, axis, tier).len();
-        let tiers = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
-        assert_eq!(tiers.map(|tier| count(Axis::Activations, tier)), [1, 19, 37, 127]);
-        assert_eq!(tiers.map(|tier| count(Axis::Membranes, tier)), [1, 18, 36, 36]);
-    }
-
-    #[test]
-    fn a_sign_embedding_stays_put_while_the_rest_moves() {
-        let space = space(&[8, 4], Embedding::Sign);
-        assert_eq!(space.uniform(&PUBLISHED, 1).scheme("emb.weight"), Scheme::Sign);
-        assert_eq!(space.uniform(&PUBLISHED, 1).scheme("head.weight").to_string(), "int4:symmetric:channel");
-        let moving = |space: &Space| space.groups(&PUBLISHED, Axis::Weights, Tier::Block)[0].name.clone();
-        assert_eq!(moving(&space), "blocks.0");
-        assert_eq!(moving(&super::tests::space(&[8], Embedding::Quantize)), "emb");
-    }
-
-    #[test]
-    fn activations_and_membranes_have_ladders_of_their_own() {
-        let mut space = space(&[4], Embedding::Sign);
-        assert_eq!(space.axes(), [Axis::Weights]);
-        assert!(space.groups(&PUBLISHED, Axis::Membranes, Tier::Block).is_empty());
-        let bits = [32, 8].map(|bits| Width::try_from(bits).unwrap()).to_vec();
-        let range = Span::new(-1.0, 2.0).unwrap();
-        let linears = PUBLISHED.units().into_iter().filter(Unit::is_linear);
-        let ranges = linears.map(|unit| (unit.name, range)).collect();
-        let calibration = Calibration { data: ContentHash::of(b"text"), sequences: 4, ranges };
-        space.activations =
-            Some(ActivationSpace { bits, symmetry: Symmetry::Affine, calibration: Some(calibration) });
-        space.membranes = Some(MembraneSpace { bits: vec![12, 6], integer_bits: 1 });
-        assert_eq!(space.validate(&PUBLISHED), Ok(()));
-        let mut candidate = space.uniform(&PUBLISHED, 0);
-        for axis in space.axes() {
-            let group = &space.groups(&PUBLISHED, axis, Tier::Block)[1];
-            candidate = space.place(candidate, group, 1);
-        }
-        let activations: Vec<_> = candidate.activations().collect();
-        assert_eq!(activations.len(), 7);
-        assert_eq!(activations[0].0, "blocks.1.att.key.weight");
-        assert_eq!(activations[0].1.to_string(), "int8:affine:static:-1:2");
-        let membranes: Vec<_> = candidate.membranes().map(|(name, m)| format!("{name} {m}")).collect();
-        assert_eq!(membranes, ["blocks.1.lif1 fixed6:1", "blocks.1.lif2 fixed6:1"]);
-        assert_eq!(candidate.validate(&PUBLISHED), Ok(()));
-    }
-
-    #[test]
-    fn floats_are_levels_too() {
-        let space = space(&[32, 16, 8], Embedding::Quantize);
-        let head = |level| space.uniform(&PUBLISHED, level).scheme("head.weight").to_string();
-        assert_eq!([head(0), head(1), head(2)], ["f32", "f16", "int8:symmetric:channel"]);
-    }
-
-    #[test]
-    fn a_ladder_that_cannot_be_climbed_is_refused() {
-        let refused = |change: fn(&mut Space)| {
-            let mut space = space(&[4], Embedding::Sign);
-            change(&mut space);
-            space.validate(&PUBLISHED).unwrap_err().to_string()
-        };
-        let activations = |bits: &[u8], calibration| {
-            let bits = bits.iter().map(|bits| Width::try_from(*bits).unwrap()).collect();
-            Some(ActivationSpace { bits, symmetry: Symmetry::Affine, calibration })
-        };
-        assert!(
-            refused(|s| s.membranes = Some(MembraneSpace { bits: vec![17], integer_bits: 0 }))
-                .contains("17 bits")
-        );
-        assert!(
-            refused(|s| s.membranes = Some(MembraneSpace { bits: vec![4, 8], integer_bits: 0 }))
-                .contains("membranes.bits")
-        );
-        let mut half = space(&[4], Embedding::Sign);
-        half.activations = activations(&[16, 8], None);
-        assert_eq!(half.validate(&PUBLISHED), Err(InvalidSpace::HalfActivations));
-        let empty = Calibration { data: ContentHash::of(b""), sequences: 1, ranges: Default::default() };
-        half.activations = activations(&[8], Some(empty));
-        assert_eq!(
-            half.validate(&PUBLISHED),
-            Err(InvalidSpace::Uncalibrated("blocks.0.att.key.weight".to_owned()))
-        );
-    }
-
-    #[test]
-    fn a_space_that_cannot_be_searched_is_refused() {
-        assert_eq!(space(&[], Embedding::Float).validate(&PUBLISHED), Err(InvalidSpace::NoBits("")));
-        assert_eq!(space(&[4, 8], Embedding::Float).validate(&PUBLISHED), Err(InvalidSpace::Order("")));
-        assert_eq!(space(&[4, 4], Embedding::Float).validate(&PUBLISHED), Err(InvalidSpace::Order("")));
-        let real = Network { binary_embedding: false, ..PUBLISHED };
-        assert_eq!(space(&[4], Embedding::Sign).validate(&real), Err(InvalidSpace::Sign));
-        assert_eq!(space(&[8, 4, 2], Embedding::Sign).validate(&PUBLISHED), Ok(()));
-    }
-}
+mod tests;

@@ -68,7 +68,8 @@ pub struct SchemeArgs {
     /// Granularity, the weights that share a scale: tensor, channel or group:N
     #[arg(long, default_value = "channel", requires = "bits")]
     granularity: Granularity,
-    /// Symmetry of weights: symmetric, affine with a zero point, or full (as many levels on either side of zero, up to 7 bits)
+    /// Symmetry of weights: symmetric, affine with a zero point, full (as many levels on either side of zero, up to 7 bits),
+    /// or ternary (2 bits in the place of 1.6)
     #[arg(long, default_value = "symmetric", requires = "bits")]
     symmetry: Symmetry,
     /// Rounding of weights: nearest, truncate (down) or stochastic:SEED
@@ -133,8 +134,11 @@ impl SchemeArgs {
             }
         };
         if let Some(bits) = self.activation_bits {
-            if self.activation_symmetry == Symmetry::Full {
-                let words = "--activation-symmetry full: expected symmetric or affine";
+            if !self.activation_symmetry.is_general() {
+                let words = format!(
+                    "--activation-symmetry {}: expected symmetric or affine",
+                    self.activation_symmetry
+                );
                 return Err(Failure::new(Exit::Usage, words));
             }
             let bits = Bits::new(bits).map_err(|_| {

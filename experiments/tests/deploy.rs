@@ -44,7 +44,7 @@ fn front(folder: &Path, more: &[&str]) -> (String, Value) {
 
 #[test]
 fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
-    let settings: [&[&str]; 7] = [
+    let settings: [&[&str]; 8] = [
         &[],
         &["--set", "backend=integer", "--set", "space.symmetry=affine"],
         &[
@@ -65,6 +65,7 @@ fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
         ],
         &["--set", "space.rounding=stochastic:5", "--set", "space.range=percentile:99.5"],
         &["--set", "backend=integer", "--set", "space.symmetry=full", "--set", "space.scales=f16"],
+        &["--set", "space.symmetry=ternary", "--set", "space.bits=[16, 3, 2]"],
         &[
             "--set",
             "space.symmetry=full",

@@ -105,9 +105,9 @@ impl FromStr for Activation {
         let mut parts = text.strip_prefix("int").ok_or_else(form)?.split(':');
         let mut next = || parts.next().ok_or_else(form);
         let bits = Bits::new(next()?.parse().map_err(|_| form())?)?;
-        let symmetry = next()?.parse()?;
-        if symmetry == Symmetry::Full {
-            return Err(InvalidScheme::FullActivation);
+        let symmetry: Symmetry = next()?.parse()?;
+        if !symmetry.is_general() {
+            return Err(InvalidScheme::WeightsOnly(symmetry));
         }
         let range = match next()? {
             "dynamic" => ActivationRange::Dynamic,

@@ -72,15 +72,26 @@ pub enum Symmetry {
     /// `w = s (q + 1/2)` with `-2^(b-1) <= q <= 2^(b-1) - 1` and `s = max|w| / (2^(b-1) - 1/2)`: as many levels on
     /// either side of zero, which is none of them. For weights, of at most [`Symmetry::WIDEST_FULL`] bits.
     Full,
+    /// `w = s q` with q of -1, 0 and 1, five of which share a byte: 1.6 bits. For weights, of 2 bits.
+    Ternary,
 }
 
 impl Symmetry {
     /// The widest codes that may be full: the products of integers see `2 q + 1`, in a byte.
     pub const WIDEST_FULL: u8 = 7;
 
-    /// This symmetry for codes of a width: where codes cannot be full, symmetric ones lose a level of 255.
+    /// This symmetry for codes of a width: symmetric where codes are too wide to be full or ternary.
     pub fn of_width(self, bits: Bits) -> Self {
-        if self == Self::Full && bits.0 > Self::WIDEST_FULL { Self::Symmetric } else { self }
+        match self {
+            Self::Full if bits.0 > Self::WIDEST_FULL => Self::Symmetric,
+            Self::Ternary if bits.0 > 2 => Self::Symmetric,
+            other => other,
+        }
+    }
+
+    /// True if codes of what may be all but zero may be of it: activations, one-dimensional parameters.
+    pub fn is_general(self) -> bool {
+        matches!(self, Self::Symmetric | Self::Affine)
     }
 }
 
@@ -135,7 +146,16 @@ impl Format {
             Symmetry::Full if self.bits.0 > Symmetry::WIDEST_FULL => {
                 Err(InvalidScheme::FullWidth(self.bits.0))
             }
+            Symmetry::Ternary if self.bits.0 > 2 => Err(InvalidScheme::TernaryWidth(self.bits.0)),
             _ => Ok(()),
+        }
+    }
+
+    /// Bytes of so many codes.
+    pub fn code_bytes(self, codes: u64) -> u64 {
+        match self.symmetry {
+            Symmetry::Ternary => codes.div_ceil(5),
+            _ => (codes * u64::from(self.bits.0)).div_ceil(8),
         }
     }
 
@@ -144,10 +164,10 @@ impl Format {
         if self.symmetry == Symmetry::Full { 0.5 } else { 0.0 }
     }
 
-    /// The smallest code: `-(2^(b-1) - 1)` symmetric, `-2^(b-1)` otherwise.
+    /// The smallest code: `-(2^(b-1) - 1)` symmetric or ternary, `-2^(b-1)` otherwise.
     pub fn q_min(self) -> i32 {
         match self.symmetry {
-            Symmetry::Symmetric => -self.q_max(),
+            Symmetry::Symmetric | Symmetry::Ternary => -self.q_max(),
             Symmetry::Affine | Symmetry::Full => -(1 << (self.bits.0 - 1)),
         }
     }

@@ -49,14 +49,17 @@ pub enum InvalidScheme {
     #[error("{0} bits: a quantized weight has 2 to 8 bits")]
     Bits(u64),
     /// No such symmetry.
-    #[error("symmetry {0:?}: expected symmetric, affine or full")]
+    #[error("symmetry {0:?}: expected symmetric, affine, full or ternary")]
     Symmetry(String),
     /// Codes that are too wide to be full.
     #[error("{0} bits: full codes have at most {widest}", widest = Symmetry::WIDEST_FULL)]
     FullWidth(u8),
-    /// Full codes of what may well be zero.
-    #[error("symmetry full: no code of it is zero, and most activations are; expected symmetric or affine")]
-    FullActivation,
+    /// Codes that are too wide to be ternary.
+    #[error("{0} bits: ternary codes have 2, of which they take 1.6")]
+    TernaryWidth(u8),
+    /// Codes for weights alone.
+    #[error("symmetry {0}: it is for weights; activations are symmetric or affine")]
+    WeightsOnly(Symmetry),
     /// No such scales.
     #[error("scales {0:?}: expected f32, f16 or pow2")]
     Scales(String),

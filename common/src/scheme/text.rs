@@ -18,6 +18,7 @@ impl fmt::Display for Symmetry {
             Self::Symmetric => "symmetric",
             Self::Affine => "affine",
             Self::Full => "full",
+            Self::Ternary => "ternary",
         })
     }
 }
@@ -30,6 +31,7 @@ impl FromStr for Symmetry {
             "symmetric" => Ok(Self::Symmetric),
             "affine" => Ok(Self::Affine),
             "full" => Ok(Self::Full),
+            "ternary" => Ok(Self::Ternary),
             _ => Err(InvalidScheme::Symmetry(text.to_owned())),
         }
     }
@@ -265,7 +267,12 @@ mod tests {
             Just(Granularity::Channel),
             (1..=MAX_GROUP).prop_map(Granularity::Group)
         ];
-        let symmetry = prop_oneof![Just(Symmetry::Symmetric), Just(Symmetry::Affine), Just(Symmetry::Full)];
+        let symmetry = prop::sample::select(vec![
+            Symmetry::Symmetric,
+            Symmetry::Affine,
+            Symmetry::Full,
+            Symmetry::Ternary,
+        ]);
         let rounding = prop_oneof![
             Just(Rounding::Nearest),
             Just(Rounding::Floor),
@@ -306,10 +313,11 @@ mod tests {
     fn a_wrong_scheme_is_refused_with_the_bound() {
         let error = |text: &str| text.parse::<Scheme>().unwrap_err().to_string();
         assert_eq!(error("int9:symmetric:tensor"), "9 bits: a quantized weight has 2 to 8 bits");
-        assert!(error("int4:odd:tensor").contains("expected symmetric, affine or full"));
+        assert!(error("int4:odd:tensor").contains("expected symmetric, affine, full or ternary"));
+        assert_eq!(error("int3:ternary:tensor"), "3 bits: ternary codes have 2, of which they take 1.6");
         assert_eq!(error("int8:full:tensor"), "8 bits: full codes have at most 7");
         let activation = "int4:full:dynamic".parse::<Activation>().unwrap_err().to_string();
-        assert!(activation.starts_with("symmetry full: no code of it is zero"), "{activation}");
+        assert!(activation.starts_with("symmetry full: it is for weights"), "{activation}");
         assert!(error("int4:affine:group0").contains("from 1 to"));
         assert!(error("int4").contains("such as int4:symmetric:channel"));
         assert!(error("int4:affine:tensor:odd").contains("range \"odd\""));

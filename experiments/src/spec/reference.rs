@@ -180,10 +180,11 @@ const BEFORE_STRATEGY: &[Table] = &[
             ("bits", "list of 2 to 8, 16, 32", "[8, 6, 4, 3, 2]", "widths; 16 and 32 are floats"),
             (
                 "symmetry",
-                "\"symmetric\", \"affine\", \"full\"",
+                "\"symmetric\", \"affine\", \"full\", \"ternary\"",
                 "\"symmetric\"",
                 "without or with a zero point, or full: as many levels on either side of zero, which is none of them, in every \
-                 code of up to 7 bits; wider ones, and one-dimensional parameters, are symmetric then",
+                 code of up to 7 bits, or ternary: -1, 0 and 1 at 2 bits, five in a byte. Wider codes, and one-dimensional \
+                 parameters, are symmetric then",
             ),
             (
                 "granularity",

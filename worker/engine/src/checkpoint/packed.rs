@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::safe_file::SafeFile;
 use super::{Checkpoint, CheckpointError, Values};
-use crate::quant::pack::{pack, unpack};
+use crate::quant::pack::{pack, pack_ternary, unpack, unpack_ternary};
 use crate::quant::{Codes, Stored, Weights, exponent_of, power_of, store, to_half};
 
 /// The key of the manifest in the header's metadata.
@@ -158,7 +158,11 @@ fn pack_matrix(tensor: &str, shape: Vec<usize>, floats: &[f32], stored: Option<S
         Some(Stored::Integer(Codes { format, values, scales, zero_points, .. })) => {
             let (dtype, bytes_of_scales) = scale_bytes(&scales, format.scales);
             let scales = (part("scales"), dtype, vec![scales.len()], bytes_of_scales);
-            let mut tensors = vec![bytes(part("codes"), pack(&values, format.bits.get())), scales];
+            let codes = match format.symmetry {
+                Symmetry::Ternary => pack_ternary(&values),
+                _ => pack(&values, format.bits.get()),
+            };
+            let mut tensors = vec![bytes(part("codes"), codes), scales];
             if format.symmetry == Symmetry::Affine {
                 let zeros: Vec<u8> = zero_points.iter().map(|zero| *zero as u8).collect();
                 tensors.push((part("zero_points"), Dtype::I8, vec![zeros.len()], zeros));
@@ -286,10 +290,13 @@ impl Parts<'_> {
                 Ok(Values::Codes(Codes {
                     format,
                     columns,
-                    values: self.codes(&part("codes"), format.bits.get(), count)?,
+                    values: match format.symmetry {
+                        Symmetry::Ternary => self.ternary(&part("codes"), count)?,
+                        _ => self.codes(&part("codes"), format.bits.get(), count)?,
+                    },
                     scales: self.scales(&part("scales"), scales, format.scales)?,
                     zero_points: match format.symmetry {
-                        Symmetry::Symmetric | Symmetry::Full => Vec::new(),
+                        Symmetry::Symmetric | Symmetry::Full | Symmetry::Ternary => Vec::new(),
                         Symmetry::Affine => {
                             let bytes = self.bytes(&part("zero_points"), Dtype::I8, scales)?;
                             bytes.iter().map(|byte| *byte as i8).collect()
@@ -305,6 +312,14 @@ impl Parts<'_> {
         let bytes = self.bytes(name, Dtype::U8, size)?;
         // `bytes` has made sure of the size.
         Ok(unpack(&bytes, bits, count).unwrap_or_default())
+    }
+
+    fn ternary(&mut self, name: &str, count: usize) -> Result<Vec<i8>, CheckpointError> {
+        let bytes = self.bytes(name, Dtype::U8, count.div_ceil(5))?;
+        unpack_ternary(&bytes, count).ok_or_else(|| CheckpointError::Format {
+            format: "packed",
+            reason: format!("{name} holds a byte above 242, which five ternary codes do not make"),
+        })
     }
 
     /// Scales, none of which is negative or no number.

@@ -34,7 +34,7 @@ impl Matrix {
         let scales = per_row(&codes.scales, rows);
         let zeros = per_row(&codes.zero_points, rows);
         let matrix = match codes.format.symmetry {
-            Symmetry::Symmetric | Symmetry::Affine => {
+            Symmetry::Symmetric | Symmetry::Affine | Symmetry::Ternary => {
                 IntegerMatrix::new(&codes.values, codes.columns, scales, &zeros)
             }
             // `s (q + 1/2)` is `s/2 (2 q + 1)`, which is a whole number of half steps.

@@ -45,6 +45,28 @@ pub fn unpack(bytes: &[u8], bits: u8, count: usize) -> Option<Vec<i8>> {
     Some(codes)
 }
 
+/// Codes in a byte of ternary ones: 3^5 = 243.
+const TRITS: usize = 5;
+
+/// Packs codes of -1, 0 and 1, five to a byte: code `i` of a byte counts `3^i` times `q + 1`. What fills up the last one is
+/// zeros of that sum.
+pub fn pack_ternary(codes: &[i8]) -> Vec<u8> {
+    let byte = |codes: &[i8]| codes.iter().rev().fold(0u8, |sum, code| 3 * sum + (code + 1) as u8);
+    codes.chunks(TRITS).map(byte).collect()
+}
+
+/// Unpacks `count` ternary codes. `None` if there are not exactly as many bytes as they take, or one of these is no sum.
+pub fn unpack_ternary(bytes: &[u8], count: usize) -> Option<Vec<i8>> {
+    if bytes.len() != count.div_ceil(TRITS) || bytes.iter().any(|byte| *byte >= 243) {
+        return None;
+    }
+    let of_byte = |byte: &u8| {
+        let powers = [1, 3, 9, 27, 81];
+        powers.map(|power| (byte / power % 3) as i8 - 1)
+    };
+    Some(bytes.iter().flat_map(of_byte).take(count).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -62,6 +84,13 @@ mod tests {
         }
 
         #[test]
+        fn ternary_codes_survive_packing(codes in prop::collection::vec(-1i8..=1, 0..70)) {
+            let bytes = pack_ternary(&codes);
+            prop_assert_eq!(bytes.len(), codes.len().div_ceil(5));
+            prop_assert_eq!(unpack_ternary(&bytes, codes.len()), Some(codes));
+        }
+
+        #[test]
         fn the_wrong_number_of_bytes_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..20), bits in 1u8..=8, count in 0usize..60) {
             let fits = bytes.len() == (count * usize::from(bits)).div_ceil(8);
             prop_assert_eq!(unpack(&bytes, bits, count).is_some(), fits);
@@ -70,6 +99,9 @@ mod tests {
 
     #[test]
     fn the_layout_never_changes() {
+        assert_eq!(pack_ternary(&[1, 1, 1, 1, 1, -1, 0]), [242, 3]);
+        assert_eq!(unpack_ternary(&[242, 3], 7).unwrap(), [1, 1, 1, 1, 1, -1, 0]);
+        assert_eq!((unpack_ternary(&[243], 5), unpack_ternary(&[0], 6)), (None, None));
         assert_eq!(pack(&[1, -1, 2, -4], 3), [0b1011_1001, 0b0000_1000]);
         assert_eq!(unpack(&[0b1011_1001, 0b0000_1000], 3, 4).unwrap(), [1, -1, 2, -4]);
     }

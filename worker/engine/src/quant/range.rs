@@ -12,7 +12,7 @@ impl Grid {
     pub(super) fn over(min: f32, max: f32, format: Format) -> Self {
         let (q_min, q_max) = (format.q_min(), format.q_max());
         match format.symmetry {
-            Symmetry::Symmetric | Symmetry::Full => {
+            Symmetry::Symmetric | Symmetry::Full | Symmetry::Ternary => {
                 let offset = format.offset();
                 let scale = round_scale(max.max(-min) / (q_max as f32 + offset), format.scales);
                 Self { scale, zero: 0, offset, q_min, q_max }
@@ -38,13 +38,13 @@ fn round_scale(scale: f32, scales: Scales) -> f32 {
     }
 }
 
-/// The exponent of the smallest power of two that is not below a scale; [`NO_POWER`] of zero, and of what is hardly more.
+/// The exponent of the smallest power of two that is not below a scale; -128 of zero, and of what is hardly more.
 pub fn exponent_of(scale: f32) -> i8 {
     let up = f64::from(scale).log2().ceil();
     if up >= -126.0 { up.min(127.0) as i8 } else { NO_POWER }
 }
 
-/// The power of two of an exponent; 0 for [`NO_POWER`].
+/// The power of two of an exponent; 0 for -128.
 pub fn power_of(exponent: i8) -> f32 {
     if exponent == NO_POWER { 0.0 } else { f64::from(exponent).exp2() as f32 }
 }
@@ -66,7 +66,7 @@ pub(super) fn grid(
         Range::MinMax => Grid::over(whole.0, whole.1, format),
         Range::Percentile(percentile) => {
             let (min, max) = match format.symmetry {
-                Symmetry::Symmetric | Symmetry::Full => {
+                Symmetry::Symmetric | Symmetry::Full | Symmetry::Ternary => {
                     let mut magnitudes: Vec<f32> = run.iter().map(|w| w.abs()).collect();
                     (0.0, quantile(&mut magnitudes, percentile.share()))
                 }

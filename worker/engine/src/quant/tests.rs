@@ -19,7 +19,8 @@ fn rule() -> impl Strategy<Value = Rule> {
         Just(Granularity::Channel),
         (1u32..9).prop_map(Granularity::Group)
     ];
-    let symmetry = prop_oneof![Just(Symmetry::Symmetric), Just(Symmetry::Affine), Just(Symmetry::Full)];
+    let symmetry =
+        prop::sample::select(vec![Symmetry::Symmetric, Symmetry::Affine, Symmetry::Full, Symmetry::Ternary]);
     let rounding = prop_oneof![
         Just(Rounding::Nearest),
         Just(Rounding::Floor),
