@@ -1,8 +1,8 @@
 //! Bytes of a candidate, exactly as the exported file stores them.
 //!
 //! A unit's codes are packed without gaps over the whole matrix and padded to a byte; every scale is a 32-bit
-//! float, or as its scheme says; every zero point is one byte. One-dimensional parameters are 32-bit floats unless the candidate
-//! stores them otherwise, each as a row of its own. Headers of the file format are not counted.
+//! float, or as its scheme says; every zero point is one byte. One-dimensional parameters are 32-bit floats unless
+//! the candidate stores them otherwise, each as a row of its own. Headers of the file format are not counted.
 
 use crate::candidate::Candidate;
 use crate::network::{Network, Unit};

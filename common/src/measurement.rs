@@ -81,6 +81,16 @@ impl Counts {
         Ok(())
     }
 
+    /// Sum of counts of a network of `populations` LIF populations.
+    ///
+    /// # Errors
+    /// [`CannotAdd`] if a sum overflows or the populations differ.
+    pub fn sum<'a>(populations: usize, each: impl IntoIterator<Item = &'a Self>) -> Result<Self, CannotAdd> {
+        let mut total = Self::zero(populations);
+        each.into_iter().try_for_each(|counts| total.add(counts))?;
+        Ok(total)
+    }
+
     /// `exp` of the mean loss per scored token, capped at the largest finite number. `None` without tokens.
     pub fn perplexity(&self) -> Option<f64> {
         (self.scored_tokens > 0).then(|| (self.nll.nats() / self.scored_tokens as f64).exp().min(f64::MAX))
@@ -144,11 +154,7 @@ mod tests {
             shards in prop::collection::vec(counts(), 0..6),
             cut in 0usize..6,
         ) {
-            let sum = |shards: &mut dyn Iterator<Item = &Counts>| {
-                let mut total = Counts::zero(3);
-                shards.for_each(|shard| total.add(shard).unwrap());
-                total
-            };
+            let sum = |shards: &mut dyn Iterator<Item = &Counts>| Counts::sum(3, shards).unwrap();
             let forward = sum(&mut shards.iter());
             let (head, tail) = shards.split_at(cut.min(shards.len()));
             let mut grouped = sum(&mut tail.iter().rev());

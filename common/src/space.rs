@@ -258,12 +258,12 @@ impl Space {
         match (unit, self.embedding) {
             (EMBEDDING, Embedding::Sign) => Scheme::Sign,
             (EMBEDDING, Embedding::Float) => Scheme::Float,
-            _ => self.at(self.bits[level.min(self.bits.len() - 1)], self.granularity),
+            _ => self.at(self.bits[level.min(self.bits.len() - 1)], self.symmetry, self.granularity),
         }
     }
 
-    fn at(&self, width: Width, granularity: Granularity) -> Scheme {
-        let Self { symmetry, rounding, range, scales, .. } = *self;
+    fn at(&self, width: Width, symmetry: Symmetry, granularity: Granularity) -> Scheme {
+        let Self { rounding, range, scales, .. } = *self;
         match width {
             Width::Float => Scheme::Float,
             Width::Half => Scheme::Half,
@@ -278,11 +278,8 @@ impl Space {
     pub fn vector_scheme(&self, level: usize) -> Scheme {
         let width = self.vectors.as_ref().and_then(|space| space.bits.get(level)).copied();
         // A row of biases may well be all but zero.
-        let symmetric = match self.symmetry.is_general() {
-            false => &Self { symmetry: Symmetry::Symmetric, ..self.clone() },
-            true => self,
-        };
-        symmetric.at(width.unwrap_or(Width::Float), Granularity::Tensor)
+        let symmetry = if self.symmetry.is_general() { self.symmetry } else { Symmetry::Symmetric };
+        self.at(width.unwrap_or(Width::Float), symmetry, Granularity::Tensor)
     }
 
     /// The candidate with every unit at `level`.

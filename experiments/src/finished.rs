@@ -1,7 +1,6 @@
 //! The end of an experiment: waited for, read, printed, and judged.
 
 use qslm_common::front_document::FrontDocument;
-use qslm_common::task::Task;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{ExperimentStatus, GetRequest};
 use serde::Serialize;
@@ -47,11 +46,10 @@ const RETRY: &str = "when the cause is gone, `qslm run .. --retry-failed`, or `q
 
 /// A front, and what its chosen candidate is worth on data that was held out.
 #[derive(Serialize)]
-struct WithHoldout<'a> {
+struct WithHoldout {
     #[serde(flatten)]
     front: FrontDocument,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    holdout: Option<&'a HeldOut>,
+    holdout: HeldOut,
 }
 
 /// A finished experiment.
@@ -98,28 +96,22 @@ impl Finished {
 
     /// Prints it.
     pub fn show(&self, output: Output) -> Outcome {
-        self.show_with(output, None)
-    }
-
-    /// Prints it with what the chosen candidate is worth on data that was held out, if there is any; `maker` measures that.
-    /// To be used where blocking is allowed.
-    pub fn show_with_holdout(&self, output: Output, resolved: &Resolved, maker: &dyn Maker) -> Outcome {
-        let held_out = resolved.measure_held_out(&self.document()?, maker)?;
-        self.show_with(output, held_out.as_ref().zip(resolved.holdout.as_ref().map(|holdout| &holdout.task)))
-    }
-
-    fn show_with(&self, output: Output, held_out: Option<(&HeldOut, &Task)>) -> Outcome {
-        match (output, held_out) {
+        match output {
             // The bytes that the coordinator wrote: they are what two runs are compared by.
-            (Output::Json, None) => print(&self.json),
-            (Output::Json | Output::Yaml, _) => {
-                let (front, holdout) = (self.document()?, held_out.map(|(holdout, _)| holdout));
-                print_data(output, &WithHoldout { front, holdout })
-            }
-            (Output::Table, None) => print(&results::tables(&self.document()?)),
-            (Output::Table, Some((holdout, task))) => {
-                print(&(results::tables(&self.document()?) + &holdout.describe(task)))
-            }
+            Output::Json => print(&self.json),
+            Output::Yaml => print_data(output, &self.document()?),
+            Output::Table => print(&results::tables(&self.document()?)),
+        }
+    }
+
+    /// Prints it with what the chosen candidate is worth on data that was held out, if there is any; `maker` measures
+    /// that. To be used where blocking is allowed.
+    pub fn show_with_holdout(&self, output: Output, resolved: &Resolved, maker: &dyn Maker) -> Outcome {
+        let front = self.document()?;
+        let Some(holdout) = resolved.measure_held_out(&front, maker)? else { return self.show(output) };
+        match output {
+            Output::Json | Output::Yaml => print_data(output, &WithHoldout { front, holdout }),
+            Output::Table => print(&(results::tables(&front) + &holdout.describe())),
         }
     }
 

@@ -4,10 +4,11 @@
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::measurement::Counts;
+use qslm_common::quality::Quality;
 use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Task};
 use qslm_engine::jobs::holdout;
-use qslm_report::words::interval;
+use qslm_report::words::interval_clause;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -37,6 +38,9 @@ pub struct HeldOut {
     pub sequences: u64,
     /// Perplexity or accuracy.
     pub measure: &'static str,
+    /// What that is.
+    #[serde(skip)]
+    kind: Quality,
     /// Quality of the float model.
     pub float: Option<f64>,
     /// Quality of the candidate.
@@ -71,21 +75,24 @@ impl Holdout {
         let jobs: Vec<_> = (0..of).map(job).collect();
         let files =
             [(experiment.checkpoint, checkpoint), (data.text, &self.input), (data.tokenizer, tokenizer)];
-        let populations = experiment.network.population_count();
-        let (mut float, mut counts, mut spread) =
-            (Counts::zero(populations), Counts::zero(populations), Spread::default());
         let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failure, format!("holdout: {error}"));
-        for artifact in maker.make(&jobs, &files)? {
-            let part = holdout::Holdout::read(&artifact).map_err(|error| failed(&error))?;
-            let added = float.add(&part.float).and_then(|()| counts.add(&part.counts));
-            added.map_err(|error| failed(&error))?;
-            spread.add(part.spread);
-        }
+        let made = maker.make(&jobs, &files)?;
+        let parts: Result<Vec<holdout::HeldOut>, _> =
+            made.iter().map(|artifact| holdout::Holdout::read(artifact)).collect();
+        let parts = parts.map_err(|error| failed(&error))?;
+        let sum = |of: fn(&holdout::HeldOut) -> &Counts| {
+            let sum = Counts::sum(experiment.network.population_count(), parts.iter().map(of));
+            sum.map_err(|error| failed(&error))
+        };
+        let (float, counts) = (sum(|part| &part.float)?, sum(|part| &part.counts)?);
+        let mut spread = Spread::default();
+        parts.iter().for_each(|part| spread.add(part.spread));
         let quality = self.task.quality();
         Ok(HeldOut {
             data: self.input.named().display().to_string(),
             sequences: self.sequences,
             measure: quality.name(),
+            kind: quality,
             float: quality.value(&float),
             quality: quality.value(&counts),
             quality_loss: quality.loss_against(&float, &counts),
@@ -96,14 +103,11 @@ impl Holdout {
 
 impl HeldOut {
     /// What it says, in two lines.
-    pub fn describe(&self, task: &Task) -> String {
-        let label = |value: Option<f64>| value.map_or(String::new(), |value| task.quality().label(value));
-        let Self { data, sequences, measure, float, quality, quality_loss, quality_loss_interval } = self;
-        let sure = match quality_loss_interval {
-            known @ Some(_) => format!(", 95 % interval {}", interval(*known)),
-            None => String::new(),
-        };
-        let (float, quality, loss) = (label(*float), label(*quality), quality_loss * 100.0);
+    pub fn describe(&self) -> String {
+        let label = |value: Option<f64>| value.map_or(String::new(), |value| self.kind.label(value));
+        let Self { data, sequences, measure, quality_loss, quality_loss_interval, .. } = self;
+        let sure = interval_clause(*quality_loss_interval);
+        let (float, quality, loss) = (label(self.float), label(self.quality), quality_loss * 100.0);
         format!(
             "\nOn data that the search did not see ({data}, {sequences}):\n  {measure} {quality} ({loss:+.2} %{sure}), \
              float {float}\n"

@@ -52,11 +52,7 @@ pub fn map<T: Send, E: Send>(
 pub fn evaluate_all(model: &SpikeGpt, data: &Dataset, threads: usize) -> Result<Counts, EvaluateError> {
     let of = threads.clamp(1, data.len().max(1)) as u32;
     let part = |index| evaluate(model, data, Shard { index: index as u32, of }.range(data.len()), &|| false);
-    let mut total = Counts::zero(model.network().populations().len());
-    for counts in map(of as usize, threads, part)? {
-        total.add(&counts).map_err(|_| EvaluateError::Overflow)?;
-    }
-    Ok(total)
+    Ok(Counts::sum(model.network().population_count(), &map(of as usize, threads, part)?)?)
 }
 
 /// The counts of every sequence of the data.

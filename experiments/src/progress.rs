@@ -4,9 +4,9 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use qslm_proto::v1::ExperimentStatus;
 use qslm_proto::v1::experiment_status::State;
-use qslm_proto::v1::{ExperimentStatus, Interval};
-use qslm_report::words::interval;
+use qslm_report::words::loss_with_interval;
 
 /// Longest time between two lines; they come at a change of stage, too.
 pub const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -112,10 +112,8 @@ pub fn line(status: &ExperimentStatus) -> String {
 fn describe(status: &ExperimentStatus, left: Option<Duration>) -> String {
     let mut words = Vec::new();
     if let Some(best) = &status.best {
-        let sure = best.quality_loss_interval.map(|Interval { low, high }| interval(Some((low, high))));
-        let sure = sure.map_or(String::new(), |words| format!(" ({words})"));
-        let (saving, loss) = (best.saving * 100.0, best.quality_loss * 100.0);
-        words.push(format!("best {saving:.1} % saved at {loss:+.2} %{sure}"));
+        let loss = loss_with_interval(best.quality_loss, best.quality_loss_interval.map(Into::into));
+        words.push(format!("best {:.1} % saved at {loss}", best.saving * 100.0));
     }
     if let Some(left) = left {
         words.push(format!("at most {} left", HumanDuration(left)));

@@ -5,7 +5,7 @@ use qslm_common::cost::Cost;
 use qslm_common::front_document::{FrontDocument, FrontRow};
 use qslm_common::network::{EMBEDDING, HEAD, MATRICES, block_units};
 use qslm_common::quality::Quality;
-use qslm_report::words::{costs, interval, quality};
+use qslm_report::words::{costs, interval, interval_clause, quality};
 
 use crate::output::plain_table;
 
@@ -69,10 +69,7 @@ fn front_table(document: &FrontDocument) -> String {
 
 fn chosen_tables(row: &FrontRow) -> String {
     let loss = row.quality_loss.unwrap_or(0.0) * 100.0;
-    let sure = match row.quality_loss_interval {
-        known @ Some(_) => format!(", 95 % interval {}", interval(known)),
-        None => String::new(),
-    };
+    let sure = interval_clause(row.quality_loss_interval);
     let mut text = format!(
         "\nChosen: {}\n  {} bytes, {:.2} % saved, {} {} ({loss:+.2} %{sure})\n\n",
         row.candidate.short(),

@@ -16,9 +16,8 @@ fn coordinator(store: &Path) -> (Running, String) {
     let mut command = Command::new(program("qslm-coordinator"));
     command.args(["--listen", "127.0.0.1:0", "--web", "off", "--lease-ttl-s", "1", "--store"]).arg(store);
     let mut coordinator = Running::start(&mut command);
-    let line = coordinator.wait_for("listening");
-    let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
-    (coordinator, format!("http://{}", address.trim_matches(|c: char| !c.is_ascii_digit())))
+    let url = coordinator.url();
+    (coordinator, url)
 }
 
 fn worker(url: &str, cache: &Path, slots: &str) -> Running {

@@ -22,9 +22,8 @@ fn words(arguments: &[String]) -> Vec<&str> {
 fn coordinator(mut command: Command, store: &Path) -> (Running, String) {
     command.args(["--listen", "127.0.0.1:0", "--web", "off", "--store"]).arg(store);
     let mut coordinator = Running::start(&mut command);
-    let line = coordinator.wait_for("listening");
-    let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
-    (coordinator, format!("http://{}", address.trim_matches(|c: char| !c.is_ascii_digit())))
+    let url = coordinator.url();
+    (coordinator, url)
 }
 
 fn submit(url: &str, name: &str) -> Output {

@@ -39,10 +39,9 @@ fn coordinator(folder: &Path) -> (Running, Arc<Mutex<String>>, String) {
     let mut command = Command::new(program("qslm-coordinator"));
     command.args(["--listen", "127.0.0.1:0", "--web", "off", "--lease-ttl-s", "1", "--store"]);
     let mut coordinator = Running::start(command.arg(folder.join("s.redb")));
-    let line = coordinator.wait_for("listening");
-    let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let url = coordinator.url();
     let log = coordinator.keep_log();
-    (coordinator, log, format!("http://{}", address.trim_matches(|c: char| !c.is_ascii_digit())))
+    (coordinator, log, url)
 }
 
 /// A worker behind a limit of the shell, such as `-v 100000`.

@@ -131,9 +131,7 @@ fn every_documented_message_is_one_that_a_program_gives() {
     let mut command = Command::new(program("qslm-coordinator"));
     command.args(["--listen", "127.0.0.1:0", "--web", "off", "--store"]).arg(&lost);
     let mut coordinator = Running::start(&mut command);
-    let line = coordinator.wait_for("listening");
-    let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
-    let url = format!("http://{address}");
+    let url = coordinator.url();
     let id = succeed(&["submit", SPEC, "--coordinator", &url]);
     let mut watch = Command::new(support::QSLM);
     let mut watch = Running::start(watch.args(["watch", id.trim(), "--coordinator", &url]));
@@ -272,9 +270,8 @@ fn guarded(folder: &Path) -> (Running, String, PathBuf) {
     let mut command = Command::new(program("qslm-coordinator"));
     command.args(["--listen", "127.0.0.1:0", "--web", "off", "--tokens"]).arg(tokens);
     let mut coordinator = Running::start(command.arg("--store").arg(folder.join("guarded.redb")));
-    let line = coordinator.wait_for("listening");
-    let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
-    (coordinator, format!("http://{address}"), token)
+    let url = coordinator.url();
+    (coordinator, url, token)
 }
 
 /// Exit codes of the last line of help and of the table of docs/troubleshooting.md.

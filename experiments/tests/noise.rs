@@ -35,6 +35,13 @@ fn run(folder: &Path, more: &[&str]) -> Value {
     json(&[&["run"], &GRID[..], &["--store", store.to_str().unwrap(), "--output", "json"], more].concat())
 }
 
+/// The chosen candidate of a front against the float model, on some text.
+fn compare(text: &str, front: &Path) -> Value {
+    let model = ["--checkpoint", MODEL, "--tokenizer", TOKENIZER, "--text", text, "--window", "32"];
+    let front = ["--front", front.to_str().unwrap(), "--output", "json"];
+    json(&[&["compare"], &model[..], &front].concat())
+}
+
 fn interval(row: &Value) -> [f64; 2] {
     let ends = &row["quality_loss_interval"];
     [0, 1].map(|end| ends[end].as_f64().unwrap_or_else(|| panic!("{row}")))
@@ -50,21 +57,7 @@ fn an_interval_is_about_that_of_the_paired_comparison() {
     let loss = chosen["quality_loss"].as_f64().unwrap();
     assert!(low < loss && loss < high && high - low < 0.2, "{chosen}");
     let front = folder.path().join(format!("{}.front.json", document["experiment"].as_str().unwrap()));
-    let compared = json(&[
-        "compare",
-        "--checkpoint",
-        MODEL,
-        "--tokenizer",
-        TOKENIZER,
-        "--text",
-        "experiments/data/encyclopaedia.txt",
-        "--window",
-        "32",
-        "--front",
-        front.to_str().unwrap(),
-        "--output",
-        "json",
-    ]);
+    let compared = compare("experiments/data/encyclopaedia.txt", &front);
     assert!((compared["loss"].as_f64().unwrap() - loss).abs() < 1e-9, "{compared}");
     // A bootstrap there, Student's t here.
     let ends = [0, 1].map(|end| compared["loss_interval"][end].as_f64().unwrap());
@@ -137,22 +130,7 @@ fn the_chosen_candidate_is_measured_again_on_data_that_the_search_did_not_see() 
     assert_eq!(document["experiment"], plain["experiment"], "it decides nothing");
     let holdout = document["holdout"].clone();
     let front = folder.path().join(format!("{}.front.json", document["experiment"].as_str().unwrap()));
-    let compare = [
-        "compare",
-        "--checkpoint",
-        MODEL,
-        "--tokenizer",
-        TOKENIZER,
-        "--text",
-        other.to_str().unwrap(),
-        "--window",
-        "32",
-        "--front",
-        front.to_str().unwrap(),
-        "--output",
-        "json",
-    ];
-    let compared = json(&compare);
+    let compared = compare(other.to_str().unwrap(), &front);
     for (ours, theirs) in [("float", "before"), ("quality", "after"), ("quality_loss", "loss")] {
         let (ours, theirs) = (holdout[ours].as_f64().unwrap(), compared[theirs].as_f64().unwrap());
         assert!((ours / theirs - 1.0).abs() < 1e-9, "{holdout} {compared}");
@@ -165,9 +143,7 @@ fn the_chosen_candidate_is_measured_again_on_data_that_the_search_did_not_see() 
     let mut command = Command::new(program("qslm-coordinator"));
     command.args(["--listen", "127.0.0.1:0", "--web", "off", "--store"]).arg(&store);
     let mut coordinator = Running::start(&mut command);
-    let line = coordinator.wait_for("listening");
-    let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
-    let url = format!("http://{address}");
+    let url = coordinator.url();
     let mut command = Command::new(program("qslm-worker"));
     command.args(["--coordinator", &url, "--slots", "2", "--cache-dir"]).arg(folder.path().join("cache"));
     let _worker = Running::start(&mut command);

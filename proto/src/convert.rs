@@ -65,6 +65,12 @@ impl From<(f64, f64)> for v1::Interval {
     }
 }
 
+impl From<v1::Interval> for (f64, f64) {
+    fn from(v1::Interval { low, high }: v1::Interval) -> Self {
+        (low, high)
+    }
+}
+
 /// Counts with their spread, as a message.
 pub fn write_counts(counts: &Counts, spread: Option<Spread>) -> v1::Counts {
     v1::Counts {

@@ -76,7 +76,8 @@ impl Evaluator {
         self.caches.reuse()
     }
 
-    /// Measures one shard: its counts, and how its losses scatter around the float model's. A panic in the engine is a [`EvaluationFailure::Evaluation`] with the panic's words.
+    /// Measures one shard: its counts, and how its losses scatter around the float model's. A panic in the engine is a
+    /// [`EvaluationFailure::Evaluation`] with the panic's words.
     ///
     /// # Errors
     /// [`EvaluationFailure`].
@@ -119,7 +120,7 @@ impl Evaluator {
         let inputs = [(&files.text, protocol.data.text), (&files.tokenizer, protocol.data.tokenizer)];
         let load = || of_undamaged(&inputs, || load_data(trial, files));
         let data = self.datasets.get_or_make(&data_key, load)?;
-        let float = Trial { candidate: Candidate::float(&protocol.network), ..trial.clone() };
+        let float = protocol.trial(Candidate::float(&protocol.network));
         let each = self.evaluate_each(trial, files, &data, shard, interrupt)?;
         let of_float = || match trial.candidate == float.candidate {
             true => Ok(without_spikes(&each)),
@@ -127,7 +128,8 @@ impl Evaluator {
         };
         let floats = self.floats.get_or_make(&(float.key(), shard), of_float)?;
         let spread = task::spread(protocol.task.quality(), &floats, &each);
-        Ok((task::sum(&protocol.network, &each).map_err(failure)?, spread))
+        let sum = Counts::sum(protocol.network.population_count(), &each);
+        Ok((sum.map_err(|error| failure(error.into()))?, spread))
     }
 
     /// Counts of every sequence of a shard.

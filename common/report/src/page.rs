@@ -7,7 +7,7 @@ use qslm_common::footprint::float_bytes;
 use qslm_common::front_document::FrontRow;
 use qslm_common::task::Task;
 
-use crate::words::{costs, date, interval, loss, percent, quality};
+use crate::words::{costs, date, interval, loss, loss_with_interval, percent, quality};
 use crate::{EngineShare, GivenArtifact, Lifecycle, ReportDocument, plots};
 
 /// A whole page with the style of all pages.
@@ -129,14 +129,6 @@ fn quality_name(report: &ReportDocument) -> &'static str {
     report.experiment.task.quality().name()
 }
 
-/// Loss with its interval, if that is known: `+2.72 % (+2.31 to +3.14)`.
-fn loss_with_interval(row: &FrontRow) -> String {
-    match row.quality_loss_interval {
-        known @ Some(_) => format!("{} ({})", loss(row), interval(known)),
-        None => loss(row),
-    }
-}
-
 /// The result in a sentence.
 fn verdict(report: &ReportDocument) -> String {
     let Some(float) = &report.front.float else {
@@ -179,11 +171,9 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
     let float = report.front.float.as_ref();
     if let (Some(float), Some(chosen)) = (float, &report.front.chosen) {
         tiles.push(tile("memory saved", percent(chosen.saving), bytes(chosen.footprint_bytes)));
-        tiles.push(tile(
-            quality_name(report),
-            quality(chosen),
-            format!("{}, float {}", loss_with_interval(chosen), quality(float)),
-        ));
+        let lost = chosen.quality_loss;
+        let lost = lost.map_or(String::new(), |loss| loss_with_interval(loss, chosen.quality_loss_interval));
+        tiles.push(tile(quality_name(report), quality(chosen), format!("{lost}, float {}", quality(float))));
         let energy = |row: &FrontRow| row.costs.get(&Cost::Energy).map(|joules| joules * 1e6);
         if let (Some(before), Some(after)) = (energy(float), energy(chosen)) {
             tiles.push(tile(

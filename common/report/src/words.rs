@@ -29,6 +29,17 @@ pub fn interval(interval: Option<(f64, f64)>) -> String {
     interval.map_or(String::new(), |(low, high)| format!("{:+.2} to {:+.2}", low * 100.0, high * 100.0))
 }
 
+/// Loss with its interval, if that is known: `+2.72 % (+2.31 to +3.14)`.
+pub fn loss_with_interval(loss: f64, known: Option<(f64, f64)>) -> String {
+    let sure = known.map_or(String::new(), |_| format!(" ({})", interval(known)));
+    format!("{:+.2} %{sure}", loss * 100.0)
+}
+
+/// Clause about the interval of a loss, if that is known: `, 95 % interval +2.31 to +3.14`.
+pub fn interval_clause(known: Option<(f64, f64)>) -> String {
+    known.map_or(String::new(), |_| format!(", 95 % interval {}", interval(known)))
+}
+
 /// Costs of a candidate beside the float model, a line per cost: its name, the value for float, the value for
 /// the candidate, the change, the unit.
 pub fn costs(float: Option<&FrontRow>, candidate: &FrontRow) -> Vec<[String; 5]> {
@@ -65,6 +76,11 @@ mod tests {
     fn an_interval_is_said_where_it_is_known() {
         assert_eq!(interval(Some((-0.00123, 0.02))), "-0.12 to +2.00");
         assert_eq!(interval(None), "");
+        let known = Some((0.01, 0.03));
+        assert_eq!(loss_with_interval(0.02, known), "+2.00 % (+1.00 to +3.00)");
+        assert_eq!(loss_with_interval(0.02, None), "+2.00 %");
+        assert_eq!(interval_clause(known), ", 95 % interval +1.00 to +3.00");
+        assert_eq!(interval_clause(None), "");
     }
 
     #[test]

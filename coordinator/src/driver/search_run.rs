@@ -43,8 +43,8 @@ pub(super) struct SearchRun {
     history: History,
     /// Reason why no worker can go on with it, while that is so.
     stuck: Option<String>,
-    /// Artifacts that the search was given, as far as it has come.
-    given: BTreeMap<JobKey, GivenArtifact>,
+    /// Names of the jobs whose artifacts the search was given, as far as it has come.
+    given: BTreeMap<JobKey, String>,
 }
 
 /// History of an experiment, beside what was measured: that is looked up as the search comes to it.
@@ -274,7 +274,10 @@ impl SearchRun {
     /// Artifact that a job gave the experiment.
     /// Artifacts that the search was given, as far as it has come, in the order of their jobs' names.
     pub(super) fn given(&self) -> Vec<GivenArtifact> {
-        let mut given: Vec<GivenArtifact> = self.given.values().cloned().collect();
+        let named = |(key, job): (&JobKey, &String)| {
+            self.bound(*key).map(|artifact| GivenArtifact { job: job.clone(), artifact })
+        };
+        let mut given: Vec<GivenArtifact> = self.given.iter().filter_map(named).collect();
         given.sort_by(|a, b| a.job.cmp(&b.job));
         given
     }
@@ -287,7 +290,7 @@ impl SearchRun {
     pub(super) fn bind(&mut self, job: &AddressedJob, artifact: ContentHash) -> bool {
         let known = self.history.bindings.len();
         let bound = *self.history.bindings.entry(job.key).or_insert(artifact);
-        self.given.insert(job.key, GivenArtifact { job: job.job.to_string(), artifact: bound });
+        self.given.insert(job.key, job.job.to_string());
         self.playback.made(job.key, bound);
         self.history.bindings.len() > known
     }

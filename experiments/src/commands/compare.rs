@@ -131,8 +131,7 @@ impl ComparedFronts {
         saving: f64,
     ) -> Outcome<Self> {
         let sum = |of: fn(&(Counts, Counts)) -> &Counts| {
-            let mut total = Counts::zero(network.populations().len());
-            pairs.iter().try_for_each(|pair| total.add(of(pair))).map(|()| total)
+            Counts::sum(network.population_count(), pairs.iter().map(of))
         };
         let sums = sum(|pair| &pair.0).and_then(|before| Ok((before, sum(|pair| &pair.1)?)));
         let (before, after) = sums.map_err(|error| Failure::new(Exit::Failure, error))?;

@@ -6,9 +6,7 @@ use clap::Args;
 use comfy_table::CellAlignment;
 use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
-use qslm_proto::v1::{
-    ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, Interval, ListRequest, RetryRequest,
-};
+use qslm_proto::v1::{ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, ListRequest, RetryRequest};
 use serde::Serialize;
 
 use super::plan;
@@ -366,9 +364,7 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             best_saving: best.map(|best| best.saving),
             best_quality: best.map(|best| best.quality),
             best_quality_loss: best.map(|best| best.quality_loss),
-            best_quality_loss_interval: best
-                .and_then(|best| best.quality_loss_interval)
-                .map(|Interval { low, high }| (low, high)),
+            best_quality_loss_interval: best.and_then(|best| best.quality_loss_interval).map(Into::into),
             shards_leased: status.shards_leased,
             shards_pending: status.shards_pending,
             workers: status.workers,

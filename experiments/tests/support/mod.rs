@@ -204,6 +204,13 @@ impl Running {
         }
     }
 
+    /// Waits until a coordinator listens; its address as a URL.
+    pub fn url(&mut self) -> String {
+        let line = self.wait_for("listening");
+        let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+        format!("http://{}", address.trim_matches(|c: char| !c.is_ascii_digit()))
+    }
+
     /// Reads the rest of the log in the background: a program whose log fills the pipe waits.
     pub fn read_on(&mut self) {
         let mut stderr = self.stderr.take().unwrap();

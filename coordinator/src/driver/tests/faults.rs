@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use qslm_common::archive::Archive;
 use qslm_common::demands::Capabilities;
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
-use qslm_search::{AnyStrategy, Grid, Playback, Probe, Search, Step, Tiered};
+use qslm_search::{Grid, Tiered};
 
 use tokio::sync::oneshot;
 
-use super::{able, finished, report};
+use super::{able, finished, makes_first, report};
 use crate::driver::committer::measured;
 use crate::driver::request::Reply;
 use crate::driver::search_run::StartPlayback;
@@ -175,36 +174,10 @@ fn an_experiment_is_stuck_while_every_worker_that_may_take_it_is_set_aside() {
     assert_eq!(world.front(), undisturbed(&grid()));
 }
 
-/// A search that asks for a job before anything else.
-struct MakesFirst {
-    asked: bool,
-    then: Box<dyn Search>,
-}
-
-impl Search for MakesFirst {
-    fn next(&mut self, archive: &Archive) -> Step {
-        match std::mem::replace(&mut self.asked, true) {
-            false => Step::Make(vec![Job::new("hessian", 100)]),
-            true => self.then.next(archive),
-        }
-    }
-
-    fn remaining_at_most(&self) -> Option<u64> {
-        self.then.remaining_at_most()
-    }
-
-    fn probes(&self) -> Vec<Probe> {
-        self.then.probes()
-    }
-}
-
 #[test]
 fn an_experiment_is_stuck_while_no_worker_does_the_jobs_that_it_waits_for() {
     let start: StartPlayback = |experiment, shards, failed| {
-        Playback::started_by(experiment, shards, failed, |experiment| {
-            let then = AnyStrategy::parse(&experiment.strategy).unwrap().start(experiment);
-            Box::new(MakesFirst { asked: false, then })
-        })
+        makes_first(experiment, shards, failed, vec![Job::new("hessian", 100)], |_| {})
     };
     let disk = Disk::default();
     let driver = Driver::with_searches(Store::on(disk.clone()).unwrap(), options(), start).unwrap();

@@ -5,13 +5,17 @@ mod faults;
 mod jobs;
 mod simulation;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use qslm_common::archive::Archive;
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::{FrontDocument, FrontRow};
+use qslm_common::job::Job;
 use qslm_common::measurement::Counts;
-use qslm_search::{Random, Tiered};
+use qslm_common::work::WorkKey;
+use qslm_search::{AnyStrategy, Playback, Probe, Random, Search, Step, Tiered};
 
 use super::*;
 use crate::ledger::Grant;
@@ -70,6 +74,47 @@ pub(super) fn finished(grant: &Grant) -> Finished {
     let outcome = ShardOutcome::Counts(part(grant), None);
     let engine = "test engine".to_owned();
     Finished { lease: grant.lease, work: grant.trial().key.into(), shard: grant.shard, engine, outcome }
+}
+
+/// A search that asks for jobs before anything else, and then goes its way.
+struct MakesFirst {
+    jobs: Vec<Job>,
+    asked: bool,
+    /// Looks at the archive whenever the search goes on.
+    look: fn(&Archive),
+    then: Box<dyn Search>,
+}
+
+impl Search for MakesFirst {
+    fn next(&mut self, archive: &Archive) -> Step {
+        if !std::mem::replace(&mut self.asked, true) {
+            return Step::Make(self.jobs.clone());
+        }
+        (self.look)(archive);
+        self.then.next(archive)
+    }
+
+    fn remaining_at_most(&self) -> Option<u64> {
+        self.then.remaining_at_most()
+    }
+
+    fn probes(&self) -> Vec<Probe> {
+        self.then.probes()
+    }
+}
+
+/// The playback of an experiment whose search asks for jobs first.
+fn makes_first(
+    experiment: Experiment,
+    shards: u32,
+    failed: BTreeSet<WorkKey>,
+    jobs: Vec<Job>,
+    look: fn(&Archive),
+) -> Result<Playback, serde_json::Error> {
+    Playback::started_by(experiment, shards, failed, move |experiment| {
+        let then = AnyStrategy::parse(&experiment.strategy).unwrap().start(experiment);
+        Box::new(MakesFirst { jobs: jobs.clone(), asked: false, look, then })
+    })
 }
 
 /// Works for the driver until the experiment has ended or `steps` reports were made.

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qslm_common::archive::Archive;
 use qslm_common::demands::Capabilities;
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
@@ -18,13 +17,13 @@ use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::{Work, WorkKey};
-use qslm_search::{AnyStrategy, Grid, Playback, Probe, Random, Search, Step, Tiered};
+use qslm_search::{AnyStrategy, Grid, Playback, Random, Tiered};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use tokio::sync::oneshot;
 
-use super::{able, part};
+use super::{able, makes_first, part};
 use crate::driver::committer::measured;
 use crate::driver::*;
 use crate::ledger::Grant;
@@ -74,42 +73,17 @@ struct World {
     trials_fail: bool,
 }
 
-/// A search that asks for jobs before anything else, and then goes its way.
-struct MakesFirst {
-    asked: bool,
-    then: Box<dyn Search>,
-}
-
-impl Search for MakesFirst {
-    fn next(&mut self, archive: &Archive) -> Step {
-        if !std::mem::replace(&mut self.asked, true) {
-            return Step::Make(jobs_of_searches());
-        }
-        // What has failed is opened again before the end, and the search starts over.
-        let wrong = jobs_of_searches()
-            .into_iter()
-            .find(|job| archive.made(&job.key()).is_some_and(|made| made != artifact(job.key())));
-        assert_eq!(wrong, None);
-        self.then.next(archive)
-    }
-
-    fn remaining_at_most(&self) -> Option<u64> {
-        self.then.remaining_at_most()
-    }
-
-    fn probes(&self) -> Vec<Probe> {
-        self.then.probes()
-    }
-}
-
 fn start_playback(
     experiment: Experiment,
     shards: u32,
     failed: BTreeSet<WorkKey>,
 ) -> Result<Playback, serde_json::Error> {
-    Playback::started_by(experiment, shards, failed, |experiment| {
-        let then = AnyStrategy::parse(&experiment.strategy).unwrap().start(experiment);
-        Box::new(MakesFirst { asked: false, then })
+    makes_first(experiment, shards, failed, jobs_of_searches(), |archive| {
+        // What has failed is opened again before the end, and the search starts over.
+        let wrong = jobs_of_searches()
+            .into_iter()
+            .find(|job| archive.made(&job.key()).is_some_and(|made| made != artifact(job.key())));
+        assert_eq!(wrong, None);
     })
 }
 

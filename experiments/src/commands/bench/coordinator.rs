@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use super::{StoreFolder, check_workers, quantile, show, workload};
 use crate::client::{Embedded, submit};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::Input;
 use crate::output::peak_memory_bytes;
 use crate::spec::Resolved;
 
@@ -195,12 +196,17 @@ impl CoordinatorBench {
 pub(super) fn experiment(folder: &Path, trials: u32) -> Outcome<Resolved> {
     let path = folder.join("empty");
     std::fs::write(&path, b"").map_err(|error| Failure::file(&path, &error))?;
+    drawn(trials, vec![(ContentHash::of(b""), path.into())])
+}
+
+/// A random search of so many trials.
+fn drawn(trials: u32, files: Vec<(ContentHash, Input)>) -> Outcome<Resolved> {
     let strategy = Random { tier: Tier::Matrix, trials, seed: 1 };
     Ok(Resolved {
         experiment: workload::experiment(strategy.clone())?,
         strategy: strategy.into(),
         shards: 1,
-        files: vec![(ContentHash::of(b""), path.into())],
+        files,
         positions: 1,
         sequences: 1,
         demands: Demands::default(),
@@ -247,17 +253,7 @@ pub(super) fn request(
 /// Milliseconds until a coordinator that starts on the store has read all of it and grants the one trial that is new.
 async fn restart(store: &Path, resolved: &Resolved, trials: u32) -> Outcome<f64> {
     // The same draws and one more: a search that was interrupted just before its end.
-    let strategy = Random { tier: Tier::Matrix, trials: trials + 1, seed: 1 };
-    let interrupted = Resolved {
-        experiment: workload::experiment(strategy.clone())?,
-        strategy: strategy.into(),
-        shards: 1,
-        files: resolved.files.clone(),
-        positions: 1,
-        sequences: 1,
-        demands: Demands::default(),
-        holdout: None,
-    };
+    let interrupted = drawn(trials + 1, resolved.files.clone())?;
     let embedded = Embedded::start(store).await?;
     submit(&mut embedded.connect().await?, &interrupted, None).await?;
     embedded.stop().await?;

@@ -1,9 +1,9 @@
 //! Packed checkpoints: the file that is deployed. A safetensors file with a manifest in its header.
 //!
-//! Per unit, as its scheme asks: `UNIT` in f32 or f16; or `UNIT.codes` (packed), `UNIT.scales` (f32, f16 or powers of two, one per
-//! run) and, if affine, `UNIT.zero_points` (int8); or `UNIT.signs` (one bit a weight). One-dimensional
-//! parameters likewise, f32 unless the candidate says otherwise. The bytes of the tensors together are
-//! exactly the footprint that a search reports; the header comes on top.
+//! Per unit, as its scheme asks: `UNIT` in f32 or f16; or `UNIT.codes` (packed), `UNIT.scales` (f32, f16 or powers
+//! of two, one per run) and, if affine, `UNIT.zero_points` (int8); or `UNIT.signs` (one bit a weight).
+//! One-dimensional parameters likewise, f32 unless the candidate says otherwise. The bytes of the tensors together
+//! are exactly the footprint that a search reports; the header comes on top.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -14,13 +14,13 @@ use qslm_common::footprint::footprint_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
-use qslm_common::scheme::{Activation, Membrane, Scales, Scheme, Symmetry};
+use qslm_common::scheme::{Activation, Format, Membrane, Scales, Scheme, Symmetry};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::safe_file::SafeFile;
 use super::{Checkpoint, CheckpointError, Values};
-use crate::quant::pack::{pack, pack_ternary, unpack, unpack_ternary};
+use crate::quant::pack::{pack, pack_codes, unpack, unpack_codes};
 use crate::quant::{Codes, Stored, Weights, exponent_of, power_of, store, to_half};
 
 /// The key of the manifest in the header's metadata.
@@ -158,11 +158,7 @@ fn pack_matrix(tensor: &str, shape: Vec<usize>, floats: &[f32], stored: Option<S
         Some(Stored::Integer(Codes { format, values, scales, zero_points, .. })) => {
             let (dtype, bytes_of_scales) = scale_bytes(&scales, format.scales);
             let scales = (part("scales"), dtype, vec![scales.len()], bytes_of_scales);
-            let codes = match format.symmetry {
-                Symmetry::Ternary => pack_ternary(&values),
-                _ => pack(&values, format.bits.get()),
-            };
-            let mut tensors = vec![bytes(part("codes"), codes), scales];
+            let mut tensors = vec![bytes(part("codes"), pack_codes(&values, format)), scales];
             if format.symmetry == Symmetry::Affine {
                 let zeros: Vec<u8> = zero_points.iter().map(|zero| *zero as u8).collect();
                 tensors.push((part("zero_points"), Dtype::I8, vec![zeros.len()], zeros));
@@ -275,13 +271,11 @@ impl Parts<'_> {
         let part = |name: &str| format!("{tensor}.{name}");
         match scheme {
             Scheme::Float => self.floats(tensor, count).map(Values::Floats),
-            Scheme::Half => {
-                let bytes = self.bytes(tensor, Dtype::F16, 2 * count)?;
-                let values = bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32());
-                Ok(Values::Floats(values.collect()))
-            }
+            Scheme::Half => self.halves(tensor, count).map(Values::Floats),
             Scheme::Sign => {
-                let signs = self.codes(&part("signs"), 1, count)?;
+                let bytes = self.bytes(&part("signs"), Dtype::U8, count.div_ceil(8))?;
+                // `bytes` has made sure of the size.
+                let signs = unpack(&bytes, 1, count).unwrap_or_default();
                 let values = signs.into_iter().map(|bit| if bit == 0 { -1.0 } else { 1.0 });
                 Ok(Values::Floats(values.collect()))
             }
@@ -290,10 +284,7 @@ impl Parts<'_> {
                 Ok(Values::Codes(Codes {
                     format,
                     columns,
-                    values: match format.symmetry {
-                        Symmetry::Ternary => self.ternary(&part("codes"), count)?,
-                        _ => self.codes(&part("codes"), format.bits.get(), count)?,
-                    },
+                    values: self.codes(&part("codes"), format, count)?,
                     scales: self.scales(&part("scales"), scales, format.scales)?,
                     zero_points: match format.symmetry {
                         Symmetry::Symmetric | Symmetry::Full | Symmetry::Ternary => Vec::new(),
@@ -307,29 +298,26 @@ impl Parts<'_> {
         }
     }
 
-    fn codes(&mut self, name: &str, bits: u8, count: usize) -> Result<Vec<i8>, CheckpointError> {
-        let size = (count * usize::from(bits)).div_ceil(8);
-        let bytes = self.bytes(name, Dtype::U8, size)?;
-        // `bytes` has made sure of the size.
-        Ok(unpack(&bytes, bits, count).unwrap_or_default())
-    }
-
-    fn ternary(&mut self, name: &str, count: usize) -> Result<Vec<i8>, CheckpointError> {
-        let bytes = self.bytes(name, Dtype::U8, count.div_ceil(5))?;
-        unpack_ternary(&bytes, count).ok_or_else(|| CheckpointError::Format {
+    fn codes(&mut self, name: &str, format: Format, count: usize) -> Result<Vec<i8>, CheckpointError> {
+        let bytes = self.bytes(name, Dtype::U8, format.code_bytes(count as u64) as usize)?;
+        // The size is right, and every byte of other codes makes some.
+        unpack_codes(&bytes, format, count).ok_or_else(|| CheckpointError::Format {
             format: "packed",
             reason: format!("{name} holds a byte above 242, which five ternary codes do not make"),
         })
     }
 
-    /// Scales, none of which is negative or no number.
+    fn halves(&mut self, name: &str, count: usize) -> Result<Vec<f32>, CheckpointError> {
+        let bytes = self.bytes(name, Dtype::F16, 2 * count)?;
+        Ok(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect())
+    }
+
+    /// Scales, all of which are numbers.
     fn scales(&mut self, name: &str, count: usize, stored: Scales) -> Result<Vec<f32>, CheckpointError> {
         match stored {
             Scales::F32 => self.floats(name, count),
             Scales::F16 => {
-                let bytes = self.bytes(name, Dtype::F16, 2 * count)?;
-                let halves = bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32());
-                let values: Vec<f32> = halves.collect();
+                let values = self.halves(name, count)?;
                 super::check_finite(name, &values)?;
                 Ok(values)
             }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BACKEND, Inputs, JobError, Kind, Watch, over_data, parameters, read_document, write_document};
 use crate::model::SpikeGpt;
-use crate::task::{EvaluateError, evaluate_each, spread, sum};
+use crate::task::{EvaluateError, evaluate_each, spread};
 
 /// The kind.
 pub const HOLDOUT: Kind = Kind {
@@ -83,7 +83,8 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     };
     let (before, after) = (each(&Candidate::float(network))?, each(&candidate)?);
     let spread = spread(task.quality(), &before, &after);
-    let sum = |each: &[Counts]| sum(network, each).map_err(why);
+    let sum =
+        |each: &[Counts]| Counts::sum(network.population_count(), each).map_err(|error| why(error.into()));
     write_document(&HeldOut { float: sum(&before)?, counts: sum(&after)?, spread }, out)
 }
 

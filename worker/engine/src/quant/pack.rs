@@ -3,6 +3,8 @@
 //! Code `i` takes bits `i b` to `(i + 1) b` of the byte string, lowest bit first, in two's complement; the
 //! last byte is filled up with zeros.
 
+use qslm_common::scheme::{Format, Symmetry};
+
 /// Packs codes; only the low `bits` bits of each are kept.
 pub fn pack(codes: &[i8], bits: u8) -> Vec<u8> {
     let mask = (1u32 << bits) - 1;
@@ -45,18 +47,34 @@ pub fn unpack(bytes: &[u8], bits: u8, count: usize) -> Option<Vec<i8>> {
     Some(codes)
 }
 
+/// Packs codes as their format stores them.
+pub fn pack_codes(codes: &[i8], format: Format) -> Vec<u8> {
+    match format.symmetry {
+        Symmetry::Ternary => pack_ternary(codes),
+        Symmetry::Symmetric | Symmetry::Affine | Symmetry::Full => pack(codes, format.bits.get()),
+    }
+}
+
+/// Unpacks `count` codes of a format. `None` if the bytes are not such.
+pub fn unpack_codes(bytes: &[u8], format: Format, count: usize) -> Option<Vec<i8>> {
+    match format.symmetry {
+        Symmetry::Ternary => unpack_ternary(bytes, count),
+        Symmetry::Symmetric | Symmetry::Affine | Symmetry::Full => unpack(bytes, format.bits.get(), count),
+    }
+}
+
 /// Codes in a byte of ternary ones: 3^5 = 243.
 const TRITS: usize = 5;
 
-/// Packs codes of -1, 0 and 1, five to a byte: code `i` of a byte counts `3^i` times `q + 1`. What fills up the last one is
-/// zeros of that sum.
-pub fn pack_ternary(codes: &[i8]) -> Vec<u8> {
+/// Packs codes of -1, 0 and 1, five to a byte: code `i` of a byte counts `3^i` times `q + 1`. What fills up the last one
+/// is zeros of that sum.
+fn pack_ternary(codes: &[i8]) -> Vec<u8> {
     let byte = |codes: &[i8]| codes.iter().rev().fold(0u8, |sum, code| 3 * sum + (code + 1) as u8);
     codes.chunks(TRITS).map(byte).collect()
 }
 
 /// Unpacks `count` ternary codes. `None` if there are not exactly as many bytes as they take, or one of these is no sum.
-pub fn unpack_ternary(bytes: &[u8], count: usize) -> Option<Vec<i8>> {
+fn unpack_ternary(bytes: &[u8], count: usize) -> Option<Vec<i8>> {
     if bytes.len() != count.div_ceil(TRITS) || bytes.iter().any(|byte| *byte >= 243) {
         return None;
     }

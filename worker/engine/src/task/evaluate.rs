@@ -6,8 +6,7 @@
 use std::ops::Range;
 
 use qslm_common::hash::ContentHash;
-use qslm_common::measurement::{Counts, Nll};
-use qslm_common::network::Network;
+use qslm_common::measurement::{CannotAdd, Counts, Nll};
 use qslm_common::quality::Quality;
 use qslm_common::spread::Spread;
 
@@ -35,6 +34,12 @@ pub enum EvaluateError {
     Interrupted,
 }
 
+impl From<CannotAdd> for EvaluateError {
+    fn from(_: CannotAdd) -> Self {
+        Self::Overflow
+    }
+}
+
 /// Counts `sequences` of `data` under `model`.
 ///
 /// # Errors
@@ -48,7 +53,13 @@ pub fn evaluate(
     sequences: Range<usize>,
     interrupt: Interrupt<'_>,
 ) -> Result<Counts, EvaluateError> {
-    sum(model.network(), &evaluate_each(model, data, sequences, None, interrupt)?)
+    // One after the other, so that memory does not grow with the data.
+    let mut counts = Counts::zero(model.network().populations().len());
+    for index in sequences {
+        let one = evaluate_one(model, data, index, None, interrupt)?;
+        counts.add(&one)?;
+    }
+    Ok(counts)
 }
 
 /// As [`evaluate`], with the counts of every sequence on their own, for paired comparisons. `caches` may hold what other
@@ -67,16 +78,6 @@ pub fn evaluate_each(
     interrupt: Interrupt<'_>,
 ) -> Result<Vec<Counts>, EvaluateError> {
     sequences.map(|index| evaluate_one(model, data, index, caches, interrupt)).collect()
-}
-
-/// Sum of the counts of sequences.
-///
-/// # Errors
-/// [`EvaluateError::Overflow`].
-pub fn sum(network: &Network, each: &[Counts]) -> Result<Counts, EvaluateError> {
-    let mut counts = Counts::zero(network.populations().len());
-    each.iter().try_for_each(|one| counts.add(one)).map_err(|_| EvaluateError::Overflow)?;
-    Ok(counts)
 }
 
 /// Spread of a candidate's losses around the float model's, of the counts of both of the same sequences.

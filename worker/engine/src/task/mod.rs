@@ -9,6 +9,6 @@ mod tokenizer;
 
 pub use calibrate::{NotFinite, calibrate};
 pub use dataset::{DataError, Dataset};
-pub use evaluate::{EvaluateError, Interrupt, evaluate, evaluate_each, sequence_logits, spread, sum};
+pub use evaluate::{EvaluateError, Interrupt, evaluate, evaluate_each, sequence_logits, spread};
 pub use sample::{Sampler, SamplerError};
 pub use tokenizer::{Decoder, TokenizerError, TokenizerFile};
