@@ -174,9 +174,10 @@ impl Experiment {
         })
     }
 
-    /// The files that every worker needs: checkpoint, text and tokenizer.
-    pub fn artifacts(&self) -> [ContentHash; 3] {
-        [self.checkpoint, self.data.text, self.data.tokenizer]
+    /// The files that workers need: checkpoint, text, tokenizer, and calibrated codes, each once.
+    pub fn artifacts(&self) -> BTreeSet<ContentHash> {
+        let files = [self.checkpoint, self.data.text, self.data.tokenizer];
+        files.into_iter().chain(self.space.codes.values().copied()).collect()
     }
 
     /// Checks that everything but the strategy fits; see `qslm_search::problems` for that.
@@ -267,7 +268,7 @@ pub(crate) mod tests {
     use proptest::prelude::{prop_assert_eq, proptest};
 
     use super::*;
-    use crate::scheme::{Granularity, Range, Rounding, Scales, Symmetry, Width};
+    use crate::scheme::Width;
     use crate::space::Embedding;
 
     pub(crate) fn experiment() -> Experiment {
@@ -286,18 +287,7 @@ pub(crate) mod tests {
             },
             data: Data { text: ContentHash::of(b"text"), tokenizer: ContentHash::of(b"tokenizer") },
             task: Task::Perplexity { window: 128, stride: 128, windows: None },
-            space: Space {
-                bits: [8, 4, 2].map(|bits| Width::try_from(bits).unwrap()).to_vec(),
-                symmetry: Symmetry::Symmetric,
-                granularity: Granularity::Channel,
-                rounding: Rounding::Nearest,
-                range: Range::MinMax,
-                scales: Scales::F32,
-                embedding: Embedding::Sign,
-                vectors: None,
-                activations: None,
-                membranes: None,
-            },
+            space: Space::of([8, 4, 2].map(|bits| Width::try_from(bits).unwrap()).to_vec(), Embedding::Sign),
             constraints: Constraints { max_perplexity_increase: Some(0.03), ..Default::default() },
             objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],
             trade_off: TradeOff::default(),

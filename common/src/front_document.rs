@@ -80,6 +80,9 @@ pub struct FrontRow {
     /// Scheme of one-dimensional parameters, if not float.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<String>,
+    /// Artifacts that hold calibrated codes, by unit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub codes: BTreeMap<String, ContentHash>,
     /// The quantized activations, by the matrix that they enter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub activations: BTreeMap<String, String>,
@@ -145,6 +148,7 @@ impl FrontRow {
             costs: experiment.device.costs(network, candidate, &entry.counts),
             schemes: candidate.schemes().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
             vectors: Some(candidate.vectors()).filter(|s| *s != Scheme::Float).map(|s| s.to_string()),
+            codes: candidate.codes().map(|(unit, artifact)| (unit.to_owned(), artifact)).collect(),
             activations: candidate.activations().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
             membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
         }

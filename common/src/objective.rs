@@ -350,25 +350,15 @@ mod tests {
     use super::*;
     use crate::measurement::Nll;
     use crate::network::tests::PUBLISHED;
-    use crate::scheme::{Granularity, Range, Rounding, Scales, Symmetry, Width};
+    use crate::scheme::{Granularity, Width};
     use crate::space::Embedding;
 
     const PERPLEXITY: Task = Task::Perplexity { window: 8, stride: 8, windows: None };
     const ACCURACY: Task = Task::Accuracy { sentences: None };
 
     fn space() -> Space {
-        Space {
-            bits: [8, 4].map(|bits| Width::try_from(bits).unwrap()).to_vec(),
-            symmetry: Symmetry::Symmetric,
-            granularity: Granularity::Tensor,
-            rounding: Rounding::Nearest,
-            range: Range::MinMax,
-            scales: Scales::F32,
-            embedding: Embedding::Sign,
-            vectors: None,
-            activations: None,
-            membranes: None,
-        }
+        let bits = [8, 4].map(|bits| Width::try_from(bits).unwrap()).to_vec();
+        Space { granularity: Granularity::Tensor, ..Space::of(bits, Embedding::Sign) }
     }
 
     fn refused(constraints: Constraints, task: &Task) -> String {

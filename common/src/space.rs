@@ -1,13 +1,17 @@
 //! Search space: the schemes that a unit may take, and the units that move together at each tier.
 //!
-//! Every unit has a ladder of schemes, its levels, from the widest to the narrowest. So have, where they are
+//! Every unit has a ladder of schemes, its levels, from the widest to the narrowest: widths, at each of them one
+//! quantizer or several, or the schemes as they are listed. So have, where they are
 //! searched, the activations that enter each linear and the membranes of each LIF population. A candidate is
 //! a level (or float) for each of them. Strategies move levels; they never invent schemes.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
-use crate::footprint::footprint_bytes;
+use crate::footprint::{footprint_bytes, unit_bytes};
+use crate::hash::ContentHash;
 use crate::network::{EMBEDDING, Network, Node, Unit};
 use crate::scheme::{
     Activation, ActivationRange, Calibration, Format, Granularity, Membrane, Quantizer, Range, Rounding,
@@ -22,19 +26,28 @@ fn is_usual(scales: &Scales) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Space {
-    /// Widths from the widest to the narrowest, each once; 16 and 32 are floats.
+    /// Widths from the widest to the narrowest, each once; 16 and 32 are floats. None if [`Space::schemes`] are listed.
     pub bits: Vec<Width>,
     /// The symmetry of every integer scheme.
     pub symmetry: Symmetry,
     /// The granularity of every integer scheme.
     pub granularity: Granularity,
-    /// The rounding of every integer scheme.
+    /// The rounding of every integer scheme, or the first of several.
     pub rounding: Rounding,
+    /// Further roundings: each width has a level with [`Space::rounding`], then one with each of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_roundings: Vec<Rounding>,
     /// The range of every integer scheme.
     pub range: Range,
     /// The scales of every integer scheme.
     #[serde(default, skip_serializing_if = "is_usual")]
     pub scales: Scales,
+    /// Schemes of the ladder from the largest to the smallest, in place of widths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schemes: Vec<Scheme>,
+    /// Artifacts that hold calibrated codes, by unit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub codes: BTreeMap<String, ContentHash>,
     /// Treatment of the embedding.
     pub embedding: Embedding,
     /// Ladder of one-dimensional parameters; floats only if absent.
@@ -159,6 +172,21 @@ pub enum InvalidSpace {
     /// Widths out of order or repeated.
     #[error("{0}bits must fall from the widest to the narrowest, each once")]
     Order(&'static str),
+    /// Widths beside schemes, either of which is the ladder.
+    #[error("schemes: they are the ladder, so widths are left out")]
+    TwoLadders,
+    /// A scheme of the ladder that takes more bytes than the one before it.
+    #[error("schemes: {0} takes more bytes than the one before it: expected the largest first")]
+    Grows(Scheme),
+    /// A scheme listed twice, or one that is for the embedding alone.
+    #[error("schemes: {0}: expected float or integer schemes, each once")]
+    Listed(Scheme),
+    /// Roundings of which one is there twice.
+    #[error("quantizer: {0} is there twice")]
+    TwiceRounded(Rounding),
+    /// A calibrated scheme, and a unit without codes.
+    #[error("codes: no artifact holds the calibrated codes of {0}")]
+    NoCodes(String),
     /// A width that activations do not have.
     #[error("activations.bits: activations have 2 to 8 bits, or 32")]
     HalfActivations,
@@ -188,6 +216,9 @@ impl InvalidSpace {
     pub fn key(&self) -> String {
         match self {
             Self::NoBits(of) | Self::Order(of) => format!("{of}bits"),
+            Self::TwoLadders | Self::Grows(_) | Self::Listed(_) => "schemes".to_owned(),
+            Self::TwiceRounded(_) => "quantizer".to_owned(),
+            Self::NoCodes(_) => "codes".to_owned(),
             Self::HalfActivations => "activations.bits".to_owned(),
             Self::WeightsOnly(_) => "activations.symmetry".to_owned(),
             Self::Membrane { .. } => "membranes.bits".to_owned(),
@@ -198,12 +229,31 @@ impl InvalidSpace {
 }
 
 impl Space {
+    /// The space of widths with what is usual everywhere else.
+    pub fn of(bits: Vec<Width>, embedding: Embedding) -> Self {
+        Self {
+            bits,
+            symmetry: Symmetry::Symmetric,
+            granularity: Granularity::Channel,
+            rounding: Rounding::default(),
+            more_roundings: Vec::new(),
+            range: Range::default(),
+            scales: Scales::default(),
+            schemes: Vec::new(),
+            codes: BTreeMap::new(),
+            embedding,
+            vectors: None,
+            activations: None,
+            membranes: None,
+        }
+    }
+
     /// Checks the space against the network.
     ///
     /// # Errors
     /// [`InvalidSpace`] says what is wrong.
     pub fn validate(&self, network: &Network) -> Result<(), InvalidSpace> {
-        check_ladder("", &self.bits)?;
+        self.validate_ladder(network)?;
         if self.embedding == Embedding::Sign && !network.binary_embedding {
             return Err(InvalidSpace::Sign);
         }
@@ -235,6 +285,49 @@ impl Space {
         Ok(())
     }
 
+    /// Checks the ladder of weights.
+    fn validate_ladder(&self, network: &Network) -> Result<(), InvalidSpace> {
+        if self.schemes.is_empty() {
+            check_ladder("", &self.bits)?;
+        } else if !self.bits.is_empty() {
+            return Err(InvalidSpace::TwoLadders);
+        }
+        let mut roundings = std::iter::once(&self.rounding).chain(&self.more_roundings).enumerate();
+        let twice = roundings.find(|(index, rounding)| self.more_roundings[*index..].contains(rounding));
+        if let Some((_, rounding)) = twice {
+            return Err(InvalidSpace::TwiceRounded(*rounding));
+        }
+        let (units, mut before) = (network.units(), u64::MAX);
+        for (index, scheme) in self.schemes.iter().enumerate() {
+            if *scheme == Scheme::Sign || self.schemes[..index].contains(scheme) {
+                return Err(InvalidSpace::Listed(*scheme));
+            }
+            let bytes = units.iter().map(|unit| unit_bytes(unit, *scheme)).sum();
+            if bytes > before {
+                return Err(InvalidSpace::Grows(*scheme));
+            }
+            before = bytes;
+        }
+        let missing = |unit: &&Unit| unit.is_linear() && !self.codes.contains_key(&unit.name);
+        match units.iter().find(missing) {
+            Some(unit) if self.ladder().any(Scheme::is_calibrated) => {
+                Err(InvalidSpace::NoCodes(unit.name.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Schemes of the ladder of weights, the widest first.
+    pub fn ladder(&self) -> impl Iterator<Item = Scheme> {
+        let at = move |width: Width| {
+            let all = std::iter::once(self.rounding).chain(self.more_roundings.iter().copied());
+            // A float is rounded in one way.
+            let count = if matches!(width, Width::Integer(_)) { usize::MAX } else { 1 };
+            all.take(count).map(move |rounding| self.at(width, self.symmetry, self.granularity, rounding))
+        };
+        self.schemes.iter().copied().chain(self.bits.iter().copied().flat_map(at))
+    }
+
     /// Axes that this space lets move.
     pub fn axes(&self) -> Vec<Axis> {
         let vectors = self.vectors.as_ref().map(|_| Axis::Vectors);
@@ -246,7 +339,7 @@ impl Space {
     /// Number of levels of the ladder of an axis; 0 if it does not move.
     pub fn levels(&self, axis: Axis) -> usize {
         match axis {
-            Axis::Weights => self.bits.len(),
+            Axis::Weights => self.ladder().count(),
             Axis::Vectors => self.vectors.as_ref().map_or(0, |space| space.bits.len()),
             Axis::Activations => self.activations.as_ref().map_or(0, |space| space.bits.len()),
             Axis::Membranes => self.membranes.as_ref().map_or(0, |space| space.bits.len()),
@@ -258,12 +351,17 @@ impl Space {
         match (unit, self.embedding) {
             (EMBEDDING, Embedding::Sign) => Scheme::Sign,
             (EMBEDDING, Embedding::Float) => Scheme::Float,
-            _ => self.at(self.bits[level.min(self.bits.len() - 1)], self.symmetry, self.granularity),
+            _ => {
+                let mut ladder = self.ladder().take(level + 1);
+                let scheme = ladder.by_ref().last().unwrap_or(Scheme::Float);
+                // Nothing is multiplied with the embedding, so nothing calibrates its codes.
+                if unit == EMBEDDING { scheme.uncalibrated() } else { scheme }
+            }
         }
     }
 
-    fn at(&self, width: Width, symmetry: Symmetry, granularity: Granularity) -> Scheme {
-        let Self { rounding, range, scales, .. } = *self;
+    fn at(&self, width: Width, symmetry: Symmetry, granularity: Granularity, rounding: Rounding) -> Scheme {
+        let Self { range, scales, .. } = *self;
         match width {
             Width::Float => Scheme::Float,
             Width::Half => Scheme::Half,
@@ -279,12 +377,20 @@ impl Space {
         let width = self.vectors.as_ref().and_then(|space| space.bits.get(level)).copied();
         // A row of biases may well be all but zero.
         let symmetry = if self.symmetry.is_general() { self.symmetry } else { Symmetry::Symmetric };
-        self.at(width.unwrap_or(Width::Float), symmetry, Granularity::Tensor)
+        self.at(width.unwrap_or(Width::Float), symmetry, Granularity::Tensor, self.rounding).uncalibrated()
     }
 
     /// The candidate with every unit at `level`.
     pub fn uniform(&self, network: &Network, level: usize) -> Candidate {
-        Candidate::new(network, |unit| self.scheme(&unit.name, level))
+        let candidate = Candidate::new(network, |unit| self.scheme(&unit.name, level));
+        let calibrated = |unit: &&Unit| candidate.scheme(&unit.name).is_calibrated();
+        let units: Vec<Unit> = network.units().iter().filter(calibrated).cloned().collect();
+        units.iter().fold(candidate.clone(), |candidate, unit| self.with_codes(candidate, &unit.name))
+    }
+
+    /// The candidate with the codes of a unit, whose scheme is calibrated.
+    fn with_codes(&self, candidate: Candidate, unit: &str) -> Candidate {
+        candidate.with_codes([unit], self.codes.get(unit).copied())
     }
 
     /// Scheme of the activations that enter `unit` at `level`, 0 being the widest; `None` for float.
@@ -308,9 +414,11 @@ impl Space {
     pub fn place(&self, candidate: Candidate, group: &Group, level: usize) -> Candidate {
         let members = group.members.iter().map(String::as_str);
         match group.axis {
-            Axis::Weights => {
-                members.fold(candidate, |candidate, unit| candidate.with([unit], self.scheme(unit, level)))
-            }
+            Axis::Weights => members.fold(candidate, |candidate, unit| {
+                let scheme = self.scheme(unit, level);
+                let candidate = candidate.with([unit], scheme);
+                if scheme.is_calibrated() { self.with_codes(candidate, unit) } else { candidate }
+            }),
             Axis::Vectors => candidate.with_vectors(self.vector_scheme(level)),
             Axis::Activations => members.fold(candidate, |candidate, unit| {
                 candidate.with_activations([unit], self.activation(unit, level))

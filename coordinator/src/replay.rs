@@ -112,6 +112,7 @@ fn describe(
     let mut schemes: Vec<String> =
         candidate.schemes().map(|(unit, scheme)| format!("{unit}={scheme}")).collect();
     schemes.push(format!("vectors={}", candidate.vectors()));
+    schemes.extend(candidate.codes().map(|(unit, artifact)| format!("codes:{unit}={artifact}")));
     schemes.extend(candidate.activations().map(|(unit, scheme)| format!("activation:{unit}={scheme}")));
     schemes.extend(candidate.membranes().map(|(name, scheme)| format!("membrane:{name}={scheme}")));
     let costs: BTreeMap<_, f64> = experiment.device.costs(network, candidate, counts);

@@ -72,6 +72,11 @@ impl Failure {
         }
     }
 
+    /// The code.
+    pub fn exit(&self) -> Exit {
+        self.code
+    }
+
     /// Prints the line and turns into the code.
     pub fn report(self) -> ExitCode {
         if !self.message.is_empty() {

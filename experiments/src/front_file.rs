@@ -72,6 +72,9 @@ pub fn candidate(row: &FrontRow, network: &Network) -> Outcome<Candidate> {
         Some(Ok(scheme)) => candidate = candidate.with_vectors(scheme),
         Some(Err(error)) => problem = Some(format!("vectors: {error}")),
     }
+    for (unit, artifact) in &row.codes {
+        candidate = candidate.with_codes([unit.as_str()], Some(*artifact));
+    }
     for (unit, text) in &row.activations {
         match text.parse() {
             Ok(scheme) => candidate = candidate.with_activations([unit.as_str()], Some(scheme)),

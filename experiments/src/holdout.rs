@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
-use crate::making::Maker;
+use crate::making::{Files, Maker};
 
 /// Parts into which the data is cut at most: one job each.
 const PARTS: u64 = 16;
@@ -59,11 +59,10 @@ impl Holdout {
     pub fn measure(
         &self,
         experiment: &Experiment,
-        files: [&Input; 2],
+        files: Files<'_>,
         candidate: &Candidate,
         maker: &dyn Maker,
     ) -> Outcome<HeldOut> {
-        let [checkpoint, tokenizer] = files;
         let data = Data { text: self.input.hash()?, tokenizer: experiment.data.tokenizer };
         let of = self.sequences.clamp(1, PARTS) as u32;
         let job = |index| {
@@ -73,8 +72,7 @@ impl Holdout {
             part.job(experiment.checkpoint, &data)
         };
         let jobs: Vec<_> = (0..of).map(job).collect();
-        let files =
-            [(experiment.checkpoint, checkpoint), (data.text, &self.input), (data.tokenizer, tokenizer)];
+        let files: Vec<_> = files.iter().copied().chain([(data.text, &self.input)]).collect();
         let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failure, format!("holdout: {error}"));
         let made = maker.make(&jobs, &files)?;
         let parts: Result<Vec<holdout::HeldOut>, _> =

@@ -102,6 +102,12 @@ impl Input {
         Ok(Self { named: path.to_owned(), copy: Some(share(copy)) })
     }
 
+    /// A file that this program made, which goes away with the last that uses it.
+    pub fn made(bytes: &[u8]) -> io::Result<Self> {
+        let copy = copy_of(bytes)?;
+        Ok(Self { named: copy.path().to_owned(), copy: Some(share(copy)) })
+    }
+
     /// The path to read it from.
     pub fn path(&self) -> &Path {
         self.copy.as_ref().map_or(&self.named, |copy| copy)

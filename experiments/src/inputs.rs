@@ -64,13 +64,16 @@ impl DataArgs {
         Ok(data)
     }
 
-    /// The first `sequences` windows or sentences of another file of the same kind, to calibrate with.
-    pub fn load_calibration(
-        &self,
-        path: &Path,
-        sequences: u32,
-        network: &Network,
-    ) -> Outcome<(Input, Dataset)> {
+    /// Another file of the same kind and the tokenizer, and how its first `sequences` windows or sentences are cut.
+    pub fn calibration(&self, path: &Path, sequences: u32) -> Outcome<(Task, Input, Input)> {
+        let task = self.calibration_task(sequences)?;
+        let needs = || Failure::new(Exit::Usage, "--tokenizer is needed to read text");
+        let tokenizer = Input::tokenizer(self.tokenizer.as_deref().ok_or_else(needs)?)?;
+        let input = Input::data(path, &task)?;
+        Ok((task, input, tokenizer))
+    }
+
+    fn calibration_task(&self, sequences: u32) -> Outcome<Task> {
         let task = match self.task()? {
             Task::Perplexity { window, .. } => {
                 Task::Perplexity { window, stride: window, windows: Some(sequences) }
@@ -78,7 +81,17 @@ impl DataArgs {
             Task::Accuracy { .. } => Task::Accuracy { sentences: Some(sequences) },
         };
         task.validate().map_err(|error| Failure::new(Exit::Usage, format!("calibration {error}")))?;
-        let (input, data) = self.load_file(path, task, network)?;
+        Ok(task)
+    }
+
+    /// The first `sequences` windows or sentences of another file of the same kind, to calibrate with.
+    pub fn load_calibration(
+        &self,
+        path: &Path,
+        sequences: u32,
+        network: &Network,
+    ) -> Outcome<(Input, Dataset)> {
+        let (input, data) = self.load_file(path, self.calibration_task(sequences)?, network)?;
         warn_of_fewer("--calibration-sequences", Some(sequences), &input, &data);
         Ok((input, data))
     }

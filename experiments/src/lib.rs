@@ -1,6 +1,7 @@
 //! `qslm`: search, submit, watch and read quantization experiments.
 
 mod client;
+mod codes;
 mod columns;
 mod commands;
 mod data;

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use qslm_common::candidate::Candidate;
+use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::network::Network;
 use qslm_search::{Problem, list};
 use serde_json::Value;
@@ -81,6 +81,7 @@ fn from_patterns(patterns: &Patterns, network: &Network) -> Result<Candidate, St
     let populations = network.populations();
     let mut names: Vec<String> = units.clone();
     names.push("vectors".to_owned());
+    names.extend(units.iter().map(|unit| format!("codes:{unit}")));
     names.extend(units.iter().map(|unit| format!("activation:{unit}")));
     names.extend(populations.iter().map(|population| format!("membrane:{population}")));
     // A name stands for itself; only patterns have to be tried one by one.
@@ -103,6 +104,10 @@ fn from_patterns(patterns: &Patterns, network: &Network) -> Result<Candidate, St
         if let Some(text) = scheme(unit) {
             candidate = candidate.with([unit], text.parse().map_err(|error| wrong(unit, &error))?);
         }
+        if let Some(text) = scheme(&format!("codes:{unit}")) {
+            let artifact = text.parse().map_err(|error| wrong(unit, &error))?;
+            candidate = candidate.with_codes([unit], Some(artifact));
+        }
         if let Some(text) = scheme(&format!("activation:{unit}")) {
             let activation = text.parse().map_err(|error| wrong(unit, &error))?;
             candidate = candidate.with_activations([unit], Some(activation));
@@ -117,8 +122,11 @@ fn from_patterns(patterns: &Patterns, network: &Network) -> Result<Candidate, St
     if let Some(text) = scheme("vectors") {
         candidate = candidate.with_vectors(text.parse().map_err(|error| wrong("vectors", &error))?);
     }
-    candidate.validate(network).map_err(|error| error.to_string())?;
-    Ok(candidate)
+    match candidate.validate(network) {
+        // Those are added by whoever calibrates.
+        Ok(()) | Err(InvalidCandidate::NoCodes(_)) => Ok(candidate),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// True if a pattern stands for a name. A bare `*` means matrices, not everything else besides.

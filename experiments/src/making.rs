@@ -10,11 +10,12 @@ use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
 use qslm_proto::convert;
 use qslm_proto::v1::job_status::State;
-use qslm_proto::v1::{FetchArtifactRequest, JobStatus, MakeRequest};
+use qslm_proto::v1::{JobStatus, MakeRequest};
 use qslm_transport::Connector;
 use tokio::runtime::Handle;
 
 use crate::client::{Client, connect, upload_missing};
+use crate::codes::fetch;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
 pub use here::Here;
@@ -25,6 +26,14 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Files that jobs read, by content hash.
 pub type Files<'a> = &'a [(ContentHash, &'a Input)];
 
+/// An artifact that was made.
+pub struct MadeFile {
+    /// Its content hash.
+    pub hash: ContentHash,
+    /// The file, if it is here and nowhere else.
+    pub file: Option<Input>,
+}
+
 /// Whoever makes artifacts.
 pub trait Maker {
     /// Makes the artifacts of jobs, in their order.
@@ -32,6 +41,12 @@ pub trait Maker {
     /// # Errors
     /// One line that names the job that failed, and why.
     fn make(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<Vec<u8>>>;
+
+    /// Makes the artifacts of jobs, in their order, which nobody here needs to read.
+    ///
+    /// # Errors
+    /// As [`Maker::make`].
+    fn make_files(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<MadeFile>>;
 
     /// Makes the artifact of one job.
     ///
@@ -65,17 +80,31 @@ impl<'a> OnWorkers<'a> {
 impl Maker for OnWorkers<'_> {
     fn make(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<Vec<u8>>> {
         self.runtime.block_on(async {
-            let client = connect(self.connector, self.patience).await?;
-            make_remotely(client, jobs, files).await
+            let mut client = connect(self.connector, self.patience).await?;
+            let mut artifacts = Vec::new();
+            for (job, hash) in jobs.iter().zip(make_remotely(&mut client, jobs, files).await?) {
+                let artifact = fetch(&mut client, hash, job.largest).await;
+                artifacts.push(artifact.map_err(|failure| failed(job, &failure))?);
+            }
+            Ok(artifacts)
+        })
+    }
+
+    fn make_files(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<MadeFile>> {
+        self.runtime.block_on(async {
+            let mut client = connect(self.connector, self.patience).await?;
+            let made = make_remotely(&mut client, jobs, files).await?;
+            Ok(made.into_iter().map(|hash| MadeFile { hash, file: None }).collect())
         })
     }
 }
 
-async fn make_remotely(mut client: Client, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<Vec<u8>>> {
+/// Waits until the artifacts of all jobs are made, and returns their hashes.
+async fn make_remotely(client: &mut Client, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<ContentHash>> {
     let read: HashSet<ContentHash> =
         jobs.iter().flat_map(|job| job.inputs.values().filter_map(JobInput::artifact)).collect();
     let wanted = files.iter().filter(|(hash, _)| read.contains(hash));
-    upload_missing(&mut client, wanted.map(|(hash, input)| (hash, *input))).await?;
+    upload_missing(client, wanted.map(|(hash, input)| (hash, *input))).await?;
     let texts: Vec<String> = jobs.iter().map(Job::encode).collect();
     // What failed before is tried again, once.
     let mut request = MakeRequest { jobs: texts, retry: true };
@@ -90,7 +119,10 @@ async fn make_remotely(mut client: Client, jobs: &[Job], files: Files<'_>) -> Ou
         }
         let made = answer.jobs.iter().filter(|status| status.state() == State::Made).count();
         if made == jobs.len() {
-            return fetch_all(&mut client, jobs, &answer.jobs).await;
+            let hash = |(job, status): (&Job, &JobStatus)| {
+                convert::hash("artifact", &status.artifact).map_err(|error| failed(job, &error))
+            };
+            return jobs.iter().zip(&answer.jobs).map(hash).collect();
         }
         let words = match answer.able_workers {
             0 => "waiting for a worker that can make what the spec needs; --local makes it here".to_owned(),
@@ -115,28 +147,4 @@ fn under_way(status: &JobStatus) -> Option<String> {
         0 => format!("({worker})"),
         of => format!("({worker}: {} of {of} steps)", status.done),
     })
-}
-
-async fn fetch_all(client: &mut Client, jobs: &[Job], made: &[JobStatus]) -> Outcome<Vec<Vec<u8>>> {
-    let mut artifacts = Vec::new();
-    for (job, status) in jobs.iter().zip(made) {
-        let hash = convert::hash("artifact", &status.artifact).map_err(|error| failed(job, &error))?;
-        let request = FetchArtifactRequest { hash: status.artifact.clone() };
-        let mut stream = client.fetch_artifact(request).await?.into_inner();
-        let mut artifact = Vec::new();
-        while let Some(piece) = stream.message().await? {
-            artifact.extend(piece.data);
-            if artifact.len() as u64 > job.largest {
-                return Err(failed(
-                    job,
-                    &format!("it has more than the {} bytes that it states", job.largest),
-                ));
-            }
-        }
-        if ContentHash::of(&artifact) != hash {
-            return Err(failed(job, &format!("the coordinator sent something else than artifact {hash}")));
-        }
-        artifacts.push(artifact);
-    }
-    Ok(artifacts)
 }

@@ -10,12 +10,14 @@ use qslm_common::scheme::{
     Activation, ActivationRange, Bits, Calibration, Granularity, Membrane, Range, Rounding, Scales, Symmetry,
     Width,
 };
-use qslm_common::space::{Embedding, Space, VectorSpace};
+use qslm_common::space::{Embedding, InvalidSpace, Space, VectorSpace};
 use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::checkpoint::calibrated::CodeSource;
 use qslm_engine::jobs::ranges;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::Dataset;
 
+use crate::codes::CodesFiles;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::{Input, read_checkpoint};
 
@@ -48,13 +50,18 @@ impl ModelArgs {
             Some(manifest) => (manifest.to_run(), manifest.to_candidate()),
             None => (float.clone(), float),
         };
-        Ok((self.build(checkpoint, &built)?, candidate))
+        Ok((self.build(checkpoint, &built, &())?, candidate))
     }
 
-    /// The network of a checkpoint that was read, under a candidate.
-    pub fn build(&self, checkpoint: Checkpoint, candidate: &Candidate) -> Outcome<SpikeGpt> {
+    /// The network of a checkpoint that was read, under a candidate with calibrated codes from `codes`.
+    pub fn build(
+        &self,
+        checkpoint: Checkpoint,
+        candidate: &Candidate,
+        codes: &dyn CodeSource,
+    ) -> Outcome<SpikeGpt> {
         qslm_engine::backend::check(self.backend).map_err(|error| Failure::new(Exit::Usage, error))?;
-        let model = SpikeGpt::from_checkpoint(checkpoint, candidate, self.backend);
+        let model = SpikeGpt::from_checkpoint(checkpoint, candidate, codes, self.backend);
         model.map_err(|error| Failure::new(Exit::Usage, error))
     }
 }
@@ -72,7 +79,7 @@ pub struct SchemeArgs {
     /// or ternary (2 bits in the place of 1.6)
     #[arg(long, default_value = "symmetric", requires = "bits")]
     symmetry: Symmetry,
-    /// Rounding of weights: nearest, truncate (down) or stochastic:SEED
+    /// Rounding of weights: nearest, truncate (down), stochastic:SEED, or gptq, which takes calibration
     #[arg(long, default_value = "nearest", requires = "bits")]
     rounding: Rounding,
     /// Range of weights that the codes span: minmax, least_squares or percentile:P
@@ -129,7 +136,11 @@ impl SchemeArgs {
                 let width = |bits| Width::try_from(bits).map_err(|error| usage(&error));
                 let vectors = self.vector_bits.map(width).transpose()?;
                 let space = self.space(width(bits)?, vectors);
-                space.validate(network).map_err(|error| usage(&error))?;
+                match space.validate(network) {
+                    // Those are made of what the flags say.
+                    Ok(()) | Err(InvalidSpace::NoCodes(_)) => {}
+                    Err(error) => return Err(usage(&error)),
+                }
                 space.uniform(network, 0).with_vectors(space.vector_scheme(0))
             }
         };
@@ -162,35 +173,40 @@ impl SchemeArgs {
         Ok(Some(candidate))
     }
 
+    /// True if activations are quantized.
+    pub fn quantizes_activations(&self) -> bool {
+        self.activation_bits.is_some()
+    }
+
     /// True if no flag is given.
     pub fn is_empty(&self) -> bool {
         self.bits.is_none() && self.activation_bits.is_none() && self.membrane_bits.is_none()
     }
 
     fn space(&self, width: Width, vectors: Option<Width>) -> Space {
+        let embedding = match self.embedding {
+            EmbeddingArg::Quantize => Embedding::Quantize,
+            EmbeddingArg::Sign => Embedding::Sign,
+            EmbeddingArg::Float => Embedding::Float,
+        };
         Space {
-            bits: vec![width],
             symmetry: self.symmetry,
             granularity: self.granularity,
             rounding: self.rounding,
             range: self.range,
             scales: self.scales,
-            embedding: match self.embedding {
-                EmbeddingArg::Quantize => Embedding::Quantize,
-                EmbeddingArg::Sign => Embedding::Sign,
-                EmbeddingArg::Float => Embedding::Float,
-            },
             vectors: vectors.map(|width| VectorSpace { bits: vec![width] }),
-            activations: None,
-            membranes: None,
+            ..Space::of(vec![width], embedding)
         }
     }
 
-    /// The network of a checkpoint, float or packed, as the flags ask for it, and the candidate that it is.
+    /// The network of a checkpoint, float or packed, as the flags ask for it, and the candidate that it is. `calibrate`
+    /// gives the candidate its calibrated codes.
     pub fn load(
         &self,
         model: &ModelArgs,
         calibration: Option<&Calibration>,
+        calibrate: impl FnOnce(&Network, Candidate) -> Outcome<(Candidate, CodesFiles)>,
     ) -> Outcome<(SpikeGpt, Candidate)> {
         if self.is_empty() {
             return model.load();
@@ -202,7 +218,8 @@ impl SchemeArgs {
         }
         let float = Candidate::float(checkpoint.network());
         let candidate = self.candidate(checkpoint.network(), calibration)?.unwrap_or(float);
-        Ok((model.build(checkpoint, &candidate)?, candidate))
+        let (candidate, codes) = calibrate(checkpoint.network(), candidate)?;
+        Ok((model.build(checkpoint, &candidate, &codes)?, candidate))
     }
 }
 

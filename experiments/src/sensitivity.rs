@@ -11,7 +11,9 @@ use qslm_common::space::Group;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::jobs::sensitivity::UnitScores;
 use qslm_engine::task::Dataset;
-use qslm_engine::task::sensitivity::{Comparison, MEASURES, Measure, MiniBatch, ScoreError, TASK_LOSS};
+use qslm_engine::task::sensitivity::{
+    Comparison, MEASURES, Measure, MiniBatch, ScoreError, TASK_LOSS, UnitScheme,
+};
 use serde::de::Error;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -165,7 +167,8 @@ pub fn measure(
     parallel::map(units.len(), threads, |index| {
         let unit = &units[index];
         let scheme = candidate.scheme(&unit.name);
-        let scores = comparison.scores(unit, scheme, &|| false).map_err(|error| match error {
+        let stored = UnitScheme { scheme, codes: candidate.codes_of(&unit.name) };
+        let scores = comparison.scores(unit, stored, &|| false).map_err(|error| match error {
             ScoreError::Build(_) => Failure::new(Exit::Usage, error),
             ScoreError::Evaluate { .. } => Failure::new(Exit::Failure, error),
         })?;

@@ -1,6 +1,7 @@
 //! Evaluator: from a trial and its files to counts; the caches that evaluations of one process share are kept
 //! here.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{File, Metadata};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +17,7 @@ use qslm_common::network::Network;
 use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::{Trial, TrialKey};
+use qslm_engine::checkpoint::calibrated::{CodeSource, CodesError, CodesFile};
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
 use qslm_engine::memo::Memo;
 use qslm_engine::model::{Caches, CannotBuild, Reuse, SpikeGpt};
@@ -31,6 +33,9 @@ const CACHED_PER_SLOT: u64 = 1 << 30;
 /// Shards whose float losses are kept: those of a few experiments, in a few megabytes.
 const SHARDS_OF_FLOATS: usize = 1024;
 
+/// Artifacts with codes that are kept: a matrix of one is read once, and stays in the weight cache.
+const CODES_FILES: usize = 8;
+
 /// Evaluates shards, several at a time if asked from several threads.
 pub struct Evaluator {
     checkpoints: Memo<(ContentHash, bool), Arc<Checkpoint>>,
@@ -39,6 +44,8 @@ pub struct Evaluator {
     models: Memo<TrialKey, Arc<SpikeGpt>>,
     /// The float model's losses of every sequence of a shard, around which those of candidates spread.
     floats: Memo<(TrialKey, Shard), Arc<[Counts]>>,
+    /// Artifacts with calibrated codes.
+    codes: Memo<ContentHash, Arc<CodesFile>>,
     /// The prefix cache and the weight cache of candidates.
     caches: Caches,
     /// Bytes of memory that there are, if known.
@@ -54,6 +61,8 @@ pub struct Files {
     pub text: PathBuf,
     /// The tokenizer.
     pub tokenizer: PathBuf,
+    /// Artifacts with calibrated codes that the candidate names.
+    pub codes: BTreeMap<ContentHash, PathBuf>,
 }
 
 impl Evaluator {
@@ -68,7 +77,8 @@ impl Evaluator {
         let (checkpoints, datasets, models) = (Memo::new(2), Memo::new(2), Memo::new(slots + 1));
         let bytes = (slots as u64 * CACHED_PER_SLOT).min(memory.map_or(u64::MAX, |memory| memory / 4));
         let floats = Memo::new(SHARDS_OF_FLOATS);
-        Self { checkpoints, datasets, models, floats, caches: Caches::new(bytes), memory }
+        let codes = Memo::new(CODES_FILES);
+        Self { checkpoints, datasets, models, floats, codes, caches: Caches::new(bytes), memory }
     }
 
     /// Hits and misses of the caches, in multiply-accumulates.
@@ -172,11 +182,40 @@ impl Evaluator {
         let of =
             format!("{} {} {}", protocol.checkpoint, protocol.network.binary_embedding, protocol.backend);
         let of = ContentHash::of(of.as_bytes());
-        let model = SpikeGpt::cached(&checkpoint, &trial.candidate, protocol.backend, &self.caches, of);
+        let codes = CodesOnDisk { evaluator: self, files: &files.codes };
+        let caches = (&self.caches, of);
+        let model = SpikeGpt::cached(&checkpoint, &trial.candidate, &codes, protocol.backend, caches);
         model.map(Arc::new).map_err(|error| match error {
             // Another worker may have it.
             CannotBuild::Backend(error) => EvaluationFailure::machine(Cause::Backend, error),
             CannotBuild::Candidate(error) => EvaluationFailure::evaluation(Cause::Checkpoint, error),
+            CannotBuild::Codes(error @ CodesError::Invalid { .. }) => {
+                EvaluationFailure::evaluation(Cause::Checkpoint, error)
+            }
+            CannotBuild::Codes(error) => EvaluationFailure::machine(Cause::Disk, error),
+        })
+    }
+}
+
+/// Artifacts with calibrated codes on this machine, read once for several candidates.
+struct CodesOnDisk<'a> {
+    evaluator: &'a Evaluator,
+    files: &'a BTreeMap<ContentHash, PathBuf>,
+}
+
+impl CodeSource for CodesOnDisk<'_> {
+    fn artifact(&self, hash: ContentHash) -> Result<Arc<CodesFile>, CodesError> {
+        let path = self.files.get(&hash).ok_or(CodesError::Missing(hash))?;
+        let invalid = |reason: String| CodesError::Invalid { unit: format!("artifact {hash}"), reason };
+        let load = || of_undamaged(&[(path, hash)], || Ok(CodesFile::load(path)));
+        self.evaluator.codes.get_or_make(&hash, || match load() {
+            Ok(Ok(file)) => Ok(Arc::new(file)),
+            Ok(Err(CheckpointError::Io(error))) => Err(CodesError::Unreadable(error.to_string())),
+            Ok(Err(error)) => Err(invalid(error.to_string())),
+            Err(EvaluationFailure::Machine { reason, .. } | EvaluationFailure::Evaluation { reason, .. }) => {
+                Err(CodesError::Unreadable(reason))
+            }
+            Err(EvaluationFailure::Interrupted) => Err(CodesError::Unreadable("interrupted".to_owned())),
         })
     }
 }
@@ -297,7 +336,12 @@ mod tests {
         };
         let trial = Arc::new(protocol).trial(Candidate::float(&network));
         let nowhere = PathBuf::from("nowhere");
-        let files = Files { checkpoint: nowhere.clone(), text: nowhere.clone(), tokenizer: nowhere };
+        let files = Files {
+            checkpoint: nowhere.clone(),
+            text: nowhere.clone(),
+            tokenizer: nowhere,
+            codes: BTreeMap::new(),
+        };
         let evaluator = Evaluator::with_memory(1, Some(512 << 20));
         let failure = evaluator.evaluate(&trial, &files, Shard { index: 0, of: 1 }, &|| false);
         let words = "the weights take 861597696 bytes as floats, this worker has 536870912 of memory";

@@ -1,6 +1,7 @@
 //! One lease, from its files to a report. Whatever happens becomes a report that says whose fault it is: a trial must not
 //! fail for what is wrong with this machine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -141,8 +142,15 @@ async fn measure(
         return Err(EvaluationFailure::evaluation(Cause::Other, words));
     }
     let protocol = &trial.protocol;
+    let artifacts = trial.candidate.artifacts();
     let hashes = [protocol.checkpoint, protocol.data.text, protocol.data.tokenizer];
+    let hashes: Vec<_> = hashes.into_iter().chain(artifacts.iter().copied()).collect();
+    let mut codes = BTreeMap::new();
+    for hash in artifacts {
+        codes.insert(hash, fetch(hash, cache, &client, &interrupt).await?);
+    }
     let files = Files {
+        codes,
         checkpoint: fetch(protocol.checkpoint, cache, &client, &interrupt).await?,
         text: fetch(protocol.data.text, cache, &client, &interrupt).await?,
         tokenizer: fetch(protocol.data.tokenizer, cache, &client, &interrupt).await?,

@@ -1,6 +1,7 @@
 //! An evaluation that goes wrong is a failure of its trial with the reason, and the worker goes on.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,11 +27,12 @@ fn bundled_files() -> Files {
         checkpoint: bundled("models/wikitext2-xs.safetensors"),
         text: bundled("data/encyclopaedia.txt"),
         tokenizer: bundled("models/tokenizer.json"),
+        codes: BTreeMap::new(),
     }
 }
 
 fn trial(network: Network) -> Trial {
-    let Files { checkpoint, text, tokenizer } = bundled_files();
+    let Files { checkpoint, text, tokenizer, .. } = bundled_files();
     let hash = |path: PathBuf| ContentHash::of(&std::fs::read(path).unwrap());
     let protocol = Protocol {
         engine_version: ENGINE_VERSION,

@@ -8,9 +8,10 @@ mod text;
 
 pub use text::CandidateId;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::hash::ContentHash;
 use crate::network::{EMBEDDING, Network, Unit};
 use crate::scheme::{Activation, InvalidScheme, Membrane, Scheme};
 
@@ -24,6 +25,8 @@ pub struct Candidate {
     schemes: Vec<Scheme>,
     /// Scheme of one-dimensional parameters, each with scales of its own.
     vectors: Scheme,
+    /// Artifacts that hold the codes of units whose scheme is calibrated, by the unit's name.
+    codes: BTreeMap<String, ContentHash>,
     /// Activations that enter a linear, by the name of its matrix; float where absent.
     activations: BTreeMap<String, Activation>,
     /// The potentials of a LIF population, by its name; float where absent.
@@ -37,6 +40,7 @@ pub struct Patch {
     /// Schemes by the unit's place in name order.
     schemes: Vec<(usize, Scheme)>,
     vectors: Option<Scheme>,
+    codes: Vec<(String, Option<ContentHash>)>,
     activations: Vec<(String, Option<Activation>)>,
     membranes: Vec<(String, Option<Membrane>)>,
 }
@@ -49,8 +53,8 @@ pub enum InvalidCandidate {
     Header,
     /// A line is of no known form, or names are out of order or repeated.
     #[error(
-        "line {0} of the candidate is not `UNIT SCHEME`, `vectors all SCHEME`, `activation UNIT SCHEME` or \
-         `membrane POPULATION SCHEME`, in this order and in name order"
+        "line {0} of the candidate is not `UNIT SCHEME`, `vectors all SCHEME`, `weights UNIT from HASH`, \
+         `activation UNIT SCHEME` or `membrane POPULATION SCHEME`, in this order and in name order"
     )]
     Line(usize),
     /// A scheme does not parse.
@@ -71,6 +75,15 @@ pub enum InvalidCandidate {
     /// `sign` where it loses more than nothing.
     #[error("unit {0}: sign is for the embedding of a binary-embedding model only")]
     Sign(String),
+    /// A calibrated scheme without an artifact that holds the codes.
+    #[error("unit {0}: its scheme is calibrated, and no artifact is named that holds its codes")]
+    NoCodes(String),
+    /// Codes of an artifact for a unit whose scheme takes none.
+    #[error("weights of {0}: its scheme takes no codes from an artifact")]
+    Codes(String),
+    /// A calibrated scheme for what nothing is multiplied with.
+    #[error("unit {0}: calibrated schemes are for linear layers")]
+    NotLinear(String),
     /// An activation scheme for what is no linear layer.
     #[error("activation of {0}: the network has no such linear layer")]
     Activation(String),
@@ -93,6 +106,7 @@ impl Candidate {
             units: Arc::default(),
             schemes: Vec::new(),
             vectors: Scheme::Float,
+            codes: BTreeMap::new(),
             activations: BTreeMap::new(),
             membranes: BTreeMap::new(),
         }
@@ -103,13 +117,27 @@ impl Candidate {
         Self::new(network, |_| Scheme::Float)
     }
 
-    /// Copy of the candidate with another scheme for the named units.
+    /// Copy of the candidate with another scheme for the named units. One that is calibrated also takes
+    /// [`Candidate::with_codes`].
     pub fn with<'a>(mut self, units: impl IntoIterator<Item = &'a str>, scheme: Scheme) -> Self {
         for unit in units {
             if let Some(index) = self.index(unit) {
                 self.schemes[index] = scheme;
             }
+            if !scheme.is_calibrated() {
+                self.codes.remove(unit);
+            }
         }
+        self
+    }
+
+    /// Copy of the candidate whose named units take their codes from an artifact.
+    pub fn with_codes<'a>(
+        mut self,
+        units: impl IntoIterator<Item = &'a str>,
+        artifact: Option<ContentHash>,
+    ) -> Self {
+        put(&mut self.codes, units, artifact);
         self
     }
 
@@ -158,6 +186,21 @@ impl Candidate {
         self.vectors
     }
 
+    /// Artifact that holds the codes of a unit; `None` if these follow from the weights.
+    pub fn codes_of(&self, unit: &str) -> Option<ContentHash> {
+        self.codes.get(unit).copied()
+    }
+
+    /// Artifacts by the units whose codes they hold, in name order.
+    pub fn codes(&self) -> impl Iterator<Item = (&str, ContentHash)> {
+        self.codes.iter().map(|(unit, artifact)| (unit.as_str(), *artifact))
+    }
+
+    /// Artifacts that it is made from, each once, in the order of their hashes.
+    pub fn artifacts(&self) -> BTreeSet<ContentHash> {
+        self.codes.values().copied().collect()
+    }
+
     /// Scheme of what enters the linear layer of a unit; `None` for float.
     pub fn activation(&self, unit: &str) -> Option<Activation> {
         self.activations.get(unit).copied()
@@ -187,6 +230,7 @@ impl Candidate {
                 .map(|(index, (new, _))| (index, *new))
                 .collect(),
             vectors: Some(self.vectors).filter(|new| *new != base.vectors),
+            codes: differences(&base.codes, &self.codes),
             activations: differences(&base.activations, &self.activations),
             membranes: differences(&base.membranes, &self.membranes),
         }
@@ -200,6 +244,9 @@ impl Candidate {
             }
         }
         self.vectors = patch.vectors.unwrap_or(self.vectors);
+        for (unit, artifact) in &patch.codes {
+            put(&mut self.codes, [unit.as_str()], *artifact);
+        }
         for (name, scheme) in &patch.activations {
             put(&mut self.activations, [name.as_str()], *scheme);
         }
@@ -211,8 +258,8 @@ impl Candidate {
     /// Checks that the candidate covers exactly the units of `network` and misuses no scheme.
     ///
     /// # Errors
-    /// The first unit that is missing, unknown, or marked `sign` without being a binary embedding; the first
-    /// activation or membrane of something that the network does not have.
+    /// The first unit that is missing, unknown, marked `sign` without being a binary embedding, or calibrated without
+    /// codes; the first activation or membrane of something that the network does not have.
     pub fn validate(&self, network: &Network) -> Result<(), InvalidCandidate> {
         let units = network.units();
         for unit in &units {
@@ -222,6 +269,17 @@ impl Candidate {
             if self.schemes[index] == Scheme::Sign && !lossless {
                 return Err(InvalidCandidate::Sign(unit.name.clone()));
             }
+            match (self.schemes[index].is_calibrated(), self.codes.contains_key(&unit.name)) {
+                (true, _) if !unit.is_linear() => {
+                    return Err(InvalidCandidate::NotLinear(unit.name.clone()));
+                }
+                (true, false) => return Err(InvalidCandidate::NoCodes(unit.name.clone())),
+                (false, true) => return Err(InvalidCandidate::Codes(unit.name.clone())),
+                _ => {}
+            }
+        }
+        if self.vectors.is_calibrated() {
+            return Err(InvalidCandidate::NotLinear("vectors".to_owned()));
         }
         if self.vectors == Scheme::Sign {
             return Err(InvalidCandidate::Sign("vectors".to_owned()));
@@ -287,6 +345,8 @@ pub(super) mod tests {
         let other = uniform("int4:symmetric:channel")
             .with(["head.weight", "emb.weight"], Scheme::Float)
             .with_vectors(Scheme::Half)
+            .with(["blocks.0.att.key.weight"], "int3:affine:channel:gptq".parse().unwrap())
+            .with_codes(["blocks.0.att.key.weight"], Some(ContentHash::of(b"codes")))
             .with_activations(["blocks.1.att.key.weight"], "int8:affine:dynamic".parse().ok())
             .with_membranes(["blocks.0.lif1"], "fixed4:1".parse().ok());
         for (from, to) in [(&one, &other), (&other, &one), (&one, &one)] {
@@ -312,6 +372,25 @@ pub(super) mod tests {
         assert!(matches!(more.validate(&TINY), Err(InvalidCandidate::Unknown(_))));
         let fewer = Candidate::float(&Network { blocks: 3, ..TINY });
         assert!(matches!(fewer.validate(&TINY), Err(InvalidCandidate::Missing(_))));
+    }
+
+    #[test]
+    fn a_calibrated_scheme_and_the_artifact_with_its_codes_go_together() {
+        let (key, gptq) = ("blocks.0.att.key.weight", "int3:affine:channel:gptq".parse().unwrap());
+        let (float, artifact) = (Candidate::float(&TINY), Some(ContentHash::of(b"codes")));
+        let without = float.clone().with([key], gptq);
+        assert_eq!(without.validate(&TINY), Err(InvalidCandidate::NoCodes(key.to_owned())));
+        let with = without.with_codes([key], artifact);
+        assert_eq!((with.validate(&TINY), with.codes_of(key)), (Ok(()), artifact));
+        let unasked = float.clone().with_codes([key], artifact);
+        assert_eq!(unasked.validate(&TINY), Err(InvalidCandidate::Codes(key.to_owned())));
+        assert_eq!(
+            with.with([key], Scheme::Float),
+            float,
+            "whoever changes the scheme leaves no codes behind"
+        );
+        let embedding = float.with([EMBEDDING], gptq).with_codes([EMBEDDING], artifact);
+        assert_eq!(embedding.validate(&TINY), Err(InvalidCandidate::NotLinear(EMBEDDING.to_owned())));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The canonical text of a candidate: what travels, what is stored and what is hashed; there is no second
 //! form.
 //!
-//! A header, a line per unit in name order, then one for the one-dimensional parameters, then a line per
-//! quantized activation, then a line per quantized membrane; what has no line is float. Only canonical texts
+//! A header, a line per unit in name order, then one for the one-dimensional parameters, then a line per unit whose
+//! codes an artifact holds, then a line per quantized activation, then a line per quantized membrane; what has no
+//! line is float, or follows from the weights. Only canonical texts
 //! are read, so that a candidate has one text and one id. A later version adds lines; absent lines keep old
 //! ids.
 
@@ -11,7 +12,7 @@ use std::fmt::{Display, Write};
 use std::str::FromStr;
 
 use super::{Candidate, InvalidCandidate};
-use crate::hash::named_hash;
+use crate::hash::{ContentHash, named_hash};
 use crate::scheme::{InvalidScheme, Scheme};
 
 /// First line of the canonical encoding. A later version adds lines, it never changes these.
@@ -19,6 +20,8 @@ pub(super) const HEADER: &str = "qslm candidate 1";
 
 /// First words of the line of one-dimensional parameters: `vectors all SCHEME`.
 const VECTORS: [&str; 2] = ["vectors", "all"];
+/// Words around the unit in the line of codes that an artifact holds: `weights UNIT from HASH`.
+const WEIGHTS: [&str; 2] = ["weights", "from"];
 /// First word of the line of a quantized activation: `activation UNIT SCHEME`.
 const ACTIVATION: &str = "activation";
 /// First word of the line of a quantized membrane: `membrane POPULATION SCHEME`.
@@ -60,6 +63,9 @@ impl Candidate {
         if self.vectors != Scheme::Float {
             line(&mut text, &VECTORS, &self.vectors);
         }
+        for (unit, artifact) in &self.codes {
+            line(&mut text, &[WEIGHTS[0], unit, WEIGHTS[1]], artifact);
+        }
         for (unit, scheme) in &self.activations {
             line(&mut text, &[ACTIVATION, unit], scheme);
         }
@@ -86,7 +92,8 @@ impl Candidate {
             let number = index + 2;
             let words: Vec<&str> = line.split(' ').collect();
             let (activations, membranes) = (&mut candidate.activations, &mut candidate.membranes);
-            let inside = activations.is_empty() && membranes.is_empty();
+            let (codes, inner) = (&mut candidate.codes, activations.is_empty() && membranes.is_empty());
+            let inside = codes.is_empty() && inner;
             match words[..] {
                 [unit, scheme] if inside && candidate.vectors == Scheme::Float => {
                     in_order(units.last(), unit, number)?;
@@ -100,6 +107,11 @@ impl Candidate {
                         return Err(InvalidCandidate::Line(number));
                     }
                     candidate.vectors = new;
+                }
+                [first, unit, second, hash] if [first, second] == WEIGHTS && inner => {
+                    in_order(codes.last_key_value().map(|(last, _)| last), unit, number)?;
+                    let artifact = hash.parse::<ContentHash>().ok().filter(|read| read.to_string() == hash);
+                    codes.insert(unit.to_owned(), artifact.ok_or(InvalidCandidate::Line(number))?);
                 }
                 [ACTIVATION, unit, scheme] if membranes.is_empty() => {
                     append(activations, unit, scheme, number)?;
@@ -206,6 +218,16 @@ mod tests {
         let text = vectors.encode();
         assert!(text.contains("\nvectors all int8:affine:tensor\nactivation "), "{text}");
         assert_eq!(Candidate::decode(&text), Ok(vectors));
+        let calibrated = more
+            .clone()
+            .with(["head.weight"], "int3:full:channel:gptq".parse().unwrap())
+            .with_codes(["head.weight"], Some(ContentHash::of(b"codes")));
+        let text = calibrated.encode();
+        let line = format!("\nweights head.weight from {}\nactivation ", ContentHash::of(b"codes"));
+        assert!(text.contains(&line), "{text}");
+        assert_eq!(Candidate::decode(&text), Ok(calibrated));
+        let upper = text.replace(&ContentHash::of(b"codes").to_string(), "AB");
+        assert!(matches!(Candidate::decode(&upper), Err(InvalidCandidate::Line(_))));
         let back = more.with_activations(["head.weight", "blocks.0.att.key.weight"], None);
         assert_eq!(back.with_membranes(["blocks.0.lif1"], None), plain);
     }

@@ -187,6 +187,15 @@ impl Granularity {
         }
     }
 
+    /// The run, in storage order, that a weight belongs to, for rows of `columns`.
+    pub fn run_of(self, columns: usize, row: usize, column: usize) -> usize {
+        let run = self.run(columns).max(1);
+        match self {
+            Self::Tensor => 0,
+            Self::Channel | Self::Group(_) => row * columns.div_ceil(run) + column / run,
+        }
+    }
+
     /// The number of scales of a `[rows, columns]` matrix.
     pub fn scales(self, rows: usize, columns: usize) -> usize {
         match self {
@@ -218,5 +227,9 @@ mod tests {
         assert_eq!(Granularity::Group(64).scales(3, 10), 3);
         assert_eq!(Granularity::Channel.scales(3, 130), 3);
         assert_eq!(Granularity::Tensor.scales(3, 130), 1);
+        let run_of = |granularity: Granularity| granularity.run_of(130, 2, 129);
+        let all =
+            [Granularity::Group(64), Granularity::Group(500), Granularity::Channel, Granularity::Tensor];
+        assert_eq!(all.map(run_of), [8, 2, 2, 0]);
     }
 }

@@ -102,6 +102,21 @@ impl Scheme {
         Self::Integer { format, quantizer: Quantizer::default() }
     }
 
+    /// True if an artifact holds the codes; see [`Quantizer::is_calibrated`].
+    pub fn is_calibrated(self) -> bool {
+        matches!(self, Self::Integer { quantizer, .. } if quantizer.is_calibrated())
+    }
+
+    /// The scheme with codes that follow from the weights: to nearest, where an artifact would hold them.
+    pub fn uncalibrated(self) -> Self {
+        match self {
+            Self::Integer { format, quantizer } if quantizer.is_calibrated() => {
+                Self::Integer { format, quantizer: Quantizer { rounding: Rounding::Nearest, ..quantizer } }
+            }
+            other => other,
+        }
+    }
+
     /// Bits per weight, without scales: 1, 2 to 8, 16 or 32.
     pub fn bits(self) -> u8 {
         match self {

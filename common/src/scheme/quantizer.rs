@@ -20,6 +20,13 @@ pub struct Quantizer {
     pub range: Range,
 }
 
+impl Quantizer {
+    /// True if the codes follow from more than the weights: an artifact holds them, which the candidate names.
+    pub fn is_calibrated(self) -> bool {
+        self.rounding == Rounding::Gptq
+    }
+}
+
 /// The weights that the codes span; weights outside are clamped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -111,6 +118,9 @@ roundings! {
     Nearest = "nearest";
     /// The lower one: floor, which truncates a two's-complement fraction.
     Floor = "truncate";
+    /// The nearer one to the weight as the errors of the columns before it leave it: GPTQ (arXiv 2210.17323), by the
+    /// second moments of what enters the linear. Such codes are calibrated: an artifact holds them.
+    Gptq = "gptq";
     /// The upper one with the probability of the distance to the lower. The draw follows from this seed, the
     /// unit and the weight's position alone, so it is the same on every machine.
     Stochastic(seed: u32) = "stochastic";

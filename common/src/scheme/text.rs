@@ -276,6 +276,7 @@ mod tests {
         let rounding = prop_oneof![
             Just(Rounding::Nearest),
             Just(Rounding::Floor),
+            Just(Rounding::Gptq),
             any::<u32>().prop_map(Rounding::Stochastic)
         ];
         let range = prop_oneof![

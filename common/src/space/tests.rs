@@ -1,23 +1,11 @@
 //! What a space offers, and what it refuses.
 
 use super::*;
-use crate::hash::ContentHash;
 use crate::network::tests::PUBLISHED;
 use crate::scheme::Span;
 
 pub(crate) fn space(bits: &[u8], embedding: Embedding) -> Space {
-    Space {
-        bits: bits.iter().map(|bits| Width::try_from(*bits).unwrap()).collect(),
-        symmetry: Symmetry::Symmetric,
-        granularity: Granularity::Channel,
-        rounding: Rounding::Nearest,
-        range: Range::MinMax,
-        scales: Scales::F32,
-        embedding,
-        vectors: None,
-        activations: None,
-        membranes: None,
-    }
+    Space::of(bits.iter().map(|bits| Width::try_from(*bits).unwrap()).collect(), embedding)
 }
 
 #[test]

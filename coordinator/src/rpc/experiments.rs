@@ -120,7 +120,7 @@ impl Experiments for ExperimentsService {
         if !(1..=MAX_SHARDS).contains(&shards) {
             return Err(Invalid::new("shards", format!("{shards}: expected 1 to {MAX_SHARDS}")).into());
         }
-        if let Some(hash) = self.missing(experiment.artifacts().to_vec()).await?.first() {
+        if let Some(hash) = self.missing(experiment.artifacts().into_iter().collect()).await?.first() {
             return Err(Status::failed_precondition(format!("artifact {hash} has to be uploaded first")));
         }
         let priority = check_priority(priority)?;

@@ -6,6 +6,7 @@ use clap::Args;
 use qslm_engine::checkpoint::packed::{self, Provenance};
 use serde::Serialize;
 
+use crate::codes::{CodesArgs, not_calibrated};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
@@ -35,6 +36,8 @@ pub struct Apply {
     candidate: Option<String>,
     #[command(flatten)]
     scheme: SchemeArgs,
+    #[command(flatten)]
+    codes: CodesArgs,
     /// The model was trained on real-valued embeddings instead of their signs
     #[arg(long)]
     real_embedding: bool,
@@ -74,7 +77,7 @@ impl Apply {
             measurement: None,
         };
         let candidate = match (&self.front, self.scheme.candidate(checkpoint.network(), None)?) {
-            (_, Some(candidate)) => candidate,
+            (_, Some(candidate)) => not_calibrated(checkpoint.network(), candidate)?.0,
             (Some(path), None) => {
                 let front = FrontFile::read(path)?;
                 front.check_checkpoint(hash, &self.checkpoint)?;
@@ -88,8 +91,9 @@ impl Apply {
                 return Err(Failure::new(Exit::Usage, words));
             }
         };
+        let codes = self.codes.of(&candidate)?;
         let file = place.start()?;
-        let size = packed::write(file.path(), &checkpoint, &candidate, provenance)
+        let size = packed::write(file.path(), &checkpoint, &candidate, &codes, provenance)
             .map_err(|error| Failure::new(Exit::Failure, format!("{}: {error}", self.out.display())))?;
         file.finish()?;
         let report = Applied {

@@ -12,6 +12,7 @@ use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, EvaluateError};
 use serde::Serialize;
 
+use crate::codes::{CalibrationArgs, CodesArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::Input;
@@ -38,6 +39,10 @@ pub struct Compare {
     data: DataArgs,
     #[command(flatten)]
     scheme: SchemeArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
+    codes: CodesArgs,
     /// Compare with this checkpoint, float or packed
     #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "activation_bits", "membrane_bits", "front"])]
     against: Option<PathBuf>,
@@ -110,13 +115,16 @@ impl Compare {
                 let hash = Input::checkpoint(&self.model.checkpoint)?.hash()?;
                 front.check_checkpoint(hash, &self.model.checkpoint)?;
                 let candidate = candidate(front.row(self.candidate.as_deref())?, checkpoint.network())?;
-                (self.model.build(checkpoint, &candidate)?, candidate)
+                let codes = self.codes.of(&candidate)?;
+                (self.model.build(checkpoint, &candidate, &codes)?, candidate)
             }
             (None, None) if self.scheme.is_empty() => {
                 let words = "what to compare with is missing: give --bits and its like, --front or --against";
                 return Err(Failure::new(Exit::Usage, words));
             }
-            (None, None) => self.scheme.load(&self.model, None)?,
+            (None, None) => self.scheme.load(&self.model, None, |network, candidate| {
+                self.calibration.codes(&self.model, &self.data, network, candidate)
+            })?,
         };
         let data = self.data.load(model.network())?;
         Ok((model, candidate, data))

@@ -15,6 +15,7 @@ use qslm_common::scheme::Calibration;
 use qslm_engine::task::Dataset;
 use serde::Serialize;
 
+use crate::codes::CalibrationArgs;
 use crate::data::warn_of_fewer;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_text;
@@ -45,12 +46,8 @@ pub struct Eval {
     tokens: Option<PathBuf>,
     #[command(flatten)]
     scheme: SchemeArgs,
-    /// Text (or labelled sentences) off which one range for all tokens is read; without it, each token has its own
-    #[arg(long, value_name = "FILE", requires = "activation_bits")]
-    calibration: Option<PathBuf>,
-    /// Windows or sentences of the calibration data
-    #[arg(long, value_name = "N", default_value_t = 16, requires = "calibration")]
-    calibration_sequences: u32,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
     /// TOML file that describes a device, as the table `device` of a spec does
     #[arg(long, value_name = "FILE")]
     device: Option<PathBuf>,
@@ -101,8 +98,13 @@ impl Eval {
     pub fn run(self) -> Outcome {
         let logits = self.logits_out.as_deref().map(|path| self.place(path)).transpose()?;
         let device = self.device()?;
-        let calibration = self.calibration.as_ref().map(|path| self.calibrate(path)).transpose()?;
-        let (model, candidate) = self.scheme.load(&self.model, calibration.as_ref())?;
+        let path = self.calibration.calibration.as_ref();
+        let ranges = path.filter(|_| self.scheme.quantizes_activations());
+        let ranges = ranges.map(|path| self.calibrate(path)).transpose()?;
+        let codes = |network: &Network, candidate| {
+            self.calibration.codes(&self.model, &self.data, network, candidate)
+        };
+        let (model, candidate) = self.scheme.load(&self.model, ranges.as_ref(), codes)?;
         let network = *model.network();
         let problems: Vec<_> = device.problems(&network).iter().map(ToString::to_string).collect();
         if !problems.is_empty() {
@@ -126,7 +128,7 @@ impl Eval {
     }
 
     fn place(&self, path: &Path) -> Outcome<OutputPlace> {
-        let more = [&self.tokens, &self.calibration, &self.device].into_iter().flatten();
+        let more = [&self.tokens, &self.calibration.calibration, &self.device].into_iter().flatten();
         let inputs = self.data.files().chain(more.map(PathBuf::as_path)).chain([&*self.model.checkpoint]);
         OutputPlace::new(path, Made::Logits, &inputs.collect::<Vec<_>>(), self.force)
     }
@@ -140,7 +142,7 @@ impl Eval {
     fn calibrate(&self, path: &Path) -> Outcome<Calibration> {
         let checkpoint = self.model.read()?;
         let (input, data) =
-            self.data.load_calibration(path, self.calibration_sequences, checkpoint.network())?;
+            self.data.load_calibration(path, self.calibration.calibration_sequences, checkpoint.network())?;
         calibrate_on(&checkpoint, self.model.backend, &data, &input)
     }
 

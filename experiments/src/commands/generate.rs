@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use qslm_engine::task::{Sampler, TokenizerFile};
 
+use crate::codes::not_calibrated;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
 use crate::output::print;
@@ -48,7 +49,7 @@ impl Generate {
         let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, format!("--{error}"));
         let mut sampler =
             Sampler::new(self.temperature, self.top_k, self.seed).map_err(|error| usage(&error))?;
-        let (model, _) = self.scheme.load(&self.model, None)?;
+        let (model, _) = self.scheme.load(&self.model, None, not_calibrated)?;
         if model.network().is_classifier() {
             let checkpoint = self.model.checkpoint.display();
             let words = format!("{checkpoint}: this checkpoint classifies, it has no next token");

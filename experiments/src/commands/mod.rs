@@ -18,7 +18,7 @@ pub mod report;
 pub mod run;
 pub mod sensitivity;
 pub mod stores;
-mod target;
+pub(crate) mod target;
 pub mod validate;
 pub mod version;
 pub mod watch;

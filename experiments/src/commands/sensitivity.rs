@@ -8,6 +8,7 @@ use comfy_table::CellAlignment;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::codes::not_calibrated;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::inputs::DataArgs;
 use crate::output::{Output, plain_table, print, print_data};
@@ -82,6 +83,7 @@ impl Sensitivity {
         }
         let missing = || Failure::new(Exit::Usage, "--bits is needed: what each unit is quantized to, alone");
         let candidate = self.scheme.candidate(checkpoint.network(), None)?.ok_or_else(missing)?;
+        let (candidate, _) = not_calibrated(checkpoint.network(), candidate)?;
         let data = self.data.load(checkpoint.network())?;
         let options = Options {
             backend: self.model.backend,

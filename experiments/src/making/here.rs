@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
+use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
 use qslm_engine::jobs::{self, Inputs, Loaded, Watch};
 
-use super::{Files, Maker, failed};
+use super::{Files, MadeFile, Maker, failed};
 use crate::exit::Outcome;
+use crate::input::Input;
 use crate::parallel;
 use crate::progress::{LINE_EVERY, bar, is_shown};
 
@@ -34,6 +36,15 @@ impl Maker for Here {
         });
         progress.finish();
         made
+    }
+
+    fn make_files(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<MadeFile>> {
+        let made = self.make(jobs, files)?;
+        let keep = |(job, bytes): (&Job, Vec<u8>)| {
+            let file = Input::made(&bytes).map_err(|error| failed(job, &error))?;
+            Ok(MadeFile { hash: ContentHash::of(&bytes), file: Some(file) })
+        };
+        jobs.iter().zip(made).map(keep).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 //! A spec names files and leaves things out; an [`Experiment`] names contents and leaves nothing out.
 //! Resolving reads every file, so that bad input is told before anything is searched.
 
+mod calibration;
 mod check;
 pub mod reference;
 mod written;
@@ -13,21 +14,20 @@ use qslm_common::ENGINE_VERSION;
 use qslm_common::candidate::Candidate;
 use qslm_common::cost::Cost;
 use qslm_common::demands::Demands;
-use qslm_common::experiment::{Experiment, check_model};
+use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
 use qslm_common::network::Network;
 use qslm_common::objective::Objective;
-use qslm_common::scheme::Calibration;
 use qslm_common::space::{Axis, Space, Tier};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_engine::checkpoint::Checkpoint;
-use qslm_engine::jobs::ranges::Ranges;
 use qslm_engine::jobs::sensitivity::{Sensitivity, UNITS_AT_ONCE};
 use qslm_engine::task::sensitivity::Needs;
 use qslm_search::{AnyStrategy, List, Ranked, Tiered};
 
+use crate::codes::{MadeCodes, with_codes};
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file;
@@ -36,12 +36,10 @@ use crate::input::{Input, read_checkpoint, unreadable};
 use crate::listed;
 use crate::making::{Here, Maker};
 use crate::sensitivity::{self, Metric, UnitSensitivity};
+use calibration::calibrate;
 pub use check::{problems, problems_of_text};
 pub use written::refuse_toml;
-use written::{
-    ActivationRangeSpec, ActivationsSpec, CalibrationSpec, HoldoutSpec, Spec, TaskSpec, WrittenList,
-    WrittenRanked, WrittenStrategy,
-};
+use written::{HoldoutSpec, SpaceSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy};
 
 /// A spec with everything found.
 #[derive(Debug, Clone)]
@@ -52,7 +50,7 @@ pub struct Resolved {
     pub strategy: AnyStrategy,
     /// Shards per trial.
     pub shards: u32,
-    /// Every file by its content hash: the checkpoint, the data and the tokenizer.
+    /// Every file by its content hash: the checkpoint, the data, the tokenizer, and artifacts that were made here.
     pub files: Vec<(ContentHash, Input)>,
     /// Tokens that one trial processes.
     pub positions: u64,
@@ -72,11 +70,8 @@ impl Resolved {
     pub fn measure_held_out(&self, front: &FrontDocument, maker: &dyn Maker) -> Outcome<Option<HeldOut>> {
         let (Some(holdout), Some(chosen)) = (&self.holdout, &front.chosen) else { return Ok(None) };
         let candidate = front_file::candidate(chosen, &self.experiment.network)?;
-        let file = |hash| self.files.iter().find(|(known, _)| *known == hash).map(|(_, input)| input);
-        let files = file(self.experiment.checkpoint).zip(file(self.experiment.data.tokenizer));
-        let (checkpoint, tokenizer) = files
-            .ok_or_else(|| Failure::new(Exit::Failure, "holdout: the files of the experiment are gone"))?;
-        holdout.measure(&self.experiment, [checkpoint, tokenizer], &candidate, maker).map(Some)
+        let files: Vec<_> = self.files.iter().map(|(hash, input)| (*hash, input)).collect();
+        holdout.measure(&self.experiment, &files, &candidate, maker).map(Some)
     }
 
     /// Trials that are measured on a subset of the data, and the share of the data that this is.
@@ -154,8 +149,15 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
     let checkpoint = Input::checkpoint(&files.checkpoint)?;
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
     let inputs = [(checkpoint.hash()?, &checkpoint), (tokenizer.hash()?, &tokenizer)];
-    let calibration = calibration(path, &spec, inputs, &task, &network, maker)?;
-    let space = spec.space.resolve(spec.checkpoint.binary_embedding, calibration);
+    let mut space = spec.space.resolve(spec.checkpoint.binary_embedding);
+    problems_of_ladders(&spec.space)?;
+    let calibrated = calibrate(path, &spec, (&space, &listed), inputs, &task, &network, maker)?;
+    let MadeCodes { by_unit, files: code_files } = calibrated.codes;
+    space.codes = by_unit;
+    if let Some(activations) = &mut space.activations {
+        activations.calibration = calibrated.ranges;
+    }
+    let listed = listed.into_iter().map(|candidate| with_codes(candidate, &space.codes).encode()).collect();
     let (mut strategy, ranking) = strategy(spec.strategy, listed, &space, &network);
     let mut experiment = Experiment {
         name: spec.name,
@@ -209,15 +211,39 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
             (experiment.data.text, &text),
             (experiment.data.tokenizer, &tokenizer),
         ];
+        let inputs: Vec<_> =
+            inputs.into_iter().chain(code_files.iter().map(|(hash, file)| (*hash, file))).collect();
         strategy = ranking.ranked(&experiment, &inputs, maker)?.into();
     }
     experiment.strategy = strategy.spec();
-    let files = vec![
+    let mut files = vec![
         (experiment.checkpoint, checkpoint),
         (experiment.data.text, text),
         (experiment.data.tokenizer, tokenizer),
     ];
+    files.extend(code_files);
     Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands, holdout })
+}
+
+/// Keys of which the spec gives two that mean one thing.
+fn problems_of_ladders(space: &SpaceSpec) -> Result<(), Refused> {
+    let both = |key: &str, words: &str| Refused::Spec(vec![KeyProblem::new(key, words.to_owned())]);
+    match space {
+        SpaceSpec { rounding: Some(_), quantizer: Some(_), .. } => Err(both(
+            "space.quantizer",
+            "space.quantizer: it is a list of roundings; leave space.rounding out",
+        )),
+        SpaceSpec { quantizer: Some(list), .. } if list.is_empty() => {
+            Err(both("space.quantizer", "space.quantizer = []: expected at least one"))
+        }
+        SpaceSpec { schemes: Some(list), .. } if list.is_empty() => {
+            Err(both("space.schemes", "space.schemes = []: expected at least one"))
+        }
+        SpaceSpec { schemes: Some(_), bits: Some(_), .. } => {
+            Err(both("space.schemes", "space.schemes: they are the ladder; leave space.bits out"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {
@@ -281,49 +307,6 @@ fn float_network(path: &Path, spec: &Spec, files: &Files) -> Outcome<Network> {
     }
 }
 
-/// The ranges of activations, where the spec asks for static ones.
-fn calibration(
-    path: &Path,
-    spec: &Spec,
-    [checkpoint, tokenizer]: [(ContentHash, &Input); 2],
-    task: &Task,
-    network: &Network,
-    maker: &dyn Maker,
-) -> Outcome<Option<Calibration>> {
-    let fixed = |activations: &ActivationsSpec| activations.range == ActivationRangeSpec::Static;
-    match (spec.space.activations.as_ref().is_some_and(fixed), &spec.calibration) {
-        (false, None) => Ok(None),
-        (false, Some(_)) => {
-            Err(refuse(path, &"[calibration] is for space.activations with range = \"static\""))
-        }
-        (true, None) => {
-            let words =
-                "space.activations.range = \"static\" needs a [calibration] table that names its data";
-            Err(refuse(path, &words))
-        }
-        (true, Some(calibration)) => {
-            let (file, task) = calibration_data(path, calibration, task)?;
-            check_model(network, &task).map_err(|error| refuse(path, &format!("calibration: {error}")))?;
-            let input = Input::data(&file, &task)?;
-            let data = load_data(&input, tokenizer.1, &task, network)?;
-            warn_of_fewer("calibration.sequences", Some(calibration.sequences), &input, &data);
-            let hashes = Data { text: input.hash()?, tokenizer: tokenizer.0 };
-            let ranges = Ranges { task, binary_embedding: spec.checkpoint.binary_embedding };
-            let files = [checkpoint, (hashes.text, &input), tokenizer];
-            let made = maker.make_one(&ranges.job(checkpoint.0, &hashes), &files)?;
-            Ranges::read(&made).map(Some).map_err(|error| Failure::new(Exit::Failure, error))
-        }
-    }
-}
-
-fn calibration_data(path: &Path, calibration: &CalibrationSpec, task: &Task) -> Outcome<(PathBuf, Task)> {
-    let one = || refuse(path, &"calibration: name one file, text or labelled, of the task's kind");
-    let file = calibration.file().ok_or_else(one)?;
-    let task = calibration.task(task);
-    task.validate().map_err(|error| refuse(path, &format!("calibration.{error}")))?;
-    Ok((path.parent().unwrap_or(Path::new("")).join(file), task))
-}
-
 /// The data that is held out, all of which is read: bad input is told before anything is searched.
 fn held_out(
     path: &Path,
@@ -342,14 +325,14 @@ fn held_out(
 }
 
 /// The candidates of a written list.
-fn listed(path: &Path, spec: &Spec, files: &Files) -> Outcome<Vec<String>> {
+fn listed(path: &Path, spec: &Spec, files: &Files) -> Outcome<Vec<Candidate>> {
     let Some(WrittenStrategy::List(WrittenList { candidates })) = &spec.strategy else {
         return Ok(Vec::new());
     };
     let shape = Checkpoint::inspect(&files.checkpoint, spec.checkpoint.binary_embedding);
     let shape = shape.map_err(|error| unreadable(&files.checkpoint, &error))?;
     let file = path.parent().unwrap_or(Path::new("")).join(candidates);
-    Ok(listed::read(&file, &shape.network)?.iter().map(Candidate::encode).collect())
+    listed::read(&file, &shape.network)
 }
 
 /// The strategy, and how to get the order of a ranked one, which takes an evaluation. Until then its groups are in the
@@ -417,6 +400,10 @@ impl Ranking {
                 top_k: self.top_k,
                 binary_embedding: network.binary_embedding,
                 units: units.iter().cloned().collect(),
+                codes: units
+                    .iter()
+                    .filter_map(|(unit, _)| Some((unit.clone(), probe.codes_of(unit)?)))
+                    .collect(),
             };
             sensitivity.job(experiment.checkpoint, &experiment.data)
         };

@@ -194,9 +194,21 @@ const BEFORE_STRATEGY: &[Table] = &[
             ),
             (
                 "rounding",
-                "\"nearest\", \"truncate\", \"stochastic:SEED\"",
+                "\"nearest\", \"truncate\", \"stochastic:SEED\", \"gptq\"",
                 "\"nearest\"",
-                "how a weight becomes an integer",
+                "how a weight becomes an integer; gptq makes up for errors by what it sees on [calibration]",
+            ),
+            (
+                "quantizer",
+                "list of roundings",
+                "",
+                "in place of rounding: the ladder has every width with each of them",
+            ),
+            (
+                "schemes",
+                "list such as [\"int4:full:channel:f16\", \"int2:ternary:channel:f16\"]",
+                "",
+                "in place of bits and what goes with them: the ladder itself, the largest first",
             ),
             (
                 "range",
@@ -259,6 +271,13 @@ const BEFORE_STRATEGY: &[Table] = &[
             ("text", "file", "", "text, cut as the task cuts"),
             ("labelled", "file", "", "labelled sentences"),
             ("sequences", "1 or more", "16", "its first windows or sentences"),
+            (
+                "damping",
+                "0 to 1000",
+                "0.1",
+                "gptq: added to second moments, as a multiple of their mean; raised by tens until it suffices",
+            ),
+            ("act_order", "true, false", "false", "gptq: columns by falling second moment of their input"),
         ],
         misspelt: "[calibration]\nx_ = 1",
     },

@@ -1,5 +1,6 @@
 //! The TOML form of a spec: what may be left out, and `--set` on top of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use qslm_common::backend::Backend;
@@ -7,7 +8,7 @@ use qslm_common::cost::Device;
 use qslm_common::demands::Demands;
 use qslm_common::objective::{Constraints, Objective};
 use qslm_common::racing::Racing;
-use qslm_common::scheme::{Calibration, Granularity, Range, Rounding, Scales, Symmetry, Width};
+use qslm_common::scheme::{Granularity, Range, Rounding, Scales, Scheme, Symmetry, Width};
 use qslm_common::space::{ActivationSpace, Embedding, MembraneSpace, Space, Tier, VectorSpace};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Task;
@@ -71,6 +72,8 @@ pub(super) struct SpaceSpec {
     pub(super) symmetry: Option<Symmetry>,
     pub(super) granularity: Option<Granularity>,
     pub(super) rounding: Option<Rounding>,
+    pub(super) quantizer: Option<Vec<Rounding>>,
+    pub(super) schemes: Option<Vec<Scheme>>,
     pub(super) range: Option<Range>,
     pub(super) scales: Option<Scales>,
     pub(super) embedding: Option<Embedding>,
@@ -113,6 +116,11 @@ pub(super) struct CalibrationSpec {
     pub(super) labelled: Option<PathBuf>,
     #[serde(default = "sixteen")]
     pub(super) sequences: u32,
+    /// Damping of Hessians, for calibrated codes.
+    pub(super) damping: Option<f64>,
+    /// Columns by falling second moment of their input, for calibrated codes.
+    #[serde(default)]
+    pub(super) act_order: bool,
 }
 
 /// Data that the search does not see: a text or labelled sentences, as the task's.
@@ -256,31 +264,42 @@ impl HoldoutSpec {
 }
 
 impl SpaceSpec {
-    pub(super) fn resolve(self, binary_embedding: bool, calibration: Option<Calibration>) -> Space {
+    /// The space without what calibration adds to it.
+    pub(super) fn resolve(&self, binary_embedding: bool) -> Space {
         let all = || [8, 6, 4, 3, 2].iter().filter_map(|bits| Width::try_from(*bits).ok()).collect();
-        let mut bits: Vec<Width> = self.bits.unwrap_or_else(all);
+        let mut bits: Vec<Width> = match (&self.bits, &self.schemes) {
+            (Some(bits), _) => bits.clone(),
+            (None, Some(_)) => Vec::new(),
+            (None, None) => all(),
+        };
         bits.sort_by(|a, b| b.cmp(a));
+        let falling = |mut bits: Vec<Width>| {
+            bits.sort_by(|a, b| b.cmp(a));
+            bits
+        };
         let embedding = if binary_embedding { Embedding::Sign } else { Embedding::Quantize };
+        let mut roundings = self.quantizer.iter().flatten().copied();
+        let first = self.rounding.or_else(|| roundings.next());
         Space {
             bits,
+            schemes: self.schemes.clone().unwrap_or_default(),
+            more_roundings: roundings.collect(),
+            codes: BTreeMap::new(),
             symmetry: self.symmetry.unwrap_or(Symmetry::Symmetric),
             granularity: self.granularity.unwrap_or(Granularity::Channel),
-            rounding: self.rounding.unwrap_or_default(),
+            rounding: first.unwrap_or_default(),
             range: self.range.unwrap_or_default(),
             scales: self.scales.unwrap_or_default(),
             embedding: self.embedding.unwrap_or(embedding),
-            vectors: self.vectors.map(|mut vectors| {
-                vectors.bits.sort_by(|a, b| b.cmp(a));
-                vectors
-            }),
-            activations: self.activations.map(|mut activations| {
-                activations.bits.sort_by(|a, b| b.cmp(a));
+            vectors: self.vectors.as_ref().map(|vectors| VectorSpace { bits: falling(vectors.bits.clone()) }),
+            activations: self.activations.as_ref().map(|activations| {
                 let symmetry = activations.symmetry.unwrap_or(Symmetry::Affine);
-                ActivationSpace { bits: activations.bits, symmetry, calibration }
+                ActivationSpace { bits: falling(activations.bits.clone()), symmetry, calibration: None }
             }),
-            membranes: self.membranes.map(|mut membranes| {
-                membranes.bits.sort_by(|a, b| b.cmp(a));
-                MembraneSpace { bits: membranes.bits, integer_bits: membranes.integer_bits }
+            membranes: self.membranes.as_ref().map(|membranes| {
+                let mut bits = membranes.bits.clone();
+                bits.sort_by(|a, b| b.cmp(a));
+                MembraneSpace { bits, integer_bits: membranes.integer_bits }
             }),
         }
     }
@@ -375,7 +394,7 @@ mod tests {
     fn what_is_left_out_has_a_default() {
         let spec = parse(SPEC, &[]).unwrap();
         assert!(spec.checkpoint.binary_embedding && spec.run.shards == 4);
-        let space = spec.space.resolve(true, None);
+        let space = spec.space.resolve(true);
         assert_eq!(space.embedding, Embedding::Sign);
         assert_eq!(space.bits.iter().map(|bits| bits.bits()).collect::<Vec<_>>(), [8, 6, 4, 3, 2]);
     }
@@ -403,7 +422,7 @@ mod tests {
         let spec =
             parse(SPEC, &["task.window=64", "space.bits=[4, 2]", "name=y", "task.text=a b.txt"]).unwrap();
         assert_eq!(spec.name, "y");
-        assert_eq!(spec.space.resolve(true, None).bits.len(), 2);
+        assert_eq!(spec.space.resolve(true).bits.len(), 2);
         let TaskSpec::Perplexity { text: Some(text), window: 64, .. } = spec.task else {
             panic!("{:?}", spec.task)
         };

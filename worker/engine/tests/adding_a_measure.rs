@@ -11,7 +11,9 @@ use qslm_common::backend::Backend;
 use qslm_common::scheme::Scheme;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::task::Dataset;
-use qslm_engine::task::sensitivity::{Comparison, Distance, Fold, Mean, Measure, MiniBatch, Needs, Score};
+use qslm_engine::task::sensitivity::{
+    Comparison, Distance, Fold, Mean, Measure, MiniBatch, Needs, Score, UnitScheme,
+};
 
 /// `first_choice`
 const FIRST_CHOICE: Measure = Measure {
@@ -68,7 +70,9 @@ fn a_measure_scores_a_unit_of_a_network() {
         Comparison::new(&checkpoint, Backend::Native, &data, &[&FIRST_CHOICE], mini_batch).unwrap();
 
     let head = network.units().pop().unwrap();
-    let score = |scheme: Scheme| comparison.scores(&head, scheme, &|| false).unwrap()[0].unwrap();
+    let score = |scheme: Scheme| {
+        comparison.scores(&head, UnitScheme { scheme, codes: None }, &|| false).unwrap()[0].unwrap()
+    };
     let at = |scheme: &str| score(scheme.parse().unwrap());
     assert_eq!(at("f32"), 0.0, "the network itself");
     let (wide, narrow) = (at("int8:symmetric:channel"), at("int2:symmetric:tensor"));

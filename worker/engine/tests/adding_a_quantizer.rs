@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use qslm_common::scheme::{Bits, Format, Granularity, Range, Scales, Symmetry};
-use qslm_engine::quant::{Codes, Needs, Quantizer, Statistics, Weights, round_each};
+use qslm_engine::quant::{Codes, InputMoments, Needs, Quantizer, Statistics, Weights, round_each};
 
 /// Rounding up.
 struct Ceiling {
@@ -42,10 +42,10 @@ impl Quantizer for Sparing {
     }
 
     fn quantize(&self, weights: Weights<'_>, format: Format, statistics: &Statistics<'_>) -> Codes {
-        let hessian = statistics.input_hessian.unwrap();
+        let factor = statistics.inputs.unwrap();
         let mut codes = round_each(weights, format, Range::MinMax, |steps, _| steps.round_ties_even());
         let columns = weights.columns;
-        let power: Vec<f64> = (0..columns).map(|column| hessian[column * columns + column]).collect();
+        let power: Vec<f64> = (0..columns).map(|column| factor.cost(column)).collect();
         let mean = power.iter().sum::<f64>() / columns as f64;
         for row in codes.values.chunks_exact_mut(columns) {
             for (code, _) in row.iter_mut().zip(&power).filter(|(_, power)| **power < 0.1 * mean) {
@@ -79,8 +79,10 @@ fn a_quantizer_that_needs_more_than_the_weights() {
     let values = [3.0, 1.9, -2.2, 0.9];
     let weights = Weights { values: &values, columns: 2, unit: "head.weight" };
     // The second input is small.
-    let hessian = [4.0, 0.1, 0.1, 0.01];
-    let statistics = Statistics { input_hessian: Some(&hessian), ..Statistics::NONE };
+    let mut moments = InputMoments::new(2);
+    moments.add(&[2.0, 0.1, -2.0, 0.1]);
+    let factor = moments.finish().unwrap().factor(0.01, false).unwrap();
+    let statistics = Statistics { inputs: Some(&factor), ..Statistics::NONE };
     assert_eq!(Sparing.needs(), Needs::InputHessian);
     assert_eq!(Sparing.quantize(weights, format(), &statistics).values, [3, 0, -3, 0]);
 }

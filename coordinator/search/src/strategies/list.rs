@@ -1,5 +1,7 @@
 //! List: candidates that somebody wrote down, and the float model.
 
+use std::collections::BTreeSet;
+
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::experiment::Experiment;
 use serde::{Deserialize, Serialize};
@@ -42,7 +44,16 @@ pub fn too_large(bytes: usize) -> Option<Problem> {
 impl List {
     /// The first candidate, by its place from 1, that is none of the network's.
     fn wrong_candidate(&self, experiment: &Experiment) -> Option<Problem> {
-        let check = |text: &String| Candidate::decode(text)?.validate(&experiment.network);
+        let known: BTreeSet<_> = experiment.space.codes.values().copied().collect();
+        let check = |text: &String| {
+            let candidate = Candidate::decode(text)?;
+            candidate.validate(&experiment.network)?;
+            // Artifacts are uploaded with an experiment, which has to know of them.
+            match candidate.codes().find(|(_, artifact)| !known.contains(artifact)) {
+                Some((unit, _)) => Err(InvalidCandidate::NoCodes(unit.to_owned())),
+                None => Ok(()),
+            }
+        };
         let mut all = self.candidates.iter().enumerate();
         let (number, error): (usize, InvalidCandidate) =
             all.find_map(|(at, text)| Some((at + 1, check(text).err()?)))?;

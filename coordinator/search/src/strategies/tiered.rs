@@ -18,7 +18,7 @@
 //! was kept.
 //!
 //! "Good enough" is the bound on quality, and a lower cost in the eyes of the trade-off (the footprint, unless the
-//! spec names another). Without a bound, a change is kept if it improves the trade-off.
+//! spec names another), or at the same cost a smaller loss, as another quantizer has it at one width. Without a bound, a change is kept if it improves the trade-off.
 //! The selection over everything measured (S4) is [`Archive::chosen`].
 
 use std::collections::{BTreeMap, VecDeque};
@@ -71,7 +71,8 @@ impl Strategy for Tiered {
         if self.sensitivity_sequences == Some(0) {
             problems.push(Problem::new(SEQUENCES, format!("{SEQUENCES} = 0: expected 1 or more")));
         }
-        if let Some(bits) = self.sensitivity_bits.filter(|bits| !experiment.space.bits.contains(bits)) {
+        if let Some(bits) = self.sensitivity_bits.filter(|bits| level_of(&experiment.space, *bits).is_none())
+        {
             let words = format!("strategy.sensitivity_bits = {}: not one of space.bits", bits.bits());
             problems.push(Problem::new("strategy.sensitivity_bits", words));
         }
@@ -80,9 +81,9 @@ impl Strategy for Tiered {
     }
 
     fn start(&self, experiment: &Experiment) -> Box<dyn Search> {
-        let bits = &experiment.space.bits;
-        let given = self.sensitivity_bits.and_then(|wanted| bits.iter().position(|bits| *bits == wanted));
-        let probe = given.unwrap_or(bits.len() / 2);
+        let space = &experiment.space;
+        let given = self.sensitivity_bits.and_then(|wanted| level_of(space, wanted));
+        let probe = given.unwrap_or(space.levels(Axis::Weights) / 2);
         let subset = self.subset_of(experiment);
         Box::new(TieredSearch { experiment: experiment.clone(), probe, subset, state: State::Start })
     }
@@ -137,6 +138,11 @@ impl Tiered {
     fn subset_of(&self, experiment: &Experiment) -> Option<u32> {
         self.sensitivity_sequences.filter(|first| experiment.task.first(*first) != experiment.task)
     }
+}
+
+/// The first level of weights that has a width.
+fn level_of(space: &Space, bits: Width) -> Option<usize> {
+    space.ladder().position(|scheme| scheme.bits() == bits.bits())
 }
 
 /// A search for narrower activations or membranes whose trade-off does not see them: lowering what nobody pays for would
@@ -287,7 +293,12 @@ impl TieredSearch {
         if self.experiment.constraints.bounds_quality() {
             let cost = |entry: &Entry| entry.measured().cost(trade_off.cost()).unwrap_or(f64::INFINITY);
             let good_enough = self.experiment.constraints.allow_loss(&float.counts, next.measured());
-            return good_enough && cost(next) < cost(current);
+            let loses_less = || {
+                next.counts.quality().summed_loss(&next.counts)
+                    < current.counts.quality().summed_loss(&current.counts)
+            };
+            return good_enough
+                && (cost(next) < cost(current) || cost(next) == cost(current) && loses_less());
         }
         let value = |entry: &Entry| trade_off.value(float.measured(), entry.measured());
         value(next) > value(current)

@@ -8,7 +8,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
 use qslm_common::objective::{Constraints, Objective};
-use qslm_common::scheme::{Granularity, Range, Rounding, Scales, Scheme, Symmetry, Width};
+use qslm_common::scheme::{Granularity, Scheme, Width};
 use qslm_common::space::{Embedding, Space};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::{Data, Task};
@@ -35,16 +35,8 @@ pub fn experiment(strategy: impl Into<StrategySpec>) -> Experiment {
         data: Data { text: ContentHash::of(b"text"), tokenizer: ContentHash::of(b"tokenizer") },
         task: Task::Perplexity { window: 8, stride: 8, windows: None },
         space: Space {
-            bits: [8, 6, 4, 3, 2].map(|bits| Width::try_from(bits).unwrap()).to_vec(),
-            symmetry: Symmetry::Symmetric,
             granularity: Granularity::Tensor,
-            rounding: Rounding::Nearest,
-            range: Range::MinMax,
-            scales: Scales::F32,
-            embedding: Embedding::Sign,
-            vectors: None,
-            activations: None,
-            membranes: None,
+            ..Space::of([8, 6, 4, 3, 2].map(|bits| Width::try_from(bits).unwrap()).to_vec(), Embedding::Sign)
         },
         constraints: Constraints { max_perplexity_increase: Some(0.03), ..Default::default() },
         objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],

@@ -10,7 +10,7 @@ use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
 use qslm_common::objective::{Constraints, Objective};
-use qslm_common::scheme::{Granularity, Range, Rounding, Scales, Scheme, Symmetry, Width};
+use qslm_common::scheme::{Scheme, Width};
 use qslm_common::space::{Embedding, Space};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::{Data, Shard, Task};
@@ -38,18 +38,7 @@ pub(super) fn experiment(strategy: impl Into<StrategySpec>) -> Outcome<Experimen
         network,
         data: Data { text: file, tokenizer: file },
         task: Task::Perplexity { window: 8, stride: 8, windows: None },
-        space: Space {
-            bits,
-            symmetry: Symmetry::Symmetric,
-            granularity: Granularity::Channel,
-            rounding: Rounding::default(),
-            range: Range::default(),
-            scales: Scales::default(),
-            embedding: Embedding::Sign,
-            vectors: None,
-            activations: None,
-            membranes: None,
-        },
+        space: Space::of(bits, Embedding::Sign),
         constraints: Constraints { max_perplexity_increase: Some(0.03), ..Constraints::default() },
         objectives: vec![Objective::Perplexity, Objective::Cost(Cost::Footprint)],
         trade_off: TradeOff::default(),

@@ -4,9 +4,11 @@
 //! tensors of such a network, in those shapes, with finite numbers. What training tools put around their
 //! names is taken off.
 
+pub mod calibrated;
 mod file;
 mod naming;
 pub mod packed;
+mod parts;
 mod safe_file;
 mod shape;
 mod shards;

@@ -13,8 +13,8 @@ use super::CheckpointError;
 const LARGEST_HEADER: u64 = 100_000_000;
 
 /// An open file with its header read and checked: tensors lie one after the other up to the file's end.
-pub(super) struct SafeFile {
-    file: File,
+pub(super) struct SafeFile<Source = File> {
+    file: Source,
     /// Offset of the tensors.
     start: u64,
     metadata: Metadata,
@@ -23,8 +23,15 @@ pub(super) struct SafeFile {
 impl SafeFile {
     /// Opens a file and reads its header.
     pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let mut file = File::open(path)?;
+        let file = File::open(path)?;
         let size = file.metadata()?.len();
+        Self::of(file, size)
+    }
+}
+
+impl<Source: Read + Seek> SafeFile<Source> {
+    /// Reads the header of a source of so many bytes.
+    pub(super) fn of(mut file: Source, size: u64) -> Result<Self, CheckpointError> {
         let mut length = [0; 8];
         file.read_exact(&mut length)?;
         let length = u64::from_le_bytes(length);

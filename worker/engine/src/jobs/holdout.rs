@@ -10,7 +10,9 @@ use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Shard, Task};
 use serde::{Deserialize, Serialize};
 
-use super::{BACKEND, Inputs, JobError, Kind, Watch, over_data, parameters, read_document, write_document};
+use super::{
+    BACKEND, Inputs, JobError, Kind, Watch, over_data, parameters, read_document, with_codes, write_document,
+};
 use crate::model::SpikeGpt;
 use crate::task::{EvaluateError, evaluate_each, spread};
 
@@ -50,7 +52,8 @@ pub struct HeldOut {
 impl Holdout {
     /// The job that counts on a part of some data.
     pub fn job(&self, checkpoint: ContentHash, data: &Data) -> Job {
-        over_data(&HOLDOUT, checkpoint, data).parameters(self)
+        let artifacts = Candidate::decode(&self.candidate).map(|candidate| candidate.artifacts());
+        with_codes(over_data(&HOLDOUT, checkpoint, data), artifacts.unwrap_or_default()).parameters(self)
     }
 
     /// What the artifact says.
@@ -74,8 +77,10 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let network = checkpoint.network();
     let data = inputs.data(&task, network)?;
     let mut done = 0;
+    let codes = inputs.codes(job)?;
     let mut each = |candidate: &Candidate| {
-        let model = SpikeGpt::new(&checkpoint, candidate, BACKEND).map_err(JobError::invalid)?;
+        let model =
+            SpikeGpt::with_codes(&checkpoint, candidate, &codes, BACKEND).map_err(JobError::invalid)?;
         let each = evaluate_each(&model, &data, shard.range(data.len()), None, &|| watch.is_interrupted());
         done += 1;
         watch.progress(done, 2);

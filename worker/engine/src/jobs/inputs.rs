@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use qslm_common::candidate::Candidate;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobInput};
 use qslm_common::network::Network;
 use qslm_common::task::Task;
 
-use super::JobError;
+use super::{BACKEND, JobError};
+use crate::checkpoint::calibrated::CodesFile;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::memo::Memo;
+use crate::model::SpikeGpt;
 use crate::task::{DataError, Dataset, TokenizerError, TokenizerFile};
 
 /// Values of each sort that [`Loaded`] keeps: jobs that are made together are about the same, or the same two.
@@ -28,14 +33,24 @@ pub struct Inputs {
 pub struct Loaded {
     checkpoints: Memo<(PathBuf, bool), Arc<Checkpoint>>,
     data: Memo<DataKey, Arc<Dataset>>,
+    floats: Memo<(PathBuf, bool), Arc<SpikeGpt>>,
 }
 
 /// Text, tokenizer, and how they are cut into the sequences of a network.
 type DataKey = (PathBuf, PathBuf, Task, Network);
 
+/// Beginning of the names of inputs that hold calibrated codes.
+const CODES: &str = "codes";
+
+/// The job with artifacts that hold calibrated codes as inputs.
+pub fn with_codes(job: Job, artifacts: impl IntoIterator<Item = ContentHash>) -> Job {
+    let numbered = artifacts.into_iter().enumerate();
+    numbered.fold(job, |job, (index, hash)| job.input(&format!("{CODES}{index}"), JobInput::Artifact(hash)))
+}
+
 impl Default for Loaded {
     fn default() -> Self {
-        Self { checkpoints: Memo::new(KEPT), data: Memo::new(KEPT) }
+        Self { checkpoints: Memo::new(KEPT), data: Memo::new(KEPT), floats: Memo::new(1) }
     }
 }
 
@@ -68,6 +83,34 @@ impl Inputs {
         self.loaded
             .checkpoints
             .get_or_make(&(path.to_owned(), binary_embedding), || load_checkpoint(path, binary_embedding))
+    }
+
+    /// The artifacts with calibrated codes among the inputs of a job; see [`with_codes`].
+    ///
+    /// # Errors
+    /// [`JobError`].
+    pub fn codes(&self, job: &Job) -> Result<BTreeMap<ContentHash, Arc<CodesFile>>, JobError> {
+        let inputs = job.inputs.iter().filter(|(name, _)| name.starts_with(CODES));
+        let inputs = inputs.filter_map(|(name, input)| Some((name, input.artifact()?)));
+        let load = |(name, hash): (&String, ContentHash)| match CodesFile::load(self.path(name)?) {
+            Ok(file) => Ok((hash, Arc::new(file))),
+            Err(CheckpointError::Io(error)) => Err(JobError::Io { name: name.clone(), error }),
+            Err(error) => Err(JobError::Invalid(format!("{name}: {error}"))),
+        };
+        inputs.map(load).collect()
+    }
+
+    /// The float network of the input `checkpoint`.
+    ///
+    /// # Errors
+    /// [`JobError`], also if the checkpoint is packed.
+    pub fn float(&self, binary_embedding: bool) -> Result<Arc<SpikeGpt>, JobError> {
+        let key = (self.path("checkpoint")?.to_owned(), binary_embedding);
+        self.loaded.floats.get_or_make(&key, || {
+            let checkpoint = self.checkpoint(binary_embedding)?;
+            let float = Candidate::float(checkpoint.network());
+            SpikeGpt::new(&checkpoint, &float, BACKEND).map(Arc::new).map_err(JobError::invalid)
+        })
     }
 
     /// The inputs `text` and `tokenizer`, cut into sequences.

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
 use qslm_common::scheme::{Calibration, Span};
 use qslm_common::task::{Data, Task};
 use serde::{Deserialize, Serialize};
 
-use super::{BACKEND, Inputs, JobError, Kind, Watch, over_data, parameters, read_document, write_document};
+use super::{Inputs, JobError, Kind, Watch, over_data, parameters, read_document, write_document};
 use crate::model::SpikeGpt;
 use crate::task::{Dataset, calibrate};
 
@@ -47,10 +46,8 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let Ranges { task, binary_embedding } = parameters(job)?;
     let text = job.inputs.get("text").and_then(JobInput::artifact);
     let text = text.ok_or_else(|| JobError::invalid("input \"text\" is no artifact"))?;
-    let checkpoint = inputs.checkpoint(binary_embedding)?;
-    let network = checkpoint.network();
-    let data = inputs.data(&task, network)?;
-    let float = SpikeGpt::new(&checkpoint, &Candidate::float(network), BACKEND).map_err(JobError::invalid)?;
+    let float = inputs.float(binary_embedding)?;
+    let data = inputs.data(&task, float.network())?;
     write_document(&see(&float, &data, text, watch)?, out)
 }
 

@@ -1,6 +1,6 @@
 //! The kind `sensitivity`: scores of some units by every measure, each unit quantized alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use qslm_common::hash::ContentHash;
@@ -10,9 +10,11 @@ use qslm_common::scheme::Scheme;
 use qslm_common::task::{Data, Task};
 use serde::{Deserialize, Serialize};
 
-use super::{BACKEND, Inputs, JobError, Kind, Watch, over_data, parameters, read_document, write_document};
+use super::{
+    BACKEND, Inputs, JobError, Kind, Watch, over_data, parameters, read_document, with_codes, write_document,
+};
 use crate::task::EvaluateError;
-use crate::task::sensitivity::{Comparison, MEASURES, MiniBatch, ScoreError};
+use crate::task::sensitivity::{Comparison, MEASURES, MiniBatch, ScoreError, UnitScheme};
 
 /// The kind.
 pub const SENSITIVITY: Kind =
@@ -37,6 +39,9 @@ pub struct Sensitivity {
     pub binary_embedding: bool,
     /// Scheme of every unit to score, by its name.
     pub units: BTreeMap<String, String>,
+    /// Artifacts that hold the codes of units whose scheme is calibrated.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub codes: BTreeMap<String, ContentHash>,
 }
 
 /// Scores of one unit, by the name of the measure; `None` where a measure does not apply.
@@ -54,7 +59,8 @@ pub struct UnitScores {
 impl Sensitivity {
     /// The job that scores the units of a checkpoint over some data.
     pub fn job(&self, checkpoint: ContentHash, data: &Data) -> Job {
-        over_data(&SENSITIVITY, checkpoint, data).parameters(self)
+        let artifacts: BTreeSet<ContentHash> = self.codes.values().copied().collect();
+        with_codes(over_data(&SENSITIVITY, checkpoint, data), artifacts).parameters(self)
     }
 
     /// What the artifact says.
@@ -67,13 +73,15 @@ impl Sensitivity {
 }
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Sensitivity { task, sequences, mini_batch, top_k, binary_embedding, units } = parameters(job)?;
+    let Sensitivity { task, sequences, mini_batch, top_k, binary_embedding, units, codes } = parameters(job)?;
     let checkpoint = inputs.checkpoint(binary_embedding)?;
     let network = checkpoint.network();
     let data = inputs.data(&task.first(sequences), network)?;
     let mini_batch = MiniBatch { sequences: mini_batch as usize, top_k: top_k as usize };
-    let comparison =
-        Comparison::new(&checkpoint, BACKEND, &data, MEASURES, mini_batch).map_err(JobError::invalid)?;
+    let artifacts = inputs.codes(job)?;
+    let comparison = Comparison::new(&checkpoint, BACKEND, &data, MEASURES, mini_batch)
+        .map_err(JobError::invalid)?
+        .with_codes(&artifacts);
     // In the network's order, which is that of every table.
     let known: Vec<Unit> = network.units();
     if let Some(name) = units.keys().find(|name| known.iter().all(|unit| unit.name != **name)) {
@@ -85,7 +93,8 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         let text = &units[&unit.name];
         let scheme: Scheme =
             text.parse().map_err(|error| JobError::Invalid(format!("units.{}: {error}", unit.name)))?;
-        let scores = comparison.scores(unit, scheme, &|| watch.is_interrupted()).map_err(why)?;
+        let stored = UnitScheme { scheme, codes: codes.get(&unit.name).copied() };
+        let scores = comparison.scores(unit, stored, &|| watch.is_interrupted()).map_err(why)?;
         let named = MEASURES.iter().map(|measure| measure.name.to_owned()).zip(scores);
         rows.push(UnitScores { unit: unit.name.clone(), scheme: text.clone(), scores: named.collect() });
         watch.progress(done as u64 + 1, wanted.len() as u64);
@@ -166,8 +175,15 @@ mod tests {
         let scheme = "int4:symmetric:tensor".to_owned();
         let units = network.units().into_iter().take(4).map(|unit| (unit.name, scheme.clone())).collect();
         let task = Task::Perplexity { window: 4, stride: 4, windows: None };
-        let parameters =
-            Sensitivity { task, sequences: 2, mini_batch: 1, top_k: 1, binary_embedding: true, units };
+        let parameters = Sensitivity {
+            task,
+            sequences: 2,
+            mini_batch: 1,
+            top_k: 1,
+            binary_embedding: true,
+            units,
+            codes: BTreeMap::new(),
+        };
         let data = Data { text: ContentHash::of(b"t"), tokenizer: ContentHash::of(b"k") };
         let job = parameters.job(ContentHash::of(b"c"), &data);
         let make = |lease: &Lease| {

@@ -12,6 +12,7 @@ pub mod integer;
 pub mod lif;
 pub mod loss;
 pub mod norm;
+pub mod outer;
 pub mod peak;
 pub mod product;
 pub mod shift;

@@ -4,7 +4,7 @@ use qslm_common::network::{population_name, populations_of};
 use qslm_common::scheme::Membrane;
 
 use super::Norm;
-use super::builder::Builder;
+use super::builder::{Builder, CannotBuild};
 use super::hook::Hook;
 use super::linear::Linear;
 use super::state::BlockState;
@@ -57,7 +57,7 @@ struct ChannelMix {
 }
 
 impl Block {
-    pub(super) fn new(builder: &Builder<'_>, index: u32) -> Self {
+    pub(super) fn new(builder: &Builder<'_>, index: u32) -> Result<Self, CannotBuild> {
         let at = |name: &str| format!("blocks.{index}.{name}");
         let vector = |name: &str| builder.vector(&at(name));
         let linear = |name: &str| builder.linear(&at(name));
@@ -66,7 +66,7 @@ impl Block {
             Population { index, membrane }
         };
         let [first, second] = populations_of(index as usize);
-        Self {
+        Ok(Self {
             ln1: builder.norm(&at("ln1")),
             att: TimeMix {
                 decay: vector("att.time_decay").iter().map(|decay| -decay.exp()).collect(),
@@ -74,22 +74,22 @@ impl Block {
                 time_mix_k: vector("att.time_mix_k"),
                 time_mix_v: vector("att.time_mix_v"),
                 time_mix_r: vector("att.time_mix_r"),
-                key: linear("att.key.weight"),
-                value: linear("att.value.weight"),
-                receptance: linear("att.receptance.weight"),
-                output: linear("att.output.weight"),
+                key: linear("att.key.weight")?,
+                value: linear("att.value.weight")?,
+                receptance: linear("att.receptance.weight")?,
+                output: linear("att.output.weight")?,
             },
             lif1: population(first),
             ln2: builder.norm(&at("ln2")),
             ffn: ChannelMix {
                 time_mix_k: vector("ffn.time_mix_k"),
                 time_mix_r: vector("ffn.time_mix_r"),
-                key: linear("ffn.key.weight"),
-                value: linear("ffn.value.weight"),
-                receptance: linear("ffn.receptance.weight"),
+                key: linear("ffn.key.weight")?,
+                value: linear("ffn.value.weight")?,
+                receptance: linear("ffn.receptance.weight")?,
             },
             lif2: population(second),
-        }
+        })
     }
 
     /// Adds the block's spikes to the residual stream `x`, `[time, channel]`. Returns how many each of

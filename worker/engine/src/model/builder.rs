@@ -18,6 +18,7 @@ use super::cache::{Caches, MatrixKey};
 use super::linear::{Linear, Matrix};
 use crate::backend::{Compute, NotBuiltIn};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::calibrated::{CodeSource, CodesError, codes_of};
 use crate::quant::{Codes, Statistics, Weights, fake_quantize, quantize};
 
 /// The reason why there is no such model.
@@ -29,6 +30,9 @@ pub enum CannotBuild {
     /// The program lacks the backend.
     #[error(transparent)]
     Backend(#[from] NotBuiltIn),
+    /// Calibrated codes that cannot be had.
+    #[error(transparent)]
+    Codes(#[from] CodesError),
 }
 
 /// Source of a model's values.
@@ -57,6 +61,12 @@ impl WeightSource<'_> {
     }
 }
 
+/// Sources of a model: its values, and calibrated codes.
+pub(super) struct Sources<'a> {
+    pub(super) weights: WeightSource<'a>,
+    pub(super) codes: &'a dyn CodeSource,
+}
+
 /// The form that the matrix of a unit is kept in.
 enum Kept {
     /// The floats that its scheme leaves, for a product of floats.
@@ -69,7 +79,7 @@ enum Kept {
 
 /// Builds the parts of a model from a checkpoint under a candidate's schemes.
 pub(super) struct Builder<'a> {
-    source: WeightSource<'a>,
+    source: Sources<'a>,
     pub(super) network: Network,
     pub(super) candidate: &'a Candidate,
     compute: Compute,
@@ -79,7 +89,7 @@ pub(super) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub(super) fn new(
-        source: WeightSource<'a>,
+        source: Sources<'a>,
         network: Network,
         candidate: &'a Candidate,
         backend: Backend,
@@ -92,7 +102,7 @@ impl<'a> Builder<'a> {
     /// The values of a one-dimensional parameter as the candidate stores it: a row of its own.
     pub(super) fn vector(&self, name: &str) -> Vec<f32> {
         let columns = self.network.channels as usize;
-        fake_quantize(self.source.values(name), columns, self.candidate.vectors(), name)
+        fake_quantize(self.source.weights.values(name), columns, self.candidate.vectors(), name)
     }
 
     pub(super) fn norm(&self, name: &str) -> Norm {
@@ -101,29 +111,34 @@ impl<'a> Builder<'a> {
 
     /// The values of a unit as its scheme stores them.
     fn weights(&self, unit: &str, columns: usize) -> Vec<f32> {
-        fake_quantize(self.source.values(unit), columns, self.candidate.scheme(unit), unit)
+        fake_quantize(self.source.weights.values(unit), columns, self.candidate.scheme(unit), unit)
     }
 
-    pub(super) fn linear(&self, unit: &str) -> Linear {
+    pub(super) fn linear(&self, unit: &str) -> Result<Linear, CannotBuild> {
         let make = || self.matrix(unit);
         let matrix = match self.caches {
             Some((caches, of)) => caches.linear(self.key(of, unit), make),
             None => make(),
         };
-        Linear::new(unit, matrix, self.candidate.activation(unit))
+        Ok(Linear::new(unit, matrix?, self.candidate.activation(unit)))
     }
 
-    fn matrix(&self, unit: &str) -> Matrix {
+    fn matrix(&self, unit: &str) -> Result<Matrix, CannotBuild> {
         let (rows, columns) = self.network.shape_of(unit);
-        let codes = match self.kept(unit) {
-            Kept::Floats => None,
-            Kept::Codes(format, quantizer) => {
-                let weights = Weights { values: &self.source.values(unit), columns, unit };
+        let calibrated = codes_of(self.source.codes, self.candidate, &self.network, unit).transpose()?;
+        let codes = match (self.kept(unit), calibrated) {
+            (Kept::Codes(..), Some(codes)) => Some(Matrix::of_codes(&codes, rows)),
+            (_, Some(codes)) => Some(Matrix::new(codes.dequantize(), columns, &self.compute)),
+            (Kept::Floats, None) => None,
+            (Kept::Codes(format, quantizer), None) => {
+                let weights = Weights { values: &self.source.weights.values(unit), columns, unit };
                 Some(Matrix::of_codes(&quantize(weights, format, quantizer, &Statistics::NONE), rows))
             }
-            Kept::StoredCodes => self.source.codes(unit, |codes| Matrix::of_codes(codes, rows)),
+            (Kept::StoredCodes, None) => {
+                self.source.weights.codes(unit, |codes| Matrix::of_codes(codes, rows))
+            }
         };
-        codes.unwrap_or_else(|| Matrix::new(self.weights(unit, columns), columns, &self.compute))
+        Ok(codes.unwrap_or_else(|| Matrix::new(self.weights(unit, columns), columns, &self.compute)))
     }
 
     /// The form that a unit is kept in: codes if the backend multiplies such with its input, there are some,
@@ -141,7 +156,7 @@ impl<'a> Builder<'a> {
         match self.candidate.scheme(unit) {
             Scheme::Integer { format, quantizer } if suits(format) => Kept::Codes(format, quantizer),
             // Left as it is in the checkpoint.
-            Scheme::Float if self.source.codes(unit, |codes| suits(codes.format)) == Some(true) => {
+            Scheme::Float if self.source.weights.codes(unit, |codes| suits(codes.format)) == Some(true) => {
                 Kept::StoredCodes
             }
             _ => Kept::Floats,
@@ -163,7 +178,8 @@ impl<'a> Builder<'a> {
     }
 
     fn key(&self, of: ContentHash, unit: &str) -> MatrixKey {
+        let scheme = self.candidate.scheme(unit);
         let as_codes = !matches!(self.kept(unit), Kept::Floats);
-        MatrixKey { of, unit: unit.to_owned(), scheme: self.candidate.scheme(unit), as_codes }
+        MatrixKey { of, unit: unit.to_owned(), scheme, artifact: self.candidate.codes_of(unit), as_codes }
     }
 }

@@ -7,6 +7,7 @@
 //! every candidate: the *weight cache* has it by unit and scheme. Both are bounded in bytes, and keep longest
 //! what was used again. A hit is what would be computed, to the bit.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,6 +53,8 @@ pub(super) struct MatrixKey {
     pub(super) of: ContentHash,
     pub(super) unit: String,
     pub(super) scheme: Scheme,
+    /// The artifact that holds its codes, if one does.
+    pub(super) artifact: Option<ContentHash>,
     /// Codes for a product of integers, or floats.
     pub(super) as_codes: bool,
 }
@@ -100,13 +103,22 @@ impl Caches {
     }
 
     /// A linear under a scheme, made now on a miss.
-    pub(super) fn linear(&self, key: MatrixKey, make: impl FnOnce() -> Matrix) -> Matrix {
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub(super) fn linear<E>(
+        &self,
+        key: MatrixKey,
+        make: impl FnOnce() -> Result<Matrix, E>,
+    ) -> Result<Matrix, E> {
         get_or_make(&self.linears, key, make)
     }
 
     /// An embedding under a scheme, `[vocabulary, channel]`, made now on a miss.
     pub(super) fn embedding(&self, key: MatrixKey, make: impl FnOnce() -> Arc<Vec<f32>>) -> Arc<Vec<f32>> {
-        get_or_make(&self.embeddings, key, make)
+        match get_or_make(&self.embeddings, key, || Ok::<_, Infallible>(make())) {
+            Ok(made) => made,
+        }
     }
 
     pub(super) fn prefix(&self, key: &PrefixKey) -> Option<Arc<Prefix>> {
@@ -124,21 +136,21 @@ impl Caches {
     }
 }
 
-fn get_or_make<Key: std::hash::Hash + Eq, Value: Clone>(
+fn get_or_make<Key: std::hash::Hash + Eq, Value: Clone, E>(
     cache: &Cache<Key, Value, Bytes>,
     key: Key,
-    make: impl FnOnce() -> Value,
-) -> Value
+    make: impl FnOnce() -> Result<Value, E>,
+) -> Result<Value, E>
 where
     Bytes: Weighter<Key, Value>,
 {
     if let Some(value) = cache.get(&key) {
-        return value;
+        return Ok(value);
     }
     // Two threads may make the same at once; both are right.
-    let value = make();
+    let value = make()?;
     cache.insert(key, value.clone());
-    value
+    Ok(value)
 }
 
 fn cache<Key: std::hash::Hash + Eq, Value: Clone>(bytes: u64) -> Cache<Key, Value, Bytes>
@@ -197,6 +209,9 @@ pub(super) fn prefix_keys(network: &Network, candidate: &Candidate) -> Vec<Conte
         let within = format!("blocks.{block}.");
         for unit in units.iter().filter(|unit| unit.name.starts_with(&within)) {
             text.push_str(&format!("{} {}", unit.name, candidate.scheme(&unit.name)));
+            if let Some(artifact) = candidate.codes_of(&unit.name) {
+                text.push_str(&format!(" from {artifact}"));
+            }
             if let Some(activation) = candidate.activation(&unit.name) {
                 text.push_str(&format!(" {activation}"));
             }
@@ -239,6 +254,12 @@ mod tests {
         assert_eq!(common(&float, &with("emb.weight")), 0);
         assert_eq!(common(&float, &float.clone().with(["emb.weight"], Scheme::Sign)), 4, "the same signs");
         assert_eq!(common(&float, &float.clone().with_vectors(Scheme::Half)), 0);
+        let gptq: Scheme = "int4:symmetric:channel:gptq".parse().unwrap();
+        let from = |artifact: &[u8]| {
+            let key = "blocks.1.att.key.weight";
+            float.clone().with([key], gptq).with_codes([key], Some(ContentHash::of(artifact)))
+        };
+        assert_eq!((common(&from(b"a"), &from(b"a")), common(&from(b"a"), &from(b"b"))), (4, 2));
         let activation =
             float.clone().with_activations(["blocks.1.att.key.weight"], "int8:affine:dynamic".parse().ok());
         assert_eq!(common(&float, &activation), 2);

@@ -22,10 +22,11 @@ use qslm_common::hash::ContentHash;
 use qslm_common::network::{Network, populations_of};
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::calibrated::CodeSource;
 use crate::kernels::loss::{self, Loss};
 use crate::kernels::norm::layer_norm;
 use block::Block;
-use builder::{Builder, WeightSource};
+use builder::{Builder, Sources, WeightSource};
 use cache::{Prefix, PrefixKey};
 use linear::Linear;
 
@@ -66,51 +67,69 @@ impl SpikeGpt {
         candidate: &Candidate,
         backend: Backend,
     ) -> Result<Self, CannotBuild> {
-        let (source, network) = (WeightSource::Shared(checkpoint), *checkpoint.network());
-        Ok(Self::assemble(&Builder::new(source, network, candidate, backend, None)?))
+        Self::with_codes(checkpoint, candidate, &(), backend)
     }
 
-    /// As [`SpikeGpt::new`], with matrices from the weight cache, where they stand under `of`, the name of
+    /// As [`SpikeGpt::new`], with calibrated codes from `codes`.
+    ///
+    /// # Errors
+    /// [`CannotBuild`], also if codes cannot be had.
+    pub fn with_codes(
+        checkpoint: &Checkpoint,
+        candidate: &Candidate,
+        codes: &dyn CodeSource,
+        backend: Backend,
+    ) -> Result<Self, CannotBuild> {
+        let (weights, network) = (WeightSource::Shared(checkpoint), *checkpoint.network());
+        let source = Sources { weights, codes };
+        Self::assemble(&Builder::new(source, network, candidate, backend, None)?)
+    }
+
+    /// As [`SpikeGpt::with_codes`], with matrices from the weight cache, where they stand under `of`, the name of
     /// checkpoint and backend.
     ///
     /// # Errors
-    /// [`CannotBuild`] if the candidate is not one of this network, or the program lacks the backend.
+    /// [`CannotBuild`].
     pub fn cached(
         checkpoint: &Checkpoint,
         candidate: &Candidate,
+        codes: &dyn CodeSource,
         backend: Backend,
-        caches: &Caches,
-        of: ContentHash,
+        (caches, of): (&Caches, ContentHash),
     ) -> Result<Self, CannotBuild> {
-        let (source, network) = (WeightSource::Shared(checkpoint), *checkpoint.network());
-        Ok(Self::assemble(&Builder::new(source, network, candidate, backend, Some((caches, of)))?))
+        let (weights, network) = (WeightSource::Shared(checkpoint), *checkpoint.network());
+        let source = Sources { weights, codes };
+        Self::assemble(&Builder::new(source, network, candidate, backend, Some((caches, of)))?)
     }
 
     /// Assembles the network of its parts.
-    fn assemble(builder: &Builder<'_>) -> Self {
-        Self {
+    fn assemble(builder: &Builder<'_>) -> Result<Self, CannotBuild> {
+        let blocks: Result<_, _> =
+            (0..builder.network.blocks).map(|index| Block::new(builder, index)).collect();
+        Ok(Self {
             network: builder.network,
             prefix_keys: cache::prefix_keys(&builder.network, builder.candidate),
             embedding: builder.embedding(),
             ln0: builder.norm("blocks.0.ln0"),
-            blocks: (0..builder.network.blocks).map(|index| Block::new(builder, index)).collect(),
+            blocks: blocks?,
             ln_out: builder.norm("ln_out"),
-            head: builder.linear("head.weight"),
-        }
+            head: builder.linear("head.weight")?,
+        })
     }
 
-    /// As [`SpikeGpt::new`], but uses the checkpoint up, which halves the peak of memory.
+    /// As [`SpikeGpt::with_codes`], but uses the checkpoint up, which halves the peak of memory.
     ///
     /// # Errors
-    /// [`CannotBuild`] if the candidate is not one of this network, or the program lacks the backend.
+    /// [`CannotBuild`].
     pub fn from_checkpoint(
         checkpoint: Checkpoint,
         candidate: &Candidate,
+        codes: &dyn CodeSource,
         backend: Backend,
     ) -> Result<Self, CannotBuild> {
         let network = *checkpoint.network();
-        let source = WeightSource::UsedUp(RefCell::new(checkpoint));
-        Ok(Self::assemble(&Builder::new(source, network, candidate, backend, None)?))
+        let source = Sources { weights: WeightSource::UsedUp(RefCell::new(checkpoint)), codes };
+        Self::assemble(&Builder::new(source, network, candidate, backend, None)?)
     }
 
     /// The shape of the network.
@@ -144,6 +163,20 @@ impl SpikeGpt {
         }
         hook.residual(self.blocks.len(), &x);
         self.ln_out.apply(&x)
+    }
+
+    /// Feeds a sequence from its start as far as the block with this index, and no further. `hook` looks into that block
+    /// alone.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn run_to_block(&self, index: usize, tokens: &[u32], hook: &mut dyn Hook) {
+        let (mut x, mut state) = (self.embed(tokens), self.start());
+        let mut spikes = vec![0; self.network.population_count()];
+        for before in 0..index {
+            self.pass_block(before, &mut x, &mut state, &mut spikes, &mut Unwatched);
+        }
+        self.pass_block(index, &mut x, &mut state, &mut spikes, hook);
     }
 
     /// As [`SpikeGpt::features`] of the whole sequence with this index of the data that `of` names, from the

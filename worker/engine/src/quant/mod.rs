@@ -13,6 +13,7 @@
 
 mod activation;
 mod codes;
+mod hessian;
 pub mod pack;
 mod quantizer;
 mod quantizers;
@@ -22,6 +23,7 @@ mod stored;
 
 pub use activation::{fake_quantize_rows, grid_of_row};
 pub use codes::Codes;
+pub use hessian::{Factor, Hessian, InputMoments, NotPositive};
 pub use quantizer::{Needs, Quantizer, Statistics, Weights};
 pub use quantizers::quantize;
 pub use range::{exponent_of, power_of};

@@ -2,7 +2,7 @@
 
 use qslm_common::scheme::Format;
 
-use super::Codes;
+use super::{Codes, Factor};
 
 /// A choice of codes for the weights of a matrix.
 ///
@@ -38,7 +38,7 @@ pub struct Weights<'a> {
 pub enum Needs {
     /// The weights alone.
     Weights,
-    /// The second moments of the matrix's inputs: [`Statistics::input_hessian`].
+    /// The second moments of the matrix's inputs: [`Statistics::inputs`].
     InputHessian,
     /// The gradients of the loss: [`Statistics::gradients`].
     Gradients,
@@ -47,21 +47,21 @@ pub enum Needs {
 /// Statistics of calibration data about one matrix, as far as they were gathered.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Statistics<'a> {
-    /// `X^T X` for calibration inputs X, `[columns, columns]`.
-    pub input_hessian: Option<&'a [f64]>,
+    /// Factor of the second moments of calibration inputs.
+    pub inputs: Option<&'a Factor>,
     /// Gradients of the loss with respect to the weights, `[rows, columns]`.
     pub gradients: Option<&'a [f32]>,
 }
 
 impl Statistics<'_> {
     /// No statistics: the weights alone are known.
-    pub const NONE: Self = Self { input_hessian: None, gradients: None };
+    pub const NONE: Self = Self { inputs: None, gradients: None };
 
     /// True if they hold what is needed.
     pub(super) fn have(&self, needs: Needs) -> bool {
         match needs {
             Needs::Weights => true,
-            Needs::InputHessian => self.input_hessian.is_some(),
+            Needs::InputHessian => self.inputs.is_some(),
             Needs::Gradients => self.gradients.is_some(),
         }
     }

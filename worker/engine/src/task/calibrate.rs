@@ -7,7 +7,7 @@ use qslm_common::scheme::Span;
 
 use super::dataset::Dataset;
 use super::evaluate::head_input;
-use crate::model::{Hook, SpikeGpt};
+use crate::model::{Hook, SpikeGpt, Unwatched};
 
 /// An input that is no number: the network breaks down on the calibration data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +41,21 @@ pub fn calibrate(
         }
     }
     Ok(ranges.by_unit)
+}
+
+/// Lets `hook` look at the inputs of one part of the network, the block with this index or else the head, while `model`
+/// reads a sequence of `data`. What comes after that part is not computed.
+///
+/// # Panics
+/// If the data has no such sequence.
+pub fn watch_part(model: &SpikeGpt, data: &Dataset, sequence: usize, part: u32, hook: &mut dyn Hook) {
+    let sequence = data.sequence(sequence);
+    if part < model.network().blocks {
+        model.run_to_block(part as usize, data.tokens(sequence.input.clone()), hook);
+    } else {
+        let read = head_input(model, data, sequence, &mut Unwatched);
+        hook.input("head.weight", &read);
+    }
 }
 
 #[derive(Default)]

@@ -7,7 +7,7 @@ mod sample;
 pub mod sensitivity;
 mod tokenizer;
 
-pub use calibrate::{NotFinite, calibrate};
+pub use calibrate::{NotFinite, calibrate, watch_part};
 pub use dataset::{DataError, Dataset};
 pub use evaluate::{EvaluateError, Interrupt, evaluate, evaluate_each, sequence_logits, spread};
 pub use sample::{Sampler, SamplerError};

@@ -4,6 +4,7 @@
 //! without an engine, a file here, and its line in `registered` below, which the compiler asks for.
 
 mod floor;
+mod gptq;
 mod nearest;
 mod stochastic;
 
@@ -18,6 +19,7 @@ use super::{Codes, Quantizer, Statistics, Weights};
 fn registered(scheme::Quantizer { rounding, range }: scheme::Quantizer) -> Box<dyn Quantizer> {
     match rounding {
         Rounding::Nearest => Box::new(nearest::Nearest { range }),
+        Rounding::Gptq => Box::new(gptq::Gptq { range }),
         Rounding::Floor => Box::new(floor::Floor { range }),
         Rounding::Stochastic(seed) => Box::new(stochastic::Stochastic { seed, range }),
     }
@@ -49,7 +51,7 @@ mod tests {
 
     #[test]
     fn a_quantizer_is_named_as_schemes_name_it() {
-        for text in ["nearest", "truncate", "stochastic7"] {
+        for text in ["nearest", "truncate", "gptq", "stochastic7"] {
             let rounding: Rounding = text.parse().unwrap();
             let quantizer = registered(scheme::Quantizer { rounding, range: Range::default() });
             assert_eq!(quantizer.name(), rounding.word());

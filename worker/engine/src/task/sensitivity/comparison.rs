@@ -3,6 +3,7 @@
 
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
+use qslm_common::hash::ContentHash;
 use qslm_common::network::Unit;
 use qslm_common::scheme::Scheme;
 
@@ -10,12 +11,14 @@ use super::super::dataset::{Dataset, Sequence, Target};
 use super::super::evaluate::{EvaluateError, Interrupt, head_input};
 use super::{Distance, LOGITS_AT_ONCE, Measure, MiniBatch, Needs, Score};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::calibrated::{CodeSource, codes_of};
 use crate::model::{CannotBuild, Hook, SpikeGpt, Unwatched};
 use crate::quant::fake_quantize;
 
 /// A float network, data, and the measures by which networks with one unit quantized are compared with it.
 pub struct Comparison<'a> {
     checkpoint: &'a Checkpoint,
+    codes: &'a dyn CodeSource,
     backend: Backend,
     float: SpikeGpt,
     data: &'a Dataset,
@@ -24,6 +27,15 @@ pub struct Comparison<'a> {
     mini_batch: usize,
     /// Values of the blocks by measure; empty where it has none.
     blocks: Vec<Vec<f64>>,
+}
+
+/// What one unit is stored under.
+#[derive(Debug, Clone, Copy)]
+pub struct UnitScheme {
+    /// The scheme.
+    pub scheme: Scheme,
+    /// The artifact that holds its codes, if the scheme is calibrated.
+    pub codes: Option<ContentHash>,
 }
 
 /// Reason why a unit has no scores.
@@ -65,22 +77,30 @@ impl<'a> Comparison<'a> {
             _ => Vec::new(),
         };
         let blocks = measures.iter().map(blocks).collect();
-        Ok(Self { checkpoint, backend, float, data, measures, mini_batch, blocks })
+        Ok(Self { checkpoint, codes: &(), backend, float, data, measures, mini_batch, blocks })
     }
 
-    /// Scores of `unit` by every measure, in their order; `None` where one does not apply. It alone is stored under
-    /// `scheme`.
+    /// The comparison with calibrated codes from `codes`.
+    #[must_use]
+    pub fn with_codes(self, codes: &'a dyn CodeSource) -> Self {
+        Self { codes, ..self }
+    }
+
+    /// Scores of `unit` by every measure, in their order; `None` where one does not apply. It alone is stored as
+    /// `stored` says.
     ///
     /// # Errors
     /// [`ScoreError`].
     pub fn scores(
         &self,
         unit: &Unit,
-        scheme: Scheme,
+        stored: UnitScheme,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Option<f64>>, ScoreError> {
-        let candidate = Candidate::float(self.float.network()).with([unit.name.as_str()], scheme);
-        let changed = SpikeGpt::new(self.checkpoint, &candidate, self.backend)?;
+        let UnitScheme { scheme, codes } = stored;
+        let (network, name) = (self.float.network(), unit.name.as_str());
+        let candidate = Candidate::float(network).with([name], scheme).with_codes([name], codes);
+        let changed = SpikeGpt::with_codes(self.checkpoint, &candidate, self.codes, self.backend)?;
         let start = |measure: &&Measure| match measure.score {
             Score::Distance(start) => Some((measure.needs, start())),
             Score::Blocks(_) => None,
@@ -90,7 +110,10 @@ impl<'a> Comparison<'a> {
             distances.iter_mut().flatten().partition(|(needs, _)| *needs == Needs::Weights);
         if !of_weights.is_empty() {
             let weights = self.checkpoint.tensor(&unit.name);
-            let stored = fake_quantize(weights.clone(), unit.columns, scheme, &unit.name);
+            let stored = match codes_of(self.codes, &candidate, network, name) {
+                Some(codes) => codes.map_err(CannotBuild::from)?.dequantize(),
+                None => fake_quantize(weights.clone(), unit.columns, scheme, name),
+            };
             of_weights.iter_mut().for_each(|(_, distance)| distance.weights(&weights, &stored));
         }
         let mut of_data: Vec<_> = of_data.iter_mut().map(|(_, distance)| distance).collect();

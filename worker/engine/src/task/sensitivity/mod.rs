@@ -17,7 +17,7 @@ use std::ops::Range;
 use super::dataset::Dataset;
 use crate::model::SpikeGpt;
 
-pub use comparison::{Comparison, ScoreError};
+pub use comparison::{Comparison, ScoreError, UnitScheme};
 pub use task_loss::TASK_LOSS;
 
 /// Every measure, in the order of tables and documents. The first is the yardstick that the others are

@@ -1,0 +1,120 @@
+//! Calibration of a spec: static ranges of activations and calibrated codes, where it asks for such.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use qslm_common::candidate::Candidate;
+use qslm_common::experiment::check_model;
+use qslm_common::hash::ContentHash;
+use qslm_common::network::Network;
+use qslm_common::scheme::{Calibration, Scheme};
+use qslm_common::space::Space;
+use qslm_common::task::{Data, Task};
+use qslm_engine::jobs::gptq;
+use qslm_engine::jobs::ranges::Ranges;
+
+use super::refuse;
+use super::written::{ActivationRangeSpec, ActivationsSpec, CalibrationSpec, Spec};
+use crate::codes::{Calibrating, MadeCodes, calibrated_schemes};
+use crate::data::{load_data, warn_of_fewer};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::input::Input;
+use crate::making::Maker;
+
+/// What calibration gave a spec.
+#[derive(Default)]
+pub(super) struct Calibrated {
+    /// Static ranges of activations.
+    pub(super) ranges: Option<Calibration>,
+    /// Calibrated codes.
+    pub(super) codes: MadeCodes,
+}
+
+/// What a spec wants of calibration data.
+struct Wants {
+    ranges: bool,
+    schemes: BTreeSet<Scheme>,
+}
+
+impl Wants {
+    fn new(spec: &Spec, space: &Space, listed: &[Candidate]) -> Self {
+        let fixed = |activations: &ActivationsSpec| activations.range == ActivationRangeSpec::Static;
+        let of_list = listed.iter().flat_map(calibrated_schemes);
+        Self {
+            ranges: spec.space.activations.as_ref().is_some_and(fixed),
+            schemes: space.ladder().filter(|scheme| scheme.is_calibrated()).chain(of_list).collect(),
+        }
+    }
+
+    /// The keys that want it, in words.
+    fn words(&self) -> &'static str {
+        match (self.ranges, self.schemes.is_empty()) {
+            (false, true) => "",
+            (true, _) => "space.activations.range = \"static\"",
+            (false, false) => "gptq",
+        }
+    }
+}
+
+/// Has `maker` make what the spec's schemes and activations need of its calibration data. `space` is the spec's without it.
+pub(super) fn calibrate(
+    path: &Path,
+    spec: &Spec,
+    (space, listed): (&Space, &[Candidate]),
+    [checkpoint, tokenizer]: [(ContentHash, &Input); 2],
+    task: &Task,
+    network: &Network,
+    maker: &dyn Maker,
+) -> Outcome<Calibrated> {
+    let wants = Wants::new(spec, space, listed);
+    match (wants.words(), &spec.calibration) {
+        ("", None) => Ok(Calibrated::default()),
+        ("", Some(_)) => {
+            let words =
+                "[calibration] is for space.activations with range = \"static\", and for schemes with gptq";
+            Err(refuse(path, &words))
+        }
+        (words, None) => {
+            Err(refuse(path, &format!("{words} needs a [calibration] table that names its data")))
+        }
+        (_, Some(calibration)) => {
+            let (file, task) = data(path, calibration, task)?;
+            check_model(network, &task).map_err(|error| refuse(path, &format!("calibration: {error}")))?;
+            let damping = calibration.damping.unwrap_or(gptq::DAMPING);
+            if !(0.0..=gptq::MOST_DAMPING).contains(&damping) {
+                let most = gptq::MOST_DAMPING;
+                return Err(refuse(path, &format!("calibration.damping = {damping}: expected 0 to {most}")));
+            }
+            let input = Input::data(&file, &task)?;
+            let sequences = load_data(&input, tokenizer.1, &task, network)?;
+            warn_of_fewer("calibration.sequences", Some(calibration.sequences), &input, &sequences);
+            let data = Data { text: input.hash()?, tokenizer: tokenizer.0 };
+            let files = [checkpoint, (data.text, &input), tokenizer];
+            let ranges = wants.ranges.then(|| {
+                let ranges =
+                    Ranges { task: task.clone(), binary_embedding: spec.checkpoint.binary_embedding };
+                let made = maker.make_one(&ranges.job(checkpoint.0, &data), &files)?;
+                Ranges::read(&made).map_err(|error| Failure::new(Exit::Failure, error))
+            });
+            let ranges = ranges.transpose()?;
+            let calibrating = Calibrating {
+                task,
+                data,
+                files: &files,
+                checkpoint: checkpoint.0,
+                damping,
+                act_order: calibration.act_order,
+            };
+            let codes = calibrating.make(network, &wants.schemes, maker)?;
+            Ok(Calibrated { ranges, codes })
+        }
+    }
+}
+
+fn data(path: &Path, calibration: &CalibrationSpec, task: &Task) -> Outcome<(PathBuf, Task)> {
+    let one = || refuse(path, &"calibration: name one file, text or labelled, of the task's kind");
+    let file = calibration.file().ok_or_else(one)?;
+    let task = calibration.task(task);
+    task.validate().map_err(|error| refuse(path, &format!("calibration.{error}")))?;
+    Ok((path.parent().unwrap_or(Path::new("")).join(file), task))
+}
