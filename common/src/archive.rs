@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::candidate::{Candidate, CandidateId};
 use crate::cost::{Cost, Costs};
 use crate::experiment::Experiment;
-use crate::footprint::footprint_bytes;
 use crate::hash::ContentHash;
 use crate::job::JobKey;
 use crate::measurement::Counts;
@@ -60,11 +59,11 @@ impl Measurement {
         counts: Counts,
         spread: Option<Spread>,
     ) -> Self {
-        let footprint_bytes = footprint_bytes(&experiment.network, candidate);
+        let footprint_bytes = experiment.footprint(candidate);
         // Most experiments decide by the footprint alone, and a million candidates should not pay for the
         // rest.
         let costs = match experiment.deciding_costs().iter().any(|cost| *cost != Cost::Footprint) {
-            true => experiment.device.costs(&experiment.network, candidate, &counts),
+            true => experiment.costs(candidate, &counts),
             false => Costs::new(),
         };
         let entry = Entry { counts, spread, footprint_bytes, costs };

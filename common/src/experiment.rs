@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::ENGINE_VERSION;
 use crate::backend::Backend;
 use crate::candidate::Candidate;
-use crate::cost::{Cost, Device};
+use crate::cost::{Cost, Costs, Device, Subject};
+use crate::footprint::file_bytes;
 use crate::hash::ContentHash;
+use crate::measurement::Counts;
 use crate::network::Network;
 use crate::objective::{Constraints, InvalidObjective, Objective, validate_objectives};
 use crate::racing::Racing;
@@ -223,6 +225,17 @@ impl Experiment {
             problems.push(InvalidExperiment::RacingWithoutBound);
         }
         problems
+    }
+
+    /// Bytes of a candidate's file.
+    pub fn footprint(&self, candidate: &Candidate) -> u64 {
+        file_bytes(&self.network, candidate, &self.space.coded)
+    }
+
+    /// Costs of a candidate that was measured as `counts`.
+    pub fn costs(&self, candidate: &Candidate, counts: &Counts) -> Costs {
+        let subject = Subject::new(&self.device, &self.network, candidate, counts);
+        self.device.costs_of(&subject.stored(&self.space.coded))
     }
 
     /// The costs that objectives, bounds and the trade-off look at.

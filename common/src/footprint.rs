@@ -2,11 +2,13 @@
 //!
 //! A unit's codes are packed without gaps over the whole matrix and padded to a byte; every scale is a 32-bit
 //! float, or as its scheme says; every zero point is one byte. One-dimensional parameters are 32-bit floats unless
-//! the candidate stores them otherwise, each as a row of its own. Headers of the file format are not counted.
+//! the candidate stores them otherwise, each as a row of its own. Where a table says what entropy-coded codes take, the
+//! smaller of both counts. Headers of the file format are not counted.
 
 use crate::candidate::Candidate;
 use crate::network::{Network, Unit};
 use crate::scheme::{Scheme, Symmetry};
+use crate::storage::CodedSizes;
 
 /// Bytes of one 32-bit float.
 const FLOAT: u64 = 4;
@@ -17,6 +19,18 @@ const HALF: u64 = 2;
 /// Bytes of `unit` stored under `scheme`: packed codes, scales and zero points.
 pub fn unit_bytes(unit: &Unit, scheme: Scheme) -> u64 {
     matrix_bytes(unit.rows, unit.columns, scheme)
+}
+
+/// Bytes of `unit` in a file that takes entropy-coded codes where they are smaller.
+pub fn stored_bytes(unit: &Unit, scheme: Scheme, sizes: &CodedSizes) -> u64 {
+    let packed = unit_bytes(unit, scheme);
+    match (scheme, sizes.get(&unit.name, scheme)) {
+        (Scheme::Integer { format, .. }, Some(coded)) => {
+            let codes = format.code_bytes(unit.rows as u64 * unit.columns as u64);
+            packed - codes + codes.min(coded)
+        }
+        _ => packed,
+    }
 }
 
 /// Bytes of all one-dimensional parameters under `candidate`.
@@ -50,6 +64,16 @@ pub fn footprint_bytes(network: &Network, candidate: &Candidate) -> u64 {
         matrix_bytes(rows, columns, scheme)
     };
     candidate.schemes().map(matrix).sum::<u64>() + vector_bytes(network, candidate)
+}
+
+/// Bytes of the whole network in a file that takes entropy-coded codes where they are smaller.
+pub fn file_bytes(network: &Network, candidate: &Candidate, sizes: &CodedSizes) -> u64 {
+    if sizes.is_empty() {
+        return footprint_bytes(network, candidate);
+    }
+    let units = network.units().into_iter();
+    let all = units.map(|unit| stored_bytes(&unit, candidate.scheme(&unit.name), sizes));
+    all.sum::<u64>() + vector_bytes(network, candidate)
 }
 
 /// Bytes of the whole network in 32-bit floats.
@@ -123,5 +147,16 @@ mod tests {
         assert_eq!(bytes("int3:affine:tensor"), 6 + 5);
         assert_eq!(bytes("int4:symmetric:channel"), 8 + 3 * 4);
         assert_eq!(bytes("int4:affine:group2"), 8 + 9 * 5);
+        let scheme = "int4:symmetric:channel".parse().unwrap();
+        let stored = |coded| {
+            let mut sizes = CodedSizes::default();
+            sizes.insert("head.weight", scheme, coded);
+            stored_bytes(&unit, scheme, &sizes)
+        };
+        assert_eq!(
+            [stored(5), stored(8), stored(9)],
+            [5 + 12, 8 + 12, 8 + 12],
+            "plain where coding does not pay"
+        );
     }
 }

@@ -19,6 +19,7 @@ use crate::objective::{Objective, quality_loss};
 use crate::quality::Quality;
 use crate::racing::Racing;
 use crate::scheme::Scheme;
+use crate::storage::Storage;
 
 /// The result of an experiment as a document: the same bytes for the same measurements, whoever made them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct FrontDocument {
     pub checkpoint: ContentHash,
     /// The axes of the front.
     pub objectives: Vec<Objective>,
+    /// What files of its candidates may store codes as; packed ones only if absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub storage: Vec<Storage>,
     /// Candidates that were measured, or pruned because they lose too much.
     pub measured: usize,
     /// Rule by which candidates were pruned, if they were; those that lose too much are not on the front
@@ -101,6 +105,7 @@ impl FrontDocument {
             experiment: experiment.id(),
             checkpoint: experiment.checkpoint,
             objectives: experiment.objectives.clone(),
+            storage: experiment.space.storage.clone(),
             measured: archive.len() + archive.pruned(),
             racing: experiment.racing,
             hypervolume: archive.hypervolume(experiment),
@@ -145,7 +150,7 @@ impl FrontRow {
             trade_off: float.map(trade_off),
             firing_rate: entry.counts.mean_firing_rate(network.channels),
             counts: entry.counts.clone(),
-            costs: experiment.device.costs(network, candidate, &entry.counts),
+            costs: experiment.costs(candidate, &entry.counts),
             schemes: candidate.schemes().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
             vectors: Some(candidate.vectors()).filter(|s| *s != Scheme::Float).map(|s| s.to_string()),
             codes: candidate.codes().map(|(unit, artifact)| (unit.to_owned(), artifact)).collect(),

@@ -35,6 +35,7 @@ pub mod racing;
 pub mod scheme;
 pub mod space;
 pub mod spread;
+pub mod storage;
 pub mod strategy;
 pub mod task;
 pub mod trade_off;

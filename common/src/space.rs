@@ -5,24 +5,25 @@
 //! searched, the activations that enter each linear and the membranes of each LIF population. A candidate is
 //! a level (or float) for each of them. Strategies move levels; they never invent schemes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
-use crate::footprint::{footprint_bytes, unit_bytes};
+use crate::footprint::{stored_bytes, vector_bytes};
 use crate::hash::ContentHash;
 use crate::network::{EMBEDDING, Network, Node, Unit};
 use crate::scheme::{
     Activation, ActivationRange, Calibration, Format, Granularity, Membrane, Quantizer, Range, Rounding,
     Scales, Scheme, Symmetry, Width,
 };
+use crate::storage::{CodedSizes, Storage};
 
 fn is_usual(scales: &Scales) -> bool {
     *scales == Scales::default()
 }
 
-/// The schemes that a search may give to units.
+/// The schemes that a search may give to units, and how a file stores them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Space {
@@ -45,6 +46,12 @@ pub struct Space {
     /// Schemes of the ladder from the largest to the smallest, in place of widths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schemes: Vec<Scheme>,
+    /// What files may store codes as; packed ones only if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub storage: Vec<Storage>,
+    /// Bytes of entropy-coded codes, by unit and scheme.
+    #[serde(default, skip_serializing_if = "CodedSizes::is_empty")]
+    pub coded: CodedSizes,
     /// Artifacts that hold calibrated codes, by unit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub codes: BTreeMap<String, ContentHash>,
@@ -184,6 +191,12 @@ pub enum InvalidSpace {
     /// Roundings of which one is there twice.
     #[error("quantizer: {0} is there twice")]
     TwiceRounded(Rounding),
+    /// A step in place of a width, and storage that takes a byte for each code.
+    #[error("schemes: {0}: codes without a width are for storage with \"rans\"")]
+    Uncoded(Scheme),
+    /// Entropy-coded storage, and a unit under a scheme of which nobody knows what it takes then.
+    #[error("coded: nobody knows what the entropy-coded codes of {0} take under {1}")]
+    NoSize(String, Scheme),
     /// A calibrated scheme, and a unit without codes.
     #[error("codes: no artifact holds the calibrated codes of {0}")]
     NoCodes(String),
@@ -216,9 +229,10 @@ impl InvalidSpace {
     pub fn key(&self) -> String {
         match self {
             Self::NoBits(of) | Self::Order(of) => format!("{of}bits"),
-            Self::TwoLadders | Self::Grows(_) | Self::Listed(_) => "schemes".to_owned(),
+            Self::TwoLadders | Self::Grows(_) | Self::Listed(_) | Self::Uncoded(_) => "schemes".to_owned(),
             Self::TwiceRounded(_) => "quantizer".to_owned(),
             Self::NoCodes(_) => "codes".to_owned(),
+            Self::NoSize(..) => "coded".to_owned(),
             Self::HalfActivations => "activations.bits".to_owned(),
             Self::WeightsOnly(_) => "activations.symmetry".to_owned(),
             Self::Membrane { .. } => "membranes.bits".to_owned(),
@@ -240,6 +254,8 @@ impl Space {
             range: Range::default(),
             scales: Scales::default(),
             schemes: Vec::new(),
+            storage: Vec::new(),
+            coded: CodedSizes::default(),
             codes: BTreeMap::new(),
             embedding,
             vectors: None,
@@ -302,11 +318,22 @@ impl Space {
             if *scheme == Scheme::Sign || self.schemes[..index].contains(scheme) {
                 return Err(InvalidSpace::Listed(*scheme));
             }
-            let bytes = units.iter().map(|unit| unit_bytes(unit, *scheme)).sum();
+            if scheme.step().is_some() && !self.is_coded() {
+                return Err(InvalidSpace::Uncoded(*scheme));
+            }
+            let bytes = units.iter().map(|unit| stored_bytes(unit, *scheme, &self.coded)).sum();
             if bytes > before {
                 return Err(InvalidSpace::Grows(*scheme));
             }
             before = bytes;
+        }
+        if self.is_coded() {
+            for (unit, scheme) in self.unit_schemes(network) {
+                let is_integer = matches!(scheme, Scheme::Integer { .. });
+                if is_integer && self.coded.get(&unit.name, scheme).is_none() {
+                    return Err(InvalidSpace::NoSize(unit.name, scheme));
+                }
+            }
         }
         let missing = |unit: &&Unit| unit.is_linear() && !self.codes.contains_key(&unit.name);
         match units.iter().find(missing) {
@@ -315,6 +342,37 @@ impl Space {
             }
             _ => Ok(()),
         }
+    }
+
+    /// True if files may hold entropy-coded codes.
+    pub fn is_coded(&self) -> bool {
+        self.storage.contains(&Storage::Rans)
+    }
+
+    /// Orders listed schemes by what the whole network takes under them, the largest first: what entropy-coded codes take
+    /// is not known to whoever lists them.
+    pub fn sort_by_size(&mut self, network: &Network) {
+        let units = network.units();
+        let bytes = |scheme: &Scheme| {
+            let of = |unit: &Unit| {
+                let scheme = if unit.name == EMBEDDING { scheme.uncalibrated() } else { *scheme };
+                stored_bytes(unit, scheme, &self.coded)
+            };
+            units.iter().map(of).sum::<u64>()
+        };
+        let mut schemes = self.schemes.clone();
+        schemes.sort_by_cached_key(|scheme| std::cmp::Reverse(bytes(scheme)));
+        self.schemes = schemes;
+    }
+
+    /// Every unit with every scheme that it may take.
+    pub fn unit_schemes(&self, network: &Network) -> impl Iterator<Item = (Unit, Scheme)> {
+        let levels = self.levels(Axis::Weights);
+        let of_unit = move |unit: Unit| {
+            let schemes: BTreeSet<_> = (0..levels).map(|level| self.scheme(&unit.name, level)).collect();
+            schemes.into_iter().map(move |scheme| (unit.clone(), scheme))
+        };
+        network.units().into_iter().flat_map(of_unit)
     }
 
     /// Schemes of the ladder of weights, the widest first.
@@ -440,12 +498,16 @@ impl Space {
         all
     }
 
-    /// Bytes of the smallest candidate of the space: everything at its narrowest level. With groups, a
-    /// narrower scheme is never larger, so nothing in the space is smaller.
+    /// Bytes of the smallest candidate of the space: every unit under the scheme that takes least.
     pub fn smallest_footprint(&self, network: &Network) -> u64 {
-        let weights = self.uniform(network, self.levels(Axis::Weights) - 1);
+        let mut least = BTreeMap::<String, u64>::new();
+        for (unit, scheme) in self.unit_schemes(network) {
+            let bytes = stored_bytes(&unit, scheme, &self.coded);
+            least.entry(unit.name).and_modify(|least| *least = bytes.min(*least)).or_insert(bytes);
+        }
         let vectors = self.vector_scheme(self.levels(Axis::Vectors).saturating_sub(1));
-        footprint_bytes(network, &weights.with_vectors(vectors))
+        let vectors = Candidate::float(network).with_vectors(vectors);
+        least.values().sum::<u64>() + vector_bytes(network, &vectors)
     }
 }
 

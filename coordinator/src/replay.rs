@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use qslm_common::archive::Entry;
 use qslm_common::evidence::{Engines, Fingerprint};
-use qslm_common::footprint::{footprint_bytes, saving};
+use qslm_common::footprint::saving;
 use qslm_common::objective::quality_loss;
 use qslm_common::origin::Origin;
 use qslm_common::trial::Addressed;
@@ -108,14 +108,14 @@ fn describe(
     let entry = archive.get(&trial.candidate)?;
     let Entry { counts, spread, .. } = entry;
     let float = archive.float(experiment);
-    let bytes = footprint_bytes(network, candidate);
+    let bytes = entry.footprint_bytes;
     let mut schemes: Vec<String> =
         candidate.schemes().map(|(unit, scheme)| format!("{unit}={scheme}")).collect();
     schemes.push(format!("vectors={}", candidate.vectors()));
     schemes.extend(candidate.codes().map(|(unit, artifact)| format!("codes:{unit}={artifact}")));
     schemes.extend(candidate.activations().map(|(unit, scheme)| format!("activation:{unit}={scheme}")));
     schemes.extend(candidate.membranes().map(|(name, scheme)| format!("membrane:{name}={scheme}")));
-    let costs: BTreeMap<_, f64> = experiment.device.costs(network, candidate, counts);
+    let costs: BTreeMap<_, f64> = experiment.costs(candidate, counts);
     let name = |engine: &Fingerprint| known.get(engine).cloned().unwrap_or_else(|| engine.to_string());
     let Origin { checkpoint, data, protocol, engine } = experiment.origin();
     Some(MeasuredCandidate {

@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
-use qslm_common::network::Network;
+use qslm_common::network::{Network, Unit};
 use qslm_common::scheme::Scheme;
+use qslm_common::storage::{CodedSizes, Storage};
 use qslm_common::task::{Data, Task};
 use qslm_engine::checkpoint::calibrated::CodesFile;
+use qslm_engine::checkpoint::{Checkpoint, packed};
+use qslm_engine::jobs::coded::{Coded, units_with_embedding};
 use qslm_engine::jobs::gptq::{self, Gptq};
 use qslm_proto::v1::FetchArtifactRequest;
 use tokio::runtime::Handle;
@@ -89,6 +92,48 @@ impl Calibrating<'_> {
     }
 }
 
+/// Units of a network with their schemes in a candidate.
+pub fn unit_schemes(network: &Network, candidate: &Candidate) -> Vec<(Unit, Scheme)> {
+    let scheme = |unit: Unit| {
+        let scheme = candidate.scheme(&unit.name);
+        (unit, scheme)
+    };
+    network.units().into_iter().map(scheme).collect()
+}
+
+/// Lets `maker` find out what the codes of units under schemes take when they are entropy-coded: a job for each block, and
+/// one for the head and the embedding. `by_unit` names the artifacts of calibrated codes.
+///
+/// # Errors
+/// One line that names the job that failed, and why.
+pub fn coded_sizes(
+    all: &[(Unit, Scheme)],
+    by_unit: &BTreeMap<String, ContentHash>,
+    network: &Network,
+    checkpoint: ContentHash,
+    files: Files<'_>,
+    maker: &dyn Maker,
+) -> Outcome<CodedSizes> {
+    let of_part = |part| {
+        let units = units_with_embedding(network, part);
+        let belongs = |unit: &Unit| units.iter().any(|known| known.name == unit.name);
+        let integers = all.iter().filter(|(_, scheme)| matches!(scheme, Scheme::Integer { .. }));
+        let wanted: BTreeSet<_> = integers
+            .filter(|(unit, _)| belongs(unit))
+            .map(|(unit, scheme)| (unit.name.clone(), scheme.to_string()))
+            .collect();
+        let codes = units.iter().find_map(|unit| by_unit.get(&unit.name)).copied();
+        let binary_embedding = network.binary_embedding;
+        Coded { binary_embedding, part, units: wanted.into_iter().collect() }.job(checkpoint, codes)
+    };
+    let jobs: Vec<_> = (0..gptq::parts(network)).map(of_part).collect();
+    let mut sizes = CodedSizes::default();
+    for artifact in maker.make(&jobs, files)? {
+        sizes.extend(Coded::read(&artifact).map_err(|error| Failure::new(Exit::Failure, error))?);
+    }
+    Ok(sizes)
+}
+
 /// Calibrated schemes of a candidate.
 pub fn calibrated_schemes(candidate: &Candidate) -> impl Iterator<Item = Scheme> {
     candidate.schemes().map(|(_, scheme)| scheme).filter(|scheme| scheme.is_calibrated())
@@ -118,6 +163,57 @@ pub fn with_codes(mut candidate: Candidate, by_unit: &BTreeMap<String, ContentHa
         candidate = candidate.with_codes([unit.as_str()], artifact);
     }
     candidate
+}
+
+/// How codes may be stored.
+#[derive(Debug, Clone, Args)]
+pub struct StorageArgs {
+    /// How a file may store codes, of which each matrix takes the smallest: packed, or rans, which is entropy coding and
+    /// changes no number [default: packed, or as the front's experiment had it]
+    #[arg(long, value_name = "STORAGE", value_delimiter = ',')]
+    storage: Vec<StorageArg>,
+}
+
+/// A form that codes may be stored in.
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum StorageArg {
+    /// Every code in the width of its format
+    Packed,
+    /// Entropy-coded by rANS
+    Rans,
+}
+
+impl StorageArgs {
+    /// True if the flag is given.
+    pub fn is_given(&self) -> bool {
+        !self.storage.is_empty()
+    }
+
+    /// What it says.
+    pub fn get(&self) -> Vec<Storage> {
+        let form = |storage: &StorageArg| match storage {
+            StorageArg::Packed => Storage::Packed,
+            StorageArg::Rans => Storage::Rans,
+        };
+        self.storage.iter().map(form).collect()
+    }
+
+    /// Bytes of a candidate's codes in a file that may hold entropy-coded ones; nothing if it may not.
+    ///
+    /// # Errors
+    /// If calibrated codes are not at hand.
+    pub fn sizes(
+        &self,
+        checkpoint: &Checkpoint,
+        candidate: &Candidate,
+        codes: &CodesFiles,
+    ) -> Outcome<CodedSizes> {
+        if !self.storage.contains(&StorageArg::Rans) {
+            return Ok(CodedSizes::default());
+        }
+        let sizes = packed::coded_sizes(checkpoint, candidate, codes);
+        sizes.map_err(|error| Failure::new(Exit::Failure, error))
+    }
 }
 
 /// What the flags of a command are calibrated with.

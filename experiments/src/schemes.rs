@@ -5,19 +5,22 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
+use qslm_common::cost::{Costs, Device, Subject};
+use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
 use qslm_common::scheme::{
-    Activation, ActivationRange, Bits, Calibration, Granularity, Membrane, Range, Rounding, Scales, Symmetry,
-    Width,
+    Activation, ActivationRange, Bits, Calibration, Granularity, Membrane, Range, Rounding, Scales, Scheme,
+    Symmetry, Width,
 };
 use qslm_common::space::{Embedding, InvalidSpace, Space, VectorSpace};
+use qslm_common::storage::CodedSizes;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::calibrated::CodeSource;
 use qslm_engine::jobs::ranges;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::Dataset;
 
-use crate::codes::CodesFiles;
+use crate::codes::{CodesFiles, StorageArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::{Input, read_checkpoint};
 
@@ -42,15 +45,15 @@ impl ModelArgs {
         read_checkpoint(&self.checkpoint, !self.real_embedding)
     }
 
-    /// The network as the file stores it, float or packed, and the candidate that it is.
-    pub fn load(&self) -> Outcome<(SpikeGpt, Candidate)> {
+    /// The network as the file stores it, float or packed.
+    pub fn load(&self) -> Outcome<LoadedModel> {
         let checkpoint = self.read()?;
         let float = Candidate::float(checkpoint.network());
-        let (built, candidate) = match checkpoint.manifest() {
-            Some(manifest) => (manifest.to_run(), manifest.to_candidate()),
-            None => (float.clone(), float),
+        let (built, candidate, sizes) = match checkpoint.manifest() {
+            Some(manifest) => (manifest.to_run(), manifest.to_candidate(), manifest.sizes()),
+            None => (float.clone(), float, CodedSizes::default()),
         };
-        Ok((self.build(checkpoint, &built, &())?, candidate))
+        Ok(LoadedModel { model: self.build(checkpoint, &built, &())?, candidate, sizes })
     }
 
     /// The network of a checkpoint that was read, under a candidate with calibrated codes from `codes`.
@@ -66,12 +69,35 @@ impl ModelArgs {
     }
 }
 
+/// A network that was built, what it is, and what it takes.
+pub struct LoadedModel {
+    /// The network.
+    pub model: SpikeGpt,
+    /// The candidate that it is.
+    pub candidate: Candidate,
+    /// Bytes of its entropy-coded codes.
+    pub sizes: CodedSizes,
+}
+
+impl LoadedModel {
+    /// Costs on a device of 45 nm of it as it was measured.
+    pub fn costs(&self, counts: &Counts) -> Costs {
+        let device = Device::default();
+        device.costs_of(
+            &Subject::new(&device, self.model.network(), &self.candidate, counts).stored(&self.sizes),
+        )
+    }
+}
+
 /// One scheme for every matrix.
 #[derive(Debug, Clone, Args)]
 pub struct SchemeArgs {
     /// Bits of every matrix: 2 to 8, 16 or 32
-    #[arg(long)]
+    #[arg(long, group = "matrices")]
     bits: Option<u8>,
+    /// Scheme of every matrix, such as ec:0.70:channel:f16, in place of --bits and what goes with them
+    #[arg(long, value_name = "SCHEME", group = "matrices", conflicts_with_all = ["granularity", "symmetry", "rounding", "range", "scales"])]
+    scheme: Option<Scheme>,
     /// Granularity, the weights that share a scale: tensor, channel or group:N
     #[arg(long, default_value = "channel", requires = "bits")]
     granularity: Granularity,
@@ -89,10 +115,10 @@ pub struct SchemeArgs {
     #[arg(long, default_value = "f32", requires = "bits")]
     scales: Scales,
     /// Scheme of the embedding
-    #[arg(long, value_enum, default_value = "quantize", requires = "bits")]
+    #[arg(long, value_enum, default_value = "quantize", requires = "matrices")]
     embedding: EmbeddingArg,
     /// Bits of one-dimensional parameters (layer norms, mixing, decay), which else stay float: 2 to 8, 16 or 32
-    #[arg(long, value_name = "BITS", requires = "bits")]
+    #[arg(long, value_name = "BITS", requires = "matrices")]
     vector_bits: Option<u8>,
     /// Bits of activations, which is what enters every linear: 2 to 8
     #[arg(long, value_name = "BITS")]
@@ -130,15 +156,20 @@ impl SchemeArgs {
             return Ok(None);
         }
         let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, error);
-        let mut candidate = match self.bits {
+        let width = |bits| Width::try_from(bits).map_err(|error| usage(&error));
+        let ladder = match (self.bits, self.scheme) {
+            (None, None) => None,
+            (Some(bits), _) => Some((vec![width(bits)?], Vec::new())),
+            (None, Some(scheme)) => Some((Vec::new(), vec![scheme])),
+        };
+        let mut candidate = match ladder {
             None => Candidate::float(network),
-            Some(bits) => {
-                let width = |bits| Width::try_from(bits).map_err(|error| usage(&error));
+            Some((bits, schemes)) => {
                 let vectors = self.vector_bits.map(width).transpose()?;
-                let space = self.space(width(bits)?, vectors);
+                let space = Space { schemes, ..self.space(bits, vectors) };
                 match space.validate(network) {
-                    // Those are made of what the flags say.
-                    Ok(()) | Err(InvalidSpace::NoCodes(_)) => {}
+                    // Those are made of what the flags say, and a file may be stored in any way.
+                    Ok(()) | Err(InvalidSpace::NoCodes(_) | InvalidSpace::Uncoded(_)) => {}
                     Err(error) => return Err(usage(&error)),
                 }
                 space.uniform(network, 0).with_vectors(space.vector_scheme(0))
@@ -180,10 +211,13 @@ impl SchemeArgs {
 
     /// True if no flag is given.
     pub fn is_empty(&self) -> bool {
-        self.bits.is_none() && self.activation_bits.is_none() && self.membrane_bits.is_none()
+        self.bits.is_none()
+            && self.scheme.is_none()
+            && self.activation_bits.is_none()
+            && self.membrane_bits.is_none()
     }
 
-    fn space(&self, width: Width, vectors: Option<Width>) -> Space {
+    fn space(&self, bits: Vec<Width>, vectors: Option<Width>) -> Space {
         let embedding = match self.embedding {
             EmbeddingArg::Quantize => Embedding::Quantize,
             EmbeddingArg::Sign => Embedding::Sign,
@@ -196,18 +230,19 @@ impl SchemeArgs {
             range: self.range,
             scales: self.scales,
             vectors: vectors.map(|width| VectorSpace { bits: vec![width] }),
-            ..Space::of(vec![width], embedding)
+            ..Space::of(bits, embedding)
         }
     }
 
     /// The network of a checkpoint, float or packed, as the flags ask for it, and the candidate that it is. `calibrate`
-    /// gives the candidate its calibrated codes.
+    /// gives the candidate its calibrated codes, `storage` says what a file of it takes.
     pub fn load(
         &self,
         model: &ModelArgs,
         calibration: Option<&Calibration>,
+        storage: Option<&StorageArgs>,
         calibrate: impl FnOnce(&Network, Candidate) -> Outcome<(Candidate, CodesFiles)>,
-    ) -> Outcome<(SpikeGpt, Candidate)> {
+    ) -> Outcome<LoadedModel> {
         if self.is_empty() {
             return model.load();
         }
@@ -219,7 +254,9 @@ impl SchemeArgs {
         let float = Candidate::float(checkpoint.network());
         let candidate = self.candidate(checkpoint.network(), calibration)?.unwrap_or(float);
         let (candidate, codes) = calibrate(checkpoint.network(), candidate)?;
-        Ok((model.build(checkpoint, &candidate, &codes)?, candidate))
+        let sizes = storage.map(|storage| storage.sizes(&checkpoint, &candidate, &codes)).transpose()?;
+        let model = model.build(checkpoint, &candidate, &codes)?;
+        Ok(LoadedModel { model, candidate, sizes: sizes.unwrap_or_default() })
     }
 }
 

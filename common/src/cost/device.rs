@@ -20,6 +20,9 @@ use crate::network::Network;
 pub struct Device {
     /// Energies of operations and memory accesses; those of docs/model.md (Energy) where not given.
     pub energy: EnergyTable,
+    /// True if it decodes entropy-coded weights piece by piece for each product, and never holds all of them decoded.
+    #[serde(skip_serializing_if = "is_false")]
+    pub decodes_in_pieces: bool,
     /// A dense non-volatile memory beside the SRAM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub two_memory: Option<TwoMemory>,
@@ -29,6 +32,10 @@ pub struct Device {
     /// A remote machine that computes the rest of the network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A description of a device that makes no sense.
@@ -85,8 +92,12 @@ impl Device {
 
     /// Every cost that this description allows to model, of a candidate that was measured as `counts`.
     pub fn costs(&self, network: &Network, candidate: &Candidate, counts: &Counts) -> Costs {
-        let subject = Subject::new(self, network, candidate, counts);
-        Cost::all().filter_map(|cost| Some((cost, (cost.model().value)(&subject)?))).collect()
+        self.costs_of(&Subject::new(self, network, candidate, counts))
+    }
+
+    /// Every cost of a subject that this description allows to model.
+    pub fn costs_of(&self, subject: &Subject<'_>) -> Costs {
+        Cost::all().filter_map(|cost| Some((cost, (cost.model().value)(subject)?))).collect()
     }
 }
 
@@ -114,6 +125,7 @@ mod tests {
         let roofline = Roofline { macs_per_s: 1e9, integer_macs_per_s: None, bytes_per_s: 1e9 };
         let full = Device {
             energy: EnergyTable::default(),
+            decodes_in_pieces: true,
             two_memory: Some(two_memory::tests::memory(&["emb"])),
             latency: Some(roofline),
             split: Some(split::tests::split(9)),

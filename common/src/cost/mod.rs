@@ -140,6 +140,7 @@ costs! {
     DeviceFootprint => split::DEVICE_FOOTPRINT,
     Link => split::LINK,
     SplitLatency => split::LATENCY,
+    Resident => footprint::RESIDENT,
 }
 
 /// Costs by name.
@@ -215,7 +216,7 @@ mod tests {
         }
         let words = "joules".parse::<Cost>().unwrap_err().to_string();
         assert!(words.starts_with("\"joules\" is no cost: expected one of footprint, macs, acs"), "{words}");
-        assert!(words.ends_with("latency, device_footprint, link, split_latency"), "{words}");
+        assert!(words.ends_with("latency, device_footprint, link, split_latency, resident"), "{words}");
     }
 
     #[test]
@@ -223,9 +224,6 @@ mod tests {
         // Fronts, exports and the texts of experiments list them in it.
         assert!(ALL.is_sorted());
         let names: Vec<_> = Cost::all().map(|cost| cost.model().name).collect();
-        assert_eq!(
-            (names.len(), names[0], names[11], names[19]),
-            (20, "footprint", "state", "split_latency")
-        );
+        assert_eq!((names.len(), names[0], names[11], names[20]), (21, "footprint", "state", "resident"));
     }
 }

@@ -12,6 +12,7 @@ use super::two_memory::Memories;
 use crate::candidate::Candidate;
 use crate::measurement::Counts;
 use crate::network::Network;
+use crate::storage::CodedSizes;
 
 /// A measured candidate on a device.
 pub struct Subject<'a> {
@@ -21,6 +22,8 @@ pub struct Subject<'a> {
     pub network: &'a Network,
     /// The candidate.
     pub candidate: &'a Candidate,
+    /// Bytes of its entropy-coded codes.
+    pub sizes: &'a CodedSizes,
     /// The counts that it was measured as; costs take the firing rates from them.
     pub counts: &'a Counts,
     built: OnceCell<Vec<Operations>>,
@@ -38,7 +41,14 @@ impl<'a> Subject<'a> {
         counts: &'a Counts,
     ) -> Self {
         let (built, published, energy, memories) = Default::default();
-        Self { device, network, candidate, counts, built, published, energy, memories }
+        let sizes = CodedSizes::NONE;
+        Self { device, network, candidate, sizes, counts, built, published, energy, memories }
+    }
+
+    /// The subject in a file with entropy-coded codes of these sizes.
+    #[must_use]
+    pub fn stored(self, sizes: &'a CodedSizes) -> Self {
+        Self { sizes, ..self }
     }
 
     /// Operations per token as the network is built.

@@ -111,6 +111,9 @@ pub enum Granularity {
 pub const MAX_GROUP: u32 = 1 << 20;
 
 impl Bits {
+    /// Width of codes that have a step instead: packed they take a byte.
+    pub const UNBOUNDED: Self = Self(8);
+
     /// A width of `bits` bits.
     ///
     /// # Errors

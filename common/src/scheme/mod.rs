@@ -14,7 +14,7 @@ mod text;
 pub use activation::{Activation, ActivationRange, Calibration, Span};
 pub use format::{Bits, Format, Granularity, MAX_GROUP, Scales, Symmetry, Width};
 pub use membrane::Membrane;
-pub use quantizer::{Percentile, Quantizer, Range, Rounding};
+pub use quantizer::{Percentile, Quantizer, Range, Rounding, Step};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// Text forms, which are also the canonical encoding: `f32`, `f16`, `sign`, `int4:symmetric:channel`,
 /// `int8:affine:tensor`, `int3:symmetric:group64`; then, unless they are `f32`, `nearest` and `minmax`, scales, rounding and
-/// range: `int2:full:channel:f16`, `int4:affine:channel:truncate`, `int4:symmetric:tensor:stochastic7:percentile99.9`.
+/// range. Codes with a step instead of a width are `ec0.70:channel`, with scales and rounding likewise. More:
+/// `int2:full:channel:f16`, `int4:affine:channel:truncate`, `int4:symmetric:tensor:stochastic7:percentile99.9`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Scheme {
@@ -89,9 +90,13 @@ pub enum InvalidScheme {
     /// Not of the form of a membrane scheme.
     #[error("membrane {0:?}: expected fixedB:I with B from 2 to 16 bits, I below B of them before the point")]
     Membrane(String),
+    /// No such step.
+    #[error("step {0:?}: expected 0.03 to 9.99 with up to two decimals")]
+    Step(String),
     /// Not of the form of a scheme at all.
     #[error(
-        "scheme {0:?}: expected f32, f16, sign or intB:SYMMETRY:GRANULARITY, such as int4:symmetric:channel"
+        "scheme {0:?}: expected f32, f16, sign, intB:SYMMETRY:GRANULARITY, such as int4:symmetric:channel, or \
+         ec:STEP:GRANULARITY, such as ec:0.70:channel"
     )]
     Form(String),
 }
@@ -100,6 +105,23 @@ impl Scheme {
     /// Integers in `format`, rounded to nearest over the whole range of weights.
     pub fn integer(format: Format) -> Self {
         Self::Integer { format, quantizer: Quantizer::default() }
+    }
+
+    /// Step of codes that have no width, if it is such a scheme.
+    pub fn step(self) -> Option<Step> {
+        match self {
+            Self::Integer { quantizer: Quantizer { range: Range::Step(step), .. }, .. } => Some(step),
+            _ => None,
+        }
+    }
+
+    /// Bits per weight, as a reader would compare schemes: of codes without a width what an entropy coder takes for normal
+    /// weights, about `2.05 - log2 step`.
+    pub fn bits_about(self) -> f64 {
+        match self.step() {
+            Some(step) => (2.05 - step.times().log2()).max(0.1),
+            None => f64::from(self.bits()),
+        }
     }
 
     /// True if an artifact holds the codes; see [`Quantizer::is_calibrated`].

@@ -36,8 +36,25 @@ pub enum Range {
     MinMax,
     /// Span of all but a share of the largest magnitudes (symmetric), or of both ends (affine).
     Percentile(Percentile),
+    /// Steps of the run's root mean square: so many codes as that takes, up to 127 on either side of zero. For codes of
+    /// [`Bits::UNBOUNDED`](super::Bits::UNBOUNDED) that an entropy coder follows.
+    Step(Step),
     /// The fraction 0.20, 0.21 ... 1.00 of `MinMax` that gives the least squared error.
     LeastSquares,
+}
+
+/// A step of 0.03 to 9.99 in hundredths of the root mean square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Step(pub(super) u32);
+
+impl Step {
+    /// Hundredths that a step may have: with fewer the largest weights of a row of normal ones have no code.
+    pub(super) const HUNDREDTHS: std::ops::RangeInclusive<u32> = 3..=999;
+
+    /// The step as a multiple of the root mean square.
+    pub fn times(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
 }
 
 /// A percentile above 50 and up to 100, in thousandths of a percent.

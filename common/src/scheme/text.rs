@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::{
     Activation, Bits, Format, Granularity, InvalidScheme, MAX_GROUP, Membrane, Percentile, Quantizer, Range,
-    Rounding, Scales, Scheme, Symmetry, Width,
+    Rounding, Scales, Scheme, Step, Symmetry, Width,
 };
 
 impl fmt::Display for Symmetry {
@@ -96,17 +96,20 @@ impl fmt::Display for Scheme {
             Self::Sign => f.write_str("sign"),
             Self::Integer { format, quantizer: Quantizer { rounding, range } } => {
                 let Format { bits, symmetry, granularity, scales } = format;
-                write!(f, "int{}:{symmetry}:{granularity}", bits.get())?;
+                match range {
+                    Range::Step(step) => write!(f, "ec{step}:{granularity}")?,
+                    _ => write!(f, "int{}:{symmetry}:{granularity}", bits.get())?,
+                }
                 if *scales != Scales::default() {
                     write!(f, ":{scales}")?;
                 }
                 if *rounding != Rounding::default() {
                     write!(f, ":{rounding}")?;
                 }
-                if *range != Range::default() {
-                    write!(f, ":{range}")?;
+                match range {
+                    Range::MinMax | Range::Step(_) => Ok(()),
+                    range => write!(f, ":{range}"),
                 }
-                Ok(())
             }
         }
     }
@@ -123,13 +126,18 @@ impl FromStr for Scheme {
             "sign" => return Ok(Self::Sign),
             _ => {}
         }
-        let mut parts = text.strip_prefix("int").ok_or_else(form)?.split(':').peekable();
+        let (step, width) = (text.strip_prefix("ec"), text.strip_prefix("int"));
+        let rest = step.map(|rest| rest.strip_prefix(':').unwrap_or(rest)).or(width).ok_or_else(form)?;
+        let mut parts = rest.split(':').peekable();
         let mut next = || parts.next().ok_or_else(form);
-        let bits = Bits::new(next()?.parse().map_err(|_| form())?)?;
-        let (symmetry, granularity) = (next()?.parse()?, next()?.parse()?);
+        let (bits, symmetry, range) = match step {
+            Some(_) => (Bits::UNBOUNDED, Symmetry::Symmetric, Range::Step(next()?.parse()?)),
+            None => (Bits::new(next()?.parse().map_err(|_| form())?)?, next()?.parse()?, Range::default()),
+        };
+        let granularity = next()?.parse()?;
         let mut format = Format { bits, symmetry, granularity, scales: Scales::default() };
         format.validate()?;
-        let mut quantizer = Quantizer::default();
+        let mut quantizer = Quantizer { range, ..Quantizer::default() };
         // Scales, rounding and range may each be left out, so their names tell which is which.
         if let Some(scales) = parts.peek().and_then(|part| part.parse().ok()) {
             format.scales = scales;
@@ -139,7 +147,9 @@ impl FromStr for Scheme {
             quantizer.rounding = rounding;
             parts.next();
         }
-        if let Some(range) = parts.next() {
+        if step.is_none()
+            && let Some(range) = parts.next()
+        {
             quantizer.range = range.parse()?;
         }
         match parts.next() {
@@ -149,10 +159,29 @@ impl FromStr for Scheme {
     }
 }
 
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:02}", self.0 / 100, self.0 % 100)
+    }
+}
+
+impl FromStr for Step {
+    type Err = InvalidScheme;
+
+    /// Reads a number with up to two decimals.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let hundredths = thousandths(text).filter(|thousandths| thousandths % 10 == 0).map(|all| all / 10);
+        let hundredths = hundredths.filter(|hundredths| Self::HUNDREDTHS.contains(hundredths));
+        hundredths.map(Self).ok_or_else(|| InvalidScheme::Step(text.chars().take(80).collect()))
+    }
+}
+
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MinMax => f.write_str("minmax"),
+            // A word of the scheme's, which no range is read from.
+            Self::Step(step) => write!(f, "step{step}"),
             Self::LeastSquares => f.write_str("least_squares"),
             Self::Percentile(Percentile(thousandths)) => {
                 let (whole, rest) = (thousandths / 1000, thousandths % 1000);
@@ -292,7 +321,18 @@ mod tests {
                 Scheme::Integer { format, quantizer: Quantizer { rounding, range } }
             },
         );
-        prop_oneof![Just(Scheme::Float), Just(Scheme::Half), Just(Scheme::Sign), integer]
+        let granularity = prop_oneof![Just(Granularity::Tensor), Just(Granularity::Channel)];
+        let stepped = (Step::HUNDREDTHS, granularity, any::<bool>()).prop_map(|(step, granularity, gptq)| {
+            let format = Format {
+                bits: Bits::UNBOUNDED,
+                symmetry: Symmetry::Symmetric,
+                granularity,
+                scales: Scales::F16,
+            };
+            let rounding = if gptq { Rounding::Gptq } else { Rounding::Nearest };
+            Scheme::Integer { format, quantizer: Quantizer { rounding, range: Range::Step(Step(step)) } }
+        });
+        prop_oneof![Just(Scheme::Float), Just(Scheme::Half), Just(Scheme::Sign), integer, stepped]
     }
 
     proptest! {
@@ -320,6 +360,9 @@ mod tests {
         let activation = "int4:full:dynamic".parse::<Activation>().unwrap_err().to_string();
         assert!(activation.starts_with("symmetry full: it is for weights"), "{activation}");
         assert!(error("int4:affine:group0").contains("from 1 to"));
+        assert!(error("ec:0.02:channel").starts_with("step \"0.02\": expected 0.03 to 9.99"));
+        assert!(error("ec:0.705:channel").contains("up to two decimals"));
+        assert!(error("ec:0.70:channel:minmax").starts_with("scheme \"ec:0.70"));
         assert!(error("int4").contains("such as int4:symmetric:channel"));
         assert!(error("int4:affine:tensor:odd").contains("range \"odd\""));
         assert!(error("int4:affine:tensor:percentile50").contains("above 50 and up to 100"));
@@ -332,6 +375,8 @@ mod tests {
         assert_eq!(text("int4:affine:tensor:nearest:minmax"), "int4:affine:tensor");
         assert_eq!(text("int4:affine:tensor:least_squares"), "int4:affine:tensor:least_squares");
         assert_eq!(text("int4:affine:tensor:f32:nearest"), "int4:affine:tensor");
+        assert_eq!(text("ec:0.7:channel:f16:gptq"), "ec0.70:channel:f16:gptq");
+        assert_eq!(text("ec1.25:tensor"), "ec1.25:tensor");
         assert_eq!(text("int2:full:channel:f16:least_squares"), "int2:full:channel:f16:least_squares");
         assert_eq!(
             text("int4:affine:group8:stochastic7:percentile99.90"),

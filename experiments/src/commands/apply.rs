@@ -6,7 +6,7 @@ use clap::Args;
 use qslm_engine::checkpoint::packed::{self, Provenance};
 use serde::Serialize;
 
-use crate::codes::{CodesArgs, not_calibrated};
+use crate::codes::{CodesArgs, StorageArgs, not_calibrated};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
@@ -29,7 +29,7 @@ pub struct Apply {
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     /// The front that a run wrote, of which the chosen candidate is taken
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "activation_bits", "membrane_bits"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["matrices", "activation_bits", "membrane_bits"])]
     front: Option<PathBuf>,
     /// Take this candidate of the front instead: its id, or the beginning of it
     #[arg(long, value_name = "ID", requires = "front")]
@@ -38,7 +38,8 @@ pub struct Apply {
     scheme: SchemeArgs,
     #[command(flatten)]
     codes: CodesArgs,
-    /// The model was trained on real-valued embeddings instead of their signs
+    #[command(flatten)]
+    storage: StorageArgs,
     #[arg(long)]
     real_embedding: bool,
     /// The packed file to write
@@ -76,11 +77,15 @@ impl Apply {
             experiment: None,
             measurement: None,
         };
+        let mut storage = self.storage.get();
         let candidate = match (&self.front, self.scheme.candidate(checkpoint.network(), None)?) {
             (_, Some(candidate)) => not_calibrated(checkpoint.network(), candidate)?.0,
             (Some(path), None) => {
                 let front = FrontFile::read(path)?;
                 front.check_checkpoint(hash, &self.checkpoint)?;
+                if !self.storage.is_given() {
+                    storage = front.document.storage.clone();
+                }
                 let row = front.row(self.candidate.as_deref())?;
                 provenance.experiment = Some(front.document.experiment.clone());
                 provenance.measurement = Some(row.counts.clone());
@@ -93,7 +98,7 @@ impl Apply {
         };
         let codes = self.codes.of(&candidate)?;
         let file = place.start()?;
-        let size = packed::write(file.path(), &checkpoint, &candidate, &codes, provenance)
+        let size = packed::write(file.path(), &checkpoint, &candidate, &codes, &storage, provenance)
             .map_err(|error| Failure::new(Exit::Failure, format!("{}: {error}", self.out.display())))?;
         file.finish()?;
         let report = Applied {

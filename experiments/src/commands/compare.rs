@@ -3,23 +3,21 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use qslm_common::candidate::Candidate;
-use qslm_common::cost::{Costs, Device};
-use qslm_common::footprint::{footprint_bytes, saving};
+use qslm_common::cost::Costs;
+use qslm_common::footprint::{file_bytes, saving};
 use qslm_common::measurement::{Counts, overflowed};
-use qslm_common::network::Network;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, EvaluateError};
 use serde::Serialize;
 
-use crate::codes::{CalibrationArgs, CodesArgs};
+use crate::codes::{CalibrationArgs, CodesArgs, StorageArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::Input;
 use crate::inputs::DataArgs;
 use crate::output::{Output, print_data, print_pairs};
 use crate::parallel::{evaluate_every, threads};
-use crate::schemes::{ModelArgs, SchemeArgs};
+use crate::schemes::{LoadedModel, ModelArgs, SchemeArgs};
 use crate::statistics::paired;
 
 /// Compare a quantized network with the float one, sequence by sequence, with a paired significance test.
@@ -43,11 +41,13 @@ pub struct Compare {
     calibration: CalibrationArgs,
     #[command(flatten)]
     codes: CodesArgs,
+    #[command(flatten)]
+    storage: StorageArgs,
     /// Compare with this checkpoint, float or packed
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "activation_bits", "membrane_bits", "front"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["matrices", "activation_bits", "membrane_bits", "front"])]
     against: Option<PathBuf>,
     /// Compare with the candidate that a run chose: its front
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "activation_bits", "membrane_bits"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["matrices", "activation_bits", "membrane_bits"])]
     front: Option<PathBuf>,
     /// Take this candidate of the front instead: its id, or the beginning of it
     #[arg(long, value_name = "ID", requires = "front")]
@@ -86,8 +86,9 @@ impl Compare {
     /// Measures both and prints.
     pub fn run(self) -> Outcome {
         let threads = threads(self.threads);
-        let (after, other, data) = self.other()?;
-        let (before, float) = self.model.load()?;
+        let (other, data) = self.other()?;
+        let float = self.model.load()?;
+        let (before, after) = (&float.model, &other.model);
         if before.network() != after.network() {
             return Err(Failure::new(Exit::Usage, "the two networks differ in shape"));
         }
@@ -96,19 +97,17 @@ impl Compare {
                 Failure::new(Exit::Failure, format!("{}: {error}", self.model.checkpoint.display()))
             })
         };
-        let pairs: Vec<_> = every(&before)?.into_iter().zip(every(&after)?).collect();
-        let network = before.network();
-        let saving = saving(network, footprint_bytes(network, &other));
-        let report = ComparedFronts::new(&pairs, network, (&float, &other), saving)?;
+        let pairs: Vec<_> = every(before)?.into_iter().zip(every(after)?).collect();
+        let report = ComparedFronts::new(&pairs, &float, &other)?;
         match self.output {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
         }
     }
 
-    /// The network to compare with, what it is, and the data.
-    fn other(&self) -> Outcome<(SpikeGpt, Candidate, Dataset)> {
-        let (model, candidate) = match (&self.against, &self.front) {
+    /// The network to compare with, and the data.
+    fn other(&self) -> Outcome<(LoadedModel, Dataset)> {
+        let loaded = match (&self.against, &self.front) {
             (Some(file), _) => ModelArgs { checkpoint: file.clone(), ..self.model.clone() }.load()?,
             (None, Some(front)) => {
                 let (front, checkpoint) = (FrontFile::read(front)?, self.model.read()?);
@@ -116,28 +115,32 @@ impl Compare {
                 front.check_checkpoint(hash, &self.model.checkpoint)?;
                 let candidate = candidate(front.row(self.candidate.as_deref())?, checkpoint.network())?;
                 let codes = self.codes.of(&candidate)?;
-                (self.model.build(checkpoint, &candidate, &codes)?, candidate)
+                let sizes = self.storage.sizes(&checkpoint, &candidate, &codes)?;
+                let model = self.model.build(checkpoint, &candidate, &codes)?;
+                LoadedModel { model, candidate, sizes }
             }
             (None, None) if self.scheme.is_empty() => {
                 let words = "what to compare with is missing: give --bits and its like, --front or --against";
                 return Err(Failure::new(Exit::Usage, words));
             }
-            (None, None) => self.scheme.load(&self.model, None, |network, candidate| {
-                self.calibration.codes(&self.model, &self.data, network, candidate)
-            })?,
+            (None, None) => {
+                self.scheme.load(&self.model, None, Some(&self.storage), |network, candidate| {
+                    self.calibration.codes(&self.model, &self.data, network, candidate)
+                })?
+            }
         };
-        let data = self.data.load(model.network())?;
-        Ok((model, candidate, data))
+        let data = self.data.load(loaded.model.network())?;
+        Ok((loaded, data))
     }
 }
 
 impl ComparedFronts {
     fn new(
         pairs: &[(Counts, Counts)],
-        network: &Network,
-        (float, candidate): (&Candidate, &Candidate),
-        saving: f64,
+        before_model: &LoadedModel,
+        after_model: &LoadedModel,
     ) -> Outcome<Self> {
+        let network = before_model.model.network();
         let sum = |of: fn(&(Counts, Counts)) -> &Counts| {
             Counts::sum(network.population_count(), pairs.iter().map(of))
         };
@@ -154,16 +157,16 @@ impl ComparedFronts {
         let value = |counts: &Counts| quality.value(counts).filter(|value| !overflowed(*value));
         Ok(Self {
             pairs: pairs.len(),
-            candidate: candidate.id().to_string(),
-            saving,
+            candidate: after_model.candidate.id().to_string(),
+            saving: saving(network, file_bytes(network, &after_model.candidate, &after_model.sizes)),
             measure: quality.name(),
             before: value(&before),
             after: value(&after),
             loss: loss(test.mean),
             loss_interval: (loss(test.interval.0), loss(test.interval.1)),
             p_value: test.p_value,
-            costs_before: Device::default().costs(network, float, &before),
-            costs_after: Device::default().costs(network, candidate, &after),
+            costs_before: before_model.costs(&before),
+            costs_after: after_model.costs(&after),
         })
     }
 

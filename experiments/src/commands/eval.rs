@@ -6,16 +6,17 @@ use std::time::Instant;
 use clap::Args;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
-use qslm_common::cost::{Cost, Costs, Device};
+use qslm_common::cost::{Cost, Costs, Device, Subject};
 use qslm_common::experiment::check_model;
-use qslm_common::footprint::{float_bytes, footprint_bytes};
+use qslm_common::footprint::{file_bytes, float_bytes};
 use qslm_common::measurement::{Counts, overflowed};
 use qslm_common::network::Network;
 use qslm_common::scheme::Calibration;
+use qslm_common::storage::CodedSizes;
 use qslm_engine::task::Dataset;
 use serde::Serialize;
 
-use crate::codes::CalibrationArgs;
+use crate::codes::{CalibrationArgs, StorageArgs};
 use crate::data::warn_of_fewer;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_text;
@@ -23,7 +24,7 @@ use crate::inputs::DataArgs;
 use crate::output::{Output, peak_memory_bytes, print_data};
 use crate::parallel::{evaluate_all, threads};
 use crate::place::{Made, OutputPlace};
-use crate::schemes::{ModelArgs, SchemeArgs, calibrate_on};
+use crate::schemes::{LoadedModel, ModelArgs, SchemeArgs, calibrate_on};
 use crate::spec::refuse_toml;
 use crate::tensors;
 
@@ -48,6 +49,8 @@ pub struct Eval {
     scheme: SchemeArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
+    #[command(flatten)]
+    storage: StorageArgs,
     /// TOML file that describes a device, as the table `device` of a spec does
     #[arg(long, value_name = "FILE")]
     device: Option<PathBuf>,
@@ -104,7 +107,8 @@ impl Eval {
         let codes = |network: &Network, candidate| {
             self.calibration.codes(&self.model, &self.data, network, candidate)
         };
-        let (model, candidate) = self.scheme.load(&self.model, ranges.as_ref(), codes)?;
+        let loaded = self.scheme.load(&self.model, ranges.as_ref(), Some(&self.storage), codes)?;
+        let LoadedModel { model, candidate, sizes } = loaded;
         let network = *model.network();
         let problems: Vec<_> = device.problems(&network).iter().map(ToString::to_string).collect();
         if !problems.is_empty() {
@@ -119,8 +123,10 @@ impl Eval {
         if let Some(place) = logits {
             tensors::write_logits(&place, &model, &data)?;
         }
-        let costs = device.costs(&network, &candidate, &counts);
-        let report = Evaluation::new(&network, &candidate, &counts, costs, seconds, self.model.backend);
+        let subject = Subject::new(&device, &network, &candidate, &counts).stored(&sizes);
+        let costs = device.costs_of(&subject);
+        let report =
+            Evaluation::new(&network, (&candidate, &sizes), &counts, costs, seconds, self.model.backend);
         match self.output {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
@@ -160,14 +166,14 @@ impl Eval {
 impl Evaluation {
     fn new(
         network: &Network,
-        candidate: &Candidate,
+        (candidate, sizes): (&Candidate, &CodedSizes),
         counts: &Counts,
         costs: Costs,
         seconds: f64,
         backend: Backend,
     ) -> Self {
         let rates = counts.firing_rates(network.channels);
-        let bytes = footprint_bytes(network, candidate);
+        let bytes = file_bytes(network, candidate, sizes);
         Self {
             nll_sum: counts.nll.nats(),
             tokens: counts.scored_tokens,

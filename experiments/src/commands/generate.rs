@@ -49,7 +49,7 @@ impl Generate {
         let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, format!("--{error}"));
         let mut sampler =
             Sampler::new(self.temperature, self.top_k, self.seed).map_err(|error| usage(&error))?;
-        let (model, _) = self.scheme.load(&self.model, None, not_calibrated)?;
+        let model = self.scheme.load(&self.model, None, None, not_calibrated)?.model;
         if model.network().is_classifier() {
             let checkpoint = self.model.checkpoint.display();
             let words = format!("{checkpoint}: this checkpoint classifies, it has no next token");

@@ -27,7 +27,7 @@ use qslm_engine::jobs::sensitivity::{Sensitivity, UNITS_AT_ONCE};
 use qslm_engine::task::sensitivity::Needs;
 use qslm_search::{AnyStrategy, List, Ranked, Tiered};
 
-use crate::codes::{MadeCodes, with_codes};
+use crate::codes::{MadeCodes, coded_sizes, unit_schemes, with_codes};
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file;
@@ -156,6 +156,14 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
     space.codes = by_unit;
     if let Some(activations) = &mut space.activations {
         activations.calibration = calibrated.ranges;
+    }
+    if space.is_coded() {
+        let of_lists = listed.iter().flat_map(|candidate| unit_schemes(&network, candidate));
+        let all: Vec<_> = space.unit_schemes(&network).chain(of_lists).collect();
+        let files = inputs.into_iter().chain(code_files.iter().map(|(hash, file)| (*hash, file)));
+        let files: Vec<_> = files.collect();
+        space.coded = coded_sizes(&all, &space.codes, &network, inputs[0].0, &files, maker)?;
+        space.sort_by_size(&network);
     }
     let listed = listed.into_iter().map(|candidate| with_codes(candidate, &space.codes).encode()).collect();
     let (mut strategy, ranking) = strategy(spec.strategy, listed, &space, &network);

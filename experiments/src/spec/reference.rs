@@ -228,6 +228,12 @@ const BEFORE_STRATEGY: &[Table] = &[
                 "\"sign\" if binary_embedding",
                 "\"sign\" is one lossless bit of a binary embedding",
             ),
+            (
+                "storage",
+                "list of \"packed\", \"rans\"",
+                "[\"packed\"]",
+                "how files may store codes; each matrix takes the smallest. rans is entropy coding: it changes no number",
+            ),
             ("vectors", "table", "float", "one-dimensional parameters"),
             ("activations", "table", "float", "what enters linear layers"),
             ("membranes", "table", "float", "what LIF neurons remember"),

@@ -10,6 +10,7 @@ use qslm_common::objective::{Constraints, Objective};
 use qslm_common::racing::Racing;
 use qslm_common::scheme::{Granularity, Range, Rounding, Scales, Scheme, Symmetry, Width};
 use qslm_common::space::{ActivationSpace, Embedding, MembraneSpace, Space, Tier, VectorSpace};
+use qslm_common::storage::{CodedSizes, Storage};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Task;
 use qslm_common::trade_off::TradeOff;
@@ -74,6 +75,7 @@ pub(super) struct SpaceSpec {
     pub(super) rounding: Option<Rounding>,
     pub(super) quantizer: Option<Vec<Rounding>>,
     pub(super) schemes: Option<Vec<Scheme>>,
+    pub(super) storage: Option<Vec<Storage>>,
     pub(super) range: Option<Range>,
     pub(super) scales: Option<Scales>,
     pub(super) embedding: Option<Embedding>,
@@ -284,6 +286,8 @@ impl SpaceSpec {
             bits,
             schemes: self.schemes.clone().unwrap_or_default(),
             more_roundings: roundings.collect(),
+            storage: self.storage.clone().unwrap_or_default(),
+            coded: CodedSizes::default(),
             codes: BTreeMap::new(),
             symmetry: self.symmetry.unwrap_or(Symmetry::Symmetric),
             granularity: self.granularity.unwrap_or(Granularity::Channel),

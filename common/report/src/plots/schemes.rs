@@ -59,5 +59,5 @@ fn blue(share: f64) -> String {
 /// Bits per weight of a unit.
 fn bits(row: &FrontRow, unit: &str) -> f64 {
     let scheme = row.schemes.get(unit).and_then(|scheme| scheme.parse::<Scheme>().ok());
-    scheme.map_or(32.0, |scheme| f64::from(scheme.bits()))
+    scheme.map_or(32.0, Scheme::bits_about)
 }

@@ -65,7 +65,7 @@ impl CodesWriter {
     /// Adds the codes of a unit under a scheme.
     pub fn codes(&mut self, unit: &str, scheme: Scheme, codes: Codes) {
         let stored = Some(Stored::Integer(codes));
-        self.tensors.extend(pack_matrix(&name_of(unit, scheme), Vec::new(), &[], stored));
+        self.tensors.extend(pack_matrix(&name_of(unit, scheme), Vec::new(), &[], stored, &[]));
     }
 
     /// The artifact: the same bytes for the same codes.

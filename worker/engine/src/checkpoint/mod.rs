@@ -23,6 +23,7 @@ use qslm_common::network::Network;
 use crate::quant::Codes;
 use file::TensorFile;
 use naming::Naming;
+pub(crate) use parts::coded_codes;
 
 /// The parameters of a network: 32-bit floats, or the codes of a packed file.
 #[derive(Debug, Clone, PartialEq)]

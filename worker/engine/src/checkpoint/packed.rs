@@ -1,6 +1,7 @@
 //! Packed checkpoints: the file that is deployed. A safetensors file with a manifest in its header.
 //!
-//! Per unit, as its scheme asks: `UNIT` in f32 or f16; or `UNIT.codes` (packed), `UNIT.scales` (f32, f16 or powers
+//! Per unit, as its scheme asks: `UNIT` in f32 or f16; or `UNIT.codes` (packed) or `UNIT.rans` (entropy-coded, where that
+//! is allowed and smaller), `UNIT.scales` (f32, f16 or powers
 //! of two, one per run) and, if affine, `UNIT.zero_points` (int8); or `UNIT.signs` (one bit a weight).
 //! One-dimensional parameters likewise, f32 unless the candidate says otherwise. The bytes of the tensors together
 //! are exactly the footprint that a search reports; the header comes on top.
@@ -9,23 +10,26 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use qslm_common::candidate::{Candidate, CandidateId};
-use qslm_common::footprint::footprint_bytes;
+use qslm_common::footprint::file_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
 use qslm_common::scheme::{Activation, Membrane, Scheme};
+use qslm_common::storage::{CodedSizes, Storage};
 use serde::{Deserialize, Serialize};
 
-use super::calibrated::{CodeSource, codes_of};
-use super::parts::{Parts, Tensors, pack_matrix, views};
+use super::calibrated::{CodeSource, CodesError, codes_of};
+use super::parts::{CODED, Parts, Tensors, coded_codes, pack_matrix, views};
 use super::safe_file::SafeFile;
 use super::{Checkpoint, CheckpointError, Values};
-use crate::quant::{Stored, Weights, store};
+use crate::quant::{Statistics, Stored, Weights, quantize, store};
 
 /// The key of the manifest in the header's metadata.
 const MANIFEST: &str = "qslm.manifest";
 /// Version of the layout above.
 const FORMAT: u32 = 1;
+/// Version of one with entropy-coded codes, which earlier readers do not know.
+const CODED_FORMAT: u32 = 2;
 
 /// The manifest of a packed file: its schemes and where it came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +55,9 @@ pub struct Manifest {
     /// The schemes of quantized membranes, by population.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub membranes: BTreeMap<String, Membrane>,
+    /// Bytes of codes that are entropy-coded, by unit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rans: BTreeMap<String, u64>,
     /// Origin of the file.
     pub provenance: Provenance,
 }
@@ -96,6 +103,7 @@ pub fn write(
     checkpoint: &Checkpoint,
     candidate: &Candidate,
     codes: &dyn CodeSource,
+    storage: &[Storage],
     provenance: Provenance,
 ) -> Result<PackedSize, CheckpointError> {
     let network = *checkpoint.network();
@@ -107,7 +115,7 @@ pub fn write(
     let schemes = candidate.schemes().map(|(unit, scheme)| (unit.to_owned(), scheme)).collect();
     let activations = candidate.activations().map(|(unit, scheme)| (unit.to_owned(), scheme)).collect();
     let membranes = candidate.membranes().map(|(name, scheme)| (name.to_owned(), scheme)).collect();
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         format: FORMAT,
         network,
         candidate: candidate.id(),
@@ -116,6 +124,7 @@ pub fn write(
         codes: candidate.codes().map(|(unit, artifact)| (unit.to_owned(), artifact)).collect(),
         activations,
         membranes,
+        rans: BTreeMap::new(),
         provenance,
     };
     let mut tensors = Tensors::new();
@@ -126,22 +135,59 @@ pub fn write(
             Some(codes) => Some(Stored::Integer(codes.map_err(|error| refuse(error.to_string()))?)),
             None => store(weights, candidate.scheme(&unit.name)),
         };
-        tensors.extend(pack_matrix(&unit.name, vec![unit.rows, unit.columns], values, stored));
+        let packed = pack_matrix(&unit.name, vec![unit.rows, unit.columns], values, stored, storage);
+        let coded = format!("{}.{CODED}", unit.name);
+        if let Some((.., bytes)) = packed.iter().find(|(name, ..)| *name == coded) {
+            manifest.rans.insert(unit.name, bytes.len() as u64);
+        }
+        tensors.extend(packed);
+    }
+    if !manifest.rans.is_empty() {
+        manifest.format = CODED_FORMAT;
     }
     for vector in network.vectors() {
         let values = &checkpoint.tensor(&vector.name);
         // A row, whose columns are the last axis.
         let columns = vector.shape.last().copied().unwrap_or(1);
         let stored = store(Weights { values, columns, unit: &vector.name }, candidate.vectors());
-        tensors.extend(pack_matrix(&vector.name, vector.shape, values, stored));
+        tensors.extend(pack_matrix(&vector.name, vector.shape, values, stored, &[]));
     }
+    let sizes = manifest.sizes();
     let manifest = serde_json::to_string(&manifest).map_err(|error| refuse(error.to_string()))?;
     let header = HashMap::from([(MANIFEST.to_owned(), manifest)]);
     let views = views(&tensors).map_err(|error| refuse(error.to_string()))?;
     safetensors::serialize_to_file(views, Some(header), path).map_err(|error| refuse(error.to_string()))?;
     let bytes: u64 = tensors.iter().map(|(.., bytes)| bytes.len() as u64).sum();
-    debug_assert_eq!(bytes, footprint_bytes(&network, candidate));
+    debug_assert_eq!(bytes, file_bytes(&network, candidate, &sizes));
     Ok(PackedSize { tensors: bytes, header: std::fs::metadata(path)?.len() - bytes })
+}
+
+/// Bytes of all codes of a candidate, entropy-coded where that is smaller than packed.
+///
+/// # Errors
+/// [`CodesError`] if calibrated codes are not at hand.
+pub fn coded_sizes(
+    checkpoint: &Checkpoint,
+    candidate: &Candidate,
+    codes: &dyn CodeSource,
+) -> Result<CodedSizes, CodesError> {
+    let (network, mut sizes) = (checkpoint.network(), CodedSizes::default());
+    for unit in network.units() {
+        let scheme = candidate.scheme(&unit.name);
+        let Scheme::Integer { format, quantizer } = scheme else { continue };
+        let codes = match codes_of(codes, candidate, network, &unit.name) {
+            Some(codes) => codes?,
+            None => {
+                let values = &checkpoint.tensor(&unit.name);
+                let weights = Weights { values, columns: unit.columns, unit: &unit.name };
+                quantize(weights, format, quantizer, &Statistics::NONE)
+            }
+        };
+        if let Some(coded) = coded_codes(&codes) {
+            sizes.insert(&unit.name, scheme, coded.len() as u64);
+        }
+    }
+    Ok(sizes)
 }
 
 /// The manifest of a safetensors file, if it is a packed one.
@@ -153,8 +199,17 @@ pub(super) fn manifest(file: &SafeFile) -> Result<Option<Manifest>, CheckpointEr
     let Some(text) = file.entry(MANIFEST) else { return Ok(None) };
     let manifest: Manifest =
         serde_json::from_str(text).map_err(|error| refuse(format!("manifest: {error}")))?;
-    if manifest.format != FORMAT {
-        return Err(refuse(format!("format {}, this version reads format {FORMAT}", manifest.format)));
+    if ![FORMAT, CODED_FORMAT].contains(&manifest.format) {
+        let given = manifest.format;
+        return Err(refuse(format!(
+            "format {given}, this version reads formats {FORMAT} and {CODED_FORMAT}"
+        )));
+    }
+    for (unit, bytes) in &manifest.rans {
+        let (name, coded) = (format!("{unit}.{CODED}"), *bytes as usize);
+        if file.info(&name).is_none_or(|tensor| tensor.data_offsets.1 - tensor.data_offsets.0 != coded) {
+            return Err(refuse(format!("manifest: rans.{unit} = {bytes}: there is no such {name}")));
+        }
     }
     manifest.network.validate()?;
     let candidate = manifest.to_candidate();
@@ -175,6 +230,17 @@ impl Manifest {
             candidate.with_codes([unit.as_str()], Some(*artifact))
         });
         self.quantize_inner(weights.with_vectors(self.vectors))
+    }
+
+    /// Bytes of the codes that the file holds entropy-coded.
+    pub fn sizes(&self) -> CodedSizes {
+        let mut sizes = CodedSizes::default();
+        for (unit, bytes) in &self.rans {
+            if let Some(scheme) = self.schemes.get(unit) {
+                sizes.insert(unit, *scheme, *bytes);
+            }
+        }
+        sizes
     }
 
     /// The candidate to build a model with from the file's weights, which are what their schemes made of them

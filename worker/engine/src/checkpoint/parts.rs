@@ -5,13 +5,14 @@ use std::io::{Read, Seek};
 
 use half::f16;
 use qslm_common::scheme::{Format, Scales, Scheme, Symmetry};
+use qslm_common::storage::Storage;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::safe_file::SafeFile;
 use super::{CheckpointError, Values};
 use crate::quant::pack::{pack, pack_codes, unpack, unpack_codes};
-use crate::quant::{Codes, Stored, exponent_of, power_of, to_half};
+use crate::quant::{Codes, Stored, exponent_of, power_of, rans, to_half};
 
 /// Named tensors on their way into a file.
 pub(super) type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
@@ -28,12 +29,25 @@ pub(super) fn views(tensors: &Tensors) -> Result<Vec<(&String, TensorView<'_>)>,
     Ok(views)
 }
 
+/// The most codes that a byte of an entropy-coded matrix may stand for, so that a small file cannot ask for much memory.
+/// Codes that are more alike are packed.
+const MOST_CODES_A_BYTE: usize = 1 << 15;
+
+/// Codes of a matrix, entropy-coded; `None` where that is not smaller than packed.
+pub(crate) fn coded_codes(codes: &Codes) -> Option<Vec<u8>> {
+    let coded = rans::encode(&codes.values, codes.columns);
+    let packed = codes.format.code_bytes(codes.values.len() as u64);
+    let is_smaller = (coded.len() as u64) < packed && codes.values.len() / coded.len() <= MOST_CODES_A_BYTE;
+    is_smaller.then_some(coded)
+}
+
 /// The tensors that hold a matrix or a vector: as it is stored, or else its 32-bit floats.
 pub(super) fn pack_matrix(
     tensor: &str,
     shape: Vec<usize>,
     floats: &[f32],
     stored: Option<Stored>,
+    storage: &[Storage],
 ) -> Tensors {
     let part = |name: &str| format!("{tensor}.{name}");
     let bytes = |name: String, bytes: Vec<u8>| (name, Dtype::U8, vec![bytes.len()], bytes);
@@ -44,10 +58,16 @@ pub(super) fn pack_matrix(
             vec![(tensor.to_owned(), Dtype::F16, shape, halves)]
         }
         Some(Stored::Sign(signs)) => vec![bytes(part("signs"), pack(&signs, 1))],
-        Some(Stored::Integer(Codes { format, values, scales, zero_points, .. })) => {
+        Some(Stored::Integer(codes)) => {
+            let coded = storage.contains(&Storage::Rans).then(|| coded_codes(&codes)).flatten();
+            let Codes { format, values, scales, zero_points, .. } = codes;
             let (dtype, bytes_of_scales) = scale_bytes(&scales, format.scales);
             let scales = (part("scales"), dtype, vec![scales.len()], bytes_of_scales);
-            let mut tensors = vec![bytes(part("codes"), pack_codes(&values, format)), scales];
+            let codes = match coded {
+                Some(coded) => bytes(part(CODED), coded),
+                None => bytes(part("codes"), pack_codes(&values, format)),
+            };
+            let mut tensors = vec![codes, scales];
             if format.symmetry == Symmetry::Affine {
                 let zeros: Vec<u8> = zero_points.iter().map(|zero| *zero as u8).collect();
                 tensors.push((part("zero_points"), Dtype::I8, vec![zeros.len()], zeros));
@@ -56,6 +76,9 @@ pub(super) fn pack_matrix(
         }
     }
 }
+
+/// Last part of the name of a tensor with entropy-coded codes.
+pub(super) const CODED: &str = "rans";
 
 /// Scales as they are stored, all of which are such numbers already.
 fn scale_bytes(scales: &[f32], stored: Scales) -> (Dtype, Vec<u8>) {
@@ -115,7 +138,7 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
                 Ok(Values::Codes(Codes {
                     format,
                     columns,
-                    values: self.codes(&part("codes"), format, count)?,
+                    values: self.codes(tensor, format, rows, columns)?,
                     scales: self.scales(&part("scales"), scales, format.scales)?,
                     zero_points: match format.symmetry {
                         Symmetry::Symmetric | Symmetry::Full | Symmetry::Ternary => Vec::new(),
@@ -129,13 +152,54 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
         }
     }
 
-    fn codes(&mut self, name: &str, format: Format, count: usize) -> Result<Vec<i8>, CheckpointError> {
+    /// Codes, packed or entropy-coded, whichever there are.
+    fn codes(
+        &mut self,
+        tensor: &str,
+        format: Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Vec<i8>, CheckpointError> {
+        let (count, coded, name) = (rows * columns, format!("{tensor}.{CODED}"), format!("{tensor}.codes"));
+        if self.left.remove(&coded) {
+            return self.coded(&coded, format, rows, columns);
+        }
+        let name = name.as_str();
         let bytes = self.bytes(name, Dtype::U8, format.code_bytes(count as u64) as usize)?;
         // The size is right, and every byte of other codes makes some.
         unpack_codes(&bytes, format, count).ok_or_else(|| CheckpointError::Format {
             format: "packed",
             reason: format!("{name} holds a byte above 242, which five ternary codes do not make"),
         })
+    }
+
+    fn coded(
+        &mut self,
+        name: &str,
+        format: Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Vec<i8>, CheckpointError> {
+        let refuse =
+            |words: String| CheckpointError::Format { format: "packed", reason: format!("{name}: {words}") };
+        let (given, bytes) = self.file.read(name)?;
+        if given != Dtype::U8 {
+            return Err(refuse(format!("it has type {given:?}, expected U8")));
+        }
+        let (most, count) = (bytes.len().saturating_mul(MOST_CODES_A_BYTE), rows * columns);
+        if count > most {
+            let size = bytes.len();
+            return Err(refuse(format!("{size} bytes for {count} codes: expected {most} codes at most")));
+        }
+        let codes = rans::decode(&bytes, rows, columns).map_err(|error| refuse(error.to_string()))?;
+        let within = format.q_min()..=format.q_max();
+        match codes.iter().find(|code| !within.contains(&i32::from(**code))) {
+            Some(code) => {
+                let (least, largest) = within.into_inner();
+                Err(refuse(format!("code {code}: expected {least} to {largest}")))
+            }
+            None => Ok(codes),
+        }
     }
 
     fn halves(&mut self, name: &str, count: usize) -> Result<Vec<f32>, CheckpointError> {

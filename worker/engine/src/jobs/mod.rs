@@ -7,6 +7,7 @@
 //! A file of a kind has its parameters, which are read here and written by whoever asks for the job, the job that they
 //! mean, and the artifact, which has a form of its own.
 
+pub mod coded;
 pub mod gptq;
 pub mod holdout;
 mod inputs;
@@ -31,7 +32,8 @@ pub const BACKEND: Backend = Backend::Native;
 const LARGEST_TABLE: u64 = 16 << 20;
 
 /// Every kind, by name.
-pub const KINDS: &[&Kind] = &[&gptq::GPTQ, &holdout::HOLDOUT, &ranges::RANGES, &sensitivity::SENSITIVITY];
+pub const KINDS: &[&Kind] =
+    &[&coded::CODED, &gptq::GPTQ, &holdout::HOLDOUT, &ranges::RANGES, &sensitivity::SENSITIVITY];
 
 /// A kind of job.
 #[derive(Debug, Clone, Copy)]

@@ -18,6 +18,7 @@ pub mod pack;
 mod quantizer;
 mod quantizers;
 mod range;
+pub mod rans;
 mod rounding;
 mod stored;
 

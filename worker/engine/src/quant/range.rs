@@ -64,6 +64,12 @@ pub(super) fn grid(
     let whole = grid::span(run);
     match range {
         Range::MinMax => Grid::over(whole.0, whole.1, format),
+        Range::Step(step) => {
+            let squares: f64 = run.iter().map(|w| f64::from(*w).powi(2)).sum();
+            let rms = (squares / run.len().max(1) as f64).sqrt();
+            let scale = round_scale((step.times() * rms) as f32, format.scales);
+            Grid { scale, zero: 0, offset: 0.0, q_min: format.q_min(), q_max: format.q_max() }
+        }
         Range::Percentile(percentile) => {
             let (min, max) = match format.symmetry {
                 Symmetry::Symmetric | Symmetry::Full | Symmetry::Ternary => {

@@ -1,0 +1,140 @@
+//! The kind `coded`: bytes that the codes of one part of the network take when they are entropy-coded, under all schemes
+//! that are asked for.
+
+use std::io::Write;
+
+use qslm_common::hash::ContentHash;
+use qslm_common::job::{Job, JobInput};
+use qslm_common::network::{EMBEDDING, Network, Unit};
+use qslm_common::scheme::Scheme;
+use qslm_common::storage::CodedSizes;
+use serde::{Deserialize, Serialize};
+
+use super::gptq::units_of;
+use super::{
+    Inputs, JobError, Kind, LARGEST_TABLE, Watch, parameters, read_document, with_codes, write_document,
+};
+use crate::checkpoint::coded_codes;
+use crate::quant::{Statistics, Weights, quantize};
+
+/// The kind.
+pub const CODED: Kind =
+    Kind { name: "coded", about: "bytes of the entropy-coded codes of one block, or of the head", make };
+
+/// Parameters of the kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Coded {
+    /// True if the embedding is binary.
+    pub binary_embedding: bool,
+    /// Part of the network: the index of a block, or that after the last for the head and the embedding.
+    pub part: u32,
+    /// Units with schemes of integers.
+    pub units: Vec<(String, String)>,
+}
+
+/// Matrices of a part of a network, the embedding with the head.
+pub fn units_with_embedding(network: &Network, part: u32) -> Vec<Unit> {
+    let embedding =
+        network.units().into_iter().filter(|unit| unit.name == EMBEDDING && part == network.blocks);
+    embedding.chain(units_of(network, part)).collect()
+}
+
+impl Coded {
+    /// The job for a checkpoint; `codes` holds the calibrated codes of the part, if some of its schemes are calibrated.
+    pub fn job(&self, checkpoint: ContentHash, codes: Option<ContentHash>) -> Job {
+        let job = Job::new(CODED.name, LARGEST_TABLE).input("checkpoint", JobInput::Artifact(checkpoint));
+        with_codes(job, codes).parameters(self)
+    }
+
+    /// What the artifact says.
+    ///
+    /// # Errors
+    /// [`JobError::Invalid`] if it is none of this kind.
+    pub fn read(artifact: &[u8]) -> Result<CodedSizes, JobError> {
+        read_document(&CODED, artifact)
+    }
+}
+
+fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
+    let Coded { binary_embedding, part, units: wanted } = parameters(job)?;
+    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let network = checkpoint.network();
+    let (known, artifacts) = (units_with_embedding(network, part), inputs.codes(job)?);
+    let mut sizes = CodedSizes::default();
+    for (done, (name, text)) in wanted.iter().enumerate() {
+        if watch.is_interrupted() {
+            return Err(JobError::Interrupted);
+        }
+        let refuse = |words: String| JobError::Invalid(format!("units: {name} {text}: {words}"));
+        let unit = known.iter().find(|unit| unit.name == *name);
+        let unit = unit.ok_or_else(|| refuse("no matrix of the part".to_owned()))?;
+        let scheme: Scheme = text.parse().map_err(|error| refuse(format!("{error}")))?;
+        let Scheme::Integer { format, quantizer } = scheme else { return Err(refuse("no codes".to_owned())) };
+        let codes = if scheme.is_calibrated() {
+            let mut files = artifacts.values();
+            let file = files.find(|file| file.units().contains_key(name));
+            let file = file.ok_or_else(|| refuse("no input holds its codes".to_owned()))?;
+            file.codes(name, (unit.rows, unit.columns), scheme).map_err(JobError::invalid)?
+        } else {
+            let values = checkpoint.tensor(name);
+            let weights = Weights { values: &values, columns: unit.columns, unit: name };
+            quantize(weights, format, quantizer, &Statistics::NONE)
+        };
+        // What coding would not make smaller is stored as it is, and counted so.
+        let coded = coded_codes(&codes)
+            .map_or_else(|| format.code_bytes(codes.values.len() as u64), |c| c.len() as u64);
+        sizes.insert(name, scheme, coded);
+        watch.progress(done as u64 + 1, wanted.len() as u64);
+    }
+    write_document(&sizes, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inputs::tests::inputs;
+    use super::*;
+    use crate::quant::rans;
+
+    #[test]
+    fn sizes_are_those_of_the_codes_and_never_above_the_packed_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let inputs = inputs(folder.path(), "a\n");
+        let checkpoint = inputs.checkpoint(true).unwrap();
+        let part = checkpoint.network().blocks;
+        let units = vec![
+            ("head.weight".to_owned(), "int8:symmetric:tensor".to_owned()),
+            ("emb.weight".to_owned(), "int2:full:channel:f16".to_owned()),
+        ];
+        let coded = Coded { binary_embedding: true, part, units: units.clone() };
+        let mut artifact = Vec::new();
+        make(&coded.job(ContentHash::of(b"c"), None), &inputs, &(), &mut artifact).unwrap();
+        let sizes = Coded::read(&artifact).unwrap();
+        for (unit, text) in units {
+            let scheme: Scheme = text.parse().unwrap();
+            let Scheme::Integer { format, quantizer } = scheme else { panic!("{scheme}") };
+            let values = checkpoint.tensor(&unit);
+            let (_, columns) = checkpoint.network().shape_of(&unit);
+            let codes = quantize(
+                Weights { values: &values, columns, unit: &unit },
+                format,
+                quantizer,
+                &Statistics::NONE,
+            );
+            let expected =
+                rans::coded_bytes(&codes.values, columns).min(format.code_bytes(values.len() as u64));
+            assert_eq!(sizes.get(&unit, scheme), Some(expected), "{unit}");
+        }
+        let refused = |units: &[(&str, &str)]| {
+            let units =
+                units.iter().map(|(unit, scheme)| ((*unit).to_owned(), (*scheme).to_owned())).collect();
+            let job = Coded { binary_embedding: true, part, units }.job(ContentHash::of(b"c"), None);
+            make(&job, &inputs, &(), &mut Vec::new()).unwrap_err().to_string()
+        };
+        assert_eq!(refused(&[("head.weight", "f16")]), "units: head.weight f16: no codes");
+        assert!(
+            refused(&[("blocks.0.att.key.weight", "int4:full:tensor")]).ends_with("no matrix of the part")
+        );
+        assert!(refused(&[("head.weight", "int4:full:tensor:gptq")]).ends_with("no input holds its codes"));
+    }
+}
