@@ -10,6 +10,18 @@ use support::{json, refused, root, succeed};
 
 const MODEL: &str = "experiments/models/wikitext2-xs.safetensors";
 
+/// What codes are calibrated with, and files that may hold entropy-coded ones.
+const CALIBRATED: [&str; 6] = [
+    "--set",
+    "calibration.text=experiments/data/encyclopaedia.txt",
+    "--set",
+    "calibration.sequences=4",
+    "--set",
+    "space.storage=[\"packed\", \"rans\"]",
+];
+/// A space of steps instead of widths.
+const STEPS: &str = "space={ schemes = [\"ec:0.50:channel:f16:gptq\", \"ec:0.90:tensor\"], storage = [\"packed\", \"rans\"] }";
+
 /// Measures a checkpoint as the small search below does.
 fn eval(checkpoint: &str, more: &[&str]) -> Value {
     let mut arguments = vec!["eval", "--checkpoint", checkpoint, "--output", "json"];
@@ -35,6 +47,7 @@ fn front(folder: &Path, more: &[&str]) -> (String, Value) {
     let store = folder.join("s.redb");
     let mut arguments = vec!["run", "experiments/specs/quickstart.toml", "--store", store.to_str().unwrap()];
     arguments.extend(["--set", "task.windows=3", "--set", "space.bits=[16, 4, 3]", "--output", "json"]);
+    // A table as a whole takes the place of what was set in it.
     arguments.extend(more);
     let text = succeed(&arguments);
     let path = folder.join("front.json");
@@ -77,14 +90,18 @@ fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
             "space.vectors.bits=[8, 4]",
         ],
     ];
-    for more in settings {
+    let quantizers = ["--set", "space.quantizer=[\"nearest\", \"gptq\"]", "--set", "space.symmetry=full"];
+    let quantizers = [&CALIBRATED[..], &quantizers].concat();
+    let steps = [&CALIBRATED[..4], &["--set", STEPS, "--set", "backend=integer"]].concat();
+    for more in settings.into_iter().chain([&quantizers[..], &steps]) {
         let folder = tempfile::tempdir().unwrap();
         let (path, document) = front(folder.path(), more);
         for row in [&document["chosen"], &document["front"][0]] {
             let out = folder.path().join("packed.safetensors");
             let (id, out) = (row["candidate"].as_str().unwrap(), out.to_str().unwrap());
+            let store = folder.path().join("s.redb");
             let mut apply = vec!["apply", "--checkpoint", MODEL, "--front", &path, "--candidate", id];
-            apply.extend(["--out", out, "--output", "json"]);
+            apply.extend(["--out", out, "--output", "json", "--store", store.to_str().unwrap()]);
             let applied = json(&apply);
             let size = std::fs::metadata(out).unwrap().len();
             assert_eq!(applied["footprint_bytes"], row["footprint_bytes"], "{more:?}");
@@ -105,6 +122,73 @@ fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
             }
         }
     }
+}
+
+#[test]
+fn a_candidate_of_calibrated_codes_is_compared_and_packed_only_with_their_artifacts() {
+    let folder = tempfile::tempdir().unwrap();
+    let gptq = ["--set", "space.rounding=gptq"];
+    let (path, document) = front(folder.path(), &[&CALIBRATED[..], &gptq].concat());
+    let chosen = &document["chosen"];
+    let artifact = chosen["codes"]["head.weight"].as_str().unwrap();
+    let out = folder.path().join("packed.safetensors");
+    let out = out.to_str().unwrap();
+    fn apply<'a>(path: &'a str, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["apply", "--checkpoint", MODEL, "--front", path, "--out", out], more].concat()
+    }
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let words = refused(3, &apply(&path, out, &["--artifacts", empty.to_str().unwrap()]));
+    assert!(words.contains("no such file"), "{words}");
+    let words =
+        refused(5, &apply(&path, out, &["--coordinator", "http://127.0.0.1:9", "--connect-timeout", "0"]));
+    assert!(words.contains("--store, --coordinator or --artifacts says where they are"), "{words}");
+
+    let artifacts = folder.path().join("s.redb.artifacts");
+    let artifacts = artifacts.to_str().unwrap();
+    succeed(&apply(&path, out, &["--artifacts", artifacts]));
+    let measure = |what: &[&str]| {
+        let data = ["--tokenizer", "experiments/models/tokenizer.json", "--window", "128", "--windows", "3"];
+        let text = ["--text", "experiments/data/encyclopaedia.txt", "--output", "json"];
+        json(&[&["compare", "--checkpoint", MODEL], &data[..], &text, what].concat())
+    };
+    let of_front = measure(&["--front", &path, "--artifacts", artifacts, "--storage", "rans"]);
+    let of_file = measure(&["--against", out]);
+    assert_eq!(of_front, of_file);
+    assert_eq!(of_file["saving"], chosen["saving"]);
+
+    // One that was damaged is not taken for the other.
+    let damaged = folder.path().join("damaged");
+    std::fs::create_dir(&damaged).unwrap();
+    for file in std::fs::read_dir(artifacts).unwrap() {
+        let file = file.unwrap();
+        let mut bytes = std::fs::read(file.path()).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(damaged.join(file.file_name()), bytes).unwrap();
+    }
+    let words = refused(1, &apply(&path, out, &["--artifacts", damaged.to_str().unwrap(), "--force"]));
+    assert!(words.contains("damaged: its content hashes to"), "{words}");
+    assert_eq!(artifact.len(), 64);
+}
+
+#[test]
+fn the_same_codes_are_chosen_by_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let grid = ["--set", "space.rounding=gptq", "--set", "strategy={ kind = \"grid\", tier = \"global\" }"];
+    let (_, document) = front(folder.path(), &[&CALIBRATED[..], &grid].concat());
+    let row = document["front"].as_array().unwrap().iter().find(|row| {
+        let schemes = row["schemes"].as_object().unwrap();
+        schemes.iter().all(|(unit, scheme)| unit == "emb.weight" || scheme == "int4:symmetric:channel:gptq")
+    });
+    let more = ["--bits", "4", "--rounding", "gptq", "--embedding", "sign", "--calibration-sequences", "4"];
+    let calibrated = [&more[..], &["--calibration", "experiments/data/encyclopaedia.txt"]].concat();
+    let measured = eval(MODEL, &calibrated);
+    let nats = row.unwrap()["counts"]["nll"].as_u64().unwrap() as f64 / f64::from(1 << 24);
+    assert_eq!(measured["nll_sum"].as_f64(), Some(nats));
+    let nearest = eval(MODEL, &["--bits", "4", "--embedding", "sign"]);
+    assert_ne!(measured["nll_sum"], nearest["nll_sum"]);
+    let words = refused(2, &["eval", "--checkpoint", MODEL, "--bits", "4", "--rounding", "gptq"]);
+    assert!(words.contains("--calibration FILE is needed"), "{words}");
 }
 
 #[test]

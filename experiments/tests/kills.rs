@@ -137,8 +137,9 @@ const RANKED: [&str; 7] = [
     "--set",
     "constraints.max_perplexity_increase=5.0",
 ];
-/// One that needs static ranges of activations: 1 job.
-const RANGES: [&str; 13] = [
+/// One that needs static ranges of activations, calibrated codes of four blocks and the head, and what these take when they
+/// are coded: 11 jobs, one after the other by kind.
+const RANGES: [&str; 17] = [
     "experiments/specs/quickstart.toml",
     "--set",
     "space.bits=[8]",
@@ -148,6 +149,10 @@ const RANGES: [&str; 13] = [
     "calibration.text=experiments/data/encyclopaedia.txt",
     "--set",
     "calibration.sequences=16",
+    "--set",
+    "space.rounding=gptq",
+    "--set",
+    "space.storage=[\"packed\", \"rans\"]",
     "--set",
     "strategy={ kind = \"grid\", tier = \"global\" }",
     "--set",
@@ -162,7 +167,7 @@ fn rounds(kills: u32, per_round: u32, windows: &'static str, first_seed: u64) ->
         let [search, needing] = [search, needing].map(|spec| [spec, &["--set", windows]].concat());
         Case::new(folder.path(), &search, &needing, jobs)
     };
-    let cases = [case(&TIERED, &RANKED, 4), case(&GRID, &RANGES, 1)];
+    let cases = [case(&TIERED, &RANKED, 4), case(&GRID, &RANGES, 11)];
     let mut here = MadeHere::default();
     let (mut killed, mut done, begun) = (0, BTreeMap::<&str, u32>::new(), Instant::now());
     let mut seed = first_seed;

@@ -26,7 +26,9 @@ mod valid;
 
 pub use candidates::Candidates;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
-pub use strategies::{AnyStrategy, Grid, List, Random, Ranked, StrategyEntry, Tiered, list, registry};
+pub use strategies::{
+    Allocate, AnyStrategy, Grid, List, Random, Ranked, StrategyEntry, Tiered, list, registry,
+};
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 pub use valid::{Invalid, decode, problems};
 

@@ -14,6 +14,8 @@ use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::job::Job;
 use qslm_common::trial::Trial;
 use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::checkpoint::calibrated::CodesFile;
+use qslm_engine::quant::rans;
 use qslm_engine::task::TokenizerFile;
 use qslm_proto::v1;
 use tempfile::NamedTempFile;
@@ -31,6 +33,30 @@ pub fn checkpoint(data: &[u8]) {
             }
         }
     });
+}
+
+/// An artifact with calibrated codes, and entropy-coded codes after two bytes of a shape.
+///
+/// # Panics
+/// If codes are taken that are not as many as the matrix has, or that other bytes of theirs do not give again.
+pub fn codes(data: &[u8]) {
+    if let Ok(file) = CodesFile::of(data.to_vec()) {
+        for (unit, about) in file.units() {
+            for scheme in ["int3:full:channel:f16:gptq:least_squares", "int2:ternary:tensor:gptq"] {
+                let Ok(scheme) = scheme.parse() else { continue };
+                let shape = (about.rows.min(1 << 12), about.columns.min(1 << 12));
+                if let Ok(codes) = file.codes(unit, shape, scheme) {
+                    assert_eq!(codes.values.len(), shape.0 * shape.1);
+                }
+            }
+        }
+    }
+    let [rows, columns, coded @ ..] = data else { return };
+    let (rows, columns) = (usize::from(*rows), usize::from(*columns));
+    if let Ok(codes) = rans::decode(coded, rows, columns) {
+        assert_eq!(codes.len(), rows * columns);
+        assert_eq!(rans::decode(&rans::encode(&codes, columns), rows, columns), Ok(codes));
+    }
 }
 
 /// A `tokenizer.json`, for a vocabulary of 2,048; the rest of the data after a zero byte is encoded.
@@ -127,6 +153,9 @@ mod tests {
     use std::path::Path;
 
     use proptest::prelude::*;
+    use qslm_common::scheme::Scheme;
+    use qslm_engine::checkpoint::calibrated::{CalibratedUnit, CodesWriter};
+    use qslm_engine::quant::{Statistics, Weights, quantize};
 
     use super::*;
 
@@ -140,6 +169,22 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/wikitext2-xs.safetensors");
         let checkpoint = Checkpoint::load(&path, true).unwrap();
         Candidate::float(checkpoint.network()).encode().into_bytes()
+    }
+
+    /// An artifact with the codes of a small matrix, and these entropy-coded after its shape.
+    fn codes_files() -> Vec<Vec<u8>> {
+        let unit = "blocks.0.att.key.weight";
+        let scheme: Scheme = "int3:full:channel:f16:gptq:least_squares".parse().unwrap();
+        let Scheme::Integer { format, quantizer } = scheme.uncalibrated() else { panic!("{scheme}") };
+        let values: Vec<f32> = (0..200 * 7).map(|i| (i as f32 * 0.7).sin()).collect();
+        let weights = Weights { values: &values, columns: 7, unit };
+        let codes = quantize(weights, format, quantizer, &Statistics::NONE);
+        let coded = [&[200, 7][..], &rans::encode(&codes.values, 7)].concat();
+        let mut writer = CodesWriter::default();
+        let about = CalibratedUnit { rows: 200, columns: 7, tokens: 5, damping: 0.1, dead_columns: 0 };
+        writer.unit(unit, about);
+        writer.codes(unit, scheme, codes);
+        vec![writer.finish().unwrap(), coded]
     }
 
     fn any_of(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
@@ -167,6 +212,9 @@ mod tests {
         spec(&seed("specs/quickstart.toml"));
         assert!(qslm::spec_problems(std::str::from_utf8(&seed("specs/edge.toml")).unwrap()).is_empty());
         candidate(&candidate_text());
+        let [artifact, coded] = &codes_files()[..] else { panic!("two seeds") };
+        codes(artifact);
+        assert_eq!(rans::decode(&coded[2..], 200, 7).map(|codes| codes.len()), Ok(1400));
     }
 
     proptest! {
@@ -177,6 +225,11 @@ mod tests {
             data in any_of(vec![seed("../worker/engine/tests/data/tiny/model.pth"), seed("models/wikitext2-xs.safetensors")]),
         ) {
             checkpoint(&data);
+        }
+
+        #[test]
+        fn broken_codes_are_refused(data in any_of(codes_files())) {
+            codes(&data);
         }
 
         #[test]

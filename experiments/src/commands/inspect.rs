@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use comfy_table::CellAlignment;
 use qslm_common::candidate::Candidate;
-use qslm_common::footprint::{float_bytes, footprint_bytes, saving, unit_bytes, vector_bytes};
+use qslm_common::footprint::{file_bytes, float_bytes, saving, stored_bytes, vector_bytes};
 use qslm_common::network::Network;
+use qslm_common::storage::CodedSizes;
 use qslm_engine::checkpoint::packed::{Manifest, Provenance};
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError, Inspected};
 use serde::Serialize;
@@ -85,12 +86,13 @@ impl Inspect {
                 Err(error) => return self.list(&error),
             };
         let candidate = manifest.as_ref().map_or_else(|| Candidate::float(&network), Manifest::to_candidate);
-        let bytes = footprint_bytes(&network, &candidate);
+        let sizes = manifest.as_ref().map_or_else(CodedSizes::default, Manifest::sizes);
+        let bytes = file_bytes(&network, &candidate, &sizes);
         let unit = |unit: qslm_common::network::Unit| {
             let scheme = candidate.scheme(&unit.name);
             UnitReport {
                 parameters: unit.weights(),
-                bytes: unit_bytes(&unit, scheme),
+                bytes: stored_bytes(&unit, scheme, &sizes),
                 scheme: scheme.to_string(),
                 activation: candidate.activation(&unit.name).map(|scheme| scheme.to_string()),
                 rows: unit.rows,

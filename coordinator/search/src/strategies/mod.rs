@@ -1,6 +1,7 @@
 //! Strategies, one file each. One line of [`strategies!`] below makes a kind known to experiments, specs, the reference,
 //! `--dry-run` and reports.
 
+mod allocate;
 mod combinations;
 mod grid;
 pub mod list;
@@ -13,6 +14,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::strategy::StrategySpec;
 use serde::{Deserialize, Serialize};
 
+pub use allocate::Allocate;
 pub use grid::Grid;
 pub use list::List;
 pub use random::Random;
@@ -104,6 +106,7 @@ strategies! {
     "random" => Random,
     "ranked" => Ranked,
     "list" => List,
+    "allocate" => Allocate,
 }
 
 /// A strategy as the reference shows it.
@@ -161,13 +164,14 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 6] = [
+    const CANONICAL: [&str; 7] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"grid","tier":"block"}"#,
         r#"{"kind":"random","tier":"matrix","trials":100,"seed":18446744073709551615}"#,
         r#"{"kind":"ranked","metric":"lsaq","tier":"block","order":["head","blocks.0"]}"#,
         r#"{"kind":"list","candidates":["a","b"]}"#,
+        r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256}"#,
     ];
 
     #[test]
@@ -183,7 +187,8 @@ mod tests {
     fn what_is_no_strategy_is_refused_with_what_there_is() {
         let refused =
             |text: &str| AnyStrategy::parse(&serde_json::from_str(text).unwrap()).unwrap_err().to_string();
-        let words = "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`";
+        let words =
+            "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`, `allocate`";
         assert_eq!(refused(r#"{"kind":"x"}"#), words);
         let words = "unknown field `teir`, expected `tier`";
         assert_eq!(refused(r#"{"kind":"grid","teir":"block"}"#), words);

@@ -244,3 +244,79 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
         Ok(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::quant::{Statistics, Weights, quantize};
+
+    /// A file with these tensors, whose parts are read.
+    fn read(
+        tensors: &Tensors,
+        rows: usize,
+        columns: usize,
+        scheme: Scheme,
+    ) -> Result<Values, CheckpointError> {
+        let bytes = safetensors::serialize(views(tensors).unwrap(), None).unwrap();
+        let size = bytes.len() as u64;
+        Parts::new(&mut SafeFile::of(Cursor::new(bytes), size)?).matrix("m", rows, columns, scheme)
+    }
+
+    fn packed(scheme: Scheme, storage: &[Storage]) -> (Codes, Tensors) {
+        let Scheme::Integer { format, quantizer } = scheme else { panic!("{scheme}") };
+        let values: Vec<f32> = (0..130 * 40).map(|i| (i as f32 * 0.61).sin().powi(3)).collect();
+        let weights = Weights { values: &values, columns: 40, unit: "m" };
+        let codes = quantize(weights, format, quantizer, &Statistics::NONE);
+        let tensors = pack_matrix("m", vec![130, 40], &values, Some(Stored::Integer(codes.clone())), storage);
+        (codes, tensors)
+    }
+
+    #[test]
+    fn coded_codes_are_smaller_and_come_back() {
+        for text in [
+            "int4:symmetric:channel",
+            "int3:affine:group8:f16",
+            "ec:0.70:tensor:pow2",
+            "int2:ternary:channel",
+        ] {
+            let scheme = text.parse().unwrap();
+            let (codes, coded) = packed(scheme, &[Storage::Packed, Storage::Rans]);
+            let (_, plain) = packed(scheme, &[Storage::Packed]);
+            let bytes = |tensors: &Tensors| tensors.iter().map(|(.., bytes)| bytes.len()).sum::<usize>();
+            assert!(coded[0].0 == "m.rans" && bytes(&coded) < bytes(&plain), "{text}");
+            for tensors in [coded, plain] {
+                assert_eq!(read(&tensors, 130, 40, scheme).unwrap(), Values::Codes(codes.clone()), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn coded_codes_that_are_broken_are_refused_with_their_name() {
+        let scheme: Scheme = "int3:full:channel".parse().unwrap();
+        let (_, tensors) = packed(scheme, &[Storage::Rans]);
+        let refused = |change: &dyn Fn(&mut Tensors), rows: usize| {
+            let mut tensors = tensors.clone();
+            change(&mut tensors);
+            read(&tensors, rows, 40, scheme).unwrap_err().to_string()
+        };
+        let cut = refused(
+            &|tensors| {
+                tensors[0].3.pop();
+                tensors[0].2 = vec![tensors[0].3.len()];
+            },
+            130,
+        );
+        assert!(cut.contains("m.rans: "), "{cut}");
+        assert!(refused(&|_| {}, 1 << 40).contains("codes at most"), "more than so few bytes may stand for");
+        let wide = refused(
+            &|tensors| {
+                tensors[0].3 = rans::encode(&vec![4; 130 * 40], 40);
+                tensors[0].2 = vec![tensors[0].3.len()];
+            },
+            130,
+        );
+        assert!(wide.contains("code 4: expected -4 to 3"), "{wide}");
+    }
+}

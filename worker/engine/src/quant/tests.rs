@@ -285,3 +285,64 @@ fn codes_that_are_all_used_lose_what_theory_says() {
         assert!(error("full", bits) <= error("affine", bits) * 1.001, "{bits} bits");
     }
 }
+
+/// Draws of a normal variable (Box and Muller), `[rows, columns]`.
+fn normal(count: usize) -> Vec<f32> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    };
+    (0..count)
+        .map(|_| ((-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
+        .collect()
+}
+
+/// Bits per weight that an entropy coder takes for codes, and their mean squared error.
+fn entropy_and_error(weights: &[f32], columns: usize, scheme: &str) -> (f64, f64) {
+    let Ok(Scheme::Integer { format, quantizer }) = scheme.parse() else { panic!("{scheme}") };
+    let codes = codes_of(weights, columns, (format, quantizer));
+    let mut counts = std::collections::BTreeMap::<i8, f64>::new();
+    codes.values.iter().for_each(|code| *counts.entry(*code).or_default() += 1.0);
+    let total = weights.len() as f64;
+    let entropy = -counts.values().map(|count| count / total * (count / total).log2()).sum::<f64>();
+    let restored = codes.dequantize();
+    let error = weights.iter().zip(&restored).map(|(w, r)| f64::from(w - r).powi(2)).sum::<f64>() / total;
+    (entropy, error)
+}
+
+#[test]
+fn codes_with_a_step_take_the_bits_and_lose_the_errors_of_the_theory() {
+    let weights = normal(400 * 1024);
+    // METHODS: a uniform quantizer without an end at 2, 3 and 4 bits of entropy.
+    for (step, bits, error) in [("1.08", 2.0, 0.09764), ("0.52", 3.0, 0.02274), ("0.26", 4.0, 0.00559)] {
+        let (entropy, squared) = entropy_and_error(&weights, 1024, &format!("ec:{step}:channel"));
+        assert!((entropy - bits).abs() < 0.02, "{step}: {entropy} bits");
+        assert!((squared / error - 1.0).abs() < 0.02, "{step}: {squared}");
+        let (finer, _) = entropy_and_error(&weights, 1024, &format!("ec:{}:channel", half(step)));
+        assert!((finer - entropy - 1.0).abs() < 0.05, "half the step takes a bit more: {entropy} {finer}");
+    }
+}
+
+/// Half of a step, as a text.
+fn half(step: &str) -> String {
+    format!("{:.2}", step.parse::<f64>().unwrap() / 2.0)
+}
+
+#[test]
+fn smaller_steps_take_more_bytes_and_come_closer_to_the_weights() {
+    let weights = normal(64 * 300);
+    let mut before = (usize::MAX, 0.0);
+    for step in ["0.03", "0.10", "0.35", "0.50", "0.70", "1.00", "1.40"] {
+        let scheme = format!("ec:{step}:channel:f16");
+        let Ok(Scheme::Integer { format, quantizer }) = scheme.parse() else { panic!("{scheme}") };
+        let codes = codes_of(&weights, 300, (format, quantizer));
+        let (bytes, (_, error)) =
+            (rans::encode(&codes.values, 300).len(), entropy_and_error(&weights, 300, &scheme));
+        assert!(bytes < before.0 && error > before.1, "{step}: {bytes} bytes, error {error}");
+        assert!(error < 1e-3 || step != "0.03");
+        before = (bytes, error);
+    }
+}
