@@ -5,19 +5,24 @@
 //! searched, the activations that enter each linear and the membranes of each LIF population. A candidate is
 //! a level (or float) for each of them. Strategies move levels; they never invent schemes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
-use crate::footprint::{stored_bytes, vector_bytes};
 use crate::hash::ContentHash;
-use crate::network::{EMBEDDING, Network, Node, Unit};
+use crate::network::{EMBEDDING, Network, Unit};
 use crate::scheme::{
-    Activation, ActivationRange, Calibration, Format, Granularity, Membrane, Quantizer, Range, Rounding,
-    Scales, Scheme, Symmetry, Width,
+    Activation, ActivationRange, Calibration, Granularity, Membrane, Range, Rounding, Scales, Scheme,
+    Symmetry, Width,
 };
 use crate::storage::{CodedSizes, Storage};
+
+mod groups;
+mod ladder;
+
+pub use groups::{Group, Tier, groups};
+use ladder::check_ladder;
 
 fn is_usual(scales: &Scales) -> bool {
     *scales == Scales::default()
@@ -122,52 +127,6 @@ pub enum Embedding {
     Quantize,
     /// Left in float.
     Float,
-}
-
-/// Tier: how finely a search moves, that is, which units share a scheme.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tier {
-    /// The whole network.
-    Global,
-    /// The embedding, each block, the head.
-    Block,
-    /// The embedding, each att and ffn, the head.
-    Module,
-    /// Each matrix.
-    Matrix,
-}
-
-impl Tier {
-    /// Name in specs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Global => "global",
-            Self::Block => "block",
-            Self::Module => "module",
-            Self::Matrix => "matrix",
-        }
-    }
-
-    /// Depth of its groups in [`Network::tree`]; matrices are the members of the leaves.
-    fn depth(self) -> usize {
-        match self {
-            Self::Global => 0,
-            Self::Block => 1,
-            Self::Module | Self::Matrix => 2,
-        }
-    }
-}
-
-/// Members that move together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
-    /// Axis on which its members move.
-    pub axis: Axis,
-    /// `network`, `emb`, `blocks.3`, `blocks.3.att`, `head`, or a member's name.
-    pub name: String,
-    /// Names of its units; of its populations for [`Axis::Membranes`]; `vectors` for [`Axis::Vectors`].
-    pub members: Vec<String>,
 }
 
 /// A space that cannot be searched.
@@ -301,91 +260,6 @@ impl Space {
         Ok(())
     }
 
-    /// Checks the ladder of weights.
-    fn validate_ladder(&self, network: &Network) -> Result<(), InvalidSpace> {
-        if self.schemes.is_empty() {
-            check_ladder("", &self.bits)?;
-        } else if !self.bits.is_empty() {
-            return Err(InvalidSpace::TwoLadders);
-        }
-        let mut roundings = std::iter::once(&self.rounding).chain(&self.more_roundings).enumerate();
-        let twice = roundings.find(|(index, rounding)| self.more_roundings[*index..].contains(rounding));
-        if let Some((_, rounding)) = twice {
-            return Err(InvalidSpace::TwiceRounded(*rounding));
-        }
-        let (units, mut before) = (network.units(), u64::MAX);
-        for (index, scheme) in self.schemes.iter().enumerate() {
-            if *scheme == Scheme::Sign || self.schemes[..index].contains(scheme) {
-                return Err(InvalidSpace::Listed(*scheme));
-            }
-            if scheme.step().is_some() && !self.is_coded() {
-                return Err(InvalidSpace::Uncoded(*scheme));
-            }
-            let bytes = units.iter().map(|unit| stored_bytes(unit, *scheme, &self.coded)).sum();
-            if bytes > before {
-                return Err(InvalidSpace::Grows(*scheme));
-            }
-            before = bytes;
-        }
-        if self.is_coded() {
-            for (unit, scheme) in self.unit_schemes(network) {
-                let is_integer = matches!(scheme, Scheme::Integer { .. });
-                if is_integer && self.coded.get(&unit.name, scheme).is_none() {
-                    return Err(InvalidSpace::NoSize(unit.name, scheme));
-                }
-            }
-        }
-        let missing = |unit: &&Unit| unit.is_linear() && !self.codes.contains_key(&unit.name);
-        match units.iter().find(missing) {
-            Some(unit) if self.ladder().any(Scheme::is_calibrated) => {
-                Err(InvalidSpace::NoCodes(unit.name.clone()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// True if files may hold entropy-coded codes.
-    pub fn is_coded(&self) -> bool {
-        self.storage.contains(&Storage::Rans)
-    }
-
-    /// Orders listed schemes by what the whole network takes under them, the largest first: what entropy-coded codes take
-    /// is not known to whoever lists them.
-    pub fn sort_by_size(&mut self, network: &Network) {
-        let units = network.units();
-        let bytes = |scheme: &Scheme| {
-            let of = |unit: &Unit| {
-                let scheme = if unit.name == EMBEDDING { scheme.uncalibrated() } else { *scheme };
-                stored_bytes(unit, scheme, &self.coded)
-            };
-            units.iter().map(of).sum::<u64>()
-        };
-        let mut schemes = self.schemes.clone();
-        schemes.sort_by_cached_key(|scheme| std::cmp::Reverse(bytes(scheme)));
-        self.schemes = schemes;
-    }
-
-    /// Every unit with every scheme that it may take.
-    pub fn unit_schemes(&self, network: &Network) -> impl Iterator<Item = (Unit, Scheme)> {
-        let levels = self.levels(Axis::Weights);
-        let of_unit = move |unit: Unit| {
-            let schemes: BTreeSet<_> = (0..levels).map(|level| self.scheme(&unit.name, level)).collect();
-            schemes.into_iter().map(move |scheme| (unit.clone(), scheme))
-        };
-        network.units().into_iter().flat_map(of_unit)
-    }
-
-    /// Schemes of the ladder of weights, the widest first.
-    pub fn ladder(&self) -> impl Iterator<Item = Scheme> {
-        let at = move |width: Width| {
-            let all = std::iter::once(self.rounding).chain(self.more_roundings.iter().copied());
-            // A float is rounded in one way.
-            let count = if matches!(width, Width::Integer(_)) { usize::MAX } else { 1 };
-            all.take(count).map(move |rounding| self.at(width, self.symmetry, self.granularity, rounding))
-        };
-        self.schemes.iter().copied().chain(self.bits.iter().copied().flat_map(at))
-    }
-
     /// Axes that this space lets move.
     pub fn axes(&self) -> Vec<Axis> {
         let vectors = self.vectors.as_ref().map(|_| Axis::Vectors);
@@ -401,32 +275,6 @@ impl Space {
             Axis::Vectors => self.vectors.as_ref().map_or(0, |space| space.bits.len()),
             Axis::Activations => self.activations.as_ref().map_or(0, |space| space.bits.len()),
             Axis::Membranes => self.membranes.as_ref().map_or(0, |space| space.bits.len()),
-        }
-    }
-
-    /// The scheme of `unit` at `level`, 0 being the widest. The embedding may have one scheme at all levels.
-    pub fn scheme(&self, unit: &str, level: usize) -> Scheme {
-        match (unit, self.embedding) {
-            (EMBEDDING, Embedding::Sign) => Scheme::Sign,
-            (EMBEDDING, Embedding::Float) => Scheme::Float,
-            _ => {
-                let mut ladder = self.ladder().take(level + 1);
-                let scheme = ladder.by_ref().last().unwrap_or(Scheme::Float);
-                // Nothing is multiplied with the embedding, so nothing calibrates its codes.
-                if unit == EMBEDDING { scheme.uncalibrated() } else { scheme }
-            }
-        }
-    }
-
-    fn at(&self, width: Width, symmetry: Symmetry, granularity: Granularity, rounding: Rounding) -> Scheme {
-        let Self { range, scales, .. } = *self;
-        match width {
-            Width::Float => Scheme::Float,
-            Width::Half => Scheme::Half,
-            Width::Integer(bits) => {
-                let format = Format { bits, symmetry: symmetry.of_width(bits), granularity, scales };
-                Scheme::Integer { format, quantizer: Quantizer { rounding, range } }
-            }
         }
     }
 
@@ -496,62 +344,6 @@ impl Space {
             all.retain(|group| group.members != [EMBEDDING]);
         }
         all
-    }
-
-    /// Bytes of the smallest candidate of the space: every unit under the scheme that takes least.
-    pub fn smallest_footprint(&self, network: &Network) -> u64 {
-        let mut least = BTreeMap::<String, u64>::new();
-        for (unit, scheme) in self.unit_schemes(network) {
-            let bytes = stored_bytes(&unit, scheme, &self.coded);
-            least.entry(unit.name).and_modify(|least| *least = bytes.min(*least)).or_insert(bytes);
-        }
-        let vectors = self.vector_scheme(self.levels(Axis::Vectors).saturating_sub(1));
-        let vectors = Candidate::float(network).with_vectors(vectors);
-        least.values().sum::<u64>() + vector_bytes(network, &vectors)
-    }
-}
-
-/// Checks that a ladder has levels, in order.
-fn check_ladder<T: PartialOrd>(of: &'static str, bits: &[T]) -> Result<(), InvalidSpace> {
-    if bits.is_empty() {
-        return Err(InvalidSpace::NoBits(of));
-    }
-    if bits.windows(2).any(|pair| pair[0] <= pair[1]) {
-        return Err(InvalidSpace::Order(of));
-    }
-    Ok(())
-}
-
-/// The groups of an axis at a tier, in the order of the network. They tile the axis: every unit is in one of
-/// them, for activations every linear, for membranes every population. All vectors are one member.
-pub fn groups(network: &Network, axis: Axis, tier: Tier) -> Vec<Group> {
-    let single = |name: String| Group { axis, members: vec![name.clone()], name };
-    if axis == Axis::Vectors {
-        return vec![single("vectors".to_owned())];
-    }
-    let tree = network.tree();
-    let mut groups = Vec::new();
-    for part in tree.at_depth(tier.depth()) {
-        let members = members(part, axis);
-        // A part has one population at most, which is known by its own name.
-        if tier == Tier::Matrix || (axis == Axis::Membranes && part.children.is_empty()) {
-            groups.extend(members.into_iter().map(single));
-        } else if !members.is_empty() {
-            groups.push(Group { axis, name: part.name.clone(), members });
-        }
-    }
-    groups
-}
-
-/// The names of what an axis moves in a part of the network, in its order.
-fn members(part: &Node, axis: Axis) -> Vec<String> {
-    match axis {
-        Axis::Weights => part.all_units().map(|unit| unit.name.clone()).collect(),
-        Axis::Activations => {
-            part.all_units().filter(|unit| unit.is_linear()).map(|unit| unit.name.clone()).collect()
-        }
-        Axis::Membranes => part.all_populations().map(|population| population.name.clone()).collect(),
-        Axis::Vectors => Vec::new(),
     }
 }
 

@@ -184,36 +184,34 @@ enum StorageArg {
 }
 
 impl StorageArgs {
-    /// True if the flag is given.
-    pub fn is_given(&self) -> bool {
-        !self.storage.is_empty()
-    }
-
-    /// What it says.
-    pub fn get(&self) -> Vec<Storage> {
+    /// What the flag says, or else `usual`.
+    pub fn or(&self, usual: &[Storage]) -> Vec<Storage> {
         let form = |storage: &StorageArg| match storage {
             StorageArg::Packed => Storage::Packed,
             StorageArg::Rans => Storage::Rans,
         };
-        self.storage.iter().map(form).collect()
-    }
-
-    /// Bytes of a candidate's codes in a file that may hold entropy-coded ones; nothing if it may not.
-    ///
-    /// # Errors
-    /// If calibrated codes are not at hand.
-    pub fn sizes(
-        &self,
-        checkpoint: &Checkpoint,
-        candidate: &Candidate,
-        codes: &CodesFiles,
-    ) -> Outcome<CodedSizes> {
-        if !self.storage.contains(&StorageArg::Rans) {
-            return Ok(CodedSizes::default());
+        match self.storage.is_empty() {
+            true => usual.to_vec(),
+            false => self.storage.iter().map(form).collect(),
         }
-        let sizes = packed::coded_sizes(checkpoint, candidate, codes);
-        sizes.map_err(|error| Failure::new(Exit::Failure, error))
     }
+}
+
+/// Bytes of a candidate's codes in a file that may hold entropy-coded ones; nothing if it may not.
+///
+/// # Errors
+/// If calibrated codes are not at hand.
+pub fn sizes(
+    storage: &[Storage],
+    checkpoint: &Checkpoint,
+    candidate: &Candidate,
+    codes: &CodesFiles,
+) -> Outcome<CodedSizes> {
+    if !storage.contains(&Storage::Rans) {
+        return Ok(CodedSizes::default());
+    }
+    let sizes = packed::coded_sizes(checkpoint, candidate, codes);
+    sizes.map_err(|error| Failure::new(Exit::Failure, error))
 }
 
 /// What the flags of a command are calibrated with.

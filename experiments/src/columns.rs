@@ -219,9 +219,10 @@ mod tests {
             "device_footprint_bytes",
             "link_bytes_per_token",
             "split_latency_seconds_per_token",
+            "resident_bytes",
         ];
-        assert_eq!(names[15..34], costs);
-        assert_eq!(names[34..39], ["engines", "checkpoint", "data", "protocol", "engine"]);
-        assert_eq!(names[39..], ["quality_loss_low", "quality_loss_high", "pairs", "squared_differences"]);
+        assert_eq!(names[15..35], costs);
+        assert_eq!(names[35..40], ["engines", "checkpoint", "data", "protocol", "engine"]);
+        assert_eq!(names[40..], ["quality_loss_low", "quality_loss_high", "pairs", "squared_differences"]);
     }
 }

@@ -83,8 +83,7 @@ impl Maker for OnWorkers<'_> {
             let mut client = connect(self.connector, self.patience).await?;
             let mut artifacts = Vec::new();
             for (job, hash) in jobs.iter().zip(make_remotely(&mut client, jobs, files).await?) {
-                let artifact = fetch(&mut client, hash, job.largest).await;
-                artifacts.push(artifact.map_err(|failure| failed(job, &failure))?);
+                artifacts.push(fetch(&mut client, hash, job.largest).await?);
             }
             Ok(artifacts)
         })

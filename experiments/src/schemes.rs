@@ -20,7 +20,7 @@ use qslm_engine::jobs::ranges;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::Dataset;
 
-use crate::codes::{CodesFiles, StorageArgs};
+use crate::codes::{CodesFiles, StorageArgs, sizes};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::{Input, read_checkpoint};
 
@@ -254,9 +254,10 @@ impl SchemeArgs {
         let float = Candidate::float(checkpoint.network());
         let candidate = self.candidate(checkpoint.network(), calibration)?.unwrap_or(float);
         let (candidate, codes) = calibrate(checkpoint.network(), candidate)?;
-        let sizes = storage.map(|storage| storage.sizes(&checkpoint, &candidate, &codes)).transpose()?;
+        let storage = storage.map_or_else(Vec::new, |storage| storage.or(&[]));
+        let sizes = sizes(&storage, &checkpoint, &candidate, &codes)?;
         let model = model.build(checkpoint, &candidate, &codes)?;
-        Ok(LoadedModel { model, candidate, sizes: sizes.unwrap_or_default() })
+        Ok(LoadedModel { model, candidate, sizes })
     }
 }
 

@@ -282,7 +282,7 @@ fn a_damaged_packed_file_is_refused() {
     );
     assert!(
         refuse(&replaced("\\\"format\\\":1", "\\\"format\\\":9"))
-            .contains("format 9, this version reads format 1")
+            .contains("format 9, this version reads formats 1 and 2")
     );
     assert!(refuse(&replaced("\\\"provenance\\\"", "\\\"provenanse\\\"")).contains("provenanse"));
 }

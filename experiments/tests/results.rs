@@ -15,6 +15,8 @@ fn results_are_made_by_a_command() {
     let output = Command::new(program)
         .args(["--first", "3", "--stores", stores.path().to_str().unwrap()])
         .args(["--wikitext2", shared().join("data/wikitext-2/valid.txt").to_str().unwrap()])
+        .args(["--wikitext2-train", shared().join("data/wikitext-2/train.txt").to_str().unwrap()])
+        .args(["--sst2-train", shared().join("data/sst2/train.tsv").to_str().unwrap()])
         .args(["--sst2", shared().join("data/sst2/dev.tsv").to_str().unwrap()])
         .current_dir(root())
         .output()

@@ -108,3 +108,71 @@ fn a_space_that_cannot_be_searched_is_refused() {
     assert_eq!(space(&[4], Embedding::Sign).validate(&real), Err(InvalidSpace::Sign));
     assert_eq!(space(&[8, 4, 2], Embedding::Sign).validate(&PUBLISHED), Ok(()));
 }
+
+/// The schemes of the head from level to level.
+fn ladder(space: &Space) -> Vec<String> {
+    (0..space.levels(Axis::Weights)).map(|level| space.scheme("head.weight", level).to_string()).collect()
+}
+
+/// Codes of every linear in one artifact.
+fn codes() -> BTreeMap<String, ContentHash> {
+    let linears = PUBLISHED.units().into_iter().filter(Unit::is_linear);
+    linears.map(|unit| (unit.name, ContentHash::of(b"codes"))).collect()
+}
+
+#[test]
+fn several_quantizers_are_levels_of_each_width_and_floats_are_rounded_once() {
+    let mut space = space(&[16, 4], Embedding::Quantize);
+    space.more_roundings = vec![Rounding::Gptq];
+    assert_eq!(space.validate(&PUBLISHED), Err(InvalidSpace::NoCodes("blocks.0.att.key.weight".to_owned())));
+    space.codes = codes();
+    assert_eq!(space.validate(&PUBLISHED), Ok(()));
+    assert_eq!(ladder(&space), ["f16", "int4:symmetric:channel", "int4:symmetric:channel:gptq"]);
+    // Nothing is multiplied with the embedding.
+    assert_eq!(space.scheme(EMBEDDING, 2).to_string(), "int4:symmetric:channel");
+    let last = space.uniform(&PUBLISHED, 2);
+    assert_eq!((last.validate(&PUBLISHED), last.codes().count()), (Ok(()), PUBLISHED.units().len() - 1));
+    let head = groups(&PUBLISHED, Axis::Weights, Tier::Block).pop().unwrap();
+    assert_eq!(space.place(last, &head, 1).codes_of("head.weight"), None);
+    space.more_roundings = vec![Rounding::Nearest];
+    assert_eq!(space.validate(&PUBLISHED), Err(InvalidSpace::TwiceRounded(Rounding::Nearest)));
+}
+
+#[test]
+fn a_ladder_may_be_listed_with_widths_and_steps_and_is_ordered_by_what_its_codes_take() {
+    let listed = |schemes: &[&str]| Space {
+        schemes: schemes.iter().map(|scheme| scheme.parse().unwrap()).collect(),
+        ..Space::of(Vec::new(), Embedding::Sign)
+    };
+    let refused = |space: &Space| space.validate(&PUBLISHED).unwrap_err().to_string();
+    let full = ["int4:full:channel:f16", "int2:full:channel:f16", "int2:ternary:channel:f16"];
+    assert_eq!(listed(&full).validate(&PUBLISHED), Ok(()));
+    assert_eq!(ladder(&listed(&full)), full);
+    assert!(refused(&listed(&["int2:full:channel", "int4:full:channel"])).contains("takes more bytes"));
+    assert!(refused(&listed(&["f16", "f16"])).contains("each once"));
+    assert!(refused(&listed(&["sign"])).contains("expected float or integer schemes"));
+    let both = Space { schemes: listed(&full).schemes, ..space(&[4], Embedding::Sign) };
+    assert!(refused(&both).contains("widths are left out"));
+
+    let steps = ["ec1.00:tensor", "ec0.50:tensor"];
+    assert!(refused(&listed(&steps)).contains("are for storage with \"rans\""));
+    let mut coded = listed(&steps);
+    coded.storage = vec![Storage::Packed, Storage::Rans];
+    assert!(
+        refused(&coded).contains("nobody knows what the entropy-coded codes of blocks.0.att.key.weight take")
+    );
+    for unit in PUBLISHED.units() {
+        for (scheme, bits) in coded.schemes.clone().into_iter().zip([2, 3]) {
+            coded.coded.insert(&unit.name, scheme, unit.weights() * bits / 8);
+        }
+    }
+    assert!(refused(&coded).contains("takes more bytes"));
+    coded.sort_by_size(&PUBLISHED);
+    assert_eq!(
+        (coded.validate(&PUBLISHED), ladder(&coded)),
+        (Ok(()), vec![steps[1].to_owned(), steps[0].to_owned()])
+    );
+    let smallest = coded.uniform(&PUBLISHED, 1);
+    let bytes = crate::footprint::file_bytes(&PUBLISHED, &smallest, &coded.coded);
+    assert_eq!(coded.smallest_footprint(&PUBLISHED), bytes);
+}

@@ -77,15 +77,13 @@ impl Apply {
             experiment: None,
             measurement: None,
         };
-        let mut storage = self.storage.get();
+        let mut storage = self.storage.or(&[]);
         let candidate = match (&self.front, self.scheme.candidate(checkpoint.network(), None)?) {
             (_, Some(candidate)) => not_calibrated(checkpoint.network(), candidate)?.0,
             (Some(path), None) => {
                 let front = FrontFile::read(path)?;
                 front.check_checkpoint(hash, &self.checkpoint)?;
-                if !self.storage.is_given() {
-                    storage = front.document.storage.clone();
-                }
+                storage = self.storage.or(&front.document.storage);
                 let row = front.row(self.candidate.as_deref())?;
                 provenance.experiment = Some(front.document.experiment.clone());
                 provenance.measurement = Some(row.counts.clone());

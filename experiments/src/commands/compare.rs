@@ -10,7 +10,7 @@ use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, EvaluateError};
 use serde::Serialize;
 
-use crate::codes::{CalibrationArgs, CodesArgs, StorageArgs};
+use crate::codes::{CalibrationArgs, CodesArgs, StorageArgs, sizes};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::Input;
@@ -115,7 +115,8 @@ impl Compare {
                 front.check_checkpoint(hash, &self.model.checkpoint)?;
                 let candidate = candidate(front.row(self.candidate.as_deref())?, checkpoint.network())?;
                 let codes = self.codes.of(&candidate)?;
-                let sizes = self.storage.sizes(&checkpoint, &candidate, &codes)?;
+                let storage = self.storage.or(&front.document.storage);
+                let sizes = sizes(&storage, &checkpoint, &candidate, &codes)?;
                 let model = self.model.build(checkpoint, &candidate, &codes)?;
                 LoadedModel { model, candidate, sizes }
             }

@@ -349,6 +349,23 @@ const BEFORE_STRATEGY: &[Table] = &[
 /// Tables after the strategies.
 const AFTER_STRATEGY: &[Table] = &[
     Table {
+        name: "[device]",
+        about: "What costs are modelled of. A cost whose table is not there is not modelled.",
+        keys: &[
+            ("energy", "table", "45 nm", "energies of operations and memory accesses"),
+            (
+                "decodes_in_pieces",
+                "true, false",
+                "false",
+                "it decodes entropy-coded weights for each product, and never holds all of them decoded",
+            ),
+            ("two_memory", "table", "", "a dense non-volatile memory beside the SRAM"),
+            ("latency", "table", "", "speed of its arithmetic and of its memory"),
+            ("split", "table", "", "a remote machine that computes the rest of the network"),
+        ],
+        misspelt: "[device]\nx_ = 1",
+    },
+    Table {
         name: "[device.energy]",
         about: "Picojoules per operation of 32 bits or per 32 bits moved; narrower ones cost less in proportion.",
         keys: &[

@@ -1,7 +1,7 @@
 //! Allocation: how sensitive each group is, once, then the schemes that lose least for every number of bytes.
 //!
 //! ```text
-//! sensitivity   one group at a time at the last level, the rest float, on all data or the first of them
+//! sensitivity   one group at a time at the middle and at the last level, the rest float, on all data or the first of them
 //!     |
 //! allocation    each group's loss at a level is taken to grow with the squared error of that level's codes. Of all
 //!     |         allocations those on the convex hull are tried around the bound, then between what was good enough and
@@ -50,8 +50,11 @@ const ROUNDS: usize = 3;
 const NEIGHBOURS: usize = 8;
 /// Predicted losses of the first allocations, as multiples of the bound.
 const AROUND_THE_BOUND: [f64; AT_A_TIME] = [0.5, 0.7, 0.85, 1.0, 1.2, 1.5];
-/// Loss in nats per token or sentence below which a group's is noise.
+/// Loss in nats per token or sentence below which a group's is nothing.
 const LEAST_LOSS: f64 = 1e-4;
+/// Loss at the middle level that noise does not hide: from it the law goes on to where allocations are. A sensitive group at
+/// its last level loses more than the law says.
+const TELLING_LOSS: f64 = 4e-3;
 
 impl Strategy for Allocate {
     const KIND: &'static str = "allocate";
@@ -115,6 +118,7 @@ impl Strategy for Allocate {
             candidates_at_most: candidates,
         };
         let probes = self.subset(experiment).map_or(0, |subset| subset.candidates);
+        // Float, and every group at two levels.
         vec![
             plan(SENSITIVITY, first + probes),
             plan(ALLOCATION, (ROUNDS * AT_A_TIME) as u64),
@@ -124,7 +128,7 @@ impl Strategy for Allocate {
 
     fn subset(&self, experiment: &Experiment) -> Option<Subset> {
         let sequences = self.subset_of(experiment)?;
-        Some(Subset { sequences, candidates: 1 + experiment.moving(self.tier).len() as u64 })
+        Some(Subset { sequences, candidates: 1 + 2 * experiment.moving(self.tier).len() as u64 })
     }
 
     fn asks_for_subset(&self) -> Option<(&'static str, u32)> {
@@ -204,16 +208,35 @@ impl AllocateSearch {
         })
     }
 
-    /// Loss of every group at its last level, per token or sentence.
+    /// The group alone at a level, the rest float.
+    fn alone(&self, group: &Group, level: usize) -> Candidate {
+        self.experiment.space.place(self.float(), group, level)
+    }
+
+    fn last(&self, group: &Group) -> usize {
+        self.experiment.space.levels(group.axis) - 1
+    }
+
+    /// Loss of every group per token or sentence, divided by the squared error of its codes then.
     fn sensitivities(&self, archive: &Archive) -> Option<Vec<f64>> {
         let per_item = |candidate: &Candidate| {
             let counts = archive.counts(&candidate.id(), self.subset.is_some())?;
             Some(counts.nll.nats() / (counts.scored_tokens + counts.sentences).max(1) as f64)
         };
         let float = per_item(&self.float())?;
-        let added = |probe: Probe| per_item(&probe.candidate).map(|loss| (loss - float).max(LEAST_LOSS));
-        // What could not be measured stays as it is.
-        Some(self.probes().into_iter().map(|probe| added(probe).unwrap_or(f64::MAX.sqrt())).collect())
+        let added = |group: &Group, level: usize| Some(per_item(&self.alone(group, level))? - float);
+        let of_group = |group: &Group| {
+            let (middle, last) = (self.last(group) / 2, self.last(group));
+            let telling = added(group, middle).filter(|loss| *loss >= TELLING_LOSS);
+            let measured = match telling {
+                Some(loss) => Some((loss, middle)),
+                None => added(group, last).map(|loss| (loss.max(LEAST_LOSS), last)),
+            };
+            let per_error = |(loss, level)| loss / self.error_at(group, level).max(f64::MIN_POSITIVE);
+            // What could not be measured stays as it is.
+            measured.map_or(f64::MAX.sqrt(), per_error)
+        };
+        Some(self.groups.iter().map(of_group).collect())
     }
 
     /// Bytes of the whole and predicted loss of every group at each of its levels.
@@ -221,11 +244,9 @@ impl AllocateSearch {
         let space = &self.experiment.space;
         let bytes =
             |group: &Group, level| self.experiment.footprint(&space.place(self.base.clone(), group, level));
-        let of_group = |(group, loss): (&Group, &f64)| {
-            let last = space.levels(group.axis) - 1;
-            let error = |level| self.error_at(group, level);
-            let per_error = loss / error(last).max(f64::MIN_POSITIVE);
-            (0..=last).map(|level| (bytes(group, level), per_error * error(level))).collect()
+        let of_group = |(group, per_error): (&Group, &f64)| {
+            let at = |level| (bytes(group, level), per_error * self.error_at(group, level));
+            (0..=self.last(group)).map(at).collect()
         };
         self.groups.iter().zip(sensitivities).map(of_group).collect()
     }
@@ -340,8 +361,7 @@ impl Search for AllocateSearch {
     /// Every group at its last level, the rest float.
     fn probes(&self) -> Vec<Probe> {
         let alone = |group: &Group| {
-            let last = self.experiment.space.levels(group.axis) - 1;
-            let candidate = self.experiment.space.place(self.float(), group, last);
+            let candidate = self.alone(group, self.last(group));
             Probe { axis: group.axis, name: group.name.clone(), candidate }
         };
         self.groups.iter().map(alone).collect()
@@ -357,8 +377,9 @@ impl Search for AllocateSearch {
                 (State::Finished, Step::Finished)
             }
             State::Start | State::Float => {
-                let probes = self.probes().into_iter().map(|probe| probe.candidate);
-                let candidates = std::iter::once(self.float()).chain(probes);
+                let middle = self.groups.iter().map(|group| self.alone(group, self.last(group) / 2));
+                let last = self.groups.iter().map(|group| self.alone(group, self.last(group)));
+                let candidates = std::iter::once(self.float()).chain(middle).chain(last);
                 let generation =
                     Generation { subset: self.subset, ..Self::generation(SENSITIVITY, candidates) };
                 (State::Sensitivity, Step::Measure(generation))
@@ -383,7 +404,7 @@ impl Search for AllocateSearch {
         let rounds = |left: usize| (left * AT_A_TIME) as u64 + neighbours;
         Some(match &self.state {
             State::Start | State::Sensitivity => rounds(ROUNDS),
-            State::Float => 1 + self.groups.len() as u64 + rounds(ROUNDS),
+            State::Float => 1 + 2 * self.groups.len() as u64 + rounds(ROUNDS),
             State::Allocation(round) => rounds(ROUNDS - round),
             State::Neighbours | State::Finished => 0,
         })

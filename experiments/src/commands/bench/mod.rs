@@ -1,5 +1,6 @@
 //! `qslm bench`: speed of the program's own parts, on this machine, now.
 
+mod codes;
 mod coordinator;
 mod eval;
 mod front;
@@ -29,6 +30,7 @@ Examples:
   qslm bench coordinator --workers 1,2,4,8
   qslm bench coordinator --workers 8 --slots 128 --trials 999999
   qslm bench jobs --workers 8 --artifact-mib 16,1024
+  qslm bench codes --channels 768 --vocabulary 50277
   qslm bench eval --channels 768 --vocabulary 50277
   qslm bench scale --workers 1000 --spread 0.5
   qslm bench load --connections 2000 --seconds 30
@@ -40,6 +42,7 @@ pub struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum Part {
+    Codes(codes::CodesBench),
     Coordinator(coordinator::CoordinatorBench),
     Eval(eval::EvalBench),
     Front(front::FrontBench),
@@ -52,6 +55,7 @@ impl Bench {
     /// Measures and prints.
     pub async fn run(self) -> Outcome {
         match self.part {
+            Part::Codes(bench) => bench.run(),
             Part::Coordinator(bench) => bench.run().await,
             Part::Eval(bench) => bench.run(),
             Part::Front(bench) => bench.run(),

@@ -46,7 +46,7 @@ pub struct Gptq {
     pub act_order: bool,
 }
 
-/// Damping that was best on the measured checkpoints; see docs/model.md.
+/// Damping unless a spec or flag says otherwise; what others give is in docs/model.md.
 pub const DAMPING: f64 = 0.1;
 
 /// The most damping that may be asked for.

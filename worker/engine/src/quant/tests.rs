@@ -346,3 +346,26 @@ fn smaller_steps_take_more_bytes_and_come_closer_to_the_weights() {
         before = (bytes, error);
     }
 }
+
+/// On matrices of the small bundled model's shapes, tables and heads of streams counted.
+#[test]
+fn entropy_coded_codes_take_little_more_than_their_entropy() {
+    let shapes = [(128, 128), (128, 128), (128, 128), (128, 128), (512, 128), (128, 512), (128, 128)];
+    let all: Vec<(usize, usize)> = shapes.iter().copied().cycle().take(28).chain([(2048, 128)]).collect();
+    for (scheme, most) in [("int4:symmetric:channel", 1.005), ("int2:full:channel:f16:least_squares", 1.008)]
+    {
+        let (mut coded, mut ideal) = (0.0, 0.0);
+        for (rows, columns) in &all {
+            let weights = normal(rows * columns);
+            let Ok(Scheme::Integer { format, quantizer }) = scheme.parse() else { panic!("{scheme}") };
+            let codes = codes_of(&weights, *columns, (format, quantizer));
+            coded += rans::encode(&codes.values, *columns).len() as f64;
+            ideal += entropy_and_error(&weights, *columns, scheme).0 * weights.len() as f64 / 8.0;
+        }
+        assert!(
+            coded <= most * ideal,
+            "{scheme}: {coded} bytes, {ideal} at the entropy: {:.4}",
+            coded / ideal
+        );
+    }
+}

@@ -1,6 +1,8 @@
 //! Tests of allocation.
 
+use qslm_common::cost::Cost;
 use qslm_common::scheme::Width;
+use qslm_common::trade_off::TradeOff;
 use qslm_testing::{experiment, run};
 
 use super::*;
@@ -16,16 +18,20 @@ fn the_stages_come_in_order_and_no_more_is_measured_than_was_planned() {
     let mut order: Vec<_> = stages.iter().map(|(stage, _)| *stage).collect();
     order.dedup();
     assert_eq!(order, ["sensitivity", "allocation", "neighbours"]);
-    assert_eq!(stages[0], ("sensitivity", 16));
-    let planned = Allocate { tier: Tier::Matrix, sensitivity_sequences: None }.outline(&experiment, 16);
+    // The float model, and 15 units at two levels.
+    assert_eq!(stages[0], ("sensitivity", 31));
+    let planned = Allocate { tier: Tier::Matrix, sensitivity_sequences: None }.outline(&experiment, 31);
     let most: u64 = planned.iter().map(|stage| stage.candidates_at_most).sum();
     assert!(archive.len() as u64 <= most, "{} of {most}", archive.len());
 }
 
 #[test]
 fn it_finds_what_the_tiers_find_or_less_with_fewer_candidates() {
-    let (allocated, _) = run(&allocate(), |_| false);
-    let (tiered, _) = run(&experiment(crate::Tiered::default()), |_| false);
+    let smallest = TradeOff::EpsilonConstraint { cost: Cost::Footprint };
+    let [allocate, tiers] = [allocate(), experiment(crate::Tiered::default())]
+        .map(|one| Experiment { trade_off: smallest, ..one });
+    let (allocated, _) = run(&allocate, |_| false);
+    let (tiered, _) = run(&tiers, |_| false);
     let bytes = |archive: &Archive| archive.chosen().unwrap().entry.footprint_bytes;
     assert!(bytes(&allocated) <= bytes(&tiered), "{} {}", bytes(&allocated), bytes(&tiered));
     assert!(allocated.len() < tiered.len(), "{} {}", allocated.len(), tiered.len());
@@ -35,7 +41,7 @@ fn it_finds_what_the_tiers_find_or_less_with_fewer_candidates() {
 fn sensitivity_may_be_told_by_part_of_the_data() {
     let on_part = experiment(Allocate { tier: Tier::Matrix, sensitivity_sequences: Some(4) });
     let (archive, stages) = run(&on_part, |_| false);
-    assert_eq!(stages[..2], [("sensitivity", 1), ("sensitivity", 16)]);
+    assert_eq!(stages[..2], [("sensitivity", 1), ("sensitivity", 31)]);
     let (whole, _) = run(&allocate(), |_| false);
     assert_eq!(archive.chosen().unwrap().id, whole.chosen().unwrap().id);
 }
@@ -46,7 +52,7 @@ fn a_group_that_cannot_be_measured_stays_as_it_is() {
     let head = "head.weight";
     let (archive, _) = run(&experiment, |candidate| {
         let float = Candidate::float(&experiment.network);
-        *candidate == float.clone().with([head], candidate.scheme(head)) && candidate.scheme(head).bits() == 2
+        *candidate == float.clone().with([head], candidate.scheme(head)) && candidate.scheme(head).bits() < 8
     });
     let chosen = archive.chosen().unwrap();
     assert_eq!(chosen.candidate.scheme(head).bits(), 8);

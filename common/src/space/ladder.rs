@@ -1,0 +1,152 @@
+//! The ladder of weights: the schemes that a unit may take, from the largest to the smallest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Axis, Embedding, InvalidSpace, Space};
+use crate::candidate::Candidate;
+use crate::footprint::{stored_bytes, vector_bytes};
+use crate::network::{EMBEDDING, Network, Unit};
+use crate::scheme::{Format, Granularity, Quantizer, Rounding, Scheme, Symmetry, Width};
+use crate::storage::Storage;
+
+impl Space {
+    /// Checks the ladder of weights.
+    pub(super) fn validate_ladder(&self, network: &Network) -> Result<(), InvalidSpace> {
+        if self.schemes.is_empty() {
+            check_ladder("", &self.bits)?;
+        } else if !self.bits.is_empty() {
+            return Err(InvalidSpace::TwoLadders);
+        }
+        let mut roundings = std::iter::once(&self.rounding).chain(&self.more_roundings).enumerate();
+        let twice = roundings.find(|(index, rounding)| self.more_roundings[*index..].contains(rounding));
+        if let Some((_, rounding)) = twice {
+            return Err(InvalidSpace::TwiceRounded(*rounding));
+        }
+        let (units, mut before) = (network.units(), u64::MAX);
+        for (index, scheme) in self.schemes.iter().enumerate() {
+            if *scheme == Scheme::Sign || self.schemes[..index].contains(scheme) {
+                return Err(InvalidSpace::Listed(*scheme));
+            }
+            if scheme.step().is_some() && !self.is_coded() {
+                return Err(InvalidSpace::Uncoded(*scheme));
+            }
+            let bytes = units.iter().map(|unit| stored_bytes(unit, *scheme, &self.coded)).sum();
+            if bytes > before {
+                return Err(InvalidSpace::Grows(*scheme));
+            }
+            before = bytes;
+        }
+        if self.is_coded() {
+            for (unit, scheme) in self.unit_schemes(network) {
+                let is_integer = matches!(scheme, Scheme::Integer { .. });
+                if is_integer && self.coded.get(&unit.name, scheme).is_none() {
+                    return Err(InvalidSpace::NoSize(unit.name, scheme));
+                }
+            }
+        }
+        let missing = |unit: &&Unit| unit.is_linear() && !self.codes.contains_key(&unit.name);
+        match units.iter().find(missing) {
+            Some(unit) if self.ladder().any(Scheme::is_calibrated) => {
+                Err(InvalidSpace::NoCodes(unit.name.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// True if files may hold entropy-coded codes.
+    pub fn is_coded(&self) -> bool {
+        self.storage.contains(&Storage::Rans)
+    }
+
+    /// Orders listed schemes by what the whole network takes under them, the largest first: what entropy-coded codes take
+    /// is not known to whoever lists them.
+    pub fn sort_by_size(&mut self, network: &Network) {
+        let units = network.units();
+        let bytes = |scheme: &Scheme| {
+            let of = |unit: &Unit| {
+                let scheme = if unit.name == EMBEDDING { scheme.uncalibrated() } else { *scheme };
+                stored_bytes(unit, scheme, &self.coded)
+            };
+            units.iter().map(of).sum::<u64>()
+        };
+        let mut schemes = self.schemes.clone();
+        schemes.sort_by_cached_key(|scheme| std::cmp::Reverse(bytes(scheme)));
+        self.schemes = schemes;
+    }
+
+    /// Every unit with every scheme that it may take.
+    pub fn unit_schemes(&self, network: &Network) -> impl Iterator<Item = (Unit, Scheme)> {
+        let levels = self.levels(Axis::Weights);
+        let of_unit = move |unit: Unit| {
+            let schemes: BTreeSet<_> = (0..levels).map(|level| self.scheme(&unit.name, level)).collect();
+            schemes.into_iter().map(move |scheme| (unit.clone(), scheme))
+        };
+        network.units().into_iter().flat_map(of_unit)
+    }
+
+    /// Schemes of the ladder of weights, the widest first.
+    pub fn ladder(&self) -> impl Iterator<Item = Scheme> {
+        let at = move |width: Width| {
+            let all = std::iter::once(self.rounding).chain(self.more_roundings.iter().copied());
+            // A float is rounded in one way.
+            let count = if matches!(width, Width::Integer(_)) { usize::MAX } else { 1 };
+            all.take(count).map(move |rounding| self.at(width, self.symmetry, self.granularity, rounding))
+        };
+        self.schemes.iter().copied().chain(self.bits.iter().copied().flat_map(at))
+    }
+
+    /// The scheme of `unit` at `level`, 0 being the widest. The embedding may have one scheme at all levels.
+    pub fn scheme(&self, unit: &str, level: usize) -> Scheme {
+        match (unit, self.embedding) {
+            (EMBEDDING, Embedding::Sign) => Scheme::Sign,
+            (EMBEDDING, Embedding::Float) => Scheme::Float,
+            _ => {
+                let mut ladder = self.ladder().take(level + 1);
+                let scheme = ladder.by_ref().last().unwrap_or(Scheme::Float);
+                // Nothing is multiplied with the embedding, so nothing calibrates its codes.
+                if unit == EMBEDDING { scheme.uncalibrated() } else { scheme }
+            }
+        }
+    }
+
+    pub(super) fn at(
+        &self,
+        width: Width,
+        symmetry: Symmetry,
+        granularity: Granularity,
+        rounding: Rounding,
+    ) -> Scheme {
+        let Self { range, scales, .. } = *self;
+        match width {
+            Width::Float => Scheme::Float,
+            Width::Half => Scheme::Half,
+            Width::Integer(bits) => {
+                let format = Format { bits, symmetry: symmetry.of_width(bits), granularity, scales };
+                Scheme::Integer { format, quantizer: Quantizer { rounding, range } }
+            }
+        }
+    }
+
+    /// Bytes of the smallest candidate of the space: every unit under the scheme that takes least.
+    pub fn smallest_footprint(&self, network: &Network) -> u64 {
+        let mut least = BTreeMap::<String, u64>::new();
+        for (unit, scheme) in self.unit_schemes(network) {
+            let bytes = stored_bytes(&unit, scheme, &self.coded);
+            least.entry(unit.name).and_modify(|least| *least = bytes.min(*least)).or_insert(bytes);
+        }
+        let vectors = self.vector_scheme(self.levels(Axis::Vectors).saturating_sub(1));
+        let vectors = Candidate::float(network).with_vectors(vectors);
+        least.values().sum::<u64>() + vector_bytes(network, &vectors)
+    }
+}
+
+/// Checks that a ladder has levels, in order.
+pub(super) fn check_ladder<T: PartialOrd>(of: &'static str, bits: &[T]) -> Result<(), InvalidSpace> {
+    if bits.is_empty() {
+        return Err(InvalidSpace::NoBits(of));
+    }
+    if bits.windows(2).any(|pair| pair[0] <= pair[1]) {
+        return Err(InvalidSpace::Order(of));
+    }
+    Ok(())
+}
