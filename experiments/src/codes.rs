@@ -152,10 +152,10 @@ pub fn not_calibrated(_: &Network, candidate: Candidate) -> Outcome<(Candidate, 
     Ok((candidate, CodesFiles::new()))
 }
 
-/// The candidate with codes where it takes such and names none.
-pub fn with_codes(mut candidate: Candidate, by_unit: &BTreeMap<String, ContentHash>) -> Candidate {
+/// The candidate with codes where it takes such and names none, or (`all`) wherever it takes such.
+pub fn with_codes(mut candidate: Candidate, by_unit: &BTreeMap<String, ContentHash>, all: bool) -> Candidate {
     let without = |(unit, scheme): (&str, Scheme)| {
-        (scheme.is_calibrated() && candidate.codes_of(unit).is_none()).then(|| unit.to_owned())
+        (scheme.is_calibrated() && (all || candidate.codes_of(unit).is_none())).then(|| unit.to_owned())
     };
     let units: Vec<String> = candidate.schemes().filter_map(without).collect();
     for unit in units {
@@ -268,7 +268,7 @@ impl CalibrationArgs {
             let bytes = std::fs::read(file.path()).map_err(|error| file.failure(&error))?;
             files.insert(*hash, Arc::new(codes_file(*hash, bytes)?));
         }
-        Ok((with_codes(candidate, &made.by_unit), files))
+        Ok((with_codes(candidate, &made.by_unit, false), files))
     }
 }
 

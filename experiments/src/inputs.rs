@@ -41,6 +41,11 @@ impl DataArgs {
         [&self.tokenizer, &self.text, &self.labelled].into_iter().flatten().map(PathBuf::as_path)
     }
 
+    /// True if data is named.
+    pub fn is_given(&self) -> bool {
+        self.text.is_some() || self.labelled.is_some()
+    }
+
     /// The protocol that the flags describe.
     pub fn task(&self) -> Outcome<Task> {
         let task = match self.labelled {

@@ -172,6 +172,66 @@ fn a_candidate_of_calibrated_codes_is_compared_and_packed_only_with_their_artifa
 }
 
 #[test]
+fn calibrated_and_entropy_coded_codes_save_91_percent_of_the_small_model_at_3_percent_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s.redb");
+    let run =
+        ["run", "experiments/specs/calibrated.toml", "--store", store.to_str().unwrap(), "--output", "json"];
+    let front = json(&run);
+    let (saving, loss) = (&front["chosen"]["saving"], &front["chosen"]["quality_loss"]);
+    // Plain rounding, the quickstart, saves 89.8 %.
+    assert!(saving.as_f64().unwrap() > 0.915 && loss.as_f64().unwrap() <= 0.03, "{saving} at {loss}");
+    assert_eq!(front["storage"], serde_json::json!(["packed", "rans"]));
+    assert_eq!(json(&run), front, "what was made is made again, to the byte");
+}
+
+#[test]
+fn what_is_wrong_with_a_spec_is_told_before_workers_are_asked_to_calibrate() {
+    let submit = ["submit", "experiments/specs/quickstart.toml", "--coordinator", "http://127.0.0.1:9"];
+    let calibrated =
+        [&submit[..], &CALIBRATED, &["--set", "space.rounding=gptq", "--connect-timeout", "0"]].concat();
+    let words = refused(5, &calibrated);
+    assert!(words.contains("no coordinator answers"), "{words}");
+    let words = refused(2, &[&calibrated[..], &["--set", "constraints.max_perplexity_increase=-1"]].concat());
+    assert!(words.contains("max_perplexity_increase = -1"), "{words}");
+    let words = refused(2, &[&submit[..], &["--set", "space.rounding=gptq"]].concat());
+    assert!(words.contains("gptq needs a [calibration] table"), "{words}");
+    let words = refused(2, &[&submit[..], &["--set", "space.quantizer=[]"]].concat());
+    assert!(words.contains("space.quantizer = []: expected at least one"), "{words}");
+    let both = ["--set", "space.quantizer=[\"gptq\"]", "--set", "space.rounding=nearest"];
+    let words = refused(2, &[&submit[..], &both].concat());
+    assert!(words.contains("leave space.rounding out"), "{words}");
+    let words = refused(2, &[&submit[..], &["--set", "space.schemes=[\"int4:full:channel\"]"]].concat());
+    assert!(words.contains("leave space.bits out"), "{words}");
+    let uncoded = ["--set", "space={ schemes = [\"ec:0.70:channel\"] }"];
+    let words = refused(2, &[&submit[..], &uncoded].concat());
+    assert!(words.contains("codes without a width are for storage with \"rans\""), "{words}");
+}
+
+#[test]
+fn a_checkpoint_tells_which_quantizers_can_help_it() {
+    let data =
+        ["--tokenizer", "experiments/models/tokenizer.json", "--text", "experiments/data/encyclopaedia.txt"];
+    let flags = [&data[..], &["--window", "128", "--windows", "4", "--statistics"]].concat();
+    let report = json(&[&["inspect", MODEL, "--output", "json"], &flags[..]].concat());
+    let units = report["statistics"].as_array().unwrap();
+    assert_eq!(units.len(), 30);
+    for unit in units {
+        let number = |key: &str| unit[key].as_f64();
+        let is_embedding = unit["unit"] == "emb.weight";
+        assert!(number("kurtosis").unwrap().abs() < 1.0 || is_embedding, "about normal: {unit}");
+        assert!(number("max_over_rms").unwrap() < 6.0, "{unit}");
+        let entropy = unit["entropy"].as_object().unwrap();
+        assert!(entropy["2"].as_f64().unwrap() < 2.0 && entropy["4"].as_f64().unwrap() > 3.0, "{unit}");
+        // Nothing is multiplied with the embedding.
+        assert_eq!(number("condition").is_none(), is_embedding, "{unit}");
+        assert!(number("left_by_gptq").is_none_or(|left| left > 0.1 && left < 1.0), "{unit}");
+    }
+    let table = succeed(&["inspect", MODEL, "--statistics"]);
+    assert!(table.contains("max/rms") && !table.contains("condition"), "{table}");
+}
+
+#[test]
 fn the_same_codes_are_chosen_by_flags() {
     let folder = tempfile::tempdir().unwrap();
     let grid = ["--set", "space.rounding=gptq", "--set", "strategy={ kind = \"grid\", tier = \"global\" }"];

@@ -1,5 +1,7 @@
 //! `qslm inspect`: what a checkpoint holds, float or packed.
 
+mod statistics;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -15,14 +17,18 @@ use serde::Serialize;
 
 use crate::exit::Outcome;
 use crate::input::unreadable;
+use crate::inputs::DataArgs;
 use crate::output::{Output, plain_table, print, print_data};
+use statistics::UnitStatistics;
 
-/// Print hierarchy, shapes, parameters, bytes and schemes of a checkpoint.
+/// Print hierarchy, shapes, parameters, bytes and schemes of a checkpoint, and what tells which quantizers can help it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   qslm inspect experiments/models/wikitext2-xs.safetensors
-  qslm inspect packed.safetensors --output json")]
+  qslm inspect packed.safetensors --output json
+  qslm inspect model.safetensors --statistics
+  qslm inspect model.safetensors --statistics --tokenizer tokenizer.json --text train.txt --window 128 --windows 64")]
 pub struct Inspect {
     /// A float checkpoint (PyTorch, safetensors, or the index of several files) or a packed file; of any other file,
     /// its tensors are listed
@@ -31,6 +37,12 @@ pub struct Inspect {
     /// The model was trained on real-valued embeddings instead of their signs
     #[arg(long)]
     real_embedding: bool,
+    /// Print statistics of the weights: kurtosis, largest over root mean square, entropy of codes at each width. With data
+    /// also of what enters each matrix: largest over median second moment, condition of the Hessian, loss that GPTQ leaves
+    #[arg(long)]
+    statistics: bool,
+    #[command(flatten)]
+    data: DataArgs,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
@@ -56,6 +68,9 @@ struct Inspection {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
     units: Vec<UnitReport>,
+    /// Statistics of every matrix, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statistics: Option<Vec<UnitStatistics>>,
     /// Scheme of one-dimensional parameters; their bytes.
     vectors: String,
     vector_bytes: u64,
@@ -101,6 +116,10 @@ impl Inspect {
             }
         };
         let units: Vec<_> = network.units().into_iter().map(unit).collect();
+        let statistics = match self.statistics {
+            true => Some(statistics::of(&self.file, !self.real_embedding, &self.data)?),
+            false => None,
+        };
         let report = Inspection {
             network,
             parameters: network.parameters(),
@@ -116,13 +135,17 @@ impl Inspect {
             provenance: manifest.map(|manifest| manifest.provenance),
             notes,
             units,
+            statistics,
             vectors: candidate.vectors().to_string(),
             vector_bytes: vector_bytes(&network, &candidate),
             membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
         };
         match self.output {
             Output::Json | Output::Yaml => print_data(self.output, &report),
-            Output::Table => print(&report.table()),
+            Output::Table => {
+                print(&report.table())?;
+                report.statistics.iter().try_for_each(|all| print(&statistics::table(all)))
+            }
         }
     }
 

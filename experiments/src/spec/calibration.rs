@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::check_model;
 use qslm_common::hash::ContentHash;
-use qslm_common::network::Network;
-use qslm_common::scheme::{Calibration, Scheme};
+use qslm_common::network::{Network, Unit};
+use qslm_common::scheme::{Calibration, Scheme, Span};
 use qslm_common::space::Space;
 use qslm_common::task::{Data, Task};
 use qslm_engine::jobs::gptq;
@@ -54,6 +54,27 @@ impl Wants {
             (false, false) => "gptq",
         }
     }
+}
+
+/// The space with something in the place of what is made for it, so that all else of a spec can be checked before that.
+pub(super) fn draft(space: &Space, network: &Network) -> Space {
+    let mut draft = space.clone();
+    let linears: Vec<String> =
+        network.units().into_iter().filter(Unit::is_linear).map(|unit| unit.name).collect();
+    let nothing = ContentHash::of(b"");
+    draft.codes = linears.iter().map(|unit| (unit.clone(), nothing)).collect();
+    if space.is_coded() {
+        // Less than any codes take: what cannot be met even so cannot be met.
+        for (unit, scheme) in space.unit_schemes(network) {
+            draft.coded.insert(&unit.name, scheme, 1);
+        }
+    }
+    if let Some(activations) = &mut draft.activations {
+        let span = Span::new(-1.0, 1.0).ok();
+        let ranges = linears.into_iter().filter_map(|unit| Some((unit, span?))).collect();
+        activations.calibration = Some(Calibration { data: nothing, sequences: 1, ranges });
+    }
+    draft
 }
 
 /// Has `maker` make what the spec's schemes and activations need of its calibration data. `space` is the spec's without it.

@@ -36,7 +36,7 @@ use crate::input::{Input, read_checkpoint, unreadable};
 use crate::listed;
 use crate::making::{Here, Maker};
 use crate::sensitivity::{self, Metric, UnitSensitivity};
-use calibration::calibrate;
+use calibration::{calibrate, draft};
 pub use check::{problems, problems_of_text};
 pub use written::refuse_toml;
 use written::{HoldoutSpec, SpaceSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy};
@@ -149,43 +149,35 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
     let checkpoint = Input::checkpoint(&files.checkpoint)?;
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
     let inputs = [(checkpoint.hash()?, &checkpoint), (tokenizer.hash()?, &tokenizer)];
-    let mut space = spec.space.resolve(spec.checkpoint.binary_embedding);
     problems_of_ladders(&spec.space)?;
-    let calibrated = calibrate(path, &spec, (&space, &listed), inputs, &task, &network, maker)?;
-    let MadeCodes { by_unit, files: code_files } = calibrated.codes;
-    space.codes = by_unit;
-    if let Some(activations) = &mut space.activations {
-        activations.calibration = calibrated.ranges;
-    }
-    if space.is_coded() {
-        let of_lists = listed.iter().flat_map(|candidate| unit_schemes(&network, candidate));
-        let all: Vec<_> = space.unit_schemes(&network).chain(of_lists).collect();
-        let files = inputs.into_iter().chain(code_files.iter().map(|(hash, file)| (*hash, file)));
-        let files: Vec<_> = files.collect();
-        space.coded = coded_sizes(&all, &space.codes, &network, inputs[0].0, &files, maker)?;
-        space.sort_by_size(&network);
-    }
-    let listed = listed.into_iter().map(|candidate| with_codes(candidate, &space.codes).encode()).collect();
-    let (mut strategy, ranking) = strategy(spec.strategy, listed, &space, &network);
+    let mut space = spec.space.resolve(spec.checkpoint.binary_embedding);
+    // Whatever is wrong besides is told before anything is made.
+    let draft = draft(&space, &network);
+    let with_codes_of = |space: &Space, all| {
+        let filled = listed.iter().map(|candidate| with_codes(candidate.clone(), &space.codes, all).encode());
+        filled.collect::<Vec<_>>()
+    };
+    let (mut strategy, ranking) = strategy(&spec.strategy, with_codes_of(&draft, true), &draft, &network);
     let mut experiment = Experiment {
-        name: spec.name,
+        name: spec.name.clone(),
         engine_version: ENGINE_VERSION,
         backend: spec.backend,
         checkpoint: inputs[0].0,
         network,
         data: Data { text: text.hash()?, tokenizer: inputs[1].0 },
-        space,
-        constraints: spec.constraints,
+        space: draft,
+        constraints: spec.constraints.clone(),
         objectives: spec
             .objectives
+            .clone()
             .unwrap_or_else(|| vec![Objective::quality_of(&task), Objective::Cost(Cost::Footprint)]),
         trade_off: spec.trade_off,
         strategy: strategy.spec(),
-        device: spec.device,
+        device: spec.device.clone(),
         racing: spec.racing,
         task,
     };
-    let (shards, demands) = (spec.run.shards, spec.run.workers);
+    let (shards, demands) = (spec.run.shards, spec.run.workers.clone());
     let mut problems: Vec<KeyProblem> =
         qslm_search::problems(&experiment).into_iter().map(Into::into).collect();
     if !(1..=MAX_SHARDS).contains(&shards) {
@@ -199,8 +191,9 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
     if !problems.is_empty() {
         return Err(Refused::Spec(problems));
     }
+    let holdout = &spec.holdout;
     let holdout =
-        spec.holdout.map(|holdout| held_out(path, &holdout, &tokenizer, &experiment)).transpose()?;
+        holdout.as_ref().map(|holdout| held_out(path, holdout, &tokenizer, &experiment)).transpose()?;
     let data = load_data(&text, &tokenizer, &experiment.task, &network)?;
     let (key, asked) = match experiment.task {
         Task::Perplexity { windows, .. } => ("task.windows", windows),
@@ -209,6 +202,31 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
     warn_of_fewer(key, asked, &text, &data);
     let positions = data.positions();
     let sequences = data.len() as u64;
+    let task = &experiment.task;
+    let calibrated = calibrate(path, &spec, (&space, &listed), inputs, task, &network, maker)?;
+    let MadeCodes { by_unit, files: code_files } = calibrated.codes;
+    space.codes = by_unit;
+    if let Some(activations) = &mut space.activations {
+        activations.calibration = calibrated.ranges;
+    }
+    if space.is_coded() {
+        let of_lists = listed.iter().flat_map(|candidate| unit_schemes(&network, candidate));
+        let all: Vec<_> = space.unit_schemes(&network).chain(of_lists).collect();
+        let files = inputs.into_iter().chain(code_files.iter().map(|(hash, file)| (*hash, file)));
+        let files: Vec<_> = files.collect();
+        space.coded = coded_sizes(&all, &space.codes, &network, inputs[0].0, &files, maker)?;
+        space.sort_by_size(&network);
+    }
+    if let AnyStrategy::List(list) = &mut strategy {
+        list.candidates = with_codes_of(&space, false);
+    }
+    experiment.space = space;
+    experiment.strategy = strategy.spec();
+    // What only the bytes of codes can tell.
+    let problems: Vec<KeyProblem> = qslm_search::problems(&experiment).into_iter().map(Into::into).collect();
+    if !problems.is_empty() {
+        return Err(Refused::Spec(problems));
+    }
     if let Some((key, asked)) = strategy.asks_for_subset() {
         warn_of_fewer(key, Some(asked), &text, &data);
         strategy.fit(sequences);
@@ -346,16 +364,16 @@ fn listed(path: &Path, spec: &Spec, files: &Files) -> Outcome<Vec<Candidate>> {
 /// The strategy, and how to get the order of a ranked one, which takes an evaluation. Until then its groups are in the
 /// order of the network.
 fn strategy(
-    written: Option<WrittenStrategy>,
+    written: &Option<WrittenStrategy>,
     listed: Vec<String>,
     space: &Space,
     network: &Network,
 ) -> (AnyStrategy, Option<Ranking>) {
     match written {
         None => (Tiered::default().into(), None),
-        Some(WrittenStrategy::AsItIs(strategy)) => (strategy, None),
+        Some(WrittenStrategy::AsItIs(strategy)) => (strategy.clone(), None),
         Some(WrittenStrategy::List(_)) => (List { candidates: listed }.into(), None),
-        Some(WrittenStrategy::Ranked(WrittenRanked { metric, tier, sequences, top_k })) => {
+        &Some(WrittenStrategy::Ranked(WrittenRanked { metric, tier, sequences, top_k })) => {
             let groups = space.groups(network, Axis::Weights, tier);
             let order = groups.into_iter().map(|group| group.name).collect();
             let ranking = Ranking { metric, tier, sequences, top_k };

@@ -137,7 +137,7 @@ pub(super) struct HoldoutSpec {
 
 /// The `[strategy]` table. Most strategies are written as they stand in an experiment; those that name files or need an
 /// evaluation have a form of their own here.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum WrittenStrategy {
     AsItIs(AnyStrategy),
     Ranked(WrittenRanked),
@@ -145,7 +145,7 @@ pub(super) enum WrittenStrategy {
 }
 
 /// A ranked search, with the measure in place of the order that it leads to.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Clone)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenRanked {
     pub(super) metric: Metric,
@@ -158,7 +158,7 @@ pub(super) struct WrittenRanked {
 }
 
 /// A list, with the file of candidates; see [`crate::listed`].
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Clone)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenList {
     pub(super) candidates: PathBuf,

@@ -131,8 +131,12 @@ fn calibrated(text: &str) -> Result<Scheme, JobError> {
     }
 }
 
-/// Hessians of units of a part while a float network reads all of `data`, in the units' order.
-fn see(
+/// Hessians of units of a part while a float network reads all of `data`, in the units' order. `watch` hears of its
+/// sequences among so many steps.
+///
+/// # Errors
+/// [`JobError::NotFinite`] names the matrix whose input is none, [`JobError::Interrupted`] comes between two sequences.
+pub fn see(
     float: &SpikeGpt,
     data: &Dataset,
     part: u32,

@@ -20,6 +20,7 @@ mod quantizers;
 mod range;
 pub mod rans;
 mod rounding;
+mod statistics;
 mod stored;
 
 pub use activation::{fake_quantize_rows, grid_of_row};
@@ -29,6 +30,7 @@ pub use quantizer::{Needs, Quantizer, Statistics, Weights};
 pub use quantizers::quantize;
 pub use range::{exponent_of, power_of};
 pub use rounding::round_each;
+pub use statistics::{InputStatistics, WeightStatistics, entropy};
 pub use stored::{Stored, fake_quantize, store, to_half};
 
 #[cfg(test)]
