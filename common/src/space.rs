@@ -13,8 +13,8 @@ use crate::candidate::Candidate;
 use crate::hash::ContentHash;
 use crate::network::{EMBEDDING, Network, Unit};
 use crate::scheme::{
-    Activation, ActivationRange, Calibration, Granularity, Membrane, Range, Rounding, Scales, Scheme,
-    Symmetry, Width,
+    Activation, ActivationRange, Calibration, Granularity, InvalidScheme, Membrane, Range, Rounding, Scales,
+    Scheme, Symmetry, Width,
 };
 use crate::storage::{CodedSizes, Storage};
 
@@ -147,6 +147,14 @@ pub enum InvalidSpace {
     /// A scheme listed twice, or one that is for the embedding alone.
     #[error("schemes: {0}: expected float or integer schemes, each once")]
     Listed(Scheme),
+    /// A scheme of the ladder that there is not.
+    #[error("{scheme}: {error}")]
+    Scheme {
+        /// The scheme.
+        scheme: Scheme,
+        /// What is wrong with it.
+        error: InvalidScheme,
+    },
     /// Roundings of which one is there twice.
     #[error("quantizer: {0} is there twice")]
     TwiceRounded(Rounding),
@@ -189,7 +197,7 @@ impl InvalidSpace {
         match self {
             Self::NoBits(of) | Self::Order(of) => format!("{of}bits"),
             Self::TwoLadders | Self::Grows(_) | Self::Listed(_) | Self::Uncoded(_) => "schemes".to_owned(),
-            Self::TwiceRounded(_) => "quantizer".to_owned(),
+            Self::TwiceRounded(_) | Self::Scheme { .. } => "quantizer".to_owned(),
             Self::NoCodes(_) => "codes".to_owned(),
             Self::NoSize(..) => "coded".to_owned(),
             Self::HalfActivations => "activations.bits".to_owned(),

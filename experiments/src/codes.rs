@@ -145,7 +145,7 @@ pub fn calibrated_schemes(candidate: &Candidate) -> impl Iterator<Item = Scheme>
 /// If it takes calibrated codes.
 pub fn not_calibrated(_: &Network, candidate: Candidate) -> Outcome<(Candidate, CodesFiles)> {
     if calibrated_schemes(&candidate).count() > 0 {
-        let words = "--rounding gptq: this command has nothing to calibrate with; take the candidate of a front, or a \
+        let words = "gptq, slim: this command has nothing to calibrate with; take the candidate of a front, or a \
                      packed file";
         return Err(Failure::new(Exit::Usage, words));
     }
@@ -248,8 +248,9 @@ impl CalibrationArgs {
         if schemes.is_empty() {
             return Ok((candidate, CodesFiles::new()));
         }
-        let needed =
-            || Failure::new(Exit::Usage, "--rounding gptq: --calibration FILE is needed to calibrate codes");
+        let needed = || {
+            Failure::new(Exit::Usage, "--calibration FILE is needed: codes of gptq and slim are calibrated")
+        };
         let path = self.calibration.as_ref().ok_or_else(needed)?;
         let (task, text, tokenizer) = data.calibration(path, self.calibration_sequences)?;
         let checkpoint = Input::checkpoint(&model.checkpoint)?;

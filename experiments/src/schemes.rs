@@ -105,7 +105,7 @@ pub struct SchemeArgs {
     /// or ternary (2 bits in the place of 1.6)
     #[arg(long, default_value = "symmetric", requires = "bits")]
     symmetry: Symmetry,
-    /// Rounding of weights: nearest, truncate (down), stochastic:SEED, or gptq, which takes calibration
+    /// Rounding of weights: nearest, truncate (down), stochastic:SEED, or gptq and slim, which take calibration
     #[arg(long, default_value = "nearest", requires = "bits")]
     rounding: Rounding,
     /// Range of weights that the codes span: minmax, least_squares or percentile:P

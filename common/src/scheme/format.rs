@@ -122,6 +122,15 @@ impl Bits {
         if (2..=8).contains(&bits) { Ok(Self(bits)) } else { Err(InvalidScheme::Bits(bits.into())) }
     }
 
+    /// The width of a column group of mixed ones: 1 to 8 bits.
+    ///
+    /// # Panics
+    /// With other numbers, which no group has.
+    pub fn of_group(bits: u8) -> Self {
+        assert!((1..=8).contains(&bits), "{bits} bits");
+        Self(bits)
+    }
+
     /// The number of bits, 2 to 8.
     pub fn get(self) -> u8 {
         self.0

@@ -90,6 +90,9 @@ pub enum InvalidScheme {
     /// Not of the form of a membrane scheme.
     #[error("membrane {0:?}: expected fixedB:I with B from 2 to 16 bits, I below B of them before the point")]
     Membrane(String),
+    /// Mixed widths in codes that have none.
+    #[error("rounding slim: it is for full codes of 2 to 6 bits in groups, such as int3:full:group64:slim")]
+    Slim,
     /// No such step.
     #[error("step {0:?}: expected 0.03 to 9.99 with up to two decimals")]
     Step(String),
@@ -122,6 +125,27 @@ impl Scheme {
             Some(step) => (2.05 - step.times().log2()).max(0.1),
             None => f64::from(self.bits()),
         }
+    }
+
+    /// Refuses what does not go together.
+    ///
+    /// # Errors
+    /// The reason why there are no such codes.
+    pub fn validate(self) -> Result<(), InvalidScheme> {
+        let Self::Integer { format, quantizer } = self else { return Ok(()) };
+        format.validate()?;
+        let is_grouped = matches!(format.granularity, Granularity::Group(_));
+        let is_slim =
+            format.symmetry == Symmetry::Full && is_grouped && format.bits.get() < Symmetry::WIDEST_FULL;
+        match quantizer.rounding {
+            Rounding::Slim if !is_slim => Err(InvalidScheme::Slim),
+            _ => Ok(()),
+        }
+    }
+
+    /// True if codes of one matrix have several widths.
+    pub fn has_mixed_widths(self) -> bool {
+        matches!(self, Self::Integer { quantizer, .. } if quantizer.rounding == Rounding::Slim)
     }
 
     /// True if an artifact holds the codes; see [`Quantizer::is_calibrated`].

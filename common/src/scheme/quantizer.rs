@@ -23,7 +23,7 @@ pub struct Quantizer {
 impl Quantizer {
     /// True if the codes follow from more than the weights: an artifact holds them, which the candidate names.
     pub fn is_calibrated(self) -> bool {
-        self.rounding == Rounding::Gptq
+        matches!(self.rounding, Rounding::Gptq | Rounding::Slim)
     }
 }
 
@@ -138,6 +138,9 @@ roundings! {
     /// The nearer one to the weight as the errors of the columns before it leave it: GPTQ (arXiv 2210.17323), by the
     /// second moments of what enters the linear. Such codes are calibrated: an artifact holds them.
     Gptq = "gptq";
+    /// As `gptq`, with a bit less or more for column groups by their salience, the mean width kept: SliM-LLM (arXiv
+    /// 2405.14917). For full codes of 2 to 6 bits in groups.
+    Slim = "slim";
     /// The upper one with the probability of the distance to the lower. The draw follows from this seed, the
     /// unit and the weight's position alone, so it is the same on every machine.
     Stochastic(seed: u32) = "stochastic";

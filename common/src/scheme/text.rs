@@ -136,7 +136,6 @@ impl FromStr for Scheme {
         };
         let granularity = next()?.parse()?;
         let mut format = Format { bits, symmetry, granularity, scales: Scales::default() };
-        format.validate()?;
         let mut quantizer = Quantizer { range, ..Quantizer::default() };
         // Scales, rounding and range may each be left out, so their names tell which is which.
         if let Some(scales) = parts.peek().and_then(|part| part.parse().ok()) {
@@ -153,7 +152,10 @@ impl FromStr for Scheme {
             quantizer.range = range.parse()?;
         }
         match parts.next() {
-            None => Ok(Self::Integer { format, quantizer }),
+            None => {
+                let scheme = Self::Integer { format, quantizer };
+                scheme.validate().map(|()| scheme)
+            }
             Some(_) => Err(form()),
         }
     }
@@ -362,6 +364,9 @@ mod tests {
         assert!(error("int4:affine:group0").contains("from 1 to"));
         assert!(error("ec:0.02:channel").starts_with("step \"0.02\": expected 0.03 to 9.99"));
         assert!(error("ec:0.705:channel").contains("up to two decimals"));
+        for text in ["int3:affine:group64:slim", "int3:full:channel:slim", "int7:full:group8:slim"] {
+            assert!(error(text).contains("full codes of 2 to 6 bits in groups"), "{text}");
+        }
         assert!(error("ec:0.70:channel:minmax").starts_with("scheme \"ec:0.70"));
         assert!(error("int4").contains("such as int4:symmetric:channel"));
         assert!(error("int4:affine:tensor:odd").contains("range \"odd\""));
@@ -377,6 +382,7 @@ mod tests {
         assert_eq!(text("int4:affine:tensor:f32:nearest"), "int4:affine:tensor");
         assert_eq!(text("ec:0.7:channel:f16:gptq"), "ec0.70:channel:f16:gptq");
         assert_eq!(text("ec1.25:tensor"), "ec1.25:tensor");
+        assert_eq!(text("int3:full:group64:f16:slim"), "int3:full:group64:f16:slim");
         assert_eq!(text("int2:full:channel:f16:least_squares"), "int2:full:channel:f16:least_squares");
         assert_eq!(
             text("int4:affine:group8:stochastic7:percentile99.90"),

@@ -17,6 +17,9 @@ impl Space {
         } else if !self.bits.is_empty() {
             return Err(InvalidSpace::TwoLadders);
         }
+        for scheme in self.ladder() {
+            scheme.validate().map_err(|error| InvalidSpace::Scheme { scheme, error })?;
+        }
         let mut roundings = std::iter::once(&self.rounding).chain(&self.more_roundings).enumerate();
         let twice = roundings.find(|(index, rounding)| self.more_roundings[*index..].contains(rounding));
         if let Some((_, rounding)) = twice {

@@ -194,9 +194,10 @@ const BEFORE_STRATEGY: &[Table] = &[
             ),
             (
                 "rounding",
-                "\"nearest\", \"truncate\", \"stochastic:SEED\", \"gptq\"",
+                "\"nearest\", \"truncate\", \"stochastic:SEED\", \"gptq\", \"slim\"",
                 "\"nearest\"",
-                "how a weight becomes an integer; gptq makes up for errors by what it sees on [calibration]",
+                "how a weight becomes an integer; gptq makes up for errors by what it sees on [calibration], and slim also gives \
+                 column groups (full codes, group:N) a bit less or more",
             ),
             (
                 "quantizer",

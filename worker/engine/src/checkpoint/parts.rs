@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Seek};
 
 use half::f16;
-use qslm_common::scheme::{Format, Scales, Scheme, Symmetry};
+use qslm_common::scheme::{Bits, Format, Scales, Scheme, Symmetry};
 use qslm_common::storage::Storage;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, TensorView};
@@ -60,14 +60,18 @@ pub(super) fn pack_matrix(
         Some(Stored::Sign(signs)) => vec![bytes(part("signs"), pack(&signs, 1))],
         Some(Stored::Integer(codes)) => {
             let coded = storage.contains(&Storage::Rans).then(|| coded_codes(&codes)).flatten();
-            let Codes { format, values, scales, zero_points, .. } = codes;
-            let (dtype, bytes_of_scales) = scale_bytes(&scales, format.scales);
-            let scales = (part("scales"), dtype, vec![scales.len()], bytes_of_scales);
-            let codes = match coded {
+            let packed = match coded {
                 Some(coded) => bytes(part(CODED), coded),
-                None => bytes(part("codes"), pack_codes(&values, format)),
+                None => bytes(part("codes"), pack_codes(&codes)),
             };
-            let mut tensors = vec![codes, scales];
+            let Codes { format, scales, zero_points, widths, .. } = codes;
+            let (dtype, bytes_of_scales) = scale_bytes(&scales, format.scales);
+            let mut tensors = vec![packed, (part("scales"), dtype, vec![scales.len()], bytes_of_scales)];
+            if !widths.is_empty() {
+                let more: Vec<i8> =
+                    widths.iter().map(|width| *width as i8 - format.bits.get() as i8).collect();
+                tensors.push(bytes(part("widths"), pack(&more, 2)));
+            }
             if format.symmetry == Symmetry::Affine {
                 let zeros: Vec<u8> = zero_points.iter().map(|zero| *zero as u8).collect();
                 tensors.push((part("zero_points"), Dtype::I8, vec![zeros.len()], zeros));
@@ -135,10 +139,11 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
             }
             Scheme::Integer { format, .. } => {
                 let scales = format.granularity.scales(rows, columns);
+                let widths = self.widths(tensor, columns, scheme)?;
                 Ok(Values::Codes(Codes {
                     format,
                     columns,
-                    values: self.codes(tensor, format, rows, columns)?,
+                    values: self.codes(tensor, format, &widths, rows, columns)?,
                     scales: self.scales(&part("scales"), scales, format.scales)?,
                     zero_points: match format.symmetry {
                         Symmetry::Symmetric | Symmetry::Full | Symmetry::Ternary => Vec::new(),
@@ -147,9 +152,30 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
                             bytes.iter().map(|byte| *byte as i8).collect()
                         }
                     },
+                    widths,
                 }))
             }
         }
+    }
+
+    /// Widths of column groups, if the scheme mixes them: as many above its own as below.
+    fn widths(&mut self, tensor: &str, columns: usize, scheme: Scheme) -> Result<Vec<u8>, CheckpointError> {
+        let Scheme::Integer { format, .. } = scheme else { return Ok(Vec::new()) };
+        if !scheme.has_mixed_widths() {
+            return Ok(Vec::new());
+        }
+        let run = format.granularity.run(columns).max(1);
+        let (name, groups) = (format!("{tensor}.widths"), columns.div_ceil(run));
+        let bytes = self.bytes(&name, Dtype::U8, groups.div_ceil(4))?;
+        let more = unpack(&bytes, 2, groups).unwrap_or_default();
+        let is_even = more.iter().map(|more| i32::from(*more)).sum::<i32>() == 0;
+        let last_is_short = !columns.is_multiple_of(run) && more.last() != Some(&0);
+        if more.contains(&-2) || !is_even || last_is_short {
+            let reason = format!("{name}: expected as many groups with a bit more as with a bit less");
+            return Err(CheckpointError::Format { format: "packed", reason });
+        }
+        let bits = format.bits.get() as i8;
+        Ok(more.into_iter().map(|more| (bits + more) as u8).collect())
     }
 
     /// Codes, packed or entropy-coded, whichever there are.
@@ -157,17 +183,18 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
         &mut self,
         tensor: &str,
         format: Format,
+        widths: &[u8],
         rows: usize,
         columns: usize,
     ) -> Result<Vec<i8>, CheckpointError> {
         let (count, coded, name) = (rows * columns, format!("{tensor}.{CODED}"), format!("{tensor}.codes"));
         if self.left.remove(&coded) {
-            return self.coded(&coded, format, rows, columns);
+            return self.coded(&coded, format, widths, rows, columns);
         }
         let name = name.as_str();
         let bytes = self.bytes(name, Dtype::U8, format.code_bytes(count as u64) as usize)?;
         // The size is right, and every byte of other codes makes some.
-        unpack_codes(&bytes, format, count).ok_or_else(|| CheckpointError::Format {
+        unpack_codes(&bytes, format, columns, widths, count).ok_or_else(|| CheckpointError::Format {
             format: "packed",
             reason: format!("{name} holds a byte above 242, which five ternary codes do not make"),
         })
@@ -177,6 +204,7 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
         &mut self,
         name: &str,
         format: Format,
+        widths: &[u8],
         rows: usize,
         columns: usize,
     ) -> Result<Vec<i8>, CheckpointError> {
@@ -192,14 +220,16 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
             return Err(refuse(format!("{size} bytes for {count} codes: expected {most} codes at most")));
         }
         let codes = rans::decode(&bytes, rows, columns).map_err(|error| refuse(error.to_string()))?;
-        let within = format.q_min()..=format.q_max();
-        match codes.iter().find(|code| !within.contains(&i32::from(**code))) {
-            Some(code) => {
-                let (least, largest) = within.into_inner();
-                Err(refuse(format!("code {code}: expected {least} to {largest}")))
+        let run = format.granularity.run(columns).max(1);
+        for (at, code) in codes.iter().enumerate() {
+            let width = widths.get(at % columns / run);
+            let format = Format { bits: width.map_or(format.bits, |width| Bits::of_group(*width)), ..format };
+            let (least, largest) = (format.q_min(), format.q_max());
+            if !(least..=largest).contains(&i32::from(*code)) {
+                return Err(refuse(format!("code {code}: expected {least} to {largest}")));
             }
-            None => Ok(codes),
         }
+        Ok(codes)
     }
 
     fn halves(&mut self, name: &str, count: usize) -> Result<Vec<f32>, CheckpointError> {

@@ -103,8 +103,10 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         }
         let factor = hessian.factor(damping, act_order);
         let factor = factor.map_err(|error| JobError::NotFinite(format!("{}: {error}", unit.name)))?;
-        let (statistics, values) =
-            (Statistics { inputs: Some(&factor), ..Statistics::NONE }, checkpoint.tensor(&unit.name));
+        let (statistics, values) = (
+            Statistics { inputs: Some(&factor), sample: Some(hessian.sample()), ..Statistics::NONE },
+            checkpoint.tensor(&unit.name),
+        );
         let weights = Weights { values: &values, columns: unit.columns, unit: &unit.name };
         let dead_columns = hessian.diagonal().filter(|moment| *moment == 0.0).count();
         let (rows, columns, tokens) = (unit.rows, unit.columns, hessian.tokens());

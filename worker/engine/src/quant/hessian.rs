@@ -11,6 +11,8 @@ use crate::kernels::outer::{LANES, add_outer_products, subtract_scaled};
 const TOKENS_AT_ONCE: usize = 32;
 /// Rows that a factorization works out before the rest learns of them.
 const ROWS_AT_ONCE: usize = 32;
+/// Tokens whose inputs are kept as they are: the first ones.
+const SAMPLE: usize = 256;
 /// Damping beyond which a matrix is no Hessian.
 const MOST_DAMPING: f64 = 1e6;
 
@@ -24,13 +26,21 @@ pub struct InputMoments {
     /// Inputs that are not added yet, `[tokens, stride]`.
     waiting: Vec<f64>,
     tokens: u64,
+    sample: Vec<f32>,
 }
 
 impl InputMoments {
     /// Moments of no inputs yet, of so many columns.
     pub fn new(columns: usize) -> Self {
         let stride = columns.next_multiple_of(LANES);
-        Self { columns, stride, sums: vec![0.0; columns * stride], waiting: Vec::new(), tokens: 0 }
+        Self {
+            columns,
+            stride,
+            sums: vec![0.0; columns * stride],
+            waiting: Vec::new(),
+            tokens: 0,
+            sample: Vec::new(),
+        }
     }
 
     /// Adds inputs, `[tokens, columns]`.
@@ -39,6 +49,9 @@ impl InputMoments {
             // A product of two 32-bit floats is exact in 64 bits.
             self.waiting.extend(x.iter().copied().map(f64::from));
             self.waiting.resize(self.waiting.len().next_multiple_of(self.stride), 0.0);
+            if self.tokens < SAMPLE as u64 {
+                self.sample.extend(x);
+            }
             self.tokens += 1;
             if self.waiting.len() == TOKENS_AT_ONCE * self.stride {
                 self.add_waiting();
@@ -55,7 +68,7 @@ impl InputMoments {
     /// The Hessian of all inputs; `None` if one of them was no number.
     pub fn finish(mut self) -> Option<Hessian> {
         self.add_waiting();
-        let Self { columns, stride, sums, tokens, .. } = self;
+        let Self { columns, stride, sums, tokens, sample, .. } = self;
         let scale = 2.0 / tokens.max(1) as f64;
         let mut values = vec![0.0; columns * columns];
         for i in 0..columns {
@@ -64,7 +77,7 @@ impl InputMoments {
                 (values[i * columns + j], values[j * columns + i]) = (sum, sum);
             }
         }
-        values.iter().all(|value| value.is_finite()).then_some(Hessian { columns, values, tokens })
+        values.iter().all(|value| value.is_finite()).then_some(Hessian { columns, values, tokens, sample })
     }
 }
 
@@ -76,6 +89,8 @@ pub struct Hessian {
     values: Vec<f64>,
     /// Tokens T that it is the mean over.
     tokens: u64,
+    /// Inputs of the first of them, `[tokens, columns]`.
+    sample: Vec<f32>,
 }
 
 /// A matrix that no damping makes one of squares.
@@ -87,6 +102,11 @@ impl Hessian {
     /// The numbers, `[columns, columns]`.
     pub fn values(&self) -> &[f64] {
         &self.values
+    }
+
+    /// Inputs of the first tokens, `[tokens, columns]`.
+    pub fn sample(&self) -> &[f32] {
+        &self.sample
     }
 
     /// Tokens that it is the mean over.

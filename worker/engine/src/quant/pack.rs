@@ -5,24 +5,14 @@
 
 use qslm_common::scheme::{Format, Symmetry};
 
+use super::Codes;
+
 /// Packs codes; only the low `bits` bits of each are kept.
 pub fn pack(codes: &[i8], bits: u8) -> Vec<u8> {
-    let mask = (1u32 << bits) - 1;
-    let mut bytes = Vec::with_capacity((codes.len() * usize::from(bits)).div_ceil(8));
-    let (mut pending, mut count) = (0u32, 0);
-    for code in codes {
-        pending |= (*code as u32 & mask) << count;
-        count += bits;
-        while count >= 8 {
-            bytes.push(pending as u8);
-            pending >>= 8;
-            count -= 8;
-        }
-    }
-    if count > 0 {
-        bytes.push(pending as u8);
-    }
-    bytes
+    let bytes = Vec::with_capacity((codes.len() * usize::from(bits)).div_ceil(8));
+    let mut packer = Packer { bytes, ..Packer::default() };
+    codes.iter().for_each(|code| packer.push(*code, bits));
+    packer.finish()
 }
 
 /// Unpacks `count` codes. `None` if there are not exactly as many bytes as they take.
@@ -47,19 +37,86 @@ pub fn unpack(bytes: &[u8], bits: u8, count: usize) -> Option<Vec<i8>> {
     Some(codes)
 }
 
-/// Packs codes as their format stores them.
-pub fn pack_codes(codes: &[i8], format: Format) -> Vec<u8> {
+/// Packs codes as their format stores them; of several widths group by group, each group row by row.
+pub fn pack_codes(codes: &Codes) -> Vec<u8> {
+    let Codes { format, columns, values, widths, .. } = codes;
     match format.symmetry {
-        Symmetry::Ternary => pack_ternary(codes),
-        Symmetry::Symmetric | Symmetry::Affine | Symmetry::Full => pack(codes, format.bits.get()),
+        Symmetry::Ternary => pack_ternary(values),
+        _ if widths.is_empty() => pack(values, format.bits.get()),
+        Symmetry::Symmetric | Symmetry::Affine | Symmetry::Full => {
+            let mut packer = Packer::default();
+            for (place, width) in places(*format, *columns, widths, values.len()) {
+                packer.push(values[place], width);
+            }
+            packer.finish()
+        }
     }
 }
 
-/// Unpacks `count` codes of a format. `None` if the bytes are not such.
-pub fn unpack_codes(bytes: &[u8], format: Format, count: usize) -> Option<Vec<i8>> {
+/// Unpacks `count` codes of a format, of these widths by column group if there are any. `None` if the bytes are not such.
+pub fn unpack_codes(
+    bytes: &[u8],
+    format: Format,
+    columns: usize,
+    widths: &[u8],
+    count: usize,
+) -> Option<Vec<i8>> {
     match format.symmetry {
         Symmetry::Ternary => unpack_ternary(bytes, count),
-        Symmetry::Symmetric | Symmetry::Affine | Symmetry::Full => unpack(bytes, format.bits.get(), count),
+        _ if widths.is_empty() => unpack(bytes, format.bits.get(), count),
+        Symmetry::Symmetric | Symmetry::Affine | Symmetry::Full => {
+            let bits: usize =
+                places(format, columns, widths, count).map(|(_, width)| usize::from(width)).sum();
+            if bytes.len() != bits.div_ceil(8) {
+                return None;
+            }
+            let (mut codes, mut at) = (vec![0; count], 0);
+            for (place, width) in places(format, columns, widths, count) {
+                // No code is longer than a byte, so it is in two of them at most.
+                let pair = [bytes[at / 8], bytes.get(at / 8 + 1).copied().unwrap_or(0)];
+                let bits = (u16::from_le_bytes(pair) >> (at % 8)) as u8;
+                codes[place] = (bits << (8 - width)) as i8 >> (8 - width);
+                at += usize::from(width);
+            }
+            Some(codes)
+        }
+    }
+}
+
+/// Places of the codes of a matrix in the order of its column groups, with their widths.
+fn places(format: Format, columns: usize, widths: &[u8], count: usize) -> impl Iterator<Item = (usize, u8)> {
+    let run = format.granularity.run(columns).max(1);
+    widths.iter().enumerate().flat_map(move |(group, width)| {
+        let within = (group * run).min(columns)..(group * run + run).min(columns);
+        let rows = (0..count).step_by(columns.max(1));
+        rows.flat_map(move |row| within.clone().map(move |column| (row + column, *width)))
+    })
+}
+
+/// Bits on their way into bytes, lowest first.
+#[derive(Default)]
+struct Packer {
+    bytes: Vec<u8>,
+    pending: u32,
+    count: u8,
+}
+
+impl Packer {
+    fn push(&mut self, code: i8, bits: u8) {
+        self.pending |= (code as u32 & ((1 << bits) - 1)) << self.count;
+        self.count += bits;
+        while self.count >= 8 {
+            self.bytes.push(self.pending as u8);
+            self.pending >>= 8;
+            self.count -= 8;
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        if self.count > 0 {
+            self.bytes.push(self.pending as u8);
+        }
+        self.bytes
     }
 }
 

@@ -40,6 +40,8 @@ pub enum Needs {
     Weights,
     /// The second moments of the matrix's inputs: [`Statistics::inputs`].
     InputHessian,
+    /// The same, and some of the inputs: [`Statistics::sample`].
+    Inputs,
     /// The gradients of the loss: [`Statistics::gradients`].
     Gradients,
 }
@@ -49,19 +51,22 @@ pub enum Needs {
 pub struct Statistics<'a> {
     /// Factor of the second moments of calibration inputs.
     pub inputs: Option<&'a Factor>,
+    /// Some of the calibration inputs, `[tokens, columns]`.
+    pub sample: Option<&'a [f32]>,
     /// Gradients of the loss with respect to the weights, `[rows, columns]`.
     pub gradients: Option<&'a [f32]>,
 }
 
 impl Statistics<'_> {
     /// No statistics: the weights alone are known.
-    pub const NONE: Self = Self { inputs: None, gradients: None };
+    pub const NONE: Self = Self { inputs: None, sample: None, gradients: None };
 
     /// True if they hold what is needed.
     pub(super) fn have(&self, needs: Needs) -> bool {
         match needs {
             Needs::Weights => true,
             Needs::InputHessian => self.inputs.is_some(),
+            Needs::Inputs => self.inputs.is_some() && self.sample.is_some(),
             Needs::Gradients => self.gradients.is_some(),
         }
     }

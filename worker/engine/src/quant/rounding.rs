@@ -23,8 +23,8 @@ pub fn round_each(
 ) -> Codes {
     let round = unless_on_code(round);
     let Weights { values: weights, columns, .. } = weights;
-    let mut codes =
-        Codes { format, columns, values: vec![0; weights.len()], scales: vec![], zero_points: vec![] };
+    let (values, scales, zero_points, widths) = (vec![0; weights.len()], vec![], vec![], vec![]);
+    let mut codes = Codes { format, columns, values, scales, zero_points, widths };
     let mut start = 0;
     for run in runs(weights, columns, format.granularity) {
         let grid = range::grid(run, format, range, &round, start);

@@ -46,6 +46,7 @@ impl Quantizer for Gptq {
             values: vec![0; values.len()],
             scales: grids.iter().map(|grid| grid.scale).collect(),
             zero_points,
+            widths: Vec::new(),
         };
         if let Some(factor) = statistics.inputs {
             sweep(

@@ -6,6 +6,7 @@
 mod floor;
 mod gptq;
 mod nearest;
+mod slim;
 mod stochastic;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ fn registered(scheme::Quantizer { rounding, range }: scheme::Quantizer) -> Box<d
     match rounding {
         Rounding::Nearest => Box::new(nearest::Nearest { range }),
         Rounding::Gptq => Box::new(gptq::Gptq { range }),
+        Rounding::Slim => Box::new(slim::Slim),
         Rounding::Floor => Box::new(floor::Floor { range }),
         Rounding::Stochastic(seed) => Box::new(stochastic::Stochastic { seed, range }),
     }
@@ -51,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_quantizer_is_named_as_schemes_name_it() {
-        for text in ["nearest", "truncate", "gptq", "stochastic7"] {
+        for text in ["nearest", "truncate", "gptq", "slim", "stochastic7"] {
             let rounding: Rounding = text.parse().unwrap();
             let quantizer = registered(scheme::Quantizer { rounding, range: Range::default() });
             assert_eq!(quantizer.name(), rounding.word());
