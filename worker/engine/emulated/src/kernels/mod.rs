@@ -10,6 +10,8 @@ pub mod integer;
 pub mod loss;
 #[path = "../../../src/kernels/norm.rs"]
 pub mod norm;
+#[path = "../../../src/kernels/outer.rs"]
+pub mod outer;
 #[path = "../../../src/kernels/peak.rs"]
 pub mod peak;
 #[path = "../../../src/kernels/product/mod.rs"]
