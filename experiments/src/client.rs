@@ -10,7 +10,9 @@ use qslm_coordinator::driver::{Commits, DriverError, Handle};
 use qslm_coordinator::{AccessPolicy, Coordinator, Options, Ports};
 use qslm_program::limits;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
-use qslm_proto::v1::{ExperimentStatus, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest};
+use qslm_proto::v1::{
+    ExperimentStatus, FetchArtifactRequest, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest,
+};
 use qslm_transport::{Access, Connector, Link};
 use qslm_worker::put;
 use tokio::net::TcpListener;
@@ -131,6 +133,27 @@ pub async fn submit(
     let demands = Some(resolved.demands.clone().into());
     let request = SubmitRequest { experiment, shards: resolved.shards, priority, demands };
     Ok(client.submit(request).await?.into_inner())
+}
+
+/// Fetches an artifact of at most so many bytes.
+pub async fn fetch(client: &mut Client, hash: ContentHash, largest: u64) -> Outcome<Vec<u8>> {
+    let request = FetchArtifactRequest { hash: hash.as_bytes().to_vec() };
+    let mut stream = client.fetch_artifact(request).await?.into_inner();
+    let mut artifact = Vec::new();
+    while let Some(piece) = stream.message().await? {
+        artifact.extend(piece.data);
+        if artifact.len() as u64 > largest {
+            let words = format!("artifact {hash} has more than the {largest} bytes that its job states");
+            return Err(Failure::new(Exit::Failure, words));
+        }
+    }
+    if ContentHash::of(&artifact) != hash {
+        return Err(Failure::new(
+            Exit::Failure,
+            format!("the coordinator sent something else than artifact {hash}"),
+        ));
+    }
+    Ok(artifact)
 }
 
 /// Uploads those of these files that the coordinator does not have.

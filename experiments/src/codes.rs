@@ -5,30 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::network::{Network, Unit};
 use qslm_common::scheme::Scheme;
-use qslm_common::storage::{CodedSizes, Storage};
+use qslm_common::storage::CodedSizes;
 use qslm_common::task::{Data, Task};
 use qslm_engine::checkpoint::calibrated::CodesFile;
-use qslm_engine::checkpoint::{Checkpoint, packed};
 use qslm_engine::jobs::coded::{Coded, units_with_embedding};
 use qslm_engine::jobs::gptq::{self, Gptq};
-use qslm_proto::v1::FetchArtifactRequest;
 use tokio::runtime::Handle;
 
-use crate::client::Client;
+use crate::client::{Client, fetch};
 use crate::commands::target::Source;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
 use crate::inputs::DataArgs;
 use crate::making::{Files, Here, Maker};
 use crate::schemes::ModelArgs;
-
-/// Artifacts by their hashes.
-pub type CodesFiles = BTreeMap<ContentHash, Arc<CodesFile>>;
+use crate::storage::CodesFiles;
 
 /// What codes are calibrated with.
 #[derive(Debug, Clone)]
@@ -143,7 +139,7 @@ pub fn calibrated_schemes(candidate: &Candidate) -> impl Iterator<Item = Scheme>
 ///
 /// # Errors
 /// If it takes calibrated codes.
-pub fn not_calibrated(_: &Network, candidate: Candidate) -> Outcome<(Candidate, CodesFiles)> {
+pub fn not_calibrated(candidate: Candidate) -> Outcome<(Candidate, CodesFiles)> {
     if calibrated_schemes(&candidate).count() > 0 {
         let words = "gptq, slim: this command has nothing to calibrate with; take the candidate of a front, or a \
                      packed file";
@@ -163,55 +159,6 @@ pub fn with_codes(mut candidate: Candidate, by_unit: &BTreeMap<String, ContentHa
         candidate = candidate.with_codes([unit.as_str()], artifact);
     }
     candidate
-}
-
-/// How codes may be stored.
-#[derive(Debug, Clone, Args)]
-pub struct StorageArgs {
-    /// How a file may store codes, of which each matrix takes the smallest: packed, or rans, which is entropy coding and
-    /// changes no number [default: packed, or as the front's experiment had it]
-    #[arg(long, value_name = "STORAGE", value_delimiter = ',')]
-    storage: Vec<StorageArg>,
-}
-
-/// A form that codes may be stored in.
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum StorageArg {
-    /// Every code in the width of its format
-    Packed,
-    /// Entropy-coded by rANS
-    Rans,
-}
-
-impl StorageArgs {
-    /// What the flag says, or else `usual`.
-    pub fn or(&self, usual: &[Storage]) -> Vec<Storage> {
-        let form = |storage: &StorageArg| match storage {
-            StorageArg::Packed => Storage::Packed,
-            StorageArg::Rans => Storage::Rans,
-        };
-        match self.storage.is_empty() {
-            true => usual.to_vec(),
-            false => self.storage.iter().map(form).collect(),
-        }
-    }
-}
-
-/// Bytes of a candidate's codes in a file that may hold entropy-coded ones; nothing if it may not.
-///
-/// # Errors
-/// If calibrated codes are not at hand.
-pub fn sizes(
-    storage: &[Storage],
-    checkpoint: &Checkpoint,
-    candidate: &Candidate,
-    codes: &CodesFiles,
-) -> Outcome<CodedSizes> {
-    if !storage.contains(&Storage::Rans) {
-        return Ok(CodedSizes::default());
-    }
-    let sizes = packed::coded_sizes(checkpoint, candidate, codes);
-    sizes.map_err(|error| Failure::new(Exit::Failure, error))
 }
 
 /// What the flags of a command are calibrated with.
@@ -308,27 +255,6 @@ impl CodesArgs {
             Failure::new(failure.exit(), format!("artifact {hash}: {failure} ({words})"))
         })
     }
-}
-
-/// Fetches an artifact of at most so many bytes.
-pub async fn fetch(client: &mut Client, hash: ContentHash, largest: u64) -> Outcome<Vec<u8>> {
-    let request = FetchArtifactRequest { hash: hash.as_bytes().to_vec() };
-    let mut stream = client.fetch_artifact(request).await?.into_inner();
-    let mut artifact = Vec::new();
-    while let Some(piece) = stream.message().await? {
-        artifact.extend(piece.data);
-        if artifact.len() as u64 > largest {
-            let words = format!("artifact {hash} has more than the {largest} bytes that its job states");
-            return Err(Failure::new(Exit::Failure, words));
-        }
-    }
-    if ContentHash::of(&artifact) != hash {
-        return Err(Failure::new(
-            Exit::Failure,
-            format!("the coordinator sent something else than artifact {hash}"),
-        ));
-    }
-    Ok(artifact)
 }
 
 fn read(path: &Path, hash: ContentHash) -> Outcome<Vec<u8>> {

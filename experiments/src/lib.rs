@@ -24,6 +24,7 @@ mod screen;
 mod sensitivity;
 mod spec;
 mod statistics;
+mod storage;
 mod tensors;
 
 use std::ffi::OsStr;

@@ -14,8 +14,7 @@ use qslm_proto::v1::{JobStatus, MakeRequest};
 use qslm_transport::Connector;
 use tokio::runtime::Handle;
 
-use crate::client::{Client, connect, upload_missing};
-use crate::codes::fetch;
+use crate::client::{Client, connect, fetch, upload_missing};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
 pub use here::Here;

@@ -20,9 +20,9 @@ use qslm_engine::jobs::ranges;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::Dataset;
 
-use crate::codes::{CodesFiles, StorageArgs, sizes};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::{Input, read_checkpoint};
+use crate::storage::{CodesFiles, StorageArgs, sizes};
 
 /// The checkpoint that a command works on.
 #[derive(Debug, Clone, Args)]

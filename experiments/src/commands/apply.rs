@@ -6,13 +6,14 @@ use clap::Args;
 use qslm_engine::checkpoint::packed::{self, Provenance};
 use serde::Serialize;
 
-use crate::codes::{CodesArgs, StorageArgs, not_calibrated};
+use crate::codes::{CodesArgs, not_calibrated};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
 use crate::output::{Output, print_data, print_pairs};
 use crate::place::{Made, OutputPlace};
 use crate::schemes::SchemeArgs;
+use crate::storage::StorageArgs;
 
 /// Write a candidate as a packed file: sub-byte weights, scales, zero points and a manifest.
 ///
@@ -79,7 +80,7 @@ impl Apply {
         };
         let mut storage = self.storage.or(&[]);
         let candidate = match (&self.front, self.scheme.candidate(checkpoint.network(), None)?) {
-            (_, Some(candidate)) => not_calibrated(checkpoint.network(), candidate)?.0,
+            (_, Some(candidate)) => not_calibrated(candidate)?.0,
             (Some(path), None) => {
                 let front = FrontFile::read(path)?;
                 front.check_checkpoint(hash, &self.checkpoint)?;

@@ -10,7 +10,7 @@ use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, EvaluateError};
 use serde::Serialize;
 
-use crate::codes::{CalibrationArgs, CodesArgs, StorageArgs, sizes};
+use crate::codes::{CalibrationArgs, CodesArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::Input;
@@ -19,6 +19,7 @@ use crate::output::{Output, print_data, print_pairs};
 use crate::parallel::{evaluate_every, threads};
 use crate::schemes::{LoadedModel, ModelArgs, SchemeArgs};
 use crate::statistics::paired;
+use crate::storage::{StorageArgs, sizes};
 
 /// Compare a quantized network with the float one, sequence by sequence, with a paired significance test.
 ///

@@ -16,7 +16,7 @@ use qslm_common::storage::CodedSizes;
 use qslm_engine::task::Dataset;
 use serde::Serialize;
 
-use crate::codes::{CalibrationArgs, StorageArgs};
+use crate::codes::CalibrationArgs;
 use crate::data::warn_of_fewer;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_text;
@@ -26,6 +26,7 @@ use crate::parallel::{evaluate_all, threads};
 use crate::place::{Made, OutputPlace};
 use crate::schemes::{LoadedModel, ModelArgs, SchemeArgs, calibrate_on};
 use crate::spec::refuse_toml;
+use crate::storage::StorageArgs;
 use crate::tensors;
 
 /// Measure one checkpoint, float or quantized, without a coordinator.

@@ -49,7 +49,8 @@ impl Generate {
         let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, format!("--{error}"));
         let mut sampler =
             Sampler::new(self.temperature, self.top_k, self.seed).map_err(|error| usage(&error))?;
-        let model = self.scheme.load(&self.model, None, None, not_calibrated)?.model;
+        let model =
+            self.scheme.load(&self.model, None, None, |_, candidate| not_calibrated(candidate))?.model;
         if model.network().is_classifier() {
             let checkpoint = self.model.checkpoint.display();
             let words = format!("{checkpoint}: this checkpoint classifies, it has no next token");

@@ -83,7 +83,7 @@ impl Sensitivity {
         }
         let missing = || Failure::new(Exit::Usage, "--bits is needed: what each unit is quantized to, alone");
         let candidate = self.scheme.candidate(checkpoint.network(), None)?.ok_or_else(missing)?;
-        let (candidate, _) = not_calibrated(checkpoint.network(), candidate)?;
+        let (candidate, _) = not_calibrated(candidate)?;
         let data = self.data.load(checkpoint.network())?;
         let options = Options {
             backend: self.model.backend,

@@ -118,7 +118,6 @@ impl Strategy for Allocate {
             candidates_at_most: candidates,
         };
         let probes = self.subset(experiment).map_or(0, |subset| subset.candidates);
-        // Float, and every group at two levels.
         vec![
             plan(SENSITIVITY, first + probes),
             plan(ALLOCATION, (ROUNDS * AT_A_TIME) as u64),
@@ -128,6 +127,7 @@ impl Strategy for Allocate {
 
     fn subset(&self, experiment: &Experiment) -> Option<Subset> {
         let sequences = self.subset_of(experiment)?;
+        // The float model, and every group at two levels.
         Some(Subset { sequences, candidates: 1 + 2 * experiment.moving(self.tier).len() as u64 })
     }
 

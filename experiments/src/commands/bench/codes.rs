@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use clap::Args;
 use qslm_common::scheme::Scheme;
+use qslm_engine::jobs::gptq;
 use qslm_engine::quant::{InputMoments, Statistics, Weights, quantize, rans};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -100,7 +101,7 @@ impl CodesBench {
         let hessian = moments.finish().ok_or_else(|| failed(&"the inputs are not finite"))?;
         let moments_seconds = begun.elapsed().as_secs_f64();
         let begun = Instant::now();
-        let factor = hessian.factor(0.1, false).map_err(|error| failed(&error))?;
+        let factor = hessian.factor(gptq::DAMPING, false).map_err(|error| failed(&error))?;
         let factor_seconds = begun.elapsed().as_secs_f64();
         let statistics = Statistics { inputs: Some(&factor), ..Statistics::NONE };
         let begun = Instant::now();

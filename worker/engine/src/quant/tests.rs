@@ -304,13 +304,9 @@ fn normal(count: usize) -> Vec<f32> {
 fn entropy_and_error(weights: &[f32], columns: usize, scheme: &str) -> (f64, f64) {
     let Ok(Scheme::Integer { format, quantizer }) = scheme.parse() else { panic!("{scheme}") };
     let codes = codes_of(weights, columns, (format, quantizer));
-    let mut counts = std::collections::BTreeMap::<i8, f64>::new();
-    codes.values.iter().for_each(|code| *counts.entry(*code).or_default() += 1.0);
-    let total = weights.len() as f64;
-    let entropy = -counts.values().map(|count| count / total * (count / total).log2()).sum::<f64>();
     let restored = codes.dequantize();
-    let error = weights.iter().zip(&restored).map(|(w, r)| f64::from(w - r).powi(2)).sum::<f64>() / total;
-    (entropy, error)
+    let squared: f64 = weights.iter().zip(&restored).map(|(w, r)| f64::from(w - r).powi(2)).sum();
+    (entropy(&codes.values), squared / weights.len() as f64)
 }
 
 #[test]

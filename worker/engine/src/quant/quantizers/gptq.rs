@@ -88,7 +88,7 @@ pub(in crate::quant) fn sweep(
 }
 
 /// The code next to a weight, the even one on a tie, and the weight that it stands for.
-fn nearest(w: f64, grid: Grid) -> (i8, f64) {
+pub(super) fn nearest(w: f64, grid: Grid) -> (i8, f64) {
     let Grid { scale, zero, offset, q_min, q_max } = grid;
     let (scale, zero, offset) = (f64::from(scale), f64::from(zero), f64::from(offset));
     if scale == 0.0 {

@@ -3,6 +3,8 @@
 //! One more is its word in the list of `qslm_common::scheme::Rounding`, which texts and spaces are made of
 //! without an engine, a file here, and its line in `registered` below, which the compiler asks for.
 
+#[cfg(test)]
+mod examples;
 mod floor;
 mod gptq;
 mod nearest;

@@ -15,7 +15,7 @@
 
 use qslm_common::scheme::{Bits, Format};
 
-use super::gptq::sweep;
+use super::gptq::{nearest, sweep};
 use crate::kernels::exp::exp;
 use crate::kernels::grid::Grid;
 use crate::kernels::outer::{LANES, add_weighted_rows};
@@ -128,7 +128,7 @@ fn rounded(weights: &[f32], columns: usize, format: Format, widths: &[u8]) -> Ve
     for (index, run) in runs(weights, columns, format.granularity).enumerate() {
         let format = of_width(format, widths[index % widths.len()]);
         let grid = over(run, format, 1.0);
-        out.extend(run.iter().map(|w| nearest(f64::from(*w), grid) as f32));
+        out.extend(run.iter().map(|w| nearest(f64::from(*w), grid).1 as f32));
     }
     out
 }
@@ -216,7 +216,7 @@ fn fitted(run: &[f32], format: Format, salient: &[bool]) -> Grid {
     for factor in std::iter::once(1.0).chain(wider).chain(narrower) {
         let grid = over(run, format, factor);
         let error = |(w, salient): (&f32, &bool)| {
-            let error = f64::from(*w) - nearest(f64::from(*w), grid);
+            let error = f64::from(*w) - nearest(f64::from(*w), grid).1;
             let weight = if *salient { SALIENT_WEIGHT } else { 1.0 };
             // |e|^2.4, of roots that are the same everywhere.
             weight * error * error * fifth_root(error * error)
@@ -227,16 +227,6 @@ fn fitted(run: &[f32], format: Format, salient: &[bool]) -> Grid {
         }
     }
     best.1
-}
-
-/// The level of a grid next to a weight.
-fn nearest(w: f64, grid: Grid) -> f64 {
-    let Grid { scale, offset, q_min, q_max, .. } = grid;
-    let (scale, offset) = (f64::from(scale), f64::from(offset));
-    if scale == 0.0 {
-        return 0.0;
-    }
-    scale * ((w / scale - offset).round_ties_even().clamp(q_min.into(), q_max.into()) + offset)
 }
 
 /// The fifth root of a number of at least 0, by Newton's steps.

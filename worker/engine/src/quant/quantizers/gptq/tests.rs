@@ -5,33 +5,15 @@ use proptest::prelude::*;
 use qslm_common::scheme::Scheme;
 use serde::Deserialize;
 
+use super::super::examples::{format_of, noise};
 use super::*;
 use crate::quant::hessian::{Hessian, InputMoments};
 use crate::quant::quantize;
-
-fn format_of(text: &str) -> Format {
-    match text.parse() {
-        Ok(Scheme::Integer { format, .. }) => format,
-        other => panic!("{text}: {other:?}"),
-    }
-}
 
 fn hessian_of(inputs: &[f32], columns: usize) -> Hessian {
     let mut moments = InputMoments::new(columns);
     moments.add(inputs);
     moments.finish().unwrap()
-}
-
-/// Numbers that look random: about a normal variable.
-fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 24) as f32
-    };
-    (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
 }
 
 /// Inputs whose columns have much in common.

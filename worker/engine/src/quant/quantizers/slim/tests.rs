@@ -1,28 +1,8 @@
 //! SliM-LLM against what its formulas ask for.
 
-use qslm_common::scheme::Scheme;
-
+use super::super::examples::{format_of, noise};
 use super::*;
 use crate::quant::{InputMoments, pack};
-
-fn format_of(text: &str) -> Format {
-    match text.parse() {
-        Ok(Scheme::Integer { format, .. }) => format,
-        other => panic!("{text}: {other:?}"),
-    }
-}
-
-/// Numbers that look random, about normal.
-fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 24) as f32
-    };
-    (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
-}
 
 /// Codes of weights for inputs whose columns have these sizes.
 fn slim(weights: &[f32], text: &str, sizes: &[f32]) -> Codes {
@@ -84,7 +64,7 @@ fn grids_lose_no_more_than_those_of_the_whole_range() {
     let format = format_of("int2:full:group16:slim");
     let run = noise(16, 8);
     let error = |grid: Grid| {
-        run.iter().map(|w| (f64::from(*w) - nearest(f64::from(*w), grid)).abs().powf(2.4)).sum::<f64>()
+        run.iter().map(|w| (f64::from(*w) - nearest(f64::from(*w), grid).1).abs().powf(2.4)).sum::<f64>()
     };
     let (found, whole) = (fitted(&run, format, &[false; 16]), over(&run, format, 1.0));
     assert!(error(found) <= error(whole) * (1.0 + 1e-12));
