@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::hash::ContentHash;
-use crate::network::{EMBEDDING, Network, Unit};
+use crate::network::{EMBEDDING, HEAD, Network, Unit};
 use crate::scheme::{Activation, InvalidScheme, Membrane, Scheme};
 
 /// A total map from the units of a network to schemes, and partial ones for activations and membranes.
@@ -81,6 +81,9 @@ pub enum InvalidCandidate {
     /// Codes of an artifact for a unit whose scheme takes none.
     #[error("weights of {0}: its scheme takes no codes from an artifact")]
     Codes(String),
+    /// Widths by the frequency of tokens in something else than the head of a language model.
+    #[error("unit {0}: rounding frequency is for the head of a language model, whose rows are tokens")]
+    NoTokens(String),
     /// A calibrated scheme for what nothing is multiplied with.
     #[error("unit {0}: calibrated schemes are for linear layers")]
     NotLinear(String),
@@ -258,8 +261,8 @@ impl Candidate {
     /// Checks that the candidate covers exactly the units of `network` and misuses no scheme.
     ///
     /// # Errors
-    /// The first unit that is missing, unknown, marked `sign` without being a binary embedding, or calibrated without
-    /// codes; the first activation or membrane of something that the network does not have.
+    /// The first unit that is missing, unknown, marked `sign` without being a binary embedding, calibrated without
+    /// codes, or with widths by the frequency of tokens that its rows are not; the first activation or membrane of something that the network does not have.
     pub fn validate(&self, network: &Network) -> Result<(), InvalidCandidate> {
         let units = network.units();
         for unit in &units {
@@ -268,6 +271,9 @@ impl Candidate {
             let lossless = unit.name == EMBEDDING && network.binary_embedding;
             if self.schemes[index] == Scheme::Sign && !lossless {
                 return Err(InvalidCandidate::Sign(unit.name.clone()));
+            }
+            if self.schemes[index].is_by_frequency() && !(unit.name == HEAD && network.predicts_tokens()) {
+                return Err(InvalidCandidate::NoTokens(unit.name.clone()));
             }
             match (self.schemes[index].is_calibrated(), self.codes.contains_key(&unit.name)) {
                 (true, _) if !unit.is_linear() => {

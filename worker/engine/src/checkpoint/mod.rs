@@ -236,6 +236,15 @@ impl Checkpoint {
         }
     }
 
+    /// Puts other values into a tensor.
+    ///
+    /// # Panics
+    /// If the network has no tensor of that name and size.
+    pub fn replace(&mut self, name: &str, values: Vec<f32>) {
+        assert_eq!(self.tensor(name).len(), values.len(), "{name} has another size");
+        self.tensors.insert(name.to_owned(), Values::Floats(values));
+    }
+
     /// The codes of a matrix, if the file stores such.
     pub fn codes(&self, name: &str) -> Option<&Codes> {
         match self.tensors.get(name)? {

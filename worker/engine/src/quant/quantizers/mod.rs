@@ -3,14 +3,17 @@
 //! One more is its word in the list of `qslm_common::scheme::Rounding`, which texts and spaces are made of
 //! without an engine, a file here, and its line in `registered` below, which the compiler asks for.
 
+mod descent;
 #[cfg(test)]
 mod examples;
 mod floor;
+mod frequency;
 mod gptq;
 mod nearest;
 mod slim;
 mod stochastic;
 
+pub use gptq::sweep;
 #[cfg(test)]
 pub(super) use stochastic::rounding as stochastic_rounding;
 
@@ -23,7 +26,9 @@ fn registered(scheme::Quantizer { rounding, range }: scheme::Quantizer) -> Box<d
     match rounding {
         Rounding::Nearest => Box::new(nearest::Nearest { range }),
         Rounding::Gptq => Box::new(gptq::Gptq { range }),
+        Rounding::Descent => Box::new(descent::Descent { range }),
         Rounding::Slim => Box::new(slim::Slim),
+        Rounding::Frequency => Box::new(frequency::Frequency { range }),
         Rounding::Floor => Box::new(floor::Floor { range }),
         Rounding::Stochastic(seed) => Box::new(stochastic::Stochastic { seed, range }),
     }
@@ -55,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_quantizer_is_named_as_schemes_name_it() {
-        for text in ["nearest", "truncate", "gptq", "slim", "stochastic7"] {
+        for text in ["nearest", "truncate", "gptq", "descent", "slim", "frequency", "stochastic7"] {
             let rounding: Rounding = text.parse().unwrap();
             let quantizer = registered(scheme::Quantizer { rounding, range: Range::default() });
             assert_eq!(quantizer.name(), rounding.word());
