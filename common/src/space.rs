@@ -165,6 +165,9 @@ pub enum InvalidSpace {
     /// A step in place of a width, and storage that takes a byte for each code.
     #[error("schemes: {0}: codes without a width are for storage with \"rans\"")]
     Uncoded(Scheme),
+    /// Codes that a trainer leaves, in a ladder.
+    #[error("schemes: {0}: codes are trained of candidates that a search found, by [recovery]")]
+    Trained(Scheme),
     /// Widths by the frequency of tokens, and a head whose rows are classes.
     #[error("schemes: {0}: rows of this network's head are no tokens; frequency is for language models")]
     NoTokens(Scheme),
@@ -204,7 +207,9 @@ impl InvalidSpace {
         match self {
             Self::NoBits(of) | Self::Order(of) => format!("{of}bits"),
             Self::TwoLadders | Self::Grows(_) | Self::Listed(_) | Self::Uncoded(_) => "schemes".to_owned(),
-            Self::NoTokens(_) | Self::TwiceRounded(_) | Self::Scheme { .. } => "quantizer".to_owned(),
+            Self::Trained(_) | Self::NoTokens(_) | Self::TwiceRounded(_) | Self::Scheme { .. } => {
+                "quantizer".to_owned()
+            }
             Self::NoCodes(_) => "codes".to_owned(),
             Self::NoSize(..) => "coded".to_owned(),
             Self::HalfActivations => "activations.bits".to_owned(),

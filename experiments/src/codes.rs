@@ -135,9 +135,10 @@ pub fn coded_sizes(
     Ok(sizes)
 }
 
-/// Calibrated schemes of a candidate.
+/// Schemes of a candidate whose codes calibration makes.
 pub fn calibrated_schemes(candidate: &Candidate) -> impl Iterator<Item = Scheme> {
-    candidate.schemes().map(|(_, scheme)| scheme).filter(|scheme| scheme.is_calibrated())
+    let schemes = candidate.schemes().map(|(_, scheme)| scheme);
+    schemes.filter(|scheme| scheme.is_calibrated() && !scheme.is_trained())
 }
 
 /// For commands without calibration data: the candidate, if it needs none.

@@ -15,6 +15,9 @@ use crate::hash::ContentHash;
 use crate::network::{EMBEDDING, HEAD, Network, Unit};
 use crate::scheme::{Activation, InvalidScheme, Membrane, Scheme};
 
+/// Name of all one-dimensional parameters where names of units stand.
+pub const VECTORS: &str = "vectors";
+
 /// A total map from the units of a network to schemes, and partial ones for activations and membranes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Candidate {
@@ -134,7 +137,7 @@ impl Candidate {
         self
     }
 
-    /// Copy of the candidate whose named units take their codes from an artifact.
+    /// Copy of the candidate whose named units take their codes from an artifact; [`VECTORS`] their values.
     pub fn with_codes<'a>(
         mut self,
         units: impl IntoIterator<Item = &'a str>,
@@ -148,9 +151,10 @@ impl Candidate {
         self.units.binary_search_by(|name| name.as_str().cmp(unit)).ok()
     }
 
-    /// Copy of the candidate with another scheme for its one-dimensional parameters.
+    /// Copy of the candidate with another scheme for its one-dimensional parameters, whose values are the checkpoint's.
     pub fn with_vectors(mut self, scheme: Scheme) -> Self {
         self.vectors = scheme;
+        self.codes.remove(VECTORS);
         self
     }
 
@@ -189,7 +193,7 @@ impl Candidate {
         self.vectors
     }
 
-    /// Artifact that holds the codes of a unit; `None` if these follow from the weights.
+    /// Artifact that holds the codes of a unit, or the values of [`VECTORS`]; `None` if these follow from the checkpoint.
     pub fn codes_of(&self, unit: &str) -> Option<ContentHash> {
         self.codes.get(unit).copied()
     }
@@ -291,6 +295,9 @@ impl Candidate {
             return Err(InvalidCandidate::Sign("vectors".to_owned()));
         }
         let known = |name: &str| units.iter().any(|unit| unit.name == name);
+        if let Some(name) = self.codes.keys().find(|name| *name != VECTORS && !known(name)) {
+            return Err(InvalidCandidate::Unknown(name.clone()));
+        }
         if let Some(name) = self.units.iter().find(|name| !known(name)) {
             return Err(InvalidCandidate::Unknown(name.clone()));
         }

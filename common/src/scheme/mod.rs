@@ -189,6 +189,23 @@ impl Scheme {
         matches!(self, Self::Integer { quantizer, .. } if quantizer.is_calibrated())
     }
 
+    /// True if a trainer left the codes.
+    pub fn is_trained(self) -> bool {
+        matches!(self, Self::Integer { quantizer, .. } if quantizer.rounding == Rounding::Trained)
+    }
+
+    /// The scheme with codes that a trainer leaves, where there are codes of a format that it can train.
+    #[must_use]
+    pub fn trained(self) -> Self {
+        match self {
+            Self::Integer { format, quantizer } if self.step().is_none() => {
+                let range = if self.widths(2, 2) > 0 { Range::default() } else { quantizer.range };
+                Self::Integer { format, quantizer: Quantizer { rounding: Rounding::Trained, range } }
+            }
+            other => other,
+        }
+    }
+
     /// The scheme with codes that follow from the weights: to nearest, where an artifact would hold them.
     pub fn uncalibrated(self) -> Self {
         match self {

@@ -23,7 +23,12 @@ pub struct Quantizer {
 impl Quantizer {
     /// True if the codes follow from more than the weights: an artifact holds them, which the candidate names.
     pub fn is_calibrated(self) -> bool {
-        matches!(self.rounding, Rounding::Gptq | Rounding::Descent | Rounding::Slim | Rounding::Frequency)
+        match self.rounding {
+            Rounding::Nearest | Rounding::Floor | Rounding::Stochastic(_) => false,
+            Rounding::Gptq | Rounding::Descent | Rounding::Slim | Rounding::Frequency | Rounding::Trained => {
+                true
+            }
+        }
     }
 }
 
@@ -151,6 +156,9 @@ roundings! {
     /// calibration data, and a bit less (or a coarser step) for the rarest quarter, the mean width kept. For the head of
     /// a language model, in full codes of 2 to 6 bits or of a step, per channel; elsewhere it is `descent`.
     Frequency = "frequency";
+    /// What a trainer left: an artifact holds the codes, and nothing follows from the weights of the checkpoint. No ladder has
+    /// it; candidates of a recovery do.
+    Trained = "trained";
     /// The upper one with the probability of the distance to the lower. The draw follows from this seed, the
     /// unit and the weight's position alone, so it is the same on every machine.
     Stochastic(seed: u32) = "stochastic";

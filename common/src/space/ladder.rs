@@ -19,6 +19,9 @@ impl Space {
         }
         for scheme in self.ladder() {
             scheme.validate().map_err(|error| InvalidSpace::Scheme { scheme, error })?;
+            if scheme.is_trained() {
+                return Err(InvalidSpace::Trained(scheme));
+            }
             if scheme.is_by_frequency() && !network.predicts_tokens() {
                 return Err(InvalidSpace::NoTokens(scheme));
             }

@@ -138,7 +138,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
 
 fn calibrated(text: &str) -> Result<Scheme, JobError> {
     let scheme: Scheme = text.parse().map_err(|error| JobError::Invalid(format!("schemes: {error}")))?;
-    match scheme.is_calibrated() {
+    match scheme.is_calibrated() && !scheme.is_trained() {
         true => Ok(scheme),
         false => Err(JobError::Invalid(format!("schemes: {scheme} takes no calibration"))),
     }

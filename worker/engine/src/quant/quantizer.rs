@@ -48,6 +48,8 @@ pub enum Needs {
     TokenCounts,
     /// The gradients of the loss: [`Statistics::gradients`].
     Gradients,
+    /// A trainer, which is no quantizer.
+    Training,
 }
 
 /// Statistics of calibration data about one matrix, as far as they were gathered.
@@ -79,6 +81,7 @@ impl Statistics<'_> {
             Needs::Inputs => self.inputs.is_some() && self.sample.is_some(),
             Needs::TokenCounts => self.have(Needs::Hessian) && self.token_counts.is_some(),
             Needs::Gradients => self.gradients.is_some(),
+            Needs::Training => false,
         }
     }
 }
