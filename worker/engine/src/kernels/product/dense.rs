@@ -1,4 +1,4 @@
-//! The product of rows in which most numbers are not zero.
+//! The product of rows in which most numbers are not zero, and of columns.
 #![expect(unsafe_code, reason = "registers of one instruction set, read and written without bounds")]
 
 use std::ops::Range;
@@ -20,17 +20,56 @@ pub(super) unsafe fn multiply<V: Register, const ROWS: usize>(
     outputs: Range<usize>,
     out: &mut [f32],
 ) {
+    let rows = x.len() / m.inputs;
+    let strips = |inputs: Range<usize>, strips: &mut [f32]| interleave::<ROWS>(x, m.inputs, inputs, strips);
+    // SAFETY: the caller's promise.
+    unsafe { add_products::<V, ROWS>(m, rows, strips, outputs, out, true) };
+}
+
+/// As [`Packed::multiply_columns`], in tiles of `ROWS` columns and a panel of outputs.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
+#[inline(always)]
+pub(super) unsafe fn multiply_columns<V: Register, const ROWS: usize>(
+    m: &Packed,
+    x: &[f32],
+    columns: Range<usize>,
+    out: &mut [f32],
+    is_new: bool,
+) {
+    let (stride, count) = (x.len() / m.inputs, columns.len());
+    let strips = |inputs: Range<usize>, strips: &mut [f32]| {
+        strips_of_columns::<ROWS>(&x[inputs.start * stride..], stride, columns.clone(), strips);
+    };
+    // SAFETY: the caller's promise.
+    unsafe { add_products::<V, ROWS>(m, count, strips, 0..m.outputs, out, is_new) };
+}
+
+/// Adds products with `rows` rows of inputs to `out`, block by block; `strips_of` puts a block's inputs in strips,
+/// `is_new` says that there is nothing in `out` yet.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
+#[inline(always)]
+unsafe fn add_products<V: Register, const ROWS: usize>(
+    m: &Packed,
+    rows: usize,
+    strips_of: impl Fn(Range<usize>, &mut [f32]),
+    outputs: Range<usize>,
+    out: &mut [f32],
+    is_new: bool,
+) {
     let width = REGISTERS * V::LANES;
     const { assert!(ROWS * REGISTERS * V::LANES <= LARGEST_TILE) };
     debug_assert!(width == m.panel());
     let (inputs, columns, padded) = (m.inputs, outputs.len(), m.outputs.next_multiple_of(width));
-    let rows = x.len() / inputs;
     let mut strips = vec![0.0; rows.next_multiple_of(ROWS) * inputs.min(DEPTH)];
     let mut edge = [0.0; LARGEST_TILE];
     for start in (0..inputs).step_by(DEPTH) {
         let depth = DEPTH.min(inputs - start);
         let strips = &mut strips[..rows.next_multiple_of(ROWS) * depth];
-        interleave::<ROWS>(x, inputs, start..start + depth, strips);
+        strips_of(start..start + depth, strips);
         let block = &m.weights()[start * padded..][..depth * padded];
         let panels = block[outputs.start * depth..].chunks_exact(depth * width);
         for (panel, first) in panels.zip((0..columns).step_by(width)) {
@@ -38,7 +77,7 @@ pub(super) unsafe fn multiply<V: Register, const ROWS: usize>(
             for (strip, out) in strips.chunks_exact(ROWS * depth).zip(out.chunks_mut(ROWS * columns)) {
                 let high = out.len() / columns;
                 let out = &mut out[first..];
-                let first_block = start == 0;
+                let first_block = start == 0 && is_new;
                 if wide == width && high == ROWS {
                     // SAFETY: the caller's promise, here and below.
                     unsafe { tile::<V, ROWS, ROWS>(strip, panel, out, columns, first_block) };
@@ -57,6 +96,20 @@ pub(super) unsafe fn multiply<V: Register, const ROWS: usize>(
                     }
                 }
             }
+        }
+    }
+}
+
+/// Some columns of `x`, whose rows are `stride` apart and the inputs of a block, in strips of `ROWS` columns, in these
+/// input by input; zeros for columns that are not there.
+#[inline(always)]
+fn strips_of_columns<const ROWS: usize>(x: &[f32], stride: usize, columns: Range<usize>, strips: &mut [f32]) {
+    let depth = strips.len() / columns.len().next_multiple_of(ROWS);
+    for (strip, first) in strips.chunks_exact_mut(ROWS * depth).zip(columns.clone().step_by(ROWS)) {
+        let high = ROWS.min(columns.end - first);
+        for (to, x) in strip.chunks_exact_mut(ROWS).zip(x.chunks(stride)) {
+            to[high..].fill(0.0);
+            to[..high].copy_from_slice(&x[first..][..high]);
         }
     }
 }
