@@ -231,3 +231,76 @@ fn both(vectors: &mut VectorGradients, first: usize) -> [&mut [f32]; 2] {
     let (before, after) = vectors.split_at_mut(first + 1);
     [&mut before[first], &mut after[0]]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use qslm_common::network::{Network, block_units};
+    use safetensors::SafeTensors;
+
+    use super::*;
+    use crate::tensors::Tensors;
+    use crate::weights::{Weights, vector_names};
+
+    /// The small network of `tests/golden.py`.
+    const NETWORK: Network =
+        Network { vocabulary: 24, channels: 16, hidden: 64, blocks: 2, outputs: 24, binary_embedding: true };
+
+    /// The largest difference, as a share of the largest number that was expected.
+    fn error(found: &[f32], expected: &[f32]) -> f32 {
+        assert_eq!(found.len(), expected.len());
+        let largest =
+            |numbers: &mut dyn Iterator<Item = f32>| numbers.fold(0.0f32, |top, x| top.max(x.abs()));
+        largest(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / largest(&mut expected.iter().copied())
+    }
+
+    #[test]
+    fn gradients_of_one_block_and_of_what_enters_it_are_pytorchs() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden.safetensors");
+        let bytes = std::fs::read(path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let floats = |name: &str| -> Vec<f32> {
+            let data = file.tensor(name).unwrap().data().to_vec();
+            data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+        };
+        let mut weights = Weights::new(&NETWORK);
+        let names = file.names().into_iter().filter_map(|name| name.strip_prefix("weights."));
+        let parameters: Tensors =
+            names.map(|name| (name.to_owned(), floats(&format!("weights.{name}")))).collect();
+        weights.load(&parameters, &mut [Vec::new()]);
+        let block = &weights.blocks[1];
+        let (mut x, mut d) = (floats("block.x"), floats("block.g"));
+        let (mut tape, mut scratch) = (BlockTape::default(), Scratch::default());
+        block.forward(&mut x, &mut tape, &mut scratch);
+
+        let time = d.len() / 16;
+        let room = |width: fn(&Linear) -> usize| {
+            let widths = block.linears.iter().map(move |linear| vec![0.0; time * width(linear)]);
+            widths.collect::<Vec<_>>()
+        };
+        let mut inputs = room(|linear| linear.forward.inputs());
+        let mut outputs = room(|linear| linear.forward.outputs());
+        let mut sides = Sides { x: Default::default(), d: Default::default() };
+        sides.x.iter_mut().zip(&mut inputs).for_each(|(to, buffer)| *to = buffer);
+        sides.d.iter_mut().zip(&mut outputs).for_each(|(to, buffer)| *to = buffer);
+        let mut vectors: VectorGradients = std::array::from_fn(|_| vec![0.0; 16]);
+        block.backward(&tape, &mut d, &mut sides, &mut vectors, Reset::Attached, &mut scratch);
+
+        assert!(error(&d, &floats("block.dx")) < 1e-5);
+        vectors[vector::TIME_DECAY].iter_mut().zip(&block.decay).for_each(|(d, w)| *d *= w);
+        for (name, found) in vector_names(1).iter().zip(&vectors) {
+            let error = error(found, &floats(&format!("block.{name}")));
+            assert!(error < 2e-5, "{name}: {error:e}");
+        }
+        for ((name, x), d) in block_units(1).iter().zip(&inputs).zip(&outputs) {
+            let (width, height) = (x.len() / time, d.len() / time);
+            let mut packed = qslm_engine::kernels::product::Packed::default();
+            packed.pack_transposed(x, width);
+            let mut found = vec![0.0; width * height];
+            packed.multiply_columns(d, 0..height, &mut found, true);
+            let error = error(&found, &floats(&format!("block.{name}")));
+            assert!(error < 2e-5, "{name}: {error:e}");
+        }
+    }
+}

@@ -17,14 +17,14 @@
 //! 6. [`distil`] is a whole run: a float teacher, a quantized student, windows drawn from a seed, codes at the end.
 
 mod block;
-//pub mod clip;
+pub mod clip;
 //pub mod distil;
-//pub mod fake_quant;
+pub mod fake_quant;
 mod head;
 pub mod network;
-//pub mod optimizer;
+pub mod optimizer;
 mod parallel;
-//pub mod schedule;
-//pub mod step;
+pub mod schedule;
+pub mod step;
 pub mod tensors;
 pub mod weights;

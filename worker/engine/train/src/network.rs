@@ -128,6 +128,11 @@ impl Workspace {
         BatchLoss { cross_entropy, divergence, objective }
     }
 
+    /// `LN_out(x)` of all tokens of the last batch, window after window, `[tokens, channel]`.
+    pub fn features(&self) -> &[f32] {
+        &self.features
+    }
+
     /// Runs every window to its features, and the teacher's.
     fn forward(&mut self, weights: &Weights, batch: &[Window<'_>], objective: Objective<'_>) {
         let channels = self.network.channels as usize;

@@ -6,6 +6,20 @@ use qslm_common::network::{EMBEDDING, HEAD, MATRICES, Network, block_units};
 use qslm_engine::kernels::product::Packed;
 
 use crate::parallel::for_each;
+use crate::tensors::Tensors;
+
+/// Source of parameters as they are computed with.
+pub trait Source: Sync {
+    /// The values of a tensor; `buffer` may be filled with them.
+    fn values<'a>(&'a self, name: &str, buffer: &'a mut Vec<f32>) -> Cow<'a, [f32]>;
+}
+
+/// Parameters as they are.
+impl Source for Tensors {
+    fn values<'a>(&'a self, name: &str, _: &'a mut Vec<f32>) -> Cow<'a, [f32]> {
+        Cow::Borrowed(self.get(name))
+    }
+}
 
 /// The weights of a network, ready for a forward and a backward pass.
 #[derive(Debug)]
@@ -106,16 +120,11 @@ impl Weights {
         &self.network
     }
 
-    /// Takes over all parameters: `values_of` gives those of a name, as they are computed with. It is asked for matrices on
-    /// as many threads as there are `buffers`, which it may fill.
+    /// Takes over all parameters, on as many threads as there are buffers.
     ///
     /// # Panics
-    /// If it gives more or fewer values than a tensor has.
-    pub fn load<'a>(
-        &mut self,
-        buffers: &mut [Vec<f32>],
-        values_of: impl for<'b> Fn(&str, &'b mut Vec<f32>) -> Cow<'b, [f32]> + Sync + 'a,
-    ) {
+    /// If the source has more or fewer values than a tensor.
+    pub fn load(&mut self, source: &impl Source, buffers: &mut [Vec<f32>]) {
         let network = self.network;
         let names = (0..network.blocks).flat_map(block_units).chain([HEAD.to_owned()]);
         let linears = self.blocks.iter_mut().flat_map(|block| &mut block.linears).chain([&mut self.head]);
@@ -127,14 +136,14 @@ impl Weights {
         });
         for_each(buffers, jobs, |buffer, (name, linear)| {
             let (rows, columns) = network.shape_of(&name);
-            let values = values_of(&name, buffer);
+            let values = source.values(&name, buffer);
             assert_eq!(values.len(), rows * columns, "{name}");
             linear.forward.pack(&values, columns);
             linear.transposed.pack_transposed(&values, columns);
         });
         let mut buffer = Vec::new();
         let mut vector = |name: &str, to: &mut Vec<f32>| {
-            let values = values_of(name, &mut buffer);
+            let values = source.values(name, &mut buffer);
             assert_eq!(values.len(), network.channels as usize, "{name}");
             to.clear();
             to.extend_from_slice(&values);
@@ -149,7 +158,7 @@ impl Weights {
         }
         // A binary embedding never changes.
         if self.embedding.is_empty() || !network.binary_embedding {
-            self.embedding = values_of(EMBEDDING, &mut buffer).into_owned();
+            self.embedding = source.values(EMBEDDING, &mut buffer).into_owned();
             if network.binary_embedding {
                 self.embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });
             }

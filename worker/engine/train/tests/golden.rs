@@ -87,7 +87,7 @@ fn backward(
 ) -> (BatchLoss, Tensors) {
     let (network, parameters) = (checkpoint.network(), Tensors::of_checkpoint(checkpoint));
     let mut weights = Weights::new(network);
-    weights.load(&mut vec![Vec::new(); threads], |name, _| checkpoint.tensor(name).into_owned().into());
+    weights.load(&parameters, &mut vec![Vec::new(); threads]);
     let batch: Vec<Window<'_>> = tokens.iter().map(|row| Window::of(row)).collect();
     let mut gradients = Tensors::zeros_like(&parameters);
     let loss = Workspace::new(network, reset, threads).backward(&weights, &batch, objective, &mut gradients);
@@ -148,5 +148,88 @@ fn gradients_of_a_small_network_are_pytorchs() {
         );
         assert!((loss.objective - expected_loss).abs() < 1e-5 * expected_loss, "{case}: {loss:?}");
         assert!(error < TOLERANCE, "{case}: {error:.1e} in {name}");
+    }
+}
+
+fn tiny() -> (Checkpoint, Vec<Vec<u32>>) {
+    let folder = Path::new(TESTS).join("../../tests/data/tiny");
+    let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
+    let tokens = rows_of_tokens(&SafeTensors::deserialize(&bytes).unwrap(), "tokens");
+    (Checkpoint::load(&folder.join("model.pth"), true).unwrap(), tokens)
+}
+
+/// A network that was trained, and some tokens.
+fn trained() -> (Checkpoint, Vec<Vec<u32>>) {
+    let path = Path::new(TESTS).join("../../../../experiments/models/wikitext2-xs.safetensors");
+    let checkpoint = Checkpoint::load(&path, true).unwrap();
+    let token = |row: usize, i: usize| ((row * 7919 + i * i * 31 + i * 97) % 2048) as u32;
+    (checkpoint, (0..5).map(|row| (0..30 + 20 * row).map(|i| token(row, i)).collect()).collect())
+}
+
+#[test]
+fn gradients_of_the_tiny_network_are_pytorchs() {
+    let (golden, (checkpoint, tokens)) = (Golden::read(), tiny());
+    let (loss, gradients) = backward(&checkpoint, &tokens, Objective::CrossEntropy, Reset::Attached, 2);
+    let expected_loss = golden.doubles("tiny.loss")[0];
+    assert!((loss.cross_entropy - expected_loss).abs() < 1e-5 * expected_loss, "{loss:?}");
+    let network = checkpoint.network();
+    let mut largest = 0.0f64;
+    for (name, gradient) in gradients.iter().filter(|(name, _)| *name != "emb.weight") {
+        let columns = golden.floats(&format!("tiny.{name}.columns"));
+        let rows = gradient.chunks(columns.len());
+        let sum = |numbers: &mut dyn Iterator<Item = &f32>| numbers.map(|x| f64::from(*x)).sum::<f64>();
+        let of_rows: Vec<f64> = rows.clone().map(|row| sum(&mut row.iter())).collect();
+        let of_columns: Vec<f64> =
+            (0..columns.len()).map(|c| sum(&mut gradient.iter().skip(c).step_by(columns.len()))).collect();
+        let norm = gradient.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let expected_norm = f64::from(golden.floats(&format!("tiny.{name}.norm"))[0]);
+        largest = largest.max((norm / expected_norm - 1.0).abs());
+        // A sum of numbers of either sign is as exact as their norm is.
+        let pairs = of_rows.iter().zip(golden.floats(&format!("tiny.{name}.rows")));
+        for (found, expected) in pairs.chain(of_columns.iter().zip(columns)) {
+            largest = largest.max((found - f64::from(expected)).abs() / expected_norm);
+        }
+        assert!(largest < TOLERANCE, "{name}: {largest:.1e}");
+    }
+    println!("tiny: loss {} ({expected_loss}), largest relative error {largest:.1e}", loss.cross_entropy);
+    assert_eq!(gradients.iter().count(), network.units().len() + network.vectors().len());
+    assert!(gradients.get("emb.weight").iter().all(|d| *d == 0.0), "a binary embedding has no gradient");
+}
+
+#[test]
+fn what_trains_computes_the_bits_of_what_is_deployed() {
+    for (checkpoint, tokens) in [tiny(), trained()] {
+        let (network, model) = (checkpoint.network(), float_model(&checkpoint));
+        let mut weights = Weights::new(network);
+        let parameters = Tensors::of_checkpoint(&checkpoint);
+        weights.load(&parameters, &mut [Vec::new()]);
+        let batch: Vec<Window<'_>> = tokens.iter().map(|row| Window::of(row)).collect();
+        let mut gradients = Tensors::zeros_like(&parameters);
+        let mut workspace = Workspace::new(network, Reset::Attached, 2);
+        let loss = workspace.backward(&weights, &batch, Objective::CrossEntropy, &mut gradients);
+        let (mut features, mut losses) = (Vec::new(), Vec::new());
+        for window in &batch {
+            let mut spikes = vec![0; network.population_count()];
+            let of_window = model.features(window.tokens, &mut model.start(), &mut spikes);
+            losses.extend(model.losses(of_window.clone(), window.targets));
+            features.extend(of_window);
+            assert!(spikes.iter().all(|count| *count > 0), "{spikes:?}");
+        }
+        assert_eq!(workspace.features(), features);
+        let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+        assert!((loss.cross_entropy - mean).abs() < 1e-7, "{} {mean}", loss.cross_entropy);
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let (checkpoint, tokens) = trained();
+    let teacher = float_model(&checkpoint);
+    for objective in [Objective::CrossEntropy, Objective::Distillation { teacher: &teacher, share: 0.25 }] {
+        let run = |threads| backward(&checkpoint, &tokens, objective, Reset::Attached, threads);
+        let one = run(1);
+        for threads in [2, 3, 8] {
+            assert_eq!(run(threads), one, "{threads} threads");
+        }
     }
 }
