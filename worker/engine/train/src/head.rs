@@ -14,7 +14,7 @@ use crate::weights::Linear;
 /// Logits that are there at once: 64 MiB of them, and as many of a teacher.
 const LOGITS_AT_ONCE: usize = 1 << 24;
 /// Positions that a thread takes at a time.
-const ROWS: usize = 64;
+const ROWS: usize = 96;
 /// Rows of a matrix's gradient that a thread takes at a time.
 pub(crate) const GRADIENT_ROWS: usize = 192;
 

@@ -6,6 +6,8 @@ use std::ops::Range;
 use super::register::Register;
 use super::{DEPTH, Packed, REGISTERS};
 
+/// Inputs of a slice of a panel: at 24 KiB and half as much of a strip, both fit the nearest cache.
+const SLICE: usize = 192;
 /// The most numbers of a tile of rows and outputs.
 const LARGEST_TILE: usize = 12 * 32;
 
@@ -74,25 +76,29 @@ unsafe fn add_products<V: Register, const ROWS: usize>(
         let panels = block[outputs.start * depth..].chunks_exact(depth * width);
         for (panel, first) in panels.zip((0..columns).step_by(width)) {
             let wide = width.min(columns - first);
-            for (strip, out) in strips.chunks_exact(ROWS * depth).zip(out.chunks_mut(ROWS * columns)) {
-                let high = out.len() / columns;
-                let out = &mut out[first..];
-                let first_block = start == 0 && is_new;
-                if wide == width && high == ROWS {
-                    // SAFETY: the caller's promise, here and below.
-                    unsafe { tile::<V, ROWS, ROWS>(strip, panel, out, columns, first_block) };
-                } else if wide == width && high == 1 {
-                    // SAFETY: as above.
-                    unsafe { tile::<V, ROWS, 1>(strip, panel, out, columns, first_block) };
-                } else {
-                    // Rows and outputs that are not there are computed, and left behind.
-                    for (edge, out) in edge.chunks_mut(width).zip(out.chunks(columns)) {
-                        edge[..wide].copy_from_slice(&out[..wide]);
-                    }
-                    // SAFETY: as above.
-                    unsafe { tile::<V, ROWS, ROWS>(strip, panel, &mut edge, width, first_block) };
-                    for (edge, out) in edge.chunks(width).zip(out.chunks_mut(columns)) {
-                        out[..wide].copy_from_slice(&edge[..wide]);
+            // A slice of the panel stays in the nearest cache while the strips pass over it.
+            for (slice, from) in panel.chunks(SLICE * width).zip((0..depth).step_by(SLICE)) {
+                let first_slice = start + from == 0 && is_new;
+                for (strip, out) in strips.chunks_exact(ROWS * depth).zip(out.chunks_mut(ROWS * columns)) {
+                    let strip = &strip[from * ROWS..][..slice.len() / width * ROWS];
+                    let high = out.len() / columns;
+                    let out = &mut out[first..];
+                    if wide == width && high == ROWS {
+                        // SAFETY: the caller's promise, here and below.
+                        unsafe { tile::<V, ROWS, ROWS>(strip, slice, out, columns, first_slice) };
+                    } else if wide == width && high == 1 {
+                        // SAFETY: as above.
+                        unsafe { tile::<V, ROWS, 1>(strip, slice, out, columns, first_slice) };
+                    } else {
+                        // Rows and outputs that are not there are computed, and left behind.
+                        for (edge, out) in edge.chunks_mut(width).zip(out.chunks(columns)) {
+                            edge[..wide].copy_from_slice(&out[..wide]);
+                        }
+                        // SAFETY: as above.
+                        unsafe { tile::<V, ROWS, ROWS>(strip, slice, &mut edge, width, first_slice) };
+                        for (edge, out) in edge.chunks(width).zip(out.chunks_mut(columns)) {
+                            out[..wide].copy_from_slice(&edge[..wide]);
+                        }
                     }
                 }
             }
@@ -104,12 +110,22 @@ unsafe fn add_products<V: Register, const ROWS: usize>(
 /// input by input; zeros for columns that are not there.
 #[inline(always)]
 fn strips_of_columns<const ROWS: usize>(x: &[f32], stride: usize, columns: Range<usize>, strips: &mut [f32]) {
+    /// Strips that are written side by side while rows are read as they lie in memory.
+    const TOGETHER: usize = 8;
     let depth = strips.len() / columns.len().next_multiple_of(ROWS);
-    for (strip, first) in strips.chunks_exact_mut(ROWS * depth).zip(columns.clone().step_by(ROWS)) {
-        let high = ROWS.min(columns.end - first);
-        for (to, x) in strip.chunks_exact_mut(ROWS).zip(x.chunks(stride)) {
-            to[high..].fill(0.0);
-            to[..high].copy_from_slice(&x[first..][..high]);
+    let groups = strips.chunks_mut(TOGETHER * ROWS * depth);
+    for (strips, first) in groups.zip(columns.clone().step_by(TOGETHER * ROWS)) {
+        let last = columns.end.min(first + TOGETHER * ROWS);
+        for (k, x) in x.chunks(stride).take(depth).enumerate() {
+            let (whole, rest) = x[first..last].as_chunks::<ROWS>();
+            let mut strips = strips.chunks_exact_mut(ROWS * depth).map(|strip| &mut strip[k * ROWS..][..ROWS]);
+            for (to, x) in (&mut strips).zip(whole) {
+                to.copy_from_slice(x);
+            }
+            if let Some(to) = strips.next() {
+                to[rest.len()..].fill(0.0);
+                to[..rest.len()].copy_from_slice(rest);
+            }
         }
     }
 }
@@ -153,11 +169,17 @@ unsafe fn tile<V: Register, const ROWS: usize, const HIGH: usize>(
     unsafe {
         let mut sums = [[V::splat(0.0); REGISTERS]; HIGH];
         if !first {
-            sums = std::array::from_fn(|row| std::array::from_fn(|r| V::load(out.add(at(row, r)))));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = V::load(out.add(at(row, r)));
+                }
+            }
         }
         for k in 0..depth {
-            let weights: [V; REGISTERS] =
-                std::array::from_fn(|r| V::load(panel.add(k * width + r * V::LANES)));
+            let mut weights = [V::splat(0.0); REGISTERS];
+            for (r, weights) in weights.iter_mut().enumerate() {
+                *weights = V::load(panel.add(k * width + r * V::LANES));
+            }
             for (row, sums) in sums.iter_mut().enumerate() {
                 let x = V::splat(*strip.add(k * ROWS + row));
                 for r in 0..REGISTERS {

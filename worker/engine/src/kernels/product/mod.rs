@@ -71,6 +71,18 @@ impl Choice for InstructionSet {
     }
 }
 
+/// Copies a row to where it is the `k`-th of each panel of a block.
+fn scatter<const WIDTH: usize>(row: &[f32], block: &mut [f32], depth: usize, k: usize) {
+    let (whole, rest) = row.as_chunks::<WIDTH>();
+    let mut panels = block.chunks_exact_mut(depth * WIDTH).map(|panel| &mut panel[k * WIDTH..][..WIDTH]);
+    for (from, to) in whole.iter().zip(&mut panels) {
+        to.copy_from_slice(from);
+    }
+    if let Some(to) = panels.next() {
+        to[..rest.len()].copy_from_slice(rest);
+    }
+}
+
 /// A matrix without inputs and outputs, into which one can be packed.
 impl Default for Packed {
     fn default() -> Self {
@@ -134,25 +146,40 @@ impl Packed {
     pub fn pack_transposed(&mut self, weights: &[f32], outputs: usize) {
         assert!(weights.len().is_multiple_of(outputs), "{} weights in rows of {outputs}", weights.len());
         let width = self.set.panel();
-        self.fill(weights.len() / outputs, outputs, |panel, start, first, wide| {
-            let rows = weights[start * outputs..].chunks_exact(outputs);
-            for (to, row) in panel.chunks_exact_mut(width).zip(rows) {
-                to[..wide].copy_from_slice(&row[first..][..wide]);
+        self.resize(weights.len() / outputs, outputs);
+        let (inputs, padded) = (self.inputs, outputs.next_multiple_of(width));
+        let packed = &mut self.aligned[self.from..];
+        for start in (0..inputs).step_by(DEPTH) {
+            let depth = DEPTH.min(inputs - start);
+            let block = &mut packed[start * padded..][..depth * padded];
+            // Rows are read as they lie in memory; where few outputs are far apart, that is what takes time.
+            for (k, row) in weights[start * outputs..].chunks_exact(outputs).take(depth).enumerate() {
+                match width {
+                    32 => scatter::<32>(row, block, depth, k),
+                    16 => scatter::<16>(row, block, depth, k),
+                    _ => scatter::<8>(row, block, depth, k),
+                }
             }
-        });
+        }
+    }
+
+    /// Makes room for a matrix of these sizes.
+    fn resize(&mut self, inputs: usize, outputs: usize) {
+        if (self.inputs, self.outputs) == (inputs, outputs) {
+            return;
+        }
+        // Outputs that are not there stay zero from here on.
+        self.aligned.clear();
+        self.aligned.resize(outputs.next_multiple_of(self.set.panel()) * inputs + LINE, 0.0);
+        self.from = self.aligned.as_ptr().align_offset(size_of::<f32>() * LINE).min(LINE);
+        (self.inputs, self.outputs) = (inputs, outputs);
     }
 
     /// Fills every panel of every block: `fill_panel` gets a panel, the first of its inputs, the first of its outputs, and
     /// how many outputs it has.
     fn fill(&mut self, inputs: usize, outputs: usize, fill_panel: impl Fn(&mut [f32], usize, usize, usize)) {
         let (width, padded) = (self.set.panel(), outputs.next_multiple_of(self.set.panel()));
-        if (self.inputs, self.outputs) != (inputs, outputs) {
-            // Outputs that are not there stay zero from here on.
-            self.aligned.clear();
-            self.aligned.resize(padded * inputs + LINE, 0.0);
-            self.from = self.aligned.as_ptr().align_offset(size_of::<f32>() * LINE).min(LINE);
-            (self.inputs, self.outputs) = (inputs, outputs);
-        }
+        self.resize(inputs, outputs);
         let packed = &mut self.aligned[self.from..];
         for start in (0..inputs).step_by(DEPTH) {
             let depth = DEPTH.min(inputs - start);
