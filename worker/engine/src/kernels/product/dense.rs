@@ -6,12 +6,13 @@ use std::ops::Range;
 use super::register::Register;
 use super::{DEPTH, Packed, REGISTERS};
 
-/// Inputs of a slice of a panel: at 24 KiB and half as much of a strip, both fit the nearest cache.
-const SLICE: usize = 192;
 /// The most numbers of a tile of rows and outputs.
 const LARGEST_TILE: usize = 12 * 32;
 
-/// As [`Packed::multiply`], in tiles of `ROWS` rows and a panel of outputs.
+/// Inputs of rows that stay near while panels pass, 512 KiB of them.
+const INPUTS_TOGETHER: usize = 1 << 17;
+
+/// As [`Packed::multiply`], in tiles of up to `ROWS` rows and a panel of outputs.
 ///
 /// # Safety
 /// The processor has the instruction set of `V`.
@@ -22,13 +23,27 @@ pub(super) unsafe fn multiply<V: Register, const ROWS: usize>(
     outputs: Range<usize>,
     out: &mut [f32],
 ) {
-    let rows = x.len() / m.inputs;
-    let strips = |inputs: Range<usize>, strips: &mut [f32]| interleave::<ROWS>(x, m.inputs, inputs, strips);
-    // SAFETY: the caller's promise.
-    unsafe { add_products::<V, ROWS>(m, rows, strips, outputs, out, true) };
+    let width = REGISTERS * V::LANES;
+    debug_assert!(width == m.panel());
+    let (inputs, columns, padded) = (m.inputs, outputs.len(), m.outputs.next_multiple_of(width));
+    let group = (INPUTS_TOGETHER / inputs.min(DEPTH)).next_multiple_of(ROWS);
+    for (x, out) in x.chunks(group * inputs).zip(out.chunks_mut(group * columns)) {
+        for start in (0..inputs).step_by(DEPTH) {
+            let depth = DEPTH.min(inputs - start);
+            let block = &m.weights()[start * padded..][..depth * padded];
+            let panels = block[outputs.start * depth..].chunks_exact(depth * width);
+            for (panel, first) in panels.zip((0..columns).step_by(width)) {
+                for (x, out) in x.chunks(ROWS * inputs).zip(out.chunks_mut(ROWS * columns)) {
+                    let from = Rows { x: &x[start..], row: inputs, input: 1 };
+                    // SAFETY: the caller's promise.
+                    unsafe { tiles::<V, ROWS>(from, panel, first, out, columns, start == 0) };
+                }
+            }
+        }
+    }
 }
 
-/// As [`Packed::multiply_columns`], in tiles of `ROWS` columns and a panel of outputs.
+/// As [`Packed::multiply_columns`], in tiles of up to `ROWS` columns and a panel of outputs.
 ///
 /// # Safety
 /// The processor has the instruction set of `V`.
@@ -36,71 +51,25 @@ pub(super) unsafe fn multiply<V: Register, const ROWS: usize>(
 pub(super) unsafe fn multiply_columns<V: Register, const ROWS: usize>(
     m: &Packed,
     x: &[f32],
-    columns: Range<usize>,
-    out: &mut [f32],
-    is_new: bool,
-) {
-    let (stride, count) = (x.len() / m.inputs, columns.len());
-    let strips = |inputs: Range<usize>, strips: &mut [f32]| {
-        strips_of_columns::<ROWS>(&x[inputs.start * stride..], stride, columns.clone(), strips);
-    };
-    // SAFETY: the caller's promise.
-    unsafe { add_products::<V, ROWS>(m, count, strips, 0..m.outputs, out, is_new) };
-}
-
-/// Adds products with `rows` rows of inputs to `out`, block by block; `strips_of` puts a block's inputs in strips,
-/// `is_new` says that there is nothing in `out` yet.
-///
-/// # Safety
-/// The processor has the instruction set of `V`.
-#[inline(always)]
-unsafe fn add_products<V: Register, const ROWS: usize>(
-    m: &Packed,
-    rows: usize,
-    strips_of: impl Fn(Range<usize>, &mut [f32]),
-    outputs: Range<usize>,
+    rows: Range<usize>,
     out: &mut [f32],
     is_new: bool,
 ) {
     let width = REGISTERS * V::LANES;
-    const { assert!(ROWS * REGISTERS * V::LANES <= LARGEST_TILE) };
     debug_assert!(width == m.panel());
-    let (inputs, columns, padded) = (m.inputs, outputs.len(), m.outputs.next_multiple_of(width));
-    let mut strips = vec![0.0; rows.next_multiple_of(ROWS) * inputs.min(DEPTH)];
-    let mut edge = [0.0; LARGEST_TILE];
+    let (inputs, columns, padded) = (m.inputs, m.outputs, m.outputs.next_multiple_of(width));
+    let stride = x.len() / inputs;
+    let mut strips = vec![0.0; rows.len().next_multiple_of(ROWS) * inputs.min(DEPTH)];
     for start in (0..inputs).step_by(DEPTH) {
         let depth = DEPTH.min(inputs - start);
-        let strips = &mut strips[..rows.next_multiple_of(ROWS) * depth];
-        strips_of(start..start + depth, strips);
+        let strips = &mut strips[..rows.len().next_multiple_of(ROWS) * depth];
+        strips_of_columns::<ROWS>(&x[start * stride..], stride, rows.clone(), strips);
         let block = &m.weights()[start * padded..][..depth * padded];
-        let panels = block[outputs.start * depth..].chunks_exact(depth * width);
-        for (panel, first) in panels.zip((0..columns).step_by(width)) {
-            let wide = width.min(columns - first);
-            // A slice of the panel stays in the nearest cache while the strips pass over it.
-            for (slice, from) in panel.chunks(SLICE * width).zip((0..depth).step_by(SLICE)) {
-                let first_slice = start + from == 0 && is_new;
-                for (strip, out) in strips.chunks_exact(ROWS * depth).zip(out.chunks_mut(ROWS * columns)) {
-                    let strip = &strip[from * ROWS..][..slice.len() / width * ROWS];
-                    let high = out.len() / columns;
-                    let out = &mut out[first..];
-                    if wide == width && high == ROWS {
-                        // SAFETY: the caller's promise, here and below.
-                        unsafe { tile::<V, ROWS, ROWS>(strip, slice, out, columns, first_slice) };
-                    } else if wide == width && high == 1 {
-                        // SAFETY: as above.
-                        unsafe { tile::<V, ROWS, 1>(strip, slice, out, columns, first_slice) };
-                    } else {
-                        // Rows and outputs that are not there are computed, and left behind.
-                        for (edge, out) in edge.chunks_mut(width).zip(out.chunks(columns)) {
-                            edge[..wide].copy_from_slice(&out[..wide]);
-                        }
-                        // SAFETY: as above.
-                        unsafe { tile::<V, ROWS, ROWS>(strip, slice, &mut edge, width, first_slice) };
-                        for (edge, out) in edge.chunks(width).zip(out.chunks_mut(columns)) {
-                            out[..wide].copy_from_slice(&edge[..wide]);
-                        }
-                    }
-                }
+        for (panel, first) in block.chunks_exact(depth * width).zip((0..columns).step_by(width)) {
+            for (strip, out) in strips.chunks_exact(ROWS * depth).zip(out.chunks_mut(ROWS * columns)) {
+                let from = Rows { x: strip, row: 1, input: ROWS };
+                // SAFETY: the caller's promise.
+                unsafe { tiles::<V, ROWS>(from, panel, first, out, columns, start == 0 && is_new) };
             }
         }
     }
@@ -119,7 +88,7 @@ fn strips_of_columns<const ROWS: usize>(x: &[f32], stride: usize, columns: Range
         for (k, x) in x.chunks(stride).take(depth).enumerate() {
             let (whole, rest) = x[first..last].as_chunks::<ROWS>();
             let mut strips = strips.chunks_exact_mut(ROWS * depth).map(|strip| &mut strip[k * ROWS..][..ROWS]);
-            for (to, x) in (&mut strips).zip(whole) {
+            for (x, to) in whole.iter().zip(&mut strips) {
                 to.copy_from_slice(x);
             }
             if let Some(to) = strips.next() {
@@ -130,45 +99,106 @@ fn strips_of_columns<const ROWS: usize>(x: &[f32], stride: usize, columns: Range
     }
 }
 
-/// Columns of `x`, `[rows, inputs]`, in strips of `ROWS` rows, in these input by input; zeros for rows that
-/// are not there.
-#[inline(always)]
-fn interleave<const ROWS: usize>(x: &[f32], inputs: usize, columns: Range<usize>, strips: &mut [f32]) {
-    for (x, strip) in x.chunks(ROWS * inputs).zip(strips.chunks_exact_mut(ROWS * columns.len())) {
-        if x.len() < ROWS * inputs {
-            strip.fill(0.0);
-        }
-        for (lane, row) in x.chunks_exact(inputs).enumerate() {
-            for (to, x) in strip.iter_mut().skip(lane).step_by(ROWS).zip(&row[columns.clone()]) {
-                *to = *x;
-            }
-        }
-    }
+/// Rows of inputs, wherever they lie.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    x: &'a [f32],
+    /// Distance of a row from the next.
+    row: usize,
+    /// Distance of an input from the next.
+    input: usize,
 }
 
-/// Adds the products of the first `HIGH` rows of a strip of `ROWS` with a panel to `out`, whose rows are
-/// `stride` apart; `first` says that there is nothing in it yet.
+/// Adds the products of up to `ROWS` rows, as many as `out` has of `columns` numbers each, with a panel whose outputs are
+/// from `first` on; `is_new` says that there is nothing in `out` yet.
 ///
 /// # Safety
 /// The processor has the instruction set of `V`.
 #[inline(always)]
-unsafe fn tile<V: Register, const ROWS: usize, const HIGH: usize>(
-    strip: &[f32],
+unsafe fn tiles<V: Register, const ROWS: usize>(
+    from: Rows<'_>,
+    panel: &[f32],
+    first: usize,
+    out: &mut [f32],
+    columns: usize,
+    is_new: bool,
+) {
+    let width = REGISTERS * V::LANES;
+    const { assert!(ROWS * REGISTERS * V::LANES <= LARGEST_TILE) };
+    let wide = width.min(columns - first);
+    let mut row = 0;
+    while row * columns < out.len() {
+        let left = out.len() / columns - row;
+        let from = Rows { x: &from.x[row * from.row..], ..from };
+        let out = &mut out[row * columns + first..];
+        if wide == width {
+            // SAFETY: the caller's promise, here and below.
+            row += unsafe { tile_of::<V, ROWS>(from, panel, out, columns, left, is_new) };
+        } else {
+            // Outputs that are not there are computed, and left behind.
+            let mut edge = [0.0; LARGEST_TILE];
+            for (edge, out) in edge.chunks_mut(width).zip(out.chunks(columns)).take(left) {
+                edge[..wide].copy_from_slice(&out[..wide]);
+            }
+            // SAFETY: as above.
+            let done = unsafe { tile_of::<V, ROWS>(from, panel, &mut edge, width, left, is_new) };
+            for (edge, out) in edge.chunks(width).zip(out.chunks_mut(columns)).take(done) {
+                out[..wide].copy_from_slice(&edge[..wide]);
+            }
+            row += done;
+        }
+    }
+}
+
+/// A tile of as many of the `left` rows as there are tiles for; how many that are.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
+#[inline(always)]
+unsafe fn tile_of<V: Register, const ROWS: usize>(
+    from: Rows<'_>,
     panel: &[f32],
     out: &mut [f32],
     stride: usize,
-    first: bool,
-) {
+    left: usize,
+    is_new: bool,
+) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match left {
+            _ if left >= ROWS => tile::<V, ROWS>(from, panel, out, stride, is_new),
+            8.. => tile::<V, 8>(from, panel, out, stride, is_new),
+            4.. => tile::<V, 4>(from, panel, out, stride, is_new),
+            2.. => tile::<V, 2>(from, panel, out, stride, is_new),
+            _ => tile::<V, 1>(from, panel, out, stride, is_new),
+        }
+    }
+}
+
+/// Adds the products of `HIGH` rows with a panel to `out`, whose rows are `stride` apart; `is_new` says that there is
+/// nothing in it yet. Gives `HIGH`.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
+#[inline(always)]
+unsafe fn tile<V: Register, const HIGH: usize>(
+    from: Rows<'_>,
+    panel: &[f32],
+    out: &mut [f32],
+    stride: usize,
+    is_new: bool,
+) -> usize {
     let width = REGISTERS * V::LANES;
-    let depth = strip.len() / ROWS;
-    assert!(HIGH <= ROWS && panel.len() >= depth * width && out.len() >= (HIGH - 1) * stride + width);
-    let (strip, panel, out) = (strip.as_ptr(), panel.as_ptr(), out.as_mut_ptr());
+    let depth = panel.len() / width;
+    assert!(out.len() >= (HIGH - 1) * stride + width);
+    assert!(depth > 0 && from.x.len() > (HIGH - 1) * from.row + (depth - 1) * from.input);
+    let (x, panel, out) = (from.x.as_ptr(), panel.as_ptr(), out.as_mut_ptr());
     let at = |row: usize, register: usize| row * stride + register * V::LANES;
-    // SAFETY: the assertion above bounds what is read and written; the instruction set is the caller's
+    // SAFETY: the assertions above bound what is read and written; the instruction set is the caller's
     // promise.
     unsafe {
         let mut sums = [[V::splat(0.0); REGISTERS]; HIGH];
-        if !first {
+        if !is_new {
             for (row, sums) in sums.iter_mut().enumerate() {
                 for (r, sum) in sums.iter_mut().enumerate() {
                     *sum = V::load(out.add(at(row, r)));
@@ -181,7 +211,7 @@ unsafe fn tile<V: Register, const ROWS: usize, const HIGH: usize>(
                 *weights = V::load(panel.add(k * width + r * V::LANES));
             }
             for (row, sums) in sums.iter_mut().enumerate() {
-                let x = V::splat(*strip.add(k * ROWS + row));
+                let x = V::splat(*x.add(row * from.row + k * from.input));
                 for r in 0..REGISTERS {
                     sums[r] = x.multiply_add(weights[r], sums[r]);
                 }
@@ -193,4 +223,5 @@ unsafe fn tile<V: Register, const ROWS: usize, const HIGH: usize>(
             }
         }
     }
+    HIGH
 }
