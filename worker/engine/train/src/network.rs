@@ -72,7 +72,7 @@ struct WindowTape {
     blocks: Vec<BlockTape>,
     /// The rows of the embedding that entered, `[time, channel]`.
     embedded: Vec<f32>,
-    /// The residual stream that left the last block.
+    /// The residual stream that left the last block so far.
     last: Vec<f32>,
     /// Gradients in vectors: of each block, of the first norm and of the last.
     vectors: Vec<VectorGradients>,
@@ -147,10 +147,19 @@ impl Workspace {
             Objective::CrossEntropy => batch.iter().map(|_| Default::default()).collect(),
             Objective::Distillation { .. } => split_rows(&mut self.teacher, channels, lengths()),
         };
+        for_each(&mut self.threads, batch.iter().zip(&mut self.windows), |_, (window, tape)| {
+            tape.start(weights, window.tokens);
+        });
+        // Block by block, so that the weights of one are near while all windows pass.
+        for (index, block) in weights.blocks.iter().enumerate() {
+            for_each(&mut self.threads, &mut self.windows, |scratch, tape| {
+                block.forward(&mut tape.last, &mut tape.blocks[index], scratch);
+            });
+        }
         let features = split_rows(&mut self.features, channels, lengths());
-        let jobs = batch.iter().zip(&mut self.windows).zip(features).zip(teachers);
-        for_each(&mut self.threads, jobs, |scratch, (((window, tape), features), teacher)| {
-            tape.forward(weights, window.tokens, features, scratch);
+        let jobs = batch.iter().zip(&self.windows).zip(features).zip(teachers);
+        for_each(&mut self.threads, jobs, |_, (((window, tape), features), teacher)| {
+            layer_norm(&tape.last, &weights.ln_out[0], &weights.ln_out[1], features);
             if let Objective::Distillation { teacher: model, .. } = objective {
                 let mut spikes = vec![0; model.network().population_count()];
                 teacher.copy_from_slice(&model.features(window.tokens, &mut model.start(), &mut spikes));
@@ -267,8 +276,8 @@ fn add_up<'a>(to: &mut [f32], vectors: impl Iterator<Item = &'a [f32]>) {
 }
 
 impl WindowTape {
-    /// Runs a window to its features.
-    fn forward(&mut self, weights: &Weights, tokens: &[u32], features: &mut [f32], scratch: &mut Scratch) {
+    /// Puts the residual stream that enters the first block in the place of the last, and makes room for gradients.
+    fn start(&mut self, weights: &Weights, tokens: &[u32]) {
         let channels = weights.ln0[0].len();
         self.embedded.clear();
         for token in tokens {
@@ -278,10 +287,6 @@ impl WindowTape {
         self.last.resize(self.embedded.len(), 0.0);
         layer_norm(&self.embedded, &weights.ln0[0], &weights.ln0[1], &mut self.last);
         self.blocks.resize_with(weights.blocks.len(), BlockTape::default);
-        for (block, tape) in weights.blocks.iter().zip(&mut self.blocks) {
-            block.forward(&mut self.last, tape, scratch);
-        }
-        layer_norm(&self.last, &weights.ln_out[0], &weights.ln_out[1], features);
         self.vectors.resize_with(weights.blocks.len(), VectorGradients::default);
         for vector in self.vectors.iter_mut().flatten().chain(self.norms.iter_mut().flatten()) {
             vector.clear();

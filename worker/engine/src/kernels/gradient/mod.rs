@@ -14,3 +14,6 @@ pub mod wkv;
 
 /// Lanes of partial sums: fixed, so that the order of additions does not depend on the processor.
 const LANES: usize = 16;
+
+#[cfg(test)]
+mod tests;

@@ -87,7 +87,8 @@ fn strips_of_columns<const ROWS: usize>(x: &[f32], stride: usize, columns: Range
         let last = columns.end.min(first + TOGETHER * ROWS);
         for (k, x) in x.chunks(stride).take(depth).enumerate() {
             let (whole, rest) = x[first..last].as_chunks::<ROWS>();
-            let mut strips = strips.chunks_exact_mut(ROWS * depth).map(|strip| &mut strip[k * ROWS..][..ROWS]);
+            let mut strips =
+                strips.chunks_exact_mut(ROWS * depth).map(|strip| &mut strip[k * ROWS..][..ROWS]);
             for (x, to) in whole.iter().zip(&mut strips) {
                 to.copy_from_slice(x);
             }
