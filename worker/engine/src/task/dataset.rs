@@ -184,6 +184,11 @@ impl Dataset {
         self.sequences.iter().map(predicted).sum()
     }
 
+    /// All tokens in their order, whatever sequences they are cut into.
+    pub fn all_tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
     /// Keeps the first `most` sequences.
     pub fn truncate(&mut self, most: usize) {
         self.sequences.truncate(most);
