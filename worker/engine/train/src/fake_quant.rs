@@ -63,7 +63,10 @@ pub struct FakeQuant {
 struct UnitGrid {
     format: Format,
     columns: usize,
+    /// Least scale.
     least: f32,
+    /// Codes that stay what they are, so that scales alone are learned; empty if they follow the weights.
+    frozen: Vec<i8>,
 }
 
 /// Name of the scales of a unit among the parameters.
@@ -116,7 +119,7 @@ impl FakeQuant {
             let largest = weights.values.iter().fold(0.0f32, |top, w| top.max(w.abs()));
             grids.insert(
                 unit.name.clone(),
-                UnitGrid { format, columns: unit.columns, least: largest * LEAST_SCALE },
+                UnitGrid { format, columns: unit.columns, least: largest * LEAST_SCALE, frozen: Vec::new() },
             );
             put_grid(&unit.name, &codes, parameters);
         }
@@ -125,13 +128,22 @@ impl FakeQuant {
         Ok(Self { grids, others, vectors: candidate.vectors(), columns, channels })
     }
 
-    /// Starts a unit from the grids of codes that were chosen elsewhere, in its format.
+    /// Names of the units with a learned grid.
+    pub fn units(&self) -> impl Iterator<Item = &str> {
+        self.grids.keys().map(String::as_str)
+    }
+
+    /// Gives a unit codes that stay what they are: its scales are learned, its weights and zero points are not (E2E-QP of
+    /// EfficientQAT). They may have been chosen elsewhere.
     ///
     /// # Panics
-    /// If the unit has no learned grid, or the codes are in another format.
-    pub fn start_from(&self, unit: &str, codes: &Codes, parameters: &mut Tensors) {
-        assert_eq!(self.grids.get(unit).map(|grid| grid.format), Some(codes.format), "{unit}");
-        put_grid(unit, codes, parameters);
+    /// If the unit has no learned grid, or the codes do not fit it.
+    pub fn freeze(&mut self, unit: &str, codes: Codes, parameters: &mut Tensors) {
+        let grid = self.grids.get_mut(unit).unwrap_or_else(|| panic!("{unit} has no learned grid"));
+        assert_eq!((grid.format, grid.columns), (codes.format, codes.columns), "{unit}");
+        assert_eq!(codes.values.len(), parameters.get(unit).len(), "{unit}");
+        put_grid(unit, &codes, parameters);
+        grid.frozen = codes.values;
     }
 
     /// Takes gradients in what a step computed with to those in the parameters: straight-through for weights, LSQ's for
@@ -160,6 +172,15 @@ impl FakeQuant {
         jobs.sort_by_key(|(_, [d, ..])| std::cmp::Reverse(d.len()));
         for_each(threads, jobs, |_, (name, [d, d_scales, d_zeros])| {
             let unit = &self.grids[name];
+            if !unit.frozen.is_empty() {
+                let runs = unit.runs(&unit.frozen).zip(unit.runs(d)).zip(unit.grids(name, parameters));
+                for (((codes, d), grid), d_scale) in runs.zip(d_scales) {
+                    *d_scale = fake_quant::backward_of_codes(codes, grid, d);
+                }
+                d.fill(0.0);
+                d_zeros.fill(0.0);
+                return;
+            }
             let runs =
                 unit.runs(parameters.get(name)).zip(unit.runs_mut(d)).zip(unit.grids(name, parameters));
             for (run, ((weights, d), grid)) in runs.enumerate() {
@@ -176,14 +197,14 @@ impl FakeQuant {
     pub fn codes(&self, name: &str, parameters: &Tensors) -> Option<Codes> {
         let unit = self.grids.get(name)?;
         let weights = parameters.get(name);
-        let mut values = vec![0; weights.len()];
         let grids: Vec<Grid> = unit.grids(name, parameters).collect();
-        let lengths: Vec<usize> = unit.runs(weights).map(<[f32]>::len).collect();
-        let mut rest = values.as_mut_slice();
-        for ((run, grid), length) in unit.runs(weights).zip(&grids).zip(lengths) {
-            let (codes, others) = rest.split_at_mut(length);
-            grid::codes(run, *grid, 0, &|steps: f32, _| steps.round_ties_even(), codes);
-            rest = others;
+        let mut values = unit.frozen.clone();
+        if values.is_empty() {
+            values.resize(weights.len(), 0);
+            let runs = unit.runs(weights).zip(unit.runs_mut(&mut values)).zip(&grids);
+            for ((run, codes), grid) in runs {
+                grid::codes(run, *grid, 0, &|steps: f32, _| steps.round_ties_even(), codes);
+            }
         }
         let affine = unit.format.symmetry == Symmetry::Affine;
         let zero_points =
@@ -210,8 +231,14 @@ impl Source for Quantized<'_> {
         match (quant.grids.get(name), quant.others.get(name)) {
             (Some(unit), _) => {
                 buffer.resize(values.len(), 0.0);
-                let runs = unit.runs(values).zip(unit.runs_mut(buffer)).zip(unit.grids(name, parameters));
-                runs.for_each(|((run, out), grid)| fake_quant::forward(run, grid, out));
+                let grids = unit.grids(name, parameters);
+                if unit.frozen.is_empty() {
+                    let runs = unit.runs(values).zip(unit.runs_mut(buffer)).zip(grids);
+                    runs.for_each(|((run, out), grid)| fake_quant::forward(run, grid, out));
+                } else {
+                    let runs = unit.runs(&unit.frozen).zip(unit.runs_mut(buffer)).zip(grids);
+                    runs.for_each(|((codes, out), grid)| grid::weights(codes, grid, out));
+                }
                 Cow::Borrowed(buffer)
             }
             (None, Some(scheme)) => stored(values, quant.columns[name], *scheme, name),
@@ -247,13 +274,13 @@ impl UnitGrid {
     }
 
     /// The runs of a matrix that share a scale, in storage order.
-    fn runs<'a>(&self, matrix: &'a [f32]) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+    fn runs<'a, T>(&self, matrix: &'a [T]) -> impl Iterator<Item = &'a [T]> + use<'a, T> {
         let (row, run) = self.lengths(matrix.len());
         matrix.chunks(row).flat_map(move |row| row.chunks(run))
     }
 
     /// As [`UnitGrid::runs`], to be changed.
-    fn runs_mut<'a>(&self, matrix: &'a mut [f32]) -> impl Iterator<Item = &'a mut [f32]> + use<'a> {
+    fn runs_mut<'a, T>(&self, matrix: &'a mut [T]) -> impl Iterator<Item = &'a mut [T]> + use<'a, T> {
         let (row, run) = self.lengths(matrix.len());
         matrix.chunks_mut(row).flat_map(move |row| row.chunks_mut(run))
     }

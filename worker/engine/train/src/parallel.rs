@@ -34,11 +34,11 @@ pub(crate) fn for_each<Scratch: Send, Job: Send>(
 ///
 /// # Panics
 /// If there are fewer rows.
-pub(crate) fn split_rows<'a>(
-    mut buffer: &'a mut [f32],
+pub(crate) fn split_rows(
+    mut buffer: &mut [f32],
     width: usize,
     rows: impl IntoIterator<Item = usize>,
-) -> Vec<&'a mut [f32]> {
+) -> Vec<&mut [f32]> {
     let cut = |rows: usize| buffer.split_off_mut(..rows * width).expect("as many rows as there are");
     rows.into_iter().map(cut).collect()
 }

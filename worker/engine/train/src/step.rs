@@ -99,6 +99,14 @@ impl Trainer {
         })
     }
 
+    /// Leaves the codes of a unit as these are from here on, and trains its scales only.
+    ///
+    /// # Panics
+    /// If the unit has no learned grid, or the codes do not fit it.
+    pub fn freeze(&mut self, unit: &str, codes: Codes) {
+        self.quant.freeze(unit, codes, &mut self.parameters);
+    }
+
     /// Trains on a batch. The loss is that before the step.
     pub fn step(&mut self, batch: &[Window<'_>], objective: Objective<'_>) -> BatchLoss {
         let quantized = Quantized { quant: &self.quant, parameters: &self.parameters };

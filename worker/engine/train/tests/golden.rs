@@ -1,5 +1,5 @@
 //! Gradients against PyTorch's in float64 (`golden.py`, which wrote the fixture).
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_macros)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! Training of a trained network: what comes out, and what must not change it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_macros)]
 
 use std::path::Path;
 
@@ -218,4 +218,65 @@ fn scales_learn_even_if_nothing_else_does() {
         assert_eq!(values != start.get(name), name.ends_with(".scales"), "{name}");
     }
     assert!(trainer.parameters().find(&scales_of("head.weight")).is_some());
+}
+
+#[test]
+fn frozen_codes_stay_and_their_scales_have_the_gradient_of_the_loss() {
+    let checkpoint = wikitext();
+    for scheme in ["int3:full:channel", "int4:affine:channel"] {
+        let candidate = linears(&checkpoint, scheme);
+        let settings = Settings { vector_rate: 0.0, scale_rate: 1e-3, ..settings(ADAM, 0.1, 8, 2) };
+        let mut trainer = Trainer::new(&checkpoint, &candidate, settings).unwrap();
+        let units: Vec<String> = trainer.quant().units().map(str::to_owned).collect();
+        let codes: Vec<_> = units.iter().map(|unit| trainer.codes(unit).unwrap()).collect();
+        units.iter().zip(&codes).for_each(|(unit, codes)| trainer.freeze(unit, codes.clone()));
+        let text = text(120);
+        let batch = [Window::of(&text)];
+
+        // Differences of the loss in scales of the head, behind which there is no spike.
+        let mut quant = trainer.quant().clone();
+        let loss_at = |quant: &FakeQuant, parameters: &Tensors| {
+            let mut weights = qslm_train::weights::Weights::new(checkpoint.network());
+            weights.load(&Quantized { quant, parameters }, &mut [Vec::new()]);
+            let mut workspace = qslm_train::network::Workspace::new(checkpoint.network(), Reset::Attached, 1);
+            let mut gradients = Tensors::zeros_like(parameters);
+            workspace.backward(&weights, &batch, Objective::CrossEntropy, &mut gradients).objective
+        };
+        let parameters = trainer.parameters().clone();
+        let before = trainer.step(&batch, Objective::CrossEntropy).objective;
+        let gradient = trainer.gradients().get(&scales_of("head.weight")).to_vec();
+        let mut rows: Vec<usize> = (0..gradient.len()).collect();
+        rows.sort_by(|a, b| gradient[*b].abs().total_cmp(&gradient[*a].abs()));
+        for row in rows.into_iter().take(5) {
+            let loss = |by: f32| {
+                let mut moved = parameters.clone();
+                moved.get_mut(&scales_of("head.weight"))[row] += by;
+                loss_at(&quant, &moved)
+            };
+            let scale = parameters.get(&scales_of("head.weight"))[row];
+            let step = scale * 0.01;
+            let difference = (loss(step) - loss(-step)) / f64::from(2.0 * step);
+            let error = (difference / f64::from(gradient[row]) - 1.0).abs();
+            assert!(error < 2e-3, "{scheme} row {row}: {difference} {}", gradient[row]);
+        }
+        assert_eq!(before, loss_at(&quant, &parameters));
+
+        let losses: Vec<f64> =
+            (0..7).map(|_| trainer.step(&batch, Objective::CrossEntropy).objective).collect();
+        assert!(losses[6] < before, "{scheme}: {before}, then {losses:?}");
+        for (unit, before) in units.iter().zip(&codes) {
+            let after = trainer.codes(unit).unwrap();
+            assert_eq!((&after.values, &after.zero_points), (&before.values, &before.zero_points));
+            assert_ne!(after.scales, before.scales, "{scheme} {unit}");
+        }
+        // Weights and codes that were chosen elsewhere need not agree.
+        let unit = &units[0];
+        let mut other = codes[0].clone();
+        other.values.reverse();
+        let mut parameters = trainer.parameters().clone();
+        quant.freeze(unit, other.clone(), &mut parameters);
+        assert_eq!(quant.codes(unit, &parameters), Some(other.clone()));
+        let quantized = Quantized { quant: &quant, parameters: &parameters };
+        assert_eq!(*quantized.values(unit, &mut Vec::new()), other.dequantize());
+    }
 }

@@ -69,6 +69,25 @@ per_instruction_set! {
     }
 }
 
+per_instruction_set! {
+    /// Gradient in the scale of a run whose codes stay what they are: the sum of `d` times the levels, which is exact. `d` is
+    /// that in what the codes stand for.
+    pub fn backward_of_codes(codes: &[i8], grid: Grid, d: &[f32]) -> f32 {
+        assert_eq!(codes.len(), d.len());
+        let mut sum = 0.0f64;
+        for (codes, d) in codes.chunks(PIECE).zip(d.chunks(PIECE)) {
+            let mut lanes = [0.0f32; LANES];
+            for (codes, d) in codes.chunks(LANES).zip(d.chunks(LANES)) {
+                for ((code, d), lane) in codes.iter().zip(d).zip(&mut lanes) {
+                    *lane += *d * ((i32::from(*code) - grid.zero) as f32 + grid.offset);
+                }
+            }
+            sum += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
+        }
+        sum as f32
+    }
+}
+
 /// Scale, offset, and the lowest and highest level, counted from the zero point.
 #[inline(always)]
 fn parts(grid: Grid) -> (f32, f32, f32, f32) {
