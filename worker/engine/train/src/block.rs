@@ -46,6 +46,8 @@ pub(crate) struct Scratch {
     /// `[channel]`.
     row: Vec<f32>,
     wkv: WkvScratch,
+    /// Strips of a product of columns.
+    pub(crate) strips: Vec<f32>,
 }
 
 /// Inputs of the products of a block, and gradients in their outputs: a window's rows, in the order of the matrices.
@@ -56,6 +58,16 @@ pub(crate) struct Sides<'a> {
 
 /// Gradients in the vectors of a block, in their order; that of the decay is in w, not in `time_decay`.
 pub(crate) type VectorGradients = [Vec<f32>; VECTORS.len()];
+
+impl Scratch {
+    /// The numbers of a buffer, which is zero from here on.
+    pub(crate) fn moved(&mut self, from: &mut [f32]) -> &[f32] {
+        let moved = sized(&mut self.d, from.len());
+        moved.copy_from_slice(from);
+        from.fill(0.0);
+        moved
+    }
+}
 
 /// A buffer of so many numbers, whatever they are.
 fn sized(buffer: &mut Vec<f32>, size: usize) -> &mut [f32] {
@@ -103,8 +115,7 @@ impl BlockWeights {
         }
         let (first, mut state) = (&vectors[vector::TIME_FIRST], WkvState::start(channels));
         wkv::scan(&self.decay, first, &tape.key, &tape.value, &mut state, sized(&mut tape.wkv, size));
-        mixed.copy_from_slice(&tape.wkv);
-        shift::gate(&tape.receptance, mixed);
+        gradient::shift::gate_to(&tape.receptance, &tape.wkv, mixed);
         self.linears[matrix::OUTPUT].multiply(mixed, sized(&mut tape.sums1, size));
         gradient::lif::scan_with_sums(&mut tape.sums1, row, x);
 
@@ -115,12 +126,10 @@ impl BlockWeights {
         shift::mix(y, row, &vectors[vector::FFN_MIX_R], mixed);
         self.linears[matrix::FFN_RECEPTANCE].multiply(mixed, sized(&mut tape.ffn_receptance, size));
         let hidden = sized(hidden, wide);
-        hidden.copy_from_slice(&tape.ffn_key);
-        shift::squared_relu(hidden);
+        gradient::shift::squared_relu_to(&tape.ffn_key, hidden);
         self.linears[matrix::FFN_VALUE].multiply(hidden, sized(&mut tape.ffn_value, size));
         let sums2 = sized(&mut tape.sums2, size);
-        sums2.copy_from_slice(&tape.ffn_value);
-        shift::gate(&tape.ffn_receptance, sums2);
+        gradient::shift::gate_to(&tape.ffn_receptance, &tape.ffn_value, sums2);
         gradient::lif::scan_with_sums(sums2, row, x);
     }
 
@@ -157,8 +166,7 @@ impl BlockWeights {
         layer_norm(x, &self.vectors[vector::LN2_WEIGHT], &self.vectors[vector::LN2_BIAS], y);
         shift::mix(y, row, &self.vectors[vector::FFN_MIX_K], sides.x[matrix::FFN_KEY]);
         shift::mix(y, row, &self.vectors[vector::FFN_MIX_R], sides.x[matrix::FFN_RECEPTANCE]);
-        sides.x[matrix::FFN_VALUE].copy_from_slice(&tape.ffn_key);
-        shift::squared_relu(sides.x[matrix::FFN_VALUE]);
+        gradient::shift::squared_relu_to(&tape.ffn_key, sides.x[matrix::FFN_VALUE]);
 
         d.copy_from_slice(d_residual);
         gradient::lif::scan(&tape.sums2, d, row, reset);
@@ -198,8 +206,7 @@ impl BlockWeights {
         for (linear, mix) in MIXED {
             shift::mix(y, row, &self.vectors[mix], sides.x[linear]);
         }
-        sides.x[matrix::OUTPUT].copy_from_slice(&tape.wkv);
-        shift::gate(&tape.receptance, sides.x[matrix::OUTPUT]);
+        gradient::shift::gate_to(&tape.receptance, &tape.wkv, sides.x[matrix::OUTPUT]);
 
         let d_out = &mut *sides.d[matrix::OUTPUT];
         d_out.copy_from_slice(d_residual);
@@ -298,7 +305,7 @@ mod tests {
             let mut packed = qslm_engine::kernels::product::Packed::default();
             packed.pack_transposed(x, width);
             let mut found = vec![0.0; width * height];
-            packed.multiply_columns(d, 0..height, &mut found, true);
+            packed.multiply_columns(d, 0..height, &mut found, true, &mut Vec::new());
             let error = error(&found, &floats(&format!("block.{name}")));
             assert!(error < 2e-5, "{name}: {error:e}");
         }

@@ -8,6 +8,7 @@ use qslm_engine::kernels::gradient::softmax::{self, RowLoss};
 use qslm_engine::kernels::product::Packed;
 use qslm_engine::model::SpikeGpt;
 
+use crate::block::Scratch;
 use crate::parallel::{for_each, split_rows};
 use crate::weights::Linear;
 
@@ -52,7 +53,7 @@ pub(crate) struct Buffers {
 impl Positions<'_> {
     /// Losses of all positions; `d_features` becomes the gradient of their mean, and what it is in the matrix is added to
     /// `d_weight`, or written there if `is_new`.
-    pub(crate) fn losses<Scratch: Send>(
+    pub(crate) fn losses(
         self,
         head: &Linear,
         objective: Objective<'_>,
@@ -122,7 +123,7 @@ fn row_losses(
 
 /// Adds `D^T X` to the gradients of matrices: of each the rows of X, packed transposed, the rows of D, and the gradient,
 /// `[outputs, inputs]`. `is_new` says that there is nothing in the gradients yet.
-pub(crate) fn add_gradient<'a, Scratch: Send>(
+pub(crate) fn add_gradient<'a>(
     threads: &mut [Scratch],
     products: impl IntoIterator<Item = (&'a Packed, &'a [f32], &'a mut [f32])>,
     is_new: bool,
@@ -137,5 +138,7 @@ pub(crate) fn add_gradient<'a, Scratch: Send>(
     }
     // The largest first, so that no thread is left with it at the end.
     jobs.sort_by_key(|(.., piece)| std::cmp::Reverse(piece.len()));
-    for_each(threads, jobs, |_, (x, d, rows, piece)| x.multiply_columns(d, rows, piece, is_new));
+    for_each(threads, jobs, |scratch, (x, d, rows, piece)| {
+        x.multiply_columns(d, rows, piece, is_new, &mut scratch.strips);
+    });
 }

@@ -172,12 +172,10 @@ impl Workspace {
         let channels = self.network.channels as usize;
         let lengths = self.windows.iter().map(|tape| tape.last.len() / channels);
         let d = split_rows(&mut self.d, channels, lengths);
-        for_each(&mut self.threads, self.windows.iter_mut().zip(d), |_, (tape, d)| {
+        for_each(&mut self.threads, self.windows.iter_mut().zip(d), |scratch, (tape, d)| {
             let [weight, bias] = &mut tape.norms[1];
-            // Nothing else has reached this stream yet.
-            let of_features = d.to_vec();
-            d.fill(0.0);
-            layer_norm_backward(&tape.last, &weights.ln_out[0], &of_features, d, weight, bias);
+            let of_features = scratch.moved(d);
+            layer_norm_backward(&tape.last, &weights.ln_out[0], of_features, d, weight, bias);
         });
     }
 
@@ -229,11 +227,10 @@ impl Workspace {
         let channels = self.network.channels as usize;
         let lengths = self.windows.iter().map(|tape| tape.last.len() / channels);
         let d = split_rows(&mut self.d, channels, lengths);
-        for_each(&mut self.threads, self.windows.iter_mut().zip(d), |_, (tape, d)| {
-            let of_stream = d.to_vec();
-            d.fill(0.0);
+        for_each(&mut self.threads, self.windows.iter_mut().zip(d), |scratch, (tape, d)| {
             let [weight, bias] = &mut tape.norms[0];
-            layer_norm_backward(&tape.embedded, &weights.ln0[0], &of_stream, d, weight, bias);
+            let of_stream = scratch.moved(d);
+            layer_norm_backward(&tape.embedded, &weights.ln0[0], of_stream, d, weight, bias);
         });
         let embedding = gradients.get_mut(EMBEDDING);
         embedding.fill(0.0);

@@ -1,4 +1,4 @@
-//! Gradients of token shift with mixing, and of the gates around the products.
+//! Gradients of token shift with mixing, and of the gates around the products; and the gates where what enters them is kept.
 
 use super::super::exp::sigmoid;
 use super::super::simd::per_instruction_set;
@@ -51,6 +51,27 @@ per_instruction_set! {
         for (x, d) in x.iter().zip(d) {
             let positive = if *x > 0.0 { *x } else { 0.0 };
             *d *= 2.0 * positive;
+        }
+    }
+}
+
+per_instruction_set! {
+    /// As [`gate`](super::super::shift::gate), with what comes out in a place of its own: `out = sigmoid(gate) * x`.
+    pub fn gate_to(gate: &[f32], x: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == x.len() && gate.len() == out.len());
+        for (out, (gate, x)) in out.iter_mut().zip(gate.iter().zip(x)) {
+            *out = *x * sigmoid(*gate);
+        }
+    }
+}
+
+per_instruction_set! {
+    /// As [`squared_relu`](super::super::shift::squared_relu), with what comes out in a place of its own.
+    pub fn squared_relu_to(x: &[f32], out: &mut [f32]) {
+        assert_eq!(x.len(), out.len());
+        for (x, out) in x.iter().zip(out) {
+            let positive = if *x > 0.0 { *x } else { 0.0 };
+            *out = positive * positive;
         }
     }
 }

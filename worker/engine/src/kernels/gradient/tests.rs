@@ -94,6 +94,14 @@ proptest! {
         let (wide_gate, wide_x) = (wide(&gate), wide(&x));
         assert_close(&dx, &differences(&wide_x, |x| loss(&wide_gate, x)), "x");
         assert_close(&d_gate, &differences(&wide_gate, |gate| loss(gate, &wide_x)), "gate");
+        let (mut in_place, mut out) = (x.clone(), vec![f32::NAN; size]);
+        crate::kernels::shift::gate(&gate, &mut in_place);
+        shift::gate_to(&gate, &x, &mut out);
+        prop_assert_eq!(&out, &in_place);
+        in_place.copy_from_slice(&x);
+        crate::kernels::shift::squared_relu(&mut in_place);
+        shift::squared_relu_to(&x, &mut out);
+        prop_assert_eq!(&out, &in_place);
         let mut dx = d.clone();
         shift::squared_relu(&x, &mut dx);
         let expected = differences(&wide_x, |x| weighed(&d, x.iter().map(|x| x.max(0.0).powi(2))));

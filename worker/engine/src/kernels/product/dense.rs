@@ -54,15 +54,16 @@ pub(super) unsafe fn multiply_columns<V: Register, const ROWS: usize>(
     rows: Range<usize>,
     out: &mut [f32],
     is_new: bool,
+    buffer: &mut Vec<f32>,
 ) {
     let width = REGISTERS * V::LANES;
     debug_assert!(width == m.panel());
     let (inputs, columns, padded) = (m.inputs, m.outputs, m.outputs.next_multiple_of(width));
     let stride = x.len() / inputs;
-    let mut strips = vec![0.0; rows.len().next_multiple_of(ROWS) * inputs.min(DEPTH)];
+    buffer.resize(rows.len().next_multiple_of(ROWS) * inputs.min(DEPTH), 0.0);
     for start in (0..inputs).step_by(DEPTH) {
         let depth = DEPTH.min(inputs - start);
-        let strips = &mut strips[..rows.len().next_multiple_of(ROWS) * depth];
+        let strips = &mut buffer[..rows.len().next_multiple_of(ROWS) * depth];
         strips_of_columns::<ROWS>(&x[start * stride..], stride, rows.clone(), strips);
         let block = &m.weights()[start * padded..][..depth * padded];
         for (panel, first) in block.chunks_exact(depth * width).zip((0..columns).step_by(width)) {

@@ -242,11 +242,18 @@ impl Packed {
 impl Packed {
     /// `out = W x` for some of the columns of `x`, `[inputs, any]`: `[columns.len(), outputs]`; or, unless `is_new`,
     /// what was in `out` and that. It is how the gradient of a matrix is summed: of `dW = dY^T X`, X is packed
-    /// transposed, and columns of dY are multiplied with it.
+    /// transposed, and columns of dY are multiplied with it. `buffer` is filled on the way.
     ///
     /// # Panics
     /// If the buffers do not fit together.
-    pub fn multiply_columns(&self, x: &[f32], columns: Range<usize>, out: &mut [f32], is_new: bool) {
+    pub fn multiply_columns(
+        &self,
+        x: &[f32],
+        columns: Range<usize>,
+        out: &mut [f32],
+        is_new: bool,
+        buffer: &mut Vec<f32>,
+    ) {
         assert!(x.len().is_multiple_of(self.inputs) && columns.end <= x.len() / self.inputs, "{columns:?}");
         assert!(out.len() == columns.len() * self.outputs);
         if out.is_empty() {
@@ -255,13 +262,13 @@ impl Packed {
         match self.set {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: matrices are packed for instruction sets that the processor has.
-            InstructionSet::Avx512 => unsafe { avx512_columns(self, x, columns, out, is_new) },
+            InstructionSet::Avx512 => unsafe { avx512_columns(self, x, columns, out, is_new, buffer) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            InstructionSet::Avx2 => unsafe { avx2_columns(self, x, columns, out, is_new) },
+            InstructionSet::Avx2 => unsafe { avx2_columns(self, x, columns, out, is_new, buffer) },
             // SAFETY: it needs no instruction set beyond what the program was compiled for.
             InstructionSet::Portable => unsafe {
-                dense::multiply_columns::<[f32; 4], 4>(self, x, columns, out, is_new);
+                dense::multiply_columns::<[f32; 4], 4>(self, x, columns, out, is_new, buffer);
             },
         }
     }
@@ -269,16 +276,30 @@ impl Packed {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,fma")]
-fn avx512_columns(m: &Packed, x: &[f32], columns: Range<usize>, out: &mut [f32], is_new: bool) {
+fn avx512_columns(
+    m: &Packed,
+    x: &[f32],
+    columns: Range<usize>,
+    out: &mut [f32],
+    is_new: bool,
+    buffer: &mut Vec<f32>,
+) {
     // SAFETY: this function is compiled for the instruction set.
-    unsafe { dense::multiply_columns::<std::arch::x86_64::__m512, 12>(m, x, columns, out, is_new) };
+    unsafe { dense::multiply_columns::<std::arch::x86_64::__m512, 12>(m, x, columns, out, is_new, buffer) };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2_columns(m: &Packed, x: &[f32], columns: Range<usize>, out: &mut [f32], is_new: bool) {
+fn avx2_columns(
+    m: &Packed,
+    x: &[f32],
+    columns: Range<usize>,
+    out: &mut [f32],
+    is_new: bool,
+    buffer: &mut Vec<f32>,
+) {
     // SAFETY: this function is compiled for the instruction set.
-    unsafe { dense::multiply_columns::<std::arch::x86_64::__m256, 6>(m, x, columns, out, is_new) };
+    unsafe { dense::multiply_columns::<std::arch::x86_64::__m256, 6>(m, x, columns, out, is_new, buffer) };
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -376,13 +397,14 @@ mod tests {
             let expected: Vec<f32> = each().map(|(o, i)| chain(0.0, 0..rows, o, i)).collect();
             let twice: Vec<f32> =
                 each().zip(&expected).map(|((o, i), sum)| chain(*sum, 0..rows, o, i)).collect();
+            let mut buffer = vec![f32::NAN; 5];
             for set in InstructionSet::here() {
                 let mut packed = Packed { set, ..Packed::default() };
                 packed.pack_transposed(&x, inputs);
                 let mut out = vec![f32::NAN; expected.len()];
-                packed.multiply_columns(&dy, columns.clone(), &mut out, true);
+                packed.multiply_columns(&dy, columns.clone(), &mut out, true, &mut buffer);
                 prop_assert_eq!(&out, &expected, "{:?}", set);
-                packed.multiply_columns(&dy, columns.clone(), &mut out, false);
+                packed.multiply_columns(&dy, columns.clone(), &mut out, false, &mut buffer);
                 prop_assert_eq!(&out, &twice, "{:?}", set);
             }
         }
