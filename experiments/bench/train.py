@@ -3,9 +3,8 @@ same threads, from the same random weights and tokens.
 
 Prints seconds per step (medians), and the median ratio of pairs, after both agreed on the losses of their first steps. PyTorch runs
 products, norms, gates and the loss in its own operators, with autograd; the two scans over time (WKV and LIF) and their gradients are
-compiled C++, and Adam is the fused one. Needs a C++ compiler and what `requirements.txt` says.
-
-    cargo build --release --locked --examples && python experiments/bench/train.py
+compiled C++, and Adam is the fused one. `experiments/bench/train` installs what it needs and runs it. On a busy machine PyTorch's
+threads wait for each other: only a quiet one compares.
 """
 
 import argparse

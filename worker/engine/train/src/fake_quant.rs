@@ -2,8 +2,7 @@
 //!
 //! The parameters are floats (*master weights*), and the scales and zero points of every run beside them, under
 //! `UNIT.scales` and `UNIT.zero_points`. A step computes with what their codes stand for, with the scales rounded as they
-//! are stored, so that what is trained is what is deployed. Source: docs/model.md (Quantization); METHODS of LSQ and
-//! EfficientQAT.
+//! are stored, so that what is trained is what is deployed. Source: docs/model.md (Training).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

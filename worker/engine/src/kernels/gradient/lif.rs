@@ -1,7 +1,7 @@
 //! The LIF neuron with what its gradient needs, and that gradient with a surrogate for the step.
 //!
 //! The step has no gradient; training takes that of a smooth function in its place, the ATan surrogate
-//! `ds/dh = 1 / (1 + (pi (h - 1))^2)`. Source: docs/model.md, The network.
+//! `ds/dh = 1 / (1 + (pi (h - 1))^2)`. Source: docs/model.md, Training.
 
 use super::super::lif::THRESHOLD;
 use super::super::simd::per_instruction_set;
