@@ -194,13 +194,12 @@ impl Scheme {
         matches!(self, Self::Integer { quantizer, .. } if quantizer.rounding == Rounding::Trained)
     }
 
-    /// The scheme with codes that a trainer leaves, where there are codes of a format that it can train.
+    /// The scheme with codes that a trainer leaves, all of one width.
     #[must_use]
     pub fn trained(self) -> Self {
         match self {
-            Self::Integer { format, quantizer } if self.step().is_none() => {
-                let range = if self.widths(2, 2) > 0 { Range::default() } else { quantizer.range };
-                Self::Integer { format, quantizer: Quantizer { rounding: Rounding::Trained, range } }
+            Self::Integer { format, quantizer } => {
+                Self::Integer { format, quantizer: Quantizer { rounding: Rounding::Trained, ..quantizer } }
             }
             other => other,
         }

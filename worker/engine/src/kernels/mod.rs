@@ -7,6 +7,7 @@
 //! reordered by that choice, so all give the same bits.
 
 pub mod exp;
+pub mod gradient;
 pub mod grid;
 pub mod integer;
 pub mod lif;

@@ -196,6 +196,11 @@ impl Dataset {
         counts
     }
 
+    /// All tokens in their order, whatever sequences they are cut into.
+    pub fn all_tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
     /// Keeps the first `most` sequences.
     pub fn truncate(&mut self, most: usize) {
         self.sequences.truncate(most);

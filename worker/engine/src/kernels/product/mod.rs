@@ -71,7 +71,31 @@ impl Choice for InstructionSet {
     }
 }
 
+/// Copies a row to where it is the `k`-th of each panel of a block.
+fn scatter<const WIDTH: usize>(row: &[f32], block: &mut [f32], depth: usize, k: usize) {
+    let (whole, rest) = row.as_chunks::<WIDTH>();
+    let mut panels = block.chunks_exact_mut(depth * WIDTH).map(|panel| &mut panel[k * WIDTH..][..WIDTH]);
+    for (from, to) in whole.iter().zip(&mut panels) {
+        to.copy_from_slice(from);
+    }
+    if let Some(to) = panels.next() {
+        to[..rest.len()].copy_from_slice(rest);
+    }
+}
+
+/// A matrix without inputs and outputs, into which one can be packed.
+impl Default for Packed {
+    fn default() -> Self {
+        Self { aligned: Vec::new(), from: 0, inputs: 0, outputs: 0, set: InstructionSet::best() }
+    }
+}
+
 impl InstructionSet {
+    /// The fastest that the processor has.
+    fn best() -> Self {
+        Self::here().next().unwrap_or(Self::Portable)
+    }
+
     /// Outputs of a panel: two registers of them.
     pub(super) fn panel(self) -> usize {
         match self {
@@ -90,28 +114,80 @@ impl Packed {
     /// # Panics
     /// If there are no inputs, or the weights are not a whole number of rows.
     pub fn new(weights: &[f32], inputs: usize) -> Self {
-        let best = InstructionSet::here().next().unwrap_or(InstructionSet::Portable);
-        Self::for_set(weights, inputs, best)
+        Self::for_set(weights, inputs, InstructionSet::best())
     }
 
     pub(super) fn for_set(weights: &[f32], inputs: usize, set: InstructionSet) -> Self {
+        let mut packed = Self { set, ..Self::default() };
+        packed.pack(weights, inputs);
+        packed
+    }
+
+    /// Packs other `[outputs, inputs]` row-major weights into the same memory.
+    ///
+    /// # Panics
+    /// As [`Packed::new`].
+    pub fn pack(&mut self, weights: &[f32], inputs: usize) {
         assert!(weights.len().is_multiple_of(inputs), "{} weights in rows of {inputs}", weights.len());
-        let outputs = weights.len() / inputs;
-        let (width, padded) = (set.panel(), outputs.next_multiple_of(set.panel()));
-        let mut aligned = vec![0.0; padded * inputs + LINE];
-        let from = aligned.as_ptr().align_offset(size_of::<f32>() * LINE).min(LINE);
-        let packed = &mut aligned[from..];
+        let width = self.set.panel();
+        self.fill(inputs, weights.len() / inputs, |panel, start, first, wide| {
+            let depth = panel.len() / width;
+            for lane in 0..wide {
+                let row = &weights[(first + lane) * inputs + start..][..depth];
+                panel.iter_mut().skip(lane).step_by(width).zip(row).for_each(|(to, w)| *to = *w);
+            }
+        });
+    }
+
+    /// Packs the transpose of row-major weights: those are `[inputs, outputs]` here.
+    ///
+    /// # Panics
+    /// If there are no outputs, or the weights are not a whole number of rows of them.
+    pub fn pack_transposed(&mut self, weights: &[f32], outputs: usize) {
+        assert!(weights.len().is_multiple_of(outputs), "{} weights in rows of {outputs}", weights.len());
+        let width = self.set.panel();
+        self.resize(weights.len() / outputs, outputs);
+        let (inputs, padded) = (self.inputs, outputs.next_multiple_of(width));
+        let packed = &mut self.aligned[self.from..];
+        for start in (0..inputs).step_by(DEPTH) {
+            let depth = DEPTH.min(inputs - start);
+            let block = &mut packed[start * padded..][..depth * padded];
+            // Rows are read as they lie in memory; where few outputs are far apart, that is what takes time.
+            for (k, row) in weights[start * outputs..].chunks_exact(outputs).take(depth).enumerate() {
+                match width {
+                    32 => scatter::<32>(row, block, depth, k),
+                    16 => scatter::<16>(row, block, depth, k),
+                    _ => scatter::<8>(row, block, depth, k),
+                }
+            }
+        }
+    }
+
+    /// Makes room for a matrix of these sizes.
+    fn resize(&mut self, inputs: usize, outputs: usize) {
+        if (self.inputs, self.outputs) == (inputs, outputs) {
+            return;
+        }
+        // Outputs that are not there stay zero from here on.
+        self.aligned.clear();
+        self.aligned.resize(outputs.next_multiple_of(self.set.panel()) * inputs + LINE, 0.0);
+        self.from = self.aligned.as_ptr().align_offset(size_of::<f32>() * LINE).min(LINE);
+        (self.inputs, self.outputs) = (inputs, outputs);
+    }
+
+    /// Fills every panel of every block: `fill_panel` gets a panel, the first of its inputs, the first of its outputs, and
+    /// how many outputs it has.
+    fn fill(&mut self, inputs: usize, outputs: usize, fill_panel: impl Fn(&mut [f32], usize, usize, usize)) {
+        let (width, padded) = (self.set.panel(), outputs.next_multiple_of(self.set.panel()));
+        self.resize(inputs, outputs);
+        let packed = &mut self.aligned[self.from..];
         for start in (0..inputs).step_by(DEPTH) {
             let depth = DEPTH.min(inputs - start);
             let block = &mut packed[start * padded..][..depth * padded];
             for (panel, first) in block.chunks_exact_mut(depth * width).zip((0..outputs).step_by(width)) {
-                for lane in 0..width.min(outputs - first) {
-                    let row = &weights[(first + lane) * inputs + start..][..depth];
-                    panel.iter_mut().skip(lane).step_by(width).zip(row).for_each(|(to, w)| *to = *w);
-                }
+                fill_panel(panel, start, first, width.min(outputs - first));
             }
         }
-        Self { aligned, from, inputs, outputs, set }
     }
 
     /// The weights, from a cache line's beginning on.
@@ -161,6 +237,69 @@ impl Packed {
             InstructionSet::Portable => unsafe { multiply::<[f32; 4], 4>(self, x, outputs, out) },
         }
     }
+}
+
+impl Packed {
+    /// `out = W x` for some of the columns of `x`, `[inputs, any]`: `[columns.len(), outputs]`; or, unless `is_new`,
+    /// what was in `out` and that. It is how the gradient of a matrix is summed: of `dW = dY^T X`, X is packed
+    /// transposed, and columns of dY are multiplied with it. `buffer` is filled on the way.
+    ///
+    /// # Panics
+    /// If the buffers do not fit together.
+    pub fn multiply_columns(
+        &self,
+        x: &[f32],
+        columns: Range<usize>,
+        out: &mut [f32],
+        is_new: bool,
+        buffer: &mut Vec<f32>,
+    ) {
+        assert!(x.len().is_multiple_of(self.inputs) && columns.end <= x.len() / self.inputs, "{columns:?}");
+        assert!(out.len() == columns.len() * self.outputs);
+        if out.is_empty() {
+            return;
+        }
+        match self.set {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: matrices are packed for instruction sets that the processor has.
+            InstructionSet::Avx512 => unsafe { avx512_columns(self, x, columns, out, is_new, buffer) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            InstructionSet::Avx2 => unsafe { avx2_columns(self, x, columns, out, is_new, buffer) },
+            // SAFETY: it needs no instruction set beyond what the program was compiled for.
+            InstructionSet::Portable => unsafe {
+                dense::multiply_columns::<[f32; 4], 4>(self, x, columns, out, is_new, buffer);
+            },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,fma")]
+fn avx512_columns(
+    m: &Packed,
+    x: &[f32],
+    columns: Range<usize>,
+    out: &mut [f32],
+    is_new: bool,
+    buffer: &mut Vec<f32>,
+) {
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { dense::multiply_columns::<std::arch::x86_64::__m512, 12>(m, x, columns, out, is_new, buffer) };
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2_columns(
+    m: &Packed,
+    x: &[f32],
+    columns: Range<usize>,
+    out: &mut [f32],
+    is_new: bool,
+    buffer: &mut Vec<f32>,
+) {
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { dense::multiply_columns::<std::arch::x86_64::__m256, 6>(m, x, columns, out, is_new, buffer) };
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -240,6 +379,49 @@ mod tests {
             for set in InstructionSet::here() {
                 prop_assert_eq!(&product(&Packed::for_set(&weights, inputs, set), &x), &expected, "{:?}", set);
             }
+        }
+
+        #[test]
+        fn columns_are_multiplied_and_added_in_the_order_of_the_rows(
+            rows in prop_oneof![1usize..40, Just(DEPTH + 1)],
+            inputs in 1usize..80,
+            outputs in 1usize..40,
+            cut in 0usize..40,
+        ) {
+            let (x, dy) = (wave(rows * inputs, 0.37), wave(rows * outputs, 0.73));
+            let chain = |from: f32, rows: Range<usize>, o: usize, i: usize| {
+                rows.fold(from, |sum, t| dy[t * outputs + o].mul_add(x[t * inputs + i], sum))
+            };
+            let columns = cut.min(outputs - 1)..outputs;
+            let each = || columns.clone().flat_map(|o| (0..inputs).map(move |i| (o, i)));
+            let expected: Vec<f32> = each().map(|(o, i)| chain(0.0, 0..rows, o, i)).collect();
+            let twice: Vec<f32> =
+                each().zip(&expected).map(|((o, i), sum)| chain(*sum, 0..rows, o, i)).collect();
+            let mut buffer = vec![f32::NAN; 5];
+            for set in InstructionSet::here() {
+                let mut packed = Packed { set, ..Packed::default() };
+                packed.pack_transposed(&x, inputs);
+                let mut out = vec![f32::NAN; expected.len()];
+                packed.multiply_columns(&dy, columns.clone(), &mut out, true, &mut buffer);
+                prop_assert_eq!(&out, &expected, "{:?}", set);
+                packed.multiply_columns(&dy, columns.clone(), &mut out, false, &mut buffer);
+                prop_assert_eq!(&out, &twice, "{:?}", set);
+            }
+        }
+
+        #[test]
+        fn the_transpose_is_packed_as_if_it_were_written_out(
+            rows in prop_oneof![1usize..40, Just(DEPTH + 1)],
+            columns in 1usize..70,
+        ) {
+            let weights = wave(rows * columns, 0.37);
+            let turned: Vec<f32> =
+                (0..columns).flat_map(|c| weights.iter().skip(c).step_by(columns).copied()).collect();
+            let mut packed = Packed::new(&wave(7 * 9, 0.9), 9);
+            packed.pack_transposed(&weights, columns);
+            let expected = Packed::new(&turned, rows);
+            let size = columns.next_multiple_of(packed.panel()) * rows;
+            prop_assert_eq!(&packed.weights()[..size], &expected.weights()[..size]);
         }
 
         #[test]

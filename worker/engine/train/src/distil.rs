@@ -1,0 +1,113 @@
+//! A whole run of training: the float network teaches the quantized one.
+//!
+//! The student starts from the teacher's weights on the grids of a candidate, and follows its logits and the text in the
+//! shares that are asked for. What comes out is what a file stores: codes with their scales, and vectors.
+
+use std::collections::BTreeMap;
+
+use qslm_common::backend::Backend;
+use qslm_common::candidate::Candidate;
+use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::model::SpikeGpt;
+use qslm_engine::quant::Codes;
+
+use crate::draw::Draw;
+use crate::fake_quant::{CannotTrain, Quantized};
+use crate::network::{BatchLoss, Objective, Window};
+use crate::step::{Settings, Trainer};
+use crate::tensors::Tensors;
+use crate::weights::Source;
+
+/// Plan of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Plan {
+    /// Steps, rates, optimizer, threads.
+    pub settings: Settings,
+    /// Weight of the divergence from the teacher; the rest is that of cross entropy. 0 does without a teacher.
+    pub share: f32,
+    /// Predictions of a window.
+    pub window: usize,
+    /// Windows of a batch.
+    pub batch: usize,
+    /// Seed of the batches.
+    pub seed: u64,
+}
+
+/// Reason why there is no run.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotDistil {
+    /// The candidate cannot be trained.
+    #[error(transparent)]
+    Student(#[from] CannotTrain),
+    /// The float network cannot be built.
+    #[error("the teacher: {0}")]
+    Teacher(#[from] qslm_engine::model::CannotBuild),
+    /// Too little text for one window.
+    #[error("{tokens} tokens of text: a window takes {needed}")]
+    Short {
+        /// Tokens that there are.
+        tokens: usize,
+        /// Tokens of a window and the one that is predicted last.
+        needed: usize,
+    },
+}
+
+/// What a run leaves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// The codes of every unit whose scheme has some.
+    pub codes: BTreeMap<String, Codes>,
+    /// All tensors of the network as it computes with them, codes and rounded vectors included.
+    pub tensors: Tensors,
+}
+
+/// Trains a checkpoint under a candidate on a text; `watch` sees every step with the loss before it.
+///
+/// # Errors
+/// [`CannotDistil`].
+///
+/// # Panics
+/// If a token is not below the vocabulary.
+pub fn distil(
+    checkpoint: &Checkpoint,
+    candidate: &Candidate,
+    text: &[u32],
+    plan: &Plan,
+    mut watch: impl FnMut(u32, BatchLoss),
+) -> Result<Trained, CannotDistil> {
+    if text.len() <= plan.window {
+        return Err(CannotDistil::Short { tokens: text.len(), needed: plan.window + 1 });
+    }
+    let mut trainer = Trainer::new(checkpoint, candidate, plan.settings)?;
+    let teacher = match plan.share {
+        0.0 => None,
+        _ => Some(SpikeGpt::new(checkpoint, &Candidate::float(checkpoint.network()), Backend::Native)?),
+    };
+    let objective = match &teacher {
+        None => Objective::CrossEntropy,
+        Some(teacher) => Objective::Distillation { teacher, share: plan.share },
+    };
+    let mut draw = Draw::new(text.len(), plan.window, plan.seed);
+    for step in 0..plan.settings.schedule.steps {
+        let windows = draw.batch(text, plan.batch);
+        let batch: Vec<Window<'_>> = windows.into_iter().map(Window::of).collect();
+        watch(step, trainer.step(&batch, objective));
+    }
+    Ok(trained(&trainer, checkpoint))
+}
+
+/// The state of a trainer as a file stores it.
+fn trained(trainer: &Trainer, checkpoint: &Checkpoint) -> Trained {
+    let network = checkpoint.network();
+    let quantized = Quantized { quant: trainer.quant(), parameters: trainer.parameters() };
+    let units = network.units().into_iter().map(|unit| unit.name);
+    let codes = units.clone().filter_map(|name| Some((name.clone(), trainer.codes(&name)?))).collect();
+    let mut buffer = Vec::new();
+    let names = units.chain(network.vectors().into_iter().map(|vector| vector.name));
+    let tensors = names.map(|name| {
+        let values = quantized.values(&name, &mut buffer).into_owned();
+        (name, values)
+    });
+    let tensors = tensors.collect();
+    Trained { codes, tensors }
+}

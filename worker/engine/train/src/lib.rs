@@ -1,0 +1,31 @@
+//! Training of SpikeGPT, float and quantized, to the same bits on every processor and with any number of threads.
+//!
+//! The one idea: training is the engine's forward pass with what was computed on the way kept (the *tape*), and that tape
+//! read from its end. Both run on the engine's kernels, whose sums have one order, so what trains is what is deployed, and
+//! a run can be repeated anywhere from its seed.
+//!
+//! The way through, from weights to better ones:
+//!
+//! 1. [`tensors`] has named tensors: parameters, their gradients, an optimizer's moments.
+//! 2. [`weights`] packs the parameters for the products of one step, forward and transposed.
+//! 3. `block` runs one window through one block and back; `head` goes from features to losses and back, a few positions at
+//!    a time; [`network`] does a batch: windows side by side, then the gradients of matrices, every number of which is one
+//!    chain of sums over the tokens of the batch in their order.
+//! 4. [`fake_quant`] puts quantization inside training: weights on their grid going forward, straight-through and learned
+//!    step sizes going back.
+//! 5. [`optimizer`], [`schedule`] and [`clip`] make a step of gradients; [`step`] joins all of it.
+//! 6. [`distil`] is a whole run: a float teacher, a quantized student, windows drawn from a seed ([`draw`]), codes at the end.
+
+mod block;
+pub mod clip;
+pub mod distil;
+pub mod draw;
+pub mod fake_quant;
+mod head;
+pub mod network;
+pub mod optimizer;
+mod parallel;
+pub mod schedule;
+pub mod step;
+pub mod tensors;
+pub mod weights;

@@ -1,0 +1,160 @@
+//! A training step: weights on their grids, a backward pass, and the optimizer.
+
+use qslm_common::candidate::Candidate;
+use qslm_common::network::{EMBEDDING, Network};
+use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::kernels::gradient::lif::Reset;
+use qslm_engine::quant::Codes;
+
+use crate::clip;
+use crate::fake_quant::{CannotTrain, FakeQuant, Quantized};
+use crate::network::{BatchLoss, Objective, Window, Workspace};
+use crate::optimizer::{Method, Optimizer, Rate};
+use crate::schedule::Schedule;
+use crate::tensors::Tensors;
+use crate::weights::Weights;
+
+/// Settings of training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// The optimizer.
+    pub method: Method,
+    /// Rates over the run, as shares of the following.
+    pub schedule: Schedule,
+    /// Highest learning rate of matrices.
+    pub rate: f32,
+    /// That of vectors; 0 leaves them as they are.
+    pub vector_rate: f32,
+    /// That of scales, as a share of the mean scale of their unit at the start.
+    pub scale_rate: f32,
+    /// That of zero points, in codes; 0 leaves them as they are.
+    pub zero_point_rate: f32,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f32,
+    /// Largest norm of the gradient.
+    pub clip: f64,
+    /// Gradient through the reset of LIF neurons.
+    pub reset: Reset,
+    /// Threads; they change no bit of the result.
+    pub threads: usize,
+}
+
+/// A network under training.
+#[derive(Debug)]
+pub struct Trainer {
+    network: Network,
+    settings: Settings,
+    quant: FakeQuant,
+    parameters: Tensors,
+    gradients: Tensors,
+    /// Highest learning rates by name.
+    rates: Vec<(String, Rate)>,
+    optimizer: Optimizer,
+    weights: Weights,
+    workspace: Workspace,
+    /// One for each thread.
+    buffers: Vec<Vec<f32>>,
+    steps: u32,
+}
+
+impl Trainer {
+    /// Training of a checkpoint under a candidate: its schemes decide what is rounded, how codes are chosen is learned.
+    ///
+    /// # Errors
+    /// [`CannotTrain`].
+    pub fn new(
+        checkpoint: &Checkpoint,
+        candidate: &Candidate,
+        settings: Settings,
+    ) -> Result<Self, CannotTrain> {
+        let network = *checkpoint.network();
+        let mut parameters = Tensors::of_checkpoint(checkpoint);
+        let quant = FakeQuant::new(&network, candidate, &mut parameters)?;
+        let matrices: Vec<String> = network.units().into_iter().map(|unit| unit.name).collect();
+        let rate_of = |name: &str, values: &[f32]| {
+            let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64;
+            let (step, decay) = match name {
+                EMBEDDING if network.binary_embedding => (0.0, 0.0),
+                _ if name.ends_with(".scales") => (settings.scale_rate * mean as f32, 0.0),
+                _ if name.ends_with(".zero_points") => (settings.zero_point_rate, 0.0),
+                _ if matrices.iter().any(|matrix| matrix == name) => (settings.rate, settings.weight_decay),
+                _ => (settings.vector_rate, 0.0),
+            };
+            Rate { step, decay }
+        };
+        let rates =
+            parameters.iter().map(|(name, values)| (name.to_owned(), rate_of(name, values))).collect();
+        Ok(Self {
+            network,
+            settings,
+            quant,
+            gradients: Tensors::zeros_like(&parameters),
+            rates,
+            optimizer: Optimizer::new(settings.method, &parameters),
+            parameters,
+            weights: Weights::new(&network),
+            workspace: Workspace::new(&network, settings.reset, settings.threads),
+            buffers: vec![Vec::new(); settings.threads.max(1)],
+            steps: 0,
+        })
+    }
+
+    /// Leaves the codes of a unit as these are from here on, and trains its scales only.
+    ///
+    /// # Panics
+    /// If the unit has no learned grid, or the codes do not fit it.
+    pub fn freeze(&mut self, unit: &str, codes: Codes) {
+        self.quant.freeze(unit, codes, &mut self.parameters);
+    }
+
+    /// Trains on a batch. The loss is that before the step.
+    pub fn step(&mut self, batch: &[Window<'_>], objective: Objective<'_>) -> BatchLoss {
+        let quantized = Quantized { quant: &self.quant, parameters: &self.parameters };
+        self.weights.load(&quantized, &mut self.buffers);
+        let loss = self.workspace.backward(&self.weights, batch, objective, &mut self.gradients);
+        self.quant.straight_through(&self.parameters, &mut self.gradients, &mut self.buffers);
+        let norm = clip::norm(&self.gradients, &mut self.buffers);
+        let factor = clip::factor(norm, self.settings.clip);
+        let share = self.settings.schedule.at(self.steps) as f32;
+        let rates = &self.rates;
+        let rate_of = |name: &str| {
+            let index = rates.binary_search_by(|(of, _)| of.as_str().cmp(name));
+            let Rate { step, decay } = index.map_or(Rate { step: 0.0, decay: 0.0 }, |at| rates[at].1);
+            Rate { step: step * share, decay }
+        };
+        let (parameters, gradients) = (&mut self.parameters, &self.gradients);
+        self.optimizer.step(parameters, gradients, factor, rate_of, &mut self.buffers);
+        self.steps += 1;
+        loss
+    }
+
+    /// The shape of the network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Steps so far.
+    pub fn steps(&self) -> u32 {
+        self.steps
+    }
+
+    /// Parameters as they are now: master weights, vectors, scales, zero points.
+    pub fn parameters(&self) -> &Tensors {
+        &self.parameters
+    }
+
+    /// The gradients of the last step.
+    pub fn gradients(&self) -> &Tensors {
+        &self.gradients
+    }
+
+    /// Quantization of the candidate.
+    pub fn quant(&self) -> &FakeQuant {
+        &self.quant
+    }
+
+    /// The codes of a unit as they are now; `None` if its scheme has none.
+    pub fn codes(&self, unit: &str) -> Option<Codes> {
+        self.quant.codes(unit, &self.parameters)
+    }
+}
