@@ -42,6 +42,12 @@ pub enum CannotDistil {
     /// The float network cannot be built.
     #[error("the teacher: {0}")]
     Teacher(#[from] qslm_engine::model::CannotBuild),
+    /// A loss that is no number: rates were too high.
+    #[error("the loss of step {step} is not finite: try lower rates")]
+    Diverged {
+        /// The step, the first being 0.
+        step: u32,
+    },
     /// Too little text for one window.
     #[error("{tokens} tokens of text: a window takes {needed}")]
     Short {
@@ -91,7 +97,11 @@ pub fn distil(
     for step in 0..plan.settings.schedule.steps {
         let windows = draw.batch(text, plan.batch);
         let batch: Vec<Window<'_>> = windows.into_iter().map(Window::of).collect();
-        watch(step, trainer.step(&batch, objective));
+        let loss = trainer.step(&batch, objective);
+        if !loss.objective.is_finite() {
+            return Err(CannotDistil::Diverged { step });
+        }
+        watch(step, loss);
     }
     Ok(trained(&trainer, checkpoint))
 }
