@@ -131,10 +131,13 @@ impl Packed {
         assert!(weights.len().is_multiple_of(inputs), "{} weights in rows of {inputs}", weights.len());
         let width = self.set.panel();
         self.fill(inputs, weights.len() / inputs, |panel, start, first, wide| {
-            let depth = panel.len() / width;
-            for lane in 0..wide {
-                let row = &weights[(first + lane) * inputs + start..][..depth];
-                panel.iter_mut().skip(lane).step_by(width).zip(row).for_each(|(to, w)| *to = *w);
+            // A few inputs of all outputs at a time, so that what is written is near.
+            for (inputs_of_panel, from) in panel.chunks_mut(LINE * width).zip((start..).step_by(LINE)) {
+                for lane in 0..wide {
+                    let row = &weights[(first + lane) * inputs + from..][..inputs_of_panel.len() / width];
+                    let to = inputs_of_panel.iter_mut().skip(lane).step_by(width);
+                    to.zip(row).for_each(|(to, w)| *to = *w);
+                }
             }
         });
     }
