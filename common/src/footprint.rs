@@ -46,9 +46,7 @@ fn matrix_bytes(rows: usize, columns: usize, scheme: Scheme) -> u64 {
         Scheme::Half => weights * HALF,
         Scheme::Sign => weights.div_ceil(8),
         Scheme::Integer { format, .. } => {
-            // Two bits of each column group say its width.
-            let groups = columns.div_ceil(format.granularity.run(columns).max(1)) as u64;
-            let widths = if scheme.has_mixed_widths() { groups.div_ceil(4) } else { 0 };
+            let widths = (scheme.widths(rows, columns) as u64).div_ceil(4);
             let codes = format.code_bytes(weights);
             let scales = format.granularity.scales(rows, columns) as u64;
             let zero_point = match format.symmetry {
@@ -151,6 +149,7 @@ mod tests {
         assert_eq!(bytes("int4:symmetric:channel"), 8 + 3 * 4);
         assert_eq!(bytes("int4:affine:group2"), 8 + 9 * 5);
         assert_eq!(bytes("int3:full:group2:f16:slim"), 6 + 9 * 2 + 1);
+        assert_eq!(bytes("int3:full:channel:f16:frequency"), 6 + 3 * 2 + 1);
         let scheme = "int4:symmetric:channel".parse().unwrap();
         let stored = |coded| {
             let mut sizes = CodedSizes::default();

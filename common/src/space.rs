@@ -45,6 +45,10 @@ pub struct Space {
     pub more_roundings: Vec<Rounding>,
     /// The range of every integer scheme.
     pub range: Range,
+    /// The range of integer schemes of fewer than four bits, where it is another: there the outermost weights of a row
+    /// would take most of the few levels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub narrow_range: Option<Range>,
     /// The scales of every integer scheme.
     #[serde(default, skip_serializing_if = "is_usual")]
     pub scales: Scales,
@@ -161,6 +165,12 @@ pub enum InvalidSpace {
     /// A step in place of a width, and storage that takes a byte for each code.
     #[error("schemes: {0}: codes without a width are for storage with \"rans\"")]
     Uncoded(Scheme),
+    /// Codes that a trainer leaves, in a ladder.
+    #[error("schemes: {0}: codes are trained of candidates that a search found, by [recovery]")]
+    Trained(Scheme),
+    /// Widths by the frequency of tokens, and a head whose rows are classes.
+    #[error("schemes: {0}: rows of this network's head are no tokens; frequency is for language models")]
+    NoTokens(Scheme),
     /// Entropy-coded storage, and a unit under a scheme of which nobody knows what it takes then.
     #[error("coded: nobody knows what the entropy-coded codes of {0} take under {1}")]
     NoSize(String, Scheme),
@@ -197,7 +207,9 @@ impl InvalidSpace {
         match self {
             Self::NoBits(of) | Self::Order(of) => format!("{of}bits"),
             Self::TwoLadders | Self::Grows(_) | Self::Listed(_) | Self::Uncoded(_) => "schemes".to_owned(),
-            Self::TwiceRounded(_) | Self::Scheme { .. } => "quantizer".to_owned(),
+            Self::Trained(_) | Self::NoTokens(_) | Self::TwiceRounded(_) | Self::Scheme { .. } => {
+                "quantizer".to_owned()
+            }
             Self::NoCodes(_) => "codes".to_owned(),
             Self::NoSize(..) => "coded".to_owned(),
             Self::HalfActivations => "activations.bits".to_owned(),
@@ -219,6 +231,7 @@ impl Space {
             rounding: Rounding::default(),
             more_roundings: Vec::new(),
             range: Range::default(),
+            narrow_range: None,
             scales: Scales::default(),
             schemes: Vec::new(),
             storage: Vec::new(),

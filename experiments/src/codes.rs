@@ -66,18 +66,23 @@ impl Calibrating<'_> {
         if schemes.is_empty() {
             return Ok(MadeCodes::default());
         }
-        let of_part = |part| {
+        let of_part = |part| -> BTreeSet<Scheme> {
+            // Rows of the head alone are tokens.
+            let is_head = part == network.blocks;
+            schemes.iter().map(|scheme| if is_head { *scheme } else { scheme.without_frequency() }).collect()
+        };
+        let job_of = |part| {
             let gptq = Gptq {
                 task: self.task.clone(),
                 binary_embedding: network.binary_embedding,
                 part,
-                schemes: schemes.iter().map(Scheme::to_string).collect(),
+                schemes: of_part(part).iter().map(Scheme::to_string).collect(),
                 damping: self.damping,
                 act_order: self.act_order,
             };
             gptq.job(network, self.checkpoint, &self.data)
         };
-        let jobs: Vec<_> = (0..gptq::parts(network)).map(of_part).collect();
+        let jobs: Vec<_> = (0..gptq::parts(network)).map(job_of).collect();
         let mut made = MadeCodes::default();
         for (part, artifact) in (0..).zip(maker.make_files(&jobs, self.files)?) {
             let units = gptq::units_of(network, part);
@@ -130,9 +135,10 @@ pub fn coded_sizes(
     Ok(sizes)
 }
 
-/// Calibrated schemes of a candidate.
+/// Schemes of a candidate whose codes calibration makes.
 pub fn calibrated_schemes(candidate: &Candidate) -> impl Iterator<Item = Scheme> {
-    candidate.schemes().map(|(_, scheme)| scheme).filter(|scheme| scheme.is_calibrated())
+    let schemes = candidate.schemes().map(|(_, scheme)| scheme);
+    schemes.filter(|scheme| scheme.is_calibrated() && !scheme.is_trained())
 }
 
 /// For commands without calibration data: the candidate, if it needs none.
@@ -141,7 +147,7 @@ pub fn calibrated_schemes(candidate: &Candidate) -> impl Iterator<Item = Scheme>
 /// If it takes calibrated codes.
 pub fn not_calibrated(candidate: Candidate) -> Outcome<(Candidate, CodesFiles)> {
     if calibrated_schemes(&candidate).count() > 0 {
-        let words = "gptq, slim: this command has nothing to calibrate with; take the candidate of a front, or a \
+        let words = "gptq, descent and their like: this command has nothing to calibrate with; take the candidate of a front, or a \
                      packed file";
         return Err(Failure::new(Exit::Usage, words));
     }
@@ -196,7 +202,10 @@ impl CalibrationArgs {
             return Ok((candidate, CodesFiles::new()));
         }
         let needed = || {
-            Failure::new(Exit::Usage, "--calibration FILE is needed: codes of gptq and slim are calibrated")
+            Failure::new(
+                Exit::Usage,
+                "--calibration FILE is needed: codes of gptq, descent and their like are calibrated",
+            )
         };
         let path = self.calibration.as_ref().ok_or_else(needed)?;
         let (task, text, tokenizer) = data.calibration(path, self.calibration_sequences)?;

@@ -150,7 +150,7 @@ mod tests {
     async fn a_run_whose_only_worker_cannot_evaluate_ends_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let resolved = resolve(&root.join("specs/quickstart.toml"), &["task.windows=2".to_owned()]).unwrap();
+        let resolved = resolve(&root.join("specs/plain.toml"), &["task.windows=2".to_owned()]).unwrap();
         let embedded = Embedded::start(&folder.path().join("s.redb")).await.unwrap();
         let mut client = embedded.connect().await.unwrap();
         let id = submit(&mut client, &resolved, None).await.unwrap().id;

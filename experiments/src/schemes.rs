@@ -105,14 +105,15 @@ pub struct SchemeArgs {
     /// or ternary (2 bits in the place of 1.6)
     #[arg(long, default_value = "symmetric", requires = "bits")]
     symmetry: Symmetry,
-    /// Rounding of weights: nearest, truncate (down), stochastic:SEED, or gptq and slim, which take calibration
+    /// Rounding of weights: nearest, truncate (down), stochastic:SEED, or gptq, descent, slim and frequency, which take calibration
     #[arg(long, default_value = "nearest", requires = "bits")]
     rounding: Rounding,
-    /// Range of weights that the codes span: minmax, least_squares or percentile:P
-    #[arg(long, default_value = "minmax", requires = "bits")]
-    range: Range,
+    /// Range of weights that the codes span: minmax, least_squares or percentile:P [default: least_squares below 4 bits,
+    /// else minmax]
+    #[arg(long, requires = "bits")]
+    range: Option<Range>,
     /// Scales of weights: f32, f16 or pow2
-    #[arg(long, default_value = "f32", requires = "bits")]
+    #[arg(long, default_value = "f16", requires = "bits")]
     scales: Scales,
     /// Scheme of the embedding
     #[arg(long, value_enum, default_value = "quantize", requires = "matrices")]
@@ -142,6 +143,12 @@ enum EmbeddingArg {
     Sign,
     /// 32-bit floats
     Float,
+}
+
+/// The range of codes of 2 and 3 bits where the range that somebody names may be none: least squares, because the whole
+/// range costs half of the quality there.
+pub fn usual_narrow_range(named: Option<Range>) -> Option<Range> {
+    named.is_none().then_some(Range::LeastSquares)
 }
 
 impl SchemeArgs {
@@ -227,7 +234,8 @@ impl SchemeArgs {
             symmetry: self.symmetry,
             granularity: self.granularity,
             rounding: self.rounding,
-            range: self.range,
+            range: self.range.unwrap_or_default(),
+            narrow_range: usual_narrow_range(self.range),
             scales: self.scales,
             vectors: vectors.map(|width| VectorSpace { bits: vec![width] }),
             ..Space::of(bits, embedding)

@@ -18,7 +18,7 @@ const CLASSIFIER: &str = "experiments/models/sst2-xs.safetensors";
 const TOKENIZER: &str = "experiments/models/tokenizer.json";
 const TEXT: &str = "experiments/data/encyclopaedia.txt";
 const SENTENCES: &str = "experiments/data/sentences.tsv";
-const SPEC: &str = "experiments/specs/quickstart.toml";
+const SPEC: &str = "experiments/specs/plain.toml";
 
 /// A folder to make broken files in.
 struct Broken(tempfile::TempDir);
@@ -274,7 +274,7 @@ fn a_spec_that_makes_no_sense_is_refused_before_anything_runs() {
         settings.iter().for_each(|setting| arguments.extend(["--set", *setting]));
         refused(2, &arguments)
     };
-    assert_says(&run(&["task.windw=3"]), &["quickstart.toml", "unknown field `windw`", "`windows`"]);
+    assert_says(&run(&["task.windw=3"]), &["plain.toml", "unknown field `windw`", "`windows`"]);
     assert_says(&run(&["colour=1"]), &["unknown field `colour`"]);
     assert_says(
         &run(&["constraints.max_footprint_bytes=1000"]),

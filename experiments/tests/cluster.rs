@@ -8,7 +8,7 @@ use std::process::Command;
 
 use support::{Running, json, program, qslm, refused, succeed};
 
-const SPEC: &str = "experiments/specs/quickstart.toml";
+const SPEC: &str = "experiments/specs/plain.toml";
 const SMALL: [&str; 2] = ["--set", "task.windows=5"];
 
 /// A coordinator on a port of its own, and its address.

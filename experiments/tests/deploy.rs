@@ -45,7 +45,7 @@ fn counts(eval: &Value) -> [Option<f64>; 3] {
 /// Searches with every kind of setting in `more`, and writes the front to a file.
 fn front(folder: &Path, more: &[&str]) -> (String, Value) {
     let store = folder.join("s.redb");
-    let mut arguments = vec!["run", "experiments/specs/quickstart.toml", "--store", store.to_str().unwrap()];
+    let mut arguments = vec!["run", "experiments/specs/plain.toml", "--store", store.to_str().unwrap()];
     arguments.extend(["--set", "task.windows=3", "--set", "space.bits=[16, 4, 3]", "--output", "json"]);
     // A table as a whole takes the place of what was set in it.
     arguments.extend(more);
@@ -176,10 +176,10 @@ fn calibrated_and_entropy_coded_codes_save_91_percent_of_the_small_model_at_3_pe
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");
     let run =
-        ["run", "experiments/specs/calibrated.toml", "--store", store.to_str().unwrap(), "--output", "json"];
+        ["run", "experiments/specs/quickstart.toml", "--store", store.to_str().unwrap(), "--output", "json"];
     let front = json(&run);
     let (saving, loss) = (&front["chosen"]["saving"], &front["chosen"]["quality_loss"]);
-    // Plain rounding, the quickstart, saves 89.8 %.
+    // Plain rounding saves 89.8 %.
     assert!(saving.as_f64().unwrap() > 0.915 && loss.as_f64().unwrap() <= 0.03, "{saving} at {loss}");
     assert_eq!(front["storage"], serde_json::json!(["packed", "rans"]));
     assert_eq!(json(&run), front, "what was made is made again, to the byte");
@@ -187,7 +187,7 @@ fn calibrated_and_entropy_coded_codes_save_91_percent_of_the_small_model_at_3_pe
 
 #[test]
 fn what_is_wrong_with_a_spec_is_told_before_workers_are_asked_to_calibrate() {
-    let submit = ["submit", "experiments/specs/quickstart.toml", "--coordinator", "http://127.0.0.1:9"];
+    let submit = ["submit", "experiments/specs/plain.toml", "--coordinator", "http://127.0.0.1:9"];
     let calibrated =
         [&submit[..], &CALIBRATED, &["--set", "space.rounding=gptq", "--connect-timeout", "0"]].concat();
     let words = refused(5, &calibrated);
@@ -240,7 +240,18 @@ fn the_same_codes_are_chosen_by_flags() {
         let schemes = row["schemes"].as_object().unwrap();
         schemes.iter().all(|(unit, scheme)| unit == "emb.weight" || scheme == "int4:symmetric:channel:gptq")
     });
-    let more = ["--bits", "4", "--rounding", "gptq", "--embedding", "sign", "--calibration-sequences", "4"];
+    let more = [
+        "--bits",
+        "4",
+        "--rounding",
+        "gptq",
+        "--embedding",
+        "sign",
+        "--calibration-sequences",
+        "4",
+        "--scales",
+        "f32",
+    ];
     let calibrated = [&more[..], &["--calibration", "experiments/data/encyclopaedia.txt"]].concat();
     let measured = eval(MODEL, &calibrated);
     let nats = row.unwrap()["counts"]["nll"].as_u64().unwrap() as f64 / f64::from(1 << 24);
@@ -307,7 +318,7 @@ fn the_wrong_inputs_of_apply_are_named() {
     let twice = refused(1, &["apply", "--checkpoint", out, "--bits", "4", "--out", again]);
     assert!(twice.contains("packed already"), "{twice}");
     let checkpoint = format!("checkpoint.path={out}");
-    let searched = refused(2, &["run", "experiments/specs/quickstart.toml", "--set", &checkpoint]);
+    let searched = refused(2, &["run", "experiments/specs/plain.toml", "--set", &checkpoint]);
     assert!(searched.contains("packed already"), "{searched}");
 }
 

@@ -138,7 +138,7 @@ fn every_measure_of_sensitivity_is_reported_and_ranked() {
     let header = "unit,block,module,scheme,task_loss,kl_divergence,weight_error,membrane_drift,lsaq";
     assert_eq!(lines.next(), Some(header));
     assert!(lines.all(|line| line.split(',').count() == 9));
-    assert!(text.contains("\nblocks.2.att.key.weight,2,att,int3:symmetric:channel,"));
+    assert!(text.contains("\nblocks.2.att.key.weight,2,att,int3:symmetric:channel:f16:least_squares,"));
 
     // The task loss is what two evaluations differ by.
     let head = units.iter().find(|unit| unit["unit"] == "head.weight").unwrap();
@@ -175,14 +175,8 @@ fn a_comparison_is_paired_and_says_how_sure_it_is() {
 fn an_order_of_importance_is_searched() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");
-    let mut arguments = vec![
-        "run",
-        "experiments/specs/quickstart.toml",
-        "--store",
-        store.to_str().unwrap(),
-        "--output",
-        "json",
-    ];
+    let mut arguments =
+        vec!["run", "experiments/specs/plain.toml", "--store", store.to_str().unwrap(), "--output", "json"];
     arguments.extend(["--set", "task.windows=4", "--set", "space.bits=[8, 4]"]);
     let lsaq = r#"strategy={ kind = "ranked", metric = "lsaq", tier = "block", sequences = 2 }"#;
     arguments.extend(["--set", lsaq]);

@@ -9,12 +9,12 @@ use std::process::Command;
 use serde_json::Value;
 use support::{QSLM, Running, qslm, refused, shared, succeed};
 
-const QUICKSTART: &str = "experiments/specs/quickstart.toml";
+const PLAIN: &str = "experiments/specs/plain.toml";
 /// A tenth of the text: enough to search, quick enough to do often.
 const SMALL: [&str; 2] = ["--set", "task.windows=5"];
 
 fn run_arguments<'a>(store: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
-    let mut arguments = vec!["run", QUICKSTART, "--store", store.to_str().unwrap()];
+    let mut arguments = vec!["run", PLAIN, "--store", store.to_str().unwrap()];
     arguments.extend(SMALL);
     arguments.extend(more);
     arguments
@@ -61,7 +61,7 @@ fn a_race_chooses_what_a_full_search_chooses() {
     let run = |name: &str, more: &[&str]| -> Value {
         let store = folder.path().join(name).join("s.redb");
         let shards = ["--set", "run.shards=20", "--set", "task.windows=20", "--output", "json"];
-        let arguments = ["run", QUICKSTART, "--store", store.to_str().unwrap()];
+        let arguments = ["run", PLAIN, "--store", store.to_str().unwrap()];
         let front = serde_json::from_str(&succeed(&[&arguments[..], &shards, more].concat())).unwrap();
         // A second run comes to the same verdicts, and has nothing to do.
         assert_eq!(evaluated(&succeed(&[&arguments[..], &shards[..4], more].concat())), 0);
@@ -75,7 +75,7 @@ fn a_race_chooses_what_a_full_search_chooses() {
         let rows = raced["front"].as_array().unwrap();
         assert!(rows.iter().all(|row| row["quality_loss"].as_f64().unwrap() <= 0.03));
     }
-    let arguments = ["run", QUICKSTART, "--set", "racing=soon"];
+    let arguments = ["run", PLAIN, "--set", "racing=soon"];
     assert!(refused(2, &arguments).contains("expected \"proof\" or \"confidence:P\""));
 }
 
@@ -84,7 +84,7 @@ fn sensitivity_on_part_of_the_data_takes_less() {
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &str, more: &[&str]| {
         let store = folder.path().join(name);
-        let arguments = ["run", QUICKSTART, "--store", store.to_str().unwrap(), "--set", "task.windows=12"];
+        let arguments = ["run", PLAIN, "--store", store.to_str().unwrap(), "--set", "task.windows=12"];
         let first = succeed(&[&arguments[..], more].concat());
         assert_eq!(evaluated(&succeed(&[&arguments[..], more].concat())), 0, "all is on record");
         let share = first.split("Arithmetic: ").nth(1).unwrap().split(' ').next().unwrap();
@@ -93,7 +93,7 @@ fn sensitivity_on_part_of_the_data_takes_less() {
     let whole = run("whole", &[]);
     let part = run("part", &["--set", "strategy.sensitivity_sequences=2"]);
     assert!(part < whole - 10.0, "{part} % and {whole} %");
-    let none = ["run", QUICKSTART, "--set", "strategy.sensitivity_sequences=0"];
+    let none = ["run", PLAIN, "--set", "strategy.sensitivity_sequences=0"];
     assert!(refused(2, &none).contains("sensitivity_sequences = 0: expected 1 or more"));
 }
 

@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::{Running, json, program, qslm, succeed};
 
-const SPEC: &str = "experiments/specs/quickstart.toml";
+const SPEC: &str = "experiments/specs/plain.toml";
 /// Two windows of 32 tokens.
 const TINY: [&str; 8] = [
     "--set",

@@ -97,20 +97,16 @@ fn no_output_goes_onto_what_is_read_by_whatever_name() {
             assert!(said.contains(text(out)) && said.contains(words), "{said}");
         }
     };
-    let report = ["report", "quickstart", "--store", text(&work.store), "--out"];
+    let report = ["report", "plain", "--store", text(&work.store), "--out"];
     for out in [&work.store, &links[0], &links[2], &artifact] {
         refuse(&report, out, "is read by this command");
-        refuse(
-            &["export", "quickstart", "--store", text(&work.store), "--out"],
-            out,
-            "is read by this command",
-        );
+        refuse(&["export", "plain", "--store", text(&work.store), "--out"], out, "is read by this command");
     }
     for out in [&work.store, &links[0], &links[2]] {
         refuse(&["apply", "--checkpoint", text(&model), "--bits", "4", "--out"], out, "is a store");
     }
     for format in ["csv", "jsonl", "parquet"] {
-        let export = ["export", "quickstart", "--store", text(&work.store), "--format", format, "--out"];
+        let export = ["export", "plain", "--store", text(&work.store), "--format", format, "--out"];
         refuse(&export, &work.store, "is read by this command");
         refuse(&export, &artifact, "is read by this command");
         refuse(&export, &model, "is a checkpoint");
@@ -159,7 +155,7 @@ fn what_a_command_wrote_before_is_replaced_and_streams_are_written_to() {
     std::fs::set_permissions(&page, PermissionsExt::from_mode(0o600)).unwrap();
     symlink("page.html", &link).unwrap();
     for out in [&page, &page, &link] {
-        succeed(&work.with_store(&["report", "quickstart", "--out", text(out)]));
+        succeed(&work.with_store(&["report", "plain", "--out", text(out)]));
     }
     assert!(std::fs::read_to_string(&page).unwrap().starts_with("<!doctype html>"));
     assert_eq!(std::fs::metadata(&page).unwrap().mode() & 0o777, 0o600);
@@ -167,22 +163,22 @@ fn what_a_command_wrote_before_is_replaced_and_streams_are_written_to() {
     let plots = work.at("plots");
     for _ in 0..2 {
         succeed(&["apply", "--checkpoint", MODEL, "--front", text(&work.front), "--out", text(&packed)]);
-        let arguments = ["report", "quickstart", "--out", "-", "--scale", "1", "--plots", text(&plots)];
+        let arguments = ["report", "plain", "--out", "-", "--scale", "1", "--plots", text(&plots)];
         succeed(&work.with_store(&arguments));
         for name in ["rows.csv", "rows.jsonl", "rows.parquet", "rows.PARQUET"] {
-            succeed(&work.with_store(&["export", "quickstart", "--out", text(&work.at(name))]));
+            succeed(&work.with_store(&["export", "plain", "--out", text(&work.at(name))]));
         }
     }
     assert!(std::fs::read(work.at("rows.PARQUET")).unwrap().starts_with(b"PAR1"));
 
     let rows = std::fs::read_to_string(work.at("rows.csv")).unwrap();
     for out in ["-", "/dev/stdout"] {
-        assert_eq!(succeed(&work.with_store(&["export", "quickstart", "--out", out])), rows);
+        assert_eq!(succeed(&work.with_store(&["export", "plain", "--out", out])), rows);
     }
     // Into a file that somebody else has open, as a shell does.
     let whole = work.at("whole");
     let command = format!(
-        "{{ echo before; {QSLM} report quickstart --store {} --out /dev/stdout; }} > {}",
+        "{{ echo before; {QSLM} report plain --store {} --out /dev/stdout; }} > {}",
         text(&work.store),
         text(&whole)
     );
@@ -193,7 +189,7 @@ fn what_a_command_wrote_before_is_replaced_and_streams_are_written_to() {
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let mut reader = Command::new("cat");
     let reader = reader.arg(&pipe).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    succeed(&work.with_store(&["export", "quickstart", "--out", text(&pipe)]));
+    succeed(&work.with_store(&["export", "plain", "--out", text(&pipe)]));
     assert_eq!(reader.wait_with_output().unwrap().stdout, rows.as_bytes());
     assert!(std::fs::metadata(&pipe).unwrap().mode() & 0o170_000 == 0o010_000, "still a pipe");
 }
@@ -203,20 +199,20 @@ fn the_end_of_a_name_says_the_form_and_one_that_says_nothing_is_refused() {
     let work = Work::new();
     for name in ["x.csv.gz", "x.xlsx", "x.txt"] {
         let out = work.at(name);
-        let said = refused(2, &work.with_store(&["export", "quickstart", "--out", text(&out)]));
+        let said = refused(2, &work.with_store(&["export", "plain", "--out", text(&out)]));
         assert!(said.contains("expected .csv, .jsonl, .ndjson, .parquet, or give --format"), "{said}");
-        let said = refused(2, &work.with_store(&["report", "quickstart", "--out", text(&out)]));
+        let said = refused(2, &work.with_store(&["report", "plain", "--out", text(&out)]));
         assert!(said.contains("expected .html, .htm, .json, or give --format"), "{said}");
         assert!(!out.exists());
     }
     let (document, rows) = (work.at("x.JSON"), work.at("rows"));
-    succeed(&work.with_store(&["report", "quickstart", "--out", text(&document)]));
+    succeed(&work.with_store(&["report", "plain", "--out", text(&document)]));
     let document: Value = serde_json::from_slice(&std::fs::read(document).unwrap()).unwrap();
     assert_eq!(document["state"], "finished");
-    succeed(&work.with_store(&["export", "quickstart", "--out", text(&rows)]));
+    succeed(&work.with_store(&["export", "plain", "--out", text(&rows)]));
     assert!(std::fs::read_to_string(&rows).unwrap().starts_with("stage,candidate,"));
     // Rows in another form are told from their first byte.
-    let into = ["--into", text(&work.store), "--experiment", "quickstart"];
+    let into = ["--into", text(&work.store), "--experiment", "plain"];
     let said = refused(2, &[&["import", "results", text(&rows)], &into[..]].concat());
     assert!(said.contains("rows: no lines of JSON, which `qslm export --format jsonl` writes"), "{said}");
 }
@@ -249,8 +245,8 @@ fn a_write_that_fails_leaves_what_was_there() {
     let [page, rows, packed, spec] = outputs.each_ref().map(|path| text(path));
     let data = ["--checkpoint", MODEL, "--tokenizer", TOKENIZER, "--text", TEXT];
     let commands: [(&str, Vec<&str>); 4] = [
-        (page, [&["report", "quickstart", "--out", page], &store[..]].concat()),
-        (rows, [&["export", "quickstart", "--out", rows], &store[..]].concat()),
+        (page, [&["report", "plain", "--out", page], &store[..]].concat()),
+        (rows, [&["export", "plain", "--out", rows], &store[..]].concat()),
         (packed, vec!["apply", "--checkpoint", MODEL, "--bits", "4", "--out", packed]),
         (spec, [&["init"], &data[..], &["--out", spec]].concat()),
     ];
@@ -290,10 +286,10 @@ fn a_write_that_fails_leaves_what_was_there() {
 /// Commands that only read, each with its arguments before the store's.
 const READERS: [&[&str]; 6] = [
     &["list", "--store"],
-    &["get", "quickstart", "--store"],
-    &["front", "quickstart", "--output", "json", "--store"],
-    &["export", "quickstart", "--format", "jsonl", "--store"],
-    &["report", "quickstart", "--format", "json", "--out", "-", "--store"],
+    &["get", "plain", "--store"],
+    &["front", "plain", "--output", "json", "--store"],
+    &["export", "plain", "--format", "jsonl", "--store"],
+    &["report", "plain", "--format", "json", "--out", "-", "--store"],
     &["db", "check"],
 ];
 
@@ -348,7 +344,7 @@ fn reading_changes_nothing_and_needs_no_permission_to_write() {
         let copy = elsewhere.path().join("copy.redb");
         succeed(&["db", "backup", text(&work.store), "--to", text(&copy)]);
         succeed(&["reconcile", text(&work.store), "--into", text(&copy)]);
-        succeed(&["front", "quickstart", "--store", text(&copy)]);
+        succeed(&["front", "plain", "--store", text(&copy)]);
         assert!(snapshot(folder) == before, "something was changed");
     });
     if mounted {
@@ -411,7 +407,7 @@ fn results_of_another_experiment_are_refused_line_by_line() {
     succeed(&run(&large, &["--set", "task.windows=6"]));
     succeed(&run(&small, &[]));
     let export = |store: &Path| {
-        let text = succeed(&["export", "quickstart", "--store", text(store), "--format", "jsonl"]);
+        let text = succeed(&["export", "plain", "--store", text(store), "--format", "jsonl"]);
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
     };
     let (rows, own) = (export(&large), export(&small));
@@ -420,8 +416,7 @@ fn results_of_another_experiment_are_refused_line_by_line() {
     assert_eq!(own[0]["engine"], "3 native");
     let import = |store: &Path, rows: &[Value]| {
         std::fs::write(&file, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
-        ["import", "results", text(&file), "--into", text(store), "--experiment", "quickstart"]
-            .map(str::to_owned)
+        ["import", "results", text(&file), "--into", text(store), "--experiment", "plain"].map(str::to_owned)
     };
     let refuse = |store: &Path, rows: &[Value], words: &str| {
         let arguments = import(store, rows);
@@ -482,7 +477,7 @@ fn results_of_another_experiment_are_refused_line_by_line() {
     assert_eq!(Store::open(&empty).unwrap().contents().unwrap().measurements.len(), 0);
     assert_eq!(take(&bare, &earlier(&own)), format!("{} new results, 0 known\n", own.len()));
     assert_eq!(take(&empty, &own), format!("{} new results, 0 known\n", own.len()));
-    let fronts = [&small, &empty].map(|store| succeed(&["front", "quickstart", "--store", text(store)]));
+    let fronts = [&small, &empty].map(|store| succeed(&["front", "plain", "--store", text(store)]));
     assert_eq!(fronts[0], fronts[1]);
 }
 
@@ -524,7 +519,7 @@ fn a_folder_where_a_file_is_expected_is_called_one() {
     assert!(refused(3, &["inspect", "no/such.pth"]).contains("no/such.pth: no such file"));
     assert!(refused(3, &["inspect", "Cargo.toml/x"]).contains("Cargo.toml/x: no such file"));
     // A file where a folder is expected.
-    let plots = ["report", "quickstart", "--plots", "Cargo.toml", "--store", text(&store)];
+    let plots = ["report", "plain", "--plots", "Cargo.toml", "--store", text(&store)];
     succeed(&run(&store, &[]));
     assert!(refused(1, &plots).contains("Cargo.toml: is no folder"));
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use support::{json, qslm, refused, succeed};
 
-const SPEC: &str = "experiments/specs/quickstart.toml";
+const SPEC: &str = "experiments/specs/plain.toml";
 
 /// Runs a spec in `store` and gives the front.
 fn run(store: &Path, settings: &[&str]) -> Value {
@@ -36,14 +36,13 @@ fn a_hand_written_list_is_measured_and_nothing_else() {
     let candidates = format!("strategy.candidates={}", list.display());
     let front = run(&store, &["strategy.kind=list", &candidates]);
     assert_eq!(front["measured"], 3, "two, and the float model");
-    let rows =
-        lines(&succeed(&["export", "quickstart", "--store", store.to_str().unwrap(), "--format", "jsonl"]));
+    let rows = lines(&succeed(&["export", "plain", "--store", store.to_str().unwrap(), "--format", "jsonl"]));
     assert!(rows[1]["schemes"].as_str().unwrap().contains("blocks.3.ffn.key.weight=int4:symmetric:channel"));
     assert!(rows[2]["schemes"].as_str().unwrap().contains("blocks.0.att.key.weight=f16"));
 
     // What was exported can be listed: the same candidates, which are on record already.
     let again = folder.path().join("again.jsonl");
-    succeed(&["export", "quickstart", "--store", store.to_str().unwrap(), "--out", again.to_str().unwrap()]);
+    succeed(&["export", "plain", "--store", store.to_str().unwrap(), "--out", again.to_str().unwrap()]);
     let candidates = format!("strategy.candidates={}", again.display());
     assert_eq!(run(&store, &["strategy.kind=list", &candidates, "name=again"])["measured"], 3);
 
@@ -64,7 +63,7 @@ fn results_of_another_store_become_results_here() {
     // The same experiment, only begun.
     let (north, into) = (north.to_str().unwrap(), south.to_str().unwrap());
     std::fs::copy(north, into).unwrap();
-    let exported = succeed(&["export", "quickstart", "--store", north, "--format", "jsonl"]);
+    let exported = succeed(&["export", "plain", "--store", north, "--format", "jsonl"]);
     let id = whole["experiment"].as_str().unwrap();
     let empty = folder.path().join("empty.redb");
     {
@@ -76,7 +75,7 @@ fn results_of_another_store_become_results_here() {
     let (empty, file) = (empty.to_str().unwrap(), folder.path().join("north.jsonl"));
     std::fs::write(&file, &exported).unwrap();
     let file = file.to_str().unwrap();
-    let import = ["import", "results", file, "--into", empty, "--experiment", "quickstart"];
+    let import = ["import", "results", file, "--into", empty, "--experiment", "plain"];
     let count = exported.lines().count();
     let engine = lines(&exported)[0]["engines"].as_str().unwrap().to_owned();
     assert!(engine.starts_with("qslm 0.1.0, engine 3, native, "), "{engine}");
@@ -85,7 +84,7 @@ fn results_of_another_store_become_results_here() {
     let front = succeed(&["front", id, "--store", empty, "--output", "json"]);
     assert_eq!(serde_json::from_str::<Value>(&front).unwrap(), whole);
     // Who measured came along.
-    let report = json(&["report", "quickstart", "--store", empty, "--format", "json", "--out", "-"]);
+    let report = json(&["report", "plain", "--store", empty, "--format", "json", "--out", "-"]);
     assert_eq!(report["engines"], json!([{ "engine": engine, "measured": count }]));
 
     // Nothing is taken in if a line is wrong.
@@ -132,16 +131,16 @@ fn points_of_an_optuna_study_are_shown_beside_the_front() {
     drop(database);
     let (store, study) = (store.to_str().unwrap(), study.to_str().unwrap());
     let import = |more: &[&'static str]| {
-        let mut arguments = vec!["import", "optuna", study, "--into", store, "--experiment", "quickstart"];
+        let mut arguments = vec!["import", "optuna", study, "--into", store, "--experiment", "plain"];
         arguments.extend(more);
         arguments
     };
     let said = succeed(&import(&["--study", "nsga", "--values", "quality_loss,saving"]));
-    assert!(said.starts_with("optuna: nsga: 2 points; reports of quickstart-"), "{said}");
-    let report = json(&["report", "quickstart", "--store", store, "--format", "json", "--out", "-"]);
+    assert!(said.starts_with("optuna: nsga: 2 points; reports of plain-"), "{said}");
+    let report = json(&["report", "plain", "--store", store, "--format", "json", "--out", "-"]);
     let points = &report["comparisons"][0]["points"];
     assert_eq!(points[1], json!({ "label": "trial 1", "saving": 0.88, "quality_loss": 0.02 }));
-    assert!(succeed(&["report", "quickstart", "--store", store, "--out", "-"]).contains("optuna: nsga"));
+    assert!(succeed(&["report", "plain", "--store", store, "--out", "-"]).contains("optuna: nsga"));
 
     let wrong = |code, more: &[&'static str]| refused(code, &import(more));
     assert!(wrong(4, &["--values", "quality_loss,saving"]).contains("--study: one of nsga, other"));

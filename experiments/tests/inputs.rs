@@ -17,7 +17,7 @@ const CLASSIFIER: &str = "experiments/models/sst2-xs.safetensors";
 const TOKENIZER: &str = "experiments/models/tokenizer.json";
 const TEXT: &str = "experiments/data/encyclopaedia.txt";
 const SENTENCES: &str = "experiments/data/sentences.tsv";
-const SPEC: &str = "experiments/specs/quickstart.toml";
+const SPEC: &str = "experiments/specs/plain.toml";
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A folder for files that are not as they should be.

@@ -115,10 +115,10 @@ fn round(seed: u64, case: &Case, here: &mut MadeHere, most: u32) -> (BTreeMap<&'
 }
 
 /// The tiered search.
-const TIERED: [&str; 3] = ["experiments/specs/quickstart.toml", "--set", "run.shards=3"];
+const TIERED: [&str; 3] = ["experiments/specs/plain.toml", "--set", "run.shards=3"];
 /// An exhaustive grid of 3 widths over 4 blocks and the head: 244 trials with the float model.
 const GRID: [&str; 7] = [
-    "experiments/specs/quickstart.toml",
+    "experiments/specs/plain.toml",
     "--set",
     "space.bits=[8, 4, 3]",
     "--set",
@@ -129,7 +129,7 @@ const GRID: [&str; 7] = [
 /// A search that needs scores of 25 matrices, eight at a time: 4 jobs. They are short, or none would come to its end
 /// between two deaths of a coordinator.
 const RANKED: [&str; 7] = [
-    "experiments/specs/quickstart.toml",
+    "experiments/specs/plain.toml",
     "--set",
     "space.bits=[8, 3]",
     "--set",
@@ -139,7 +139,7 @@ const RANKED: [&str; 7] = [
 ];
 /// One that needs static ranges of activations: 1 job.
 const RANGES: [&str; 13] = [
-    "experiments/specs/quickstart.toml",
+    "experiments/specs/plain.toml",
     "--set",
     "space.bits=[8]",
     "--set",
@@ -156,7 +156,7 @@ const RANGES: [&str; 13] = [
 /// As that, with calibrated codes of four blocks and the head, and what these take when they are coded: 11 jobs, one kind
 /// after the other.
 const CALIBRATED: [&str; 17] = [
-    "experiments/specs/quickstart.toml",
+    "experiments/specs/plain.toml",
     "--set",
     "space.bits=[8]",
     "--set",
@@ -289,7 +289,7 @@ fn an_evaluation_longer_than_a_lease_keeps_it() {
     let mut cluster = Cluster::start(0, folder.path());
     let submit = [
         "submit",
-        "experiments/specs/quickstart.toml",
+        "experiments/specs/plain.toml",
         "--set",
         "task.stride=2",
         "--set",

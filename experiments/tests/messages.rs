@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use qslm_coordinator::store::Store;
 use support::{Running, program, qslm, root, succeed};
 
-const SPEC: &str = "experiments/specs/quickstart.toml";
+const SPEC: &str = "experiments/specs/plain.toml";
 
 /// The documented messages with their exit codes.
 fn documented() -> BTreeMap<String, i32> {
@@ -146,7 +146,7 @@ fn every_documented_message_is_one_that_a_program_gives() {
     let (_coordinator, url, token) = guarded(folder.path());
     give("a token is needed (token_file)", qslm(&["list", "--coordinator", &url]));
     let token = token.to_str().unwrap();
-    let cancel = ["cancel", "quickstart", "--coordinator", &url, "--token-file", token];
+    let cancel = ["cancel", "plain", "--coordinator", &url, "--token-file", token];
     give("... is a reader; this takes a submitter", qslm(&cancel));
     let mut worker = Command::new(program("qslm-worker"));
     worker.args(["--coordinator", &url, "--token-file", token, "--cache-dir"]).arg(folder.path());
@@ -225,7 +225,7 @@ fn outputs(folder: &Path, store: &str, give: &mut dyn FnMut(&str, &[&str])) {
     bytes.iter_mut().skip(4096).for_each(|byte| *byte = 0);
     std::fs::write(&damaged, bytes).unwrap();
     give("the store is damaged (...)", &["list", "--store", &damaged]);
-    let report = ["report", "quickstart", "--store", store, "--out"];
+    let report = ["report", "plain", "--store", store, "--out"];
     let mut to = |message: &str, out: &str| give(message, &[&report[..], &[out]].concat());
     to("is read by this command (...)", store);
     to("is a store; write somewhere else", &damaged);
@@ -240,10 +240,10 @@ fn outputs(folder: &Path, store: &str, give: &mut dyn FnMut(&str, &[&str])) {
 fn imports(folder: &Path, store: &str, give: &mut dyn FnMut(&str, &[&str])) {
     let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let (rows, list) = (at("rows.jsonl"), at("list.jsonl"));
-    let import = ["import", "results", &rows, "--into", store, "--experiment", "quickstart"];
+    let import = ["import", "results", &rows, "--into", store, "--experiment", "plain"];
     std::fs::write(&rows, "stage,candidate\n").unwrap();
     give("no lines of JSON", &import);
-    let row = succeed(&["export", "quickstart", "--store", store, "--format", "jsonl"]);
+    let row = succeed(&["export", "plain", "--store", store, "--format", "jsonl"]);
     let mut row: serde_json::Value = serde_json::from_str(row.lines().last().unwrap()).unwrap();
     row["data"] = "other".into();
     std::fs::write(&rows, row.to_string()).unwrap();
@@ -306,7 +306,7 @@ fn every_documented_exit_code_is_one_that_a_program_gives() {
         given.insert(code);
     }
     let (_coordinator, url, token) = guarded(folder.path());
-    let cancel = ["cancel", "quickstart", "--coordinator", &url, "--token-file", token.to_str().unwrap()];
+    let cancel = ["cancel", "plain", "--coordinator", &url, "--token-file", token.to_str().unwrap()];
     assert_eq!(qslm(&cancel).status.code(), Some(7));
     given.insert(7);
     let unmet = [

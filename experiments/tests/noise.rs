@@ -15,9 +15,9 @@ use support::{Running, json, program, qslm, refused, root, succeed};
 const MODEL: &str = "experiments/models/wikitext2-xs.safetensors";
 const TOKENIZER: &str = "experiments/models/tokenizer.json";
 
-/// The quickstart with a few widths everywhere, on short windows.
+/// The plain search with a few widths everywhere, on short windows.
 const GRID: [&str; 11] = [
-    "experiments/specs/quickstart.toml",
+    "experiments/specs/plain.toml",
     "--set",
     "task.window=32",
     "--set",
@@ -69,11 +69,11 @@ fn an_interval_is_about_that_of_the_paired_comparison() {
     // People see it, and so does whoever reads an export.
     let store = folder.path().join("s.redb");
     let store = store.to_str().unwrap();
-    let shown = succeed(&["front", "quickstart", "--store", store]);
+    let shown = succeed(&["front", "plain", "--store", store]);
     let words = format!("95 % interval {:+.2} to {:+.2}", low * 100.0, high * 100.0);
     assert!(shown.contains(&words), "{words}: {shown}");
     let out = folder.path().join("rows.jsonl");
-    succeed(&["export", "quickstart", "--store", store, "--out", out.to_str().unwrap()]);
+    succeed(&["export", "plain", "--store", store, "--out", out.to_str().unwrap()]);
     let rows = std::fs::read_to_string(&out).unwrap();
     let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let row = rows.iter().find(|row| row["candidate"] == chosen["candidate"]).unwrap();
@@ -91,7 +91,7 @@ fn an_interval_is_about_that_of_the_paired_comparison() {
     };
     assert!(spreads(store).iter().all(|spread| spread.sequences > 1));
     assert!(spreads(copy).iter().all(|spread| spread.sequences == 1));
-    let one = json(&["front", "quickstart", "--store", copy, "--output", "json"]);
+    let one = json(&["front", "plain", "--store", copy, "--output", "json"]);
     assert!(one["float"].get("quality_loss_interval").is_none(), "{one}");
 }
 

@@ -17,6 +17,7 @@ fn eval(model: &Path, data: &[&str], quantized: &Value, backend: &str) -> Value 
     if let Some(bits) = &bits {
         arguments.extend(["--bits", bits, "--symmetry", quantized["symmetry"].as_str().unwrap()]);
         arguments.extend(["--granularity", quantized["granularity"].as_str().unwrap()]);
+        arguments.extend(["--range", "minmax", "--scales", "f32"]);
     }
     json(&arguments)
 }

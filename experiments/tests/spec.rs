@@ -84,7 +84,7 @@ fn every_problem_of_a_spec_is_told_at_once_with_its_line() {
 
 #[test]
 fn a_dry_run_tells_what_a_search_would_do_and_asks_no_coordinator() {
-    let spec = "experiments/specs/quickstart.toml";
+    let spec = "experiments/specs/plain.toml";
     let plan = json(&["submit", spec, "--set", "task.windows=5", "--dry-run", "--output", "json"]);
     let number = |key: &str| plan[key].as_f64().unwrap();
     assert_eq!(number("evaluations_at_most"), 4.0 * number("candidates_at_most"));

@@ -13,7 +13,7 @@ use qslm_coordinator::store::{Store, Write};
 use serde_json::Value;
 use support::{json, refused, succeed};
 
-const QUICKSTART: &str = "experiments/specs/quickstart.toml";
+const PLAIN: &str = "experiments/specs/plain.toml";
 
 /// A small experiment in a store of its own; its front.
 fn run(store: &Path, bits: &str) -> String {
@@ -31,7 +31,7 @@ fn run(store: &Path, bits: &str) -> String {
     ];
     succeed(
         &[
-            &["run", QUICKSTART, "--store", store.to_str().unwrap(), "--output", "json", "--set", &bits],
+            &["run", PLAIN, "--store", store.to_str().unwrap(), "--output", "json", "--set", &bits],
             &small[..],
         ]
         .concat(),
@@ -166,7 +166,7 @@ fn every_measured_candidate_is_exported_once() {
     // The tiered search, which goes through several generations.
     let document: Value = serde_json::from_str(&succeed(&[
         "run",
-        QUICKSTART,
+        PLAIN,
         "--store",
         path,
         "--set",
@@ -175,7 +175,7 @@ fn every_measured_candidate_is_exported_once() {
         "json",
     ]))
     .unwrap();
-    let rows = succeed(&["export", "quickstart", "--store", path, "--format", "jsonl"]);
+    let rows = succeed(&["export", "plain", "--store", path, "--format", "jsonl"]);
     let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len() as u64, document["measured"].as_u64().unwrap());
     let ids: std::collections::BTreeSet<_> =
@@ -191,7 +191,7 @@ fn every_measured_candidate_is_exported_once() {
     assert_eq!((&rows[0]["stage"], &rows[0]["quality_loss"]), (&"sensitivity".into(), &0.0.into()));
 
     let out = folder.path().join("rows.csv");
-    succeed(&["export", "quickstart", "--store", path, "--out", out.to_str().unwrap()]);
+    succeed(&["export", "plain", "--store", path, "--out", out.to_str().unwrap()]);
     let csv = std::fs::read_to_string(&out).unwrap();
     let mut lines = csv.lines();
     // Names and order are what other programs rely on.
@@ -200,5 +200,5 @@ fn every_measured_candidate_is_exported_once() {
     assert!(lines.next().unwrap().starts_with(header));
     assert_eq!(lines.count(), rows.len());
     assert!(refused(3, &["export", "nothing", "--store", path]).contains("no experiment \"nothing\""));
-    refused(3, &["export", "quickstart", "--store", "no/such.redb"]);
+    refused(3, &["export", "plain", "--store", "no/such.redb"]);
 }

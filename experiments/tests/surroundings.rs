@@ -147,8 +147,8 @@ fn data_that_cannot_be_written_is_an_error_with_its_name() {
         (&qslm, &["reference", "configuration"]),
         (&qslm, &["validate", SPEC]),
         (&qslm, &["list", "--store", store]),
-        (&qslm, &["front", "quickstart", "--store", store, "--output", "json"]),
-        (&qslm, &["export", "quickstart", "--store", store]),
+        (&qslm, &["front", "plain", "--store", store, "--output", "json"]),
+        (&qslm, &["export", "plain", "--store", store]),
     ];
     for (program, arguments) in commands {
         let run = |stdout: Stdio| {

@@ -90,7 +90,7 @@ fn a_trial_is_one_trace_from_coordinator_to_worker() {
         "json",
     ]);
     let mut worker = Running::start(command.args(log));
-    let submit = ["submit", "experiments/specs/quickstart.toml", "--coordinator", &url];
+    let submit = ["submit", "experiments/specs/plain.toml", "--coordinator", &url];
     let id = succeed(&[&submit[..], &["--set", "task.windows=5", "--set", "run.shards=2"]].concat());
     let id = id.trim();
 

@@ -12,8 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::hash::ContentHash;
-use crate::network::{EMBEDDING, Network, Unit};
+use crate::network::{EMBEDDING, HEAD, Network, Unit};
 use crate::scheme::{Activation, InvalidScheme, Membrane, Scheme};
+
+/// Name of all one-dimensional parameters where names of units stand.
+pub const VECTORS: &str = "vectors";
 
 /// A total map from the units of a network to schemes, and partial ones for activations and membranes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +84,9 @@ pub enum InvalidCandidate {
     /// Codes of an artifact for a unit whose scheme takes none.
     #[error("weights of {0}: its scheme takes no codes from an artifact")]
     Codes(String),
+    /// Widths by the frequency of tokens in something else than the head of a language model.
+    #[error("unit {0}: rounding frequency is for the head of a language model, whose rows are tokens")]
+    NoTokens(String),
     /// A calibrated scheme for what nothing is multiplied with.
     #[error("unit {0}: calibrated schemes are for linear layers")]
     NotLinear(String),
@@ -131,7 +137,7 @@ impl Candidate {
         self
     }
 
-    /// Copy of the candidate whose named units take their codes from an artifact.
+    /// Copy of the candidate whose named units take their codes from an artifact; [`VECTORS`] their values.
     pub fn with_codes<'a>(
         mut self,
         units: impl IntoIterator<Item = &'a str>,
@@ -145,9 +151,10 @@ impl Candidate {
         self.units.binary_search_by(|name| name.as_str().cmp(unit)).ok()
     }
 
-    /// Copy of the candidate with another scheme for its one-dimensional parameters.
+    /// Copy of the candidate with another scheme for its one-dimensional parameters, whose values are the checkpoint's.
     pub fn with_vectors(mut self, scheme: Scheme) -> Self {
         self.vectors = scheme;
+        self.codes.remove(VECTORS);
         self
     }
 
@@ -186,7 +193,7 @@ impl Candidate {
         self.vectors
     }
 
-    /// Artifact that holds the codes of a unit; `None` if these follow from the weights.
+    /// Artifact that holds the codes of a unit, or the values of [`VECTORS`]; `None` if these follow from the checkpoint.
     pub fn codes_of(&self, unit: &str) -> Option<ContentHash> {
         self.codes.get(unit).copied()
     }
@@ -258,8 +265,8 @@ impl Candidate {
     /// Checks that the candidate covers exactly the units of `network` and misuses no scheme.
     ///
     /// # Errors
-    /// The first unit that is missing, unknown, marked `sign` without being a binary embedding, or calibrated without
-    /// codes; the first activation or membrane of something that the network does not have.
+    /// The first unit that is missing, unknown, marked `sign` without being a binary embedding, calibrated without
+    /// codes, or with widths by the frequency of tokens that its rows are not; the first activation or membrane of something that the network does not have.
     pub fn validate(&self, network: &Network) -> Result<(), InvalidCandidate> {
         let units = network.units();
         for unit in &units {
@@ -268,6 +275,9 @@ impl Candidate {
             let lossless = unit.name == EMBEDDING && network.binary_embedding;
             if self.schemes[index] == Scheme::Sign && !lossless {
                 return Err(InvalidCandidate::Sign(unit.name.clone()));
+            }
+            if self.schemes[index].is_by_frequency() && !(unit.name == HEAD && network.predicts_tokens()) {
+                return Err(InvalidCandidate::NoTokens(unit.name.clone()));
             }
             match (self.schemes[index].is_calibrated(), self.codes.contains_key(&unit.name)) {
                 (true, _) if !unit.is_linear() => {
@@ -285,6 +295,9 @@ impl Candidate {
             return Err(InvalidCandidate::Sign("vectors".to_owned()));
         }
         let known = |name: &str| units.iter().any(|unit| unit.name == name);
+        if let Some(name) = self.codes.keys().find(|name| *name != VECTORS && !known(name)) {
+            return Err(InvalidCandidate::Unknown(name.clone()));
+        }
         if let Some(name) = self.units.iter().find(|name| !known(name)) {
             return Err(InvalidCandidate::Unknown(name.clone()));
         }

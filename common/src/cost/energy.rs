@@ -14,6 +14,8 @@
 //!   tokens; of the embedding one row. Units are kept on chip in the order of the network, as many as fit.
 //! - SRAM: the same weights on their way in, or where they stay; every linear's input at its width and its
 //!   output in 32 bits, and the recurrent state, each read and written once.
+//! - Table look-ups: where the device decodes entropy-coded weights piece by piece, memory holds and moves the coded bytes,
+//!   and each such weight that is read takes one entry of 32 bits (symbol, frequency, start) of its matrix's table in SRAM.
 //! - Registers: both operands of every operation.
 
 use serde::{Deserialize, Serialize};
@@ -22,8 +24,9 @@ use super::operations::{Operations, activation_bits, is_integer};
 use super::state::state_bits;
 use super::{CostModel, CostUnit, InvalidDevice, Sees, check};
 use crate::candidate::Candidate;
-use crate::footprint::unit_bytes;
+use crate::footprint::{stored_bytes, unit_bytes};
 use crate::network::{Network, Unit};
+use crate::storage::CodedSizes;
 
 /// `energy`
 pub const ENERGY: CostModel = CostModel {
@@ -166,11 +169,12 @@ impl EnergyTable {
         problems
     }
 
-    /// Energy per token of operations as built.
+    /// Energy per token of operations as built. `coded` has the bytes of entropy-coded codes in memory.
     pub(super) fn per_token(
         &self,
         network: &Network,
         candidate: &Candidate,
+        coded: &CodedSizes,
         operations: &[Operations],
     ) -> Energy {
         let mut picojoules = Energy::default();
@@ -186,8 +190,13 @@ impl EnergyTable {
         }
         let (mut on_chip, mut sram_bits) = (self.sram_weights_bytes, 2.0 * state_bits(network, candidate));
         for unit in network.units() {
-            let stored = unit_bytes(&unit, candidate.scheme(&unit.name));
-            let read = bits_read(&unit, stored) / self.tokens_per_weight_read;
+            let scheme = candidate.scheme(&unit.name);
+            let stored = stored_bytes(&unit, scheme, coded);
+            let read = read_per_token(&unit, stored as f64 * 8.0) / self.tokens_per_weight_read;
+            if stored < unit_bytes(&unit, scheme) {
+                let weights = read_per_token(&unit, unit.weights() as f64) / self.tokens_per_weight_read;
+                sram_bits += TABLE_ENTRY_BITS * weights;
+            }
             if stored <= on_chip {
                 on_chip -= stored;
             } else {
@@ -233,10 +242,13 @@ impl EnergyTable {
     }
 }
 
-/// Bits of a unit that one token reads: all of a linear, one row of the embedding.
-fn bits_read(unit: &Unit, stored: u64) -> f64 {
+/// Bits of an entry of the table that decodes entropy-coded weights.
+const TABLE_ENTRY_BITS: f64 = 32.0;
+
+/// What one token reads of something that a unit has so much of: all of a linear, one row of the embedding.
+fn read_per_token(unit: &Unit, all: f64) -> f64 {
     let rows = if unit.is_linear() { 1.0 } else { unit.rows as f64 };
-    stored as f64 * 8.0 / rows
+    all / rows
 }
 
 #[cfg(test)]
@@ -252,7 +264,7 @@ mod tests {
     }
 
     fn energy(table: EnergyTable, candidate: &Candidate) -> Energy {
-        table.per_token(&PUBLISHED, candidate, &as_built(&PUBLISHED, &silent()))
+        table.per_token(&PUBLISHED, candidate, CodedSizes::NONE, &as_built(&PUBLISHED, &silent()))
     }
 
     fn uniform(scheme: &str) -> Candidate {
@@ -296,6 +308,25 @@ mod tests {
         let ratio = at("f32") / at("int4:symmetric:tensor");
         assert!((ratio - 8.0).abs() < 1e-3, "{ratio}");
         close(at("f32") / at("f16"), 2.0);
+    }
+
+    #[test]
+    fn coded_weights_move_fewer_bytes_and_take_a_look_up_each() {
+        let (table, candidate) = (EnergyTable::default(), uniform("int4:symmetric:channel"));
+        let units = PUBLISHED.units();
+        let head = &units[units.len() - 1];
+        let packed = unit_bytes(head, candidate.scheme(&head.name));
+        let mut coded = CodedSizes::default();
+        let codes = head.weights() as u64 * 4 / 8;
+        coded.insert(&head.name, candidate.scheme(&head.name), codes - 1000);
+        let plain = energy(table, &candidate);
+        let pieces = table.per_token(&PUBLISHED, &candidate, &coded, &as_built(&PUBLISHED, &silent()));
+        close(plain.dram - pieces.dram, 8000.0 / 32.0 * 640e-12);
+        close(pieces.sram - plain.sram, (head.weights() as f64 - 8000.0 / 32.0) * 5e-12);
+        assert_eq!((plain.arithmetic, plain.registers), (pieces.arithmetic, pieces.registers));
+        // What codes a matrix worse than packing is not coded.
+        coded.insert(&head.name, candidate.scheme(&head.name), packed);
+        assert_eq!(table.per_token(&PUBLISHED, &candidate, &coded, &as_built(&PUBLISHED, &silent())), plain);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The bytes of a candidate as costs: of its file, and in memory while it runs. The counts are [`crate::footprint`]'s.
 
 use super::{CostModel, CostUnit, Sees, state_bytes};
-use crate::footprint::{file_bytes, footprint_bytes};
+use crate::footprint::file_bytes;
 
 /// `footprint`
 pub const FOOTPRINT: CostModel = CostModel {
@@ -22,10 +22,7 @@ pub const RESIDENT: CostModel = CostModel {
     sees: Sees::ActivationsOrMembranes,
     needs: None,
     value: |subject| {
-        let weights = match subject.device.decodes_in_pieces {
-            true => file_bytes(subject.network, subject.candidate, subject.sizes),
-            false => footprint_bytes(subject.network, subject.candidate),
-        };
+        let weights = file_bytes(subject.network, subject.candidate, subject.coded_in_memory());
         Some(weights as f64 + state_bytes(subject.network, subject.candidate))
     },
 };
@@ -35,6 +32,7 @@ mod tests {
     use super::super::{Device, Subject};
     use super::*;
     use crate::candidate::Candidate;
+    use crate::footprint::footprint_bytes;
     use crate::measurement::Counts;
     use crate::network::tests::PUBLISHED;
     use crate::storage::CodedSizes;

@@ -1,7 +1,8 @@
 //! Latency per token on a described device: a roofline per matrix.
 //!
 //! A linear takes the longer of computing its products and reading its weights, `max(MACs / (MACs/s), bytes /
-//! (bytes/s))`, and matrices follow each other. What happens between products, and on-chip traffic, is left
+//! (bytes/s))`, and matrices follow each other. Where the device decodes entropy-coded weights piece by piece, coded bytes
+//! are what it reads; decoding is taken to keep up. What happens between products, and on-chip traffic, is left
 //! out. Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009.
 
 use serde::{Deserialize, Serialize};
@@ -9,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::operations::is_integer;
 use super::{CostModel, CostUnit, Description, InvalidDevice, Sees, check};
 use crate::candidate::Candidate;
-use crate::footprint::unit_bytes;
+use crate::footprint::stored_bytes;
 use crate::network::{Network, Unit};
+use crate::storage::CodedSizes;
 
 /// `latency`
 pub const LATENCY: CostModel = CostModel {
@@ -19,7 +21,10 @@ pub const LATENCY: CostModel = CostModel {
     about: "time per token, by the rooflines of its matrices",
     sees: Sees::ActivationsOrMembranes,
     needs: Some(Description { key: "latency", is_in: |device| device.latency.is_some() }),
-    value: |subject| Some(subject.device.latency?.seconds(subject.network, subject.candidate, |_| true)),
+    value: |subject| {
+        let coded = subject.coded_in_memory();
+        Some(subject.device.latency?.seconds(subject.network, subject.candidate, coded, |_| true))
+    },
 };
 
 /// Speed of a machine: of its arithmetic and of its memory.
@@ -47,19 +52,20 @@ impl Roofline {
         problems
     }
 
-    /// Seconds per token of the units that `runs_here` picks.
+    /// Seconds per token of the units that `runs_here` picks. `coded` has the bytes of entropy-coded codes in memory.
     pub(super) fn seconds(
         &self,
         network: &Network,
         candidate: &Candidate,
+        coded: &CodedSizes,
         runs_here: impl Fn(&Unit) -> bool,
     ) -> f64 {
         let units = network.units().into_iter().filter(runs_here);
-        units.map(|unit| self.unit_seconds(&unit, candidate)).sum()
+        units.map(|unit| self.unit_seconds(&unit, candidate, coded)).sum()
     }
 
-    fn unit_seconds(&self, unit: &Unit, candidate: &Candidate) -> f64 {
-        let bytes = unit_bytes(unit, candidate.scheme(&unit.name)) as f64;
+    fn unit_seconds(&self, unit: &Unit, candidate: &Candidate, coded: &CodedSizes) -> f64 {
+        let bytes = stored_bytes(unit, candidate.scheme(&unit.name), coded) as f64;
         if !unit.is_linear() {
             // One row is looked up.
             return bytes / unit.rows as f64 / self.bytes_per_s;
@@ -76,7 +82,7 @@ mod tests {
     use crate::network::tests::PUBLISHED;
 
     fn seconds(roofline: Roofline, candidate: &Candidate) -> f64 {
-        roofline.seconds(&PUBLISHED, candidate, |_| true)
+        roofline.seconds(&PUBLISHED, candidate, CodedSizes::NONE, |_| true)
     }
 
     #[test]

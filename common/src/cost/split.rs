@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::latency::Roofline;
 use super::{CostModel, CostUnit, Description, InvalidDevice, Sees, check};
 use crate::candidate::Candidate;
-use crate::footprint::unit_bytes;
+use crate::footprint::stored_bytes;
 use crate::network::{Network, Unit};
+use crate::storage::CodedSizes;
 
 /// Description that these costs need.
 const SPLIT: Option<Description> = Some(Description { key: "split", is_in: |device| device.split.is_some() });
@@ -19,10 +20,12 @@ const SPLIT: Option<Description> = Some(Description { key: "split", is_in: |devi
 pub const DEVICE_FOOTPRINT: CostModel = CostModel {
     name: "device_footprint",
     unit: CostUnit::BYTES,
-    about: "bytes of the matrices that stay on the device",
+    about: "bytes of the matrices that stay on the device, as their file stores them",
     sees: Sees::Weights,
     needs: SPLIT,
-    value: |subject| Some(subject.device.split?.bytes_on_device(subject.network, subject.candidate)),
+    value: |subject| {
+        Some(subject.device.split?.bytes_on_device(subject.network, subject.candidate, subject.sizes))
+    },
 };
 
 /// `link`
@@ -43,7 +46,8 @@ pub const LATENCY: CostModel = CostModel {
     sees: Sees::ActivationsOrMembranes,
     needs: SPLIT,
     value: |subject| {
-        Some(subject.device.split?.seconds(subject.network, subject.candidate, &subject.device.latency?))
+        let device = (&subject.device.latency?, subject.coded_in_memory());
+        Some(subject.device.split?.seconds(subject.network, subject.candidate, device))
     },
 };
 
@@ -96,9 +100,9 @@ impl Split {
     }
 
     /// Bytes of the matrices that stay on the device.
-    fn bytes_on_device(&self, network: &Network, candidate: &Candidate) -> f64 {
+    fn bytes_on_device(&self, network: &Network, candidate: &Candidate, coded: &CodedSizes) -> f64 {
         let here = network.units().into_iter().filter(|unit| self.is_here(unit));
-        here.map(|unit| unit_bytes(&unit, candidate.scheme(&unit.name))).sum::<u64>() as f64
+        here.map(|unit| stored_bytes(&unit, candidate.scheme(&unit.name), coded)).sum::<u64>() as f64
     }
 
     /// Bytes on the link per token.
@@ -106,10 +110,16 @@ impl Split {
         f64::from(network.channels) * f64::from(self.link_bits) / 8.0
     }
 
-    /// Seconds per token on both machines and the link.
-    fn seconds(&self, network: &Network, candidate: &Candidate, device: &Roofline) -> f64 {
-        device.seconds(network, candidate, |unit| self.is_here(unit))
-            + self.remote.seconds(network, candidate, |unit| !self.is_here(unit))
+    /// Seconds per token on both machines and the link. The device has the bytes of entropy-coded codes in its memory; the
+    /// remote machine has decoded ones.
+    fn seconds(
+        &self,
+        network: &Network,
+        candidate: &Candidate,
+        (device, coded): (&Roofline, &CodedSizes),
+    ) -> f64 {
+        device.seconds(network, candidate, coded, |unit| self.is_here(unit))
+            + self.remote.seconds(network, candidate, CodedSizes::NONE, |unit| !self.is_here(unit))
             + self.link_bytes(network) / self.link_bytes_per_s
             + self.link_latency_s
     }
@@ -130,11 +140,11 @@ pub(super) mod tests {
     fn both_sides_and_the_link_add_up() {
         let float = Candidate::float(&PUBLISHED);
         let device = Roofline { macs_per_s: 1e9, integer_macs_per_s: None, bytes_per_s: 1e15 };
-        let seconds = |blocks| split(blocks).seconds(&PUBLISHED, &float, &device);
+        let seconds = |blocks| split(blocks).seconds(&PUBLISHED, &float, (&device, CodedSizes::NONE));
         let block = 13.0 * 768.0 * 768.0;
         let emb = 50_277.0 * 768.0 * 4.0;
         let link = split(9).link_bytes(&PUBLISHED);
-        assert_eq!(split(9).bytes_on_device(&PUBLISHED, &float), emb + 9.0 * block * 4.0);
+        assert_eq!(split(9).bytes_on_device(&PUBLISHED, &float, CodedSizes::NONE), emb + 9.0 * block * 4.0);
         assert_eq!(link, 768.0 * 4.0);
         // The remote machine is bound by its memory.
         let remote = (9.0 * block * 4.0 + emb) / 1e12;

@@ -8,7 +8,7 @@ use std::cell::OnceCell;
 use super::Device;
 use super::energy::Energy;
 use super::operations::{Operations, as_built, as_published};
-use super::two_memory::Memories;
+use super::two_memory::{Memories, TwoMemory};
 use crate::candidate::Candidate;
 use crate::measurement::Counts;
 use crate::network::Network;
@@ -51,6 +51,12 @@ impl<'a> Subject<'a> {
         Self { sizes, ..self }
     }
 
+    /// Bytes of entropy-coded codes where they are what memory holds while the network runs: none, unless the device
+    /// decodes them piece by piece for each product.
+    pub fn coded_in_memory(&self) -> &'a CodedSizes {
+        if self.device.decodes_in_pieces { self.sizes } else { CodedSizes::NONE }
+    }
+
     /// Operations per token as the network is built.
     pub fn built(&self) -> &[Operations] {
         self.built.get_or_init(|| as_built(self.network, self.counts))
@@ -63,13 +69,16 @@ impl<'a> Subject<'a> {
 
     /// Energy per token by the table of the device.
     pub fn energy(&self) -> Energy {
-        let energy = || self.device.energy.per_token(self.network, self.candidate, self.built());
+        let table = &self.device.energy;
+        let energy = || table.per_token(self.network, self.candidate, self.coded_in_memory(), self.built());
         *self.energy.get_or_init(energy)
     }
 
     /// Contents and traffic of the two memories; `None` where they are not described.
     pub(super) fn memories(&self) -> Option<Memories> {
-        let memories = || Some(self.device.two_memory.as_ref()?.memories(self.network, self.candidate));
+        let (network, candidate) = (self.network, self.candidate);
+        let memories = |memory: &TwoMemory| memory.memories(network, candidate, self.coded_in_memory());
+        let memories = || self.device.two_memory.as_ref().map(memories);
         *self.memories.get_or_init(memories)
     }
 }

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{CostModel, CostUnit, Description, InvalidDevice, Sees, check, state_bytes};
 use crate::candidate::Candidate;
-use crate::footprint::{unit_bytes, vector_bytes};
+use crate::footprint::{stored_bytes, vector_bytes};
 use crate::network::{Network, Unit};
+use crate::storage::CodedSizes;
 
 /// Description that these costs need.
 const TWO_MEMORY: Option<Description> =
@@ -106,14 +107,14 @@ impl TwoMemory {
         problems
     }
 
-    /// Puts every unit into its memory and counts.
-    pub(super) fn memories(&self, network: &Network, candidate: &Candidate) -> Memories {
+    /// Puts every unit into its memory and counts. `coded` has the bytes of entropy-coded codes in memory.
+    pub(super) fn memories(&self, network: &Network, candidate: &Candidate, coded: &CodedSizes) -> Memories {
         let state = state_bytes(network, candidate);
         let (mut nonvolatile, mut sram) = (0.0, vector_bytes(network, candidate) as f64 + state);
         // The state is read and written, one-dimensional parameters are read.
         let mut picojoules = self.sram_pj_per_byte * (sram + state);
         for unit in network.units() {
-            let stored = unit_bytes(&unit, candidate.scheme(&unit.name)) as f64;
+            let stored = stored_bytes(&unit, candidate.scheme(&unit.name), coded) as f64;
             let read = if unit.is_linear() { stored } else { stored / unit.rows as f64 };
             if self.nonvolatile.iter().any(|name| is_in(&unit, name)) {
                 nonvolatile += stored;
@@ -154,19 +155,19 @@ pub(super) mod tests {
         let candidate = Candidate::new(&PUBLISHED, |_| "int4:symmetric:channel".parse().unwrap());
         let whole = footprint_bytes(&PUBLISHED, &candidate) as f64 + state_bytes(&PUBLISHED, &candidate);
         for names in [&[][..], &["emb"], &["blocks.1"], &["blocks", "head.weight"]] {
-            let memories = memory(names).memories(&PUBLISHED, &candidate);
+            let memories = memory(names).memories(&PUBLISHED, &candidate, CodedSizes::NONE);
             assert_eq!(memories.nonvolatile + memories.sram, whole, "{names:?}");
         }
         // blocks.1 is not blocks.10 to blocks.17.
-        let one = memory(&["blocks.1"]).memories(&PUBLISHED, &candidate).nonvolatile;
-        let all = memory(&["blocks"]).memories(&PUBLISHED, &candidate).nonvolatile;
+        let one = memory(&["blocks.1"]).memories(&PUBLISHED, &candidate, CodedSizes::NONE).nonvolatile;
+        let all = memory(&["blocks"]).memories(&PUBLISHED, &candidate, CodedSizes::NONE).nonvolatile;
         assert_eq!(one * 18.0, all);
     }
 
     #[test]
     fn energy_and_area_follow_the_bytes() {
         let float = Candidate::float(&PUBLISHED);
-        let memories = memory(&["emb", "blocks", "head"]).memories(&PUBLISHED, &float);
+        let memories = memory(&["emb", "blocks", "head"]).memories(&PUBLISHED, &float, CodedSizes::NONE);
         let (read, state) = (4.0 * (176_631_552.0 + 768.0), state_bytes(&PUBLISHED, &float));
         let picojoules = 2.0 * read + 155_136.0 * 4.0 + 2.0 * state;
         assert!((memories.energy / (picojoules * 1e-12) - 1.0).abs() < 1e-12);

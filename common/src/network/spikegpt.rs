@@ -194,6 +194,11 @@ impl Network {
         POPULATIONS_PER_BLOCK * self.blocks as usize
     }
 
+    /// True if rows of the head are the tokens of the vocabulary, not classes.
+    pub fn predicts_tokens(&self) -> bool {
+        self.outputs == self.vocabulary
+    }
+
     /// Rows and columns of a unit of this network, by its name.
     pub fn shape_of(&self, unit: &str) -> (usize, usize) {
         let [v, d, h, o] = [self.vocabulary, self.channels, self.hidden, self.outputs].map(|n| n as usize);

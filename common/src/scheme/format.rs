@@ -126,7 +126,7 @@ impl Bits {
     ///
     /// # Panics
     /// With other numbers, which no group has.
-    pub fn of_group(bits: u8) -> Self {
+    fn of_group(bits: u8) -> Self {
         assert!((1..=8).contains(&bits), "{bits} bits");
         Self(bits)
     }
@@ -171,6 +171,12 @@ impl Format {
         }
     }
 
+    /// The format with codes of another width, 1 to 7 bits, as a part of a matrix may have.
+    #[must_use]
+    pub fn of_width(self, bits: u8) -> Self {
+        Self { bits: Bits::of_group(bits), ..self }
+    }
+
     /// Distance of the level of code 0 from zero, in steps: a half in full codes.
     pub fn offset(self) -> f32 {
         if self.symmetry == Symmetry::Full { 0.5 } else { 0.0 }
@@ -205,6 +211,15 @@ impl Granularity {
         match self {
             Self::Tensor => 0,
             Self::Channel | Self::Group(_) => row * columns.div_ceil(run) + column / run,
+        }
+    }
+
+    /// Where codes have widths by column group or by row: the one of the weight at a place of a row-major matrix.
+    pub fn width_of(self, columns: usize, at: usize) -> usize {
+        match self {
+            Self::Tensor => 0,
+            Self::Channel => at / columns.max(1),
+            Self::Group(_) => at % columns.max(1) / self.run(columns).max(1),
         }
     }
 

@@ -93,6 +93,12 @@ pub enum InvalidScheme {
     /// Mixed widths in codes that have none.
     #[error("rounding slim: it is for full codes of 2 to 6 bits in groups, such as int3:full:group64:slim")]
     Slim,
+    /// Widths by row in codes that have none.
+    #[error(
+        "rounding frequency: it is for full codes of 2 to 6 bits or a step of at least 0.06, per channel, such as \
+         int3:full:channel:frequency"
+    )]
+    Frequency,
     /// No such step.
     #[error("step {0:?}: expected 0.03 to 9.99 with up to two decimals")]
     Step(String),
@@ -135,22 +141,68 @@ impl Scheme {
         let Self::Integer { format, quantizer } = self else { return Ok(()) };
         format.validate()?;
         let is_grouped = matches!(format.granularity, Granularity::Group(_));
-        let is_slim =
-            format.symmetry == Symmetry::Full && is_grouped && format.bits.get() < Symmetry::WIDEST_FULL;
+        let may_mix = format.symmetry == Symmetry::Full && format.bits.get() < Symmetry::WIDEST_FULL;
+        let by_row = match self.step() {
+            Some(step) => step.times() >= 2.0 * Step::LEAST,
+            None => may_mix,
+        };
         match quantizer.rounding {
-            Rounding::Slim if !is_slim => Err(InvalidScheme::Slim),
+            Rounding::Slim if !(may_mix && is_grouped) => Err(InvalidScheme::Slim),
+            Rounding::Frequency if !(by_row && format.granularity == Granularity::Channel) => {
+                Err(InvalidScheme::Frequency)
+            }
             _ => Ok(()),
         }
     }
 
-    /// True if codes of one matrix have several widths.
-    pub fn has_mixed_widths(self) -> bool {
-        matches!(self, Self::Integer { quantizer, .. } if quantizer.rounding == Rounding::Slim)
+    /// Number of widths that codes of a `[rows, columns]` matrix have, which a file stores in two bits each: one for each
+    /// column group, or each row; 0 if all have the format's.
+    pub fn widths(self, rows: usize, columns: usize) -> usize {
+        match self {
+            Self::Integer { format, quantizer } if self.step().is_none() => match quantizer.rounding {
+                Rounding::Slim => columns.div_ceil(format.granularity.run(columns).max(1)),
+                Rounding::Frequency => rows,
+                _ => 0,
+            },
+            _ => 0,
+        }
+    }
+
+    /// True if rows are told apart by how frequent their tokens are.
+    pub fn is_by_frequency(self) -> bool {
+        matches!(self, Self::Integer { quantizer, .. } if quantizer.rounding == Rounding::Frequency)
+    }
+
+    /// The scheme that a matrix has in its place whose rows are no tokens.
+    #[must_use]
+    pub fn without_frequency(self) -> Self {
+        match self {
+            Self::Integer { format, quantizer } if self.is_by_frequency() => {
+                Self::Integer { format, quantizer: Quantizer { rounding: Rounding::Descent, ..quantizer } }
+            }
+            other => other,
+        }
     }
 
     /// True if an artifact holds the codes; see [`Quantizer::is_calibrated`].
     pub fn is_calibrated(self) -> bool {
         matches!(self, Self::Integer { quantizer, .. } if quantizer.is_calibrated())
+    }
+
+    /// True if a trainer left the codes.
+    pub fn is_trained(self) -> bool {
+        matches!(self, Self::Integer { quantizer, .. } if quantizer.rounding == Rounding::Trained)
+    }
+
+    /// The scheme with codes that a trainer leaves, all of one width.
+    #[must_use]
+    pub fn trained(self) -> Self {
+        match self {
+            Self::Integer { format, quantizer } => {
+                Self::Integer { format, quantizer: Quantizer { rounding: Rounding::Trained, ..quantizer } }
+            }
+            other => other,
+        }
     }
 
     /// The scheme with codes that follow from the weights: to nearest, where an artifact would hold them.

@@ -23,7 +23,12 @@ pub struct Quantizer {
 impl Quantizer {
     /// True if the codes follow from more than the weights: an artifact holds them, which the candidate names.
     pub fn is_calibrated(self) -> bool {
-        matches!(self.rounding, Rounding::Gptq | Rounding::Slim)
+        match self.rounding {
+            Rounding::Nearest | Rounding::Floor | Rounding::Stochastic(_) => false,
+            Rounding::Gptq | Rounding::Descent | Rounding::Slim | Rounding::Frequency | Rounding::Trained => {
+                true
+            }
+        }
     }
 }
 
@@ -50,6 +55,9 @@ pub struct Step(pub(super) u32);
 impl Step {
     /// Hundredths that a step may have: with fewer the largest weights of a row of normal ones have no code.
     pub(super) const HUNDREDTHS: std::ops::RangeInclusive<u32> = 3..=999;
+
+    /// The smallest step, as a multiple of the root mean square.
+    pub(super) const LEAST: f64 = 0.03;
 
     /// The step as a multiple of the root mean square.
     pub fn times(self) -> f64 {
@@ -138,9 +146,19 @@ roundings! {
     /// The nearer one to the weight as the errors of the columns before it leave it: GPTQ (arXiv 2210.17323), by the
     /// second moments of what enters the linear. Such codes are calibrated: an artifact holds them.
     Gptq = "gptq";
+    /// One of the two codes next to the weight, by greedy coordinate descent on the error of a row's output over
+    /// calibration data: AdaRound's aim (arXiv 2004.10568), the descent of CDQuant (arXiv 2406.17542). Calibrated.
+    Descent = "descent";
     /// As `gptq`, with a bit less or more for column groups by their salience, the mean width kept: SliM-LLM (arXiv
     /// 2405.14917). For full codes of 2 to 6 bits in groups.
     Slim = "slim";
+    /// As `descent`, with a bit more (or a finer step) for the quarter of rows whose tokens are the most frequent in the
+    /// calibration data, and a bit less (or a coarser step) for the rarest quarter, the mean width kept. For the head of
+    /// a language model, in full codes of 2 to 6 bits or of a step, per channel; elsewhere it is `descent`.
+    Frequency = "frequency";
+    /// What a trainer left: an artifact holds the codes, and nothing follows from the weights of the checkpoint. No ladder has
+    /// it; candidates of a recovery do.
+    Trained = "trained";
     /// The upper one with the probability of the distance to the lower. The draw follows from this seed, the
     /// unit and the weight's position alone, so it is the same on every machine.
     Stochastic(seed: u32) = "stochastic";

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Axis, Embedding, InvalidSpace, Space};
 use crate::candidate::Candidate;
 use crate::footprint::{stored_bytes, vector_bytes};
-use crate::network::{EMBEDDING, Network, Unit};
+use crate::network::{EMBEDDING, HEAD, Network, Unit};
 use crate::scheme::{Format, Granularity, Quantizer, Rounding, Scheme, Symmetry, Width};
 use crate::storage::Storage;
 
@@ -19,6 +19,12 @@ impl Space {
         }
         for scheme in self.ladder() {
             scheme.validate().map_err(|error| InvalidSpace::Scheme { scheme, error })?;
+            if scheme.is_trained() {
+                return Err(InvalidSpace::Trained(scheme));
+            }
+            if scheme.is_by_frequency() && !network.predicts_tokens() {
+                return Err(InvalidSpace::NoTokens(scheme));
+            }
         }
         let mut roundings = std::iter::once(&self.rounding).chain(&self.more_roundings).enumerate();
         let twice = roundings.find(|(index, rounding)| self.more_roundings[*index..].contains(rounding));
@@ -33,7 +39,8 @@ impl Space {
             if scheme.step().is_some() && !self.is_coded() {
                 return Err(InvalidSpace::Uncoded(*scheme));
             }
-            let bytes = units.iter().map(|unit| stored_bytes(unit, *scheme, &self.coded)).sum();
+            let bytes =
+                units.iter().map(|unit| stored_bytes(unit, of_unit(*scheme, &unit.name), &self.coded)).sum();
             if bytes > before {
                 return Err(InvalidSpace::Grows(*scheme));
             }
@@ -66,10 +73,7 @@ impl Space {
     pub fn sort_by_size(&mut self, network: &Network) {
         let units = network.units();
         let bytes = |scheme: &Scheme| {
-            let of = |unit: &Unit| {
-                let scheme = if unit.name == EMBEDDING { scheme.uncalibrated() } else { *scheme };
-                stored_bytes(unit, scheme, &self.coded)
-            };
+            let of = |unit: &Unit| stored_bytes(unit, of_unit(*scheme, &unit.name), &self.coded);
             units.iter().map(of).sum::<u64>()
         };
         let mut schemes = self.schemes.clone();
@@ -105,12 +109,13 @@ impl Space {
             (EMBEDDING, Embedding::Float) => Scheme::Float,
             _ => {
                 let mut ladder = self.ladder().take(level + 1);
-                let scheme = ladder.by_ref().last().unwrap_or(Scheme::Float);
-                // Nothing is multiplied with the embedding, so nothing calibrates its codes.
-                if unit == EMBEDDING { scheme.uncalibrated() } else { scheme }
+                of_unit(ladder.by_ref().last().unwrap_or(Scheme::Float), unit)
             }
         }
     }
+
+    /// Bits below which [`Space::narrow_range`] holds.
+    const NARROW: u8 = 4;
 
     pub(super) fn at(
         &self,
@@ -119,11 +124,13 @@ impl Space {
         granularity: Granularity,
         rounding: Rounding,
     ) -> Scheme {
-        let Self { range, scales, .. } = *self;
+        let scales = self.scales;
         match width {
             Width::Float => Scheme::Float,
             Width::Half => Scheme::Half,
             Width::Integer(bits) => {
+                let narrow = self.narrow_range.filter(|_| bits.get() < Self::NARROW);
+                let range = narrow.unwrap_or(self.range);
                 let format = Format { bits, symmetry: symmetry.of_width(bits), granularity, scales };
                 Scheme::Integer { format, quantizer: Quantizer { rounding, range } }
             }
@@ -140,6 +147,16 @@ impl Space {
         let vectors = self.vector_scheme(self.levels(Axis::Vectors).saturating_sub(1));
         let vectors = Candidate::float(network).with_vectors(vectors);
         least.values().sum::<u64>() + vector_bytes(network, &vectors)
+    }
+}
+
+/// The scheme that a unit has at a level. Nothing is multiplied with the embedding, so nothing calibrates its codes; rows of
+/// tokens are the head's.
+fn of_unit(scheme: Scheme, unit: &str) -> Scheme {
+    match unit {
+        EMBEDDING => scheme.uncalibrated(),
+        HEAD => scheme,
+        _ => scheme.without_frequency(),
     }
 }
 

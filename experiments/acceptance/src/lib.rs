@@ -48,11 +48,11 @@ pub fn succeed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Front that `qslm run` prints of the quickstart, and that every cluster has to find.
+/// Front that `qslm run` prints of the plain search, and that every cluster has to find.
 pub fn one_process() -> serde_json::Value {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");
-    let run = ["run", "experiments/specs/quickstart.toml", "--output", "json", "--quiet", "--store"];
+    let run = ["run", "experiments/specs/plain.toml", "--output", "json", "--quiet", "--store"];
     serde_json::from_str(&succeed(&[&run[..], &[store.to_str().unwrap()]].concat())).unwrap()
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use qslm_acceptance::certificates::Authority;
 use qslm_acceptance::{Running, after, program, qslm};
 
-const SPEC: &str = "experiments/specs/quickstart.toml";
+const SPEC: &str = "experiments/specs/plain.toml";
 const WORKER: &str = "workerworkerworker";
 const SUBMITTER: &str = "submittersubmitter";
 const READER: &str = "readerreaderreader";

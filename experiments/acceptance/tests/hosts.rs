@@ -7,7 +7,7 @@ use qslm_acceptance::hosts::Network;
 use qslm_acceptance::{Running, succeed};
 use serde_json::Value;
 
-const SPEC: &str = "experiments/specs/quickstart.toml";
+const SPEC: &str = "experiments/specs/plain.toml";
 
 #[test]
 fn hosts_that_lose_each_other_for_a_while_find_the_same_front() {

@@ -17,7 +17,7 @@ async fn a_browser_sees_the_front_grow_until_the_experiment_is_finished() {
     browser.client.goto(&cluster.web).await.unwrap();
     assert!(browser.client.source().await.unwrap().contains("There are none yet"));
 
-    let submit = ["submit", "experiments/specs/quickstart.toml", "--coordinator", &cluster.url];
+    let submit = ["submit", "experiments/specs/plain.toml", "--coordinator", &cluster.url];
     let id = succeed(&submit).trim().to_owned();
     // It comes up without anyone asking for it.
     browser.client.wait().at_most(PATIENCE).for_element(Locator::LinkText(&id)).await.unwrap();

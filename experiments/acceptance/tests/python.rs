@@ -27,7 +27,7 @@ fn run(script: &str, arguments: &[&str]) -> String {
 fn python_follows_an_experiment_and_plots_its_export() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(folder.path(), true);
-    let submit = ["submit", "experiments/specs/quickstart.toml", "--coordinator", &cluster.url];
+    let submit = ["submit", "experiments/specs/plain.toml", "--coordinator", &cluster.url];
     let id = succeed(&[&submit[..], &["--set", "task.windows=5"]].concat()).trim().to_owned();
     let said = run("follow.py", &[cluster.url.strip_prefix("http://").unwrap(), &id]);
     let front = succeed(&["front", &id, "--coordinator", &cluster.url, "--output", "json"]);
@@ -51,7 +51,7 @@ fn a_study_that_optuna_wrote_is_shown_beside_the_front() {
     let (store, study) = (path("s.redb"), path("study.db"));
     succeed(&[
         "run",
-        "experiments/specs/quickstart.toml",
+        "experiments/specs/plain.toml",
         "--quiet",
         "--store",
         &store,
@@ -59,11 +59,11 @@ fn a_study_that_optuna_wrote_is_shown_beside_the_front() {
         "task.windows=2",
     ]);
     run("optuna_study.py", &[&study]);
-    let into = ["--into", &store, "--experiment", "quickstart"];
+    let into = ["--into", &store, "--experiment", "plain"];
     let said =
         succeed(&[&["import", "optuna", &study, "--values", "quality_loss,saving"][..], &into].concat());
     assert!(said.starts_with("optuna: by-block: 30 points"), "{said}");
-    let page = succeed(&["report", "quickstart", "--store", &store, "--out", "-"]);
+    let page = succeed(&["report", "plain", "--store", &store, "--out", "-"]);
     assert!(page.contains("optuna: by-block, trial "), "no point of the study is on the plot");
 }
 

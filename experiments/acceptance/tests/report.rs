@@ -5,19 +5,19 @@ use qslm_acceptance::{pictures, succeed};
 
 const PLOTS: [&str; 6] = ["front", "hypervolume", "sensitivity", "bits", "firing", "energy"];
 
-/// Runs the quickstart in `folder` and gives its store.
-fn quickstart(folder: &std::path::Path) -> String {
+/// Runs the plain search in `folder` and gives its store.
+fn plain(folder: &std::path::Path) -> String {
     let store = folder.join("q.redb").to_str().unwrap().to_owned();
-    succeed(&["run", "experiments/specs/quickstart.toml", "--quiet", "--store", &store]);
+    succeed(&["run", "experiments/specs/plain.toml", "--quiet", "--store", &store]);
     store
 }
 
 #[tokio::test]
 async fn a_report_is_one_file_that_any_browser_shows() {
     let folder = tempfile::tempdir().unwrap();
-    let store = quickstart(folder.path());
+    let store = plain(folder.path());
     let path = folder.path().join("report.html");
-    succeed(&["report", "quickstart", "--store", &store, "--out", path.to_str().unwrap()]);
+    succeed(&["report", "plain", "--store", &store, "--out", path.to_str().unwrap()]);
     let text = std::fs::read_to_string(&path).unwrap();
     let links: Vec<&str> =
         text.match_indices("http").map(|(at, _)| &text[at..text.len().min(at + 40)]).collect();
@@ -52,11 +52,11 @@ async fn a_report_is_one_file_that_any_browser_shows() {
 #[test]
 fn every_plot_is_there_as_svg_and_png() {
     let folder = tempfile::tempdir().unwrap();
-    let store = quickstart(folder.path());
+    let store = plain(folder.path());
     let (plots, out) = (folder.path().join("plots"), folder.path().join("report.json"));
     let (plots_name, out) = (plots.to_str().unwrap(), out.to_str().unwrap());
     let arguments =
-        ["report", "quickstart", "--store", &store, "--format", "json", "--out", out, "--plots", plots_name];
+        ["report", "plain", "--store", &store, "--format", "json", "--out", out, "--plots", plots_name];
     let printed = succeed(&[&arguments[..], &["--scale", "1"]].concat());
     assert_eq!(printed.lines().count(), 2 * PLOTS.len() + 1, "{printed}");
     for plot in PLOTS {

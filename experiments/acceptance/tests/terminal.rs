@@ -7,7 +7,7 @@ use qslm_acceptance::{Cluster, pictures, program, succeed};
 fn the_live_view_fits_a_small_terminal_and_leaves_it_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(folder.path(), true);
-    let spec = "experiments/specs/quickstart.toml";
+    let spec = "experiments/specs/plain.toml";
     let id = succeed(&["submit", spec, "--coordinator", &cluster.url]).trim().to_owned();
     let watch = ["watch", "--coordinator", &cluster.url];
     let mut terminal = Terminal::start(&program("qslm"), &watch, 24, 80);
@@ -36,7 +36,7 @@ fn watching_one_experiment_ends_with_it_and_prints_its_front() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(folder.path(), true);
     let set = ["--set", "task.windows=5", "--set", "name=short"];
-    let submit = ["submit", "experiments/specs/quickstart.toml", "--coordinator", &cluster.url];
+    let submit = ["submit", "experiments/specs/plain.toml", "--coordinator", &cluster.url];
     let id = succeed(&[&submit[..], &set].concat()).trim().to_owned();
     let mut terminal =
         Terminal::start(&program("qslm"), &["watch", &id, "--coordinator", &cluster.url], 60, 120);

@@ -209,7 +209,7 @@ mod tests {
         checkpoint(&seed("models/wikitext2-xs.safetensors"));
         checkpoint(&seed("../worker/engine/tests/data/tiny/model.pth"));
         tokenizer(&seed("models/tokenizer.json"));
-        spec(&seed("specs/quickstart.toml"));
+        spec(&seed("specs/plain.toml"));
         assert!(qslm::spec_problems(std::str::from_utf8(&seed("specs/edge.toml")).unwrap()).is_empty());
         candidate(&candidate_text());
         let [artifact, coded] = &codes_files()[..] else { panic!("two seeds") };
@@ -238,7 +238,7 @@ mod tests {
         }
 
         #[test]
-        fn a_broken_spec_is_refused(data in any_of(vec![seed("specs/quickstart.toml"), seed("specs/edge.toml")])) {
+        fn a_broken_spec_is_refused(data in any_of(vec![seed("specs/plain.toml"), seed("specs/edge.toml")])) {
             spec(&data);
         }
 

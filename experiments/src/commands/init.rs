@@ -129,9 +129,11 @@ binary_embedding = {binary}
 {task}
 [space]
 bits = [8, 6, 4, 3, 2]    # 2 to 8, 16 or 32
-symmetry = \"symmetric\"    # or \"affine\"
+symmetry = \"full\"         # every code is used; or \"symmetric\", \"affine\", \"ternary\"
 granularity = \"channel\"   # or \"tensor\", \"group:64\"
 embedding = \"{embedding}\"        # \"sign\" (one lossless bit), \"quantize\" or \"float\"
+# quantizer = [\"gptq\"]    # rounds with data in view, that of a [calibration] table: text = \"train.txt\", sequences = 128
+# storage = [\"packed\", \"rans\"]    # entropy coding where it takes less
 
 [constraints]
 {constraint}

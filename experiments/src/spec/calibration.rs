@@ -51,7 +51,7 @@ impl Wants {
         match (self.ranges, self.schemes.is_empty()) {
             (false, true) => "",
             (true, _) => "space.activations.range = \"static\"",
-            (false, false) => "gptq",
+            (false, false) => "a calibrated rounding",
         }
     }
 }
@@ -91,8 +91,7 @@ pub(super) fn calibrate(
     match (wants.words(), &spec.calibration) {
         ("", None) => Ok(Calibrated::default()),
         ("", Some(_)) => {
-            let words =
-                "[calibration] is for space.activations with range = \"static\", and for schemes with gptq";
+            let words = "[calibration] is for space.activations with range = \"static\", and for calibrated roundings";
             Err(refuse(path, &words))
         }
         (words, None) => {

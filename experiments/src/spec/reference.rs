@@ -174,8 +174,7 @@ const BEFORE_STRATEGY: &[Table] = &[
     },
     Table {
         name: "[space]",
-        about: "Schemes of weights; activations, membranes and one-dimensional parameters stay float unless they have a \
-                table.",
+        about: "Schemes of weights; activations and membranes stay float unless they have a table.",
         keys: &[
             ("bits", "list of 2 to 8, 16, 32", "[8, 6, 4, 3, 2]", "widths; 16 and 32 are floats"),
             (
@@ -194,10 +193,12 @@ const BEFORE_STRATEGY: &[Table] = &[
             ),
             (
                 "rounding",
-                "\"nearest\", \"truncate\", \"stochastic:SEED\", \"gptq\", \"slim\"",
+                "\"nearest\", \"truncate\", \"stochastic:SEED\", \"gptq\", \"descent\", \"slim\", \"frequency\"",
                 "\"nearest\"",
-                "how a weight becomes an integer; gptq makes up for errors by what it sees on [calibration], and slim also gives \
-                 column groups (full codes, group:N) a bit less or more",
+                "how a weight becomes an integer; gptq makes up for errors by what it sees on [calibration], descent rounds up or \
+                 down by the same, slim also gives column groups (full codes, group:N) a bit less or more; frequency gives rows of \
+                 the head of a language model (full codes, channel) a bit more or less by how often their tokens occur there, and \
+                 is descent elsewhere",
             ),
             (
                 "quantizer",
@@ -218,9 +219,15 @@ const BEFORE_STRATEGY: &[Table] = &[
                 "which weights the integers span",
             ),
             (
+                "narrow_range",
+                "as range",
+                "\"least_squares\", or range if that is given",
+                "the same for integers of 2 and 3 bits, whose few levels the outermost weights would take",
+            ),
+            (
                 "scales",
                 "\"f32\", \"f16\", \"pow2\"",
-                "\"f32\"",
+                "\"f16\"",
                 "what a scale is stored as: 4, 2 or 1 byte; it is rounded before codes are chosen, to a power of two upwards",
             ),
             (
@@ -235,7 +242,7 @@ const BEFORE_STRATEGY: &[Table] = &[
                 "[\"packed\"]",
                 "how files may store codes; each matrix takes the smallest. rans is entropy coding: it changes no number",
             ),
-            ("vectors", "table", "float", "one-dimensional parameters"),
+            ("vectors", "table", "bits = [16, 8]", "one-dimensional parameters"),
             ("activations", "table", "float", "what enters linear layers"),
             ("membranes", "table", "float", "what LIF neurons remember"),
         ],
@@ -244,7 +251,7 @@ const BEFORE_STRATEGY: &[Table] = &[
     Table {
         name: "[space.vectors]",
         about: "Layer norms, mixing and decay; all of them move together, one scale each.",
-        keys: &[("bits", "list of 2 to 8, 16, 32", "required", "widths")],
+        keys: &[("bits", "list of 2 to 8, 16, 32", "required", "widths; [32] alone leaves them as they are")],
         misspelt: "[space.vectors]\nx_ = 1",
     },
     Table {

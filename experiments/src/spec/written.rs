@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer};
 use super::refuse;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_text;
+use crate::schemes::usual_narrow_range;
 use crate::sensitivity::Metric;
 
 /// A spec as written.
@@ -77,6 +78,7 @@ pub(super) struct SpaceSpec {
     pub(super) schemes: Option<Vec<Scheme>>,
     pub(super) storage: Option<Vec<Storage>>,
     pub(super) range: Option<Range>,
+    pub(super) narrow_range: Option<Range>,
     pub(super) scales: Option<Scales>,
     pub(super) embedding: Option<Embedding>,
     pub(super) vectors: Option<VectorSpace>,
@@ -192,6 +194,10 @@ impl Default for RunSpec {
     }
 }
 
+fn widths(bits: &[u8]) -> Vec<Width> {
+    bits.iter().filter_map(|bits| Width::try_from(*bits).ok()).collect()
+}
+
 fn yes() -> bool {
     true
 }
@@ -266,13 +272,22 @@ impl HoldoutSpec {
 }
 
 impl SpaceSpec {
+    /// The ladder of one-dimensional parameters; `None` if they stay float.
+    fn vector_space(&self) -> Option<VectorSpace> {
+        let mut bits = match &self.vectors {
+            Some(vectors) => vectors.bits.clone(),
+            None => widths(&[16, 8]),
+        };
+        bits.sort_by(|a, b| b.cmp(a));
+        Some(VectorSpace { bits }).filter(|space| space.bits != [Width::Float])
+    }
+
     /// The space without what calibration adds to it.
     pub(super) fn resolve(&self, binary_embedding: bool) -> Space {
-        let all = || [8, 6, 4, 3, 2].iter().filter_map(|bits| Width::try_from(*bits).ok()).collect();
         let mut bits: Vec<Width> = match (&self.bits, &self.schemes) {
             (Some(bits), _) => bits.clone(),
             (None, Some(_)) => Vec::new(),
-            (None, None) => all(),
+            (None, None) => widths(&[8, 6, 4, 3, 2]),
         };
         bits.sort_by(|a, b| b.cmp(a));
         let falling = |mut bits: Vec<Width>| {
@@ -293,9 +308,10 @@ impl SpaceSpec {
             granularity: self.granularity.unwrap_or(Granularity::Channel),
             rounding: first.unwrap_or_default(),
             range: self.range.unwrap_or_default(),
-            scales: self.scales.unwrap_or_default(),
+            narrow_range: self.narrow_range.or(usual_narrow_range(self.range)),
+            scales: self.scales.unwrap_or(Scales::F16),
             embedding: self.embedding.unwrap_or(embedding),
-            vectors: self.vectors.as_ref().map(|vectors| VectorSpace { bits: falling(vectors.bits.clone()) }),
+            vectors: self.vector_space(),
             activations: self.activations.as_ref().map(|activations| {
                 let symmetry = activations.symmetry.unwrap_or(Symmetry::Affine);
                 ActivationSpace { bits: falling(activations.bits.clone()), symmetry, calibration: None }

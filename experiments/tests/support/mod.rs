@@ -15,8 +15,8 @@ use safetensors::tensor::{Dtype, TensorView};
 
 pub const QSLM: &str = env!("CARGO_BIN_EXE_qslm");
 /// The spec of the bundled model and text.
-pub const SPEC: &str = "experiments/specs/quickstart.toml";
-/// The quickstart on next to nothing: the smallest experiment that has a front, a chosen candidate, and shards.
+pub const SPEC: &str = "experiments/specs/plain.toml";
+/// The plain on next to nothing: the smallest experiment that has a front, a chosen candidate, and shards.
 pub const TINY: [&str; 10] = [
     "--set",
     "task.window=32",

@@ -453,6 +453,8 @@ const FULL: [f64; 7] = [0.1188, 0.03744, 0.01154, 0.003_495, 0.001_041, 3.035e-4
 const SYMMETRIC: [f64; 7] = [0.1902, 0.04686, 0.01289, 0.003_69, 0.001_07, 3.08e-4, 8.78e-5];
 /// Share of the error in a layer's outputs that GPTQ leaves, about.
 const LEFT_BY_GPTQ: f64 = 0.7;
+/// The same of coordinate descent.
+const LEFT_BY_DESCENT: f64 = 0.61;
 
 /// Squared error of a scheme, of normal weights of variance 1.
 fn squared_error(scheme: Scheme) -> f64 {
@@ -467,7 +469,11 @@ fn squared_error(scheme: Scheme) -> f64 {
                 (None, Symmetry::Full | Symmetry::Affine) => by_width(FULL),
                 (None, Symmetry::Symmetric | Symmetry::Ternary) => by_width(SYMMETRIC),
             };
-            if quantizer.rounding == Rounding::Gptq { LEFT_BY_GPTQ * nearest } else { nearest }
+            match quantizer.rounding {
+                Rounding::Gptq => LEFT_BY_GPTQ * nearest,
+                Rounding::Descent | Rounding::Frequency => LEFT_BY_DESCENT * nearest,
+                _ => nearest,
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ mod eval;
 mod front;
 mod jobs;
 mod load;
+mod rounding;
 mod scale;
 mod transfer;
 mod workload;
@@ -32,6 +33,7 @@ Examples:
   qslm bench jobs --workers 8 --artifact-mib 16,1024
   qslm bench codes --channels 768 --vocabulary 50277
   qslm bench eval --channels 768 --vocabulary 50277
+  qslm bench rounding --checkpoint m.pth --tokenizer t.json --text valid.txt --window 128 --calibration train.txt
   qslm bench scale --workers 1000 --spread 0.5
   qslm bench load --connections 2000 --seconds 30
   qslm bench front --output json")]
@@ -48,6 +50,7 @@ enum Part {
     Front(front::FrontBench),
     Jobs(jobs::JobsBench),
     Load(load::LoadBench),
+    Rounding(rounding::RoundingBench),
     Scale(scale::ScaleBench),
 }
 
@@ -61,6 +64,7 @@ impl Bench {
             Part::Front(bench) => bench.run(),
             Part::Jobs(bench) => bench.run().await,
             Part::Load(bench) => bench.run().await,
+            Part::Rounding(bench) => bench.run(),
             Part::Scale(bench) => bench.run().await,
         }
     }

@@ -9,7 +9,7 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-use qslm_common::candidate::Candidate;
+use qslm_common::candidate::{Candidate, VECTORS};
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_common::scheme::Scheme;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::parts::{Parts, Tensors, pack_matrix, views};
 use super::safe_file::SafeFile;
 use super::{CheckpointError, Values};
-use crate::quant::{Codes, Stored};
+use crate::quant::{Codes, Stored, Weights, store};
 
 /// The key of the manifest in the header's metadata.
 const MANIFEST: &str = "qslm.codes";
@@ -66,6 +66,13 @@ impl CodesWriter {
     pub fn codes(&mut self, unit: &str, scheme: Scheme, codes: Codes) {
         let stored = Some(Stored::Integer(codes));
         self.tensors.extend(pack_matrix(&name_of(unit, scheme), Vec::new(), &[], stored, &[]));
+    }
+
+    /// Adds values of a one-dimensional parameter, which are on the grid of a scheme already: as their codes, or floats.
+    pub fn vector(&mut self, name: &str, values: &[f32], scheme: Scheme) {
+        let weights = Weights { values, columns: values.len(), unit: name };
+        let stored = store(weights, scheme);
+        self.tensors.extend(pack_matrix(&name_of(name, scheme), vec![values.len()], values, stored, &[]));
     }
 
     /// The artifact: the same bytes for the same codes.
@@ -166,6 +173,23 @@ impl CodesFile {
     }
 }
 
+impl CodesFile {
+    /// The values of a one-dimensional parameter of so many elements under a scheme, and their codes, if it has some.
+    ///
+    /// # Errors
+    /// If there are none, or what is there does not fit.
+    pub(super) fn vector(&self, name: &str, size: usize, scheme: Scheme) -> Result<Values, CodesError> {
+        let refuse = |reason: String| CodesError::Invalid { unit: name.to_owned(), reason };
+        let file = SafeFile::of(Cursor::new(&self.bytes), self.bytes.len() as u64);
+        let mut file = file.map_err(|error| refuse(error.to_string()))?;
+        match Parts::new(&mut file).matrix(&name_of(name, scheme), 1, size, scheme) {
+            Ok(values) => Ok(values),
+            Err(CheckpointError::Missing(_)) => Err(refuse(format!("the artifact has none under {scheme}"))),
+            Err(error) => Err(refuse(error.to_string())),
+        }
+    }
+}
+
 /// Whoever has artifacts with calibrated codes.
 pub trait CodeSource: Sync {
     /// The artifact of a hash.
@@ -201,10 +225,21 @@ pub(crate) fn codes_of(
     Some(artifact.and_then(|file| file.codes(unit, network.shape_of(unit), candidate.scheme(unit))))
 }
 
+/// The values of a one-dimensional parameter that a candidate takes from an artifact; `None` if they are the checkpoint's.
+pub(crate) fn vector_of(
+    source: &dyn CodeSource,
+    candidate: &Candidate,
+    name: &str,
+    size: usize,
+) -> Option<Result<Values, CodesError>> {
+    let artifact = source.artifact(candidate.codes_of(VECTORS)?);
+    Some(artifact.and_then(|file| file.vector(name, size, candidate.vectors())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::{Statistics, Weights, quantize};
+    use crate::quant::{Statistics, quantize};
 
     const UNIT: &str = "blocks.0.att.key.weight";
 

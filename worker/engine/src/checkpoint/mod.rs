@@ -58,9 +58,19 @@ pub struct TensorEntry {
 
 /// The values of a tensor.
 #[derive(Debug, Clone, PartialEq)]
-enum Values {
+pub(crate) enum Values {
     Floats(Vec<f32>),
     Codes(Codes),
+}
+
+impl Values {
+    /// The floats that they are or stand for.
+    pub(crate) fn into_floats(self) -> Vec<f32> {
+        match self {
+            Self::Floats(values) => values,
+            Self::Codes(codes) => codes.dequantize(),
+        }
+    }
 }
 
 /// Error of a file that is not a checkpoint of a SpikeGPT network.
@@ -230,10 +240,18 @@ impl Checkpoint {
     /// If the network has no tensor of that name, or it was taken before.
     pub fn take(&mut self, name: &str) -> Vec<f32> {
         match self.tensors.remove(name) {
-            Some(Values::Floats(values)) => values,
-            Some(Values::Codes(codes)) => codes.dequantize(),
+            Some(values) => values.into_floats(),
             None => panic!("the network has no tensor {name}, or not any more"),
         }
+    }
+
+    /// Puts other values into a tensor.
+    ///
+    /// # Panics
+    /// If the network has no tensor of that name and size.
+    pub fn replace(&mut self, name: &str, values: Vec<f32>) {
+        assert_eq!(self.tensor(name).len(), values.len(), "{name} has another size");
+        self.tensors.insert(name.to_owned(), Values::Floats(values));
     }
 
     /// The codes of a matrix, if the file stores such.

@@ -18,7 +18,7 @@ use qslm_common::scheme::{Activation, Membrane, Scheme};
 use qslm_common::storage::{CodedSizes, Storage};
 use serde::{Deserialize, Serialize};
 
-use super::calibrated::{CodeSource, CodesError, codes_of};
+use super::calibrated::{CodeSource, CodesError, codes_of, vector_of};
 use super::parts::{CODED, Parts, Tensors, coded_codes, pack_matrix, views};
 use super::safe_file::SafeFile;
 use super::{Checkpoint, CheckpointError, Values};
@@ -149,8 +149,23 @@ pub fn write(
         let values = &checkpoint.tensor(&vector.name);
         // A row, whose columns are the last axis.
         let columns = vector.shape.last().copied().unwrap_or(1);
-        let stored = store(Weights { values, columns, unit: &vector.name }, candidate.vectors());
-        tensors.extend(pack_matrix(&vector.name, vector.shape, values, stored, &[]));
+        let size = values.len();
+        let trained = vector_of(codes, candidate, &vector.name, size).transpose();
+        let packed = match trained.map_err(|error| refuse(error.to_string()))? {
+            Some(Values::Codes(codes)) => {
+                pack_matrix(&vector.name, vector.shape, values, Some(Stored::Integer(codes)), &[])
+            }
+            Some(Values::Floats(values)) => {
+                let weights = Weights { values: &values, columns, unit: &vector.name };
+                let stored = store(weights, candidate.vectors());
+                pack_matrix(&vector.name, vector.shape, &values, stored, &[])
+            }
+            None => {
+                let stored = store(Weights { values, columns, unit: &vector.name }, candidate.vectors());
+                pack_matrix(&vector.name, vector.shape, values, stored, &[])
+            }
+        };
+        tensors.extend(packed);
     }
     let sizes = manifest.sizes();
     let manifest = serde_json::to_string(&manifest).map_err(|error| refuse(error.to_string()))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Seek};
 
 use half::f16;
-use qslm_common::scheme::{Bits, Format, Scales, Scheme, Symmetry};
+use qslm_common::scheme::{Format, Scales, Scheme, Symmetry};
 use qslm_common::storage::Storage;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, TensorView};
@@ -139,7 +139,7 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
             }
             Scheme::Integer { format, .. } => {
                 let scales = format.granularity.scales(rows, columns);
-                let widths = self.widths(tensor, columns, scheme)?;
+                let widths = self.widths(tensor, rows, columns, scheme)?;
                 Ok(Values::Codes(Codes {
                     format,
                     columns,
@@ -158,20 +158,28 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
         }
     }
 
-    /// Widths of column groups, if the scheme mixes them: as many above its own as below.
-    fn widths(&mut self, tensor: &str, columns: usize, scheme: Scheme) -> Result<Vec<u8>, CheckpointError> {
-        let Scheme::Integer { format, .. } = scheme else { return Ok(Vec::new()) };
-        if !scheme.has_mixed_widths() {
+    /// Widths of rows or column groups, if the scheme mixes them: as many above its own as below.
+    fn widths(
+        &mut self,
+        tensor: &str,
+        rows: usize,
+        columns: usize,
+        scheme: Scheme,
+    ) -> Result<Vec<u8>, CheckpointError> {
+        let (groups, Scheme::Integer { format, .. }) = (scheme.widths(rows, columns), scheme) else {
+            return Ok(Vec::new());
+        };
+        if groups == 0 {
             return Ok(Vec::new());
         }
         let run = format.granularity.run(columns).max(1);
-        let (name, groups) = (format!("{tensor}.widths"), columns.div_ceil(run));
+        let name = format!("{tensor}.widths");
         let bytes = self.bytes(&name, Dtype::U8, groups.div_ceil(4))?;
         let more = unpack(&bytes, 2, groups).unwrap_or_default();
         let is_even = more.iter().map(|more| i32::from(*more)).sum::<i32>() == 0;
         let last_is_short = !columns.is_multiple_of(run) && more.last() != Some(&0);
         if more.contains(&-2) || !is_even || last_is_short {
-            let reason = format!("{name}: expected as many groups with a bit more as with a bit less");
+            let reason = format!("{name}: expected as many with a bit more as with a bit less");
             return Err(CheckpointError::Format { format: "packed", reason });
         }
         let bits = format.bits.get() as i8;
@@ -220,10 +228,9 @@ impl<'a, Source: Read + Seek> Parts<'a, Source> {
             return Err(refuse(format!("{size} bytes for {count} codes: expected {most} codes at most")));
         }
         let codes = rans::decode(&bytes, rows, columns).map_err(|error| refuse(error.to_string()))?;
-        let run = format.granularity.run(columns).max(1);
         for (at, code) in codes.iter().enumerate() {
-            let width = widths.get(at % columns / run);
-            let format = Format { bits: width.map_or(format.bits, |width| Bits::of_group(*width)), ..format };
+            let width = widths.get(format.granularity.width_of(columns, at));
+            let format = width.map_or(format, |width| format.of_width(*width));
             let (least, largest) = (format.q_min(), format.q_max());
             if !(least..=largest).contains(&i32::from(*code)) {
                 return Err(refuse(format!("code {code}: expected {least} to {largest}")));

@@ -93,6 +93,13 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         return Err(JobError::Invalid(format!("part = {part}: expected 0 to {}", network.blocks)));
     }
     let data = inputs.data(&task, network)?;
+    let has_tokens = part == network.blocks && network.predicts_tokens();
+    if let Some(scheme) = schemes.iter().find(|scheme| scheme.is_by_frequency() && !has_tokens) {
+        let words =
+            format!("schemes: {scheme}: it is for the head of a language model, whose rows are tokens");
+        return Err(JobError::Invalid(words));
+    }
+    let token_counts = has_tokens.then(|| data.token_counts(network.vocabulary));
     let steps = data.len() as u64 + units.len() as u64;
     let hessians = see(&float, &data, part, &units, watch, steps)?;
     let checkpoint = inputs.checkpoint(binary_embedding)?;
@@ -103,10 +110,14 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         }
         let factor = hessian.factor(damping, act_order);
         let factor = factor.map_err(|error| JobError::NotFinite(format!("{}: {error}", unit.name)))?;
-        let (statistics, values) = (
-            Statistics { inputs: Some(&factor), sample: Some(hessian.sample()), ..Statistics::NONE },
-            checkpoint.tensor(&unit.name),
-        );
+        let statistics = Statistics {
+            inputs: Some(&factor),
+            hessian: Some(&hessian),
+            sample: Some(hessian.sample()),
+            token_counts: token_counts.as_deref(),
+            gradients: None,
+        };
+        let values = checkpoint.tensor(&unit.name);
         let weights = Weights { values: &values, columns: unit.columns, unit: &unit.name };
         let dead_columns = hessian.diagonal().filter(|moment| *moment == 0.0).count();
         let (rows, columns, tokens) = (unit.rows, unit.columns, hessian.tokens());
@@ -127,7 +138,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
 
 fn calibrated(text: &str) -> Result<Scheme, JobError> {
     let scheme: Scheme = text.parse().map_err(|error| JobError::Invalid(format!("schemes: {error}")))?;
-    match scheme.is_calibrated() {
+    match scheme.is_calibrated() && !scheme.is_trained() {
         true => Ok(scheme),
         false => Err(JobError::Invalid(format!("schemes: {scheme} takes no calibration"))),
     }

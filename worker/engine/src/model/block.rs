@@ -67,23 +67,23 @@ impl Block {
         };
         let [first, second] = populations_of(index as usize);
         Ok(Self {
-            ln1: builder.norm(&at("ln1")),
+            ln1: builder.norm(&at("ln1"))?,
             att: TimeMix {
-                decay: vector("att.time_decay").iter().map(|decay| -decay.exp()).collect(),
-                time_first: vector("att.time_first"),
-                time_mix_k: vector("att.time_mix_k"),
-                time_mix_v: vector("att.time_mix_v"),
-                time_mix_r: vector("att.time_mix_r"),
+                decay: vector("att.time_decay")?.iter().map(|decay| -decay.exp()).collect(),
+                time_first: vector("att.time_first")?,
+                time_mix_k: vector("att.time_mix_k")?,
+                time_mix_v: vector("att.time_mix_v")?,
+                time_mix_r: vector("att.time_mix_r")?,
                 key: linear("att.key.weight")?,
                 value: linear("att.value.weight")?,
                 receptance: linear("att.receptance.weight")?,
                 output: linear("att.output.weight")?,
             },
             lif1: population(first),
-            ln2: builder.norm(&at("ln2")),
+            ln2: builder.norm(&at("ln2"))?,
             ffn: ChannelMix {
-                time_mix_k: vector("ffn.time_mix_k"),
-                time_mix_r: vector("ffn.time_mix_r"),
+                time_mix_k: vector("ffn.time_mix_k")?,
+                time_mix_r: vector("ffn.time_mix_r")?,
                 key: linear("ffn.key.weight")?,
                 value: linear("ffn.value.weight")?,
                 receptance: linear("ffn.receptance.weight")?,

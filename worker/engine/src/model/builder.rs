@@ -18,7 +18,7 @@ use super::cache::{Caches, MatrixKey};
 use super::linear::{Linear, Matrix};
 use crate::backend::{Compute, NotBuiltIn};
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::calibrated::{CodeSource, CodesError, codes_of};
+use crate::checkpoint::calibrated::{CodeSource, CodesError, codes_of, vector_of};
 use crate::quant::{Codes, Statistics, Weights, fake_quantize, quantize};
 
 /// The reason why there is no such model.
@@ -100,13 +100,20 @@ impl<'a> Builder<'a> {
     }
 
     /// The values of a one-dimensional parameter as the candidate stores it: a row of its own.
-    pub(super) fn vector(&self, name: &str) -> Vec<f32> {
+    pub(super) fn vector(&self, name: &str) -> Result<Vec<f32>, CannotBuild> {
         let columns = self.network.channels as usize;
-        fake_quantize(self.source.weights.values(name), columns, self.candidate.vectors(), name)
+        match vector_of(self.source.codes, self.candidate, name, columns).transpose()? {
+            Some(values) => Ok(values.into_floats()),
+            None => {
+                let values = self.source.weights.values(name);
+                Ok(fake_quantize(values, columns, self.candidate.vectors(), name))
+            }
+        }
     }
 
-    pub(super) fn norm(&self, name: &str) -> Norm {
-        Norm { weight: self.vector(&format!("{name}.weight")), bias: self.vector(&format!("{name}.bias")) }
+    pub(super) fn norm(&self, name: &str) -> Result<Norm, CannotBuild> {
+        let vector = |what: &str| self.vector(&format!("{name}.{what}"));
+        Ok(Norm { weight: vector("weight")?, bias: vector("bias")? })
     }
 
     /// The values of a unit as its scheme stores them.

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use qslm_common::candidate::Candidate;
+use qslm_common::candidate::{Candidate, VECTORS};
 use qslm_common::hash::ContentHash;
 use qslm_common::network::{Network, UnitPlace, population_name, populations_of};
 use qslm_common::scheme::Scheme;
@@ -196,6 +196,9 @@ impl Weighter<MatrixKey, Arc<Vec<f32>>> for Bytes {
 /// after the last, of all choices of the candidate that decide the residual stream there.
 pub(super) fn prefix_keys(network: &Network, candidate: &Candidate) -> Vec<ContentHash> {
     let mut text = format!("qslm prefix 1\nvectors {}\n", candidate.vectors());
+    if let Some(artifact) = candidate.codes_of(VECTORS) {
+        text.push_str(&format!("from {artifact}\n"));
+    }
     let units = network.units();
     let embedding = units.iter().find(|unit| matches!(unit.place, UnitPlace::Embedding));
     // Only its signs are read if it is binary, and a float and a sign say the same of them.

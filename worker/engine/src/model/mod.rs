@@ -110,9 +110,9 @@ impl SpikeGpt {
             network: builder.network,
             prefix_keys: cache::prefix_keys(&builder.network, builder.candidate),
             embedding: builder.embedding(),
-            ln0: builder.norm("blocks.0.ln0"),
+            ln0: builder.norm("blocks.0.ln0")?,
             blocks: blocks?,
-            ln_out: builder.norm("ln_out"),
+            ln_out: builder.norm("ln_out")?,
             head: builder.linear("head.weight")?,
         })
     }

@@ -1,6 +1,6 @@
 //! Codes: a matrix in an integer format, and the weights that it stands for.
 
-use qslm_common::scheme::{Bits, Format, Granularity};
+use qslm_common::scheme::{Format, Granularity};
 
 use crate::kernels::grid::{self, Grid};
 
@@ -17,7 +17,7 @@ pub struct Codes {
     pub scales: Vec<f32>,
     /// One code per run that stands for zero; empty unless affine.
     pub zero_points: Vec<i8>,
-    /// Bits of a code by column group; empty if all have those of the format.
+    /// Bits of a code by column group, or by row where scales are by row; empty if all have those of the format.
     pub widths: Vec<u8>,
 }
 
@@ -47,8 +47,7 @@ impl Codes {
     pub(super) fn grid(&self, run: usize) -> Grid {
         let zero = self.zero_points.get(run).copied().unwrap_or(0).into();
         let width = self.widths.get(run % self.widths.len().max(1));
-        let bits = width.map_or(self.format.bits, |width| Bits::of_group(*width));
-        let format = Format { bits, ..self.format };
+        let format = width.map_or(self.format, |width| self.format.of_width(*width));
         let (q_min, q_max) = (format.q_min(), format.q_max());
         Grid { scale: self.scales[run], zero, offset: self.format.offset(), q_min, q_max }
     }

@@ -3,7 +3,7 @@
 //! Code `i` takes bits `i b` to `(i + 1) b` of the byte string, lowest bit first, in two's complement; the
 //! last byte is filled up with zeros.
 
-use qslm_common::scheme::{Format, Symmetry};
+use qslm_common::scheme::{Format, Granularity, Symmetry};
 
 use super::Codes;
 
@@ -37,7 +37,8 @@ pub fn unpack(bytes: &[u8], bits: u8, count: usize) -> Option<Vec<i8>> {
     Some(codes)
 }
 
-/// Packs codes as their format stores them; of several widths group by group, each group row by row.
+/// Packs codes as their format stores them; of several widths by row row by row, by column group group by group, each of
+/// these row by row.
 pub fn pack_codes(codes: &Codes) -> Vec<u8> {
     let Codes { format, columns, values, widths, .. } = codes;
     match format.symmetry {
@@ -53,7 +54,7 @@ pub fn pack_codes(codes: &Codes) -> Vec<u8> {
     }
 }
 
-/// Unpacks `count` codes of a format, of these widths by column group if there are any. `None` if the bytes are not such.
+/// Unpacks `count` codes of a format, of these widths by row or column group if there are any. `None` if the bytes are not such.
 pub fn unpack_codes(
     bytes: &[u8],
     format: Format,
@@ -83,12 +84,14 @@ pub fn unpack_codes(
     }
 }
 
-/// Places of the codes of a matrix in the order of its column groups, with their widths.
+/// Places of the codes of a matrix in the order of its rows or column groups, with their widths.
 fn places(format: Format, columns: usize, widths: &[u8], count: usize) -> impl Iterator<Item = (usize, u8)> {
     let run = format.granularity.run(columns).max(1);
-    widths.iter().enumerate().flat_map(move |(group, width)| {
+    let is_by_row = format.granularity == Granularity::Channel;
+    widths.iter().enumerate().flat_map(move |(index, width)| {
+        let (rows, group) = if is_by_row { (index * run..(index + 1) * run, 0) } else { (0..count, index) };
         let within = (group * run).min(columns)..(group * run + run).min(columns);
-        let rows = (0..count).step_by(columns.max(1));
+        let rows = rows.step_by(columns.max(1));
         rows.flat_map(move |row| within.clone().map(move |column| (row + column, *width)))
     })
 }

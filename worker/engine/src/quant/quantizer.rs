@@ -2,7 +2,7 @@
 
 use qslm_common::scheme::Format;
 
-use super::{Codes, Factor};
+use super::{Codes, Factor, Hessian};
 
 /// A choice of codes for the weights of a matrix.
 ///
@@ -40,10 +40,16 @@ pub enum Needs {
     Weights,
     /// The second moments of the matrix's inputs: [`Statistics::inputs`].
     InputHessian,
-    /// The same, and some of the inputs: [`Statistics::sample`].
+    /// The same, and the moments themselves: [`Statistics::hessian`].
+    Hessian,
+    /// The factor, and some of the inputs: [`Statistics::sample`].
     Inputs,
+    /// The second moments, and how often the tokens occur that the rows are: [`Statistics::token_counts`].
+    TokenCounts,
     /// The gradients of the loss: [`Statistics::gradients`].
     Gradients,
+    /// A trainer, which is no quantizer.
+    Training,
 }
 
 /// Statistics of calibration data about one matrix, as far as they were gathered.
@@ -51,23 +57,31 @@ pub enum Needs {
 pub struct Statistics<'a> {
     /// Factor of the second moments of calibration inputs.
     pub inputs: Option<&'a Factor>,
+    /// The second moments that it is the factor of.
+    pub hessian: Option<&'a Hessian>,
     /// Some of the calibration inputs, `[tokens, columns]`.
     pub sample: Option<&'a [f32]>,
+    /// Occurrences in the calibration data of the token that a row is, by row.
+    pub token_counts: Option<&'a [u64]>,
     /// Gradients of the loss with respect to the weights, `[rows, columns]`.
     pub gradients: Option<&'a [f32]>,
 }
 
 impl Statistics<'_> {
     /// No statistics: the weights alone are known.
-    pub const NONE: Self = Self { inputs: None, sample: None, gradients: None };
+    pub const NONE: Self =
+        Self { inputs: None, hessian: None, sample: None, token_counts: None, gradients: None };
 
     /// True if they hold what is needed.
     pub(super) fn have(&self, needs: Needs) -> bool {
         match needs {
             Needs::Weights => true,
             Needs::InputHessian => self.inputs.is_some(),
+            Needs::Hessian => self.inputs.is_some() && self.hessian.is_some(),
             Needs::Inputs => self.inputs.is_some() && self.sample.is_some(),
+            Needs::TokenCounts => self.have(Needs::Hessian) && self.token_counts.is_some(),
             Needs::Gradients => self.gradients.is_some(),
+            Needs::Training => false,
         }
     }
 }

@@ -9,7 +9,7 @@ const FRACTIONS: std::ops::RangeInclusive<u32> = 20..=100;
 
 impl Grid {
     /// The grid over the range from `min <= 0` to `max >= 0`.
-    pub(super) fn over(min: f32, max: f32, format: Format) -> Self {
+    pub fn over(min: f32, max: f32, format: Format) -> Self {
         let (q_min, q_max) = (format.q_min(), format.q_max());
         match format.symmetry {
             Symmetry::Symmetric | Symmetry::Full | Symmetry::Ternary => {
@@ -29,7 +29,7 @@ impl Grid {
 }
 
 /// A scale as it is stored; NaN, of activations that are no numbers, stays NaN.
-fn round_scale(scale: f32, scales: Scales) -> f32 {
+pub(super) fn round_scale(scale: f32, scales: Scales) -> f32 {
     match scales {
         Scales::F32 => scale,
         Scales::F16 => super::to_half(scale).to_f32(),

@@ -72,7 +72,9 @@ fn code(w: f32, grid: Grid, rounding: Rounding, at: usize) -> i8 {
     let mut code = [0];
     match rounding {
         Rounding::Nearest => grid::codes(&[w], grid, at, &|steps, _| steps.round_ties_even(), &mut code),
-        Rounding::Gptq | Rounding::Slim => panic!("they do not round weights each on its own"),
+        Rounding::Gptq | Rounding::Descent | Rounding::Slim | Rounding::Frequency | Rounding::Trained => {
+            panic!("they do not round weights each on its own")
+        }
         Rounding::Floor => {
             grid::codes(&[w], grid, at, &unless_on_code(|steps, _| steps.floor()), &mut code);
         }
@@ -100,7 +102,11 @@ proptest! {
             let slack = 1e-3;
             let bound = match quantizer.rounding {
                 Rounding::Nearest => -0.5..=0.5,
-                Rounding::Gptq | Rounding::Slim => panic!("they have tests of their own"),
+                Rounding::Gptq
+        | Rounding::Descent
+        | Rounding::Slim
+        | Rounding::Frequency
+        | Rounding::Trained => panic!("they have tests of their own"),
                 // At the ends of the range, where there is no lower or higher code, also the other way.
                 Rounding::Floor | Rounding::Stochastic(_) => -1.0..=1.0,
             };

@@ -184,6 +184,18 @@ impl Dataset {
         self.sequences.iter().map(predicted).sum()
     }
 
+    /// Occurrences of every token of a vocabulary among those that enter the network.
+    pub fn token_counts(&self, vocabulary: u32) -> Vec<u64> {
+        let mut counts = vec![0; vocabulary as usize];
+        let tokens = self.sequences.iter().flat_map(|sequence| &self.tokens[sequence.input.clone()]);
+        tokens.filter_map(|token| usize::try_from(*token).ok()).for_each(|token| {
+            if let Some(count) = counts.get_mut(token) {
+                *count += 1;
+            }
+        });
+        counts
+    }
+
     /// All tokens in their order, whatever sequences they are cut into.
     pub fn all_tokens(&self) -> &[u32] {
         &self.tokens

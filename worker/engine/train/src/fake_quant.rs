@@ -104,7 +104,7 @@ impl FakeQuant {
         let (mut grids, mut others) = (BTreeMap::new(), BTreeMap::new());
         for unit in network.units() {
             let scheme = candidate.scheme(&unit.name);
-            if scheme.has_mixed_widths() {
+            if scheme.widths(unit.rows, unit.columns) > 0 {
                 return Err(CannotTrain::MixedWidths { unit: unit.name, scheme });
             }
             let Scheme::Integer { format, quantizer } = scheme else {

@@ -61,9 +61,12 @@ impl Quantizer for Gptq {
     }
 }
 
-/// Chooses the codes of all rows on their grids. Several rows are computed side by side; no number of one depends on
-/// another.
-pub(in crate::quant) fn sweep(
+/// Chooses the codes of all rows of a `[rows, columns]` matrix on the grids that `grid` names by row and column. Several
+/// rows are computed side by side; no number of one depends on another.
+///
+/// # Panics
+/// If the factor is one of another number of columns, or there are not as many codes as weights.
+pub fn sweep(
     weights: &[f32],
     columns: usize,
     grid: &dyn Fn(usize, usize) -> Grid,

@@ -13,7 +13,7 @@
 //!
 //! Source: Huang et al., arXiv 2405.14917; Aaronhuang-778/SliM-LLM.
 
-use qslm_common::scheme::{Bits, Format};
+use qslm_common::scheme::Format;
 
 use super::gptq::{nearest, sweep};
 use crate::kernels::exp::exp;
@@ -56,7 +56,7 @@ impl Quantizer for Slim {
         let is_salient = salient(&salience, columns, run);
         let mut start = 0;
         for (index, weights) in runs(values, columns, format.granularity).enumerate() {
-            let format = of_width(format, widths[index % widths.len()]);
+            let format = format.of_width(widths[index % widths.len()]);
             grids.push(fitted(weights, format, &is_salient[start..][..weights.len()]));
             start += weights.len();
         }
@@ -74,11 +74,6 @@ impl Quantizer for Slim {
         }
         codes
     }
-}
-
-/// The format with codes of another width, 1 to 7 bits.
-fn of_width(format: Format, bits: u8) -> Format {
-    Format { bits: Bits::of_group(bits), ..format }
 }
 
 /// Cost of a unit squared error by column.
@@ -126,7 +121,7 @@ fn allocate(weights: &[f32], columns: usize, format: Format, salience: &[f64], s
 fn rounded(weights: &[f32], columns: usize, format: Format, widths: &[u8]) -> Vec<f32> {
     let mut out = Vec::with_capacity(weights.len());
     for (index, run) in runs(weights, columns, format.granularity).enumerate() {
-        let format = of_width(format, widths[index % widths.len()]);
+        let format = format.of_width(widths[index % widths.len()]);
         let grid = over(run, format, 1.0);
         out.extend(run.iter().map(|w| nearest(f64::from(*w), grid).1 as f32));
     }
