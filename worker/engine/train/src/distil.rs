@@ -46,6 +46,12 @@ pub enum CannotDistil {
     /// The float network cannot be built.
     #[error("the teacher: {0}")]
     Teacher(#[from] qslm_engine::model::CannotBuild),
+    /// A loss that is no number: rates were too high.
+    #[error("the loss of step {step} is not finite: try lower rates")]
+    Diverged {
+        /// The step, the first being 0.
+        step: u32,
+    },
     /// Too little text for one window.
     #[error("{tokens} tokens of text: a window takes {needed}")]
     Short {
@@ -159,7 +165,11 @@ pub fn distil(
     let mut run = Run::new(checkpoint, teacher, candidate, text, *plan)?;
     while run.steps() < plan.settings.schedule.steps {
         let step = run.steps();
-        watch(step, run.step());
+        let loss = run.step();
+        if !loss.objective.is_finite() {
+            return Err(CannotDistil::Diverged { step });
+        }
+        watch(step, loss);
     }
     Ok(run.trained(checkpoint))
 }

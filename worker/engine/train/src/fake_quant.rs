@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use qslm_common::candidate::Candidate;
+use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::network::Network;
 use qslm_common::scheme::{Format, Granularity, Quantizer, Range, Rounding, Scales, Scheme, Symmetry};
 use qslm_engine::kernels::gradient::fake_quant;
@@ -26,6 +26,9 @@ const LEAST_SCALE: f32 = 1.0 / (1 << 20) as f32;
 /// Reason why a candidate cannot be trained.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CannotTrain {
+    /// The candidate is not one of the network.
+    #[error(transparent)]
+    Candidate(#[from] InvalidCandidate),
     /// A head that scores classes.
     #[error("the network has {0} classes: training is for language models")]
     Classifier(u32),
@@ -89,6 +92,7 @@ impl FakeQuant {
         candidate: &Candidate,
         parameters: &mut Tensors,
     ) -> Result<Self, CannotTrain> {
+        candidate.validate(network)?;
         if network.is_classifier() {
             return Err(CannotTrain::Classifier(network.outputs));
         }

@@ -16,8 +16,11 @@ use crate::weights::Linear;
 const LOGITS_AT_ONCE: usize = 1 << 24;
 /// Positions that a thread takes at a time.
 const ROWS: usize = 96;
-/// Rows of a matrix's gradient that a thread takes at a time.
-pub(crate) const GRADIENT_ROWS: usize = 192;
+/// Rows of a matrix's gradient that a thread takes at a time: few enough for their strips to stay near, and half as many of
+/// a wide matrix, so that no thread waits long for the last one.
+const GRADIENT_ROWS: usize = 192;
+/// Columns from which a matrix is wide.
+const WIDE: usize = 1024;
 
 /// The loss that training lowers, a mean over all predictions of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -131,8 +134,9 @@ pub(crate) fn add_gradient<'a>(
     let mut jobs = Vec::new();
     for (x, d, gradient) in products {
         let outputs = gradient.len() / x.outputs();
-        let rows = |first: usize| first..outputs.min(first + GRADIENT_ROWS);
-        let ranges: Vec<_> = (0..outputs).step_by(GRADIENT_ROWS).map(rows).collect();
+        let at_once = if x.outputs() < WIDE { GRADIENT_ROWS } else { GRADIENT_ROWS / 2 };
+        let rows = |first: usize| first..outputs.min(first + at_once);
+        let ranges: Vec<_> = (0..outputs).step_by(at_once).map(rows).collect();
         let pieces = split_rows(gradient, x.outputs(), ranges.iter().map(ExactSizeIterator::len));
         jobs.extend(ranges.into_iter().zip(pieces).map(|(rows, piece)| (x, d, rows, piece)));
     }

@@ -184,13 +184,19 @@ fn what_cannot_be_trained_is_refused_by_name() {
     let refuse = |candidate: &Candidate| {
         FakeQuant::new(checkpoint.network(), candidate, &mut Tensors::of_checkpoint(&checkpoint)).unwrap_err()
     };
-    let slim = refuse(&linears(&checkpoint, "int3:full:group64:slim")).to_string();
+    let slim = linears(&checkpoint, "int3:full:group64:slim");
+    let hash = Some(qslm_common::hash::ContentHash::of(b"codes"));
+    let units = checkpoint.network().units();
+    let linear = units.iter().filter(|unit| unit.is_linear()).map(|unit| unit.name.as_str());
+    let slim = refuse(&slim.with_codes(linear, hash)).to_string();
     assert!(slim.contains("int3:full:group64:slim has mixed widths"), "{slim}");
     let float = linears(&checkpoint, "f32");
     let membrane = float.clone().with_membranes(["blocks.0.lif1"], "fixed6:1".parse().ok());
     assert_eq!(refuse(&membrane), CannotTrain::Inner);
     let activation = float.clone().with_activations(["head.weight"], "int8:affine:dynamic".parse().ok());
     assert_eq!(refuse(&activation), CannotTrain::Inner);
+    let sign = linears(&checkpoint, "f32").with(["head.weight"], Scheme::Sign);
+    assert!(matches!(refuse(&sign), CannotTrain::Candidate(_)));
     let classes = classifier();
     let refused = Trainer::new(&classes, &linears(&classes, "f32"), settings(ADAM, 1e-3, 1, 1));
     assert_eq!(refused.unwrap_err(), CannotTrain::Classifier(2));
@@ -201,6 +207,18 @@ fn what_cannot_be_trained_is_refused_by_name() {
 
 fn classifier() -> Checkpoint {
     checkpoint("sst2-xs.safetensors")
+}
+
+#[test]
+fn a_run_that_diverges_says_so() {
+    let checkpoint = wikitext();
+    let plan = Plan { settings: settings(ADAM, 1e38, 9, 2), share: 0.0, window: 24, batch: 1, seed: 0 };
+    let mut seen = 0;
+    let error =
+        distil(&checkpoint, &linears(&checkpoint, "f32"), &text(90), &plan, |_, _| seen += 1).unwrap_err();
+    let CannotDistil::Diverged { step } = error else { panic!("{error}") };
+    assert_eq!(step, seen);
+    assert!((1..9).contains(&step), "the first loss is that of the network as it came");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::register::Register;
-use super::{DEPTH, Packed, REGISTERS};
+use super::{DEPTH, LINE, Packed, REGISTERS};
 
 /// The most numbers of a tile of rows and outputs.
 const LARGEST_TILE: usize = 12 * 32;
@@ -33,8 +33,12 @@ pub(super) unsafe fn multiply<V: Register, const ROWS: usize>(
             let block = &m.weights()[start * padded..][..depth * padded];
             let panels = block[outputs.start * depth..].chunks_exact(depth * width);
             for (panel, first) in panels.zip((0..columns).step_by(width)) {
-                for (x, out) in x.chunks(ROWS * inputs).zip(out.chunks_mut(ROWS * columns)) {
-                    let from = Rows { x: &x[start..], row: inputs, input: 1 };
+                let next = block.get((outputs.start + first + width) * depth..).unwrap_or_default();
+                let strips = x.chunks(ROWS * inputs).zip(out.chunks_mut(ROWS * columns)).enumerate();
+                for (strip, (x, out)) in strips {
+                    // While rows pass over a panel, the next one comes nearer.
+                    let ahead = next.get(strip * lines_of_strip(depth) * LINE..).unwrap_or_default();
+                    let from = Rows { x: &x[start..], row: inputs, input: 1, ahead };
                     // SAFETY: the caller's promise.
                     unsafe { tiles::<V, ROWS>(from, panel, first, out, columns, start == 0) };
                 }
@@ -67,8 +71,11 @@ pub(super) unsafe fn multiply_columns<V: Register, const ROWS: usize>(
         strips_of_columns::<ROWS>(&x[start * stride..], stride, rows.clone(), strips);
         let block = &m.weights()[start * padded..][..depth * padded];
         for (panel, first) in block.chunks_exact(depth * width).zip((0..columns).step_by(width)) {
-            for (strip, out) in strips.chunks_exact(ROWS * depth).zip(out.chunks_mut(ROWS * columns)) {
-                let from = Rows { x: strip, row: 1, input: ROWS };
+            let next = block.get((first + width) * depth..).unwrap_or_default();
+            let strips = strips.chunks_exact(ROWS * depth).zip(out.chunks_mut(ROWS * columns)).enumerate();
+            for (index, (strip, out)) in strips {
+                let ahead = next.get(index * lines_of_strip(depth) * LINE..).unwrap_or_default();
+                let from = Rows { x: strip, row: 1, input: ROWS, ahead };
                 // SAFETY: the caller's promise.
                 unsafe { tiles::<V, ROWS>(from, panel, first, out, columns, start == 0 && is_new) };
             }
@@ -109,6 +116,16 @@ struct Rows<'a> {
     row: usize,
     /// Distance of an input from the next.
     input: usize,
+    /// Weights that will be read next, of which the first lines come nearer meanwhile.
+    ahead: &'a [f32],
+}
+
+/// Inputs after which a tile brings another cache line nearer: not many at once, which would have to wait for each other.
+const INPUTS_A_LINE: usize = 4;
+
+/// Cache lines that a tile of so many inputs brings nearer.
+fn lines_of_strip(depth: usize) -> usize {
+    depth.div_ceil(INPUTS_A_LINE)
 }
 
 /// Adds the products of up to `ROWS` rows, as many as `out` has of `columns` numbers each, with a panel whose outputs are
@@ -195,6 +212,7 @@ unsafe fn tile<V: Register, const HIGH: usize>(
     assert!(out.len() >= (HIGH - 1) * stride + width);
     assert!(depth > 0 && from.x.len() > (HIGH - 1) * from.row + (depth - 1) * from.input);
     let (x, panel, out) = (from.x.as_ptr(), panel.as_ptr(), out.as_mut_ptr());
+    let ahead = if from.ahead.is_empty() { panel } else { from.ahead.as_ptr() };
     let at = |row: usize, register: usize| row * stride + register * V::LANES;
     // SAFETY: the assertions above bound what is read and written; the instruction set is the caller's
     // promise.
@@ -208,6 +226,9 @@ unsafe fn tile<V: Register, const HIGH: usize>(
             }
         }
         for k in 0..depth {
+            if k % INPUTS_A_LINE == 0 {
+                V::prefetch(ahead.wrapping_add(k / INPUTS_A_LINE * LINE));
+            }
             let mut weights = [V::splat(0.0); REGISTERS];
             for (r, weights) in weights.iter_mut().enumerate() {
                 *weights = V::load(panel.add(k * width + r * V::LANES));

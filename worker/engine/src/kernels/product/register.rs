@@ -3,8 +3,8 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+    __m256, __m512, _MM_HINT_T1, _mm_prefetch, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps,
+    _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
 };
 
 /// Numbers that are computed with at once. Whoever calls a function of an implementation promises that the
@@ -25,6 +25,9 @@ pub(in crate::kernels) trait Register: Copy {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn multiply_add(self, weights: Self, sums: Self) -> Self;
+
+    /// Brings a cache line nearer, where the processor can. The pointer need not point to anything.
+    fn prefetch(_from: *const f32) {}
 
     /// # Safety
     /// The processor has the instruction set, and `to` room for as many numbers as there are lanes.
@@ -80,6 +83,12 @@ macro_rules! register {
             unsafe fn multiply_add(self, weights: Self, sums: Self) -> Self {
                 // SAFETY: the caller's promise.
                 unsafe { $multiply_add(self, weights, sums) }
+            }
+
+            #[inline(always)]
+            fn prefetch(from: *const f32) {
+                // SAFETY: it reads nothing that anybody sees, and does not fail wherever it points.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
             }
 
             #[inline(always)]

@@ -74,7 +74,7 @@ pub(super) fn train(
             return Err(JobError::Interrupted);
         }
         let loss = run.step();
-        if !(loss.cross_entropy.is_finite() && loss.divergence.is_finite()) {
+        if !loss.objective.is_finite() {
             let step = run.steps();
             return Err(JobError::NotFinite(format!(
                 "step {step}: the loss is not finite; try a lower rate"
