@@ -41,9 +41,7 @@ use crate::sensitivity::{self, Metric, UnitSensitivity};
 use calibration::{calibrate, draft};
 pub use check::{problems, problems_of_text};
 pub use written::refuse_toml;
-use written::{
-    HoldoutSpec, RecoverySpec, SpaceSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy,
-};
+use written::{HoldoutSpec, SpaceSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy};
 
 /// A spec with everything found.
 #[derive(Debug, Clone)]
