@@ -7,7 +7,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::scheme::Scheme;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::kernels::gradient::lif::Reset;
-use qslm_engine::quant::{Statistics, Weights, quantize};
+use qslm_engine::quant::{Codes, Statistics, Weights, quantize, rans};
 use qslm_train::distil::{CannotDistil, Plan, Trained, distil};
 use qslm_train::fake_quant::{CannotTrain, FakeQuant, Quantized, scales_of};
 use qslm_train::network::{Objective, Window};
@@ -47,6 +47,7 @@ fn settings(method: Method, rate: f32, steps: u32, threads: usize) -> Settings {
         scale_rate: rate * 10.0,
         zero_point_rate: rate * 100.0,
         weight_decay: 0.01,
+        bit_cost: 0.0,
         clip: 1.0,
         reset: Reset::Attached,
         threads,
@@ -130,6 +131,23 @@ fn training_lowers_the_loss_under_every_scheme_and_method() {
         }
         assert_eq!(trained.codes.is_empty(), scheme == "f32");
     }
+}
+
+#[test]
+fn codes_take_fewer_bits_where_bits_cost() {
+    let checkpoint = wikitext();
+    let candidate = linears(&checkpoint, "ec:0.70:tensor:f16");
+    let bits = |bit_cost: f32| {
+        let settings = Settings { bit_cost, ..settings(ADAM, 1e-3, 30, 2) };
+        let plan = Plan { settings, share: 0.0, window: 24, batch: 2, seed: 7 };
+        let trained = distil(&checkpoint, &candidate, &text(400), &plan, |_, _| {}).unwrap();
+        let size = |codes: &Codes| rans::encode(&codes.values, codes.columns).len() as f64 * 8.0;
+        let weights: usize = trained.codes.values().map(|codes| codes.values.len()).sum();
+        trained.codes.values().map(size).sum::<f64>() / weights as f64
+    };
+    let (free, cheap, dear) = (bits(0.0), bits(0.3), bits(3.0));
+    println!("{free:.3}, {cheap:.3} and {dear:.3} bits a weight");
+    assert!(cheap < free - 0.02 && dear < cheap - 0.05, "{free}, {cheap}, {dear}");
 }
 
 #[test]
