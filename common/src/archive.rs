@@ -13,7 +13,7 @@ use crate::experiment::Experiment;
 use crate::hash::ContentHash;
 use crate::job::JobKey;
 use crate::measurement::Counts;
-use crate::objective::Measured;
+use crate::objective::{Measured, quality_loss};
 use crate::pareto::{self, Frontier};
 use crate::spread::Spread;
 
@@ -111,15 +111,18 @@ const SPARE: usize = 64;
 struct Best {
     value: f64,
     footprint_bytes: u64,
+    quality_loss: f64,
     id: CandidateId,
 }
 
 impl Best {
-    /// True if it is better: on equal values the smaller candidate, then the one with the lower id.
+    /// True if it is better: on equal values the smaller candidate, then the one that loses less, then the one with the lower
+    /// id.
     fn beats(&self, other: &Self) -> bool {
         let by_value = self.value.total_cmp(&other.value);
         let by_bytes = other.footprint_bytes.cmp(&self.footprint_bytes);
-        by_value.then(by_bytes).then(other.id.cmp(&self.id)).is_gt()
+        let by_quality = other.quality_loss.total_cmp(&self.quality_loss);
+        by_value.then(by_bytes).then(by_quality).then(other.id.cmp(&self.id)).is_gt()
     }
 }
 
@@ -226,8 +229,8 @@ impl Archive {
             return true;
         }
         let compared = self.float(experiment).zip(self.get(&id));
-        compared
-            .is_some_and(|(float, entry)| experiment.constraints.allow_quality(&float.counts, &entry.counts))
+        let within = experiment.within_reach();
+        compared.is_some_and(|(float, entry)| within.allow_quality(&float.counts, &entry.counts))
     }
 
     /// Puts a candidate that came before the float model on the front if it belongs there.
@@ -250,7 +253,8 @@ impl Archive {
             return;
         }
         let value = experiment.trade_off.value(float.measured(), entry.measured());
-        let new = Best { value, footprint_bytes: entry.footprint_bytes, id };
+        let quality_loss = quality_loss(&float.counts, &entry.counts);
+        let new = Best { value, footprint_bytes: entry.footprint_bytes, quality_loss, id };
         if self.chosen.is_none_or(|best| new.beats(&best)) {
             self.chosen = Some(new);
         }
@@ -308,7 +312,7 @@ impl Archive {
     }
 
     /// The candidate with the best trade-off among those that meet every constraint; on equal values the
-    /// smaller one, then the one with the lower id. `None` if none meets them.
+    /// smaller one, then the one that loses less, then the one with the lower id. `None` if none meets them.
     pub fn chosen(&self) -> Option<Known<'_>> {
         self.known(self.chosen?.id)
     }

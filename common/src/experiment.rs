@@ -19,6 +19,7 @@ use crate::measurement::Counts;
 use crate::network::Network;
 use crate::objective::{Constraints, InvalidObjective, Objective, validate_objectives};
 use crate::racing::Racing;
+use crate::recovery::Recovery;
 use crate::space::{Group, Space, Tier};
 use crate::strategy::StrategySpec;
 use crate::task::{Data, Task};
@@ -60,6 +61,9 @@ pub struct Experiment {
     /// Racing: when candidates that lose too much quality are pruned; `None` measures all of them to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub racing: Option<Racing>,
+    /// Training of the smallest candidates when the search is over; `None` trains none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
 }
 
 /// The highest priority of an experiment; the lowest is its negative.
@@ -89,6 +93,12 @@ pub enum InvalidExperiment {
     /// A race without a finish.
     #[error("racing: needs a bound on quality: constraints.max_perplexity_increase or max_accuracy_drop")]
     RacingWithoutBound,
+    /// See [`crate::recovery::InvalidRecovery`].
+    #[error("recovery.{0}")]
+    Recovery(#[from] crate::recovery::InvalidRecovery),
+    /// A classifier, of which nothing is trained.
+    #[error("recovery: it trains language models, this checkpoint classifies")]
+    RecoveryOfClassifier,
     /// See [`crate::network::InvalidNetwork`].
     #[error("network: {0}")]
     Network(#[from] crate::network::InvalidNetwork),
@@ -125,6 +135,8 @@ impl InvalidExperiment {
             Self::Device(invalid) => within("device", Some(invalid.key())),
             Self::TradeOffCost(_) => "trade_off.cost".to_owned(),
             Self::RacingWithoutBound => "racing".to_owned(),
+            Self::Recovery(invalid) => within("recovery", Some(invalid.key.to_owned())),
+            Self::RecoveryOfClassifier => "recovery".to_owned(),
             Self::Task(invalid) => within("task", Some(invalid.key().to_owned())),
             Self::WrongModel(_) => "task".to_owned(),
             Self::Space(invalid) => within("space", Some(invalid.key())),
@@ -176,10 +188,22 @@ impl Experiment {
         })
     }
 
-    /// The files that workers need: checkpoint, text, tokenizer, and calibrated codes, each once.
+    /// The files that workers need: checkpoint, text, tokenizer, calibrated codes, and the text that is trained on, each once.
     pub fn artifacts(&self) -> BTreeSet<ContentHash> {
         let files = [self.checkpoint, self.data.text, self.data.tokenizer];
-        files.into_iter().chain(self.space.codes.values().copied()).collect()
+        let trained_on = self.recovery.as_ref().map(|recovery| recovery.text);
+        files.into_iter().chain(self.space.codes.values().copied()).chain(trained_on).collect()
+    }
+
+    /// The constraints that a candidate has to meet to be of any use: with the bounds on quality as far away as candidates
+    /// that are trained may be.
+    pub fn within_reach(&self) -> Constraints {
+        let mut constraints = self.constraints.clone();
+        if let Some(Recovery { reach, .. }) = self.recovery {
+            let bounds = [&mut constraints.max_perplexity_increase, &mut constraints.max_accuracy_drop];
+            bounds.into_iter().flatten().for_each(|bound| *bound *= reach);
+        }
+        constraints
     }
 
     /// Checks that everything but the strategy fits; see `qslm_search::problems` for that.
@@ -223,6 +247,10 @@ impl Experiment {
         }
         if self.racing.is_some() && !self.constraints.bounds_quality() {
             problems.push(InvalidExperiment::RacingWithoutBound);
+        }
+        problems.extend(self.recovery.iter().flat_map(Recovery::problems).map(Into::into));
+        if self.recovery.is_some() && self.network.is_classifier() {
+            problems.push(InvalidExperiment::RecoveryOfClassifier);
         }
         problems
     }
@@ -307,6 +335,7 @@ pub(crate) mod tests {
             strategy: serde_json::from_str(r#"{"kind":"qslm","sensitivity_bits":null}"#).unwrap(),
             device: Device::default(),
             racing: None,
+            recovery: None,
         }
     }
 

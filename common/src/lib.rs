@@ -32,6 +32,7 @@ pub mod origin;
 pub mod pareto;
 pub mod quality;
 pub mod racing;
+pub mod recovery;
 pub mod scheme;
 pub mod space;
 pub mod spread;

@@ -240,12 +240,11 @@ impl Results {
         ];
         let groups =
             |bits, rounding| [&uniform(bits, "full", rounding)[..], &["--granularity", "group:32"]].concat();
-        let mixed = |bits| [&groups(bits, "slim")[..], &calibration].concat();
         let rows = rows.into_iter().chain([
             ("3 bits full, groups of 32, gptq", groups("3", "gptq")),
-            ("3 bits full, groups of 32, slim", mixed("3")),
+            ("3 bits full, groups of 32, slim", groups("3", "slim")),
             ("2 bits full, groups of 32, gptq", groups("2", "gptq")),
-            ("2 bits full, groups of 32, slim", mixed("2")),
+            ("2 bits full, groups of 32, slim", groups("2", "slim")),
         ]);
         for (words, flags) in rows {
             let coded = self.compare(language, &[&flags[..], &["--storage", "rans"]].concat())?;

@@ -6,6 +6,7 @@ use qslm_proto::v1::{ExperimentStatus, GetRequest};
 use serde::Serialize;
 
 use crate::client::Client;
+use crate::control::{Control, ITSELF};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::holdout::HeldOut;
 use crate::making::Maker;
@@ -44,12 +45,16 @@ pub async fn until_ended(client: &mut Client, id: &str, when_stuck: WhenStuck) -
 /// Remedy for failed trials.
 const RETRY: &str = "when the cause is gone, `qslm run .. --retry-failed`, or `qslm retry` where a coordinator runs, measures them again";
 
-/// A front, and what its chosen candidate is worth on data that was held out.
+/// A front, and what its chosen candidate is worth on data that was held out, or beside the float model after the same
+/// training.
 #[derive(Serialize)]
-struct WithHoldout {
+struct WithMore {
     #[serde(flatten)]
     front: FrontDocument,
-    holdout: HeldOut,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holdout: Option<HeldOut>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control: Option<Control>,
 }
 
 /// A finished experiment.
@@ -104,14 +109,23 @@ impl Finished {
         }
     }
 
-    /// Prints it with what the chosen candidate is worth on data that was held out, if there is any; `maker` measures
-    /// that. To be used where blocking is allowed.
-    pub fn show_with_holdout(&self, output: Output, resolved: &Resolved, maker: &dyn Maker) -> Outcome {
+    /// Prints it with what the chosen candidate is worth on data that was held out, and what the float model gains by the
+    /// training of the recovery, if the spec has such; `maker` measures that. To be used where blocking is allowed.
+    pub fn show_with_more(&self, output: Output, resolved: &Resolved, maker: &dyn Maker) -> Outcome {
         let front = self.document()?;
-        let Some(holdout) = resolved.measure_held_out(&front, maker)? else { return self.show(output) };
+        let holdout = resolved.measure_held_out(&front, maker)?;
+        let control = resolved.measure_control(maker)?;
         match output {
-            Output::Json | Output::Yaml => print_data(output, &WithHoldout { front, holdout }),
-            Output::Table => print(&(results::tables(&front) + &holdout.describe())),
+            Output::Json | Output::Yaml if holdout.is_none() && control.is_none() => self.show(output),
+            Output::Json | Output::Yaml => print_data(output, &WithMore { front, holdout, control }),
+            Output::Table => {
+                let more = holdout.map(|holdout| holdout.describe()).into_iter();
+                let is_control = control.is_none() && resolved.experiment.recovery.is_some();
+                let itself = is_control.then(|| ITSELF.to_owned());
+                let more: String =
+                    more.chain(control.map(|control| control.describe())).chain(itself).collect();
+                print(&(results::tables(&front) + &more))
+            }
         }
     }
 

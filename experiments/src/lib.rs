@@ -4,6 +4,7 @@ mod client;
 mod codes;
 mod columns;
 mod commands;
+mod control;
 mod data;
 mod ending;
 mod exit;

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::client::{Client, connect, fetch, upload_missing};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
-pub use here::Here;
+pub use here::{Here, HereWith};
 
 /// Time between two questions whether everything is made.
 const ASK_EVERY: Duration = Duration::from_millis(200);

@@ -25,7 +25,10 @@ const EDGES: [(&str, &[&str]); 13] = [
         "qslm-coordinator",
         &["qslm-common", "qslm-program", "qslm-proto", "qslm-report", "qslm-search", "qslm-transport"],
     ),
-    ("qslm-worker", &["qslm-common", "qslm-engine", "qslm-program", "qslm-proto", "qslm-transport"]),
+    (
+        "qslm-worker",
+        &["qslm-common", "qslm-engine", "qslm-program", "qslm-proto", "qslm-train", "qslm-transport"],
+    ),
     (
         "qslm",
         &[
@@ -36,6 +39,7 @@ const EDGES: [(&str, &[&str]); 13] = [
             "qslm-proto",
             "qslm-report",
             "qslm-search",
+            "qslm-train",
             "qslm-transport",
             "qslm-worker",
         ],

@@ -195,7 +195,7 @@ fn what_is_wrong_with_a_spec_is_told_before_workers_are_asked_to_calibrate() {
     let words = refused(2, &[&calibrated[..], &["--set", "constraints.max_perplexity_increase=-1"]].concat());
     assert!(words.contains("max_perplexity_increase = -1"), "{words}");
     let words = refused(2, &[&submit[..], &["--set", "space.rounding=gptq"]].concat());
-    assert!(words.contains("gptq needs a [calibration] table"), "{words}");
+    assert!(words.contains("a calibrated rounding needs a [calibration] table"), "{words}");
     let words = refused(2, &[&submit[..], &["--set", "space.quantizer=[]"]].concat());
     assert!(words.contains("space.quantizer = []: expected at least one"), "{words}");
     let both = ["--set", "space.quantizer=[\"gptq\"]", "--set", "space.rounding=nearest"];

@@ -22,7 +22,8 @@ use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobKey};
 use qslm_common::trial::TrialKey;
 use qslm_coordinator::store::{Artifacts, Contents, Store};
-use qslm_engine::jobs::{self, Inputs};
+use qslm_engine::jobs::Inputs;
+use qslm_train::jobs;
 use submitting::Submitting;
 use support::{json, succeed};
 
@@ -175,6 +176,23 @@ const CALIBRATED: [&str; 17] = [
     "constraints.max_perplexity_increase=5.0",
 ];
 
+/// A search that ends with two jobs that train, which are killed on their way and go on from their checkpoints.
+const RECOVERED: [&str; 13] = [
+    "experiments/specs/plain.toml",
+    "--set",
+    "space.bits=[4, 3, 2]",
+    "--set",
+    "recovery.text=experiments/data/almanac.txt",
+    "--set",
+    "recovery.candidates=2",
+    "--set",
+    "recovery.steps=12",
+    "--set",
+    "recovery.batch=4",
+    "--set",
+    "recovery.reach=1000.0",
+];
+
 /// Rounds with so many windows of the text, of so many kills at most, until so many processes were killed; prints and
 /// returns what was done.
 fn rounds(kills: u32, per_round: u32, windows: &'static str, first_seed: u64) -> BTreeMap<&'static str, u32> {
@@ -183,7 +201,7 @@ fn rounds(kills: u32, per_round: u32, windows: &'static str, first_seed: u64) ->
         let [search, needing] = [search, needing].map(|spec| [spec, &["--set", windows]].concat());
         Case::new(folder.path(), &search, &needing, jobs)
     };
-    let cases = [case(&TIERED, &RANKED, 4), case(&GRID, &CALIBRATED, 11)];
+    let cases = [case(&TIERED, &RANKED, 4), case(&GRID, &CALIBRATED, 11), case(&RECOVERED, &RANKED, 4 + 2)];
     let mut here = MadeHere::default();
     let (mut killed, mut done, begun) = (0, BTreeMap::<&str, u32>::new(), Instant::now());
     let mut seed = first_seed;

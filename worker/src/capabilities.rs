@@ -7,7 +7,7 @@ use qslm_common::ENGINE_VERSION;
 use qslm_common::backend::Backend;
 use qslm_common::demands::Capabilities;
 use qslm_engine::backend::usable;
-use qslm_engine::jobs::KINDS;
+use qslm_train::jobs::kinds;
 
 use crate::memory;
 
@@ -18,7 +18,7 @@ pub fn detect(labels: BTreeMap<String, String>) -> Capabilities {
         cpu_features: cpu_features().into_iter().map(str::to_owned).collect(),
         memory_bytes: memory::limit().unwrap_or(0),
         labels,
-        jobs: KINDS.iter().map(|kind| kind.name.to_owned()).collect(),
+        jobs: kinds().map(|kind| kind.name.to_owned()).collect(),
     }
 }
 

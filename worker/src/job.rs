@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use qslm_common::ENGINE_VERSION;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
-use qslm_engine::jobs::{self, Inputs, JobError, Watch};
+use qslm_engine::jobs::{Inputs, JobError, Watch};
 use qslm_program::panic_words;
 use qslm_proto::convert;
 use qslm_proto::v1;
 use qslm_proto::v1::work_client::WorkClient;
+use qslm_train::jobs;
 use qslm_transport::Link;
 
 use crate::backoff::backoff;

@@ -20,12 +20,14 @@ mod cursor;
 mod parallel;
 mod playback;
 mod race;
+mod recovery;
 mod strategies;
 mod strategy;
 mod valid;
 
 pub use candidates::Candidates;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
+pub use recovery::stage_of_recovery;
 pub use strategies::{
     Allocate, AnyStrategy, Grid, List, Random, Ranked, StrategyEntry, Tiered, list, registry,
 };

@@ -33,6 +33,7 @@ use qslm_common::work::WorkKey;
 
 use crate::cursor::{CHUNK, Cursor};
 use crate::parallel::in_parallel;
+use crate::recovery::with_recovery;
 use crate::strategy::Probe;
 use crate::{AnyStrategy, Search, Step, race};
 
@@ -140,7 +141,7 @@ impl Playback {
             shards,
             failed,
             strategy,
-            Box::new(move |experiment| start.start(experiment)),
+            Box::new(move |experiment| with_recovery(start.start(experiment), experiment)),
         ))
     }
 
@@ -190,6 +191,10 @@ impl Playback {
     /// Starts the search over; what is in the archive stays. With what was measured answered from a record,
     /// it comes back to where it was.
     pub fn rewind(&mut self) {
+        if self.experiment.recovery.is_some() {
+            // What was trained may have taken places on the front of those that were picked to be trained.
+            self.archive = Archive::default();
+        }
         (self.generation, self.pruning.spared, self.finished) = (None, 0, false);
         self.making = Making::default();
         self.search = (self.start)(&self.experiment);

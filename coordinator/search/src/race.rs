@@ -18,7 +18,7 @@ pub(crate) fn start(
 ) -> Option<Race> {
     let complete = parts.len() == of as usize;
     let parts = if complete { parts.values().map(|part| part.counts.clone()).collect() } else { vec![] };
-    Race::new(experiment.racing?, &experiment.constraints, float, parts)
+    Race::new(experiment.racing?, &experiment.within_reach(), float, parts)
 }
 
 /// True if a candidate has lost its race, given those of its `of` shards that are settled.

@@ -54,9 +54,11 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
     let (on_subset, share) = resolved.on_subset();
     let whole = candidates as f64 - on_subset as f64 * (1.0 - share);
     let (pace, threads) = (tokens_per_second(resolved)?, parallel::threads(None));
+    let mut stages = resolved.strategy.outline(experiment, first as u64);
+    stages.extend(qslm_search::stage_of_recovery(experiment));
     let plan = Plan {
         experiment: experiment.id(),
-        tiers: resolved.strategy.outline(experiment, first as u64),
+        tiers: stages,
         jobs,
         candidates_at_most: candidates,
         evaluations_at_most: candidates * u64::from(resolved.shards),
@@ -78,8 +80,8 @@ fn is_zero(jobs: &usize) -> bool {
 /// Evaluates the float model for about a second.
 fn tokens_per_second(resolved: &Resolved) -> Outcome<f64> {
     let experiment = &resolved.experiment;
-    let [(_, checkpoint), (_, text), (_, tokenizer)] = &resolved.files[..] else {
-        return Err(Failure::new(Exit::Failure, "an experiment has three files"));
+    let [(_, checkpoint), (_, text), (_, tokenizer), ..] = &resolved.files[..] else {
+        return Err(Failure::new(Exit::Failure, "an experiment has at least three files"));
     };
     let binary = experiment.network.binary_embedding;
     let loaded = Checkpoint::load(checkpoint.path(), binary).map_err(|error| checkpoint.failure(&error))?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use qslm_common::demands::Demands;
+use qslm_coordinator::store::Artifacts;
 use qslm_program::limits;
 use qslm_proto::v1::RetryRequest;
 use qslm_proto::v1::experiment_status::State;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::{Embedded, submit};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::finished::{Finished, WhenStuck, until_ended};
-use crate::making::Here;
+use crate::making::HereWith;
 use crate::output::{Output, print};
 use crate::place::{Made, OutputPlace};
 use crate::spec::{Resolved, resolve};
@@ -90,7 +91,10 @@ impl Run {
             Err(failure) => Err(failure),
         };
         let (finished, path) = embedded.stop_after(front).await?;
-        tokio::task::block_in_place(|| finished.show_with_holdout(self.output, &resolved, &Here))?;
+        let artifacts = Artifacts::of(&store).folder().to_owned();
+        tokio::task::block_in_place(|| {
+            finished.show_with_more(self.output, &resolved, &HereWith(&artifacts))
+        })?;
         if self.output == Output::Table {
             let evaluated = finished.evaluated;
             let (store, front) = (store.display(), path.display());

@@ -83,7 +83,7 @@ pub(super) async fn follow(
     let finished = Finished::read(client, &status.id).await?;
     match spec {
         Some((resolved, maker)) => {
-            tokio::task::block_in_place(|| finished.show_with_holdout(output, resolved, maker))?;
+            tokio::task::block_in_place(|| finished.show_with_more(output, resolved, maker))?;
         }
         None => finished.show(output)?,
     }

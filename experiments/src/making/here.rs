@@ -1,12 +1,14 @@
 //! Making in this process: one job per thread, which share what they read, and how far they are.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
 use qslm_common::hash::ContentHash;
-use qslm_common::job::Job;
-use qslm_engine::jobs::{self, Inputs, Loaded, Watch};
+use qslm_common::job::{Job, JobInput};
+use qslm_engine::jobs::{Inputs, Loaded, Watch};
+use qslm_train::jobs;
 
 use super::{Files, MadeFile, Maker, failed};
 use crate::exit::Outcome;
@@ -16,6 +18,34 @@ use crate::progress::{LINE_EVERY, bar, is_shown};
 
 /// This process, one job per thread. Nothing of it is kept, so whoever interrupts it ends the program.
 pub struct Here;
+
+/// As [`Here`], with the artifacts of a store besides the files that are named.
+pub struct HereWith<'a>(pub &'a Path);
+
+impl HereWith<'_> {
+    /// Artifacts of the store that jobs read and nobody named.
+    fn others(&self, jobs: &[Job], files: Files<'_>) -> Vec<(ContentHash, Input)> {
+        let inputs = jobs.iter().flat_map(|job| job.inputs.values()).filter_map(JobInput::artifact);
+        let others = inputs.filter(|hash| !files.iter().any(|(known, _)| known == hash));
+        others.map(|hash| (hash, Input::from(self.0.join(hash.to_string())))).collect()
+    }
+}
+
+impl Maker for HereWith<'_> {
+    fn make(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<Vec<u8>>> {
+        let others = self.others(jobs, files);
+        let all: Vec<_> =
+            files.iter().copied().chain(others.iter().map(|(hash, file)| (*hash, file))).collect();
+        Here.make(jobs, &all)
+    }
+
+    fn make_files(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<MadeFile>> {
+        let others = self.others(jobs, files);
+        let all: Vec<_> =
+            files.iter().copied().chain(others.iter().map(|(hash, file)| (*hash, file))).collect();
+        Here.make_files(jobs, &all)
+    }
+}
 
 impl Maker for Here {
     fn make(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<Vec<u8>>> {

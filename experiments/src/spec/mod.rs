@@ -5,6 +5,7 @@
 
 mod calibration;
 mod check;
+mod recovery;
 pub mod reference;
 mod written;
 
@@ -28,6 +29,7 @@ use qslm_engine::task::sensitivity::Needs;
 use qslm_search::{AnyStrategy, List, Ranked, Tiered};
 
 use crate::codes::{MadeCodes, coded_sizes, unit_schemes, with_codes};
+use crate::control::{self, Control};
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file;
@@ -39,7 +41,9 @@ use crate::sensitivity::{self, Metric, UnitSensitivity};
 use calibration::{calibrate, draft};
 pub use check::{problems, problems_of_text};
 pub use written::refuse_toml;
-use written::{HoldoutSpec, SpaceSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy};
+use written::{
+    HoldoutSpec, RecoverySpec, SpaceSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy,
+};
 
 /// A spec with everything found.
 #[derive(Debug, Clone)]
@@ -72,6 +76,15 @@ impl Resolved {
         let candidate = front_file::candidate(chosen, &self.experiment.network)?;
         let files: Vec<_> = self.files.iter().map(|(hash, input)| (*hash, input)).collect();
         holdout.measure(&self.experiment, &files, &candidate, maker).map(Some)
+    }
+
+    /// Lets `maker` measure what the float model gains by the training of the recovery, if there is one.
+    ///
+    /// # Errors
+    /// One line that says what failed.
+    pub fn measure_control(&self, maker: &dyn Maker) -> Outcome<Option<Control>> {
+        let files: Vec<_> = self.files.iter().map(|(hash, input)| (*hash, input)).collect();
+        control::measure(&self.experiment, &files, maker)
     }
 
     /// Trials that are measured on a subset of the data, and the share of the data that this is.
@@ -175,7 +188,16 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
         strategy: strategy.spec(),
         device: spec.device.clone(),
         racing: spec.racing,
+        recovery: None,
         task,
+    };
+    let trained_on = match &spec.recovery {
+        Some(written) => {
+            let (recovery, text) = recovery::resolve(path, written, &tokenizer, &experiment)?;
+            experiment.recovery = Some(recovery);
+            Some(text)
+        }
+        None => None,
     };
     let (shards, demands) = (spec.run.shards, spec.run.workers.clone());
     let mut problems: Vec<KeyProblem> =
@@ -247,6 +269,7 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
         (experiment.data.text, text),
         (experiment.data.tokenizer, tokenizer),
     ];
+    files.extend(trained_on);
     files.extend(code_files);
     Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands, holdout })
 }
@@ -292,6 +315,9 @@ fn named_files(path: &Path, spec: &Spec) -> Vec<(&'static str, PathBuf)> {
     if let Some(holdout) = &spec.holdout {
         named.push(("holdout.text", &holdout.text));
         named.push(("holdout.labelled", &holdout.labelled));
+    }
+    if let Some(recovery) = &spec.recovery {
+        named.push(("recovery.text", &recovery.text));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
     named.into_iter().filter_map(|(key, file)| Some((key, folder.join(file.as_ref()?)))).collect()

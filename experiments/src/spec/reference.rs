@@ -1,6 +1,9 @@
 //! Every key of a spec, as `docs/reference/spec.md` shows them. A test holds the list to what a spec may say.
 
+mod space;
+
 use qslm_search::{StrategyEntry, registry};
+use space::SPACE;
 
 /// A table of a spec.
 struct Table {
@@ -26,7 +29,7 @@ pub struct ReferenceTable {
 /// All tables, in the order of reading. A strategy describes itself.
 pub fn tables() -> Vec<ReferenceTable> {
     let strategies = registry().iter().map(ReferenceTable::from);
-    let before = BEFORE_STRATEGY.iter().map(ReferenceTable::from);
+    let before = BEFORE_SPACE.iter().chain(SPACE).chain(AFTER_SPACE).map(ReferenceTable::from);
     before.chain(strategies).chain(AFTER_STRATEGY.iter().map(ReferenceTable::from)).collect()
 }
 
@@ -64,8 +67,8 @@ const ROOFLINE: &[Key] = &[
     ("bytes_per_s", "number above 0", "required", "from the memory that holds the weights"),
 ];
 
-/// Tables before the strategies.
-const BEFORE_STRATEGY: &[Table] = &[
+/// Tables before the space.
+const BEFORE_SPACE: &[Table] = &[
     Table {
         name: "top level",
         about: "Relative paths are relative to the spec; those of `--set` to where the command runs.",
@@ -104,6 +107,7 @@ const BEFORE_STRATEGY: &[Table] = &[
                 "none",
                 "data that the search does not see, on which the chosen candidate is measured when it has ended",
             ),
+            ("recovery", "table", "none", "training of the smallest candidates when the search is over"),
             ("device", "table", "45 nm energies", "what costs are modelled of"),
             (
                 "racing",
@@ -172,112 +176,10 @@ const BEFORE_STRATEGY: &[Table] = &[
         ],
         misspelt: "[task]\nkind = \"accuracy\"\nx_ = 1",
     },
-    Table {
-        name: "[space]",
-        about: "Schemes of weights; activations and membranes stay float unless they have a table.",
-        keys: &[
-            ("bits", "list of 2 to 8, 16, 32", "[8, 6, 4, 3, 2]", "widths; 16 and 32 are floats"),
-            (
-                "symmetry",
-                "\"symmetric\", \"affine\", \"full\", \"ternary\"",
-                "\"symmetric\"",
-                "without or with a zero point, or full: as many levels on either side of zero, which is none of them, in every \
-                 code of up to 7 bits, or ternary: -1, 0 and 1 at 2 bits, five in a byte. Wider codes, and one-dimensional \
-                 parameters, are symmetric then",
-            ),
-            (
-                "granularity",
-                "\"tensor\", \"channel\", \"group:N\"",
-                "\"channel\"",
-                "how many weights share a scale",
-            ),
-            (
-                "rounding",
-                "\"nearest\", \"truncate\", \"stochastic:SEED\", \"gptq\", \"descent\", \"slim\", \"frequency\"",
-                "\"nearest\"",
-                "how a weight becomes an integer; gptq makes up for errors by what it sees on [calibration], descent rounds up or \
-                 down by the same, slim also gives column groups (full codes, group:N) a bit less or more; frequency gives rows of \
-                 the head of a language model (full codes, channel) a bit more or less by how often their tokens occur there, and \
-                 is descent elsewhere",
-            ),
-            (
-                "quantizer",
-                "list of roundings",
-                "",
-                "in place of rounding: the ladder has every width with each of them",
-            ),
-            (
-                "schemes",
-                "list such as [\"int4:full:channel:f16\", \"int2:ternary:channel:f16\"]",
-                "",
-                "in place of bits and what goes with them: the ladder itself, the largest first",
-            ),
-            (
-                "range",
-                "\"minmax\", \"percentile:P\", \"least_squares\"",
-                "\"minmax\"",
-                "which weights the integers span",
-            ),
-            (
-                "narrow_range",
-                "as range",
-                "\"least_squares\", or range if that is given",
-                "the same for integers of 2 and 3 bits, whose few levels the outermost weights would take",
-            ),
-            (
-                "scales",
-                "\"f32\", \"f16\", \"pow2\"",
-                "\"f16\"",
-                "what a scale is stored as: 4, 2 or 1 byte; it is rounded before codes are chosen, to a power of two upwards",
-            ),
-            (
-                "embedding",
-                "\"sign\", \"quantize\", \"float\"",
-                "\"sign\" if binary_embedding",
-                "\"sign\" is one lossless bit of a binary embedding",
-            ),
-            (
-                "storage",
-                "list of \"packed\", \"rans\"",
-                "[\"packed\"]",
-                "how files may store codes; each matrix takes the smallest. rans is entropy coding: it changes no number",
-            ),
-            ("vectors", "table", "bits = [16, 8]", "one-dimensional parameters"),
-            ("activations", "table", "float", "what enters linear layers"),
-            ("membranes", "table", "float", "what LIF neurons remember"),
-        ],
-        misspelt: "[space]\nx_ = 1",
-    },
-    Table {
-        name: "[space.vectors]",
-        about: "Layer norms, mixing and decay; all of them move together, one scale each.",
-        keys: &[("bits", "list of 2 to 8, 16, 32", "required", "widths; [32] alone leaves them as they are")],
-        misspelt: "[space.vectors]\nx_ = 1",
-    },
-    Table {
-        name: "[space.activations]",
-        about: "",
-        keys: &[
-            ("bits", "list of 2 to 8, 32", "required", "widths"),
-            ("symmetry", "\"symmetric\", \"affine\"", "\"affine\"", "without or with a zero point"),
-            (
-                "range",
-                "\"dynamic\", \"static\"",
-                "\"dynamic\"",
-                "each token's own range, or one for all tokens, seen on [calibration]",
-            ),
-        ],
-        misspelt: "[space.activations]\nx_ = 1",
-    },
-    Table {
-        name: "[space.membranes]",
-        about: "",
-        keys: &[
-            ("bits", "list of 2 to 16", "required", "widths of the fixed-point potential"),
-            ("integer_bits", "0 to bits - 1", "2", "bits before the point: 2 spans -4 to 4"),
-        ],
-        misspelt: "[space.membranes]\nx_ = 1",
-    },
+];
+
+/// Tables after the space and before the strategies.
+const AFTER_SPACE: &[Table] = &[
     Table {
         name: "[calibration]",
         about: "One of text and labelled.",
@@ -294,6 +196,49 @@ const BEFORE_STRATEGY: &[Table] = &[
             ("act_order", "true, false", "false", "gptq: columns by falling second moment of their input"),
         ],
         misspelt: "[calibration]\nx_ = 1",
+    },
+    Table {
+        name: "[recovery]",
+        about: "When the search is over, the smallest candidates of the front are trained on workers, and what comes out is measured \
+                and stands on the front, too. A language model's; nothing that rounds activations or membranes.",
+        keys: &[
+            (
+                "trainer",
+                "\"qat\"",
+                "\"qat\"",
+                "quantization-aware training, end to end: codes, scales and vectors",
+            ),
+            ("text", "file", "required", "text that the model may be trained on"),
+            (
+                "candidates",
+                "1 to 1000",
+                "1",
+                "how many are trained: the smallest, and others spread evenly in bytes up to the chosen one",
+            ),
+            (
+                "reach",
+                "1 to 1000000",
+                "10",
+                "largest loss of one that is trained, as a multiple of the bound on quality",
+            ),
+            ("window", "1 or more", "that of the task", "tokens of a window"),
+            ("batch", "1 to 4096", "16", "windows of a step"),
+            (
+                "steps",
+                "1 to 10000000",
+                "400",
+                "steps of Adam; the rate rises for an eighth of them or 50, then falls by a cosine",
+            ),
+            ("rate", "1e-9 to 1", "5e-4", "highest learning rate"),
+            (
+                "distillation",
+                "0 to 1",
+                "1",
+                "share of the divergence from the float network's predictions; the rest is cross entropy, which also learns what the float model did not",
+            ),
+            ("seed", "a number", "0", "seed of the windows"),
+        ],
+        misspelt: "[recovery]\nx_ = 1",
     },
     Table {
         name: "[holdout]",

@@ -18,6 +18,7 @@ use qslm_search::{AnyStrategy, List, Ranked, Strategy};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use super::recovery::RecoverySpec;
 use super::refuse;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_text;
@@ -44,6 +45,7 @@ pub(super) struct Spec {
     pub(super) strategy: Option<WrittenStrategy>,
     pub(super) calibration: Option<CalibrationSpec>,
     pub(super) holdout: Option<HoldoutSpec>,
+    pub(super) recovery: Option<RecoverySpec>,
     #[serde(default)]
     pub(super) device: Device,
     pub(super) racing: Option<Racing>,
@@ -215,7 +217,7 @@ fn sixteen() -> u32 {
 }
 
 /// Keys whose values are paths; relative ones are relative to the spec, or to here if set by a flag.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 10] = [
     "checkpoint.path",
     "checkpoint.tokenizer",
     "task.text",
@@ -224,6 +226,7 @@ const PATHS: [&str; 9] = [
     "calibration.labelled",
     "holdout.text",
     "holdout.labelled",
+    "recovery.text",
     "strategy.candidates",
 ];
 

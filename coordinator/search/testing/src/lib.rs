@@ -44,6 +44,7 @@ pub fn experiment(strategy: impl Into<StrategySpec>) -> Experiment {
         strategy: strategy.into(),
         device: Device::default(),
         racing: None,
+        recovery: None,
     }
 }
 

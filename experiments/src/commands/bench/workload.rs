@@ -45,6 +45,7 @@ pub(super) fn experiment(strategy: impl Into<StrategySpec>) -> Outcome<Experimen
         strategy: strategy.into(),
         device: Device::default(),
         racing: None,
+        recovery: None,
     };
     match qslm_search::problems(&experiment).into_iter().next() {
         Some(problem) => Err(Failure::new(Exit::Failure, problem)),

@@ -118,7 +118,15 @@ impl Inputs {
     /// # Errors
     /// [`JobError`].
     pub fn data(&self, task: &Task, network: &Network) -> Result<Arc<Dataset>, JobError> {
-        let (text, tokenizer) = (self.path("text")?, self.path("tokenizer")?);
+        self.data_of("text", task, network)
+    }
+
+    /// As [`Inputs::data`], of another input than `text`.
+    ///
+    /// # Errors
+    /// [`JobError`].
+    pub fn data_of(&self, name: &str, task: &Task, network: &Network) -> Result<Arc<Dataset>, JobError> {
+        let (text, tokenizer) = (self.path(name)?, self.path("tokenizer")?);
         let key = (text.to_owned(), tokenizer.to_owned(), task.clone(), *network);
         self.loaded.data.get_or_make(&key, || load_data(text, tokenizer, task, network))
     }

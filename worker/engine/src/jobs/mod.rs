@@ -31,7 +31,7 @@ pub const BACKEND: Backend = Backend::Native;
 /// Largest artifact that is a document of a line per matrix, in bytes.
 const LARGEST_TABLE: u64 = 16 << 20;
 
-/// Every kind, by name.
+/// Every kind of this package, by name; `qslm-train` adds those that train.
 pub const KINDS: &[&Kind] =
     &[&coded::CODED, &gptq::GPTQ, &holdout::HOLDOUT, &ranges::RANGES, &sensitivity::SENSITIVITY];
 
@@ -106,7 +106,8 @@ pub enum JobError {
 }
 
 impl JobError {
-    fn invalid(what: impl ToString) -> Self {
+    /// Something that makes no sense, in the words of whoever noticed.
+    pub fn invalid(what: impl ToString) -> Self {
         Self::Invalid(what.to_string())
     }
 
@@ -116,12 +117,18 @@ impl JobError {
     }
 }
 
-/// Makes a job's artifact.
+/// Makes a job's artifact, if its kind is one of these.
 ///
 /// # Errors
 /// [`JobError`].
-pub fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let kind = KINDS.iter().find(|kind| kind.name == job.kind);
+pub fn make_of(
+    kinds: impl IntoIterator<Item = &'static Kind>,
+    job: &Job,
+    inputs: &Inputs,
+    watch: &dyn Watch,
+    out: &mut dyn Write,
+) -> Result<(), JobError> {
+    let kind = kinds.into_iter().find(|kind| kind.name == job.kind);
     let kind = kind.ok_or_else(|| JobError::Kind(job.kind.clone()))?;
     (kind.make)(job, inputs, watch, out)
 }
@@ -173,8 +180,11 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_is_named() {
-        let refused =
-            |job: &Job| make(job, &Inputs::default(), &(), &mut Vec::new()).unwrap_err().to_string();
+        let refused = |job: &Job| {
+            make_of(KINDS.iter().copied(), job, &Inputs::default(), &(), &mut Vec::new())
+                .unwrap_err()
+                .to_string()
+        };
         assert_eq!(refused(&Job::new("hessian", 1)), "kind = \"hessian\": this program knows no such job");
         let unknown = Job::new("ranges", 1).parameter("colour", 1);
         assert!(

@@ -4,6 +4,7 @@
 //! shares that are asked for. What comes out is what a file stores: codes with their scales, and vectors.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
@@ -17,6 +18,9 @@ use crate::network::{BatchLoss, Objective, Window};
 use crate::step::{Settings, Trainer};
 use crate::tensors::Tensors;
 use crate::weights::Source;
+
+/// The float network that a run learns from; several share it.
+pub type Teacher = Arc<SpikeGpt>;
 
 /// Plan of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,6 +71,78 @@ pub struct Trained {
     pub tensors: Tensors,
 }
 
+/// A run under way.
+#[derive(Debug)]
+pub struct Run<'t> {
+    trainer: Trainer,
+    teacher: Option<Teacher>,
+    draw: Draw,
+    text: &'t [u32],
+    plan: Plan,
+}
+
+impl<'t> Run<'t> {
+    /// A run at its start. The teacher is the float network; without one, cross entropy alone is learned from.
+    ///
+    /// # Errors
+    /// [`CannotDistil`].
+    pub fn new(
+        checkpoint: &Checkpoint,
+        teacher: Option<Teacher>,
+        candidate: &Candidate,
+        text: &'t [u32],
+        plan: Plan,
+    ) -> Result<Self, CannotDistil> {
+        if text.len() <= plan.window {
+            return Err(CannotDistil::Short { tokens: text.len(), needed: plan.window + 1 });
+        }
+        let trainer = Trainer::new(checkpoint, candidate, plan.settings)?;
+        let draw = Draw::new(text.len(), plan.window, plan.seed);
+        Ok(Self { trainer, teacher, draw, text, plan })
+    }
+
+    /// Steps that are done.
+    pub fn steps(&self) -> u32 {
+        self.trainer.steps()
+    }
+
+    /// Does a step. The loss is that before it.
+    ///
+    /// # Panics
+    /// If a token is not below the vocabulary.
+    pub fn step(&mut self) -> BatchLoss {
+        let objective = match &self.teacher {
+            None => Objective::CrossEntropy,
+            Some(teacher) => Objective::Distillation { teacher, share: self.plan.share },
+        };
+        let windows = self.draw.batch(self.text, self.plan.batch);
+        let batch: Vec<Window<'_>> = windows.into_iter().map(Window::of).collect();
+        self.trainer.step(&batch, objective)
+    }
+
+    /// A checkpoint of the run, from which another one with the same plan goes on.
+    pub fn save(&self) -> Vec<u8> {
+        self.trainer.save()
+    }
+
+    /// Goes on from a checkpoint. One that is none of such a run is left alone, and false is the answer.
+    pub fn restore(&mut self, checkpoint: &[u8]) -> bool {
+        if !self.trainer.restore(checkpoint) {
+            return false;
+        }
+        self.draw = Draw::new(self.text.len(), self.plan.window, self.plan.seed);
+        for _ in 0..self.trainer.steps() {
+            self.draw.batch(self.text, self.plan.batch);
+        }
+        true
+    }
+
+    /// What the run leaves, as a file stores it.
+    pub fn trained(&self, checkpoint: &Checkpoint) -> Trained {
+        trained(&self.trainer, checkpoint)
+    }
+}
+
 /// Trains a checkpoint under a candidate on a text; `watch` sees every step with the loss before it.
 ///
 /// # Errors
@@ -81,29 +157,21 @@ pub fn distil(
     plan: &Plan,
     mut watch: impl FnMut(u32, BatchLoss),
 ) -> Result<Trained, CannotDistil> {
-    if text.len() <= plan.window {
-        return Err(CannotDistil::Short { tokens: text.len(), needed: plan.window + 1 });
-    }
-    let mut trainer = Trainer::new(checkpoint, candidate, plan.settings)?;
+    let float = Candidate::float(checkpoint.network());
     let teacher = match plan.share {
         0.0 => None,
-        _ => Some(SpikeGpt::new(checkpoint, &Candidate::float(checkpoint.network()), Backend::Native)?),
+        _ => Some(SpikeGpt::new(checkpoint, &float, Backend::Native)?.into()),
     };
-    let objective = match &teacher {
-        None => Objective::CrossEntropy,
-        Some(teacher) => Objective::Distillation { teacher, share: plan.share },
-    };
-    let mut draw = Draw::new(text.len(), plan.window, plan.seed);
-    for step in 0..plan.settings.schedule.steps {
-        let windows = draw.batch(text, plan.batch);
-        let batch: Vec<Window<'_>> = windows.into_iter().map(Window::of).collect();
-        let loss = trainer.step(&batch, objective);
+    let mut run = Run::new(checkpoint, teacher, candidate, text, *plan)?;
+    while run.steps() < plan.settings.schedule.steps {
+        let step = run.steps();
+        let loss = run.step();
         if !loss.objective.is_finite() {
             return Err(CannotDistil::Diverged { step });
         }
         watch(step, loss);
     }
-    Ok(trained(&trainer, checkpoint))
+    Ok(run.trained(checkpoint))
 }
 
 /// The state of a trainer as a file stores it.

@@ -14,7 +14,8 @@
 //! 4. [`fake_quant`] puts quantization inside training: weights on their grid going forward, straight-through and learned
 //!    step sizes going back.
 //! 5. [`optimizer`], [`schedule`] and [`clip`] make a step of gradients; [`step`] joins all of it.
-//! 6. [`distil`] is a whole run: a float teacher, a quantized student, windows drawn from a seed ([`draw`]), codes at the end.
+//! 6. [`jobs`] has the kinds of jobs that train, with which a worker is asked for all of it.
+//!    [`distil`] is a whole run: a float teacher, a quantized student, windows drawn from a seed ([`draw`]), codes at the end.
 
 mod block;
 pub mod clip;
@@ -22,6 +23,7 @@ pub mod distil;
 pub mod draw;
 pub mod fake_quant;
 mod head;
+pub mod jobs;
 pub mod network;
 pub mod optimizer;
 mod parallel;

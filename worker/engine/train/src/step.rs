@@ -42,6 +42,9 @@ pub struct Settings {
     pub threads: usize,
 }
 
+/// What a checkpoint begins with: another form of it begins otherwise.
+const MAGIC: &[u8; 8] = b"qslmqat1";
+
 /// A network under training.
 #[derive(Debug)]
 pub struct Trainer {
@@ -130,6 +133,42 @@ impl Trainer {
         self.optimizer.step(parameters, gradients, factor, rate_of, &mut self.buffers);
         self.steps += 1;
         loss
+    }
+
+    /// A checkpoint: steps, and all parameters with what the optimizer remembers of them.
+    pub fn save(&self) -> Vec<u8> {
+        let mut bytes = Vec::from(*MAGIC);
+        bytes.extend(self.steps.to_le_bytes());
+        self.optimizer.powers().iter().for_each(|power| bytes.extend(power.to_le_bytes()));
+        for tensors in [&self.parameters].into_iter().chain(self.optimizer.moments()) {
+            for (_, values) in tensors.iter() {
+                values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+            }
+        }
+        bytes
+    }
+
+    /// Takes over a checkpoint of a trainer of the same network, candidate and settings. One that is none is left alone, and
+    /// false is the answer.
+    pub fn restore(&mut self, bytes: &[u8]) -> bool {
+        let count = |tensors: &Tensors| tensors.iter().map(|(_, values)| values.len()).sum::<usize>();
+        let floats = count(&self.parameters) + self.optimizer.moments().map(count).sum::<usize>();
+        let Some(bytes) = bytes.strip_prefix(MAGIC).filter(|rest| rest.len() == 4 + 16 + 4 * floats) else {
+            return false;
+        };
+        let (steps, rest) = bytes.split_at(4);
+        let (powers, rest) = rest.split_at(16);
+        self.steps = u32::from_le_bytes(steps.try_into().unwrap_or_default());
+        let (powers, _) = powers.as_chunks::<8>();
+        let powers: Vec<f64> = powers.iter().map(|power| f64::from_le_bytes(*power)).collect();
+        let (values, _) = rest.as_chunks::<4>();
+        let mut values = values.iter().map(|value| f32::from_le_bytes(*value));
+        for tensors in [&mut self.parameters].into_iter().chain(self.optimizer.moments_mut(&powers)) {
+            for (_, to) in tensors.iter_mut() {
+                to.iter_mut().zip(&mut values).for_each(|(to, value)| *to = value);
+            }
+        }
+        true
     }
 
     /// The shape of the network.

@@ -49,6 +49,22 @@ impl Optimizer {
         Self { method, first: zeros(), second, powers: [1.0; 2] }
     }
 
+    /// `beta1^t` and `beta2^t`.
+    pub(crate) fn powers(&self) -> [f64; 2] {
+        self.powers
+    }
+
+    /// What it remembers.
+    pub(crate) fn moments(&self) -> impl Iterator<Item = &Tensors> {
+        [&self.first, &self.second].into_iter()
+    }
+
+    /// As [`Optimizer::moments`], to be put back, with the powers.
+    pub(crate) fn moments_mut(&mut self, powers: &[f64]) -> impl Iterator<Item = &mut Tensors> {
+        self.powers.iter_mut().zip(powers).for_each(|(to, power)| *to = *power);
+        [&mut self.first, &mut self.second].into_iter()
+    }
+
     /// Changes every parameter by its gradient times `factor`.
     ///
     /// # Panics

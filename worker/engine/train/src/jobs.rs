@@ -1,0 +1,39 @@
+//! Kinds of jobs that train, beside those of the engine.
+
+mod control;
+mod qat;
+
+use std::io::Write;
+
+use qslm_common::job::Job;
+use qslm_engine::jobs::{Inputs, JobError, KINDS, Kind, Watch, make_of};
+
+pub use control::{CONTROL, control_of, read_control};
+pub use qat::QAT;
+
+/// Every kind of job that a worker knows.
+pub fn kinds() -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().copied().chain([&CONTROL, &QAT])
+}
+
+/// Makes a job's artifact.
+///
+/// # Errors
+/// [`JobError`].
+pub fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
+    make_of(kinds(), job, inputs, watch, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        let names: BTreeSet<_> = kinds().map(|kind| kind.name).collect();
+        assert_eq!(names.len(), kinds().count());
+        assert!(names.contains("qat") && names.contains("gptq"));
+    }
+}
