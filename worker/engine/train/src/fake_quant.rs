@@ -94,7 +94,7 @@ impl FakeQuant {
         candidate: &Candidate,
         parameters: &mut Tensors,
     ) -> Result<Self, CannotTrain> {
-        candidate.validate(network)?;
+        without_artifacts(network, candidate).validate(network)?;
         if network.is_classifier() {
             return Err(CannotTrain::Classifier(network.outputs));
         }
@@ -260,6 +260,14 @@ impl Source for Quantized<'_> {
             (None, None) => stored(values, quant.channels, quant.vectors, name),
         }
     }
+}
+
+/// The candidate with schemes that take no codes from elsewhere: training makes them.
+fn without_artifacts(network: &Network, candidate: &Candidate) -> Candidate {
+    network.units().iter().fold(candidate.clone(), |candidate, unit| {
+        let scheme = candidate.scheme(&unit.name).uncalibrated();
+        candidate.with([unit.name.as_str()], scheme)
+    })
 }
 
 /// Puts the grids of codes among the parameters.
