@@ -240,11 +240,12 @@ impl Manifest {
     /// The candidate that the file stores.
     pub fn to_candidate(&self) -> Candidate {
         let of = |unit: &str| self.schemes.get(unit).copied().unwrap_or(Scheme::Float);
-        let weights = Candidate::new(&self.network, |unit| of(&unit.name));
+        // Vectors first: another scheme of theirs takes their artifact away.
+        let weights = Candidate::new(&self.network, |unit| of(&unit.name)).with_vectors(self.vectors);
         let weights = self.codes.iter().fold(weights, |candidate, (unit, artifact)| {
             candidate.with_codes([unit.as_str()], Some(*artifact))
         });
-        self.quantize_inner(weights.with_vectors(self.vectors))
+        self.quantize_inner(weights)
     }
 
     /// Bytes of the codes that the file holds entropy-coded.

@@ -1,9 +1,9 @@
 //! Trains a checkpoint under a scheme of all linears on a text, and evaluates it on another.
 //!
-//!     cargo run --release -p qslm-train --example distil -- CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [OUT]
+//!     cargo run --release -p qslm-train --example distil -- CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [BIT_COST [OUT]]
 //!
-//! SHARE is that of the divergence from the float network (1: distillation alone, 0: cross entropy alone). Writes the
-//! losses as it goes, then perplexities and bytes; OUT becomes a float checkpoint of what the codes stand for.
+//! SHARE is that of the divergence from the float network (1: distillation alone, 0: cross entropy alone), BIT_COST what a
+//! bit costs where codes have a step instead of a width. Writes the losses as it goes, then perplexities and bytes; OUT becomes a float checkpoint of what the codes stand for.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -19,6 +19,7 @@ use qslm_common::task::Task;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_engine::model::SpikeGpt;
+use qslm_engine::quant::rans;
 use qslm_engine::task::{Dataset, TokenizerFile, evaluate};
 use qslm_train::distil::{Plan, distil};
 use qslm_train::optimizer::{Adam, Method};
@@ -33,9 +34,11 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, checkpoint, tokenizer, train, valid, scheme, steps, share, rate, out @ ..] = &arguments[..]
+    let [_, checkpoint, tokenizer, train, valid, scheme, steps, share, rate, more @ ..] = &arguments[..]
     else {
-        return Err("expected CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [OUT]".into());
+        return Err(
+            "expected CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [BIT_COST [OUT]]".into()
+        );
     };
     let (scheme, rate): (Scheme, f32) = (scheme.parse()?, rate.parse()?);
     let steps = steps.parse()?;
@@ -55,6 +58,7 @@ fn main() -> Result<(), Failure> {
         scale_rate: 1e-2,
         zero_point_rate: 0.0,
         weight_decay: 0.0,
+        bit_cost: more.first().map_or(Ok(0.0), |cost| cost.parse())?,
         clip: 1.0,
         reset: Reset::Attached,
         threads: THREADS,
@@ -81,9 +85,9 @@ fn main() -> Result<(), Failure> {
     let path = std::env::temp_dir().join(format!("qslm-distil-{}.safetensors", std::process::id()));
     write(&network, &trained.tensors, &path)?;
     let student = Checkpoint::load(&path, true)?;
-    match out {
-        [] => std::fs::remove_file(&path)?,
-        [out, ..] => std::fs::rename(&path, out)?,
+    match more {
+        [_, out, ..] => std::fs::rename(&path, out)?,
+        _ => std::fs::remove_file(&path)?,
     }
     let before = losses(&checkpoint, &valid)?;
     let after = losses(&student, &valid)?;
@@ -98,9 +102,16 @@ fn main() -> Result<(), Failure> {
         let loss = 100.0 * (quantized / float - 1.0);
         writeln!(std::io::stdout(), "{what}: perplexity {float:.3} to {quantized:.3}, {loss:+.2} %")?;
     }
-    let (bytes, float) = (footprint_bytes(&network, &candidate), network.parameters() * 4);
-    let saving = 100.0 * (1.0 - bytes as f64 / float as f64);
-    writeln!(std::io::stdout(), "{bytes} of {float} bytes, saving {saving:.2} %")?;
+    let (packed, float) = (footprint_bytes(&network, &candidate), network.parameters() * 4);
+    let mut coded = packed;
+    for codes in trained.codes.values() {
+        let bytes = codes.format.code_bytes(codes.values.len() as u64);
+        coded -= bytes.saturating_sub(rans::encode(&codes.values, codes.columns).len() as u64);
+    }
+    for (what, bytes) in [("packed", packed), ("entropy-coded", coded)] {
+        let saving = 100.0 * (1.0 - bytes as f64 / float as f64);
+        writeln!(std::io::stdout(), "{what}: {bytes} of {float} bytes, saving {saving:.2} %")?;
+    }
     Ok(())
 }
 

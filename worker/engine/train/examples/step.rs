@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         scale_rate: 1e-2,
         zero_point_rate: 0.0,
         weight_decay: 0.0,
+        bit_cost: 0.0,
         clip: 1.0,
         reset: Reset::Attached,
         threads,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::network::Network;
 use qslm_common::scheme::{Format, Granularity, Quantizer, Range, Rounding, Scales, Scheme, Symmetry};
-use qslm_engine::kernels::gradient::fake_quant;
+use qslm_engine::kernels::gradient::{fake_quant, rate};
 use qslm_engine::kernels::grid::{self, Grid};
 use qslm_engine::quant::{
     Codes, Statistics, Weights, exponent_of, fake_quantize, power_of, quantize, to_half,
@@ -67,6 +67,8 @@ struct UnitGrid {
     columns: usize,
     /// Least scale.
     least: f32,
+    /// True if the codes have a step instead of a width, so that an entropy coder stores them.
+    is_coded: bool,
     /// Codes that stay what they are, so that scales alone are learned; empty if they follow the weights.
     frozen: Vec<i8>,
 }
@@ -92,7 +94,7 @@ impl FakeQuant {
         candidate: &Candidate,
         parameters: &mut Tensors,
     ) -> Result<Self, CannotTrain> {
-        candidate.validate(network)?;
+        without_artifacts(network, candidate).validate(network)?;
         if network.is_classifier() {
             return Err(CannotTrain::Classifier(network.outputs));
         }
@@ -120,10 +122,9 @@ impl FakeQuant {
             let nearest = Quantizer { rounding: Rounding::Nearest, range };
             let codes = quantize(weights, format, nearest, &Statistics::NONE);
             let largest = weights.values.iter().fold(0.0f32, |top, w| top.max(w.abs()));
-            grids.insert(
-                unit.name.clone(),
-                UnitGrid { format, columns: unit.columns, least: largest * LEAST_SCALE, frozen: Vec::new() },
-            );
+            let (least, is_coded) = (largest * LEAST_SCALE, matches!(range, Range::Step(_)));
+            let grid = UnitGrid { format, columns: unit.columns, least, is_coded, frozen: Vec::new() };
+            grids.insert(unit.name.clone(), grid);
             put_grid(&unit.name, &codes, parameters);
         }
         let columns = network.units().into_iter().map(|unit| (unit.name, unit.columns)).collect();
@@ -151,12 +152,19 @@ impl FakeQuant {
 
     /// Takes gradients in what a step computed with to those in the parameters: straight-through for weights, LSQ's for
     /// scales and zero points. Of schemes without a learned grid gradients stay as they are.
+    ///
+    /// `bit_cost` is what a bit costs, as a mean over all weights whose codes have a step instead of a width, in nats: the
+    /// gradient of what an entropy coder takes for them is added.
     pub fn straight_through<Scratch: Send>(
         &self,
         parameters: &Tensors,
         gradients: &mut Tensors,
+        bit_cost: f32,
         threads: &mut [Scratch],
     ) {
+        let coded = self.grids.iter().filter(|(_, unit)| unit.is_coded);
+        let coded: usize = coded.map(|(name, _)| parameters.get(name).len()).sum();
+        let of_weight = bit_cost / coded.max(1) as f32;
         let mut jobs: BTreeMap<&str, [&mut [f32]; 3]> = BTreeMap::new();
         for (name, gradient) in gradients.iter_mut() {
             let of_unit =
@@ -189,6 +197,10 @@ impl FakeQuant {
             for (run, ((weights, d), grid)) in runs.enumerate() {
                 let gradient = fake_quant::backward(weights, grid, d);
                 d_scales[run] = gradient.scale;
+                if unit.is_coded && bit_cost != 0.0 && grid.scale > 0.0 {
+                    let width = rate::width(weights, grid.scale);
+                    d_scales[run] += rate::add(weights, grid.scale, width, of_weight, d);
+                }
                 if let Some(zero) = d_zeros.get_mut(run) {
                     *zero = gradient.zero;
                 }
@@ -248,6 +260,14 @@ impl Source for Quantized<'_> {
             (None, None) => stored(values, quant.channels, quant.vectors, name),
         }
     }
+}
+
+/// The candidate with schemes that take no codes from elsewhere: training makes them.
+fn without_artifacts(network: &Network, candidate: &Candidate) -> Candidate {
+    network.units().iter().fold(candidate.clone(), |candidate, unit| {
+        let scheme = candidate.scheme(&unit.name).uncalibrated();
+        candidate.with([unit.name.as_str()], scheme)
+    })
 }
 
 /// Puts the grids of codes among the parameters.

@@ -31,6 +31,9 @@ pub struct Settings {
     pub zero_point_rate: f32,
     /// Decoupled weight decay of matrices.
     pub weight_decay: f32,
+    /// What a bit costs, in nats, of the mean over weights whose codes an entropy coder stores: those of schemes with a step
+    /// instead of a width.
+    pub bit_cost: f32,
     /// Largest norm of the gradient.
     pub clip: f64,
     /// Gradient through the reset of LIF neurons.
@@ -115,7 +118,8 @@ impl Trainer {
         let quantized = Quantized { quant: &self.quant, parameters: &self.parameters };
         self.weights.load(&quantized, &mut self.buffers);
         let loss = self.workspace.backward(&self.weights, batch, objective, &mut self.gradients);
-        self.quant.straight_through(&self.parameters, &mut self.gradients, &mut self.buffers);
+        let bit_cost = self.settings.bit_cost;
+        self.quant.straight_through(&self.parameters, &mut self.gradients, bit_cost, &mut self.buffers);
         let norm = clip::norm(&self.gradients, &mut self.buffers);
         let factor = clip::factor(norm, self.settings.clip);
         let share = self.settings.schedule.at(self.steps) as f32;

@@ -121,8 +121,12 @@ fn a_candidate_takes_codes_and_vectors_from_the_artifact_and_is_packed_with_them
         let artifact = made(&job(&student, plan), &()).unwrap();
         let hash = ContentHash::of(&artifact);
         let codes = BTreeMap::from([(hash, Arc::new(CodesFile::of(artifact).unwrap()))]);
-        let linears: Vec<String> =
-            network.units().into_iter().filter(|unit| unit.is_linear()).map(|unit| unit.name).collect();
+        let linears: Vec<String> = network
+            .units()
+            .into_iter()
+            .filter(qslm_common::network::Unit::is_linear)
+            .map(|unit| unit.name)
+            .collect();
         let names = linears.iter().map(String::as_str).chain([VECTORS]);
         let trained = student.clone().with_codes(names, Some(hash));
         let counts = |model: &SpikeGpt| evaluate(model, &data, 0..data.len(), &|| false).unwrap();

@@ -7,7 +7,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::scheme::Scheme;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::kernels::gradient::lif::Reset;
-use qslm_engine::quant::{Statistics, Weights, quantize};
+use qslm_engine::quant::{Codes, Statistics, Weights, quantize, rans};
 use qslm_train::distil::{CannotDistil, Plan, Trained, distil};
 use qslm_train::fake_quant::{CannotTrain, FakeQuant, Quantized, scales_of};
 use qslm_train::network::{Objective, Window};
@@ -47,6 +47,7 @@ fn settings(method: Method, rate: f32, steps: u32, threads: usize) -> Settings {
         scale_rate: rate * 10.0,
         zero_point_rate: rate * 100.0,
         weight_decay: 0.01,
+        bit_cost: 0.0,
         clip: 1.0,
         reset: Reset::Attached,
         threads,
@@ -133,6 +134,23 @@ fn training_lowers_the_loss_under_every_scheme_and_method() {
 }
 
 #[test]
+fn codes_take_fewer_bits_where_bits_cost() {
+    let checkpoint = wikitext();
+    let candidate = linears(&checkpoint, "ec:0.70:tensor:f16");
+    let bits = |bit_cost: f32| {
+        let settings = Settings { bit_cost, ..settings(ADAM, 1e-3, 30, 2) };
+        let plan = Plan { settings, share: 0.0, window: 24, batch: 2, seed: 7 };
+        let trained = distil(&checkpoint, &candidate, &text(400), &plan, |_, _| {}).unwrap();
+        let size = |codes: &Codes| rans::encode(&codes.values, codes.columns).len() as f64 * 8.0;
+        let weights: usize = trained.codes.values().map(|codes| codes.values.len()).sum();
+        trained.codes.values().map(size).sum::<f64>() / weights as f64
+    };
+    let (free, cheap, dear) = (bits(0.0), bits(0.3), bits(3.0));
+    println!("{free:.3}, {cheap:.3} and {dear:.3} bits a weight");
+    assert!(cheap < free - 0.02 && dear < cheap - 0.05, "{free}, {cheap}, {dear}");
+}
+
+#[test]
 fn threads_change_no_bit_of_a_run_and_a_seed_repeats_it() {
     let one = run("int2:full:channel:f16", ADAM, 1e-3, 5, 1);
     for threads in [1, 2, 5] {
@@ -185,10 +203,7 @@ fn what_cannot_be_trained_is_refused_by_name() {
         FakeQuant::new(checkpoint.network(), candidate, &mut Tensors::of_checkpoint(&checkpoint)).unwrap_err()
     };
     let slim = linears(&checkpoint, "int3:full:group64:slim");
-    let hash = Some(qslm_common::hash::ContentHash::of(b"codes"));
-    let units = checkpoint.network().units();
-    let linear = units.iter().filter(|unit| unit.is_linear()).map(|unit| unit.name.as_str());
-    let slim = refuse(&slim.with_codes(linear, hash)).to_string();
+    let slim = refuse(&slim).to_string();
     assert!(slim.contains("int3:full:group64:slim has mixed widths"), "{slim}");
     let float = linears(&checkpoint, "f32");
     let membrane = float.clone().with_membranes(["blocks.0.lif1"], "fixed6:1".parse().ok());

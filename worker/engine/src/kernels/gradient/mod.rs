@@ -8,6 +8,7 @@
 pub mod fake_quant;
 pub mod lif;
 pub mod norm;
+pub mod rate;
 pub mod shift;
 pub mod softmax;
 pub mod wkv;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{fake_quant, lif, norm, shift, wkv};
+use super::{fake_quant, lif, norm, rate, shift, wkv};
 use crate::kernels::grid::{self, Grid};
 
 fn wave(len: usize, by: f32, times: f32) -> Vec<f32> {
@@ -197,6 +197,24 @@ proptest! {
     }
 
     #[test]
+    fn of_the_bits_of_codes(size in 1usize..70, scale in 0.1f32..2.0, width in 0.3f32..3.0) {
+        let weights = wave(size, 0.73, 1.5);
+        let bits = |weights: &[f64], scale: f64| -> f64 {
+            let b = f64::from(width);
+            let of = |w: &f64| {
+                -(sigmoid((w / scale + 0.5) / b) - sigmoid((w / scale - 0.5) / b)).log2()
+            };
+            weights.iter().map(of).sum()
+        };
+        let mut d = vec![0.25; size];
+        let of_scale = rate::add(&weights, scale, width, 2.0, &mut d);
+        d.iter_mut().for_each(|d| *d = (*d - 0.25) / 2.0);
+        let (weights, scale) = (wide(&weights), f64::from(scale));
+        assert_close(&d, &differences(&weights, |weights| bits(weights, scale)), "weights");
+        assert_close(&[of_scale / 2.0], &differences(&[scale], |scale| bits(&weights, scale[0])), "scale");
+    }
+
+    #[test]
     fn weights_on_a_grid_are_those_of_their_codes(
         size in 1usize..70,
         bits in 2u32..8,
@@ -226,6 +244,17 @@ proptest! {
         lif::add_spikes(&sums, &mut added);
         prop_assert_eq!(&added, &residual);
     }
+}
+
+#[test]
+fn the_width_is_that_of_a_logistic_variable_with_as_large_a_mean_magnitude() {
+    // Its quantiles: b ln(p / (1 - p)).
+    let (b, scale) = (1.7f64, 0.25);
+    let quantile = |i: usize| (i as f64 + 0.5) / 20_000.0;
+    let weights: Vec<f32> =
+        (0..20_000).map(quantile).map(|p| (b * scale * (p / (1.0 - p)).ln()) as f32).collect();
+    assert!((f64::from(rate::width(&weights, scale as f32)) - b).abs() < 1e-3);
+    assert!(rate::width(&[0.0; 5], 1.0) > 0.0 && rate::width(&[], 1.0) > 0.0);
 }
 
 #[test]

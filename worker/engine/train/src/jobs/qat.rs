@@ -102,6 +102,7 @@ fn plan_of(plan: &TrainingPlan) -> Plan {
         scale_rate: SCALE_RATE,
         zero_point_rate: 0.0,
         weight_decay: 0.0,
+        bit_cost: 0.0,
         clip: CLIP,
         reset: Reset::Attached,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
