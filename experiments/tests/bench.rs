@@ -77,14 +77,18 @@ fn an_evaluation_is_measured_as_a_whole_and_by_kernels() {
     let rows = rows.as_array().unwrap();
     let named =
         |what: &str| rows.iter().filter(|row| row["what"].as_str().unwrap().starts_with(what)).count();
-    assert_eq!((named("peak"), named("whole"), named("product")), (2, 5, 16), "{rows:?}");
+    assert_eq!((named("whole"), named("product")), (5, 16), "{rows:?}");
+    // Left out, in so many words, where a product was faster: other tests may have had the processor meanwhile.
+    assert!([0, 2].contains(&named("peak")), "{rows:?}");
     for row in rows {
         assert!(row["gflops"].as_f64().or(row["ns_per_element"].as_f64()).unwrap() > 0.0, "{row}");
         let whole = row["what"].as_str().unwrap().starts_with("whole");
         assert_eq!(row["tokens_per_second"].as_f64().is_some_and(|speed| speed > 0.0), whole, "{row}");
         if row["what"].as_str().unwrap().ends_with("floats") {
-            let share = row["share_of_peak"].as_f64().unwrap();
-            assert!(share > 0.0 && share <= 1.0, "no product does more than the processor can: {row}");
+            let share = row["share_of_peak"].as_f64();
+            assert_eq!(share.is_some(), named("peak") > 0, "{row}");
+            let is_share = share.is_none_or(|share| share > 0.0 && share <= 1.0);
+            assert!(is_share, "no product does more than the processor can: {row}");
         }
     }
 }

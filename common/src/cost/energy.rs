@@ -317,7 +317,7 @@ mod tests {
         let head = &units[units.len() - 1];
         let packed = unit_bytes(head, candidate.scheme(&head.name));
         let mut coded = CodedSizes::default();
-        let codes = head.weights() as u64 * 4 / 8;
+        let codes = head.weights() * 4 / 8;
         coded.insert(&head.name, candidate.scheme(&head.name), codes - 1000);
         let plain = energy(table, &candidate);
         let pieces = table.per_token(&PUBLISHED, &candidate, &coded, &as_built(&PUBLISHED, &silent()));
