@@ -54,7 +54,7 @@ fn containers_of_the_image_find_what_one_process_finds() {
     for name in ["worker-a", "worker-b", "worker-c"] {
         run(name, &[], &worker);
     }
-    let spec = "/usr/share/qslm/specs/quickstart.toml";
+    let spec = "/usr/share/qslm/specs/plain.toml";
     run("submit", &[], &["qslm", "submit", spec, "--coordinator", &url, "--wait", "--output", "json"]);
 
     // A worker that is told to stop before all is done says so: a Job starts its index again.
