@@ -172,6 +172,57 @@ fn a_candidate_of_calibrated_codes_is_compared_and_packed_only_with_their_artifa
 }
 
 #[test]
+fn what_was_trained_is_deployed_as_it_was_measured_and_a_control_stands_beside() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = [
+        "--set",
+        "space.bits=[4, 3, 2]",
+        "--set",
+        "space.symmetry=full",
+        "--set",
+        "constraints.max_perplexity_increase=5.0",
+        "--set",
+        "recovery={ text = \"experiments/data/almanac.txt\", steps = 6, batch = 4, distillation = 0.5 }",
+        "--set",
+        "recovery.text=experiments/data/almanac.txt",
+        "--set",
+        "holdout.text=experiments/data/almanac.txt",
+        "--set",
+        "holdout.sequences=2",
+    ];
+    let (path, document) = front(folder.path(), &more);
+    let trained =
+        document["front"].as_array().unwrap().iter().find(|row| {
+            row["schemes"]["head.weight"].as_str().is_some_and(|scheme| scheme.contains(":trained"))
+        });
+    let trained = trained.unwrap();
+    assert_eq!(trained["schemes"]["emb.weight"], "sign");
+    assert!(trained["codes"]["vectors"].as_str().is_some_and(|hash| hash.len() == 64), "{trained}");
+    let (store, out) = (folder.path().join("s.redb"), folder.path().join("packed.safetensors"));
+    let (store, out) = (store.to_str().unwrap(), out.to_str().unwrap());
+    let id = trained["candidate"].as_str().unwrap();
+    let apply = ["apply", "--checkpoint", MODEL, "--front", &path, "--candidate", id, "--store", store];
+    let applied = json(&[&apply[..], &["--out", out, "--output", "json"]].concat());
+    assert_eq!(applied["footprint_bytes"], trained["footprint_bytes"]);
+    let nats = trained["counts"]["nll"].as_u64().unwrap() as f64 / f64::from(1 << 24);
+    assert_eq!(eval(out, &[])["nll_sum"].as_f64(), Some(nats));
+    // The float model learned from the same text; the chosen one was measured on data of its own.
+    assert_eq!(document["control"]["steps"], 6);
+    assert!(document["control"]["quality_loss"].as_f64().is_some_and(f64::is_finite), "{document}");
+    assert!(document["holdout"]["quality_loss"].as_f64().is_some_and(f64::is_finite), "{document}");
+    // Run again it answers from its store, and trains nothing but the control anew.
+    assert_eq!(front(folder.path(), &more).1, document);
+    let refused = |setting: &str| {
+        let run = ["run", "experiments/specs/quickstart-recover.toml", "--store", store, "--set", setting];
+        refused(2, &run)
+    };
+    assert!(refused("recovery.steps=0").contains("recovery.steps = 0: expected 1 to 10000000"));
+    assert!(refused("recovery.window=60000").contains("tokens, a window takes 60001"));
+    assert!(refused("recovery.trainer=mrem").contains("unknown variant `mrem`, expected `qat`"));
+    assert!(refused("space.rounding=trained").contains("codes are trained of candidates"));
+}
+
+#[test]
 fn calibrated_and_entropy_coded_codes_save_91_percent_of_the_small_model_at_3_percent_loss() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");
