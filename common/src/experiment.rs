@@ -4,6 +4,7 @@
 //! canonical text. How many workers, shards or hosts take part is not in here: the result does not depend
 //! on them.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -197,13 +198,12 @@ impl Experiment {
 
     /// The constraints that a candidate has to meet to be of any use: with the bounds on quality as far away as candidates
     /// that are trained may be.
-    pub fn within_reach(&self) -> Constraints {
+    pub fn within_reach(&self) -> Cow<'_, Constraints> {
+        let Some(Recovery { reach, .. }) = self.recovery else { return Cow::Borrowed(&self.constraints) };
         let mut constraints = self.constraints.clone();
-        if let Some(Recovery { reach, .. }) = self.recovery {
-            let bounds = [&mut constraints.max_perplexity_increase, &mut constraints.max_accuracy_drop];
-            bounds.into_iter().flatten().for_each(|bound| *bound *= reach);
-        }
-        constraints
+        let bounds = [&mut constraints.max_perplexity_increase, &mut constraints.max_accuracy_drop];
+        bounds.into_iter().flatten().for_each(|bound| *bound *= reach);
+        Cow::Owned(constraints)
     }
 
     /// Checks that everything but the strategy fits; see `qslm_search::problems` for that.

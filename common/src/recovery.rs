@@ -7,10 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::{Candidate, VECTORS};
-use crate::experiment::Experiment;
 use crate::footprint::float_bytes;
 use crate::hash::ContentHash;
 use crate::job::{Job, JobInput};
+use crate::network::{Network, Unit};
 use crate::scheme::Scheme;
 use crate::task::MAX_WINDOW;
 
@@ -82,31 +82,33 @@ impl Recovery {
         wrong.map(|(key, value, (_, bound))| InvalidRecovery { key, value, bound }).collect()
     }
 
-    /// The job that trains a candidate; `None` if it has nothing that a trainer could leave codes of, or rounds what training
+    /// The job that trains a candidate of a checkpoint of this shape; `None` if it has nothing that a trainer could leave codes of, or rounds what training
     /// computes in floats.
-    pub fn job(&self, experiment: &Experiment, candidate: &Candidate) -> Option<Job> {
-        let student = student(experiment, candidate)?;
+    pub fn job(
+        &self,
+        network: &Network,
+        checkpoint: ContentHash,
+        tokenizer: ContentHash,
+        candidate: &Candidate,
+    ) -> Option<Job> {
+        let student = student(network, candidate)?;
         // A checkpoint of it holds all weights in float, with two moments each.
-        let bytes = float_bytes(&experiment.network) + HEADER;
+        let bytes = float_bytes(network) + HEADER;
         let parameters = Parameters {
-            binary_embedding: experiment.network.binary_embedding,
+            binary_embedding: network.binary_embedding,
             candidate: student.encode(),
             plan: self.plan.clone(),
         };
         let job = Job::new(KIND, bytes)
-            .input("checkpoint", JobInput::Artifact(experiment.checkpoint))
+            .input("checkpoint", JobInput::Artifact(checkpoint))
             .input("text", JobInput::Artifact(self.text))
-            .input("tokenizer", JobInput::Artifact(experiment.data.tokenizer));
+            .input("tokenizer", JobInput::Artifact(tokenizer));
         Some(job.parameters(&parameters))
     }
 
     /// The candidate that a trainer made of another: its schemes, with codes and vectors from the artifact.
-    pub fn trained(
-        experiment: &Experiment,
-        candidate: &Candidate,
-        artifact: ContentHash,
-    ) -> Option<Candidate> {
-        let student = student(experiment, candidate)?;
+    pub fn trained(network: &Network, candidate: &Candidate, artifact: ContentHash) -> Option<Candidate> {
+        let student = student(network, candidate)?;
         let trained: Vec<String> = student
             .schemes()
             .filter(|(_, scheme)| scheme.is_trained())
@@ -131,31 +133,35 @@ pub struct Parameters {
 
 /// The candidate with codes that a trainer is to leave, and no artifact yet. The embedding, of which a binary network sees the
 /// signs alone, stays as it is.
-fn student(experiment: &Experiment, candidate: &Candidate) -> Option<Candidate> {
+fn student(network: &Network, candidate: &Candidate) -> Option<Candidate> {
     if candidate.activations().next().is_some() || candidate.membranes().next().is_some() {
         return None;
     }
-    let units = experiment.network.units();
+    let units = network.units();
     let mut student = candidate.clone().with_vectors(candidate.vectors());
     for unit in units.iter().filter(|unit| unit.is_linear()) {
         let Scheme::Integer { .. } = candidate.scheme(&unit.name) else { return None };
         let trained = candidate.scheme(&unit.name).trained();
         student = student.with([unit.name.as_str()], trained).with_codes([unit.name.as_str()], None);
     }
-    let is_lossless =
-        |unit: &crate::network::Unit| unit.is_linear() || candidate.scheme(&unit.name) == Scheme::Sign;
+    let is_lossless = |unit: &Unit| unit.is_linear() || candidate.scheme(&unit.name) == Scheme::Sign;
     units.iter().all(is_lossless).then_some(student)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::Experiment;
     use crate::experiment::tests::experiment;
 
     fn recovery() -> Recovery {
         let plan =
             TrainingPlan { window: 128, batch: 16, steps: 400, rate: 5e-4, distillation: 1.0, seed: 1 };
         Recovery { text: ContentHash::of(b"train"), candidates: 2, reach: 10.0, plan }
+    }
+
+    fn job(experiment: &Experiment, candidate: &Candidate) -> Option<Job> {
+        recovery().job(&experiment.network, experiment.checkpoint, experiment.data.tokenizer, candidate)
     }
 
     #[test]
@@ -181,14 +187,14 @@ mod tests {
         let uniform = experiment.space.uniform(&experiment.network, 2);
         let calibrated = uniform.clone().with(["head.weight"], "int2:full:channel:f16:gptq".parse().unwrap());
         let calibrated = calibrated.with_codes(["head.weight"], Some(ContentHash::of(b"codes")));
-        let job = recovery().job(&experiment, &calibrated).unwrap();
+        let job = job(&experiment, &calibrated).unwrap();
         let parameters: Parameters =
             serde_json::from_value(serde_json::Value::Object(job.parameters.into_iter().collect())).unwrap();
         let student = Candidate::decode(&parameters.candidate).unwrap();
         assert_eq!((student.artifacts().len(), job.inputs.len()), (0, 3));
         assert_eq!(student.scheme("head.weight").to_string(), "int2:full:channel:f16:trained");
         let artifact = ContentHash::of(b"trained");
-        let trained = Recovery::trained(&experiment, &calibrated, artifact).unwrap();
+        let trained = Recovery::trained(&experiment.network, &calibrated, artifact).unwrap();
         assert_eq!(trained.validate(&experiment.network), Ok(()));
         assert_eq!(trained.artifacts().into_iter().collect::<Vec<_>>(), [artifact]);
         assert_eq!(trained.codes_of(VECTORS), Some(artifact));
@@ -200,10 +206,10 @@ mod tests {
     fn what_cannot_be_trained_has_no_job() {
         let experiment = experiment();
         let uniform = experiment.space.uniform(&experiment.network, 2);
-        assert!(recovery().job(&experiment, &Candidate::float(&experiment.network)).is_none());
+        assert!(job(&experiment, &Candidate::float(&experiment.network)).is_none());
         let half = uniform.clone().with(["head.weight"], Scheme::Half);
-        assert!(recovery().job(&experiment, &half).is_none());
+        assert!(job(&experiment, &half).is_none());
         let inner = uniform.with_activations(["head.weight"], "int8:affine:dynamic".parse().ok());
-        assert!(recovery().job(&experiment, &inner).is_none());
+        assert!(job(&experiment, &inner).is_none());
     }
 }

@@ -4,7 +4,6 @@ use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::job::{Job, JobKey};
-use qslm_common::objective::quality_loss;
 use qslm_common::recovery::Recovery;
 
 use crate::strategy::Probe;
@@ -56,7 +55,7 @@ impl Search for Recovering {
             },
             State::Training(trained) => {
                 let made = trained.iter().filter_map(|(candidate, job)| {
-                    Recovery::trained(&self.experiment, candidate, archive.made(job)?)
+                    Recovery::trained(&self.experiment.network, candidate, archive.made(job)?)
                 });
                 let made: Vec<Candidate> = made.collect();
                 self.state = State::Done;
@@ -105,17 +104,16 @@ impl Recovering {
     /// others spread evenly in bytes.
     fn pick(&self, archive: &Archive) -> Vec<(Candidate, Job)> {
         let Some(float) = archive.float(&self.experiment) else { return Vec::new() };
-        let quality = self.experiment.task.quality();
-        let most = self.experiment.constraints.largest_loss(quality).map(|bound| bound * self.recovery.reach);
+        let (experiment, within) = (&self.experiment, self.experiment.within_reach());
         let chosen = archive.chosen().map_or(u64::MAX, |chosen| chosen.entry.footprint_bytes);
         // From the smallest on.
         let front = archive.front().into_iter().filter(|known| {
-            let loss = quality_loss(&float.counts, &known.entry.counts);
-            known.entry.footprint_bytes <= chosen && most.is_none_or(|most| loss <= most)
+            known.entry.footprint_bytes <= chosen && within.allow_quality(&float.counts, &known.entry.counts)
         });
         let trainable: Vec<_> = front
             .filter_map(|known| {
-                let job = self.recovery.job(&self.experiment, known.candidate)?;
+                let Experiment { network, checkpoint, data, .. } = experiment;
+                let job = self.recovery.job(network, *checkpoint, data.tokenizer, known.candidate)?;
                 Some((known.entry.footprint_bytes, (known.candidate.clone(), job)))
             })
             .collect();

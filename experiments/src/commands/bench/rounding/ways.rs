@@ -62,7 +62,7 @@ impl Way {
         match self {
             Self::Nearest => "each weight on its own",
             Self::ColumnScales => "AWQ: columns times rms(input)^a, the best a of 20; each matrix its own",
-            Self::Learned => "AdaRound's aim: of the two codes next to each weight, by coordinate descent",
+            Self::Learned => "offered: descent, which has AdaRound's aim",
             Self::Gptq => "offered",
             Self::ActOrder => "offered",
             Self::WeightedRange => "ranges by squared error times the input's second moment",
@@ -87,11 +87,11 @@ impl Way {
         let factor = |act_order| hessian.factor(damping, act_order);
         match (self, paired) {
             (Self::ColumnScales, _) => Ok(matrix.column_scales()),
-            (Self::Learned, _) => Ok(matrix.descend(matrix.nearest(values), true)),
+            (Self::Learned, _) => Ok(matrix.offered_descent(&factor(false)?)),
             (Self::Gptq, _) => Ok(matrix.gptq(values, &factor(false)?)),
             (Self::ActOrder, _) => Ok(matrix.gptq(values, &factor(true)?)),
             (Self::WeightedRange, _) => Ok(matrix.weighted_range(&factor(false)?)),
-            (Self::Descent, _) => Ok(matrix.descend(matrix.gptq(values, &factor(false)?), false)),
+            (Self::Descent, _) => Ok(matrix.descend(matrix.gptq(values, &factor(false)?))),
             (Self::Prefix, Some(paired)) => Ok(matrix.gptq(values, &paired.rounded.factor(damping, false)?)),
             (Self::Asymmetric, Some(paired)) => {
                 let aim = matrix.aim(paired).ok_or(NotPositive)?;
@@ -192,9 +192,14 @@ impl Matrix<'_> {
         weights
     }
 
-    /// Codes one up or down, the best one first, as long as that lowers the damped error of a row's output; with `next` only
-    /// to the codes on either side of the weight.
-    fn descend(&self, mut rounded: Vec<f32>, next: bool) -> Vec<f32> {
+    fn offered_descent(&self, factor: &Factor) -> Vec<f32> {
+        let statistics = Statistics { inputs: Some(factor), hessian: Some(self.hessian), ..Statistics::NONE };
+        self.quantize(self.values, Rounding::Descent, &statistics)
+    }
+
+    /// Codes one up or down, also away from the weight, the best one first, as long as that lowers the damped error of a row's
+    /// output.
+    fn descend(&self, mut rounded: Vec<f32>) -> Vec<f32> {
         let columns = self.unit.columns;
         let mean = self.hessian.diagonal().sum::<f64>() / columns as f64;
         let damp = self.damping * mean;
@@ -210,7 +215,7 @@ impl Matrix<'_> {
                         let to = f64::from(row[j]) + delta;
                         let is_code = to >= least - step / 2.0 && to <= most + step / 2.0;
                         let gain = 2.0 * delta * g[j] + delta * delta * h(j, j);
-                        if is_code && gain < best.0 && (!next || (e[j] + delta).abs() < step) {
+                        if is_code && gain < best.0 {
                             best = (gain, j, delta);
                         }
                     }
