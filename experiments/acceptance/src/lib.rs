@@ -13,6 +13,8 @@ pub mod terminal;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// The top of the repository.
 pub fn root() -> PathBuf {
@@ -72,6 +74,7 @@ impl Running {
 
     /// Reads the log up to a line that contains `words`, which is returned.
     pub fn wait_for(&mut self, words: &str) -> String {
+        let _limit = Limit::on(&self.child);
         let mut seen = String::new();
         loop {
             let start = seen.len();
@@ -91,6 +94,7 @@ impl Running {
 
     /// Waits until it has ended by itself; its exit code.
     pub fn ended(&mut self) -> Option<i32> {
+        let _limit = Limit::on(&self.child);
         // Read to the end, or it could not go on writing.
         std::io::copy(&mut self.log, &mut std::io::sink()).unwrap();
         self.child.wait().unwrap().code()
@@ -101,6 +105,22 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A limit on how long a test waits for a program: past it the program is killed, so that the wait fails and says for what.
+struct Limit(#[expect(dead_code, reason = "dropped: the wait is over")] mpsc::Sender<()>);
+
+impl Limit {
+    fn on(child: &Child) -> Self {
+        let (over, waiting) = mpsc::channel();
+        let id = child.id().to_string();
+        std::thread::spawn(move || {
+            if waiting.recv_timeout(Duration::from_secs(300)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").args(["-KILL", &id]).status();
+            }
+        });
+        Self(over)
     }
 }
 

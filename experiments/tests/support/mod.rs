@@ -6,7 +6,8 @@ pub mod proxy;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use qslm_common::measurement::Nll;
 use qslm_coordinator::store::{Store, Write};
@@ -191,6 +192,7 @@ impl Running {
 
     /// Reads the log up to a line that contains `words`, which is returned.
     pub fn wait_for(&mut self, words: &str) -> String {
+        let _limit = Limit::on(&self.child);
         let mut seen = String::new();
         loop {
             let start = seen.len();
@@ -244,6 +246,7 @@ impl Running {
 
     /// Waits for the end; what is left of what it says.
     pub fn output(&mut self) -> Output {
+        let _limit = Limit::on(&self.child);
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         self.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
         self.child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
@@ -252,12 +255,29 @@ impl Running {
 
     /// Waits for the end; exit code, standard output and the rest of standard error.
     pub fn finish(&mut self) -> (Option<i32>, String, String) {
+        let _limit = Limit::on(&self.child);
         let (mut out, mut errors) = (String::new(), String::new());
         let mut stdout = self.child.stdout.take().unwrap();
         // What is printed at the end fits into the pipe, so reading one after the other cannot block.
         self.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
         stdout.read_to_string(&mut out).unwrap();
         (self.child.wait().unwrap().code(), out, errors)
+    }
+}
+
+/// A limit on how long a test waits for a program: past it the program is killed, so that the wait fails and says for what.
+struct Limit(#[expect(dead_code, reason = "dropped: the wait is over")] mpsc::Sender<()>);
+
+impl Limit {
+    fn on(child: &Child) -> Self {
+        let (over, waiting) = mpsc::channel();
+        let id = child.id().to_string();
+        std::thread::spawn(move || {
+            if waiting.recv_timeout(Duration::from_secs(600)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").args(["-KILL", &id]).status();
+            }
+        });
+        Self(over)
     }
 }
 
