@@ -248,7 +248,9 @@ impl Experiment {
         if self.racing.is_some() && !self.constraints.bounds_quality() {
             problems.push(InvalidExperiment::RacingWithoutBound);
         }
-        problems.extend(self.recovery.iter().flat_map(Recovery::problems).map(Into::into));
+        problems.extend(
+            self.recovery.iter().flat_map(|recovery| recovery.problems(&self.network)).map(Into::into),
+        );
         if self.recovery.is_some() && self.network.is_classifier() {
             problems.push(InvalidExperiment::RecoveryOfClassifier);
         }

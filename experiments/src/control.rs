@@ -3,6 +3,7 @@
 
 use qslm_common::experiment::Experiment;
 use qslm_common::quality::Quality;
+use qslm_common::recovery::Recovery;
 use qslm_report::words::interval_clause;
 use qslm_train::jobs::{control_of, read_control};
 use serde::Serialize;
@@ -36,11 +37,10 @@ pub const ITSELF: &str =
 /// One line that says what failed.
 pub fn measure(experiment: &Experiment, files: Files<'_>, maker: &dyn Maker) -> Outcome<Option<Control>> {
     let Some(recovery) = &experiment.recovery else { return Ok(None) };
-    let steps = recovery.plan.steps;
-    if recovery.plan.distillation >= 1.0 {
-        return Ok(None);
-    }
-    let made = maker.make_one(&control_of(experiment, recovery, experiment.data.text), files)?;
+    let Some(plan) = recovery.plan.control() else { return Ok(None) };
+    let steps = plan.steps;
+    let recovery = Recovery { plan, ..recovery.clone() };
+    let made = maker.make_one(&control_of(experiment, &recovery, experiment.data.text), files)?;
     let control =
         read_control(&made).map_err(|error| Failure::new(Exit::Failure, format!("control: {error}")))?;
     let quality = experiment.task.quality();

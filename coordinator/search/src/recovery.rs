@@ -22,7 +22,7 @@ pub(crate) struct Recovering {
 
 enum State {
     Searching,
-    /// Candidates that are trained, with their jobs.
+    /// Candidates that are trained, with the jobs that make what becomes of them.
     Training(Vec<(Candidate, JobKey)>),
     Done,
 }
@@ -94,15 +94,16 @@ impl Recovering {
             self.state = State::Done;
             return Step::Finished;
         }
-        let jobs: Vec<Job> = picked.iter().map(|(_, job)| job.clone()).collect();
-        self.state =
-            State::Training(picked.into_iter().map(|(candidate, job)| (candidate, job.key())).collect());
+        let last = |jobs: &Vec<Job>| jobs.last().map(Job::key);
+        let trained = picked.iter().filter_map(|(candidate, jobs)| Some((candidate.clone(), last(jobs)?)));
+        self.state = State::Training(trained.collect());
+        let jobs = picked.into_iter().flat_map(|(_, jobs)| jobs).collect();
         Step::Make(jobs)
     }
 
     /// Candidates to train: of those on the front that are no larger than the chosen one and within reach, the smallest and
     /// others spread evenly in bytes.
-    fn pick(&self, archive: &Archive) -> Vec<(Candidate, Job)> {
+    fn pick(&self, archive: &Archive) -> Vec<(Candidate, Vec<Job>)> {
         let Some(float) = archive.float(&self.experiment) else { return Vec::new() };
         let (experiment, within) = (&self.experiment, self.experiment.within_reach());
         let chosen = archive.chosen().map_or(u64::MAX, |chosen| chosen.entry.footprint_bytes);
@@ -113,8 +114,8 @@ impl Recovering {
         let trainable: Vec<_> = front
             .filter_map(|known| {
                 let Experiment { network, checkpoint, data, .. } = experiment;
-                let job = self.recovery.job(network, *checkpoint, data.tokenizer, known.candidate)?;
-                Some((known.entry.footprint_bytes, (known.candidate.clone(), job)))
+                let jobs = self.recovery.jobs(network, *checkpoint, data.tokenizer, known.candidate)?;
+                Some((known.entry.footprint_bytes, (known.candidate.clone(), jobs)))
             })
             .collect();
         spread(trainable, self.recovery.candidates as usize)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
-use qslm_common::recovery::{Recovery, TrainingPlan};
+use qslm_common::recovery::{Optimizer, Recovery, States, Trainer, TrainingPlan};
 use qslm_common::task::Task;
 use serde::Deserialize;
 
@@ -36,16 +36,72 @@ pub(super) struct RecoverySpec {
     pub(super) distillation: f64,
     #[serde(default)]
     pub(super) seed: u64,
+    pub(super) optimizer: Option<Optimizer>,
+    #[serde(default)]
+    pub(super) states: States,
+    #[serde(default)]
+    pub(super) bit_cost: f64,
+    /// Of `block_ap`.
+    pub(super) end_to_end_steps: Option<u32>,
+    pub(super) end_to_end_rate: Option<f64>,
+    /// Of `mrem`.
+    pub(super) modules: Option<u32>,
+    pub(super) rounds: Option<u32>,
 }
 
 /// The trainers that there are.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub(super) enum TrainerSpec {
     /// Quantization-aware training, end to end.
     #[default]
     Qat,
+    /// EfficientQAT: block by block, then steps end to end.
+    BlockAp,
+    /// MREM: modules side by side, in rounds.
+    Mrem,
 }
+
+impl RecoverySpec {
+    /// The trainer with its own keys; the name of a key that is another trainer's is an error.
+    fn trainer(&self, blocks: u32) -> Result<Trainer, String> {
+        let Self { end_to_end_steps, end_to_end_rate, modules, rounds, .. } = *self;
+        let foreign = |given: &[(&str, bool)]| match given.iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some((key, _)) => Err(format!("recovery.{key}: another trainer's")),
+        };
+        let of_phases = [
+            ("end_to_end_steps", end_to_end_steps.is_some()),
+            ("end_to_end_rate", end_to_end_rate.is_some()),
+        ];
+        let of_modules = [("modules", modules.is_some()), ("rounds", rounds.is_some())];
+        Ok(match self.trainer {
+            TrainerSpec::Qat => {
+                foreign(&of_phases)?;
+                foreign(&of_modules)?;
+                Trainer::Qat
+            }
+            TrainerSpec::BlockAp => {
+                foreign(&of_modules)?;
+                Trainer::BlockAp {
+                    end_to_end_steps: end_to_end_steps.unwrap_or(self.steps),
+                    end_to_end_rate: end_to_end_rate.unwrap_or(END_TO_END_RATE),
+                }
+            }
+            TrainerSpec::Mrem => {
+                foreign(&of_phases)?;
+                let modules = modules.unwrap_or(MODULES.min(blocks));
+                Trainer::Mrem { modules, rounds: rounds.unwrap_or(ROUNDS.min(self.steps)) }
+            }
+        })
+    }
+}
+
+/// What is left out: MREM's modules as its authors have them, and rounds in which teacher forcing ends.
+const MODULES: u32 = 4;
+const ROUNDS: u32 = 4;
+/// What is left out: the rate of steps, as a share of their mean.
+const END_TO_END_RATE: f64 = 1e-3;
 
 /// The recovery that a spec asks for, and the text that it trains on, all of which is read.
 pub(super) fn resolve(
@@ -54,7 +110,7 @@ pub(super) fn resolve(
     tokenizer: &Input,
     experiment: &Experiment,
 ) -> Outcome<(Recovery, (ContentHash, Input))> {
-    let TrainerSpec::Qat = written.trainer;
+    let trainer = written.trainer(experiment.network.blocks).map_err(|error| refuse(path, &error))?;
     let missing = || refuse(path, &"recovery.text is missing: the text that is trained on");
     let file = path.parent().unwrap_or(Path::new("")).join(written.text.as_ref().ok_or_else(missing)?);
     let window = match (written.window, &experiment.task) {
@@ -71,7 +127,17 @@ pub(super) fn resolve(
         return Err(refuse(path, &words));
     }
     let RecoverySpec { batch, steps, rate, distillation, seed, candidates, reach, .. } = *written;
-    let plan = TrainingPlan { window, batch, steps, rate, distillation, seed };
+    let RecoverySpec { states, bit_cost, .. } = *written;
+    let optimizer = match (written.optimizer, states) {
+        (None, States::F32) => Optimizer::Adam,
+        (None, States::Int8) => Optimizer::Lion,
+        (Some(Optimizer::Adam), States::Int8) => {
+            return Err(refuse(path, &"recovery.states = int8: takes optimizer = \"lion\""));
+        }
+        (Some(optimizer), _) => optimizer,
+    };
+    let plan =
+        TrainingPlan { trainer, window, batch, steps, rate, distillation, seed, optimizer, states, bit_cost };
     let text = input.hash()?;
     Ok((Recovery { text, candidates, reach, plan }, (text, input)))
 }

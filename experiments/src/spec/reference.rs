@@ -204,9 +204,9 @@ const AFTER_SPACE: &[Table] = &[
         keys: &[
             (
                 "trainer",
+                "\"qat\", \"block_ap\", \"mrem\"",
                 "\"qat\"",
-                "\"qat\"",
-                "quantization-aware training, end to end: codes, scales and vectors",
+                "qat: end to end, codes, scales and vectors; block_ap (EfficientQAT): block by block, then steps of frozen codes end to end; mrem: modules side by side on as many workers, in rounds",
             ),
             ("text", "file", "required", "text that the model may be trained on"),
             (
@@ -227,7 +227,7 @@ const AFTER_SPACE: &[Table] = &[
                 "steps",
                 "1 to 10000000",
                 "400",
-                "steps of Adam; the rate rises for an eighth of them or 50, then falls by a cosine",
+                "steps (of each block: block_ap; of each module: mrem); the rate rises for an eighth of them or 50, then falls by a cosine",
             ),
             ("rate", "1e-9 to 1", "5e-4", "highest learning rate"),
             (
@@ -237,6 +237,33 @@ const AFTER_SPACE: &[Table] = &[
                 "share of the divergence from the float network's predictions; the rest is cross entropy, which also learns what the float model did not",
             ),
             ("seed", "a number", "0", "seed of the windows"),
+            (
+                "optimizer",
+                "\"adam\", \"lion\"",
+                "\"adam\", with int8 \"lion\"",
+                "lion wants a third to a tenth of the rate",
+            ),
+            (
+                "states",
+                "\"f32\", \"int8\"",
+                "\"f32\"",
+                "how weights, gradients and moments are held; int8 (QFT) takes lion",
+            ),
+            (
+                "bit_cost",
+                "0 to 1000",
+                "0",
+                "what a bit of the mean code costs, in nats, where an entropy coder stores the codes (schemes with a step)",
+            ),
+            ("end_to_end_steps", "0 to 10000000", "as steps", "block_ap: steps of the second phase"),
+            ("end_to_end_rate", "1e-9 to 1", "1e-3", "block_ap: its rate, as a share of the mean step"),
+            ("modules", "1 to the number of blocks", "4, or that", "mrem: modules, the last with the head"),
+            (
+                "rounds",
+                "1 to the number of steps",
+                "4",
+                "mrem: rounds; in the first, inputs are the float model's",
+            ),
         ],
         misspelt: "[recovery]\nx_ = 1",
     },

@@ -12,7 +12,7 @@ use qslm_common::candidate::{Candidate, VECTORS};
 use qslm_common::footprint::footprint_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
-use qslm_common::recovery::{KIND, Parameters, TrainingPlan};
+use qslm_common::recovery::{Parameters, TrainingPlan, kinds};
 use qslm_common::scheme::Scheme;
 use qslm_common::task::Task;
 use qslm_engine::checkpoint::Checkpoint;
@@ -37,7 +37,7 @@ fn inputs() -> Inputs {
 }
 
 fn plan(steps: u32) -> TrainingPlan {
-    TrainingPlan { window: 32, batch: 4, steps, rate: 5e-4, distillation: 0.5, seed: 3 }
+    TrainingPlan { window: 32, batch: 4, steps, distillation: 0.5, seed: 3, ..TrainingPlan::default() }
 }
 
 fn student(checkpoint: &Checkpoint, vectors: &str) -> Candidate {
@@ -47,8 +47,8 @@ fn student(checkpoint: &Checkpoint, vectors: &str) -> Candidate {
 }
 
 fn job(candidate: &Candidate, plan: TrainingPlan) -> Job {
-    let parameters = Parameters { binary_embedding: true, candidate: candidate.encode(), plan };
-    Job::new(KIND, 1 << 24).parameters(&parameters)
+    let parameters = Parameters { binary_embedding: true, candidate: candidate.encode(), plan, module: None };
+    Job::new(kinds::QAT, 1 << 24).parameters(&parameters)
 }
 
 /// Stops a job after so many steps, with a checkpoint from every second one.

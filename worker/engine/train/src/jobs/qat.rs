@@ -9,7 +9,7 @@ use std::io::Write;
 use qslm_common::candidate::Candidate;
 use qslm_common::job::Job;
 use qslm_common::network::Network;
-use qslm_common::recovery::{self, Parameters, TrainingPlan};
+use qslm_common::recovery::{Optimizer, Parameters, TrainingPlan, kinds};
 use qslm_common::task::Task;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::calibrated::{CalibratedUnit, CodesWriter};
@@ -17,13 +17,13 @@ use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 use qslm_engine::kernels::gradient::lif::Reset;
 
 use crate::distil::{Plan, Run, Trained};
-use crate::optimizer::{Adam, Method};
+use crate::optimizer::{Adam, Lion, Method};
 use crate::schedule::Schedule;
 use crate::step::Settings;
 
 /// The kind.
 pub const QAT: Kind =
-    Kind { name: recovery::KIND, about: "codes, scales and vectors of a candidate, trained", make };
+    Kind { name: kinds::QAT, about: "codes, scales and vectors of a candidate, trained", make };
 
 /// Steps over which the rate rises, at most, and their share of all.
 const WARM_UP: u32 = 50;
@@ -36,7 +36,7 @@ const SCALE_RATE: f32 = 1e-2;
 const CLIP: f64 = 1.0;
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Parameters { binary_embedding, candidate, plan } = parameters(job)?;
+    let Parameters { binary_embedding, candidate, plan, .. } = parameters(job)?;
     let candidate =
         Candidate::decode(&candidate).map_err(|error| JobError::Invalid(format!("candidate: {error}")))?;
     let checkpoint = inputs.checkpoint(binary_embedding)?;
@@ -90,8 +90,12 @@ pub(super) fn train(
 
 fn plan_of(plan: &TrainingPlan) -> Plan {
     let rate = plan.rate as f32;
+    let method = match plan.optimizer {
+        Optimizer::Adam => Method::Adam(Adam::default()),
+        Optimizer::Lion => Method::Lion(Lion::default()),
+    };
     let settings = Settings {
-        method: Method::Adam(Adam::default()),
+        method,
         schedule: Schedule {
             steps: plan.steps,
             warm_up: WARM_UP.min(plan.steps / WARM_UP_SHARE),
@@ -102,7 +106,7 @@ fn plan_of(plan: &TrainingPlan) -> Plan {
         scale_rate: SCALE_RATE,
         zero_point_rate: 0.0,
         weight_decay: 0.0,
-        bit_cost: 0.0,
+        bit_cost: plan.bit_cost as f32,
         clip: CLIP,
         reset: Reset::Attached,
         threads: std::thread::available_parallelism().map_or(1, usize::from),

@@ -4,15 +4,20 @@
 //! any worker does. What a trainer leaves is codes, scales and vectors in an artifact, which a new candidate names; those
 //! are measured on the same data as every other and stand on the same front.
 
+mod jobs;
+mod plan;
+
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::{Candidate, VECTORS};
-use crate::footprint::float_bytes;
 use crate::hash::ContentHash;
-use crate::job::{Job, JobInput};
 use crate::network::{Network, Unit};
 use crate::scheme::Scheme;
-use crate::task::MAX_WINDOW;
+
+pub use jobs::{Parameters, kinds};
+pub use plan::{Optimizer, States, Trainer, TrainingPlan};
 
 /// Training of the smallest candidates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,23 +33,8 @@ pub struct Recovery {
     pub plan: TrainingPlan,
 }
 
-/// Plan of a training run: quantization-aware training by distillation and cross entropy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainingPlan {
-    /// Predictions of a window.
-    pub window: u32,
-    /// Windows of a batch.
-    pub batch: u32,
-    /// Steps.
-    pub steps: u32,
-    /// Highest learning rate of matrices and vectors, after a warm-up and before a cosine down to a fiftieth.
-    pub rate: f64,
-    /// Share of the divergence from the float network's predictions in the loss; the rest is cross entropy.
-    pub distillation: f64,
-    /// Seed of the windows.
-    pub seed: u64,
-}
+/// A key with its value and its bound.
+type Checked = (&'static str, f64, (RangeInclusive<f64>, &'static str));
 
 /// A recovery that makes no sense.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -58,52 +48,22 @@ pub struct InvalidRecovery {
     pub bound: &'static str,
 }
 
-/// Kind of the jobs that train; the engine of the workers knows it.
-pub const KIND: &str = "qat";
-
-/// Bytes of an artifact's header at most.
-const HEADER: u64 = 1 << 20;
+impl InvalidRecovery {
+    /// Of keys with their values and bounds, those that are out of them.
+    fn of(checked: Vec<Checked>) -> impl Iterator<Item = Self> {
+        let wrong = checked.into_iter().filter(|(_, value, (range, _))| !range.contains(value));
+        wrong.map(|(key, value, (_, bound))| Self { key, value, bound })
+    }
+}
 
 impl Recovery {
     /// Everything that makes no sense.
-    pub fn problems(&self) -> Vec<InvalidRecovery> {
-        let plan = &self.plan;
-        let windows = (1.0..=f64::from(MAX_WINDOW), "1 to 65536");
-        let checked = [
+    pub fn problems(&self, network: &Network) -> Vec<InvalidRecovery> {
+        let checked = vec![
             ("candidates", f64::from(self.candidates), (1.0..=1000.0, "1 to 1000")),
             ("reach", self.reach, (1.0..=1e6, "1 to 1000000")),
-            ("window", f64::from(plan.window), windows),
-            ("batch", f64::from(plan.batch), (1.0..=4096.0, "1 to 4096")),
-            ("steps", f64::from(plan.steps), (1.0..=1e7, "1 to 10000000")),
-            ("rate", plan.rate, (1e-9..=1.0, "1e-9 to 1")),
-            ("distillation", plan.distillation, (0.0..=1.0, "0 to 1")),
         ];
-        let wrong = checked.into_iter().filter(|(_, value, (range, _))| !range.contains(value));
-        wrong.map(|(key, value, (_, bound))| InvalidRecovery { key, value, bound }).collect()
-    }
-
-    /// The job that trains a candidate of a checkpoint of this shape; `None` if it has nothing that a trainer could leave codes of, or rounds what training
-    /// computes in floats.
-    pub fn job(
-        &self,
-        network: &Network,
-        checkpoint: ContentHash,
-        tokenizer: ContentHash,
-        candidate: &Candidate,
-    ) -> Option<Job> {
-        let student = student(network, candidate)?;
-        // A checkpoint of it holds all weights in float, with two moments each.
-        let bytes = float_bytes(network) + HEADER;
-        let parameters = Parameters {
-            binary_embedding: network.binary_embedding,
-            candidate: student.encode(),
-            plan: self.plan.clone(),
-        };
-        let job = Job::new(KIND, bytes)
-            .input("checkpoint", JobInput::Artifact(checkpoint))
-            .input("text", JobInput::Artifact(self.text))
-            .input("tokenizer", JobInput::Artifact(tokenizer));
-        Some(job.parameters(&parameters))
+        InvalidRecovery::of(checked).chain(self.plan.problems(network)).collect()
     }
 
     /// The candidate that a trainer made of another: its schemes, with codes and vectors from the artifact.
@@ -117,18 +77,6 @@ impl Recovery {
         let names = trained.iter().map(String::as_str).chain([VECTORS]);
         Some(student.with_codes(names, Some(artifact)))
     }
-}
-
-/// Parameters of the job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Parameters {
-    /// True if the embedding is binary.
-    pub binary_embedding: bool,
-    /// Canonical text of the candidate, without artifacts.
-    pub candidate: String,
-    /// The plan.
-    pub plan: TrainingPlan,
 }
 
 /// The candidate with codes that a trainer is to leave, and no artifact yet. The embedding, of which a binary network sees the
@@ -153,23 +101,27 @@ mod tests {
     use super::*;
     use crate::experiment::Experiment;
     use crate::experiment::tests::experiment;
+    use crate::job::{Job, JobInput};
 
     fn recovery() -> Recovery {
-        let plan =
-            TrainingPlan { window: 128, batch: 16, steps: 400, rate: 5e-4, distillation: 1.0, seed: 1 };
+        let plan = TrainingPlan { seed: 1, ..TrainingPlan::default() };
         Recovery { text: ContentHash::of(b"train"), candidates: 2, reach: 10.0, plan }
     }
 
-    fn job(experiment: &Experiment, candidate: &Candidate) -> Option<Job> {
-        recovery().job(&experiment.network, experiment.checkpoint, experiment.data.tokenizer, candidate)
+    fn jobs(experiment: &Experiment, plan: TrainingPlan, candidate: &Candidate) -> Option<Vec<Job>> {
+        let recovery = Recovery { plan, ..recovery() };
+        recovery.jobs(&experiment.network, experiment.checkpoint, experiment.data.tokenizer, candidate)
     }
 
     #[test]
     fn what_makes_no_sense_is_named_with_its_bound() {
-        assert_eq!(recovery().problems(), []);
+        assert_eq!(recovery().problems(&experiment().network), []);
         let plan = TrainingPlan { steps: 0, rate: f64::NAN, distillation: 1.5, ..recovery().plan };
-        let words: Vec<_> =
-            Recovery { reach: 0.5, plan, ..recovery() }.problems().iter().map(ToString::to_string).collect();
+        let words: Vec<_> = Recovery { reach: 0.5, plan, ..recovery() }
+            .problems(&experiment().network)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(
             words,
             [
@@ -187,7 +139,7 @@ mod tests {
         let uniform = experiment.space.uniform(&experiment.network, 2);
         let calibrated = uniform.clone().with(["head.weight"], "int2:full:channel:f16:gptq".parse().unwrap());
         let calibrated = calibrated.with_codes(["head.weight"], Some(ContentHash::of(b"codes")));
-        let job = job(&experiment, &calibrated).unwrap();
+        let [job] = jobs(&experiment, recovery().plan, &calibrated).unwrap().try_into().unwrap();
         let parameters: Parameters =
             serde_json::from_value(serde_json::Value::Object(job.parameters.into_iter().collect())).unwrap();
         let student = Candidate::decode(&parameters.candidate).unwrap();
@@ -206,10 +158,55 @@ mod tests {
     fn what_cannot_be_trained_has_no_job() {
         let experiment = experiment();
         let uniform = experiment.space.uniform(&experiment.network, 2);
-        assert!(job(&experiment, &Candidate::float(&experiment.network)).is_none());
+        assert!(jobs(&experiment, recovery().plan, &Candidate::float(&experiment.network)).is_none());
         let half = uniform.clone().with(["head.weight"], Scheme::Half);
-        assert!(job(&experiment, &half).is_none());
+        assert!(jobs(&experiment, recovery().plan, &half).is_none());
         let inner = uniform.with_activations(["head.weight"], "int8:affine:dynamic".parse().ok());
-        assert!(job(&experiment, &inner).is_none());
+        assert!(jobs(&experiment, recovery().plan, &inner).is_none());
+    }
+
+    #[test]
+    fn jobs_of_a_trainer_wait_for_those_whose_artifacts_they_take() {
+        let experiment = experiment();
+        let uniform = experiment.space.uniform(&experiment.network, 2);
+        let of = |trainer| {
+            let plan = TrainingPlan { trainer, ..recovery().plan };
+            let jobs = jobs(&experiment, plan, &uniform).unwrap();
+            let keys: Vec<_> = jobs.iter().map(Job::key).collect();
+            let place = |input: &JobInput| match input {
+                JobInput::Artifact(_) => None,
+                JobInput::Job(key) => Some(keys.iter().position(|other| other == key).unwrap()),
+            };
+            let waits = jobs.iter().map(|job| {
+                let names = job.inputs.iter().filter_map(|(name, input)| Some((name.clone(), place(input)?)));
+                (job.kind.clone(), names.collect::<Vec<_>>())
+            });
+            waits.collect::<Vec<_>>()
+        };
+        let name = |name: &str, place| (name.to_owned(), place);
+        let phases = Trainer::BlockAp { end_to_end_steps: 5, end_to_end_rate: 1e-3 };
+        assert_eq!(
+            of(phases),
+            [("block_ap".to_owned(), vec![]), ("e2e_qp".to_owned(), vec![name("codes", 0)])]
+        );
+        let rounds = of(Trainer::Mrem { modules: 2, rounds: 2 });
+        let kinds: Vec<_> = rounds.iter().map(|(kind, _)| kind.as_str()).collect();
+        assert_eq!(kinds, ["mrem", "mrem", "mrem", "mrem", "mrem_join"]);
+        assert!(rounds[0].1.is_empty() && rounds[1].1.is_empty());
+        assert_eq!(rounds[2].1, [name("state", 0)]);
+        assert_eq!(rounds[3].1, [name("before.0", 0), name("state", 1)]);
+        assert_eq!(rounds[4].1, [name("module.0", 2), name("module.1", 3)]);
+    }
+
+    #[test]
+    fn plans_keep_the_text_that_they_had_when_there_was_one_trainer() {
+        let text = r#"{"window":128,"batch":16,"steps":400,"rate":0.0005,"distillation":1.0,"seed":1}"#;
+        assert_eq!(serde_json::to_string(&recovery().plan).unwrap(), text);
+        assert_eq!(serde_json::from_str::<TrainingPlan>(text).unwrap(), recovery().plan);
+        let trainer = Trainer::Mrem { modules: 2, rounds: 401 };
+        let plan = TrainingPlan { trainer, ..recovery().plan };
+        let problems = Recovery { plan, ..recovery() }.problems(&experiment().network);
+        let words: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(words, ["rounds = 401: expected 1 to the number of steps, at most 1000"]);
     }
 }
