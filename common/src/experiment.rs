@@ -259,13 +259,13 @@ impl Experiment {
 
     /// Bytes of a candidate's file.
     pub fn footprint(&self, candidate: &Candidate) -> u64 {
-        file_bytes(&self.network, candidate, &self.space.coded)
+        file_bytes(&self.network, candidate, &self.space.coded.of(candidate))
     }
 
     /// Costs of a candidate that was measured as `counts`.
     pub fn costs(&self, candidate: &Candidate, counts: &Counts) -> Costs {
         let subject = Subject::new(&self.device, &self.network, candidate, counts);
-        self.device.costs_of(&subject.stored(&self.space.coded))
+        self.device.costs_of(&subject.stored(&self.space.coded.of(candidate)))
     }
 
     /// The costs that objectives, bounds and the trade-off look at.

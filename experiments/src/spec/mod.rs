@@ -5,7 +5,7 @@
 
 mod calibration;
 mod check;
-mod recovery;
+pub mod recovery;
 pub mod reference;
 mod written;
 

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
+use qslm_common::network::Network;
 use qslm_common::recovery::{Optimizer, Recovery, States, Trainer, TrainingPlan};
 use qslm_common::task::Task;
 use serde::Deserialize;
 
 use super::refuse;
+use super::written::{one_line, set, suggest};
 use crate::data::load_data;
-use crate::exit::Outcome;
+use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
 
 /// Training of the smallest candidates: a text that the model may be trained on, and how.
@@ -97,6 +99,34 @@ impl RecoverySpec {
     }
 }
 
+impl RecoverySpec {
+    /// The plan, with windows of so many tokens and a checkpoint of so many blocks.
+    fn plan(&self, window: u32, blocks: u32) -> Result<TrainingPlan, String> {
+        let RecoverySpec { batch, steps, rate, distillation, seed, states, bit_cost, .. } = *self;
+        let optimizer = match (self.optimizer, states) {
+            (None, States::F32) => Optimizer::Adam,
+            (None, States::Int8) => Optimizer::Lion,
+            (Some(Optimizer::Adam), States::Int8) => {
+                return Err("recovery.states = int8: takes optimizer = \"lion\"".to_owned());
+            }
+            (Some(optimizer), _) => optimizer,
+        };
+        let trainer = self.trainer(blocks)?;
+        Ok(TrainingPlan {
+            trainer,
+            window,
+            batch,
+            steps,
+            rate,
+            distillation,
+            seed,
+            optimizer,
+            states,
+            bit_cost,
+        })
+    }
+}
+
 /// What is left out: MREM's modules as its authors have them, and rounds in which teacher forcing ends.
 const MODULES: u32 = 4;
 const ROUNDS: u32 = 4;
@@ -110,7 +140,6 @@ pub(super) fn resolve(
     tokenizer: &Input,
     experiment: &Experiment,
 ) -> Outcome<(Recovery, (ContentHash, Input))> {
-    let trainer = written.trainer(experiment.network.blocks).map_err(|error| refuse(path, &error))?;
     let missing = || refuse(path, &"recovery.text is missing: the text that is trained on");
     let file = path.parent().unwrap_or(Path::new("")).join(written.text.as_ref().ok_or_else(missing)?);
     let window = match (written.window, &experiment.task) {
@@ -126,20 +155,26 @@ pub(super) fn resolve(
         let words = format!("recovery.text: {tokens} tokens, a window takes {}", window + 1);
         return Err(refuse(path, &words));
     }
-    let RecoverySpec { batch, steps, rate, distillation, seed, candidates, reach, .. } = *written;
-    let RecoverySpec { states, bit_cost, .. } = *written;
-    let optimizer = match (written.optimizer, states) {
-        (None, States::F32) => Optimizer::Adam,
-        (None, States::Int8) => Optimizer::Lion,
-        (Some(Optimizer::Adam), States::Int8) => {
-            return Err(refuse(path, &"recovery.states = int8: takes optimizer = \"lion\""));
-        }
-        (Some(optimizer), _) => optimizer,
-    };
-    let plan =
-        TrainingPlan { trainer, window, batch, steps, rate, distillation, seed, optimizer, states, bit_cost };
-    let text = input.hash()?;
-    Ok((Recovery { text, candidates, reach, plan }, (text, input)))
+    let plan = written.plan(window, experiment.network.blocks).map_err(|error| refuse(path, &error))?;
+    let (text, RecoverySpec { candidates, reach, .. }) = (input.hash()?, written);
+    Ok((Recovery { text, candidates: *candidates, reach: *reach, plan }, (text, input)))
+}
+
+/// The plan that `KEY=VALUE` settings of the table describe, for a checkpoint of this shape.
+///
+/// # Errors
+/// One line that names the setting.
+pub fn plan_of(settings: &[String], network: &Network) -> Outcome<TrainingPlan> {
+    let mut table = toml::Table::new();
+    settings.iter().try_for_each(|setting| set(&mut table, setting))?;
+    let usage = |words: &str| Failure::new(Exit::Usage, format!("--set: {words}"));
+    for key in ["text", "candidates", "reach"].iter().filter(|key| table.contains_key(**key)) {
+        return Err(usage(&format!("{key}: of a spec's [recovery] alone")));
+    }
+    let written: RecoverySpec =
+        toml::from_str(&table.to_string()).map_err(|error| usage(&suggest(&one_line(error.message()))))?;
+    let window = written.window.unwrap_or(TrainingPlan::default().window);
+    written.plan(window, network.blocks).map_err(|error| usage(&error))
 }
 
 fn one() -> u32 {
