@@ -19,6 +19,7 @@ use qslm_engine::kernels::gradient::lif::Reset;
 use crate::distil::{Plan, Run, Trained};
 use crate::optimizer::{Adam, Method};
 use crate::schedule::Schedule;
+use crate::states::States;
 use crate::step::Settings;
 
 /// The kind.
@@ -92,6 +93,7 @@ fn plan_of(plan: &TrainingPlan) -> Plan {
     let rate = plan.rate as f32;
     let settings = Settings {
         method: Method::Adam(Adam::default()),
+        states: States::Float,
         schedule: Schedule {
             steps: plan.steps,
             warm_up: WARM_UP.min(plan.steps / WARM_UP_SHARE),
