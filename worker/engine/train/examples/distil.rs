@@ -4,8 +4,9 @@
 //!
 //! SHARE is that of the divergence from the float network (1: distillation alone, 0: cross entropy alone), BIT_COST what a
 //! bit costs where codes have a step instead of a width. OPTIMIZER is `adam` unless it is `lion`, or `lion8`, which is Lion
-//! with int8 states; SCALE_RATE is that of scales as a share of their mean, 1e-2 unless it is given. Writes the losses as it goes, then perplexities and bytes, and how far from one window to the next the
-//! difference in losses is spread (a confidence interval of 95 %); OUT becomes a float checkpoint of what the codes stand for.
+//! with int8 states; SCALE_RATE is that of scales as a share of their mean, 1e-2 unless it is given. Writes the losses as
+//! it goes, then perplexities and bytes, the increase with the interval of 95 % that it has from window to window; OUT
+//! becomes a float checkpoint of what the codes stand for.
 
 use std::collections::HashMap;
 use std::io::Write;

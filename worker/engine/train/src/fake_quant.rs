@@ -1,8 +1,9 @@
 //! Quantization inside training: weights on their grid going forward, straight-through and learned steps going back.
 //!
-//! The parameters are floats (*master weights*) or held in fewer bits ([`crate::states`]), and the scales and zero points of every run beside them, under
-//! `UNIT.scales` and `UNIT.zero_points`. A step computes with what their codes stand for, with the scales rounded as they
-//! are stored, so that what is trained is what is deployed. Source: docs/model.md (Training).
+//! The parameters are floats (*master weights*) or what int8 codes stand for ([`crate::states`]), and the scales and zero
+//! points of every run beside them, under `UNIT.scales` and `UNIT.zero_points`. A step computes with what their codes stand
+//! for, with the scales rounded as they are stored, so that what is trained is what is deployed. Source: docs/model.md
+//! (Training).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
