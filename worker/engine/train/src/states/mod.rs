@@ -3,12 +3,12 @@
 //! With floats that is a master weight, a gradient and the moments of the optimizer, 16 bytes a weight for Adam. With int8
 //! states (QFT, 2310.07147) it is a code each of the weight, its gradient and its momentum, about 3.2 bytes:
 //!
-//! - [`dense`] numbers are int8 codes with a scale for every block of 128; [`sparse`] ones are the largest 1 % of the
-//!   weights of a matrix, which keep their floats. Both together are the weights of a matrix ([`hybrid`]): there is no
+//! - `dense` numbers are int8 codes with a scale for every block of 128; `sparse` ones are the largest 1 % of the
+//!   weights of a matrix, which keep their floats. Both together are the weights of a matrix (`hybrid`): there is no
 //!   float copy of them anywhere.
-//! - [`stack`] takes the gradients of matrices from the backward pass as each block's are finished, and gives them to the
+//! - `stack` takes the gradients of matrices from the backward pass as each block's are finished, and gives them to the
 //!   update last in, first out. Floats are there of one block's gradients at a time, or of the head's.
-//! - [`int8`] joins them to what a trainer holds: Lion, whose steps are as long as the rate whatever the error in a
+//! - `int8` joins them to what a trainer holds: Lion, whose steps are as long as the rate whatever the error in a
 //!   momentum, as long as its sign is right.
 //!
 //! Whatever is written back to int8 in a step is rounded stochastically: a step is far shorter than the distance of two
