@@ -1,9 +1,12 @@
 //! Trains a checkpoint under a scheme of all linears on a text, and evaluates it on another.
 //!
-//!     cargo run --release -p qslm-train --example distil -- CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [BIT_COST [OUT]]
+//!     cargo run --release -p qslm-train --example distil -- CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [BIT_COST [OPTIMIZER [SCALE_RATE [OUT]]]]
 //!
 //! SHARE is that of the divergence from the float network (1: distillation alone, 0: cross entropy alone), BIT_COST what a
-//! bit costs where codes have a step instead of a width. Writes the losses as it goes, then perplexities and bytes; OUT becomes a float checkpoint of what the codes stand for.
+//! bit costs where codes have a step instead of a width. OPTIMIZER is `adam` unless it is `lion`, or `lion8`, which is Lion
+//! with int8 states; SCALE_RATE is that of scales as a share of their mean, 1e-2 unless it is given. Writes the losses as
+//! it goes, then perplexities and bytes, the increase with the interval of 95 % that it has from window to window; OUT
+//! becomes a float checkpoint of what the codes stand for.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -22,8 +25,9 @@ use qslm_engine::model::SpikeGpt;
 use qslm_engine::quant::rans;
 use qslm_engine::task::{Dataset, TokenizerFile, evaluate};
 use qslm_train::distil::{Plan, distil};
-use qslm_train::optimizer::{Adam, Method};
+use qslm_train::optimizer::{Adam, Lion, Method};
 use qslm_train::schedule::Schedule;
+use qslm_train::states::States;
 use qslm_train::step::Settings;
 use qslm_train::tensors::Tensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -37,7 +41,8 @@ fn main() -> Result<(), Failure> {
     let [_, checkpoint, tokenizer, train, valid, scheme, steps, share, rate, more @ ..] = &arguments[..]
     else {
         return Err(
-            "expected CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [BIT_COST [OUT]]".into()
+            "expected CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [BIT_COST [OPTIMIZER [SCALE_RATE [OUT]]]]"
+                .into(),
         );
     };
     let (scheme, rate): (Scheme, f32) = (scheme.parse()?, rate.parse()?);
@@ -50,12 +55,19 @@ fn main() -> Result<(), Failure> {
     let (train, valid) = (load(train)?, load(valid)?);
     let candidate = Candidate::new(&network, |unit| if unit.is_linear() { scheme } else { Scheme::Sign });
     let candidate = candidate.with_vectors(Scheme::Half);
+    let (method, states) = match more.get(1).map(String::as_str) {
+        None | Some("adam") => (Method::Adam(Adam::default()), States::Float),
+        Some("lion") => (Method::Lion(Lion::default()), States::Float),
+        Some("lion8") => (Method::Lion(Lion::default()), States::Int8 { seed: 1 }),
+        Some(other) => return Err(format!("optimizer {other}: expected adam, lion or lion8").into()),
+    };
     let settings = Settings {
-        method: Method::Adam(Adam::default()),
+        method,
+        states,
         schedule: Schedule { steps, warm_up: 50.min(steps / 8), floor: 0.02 },
         rate,
         vector_rate: rate,
-        scale_rate: 1e-2,
+        scale_rate: more.get(2).map_or(Ok(1e-2), |rate| rate.parse())?,
         zero_point_rate: 0.0,
         weight_decay: 0.0,
         bit_cost: more.first().map_or(Ok(0.0), |cost| cost.parse())?,
@@ -86,7 +98,7 @@ fn main() -> Result<(), Failure> {
     write(&network, &trained.tensors, &path)?;
     let student = Checkpoint::load(&path, true)?;
     match more {
-        [_, out, ..] => std::fs::rename(&path, out)?,
+        [_, _, _, out, ..] => std::fs::rename(&path, out)?,
         _ => std::fs::remove_file(&path)?,
     }
     let before = losses(&checkpoint, &valid)?;
@@ -100,7 +112,11 @@ fn main() -> Result<(), Failure> {
         };
         let (float, quantized) = (perplexity(&before), perplexity(&after));
         let loss = 100.0 * (quantized / float - 1.0);
-        writeln!(std::io::stdout(), "{what}: perplexity {float:.3} to {quantized:.3}, {loss:+.2} %")?;
+        let (low, high) = interval(&before[..windows.min(before.len())], &after);
+        writeln!(
+            std::io::stdout(),
+            "{what}: perplexity {float:.3} to {quantized:.3}, {loss:+.2} % ({low:+.2} to {high:+.2})"
+        )?;
     }
     let (packed, float) = (footprint_bytes(&network, &candidate), network.parameters() * 4);
     let mut coded = packed;
@@ -113,6 +129,19 @@ fn main() -> Result<(), Failure> {
         writeln!(std::io::stdout(), "{what}: {bytes} of {float} bytes, saving {saving:.2} %")?;
     }
     Ok(())
+}
+
+/// Confidence interval of 95 % of the increase in perplexity, in per cent, by how it differs from window to window.
+fn interval(before: &[(f64, u64)], after: &[(f64, u64)]) -> (f64, f64) {
+    let per_token = |(nats, tokens): &(f64, u64)| nats / *tokens as f64;
+    let more: Vec<f64> =
+        before.iter().zip(after).map(|(before, after)| per_token(after) - per_token(before)).collect();
+    let count = more.len() as f64;
+    let mean = more.iter().sum::<f64>() / count;
+    let variance = more.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (count - 1.0);
+    let reach = 1.96 * (variance / count).sqrt();
+    let per_cent = |nats: f64| 100.0 * (nats.exp() - 1.0);
+    (per_cent(mean - reach), per_cent(mean + reach))
 }
 
 /// Loss and number of predictions of every window.

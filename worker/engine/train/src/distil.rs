@@ -13,11 +13,10 @@ use qslm_engine::model::SpikeGpt;
 use qslm_engine::quant::Codes;
 
 use crate::draw::Draw;
-use crate::fake_quant::{CannotTrain, Quantized};
+use crate::fake_quant::CannotTrain;
 use crate::network::{BatchLoss, Objective, Window};
 use crate::step::{Settings, Trainer};
 use crate::tensors::Tensors;
-use crate::weights::Source;
 
 /// The float network that a run learns from; several share it.
 pub type Teacher = Arc<SpikeGpt>;
@@ -177,15 +176,9 @@ pub fn distil(
 /// The state of a trainer as a file stores it.
 fn trained(trainer: &Trainer, checkpoint: &Checkpoint) -> Trained {
     let network = checkpoint.network();
-    let quantized = Quantized { quant: trainer.quant(), parameters: trainer.parameters() };
     let units = network.units().into_iter().map(|unit| unit.name);
     let codes = units.clone().filter_map(|name| Some((name.clone(), trainer.codes(&name)?))).collect();
-    let mut buffer = Vec::new();
     let names = units.chain(network.vectors().into_iter().map(|vector| vector.name));
-    let tensors = names.map(|name| {
-        let values = quantized.values(&name, &mut buffer).into_owned();
-        (name, values)
-    });
-    let tensors = tensors.collect();
+    let tensors = names.map(|name| (name.clone(), trainer.values(&name))).collect();
     Trained { codes, tensors }
 }

@@ -10,10 +10,11 @@
 //! 2. [`weights`] packs the parameters for the products of one step, forward and transposed.
 //! 3. `block` runs one window through one block and back; `head` goes from features to losses and back, a few positions at
 //!    a time; [`network`] does a batch: windows side by side, then the gradients of matrices, every number of which is one
-//!    chain of sums over the tokens of the batch in their order.
+//!    chain of sums over the tokens of the batch in their order; [`gradients`] takes them as they are finished.
 //! 4. [`fake_quant`] puts quantization inside training: weights on their grid going forward, straight-through and learned
 //!    step sizes going back.
 //! 5. [`optimizer`], [`schedule`] and [`clip`] make a step of gradients; [`step`] joins all of it.
+//!    [`states`] says what of a weight is held from step to step: floats, or int8 codes.
 //! 6. [`jobs`] has the kinds of jobs that train, with which a worker is asked for all of it.
 //!    [`distil`] is a whole run: a float teacher, a quantized student, windows drawn from a seed ([`draw`]), codes at the end.
 
@@ -22,12 +23,14 @@ pub mod clip;
 pub mod distil;
 pub mod draw;
 pub mod fake_quant;
+pub mod gradients;
 mod head;
 pub mod jobs;
 pub mod network;
 pub mod optimizer;
 mod parallel;
 pub mod schedule;
+pub mod states;
 pub mod step;
 pub mod tensors;
 pub mod weights;

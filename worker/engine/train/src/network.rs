@@ -11,10 +11,10 @@ use qslm_engine::kernels::norm::layer_norm;
 use qslm_engine::kernels::product::Packed;
 
 use crate::block::{BlockTape, Scratch, Sides, VectorGradients};
+use crate::gradients::Gradients;
 use crate::head::{Buffers, Positions, add_gradient};
 use crate::parallel::{for_each, split_rows};
-use crate::tensors::Tensors;
-use crate::weights::{Weights, norm_names, vector, vector_names};
+use crate::weights::{Linear, Weights, norm_names, vector, vector_names};
 
 pub use crate::head::Objective;
 
@@ -96,7 +96,8 @@ impl Workspace {
         }
     }
 
-    /// Loss of a batch; its gradient is written to `gradients`, which has a tensor for every parameter.
+    /// Loss of a batch; its gradient goes to `gradients`: the head's first, then those of the blocks' matrices from the last
+    /// block to the first, the embedding's, and those of vectors.
     ///
     /// # Panics
     /// If a token is not below the vocabulary, or tensors do not fit the network.
@@ -105,13 +106,16 @@ impl Workspace {
         weights: &Weights,
         batch: &[Window<'_>],
         objective: Objective<'_>,
-        gradients: &mut Tensors,
+        gradients: &mut impl Gradients,
     ) -> BatchLoss {
         self.forward(weights, batch, objective);
         let targets: Vec<u32> = batch.iter().flat_map(|window| window.targets).copied().collect();
         let positions = Positions { features: &self.features, teacher: &self.teacher, targets: &targets };
-        let (d, head) = ((gradients.get_mut(HEAD), true), &weights.head);
+        let head = &weights.head;
+        let mut rooms = gradients.room(&[(HEAD.to_owned(), head.size())]);
+        let d = (&mut *rooms[0], true);
         let losses = positions.losses(head, objective, &mut self.d, d, &mut self.head, &mut self.threads);
+        gradients.complete();
         self.backward_last_norm(weights);
         for index in (0..weights.blocks.len()).rev() {
             self.backward_block(weights, index, gradients);
@@ -180,7 +184,7 @@ impl Workspace {
     }
 
     /// Takes the gradients in the residual stream back through a block, and sums those of its matrices.
-    fn backward_block(&mut self, weights: &Weights, index: usize, gradients: &mut Tensors) {
+    fn backward_block(&mut self, weights: &Weights, index: usize, gradients: &mut impl Gradients) {
         let channels = self.network.channels as usize;
         let (block, tokens) = (&weights.blocks[index], self.d.len() / channels);
         let lengths: Vec<usize> = self.windows.iter().map(|tape| tape.last.len() / channels).collect();
@@ -212,18 +216,21 @@ impl Workspace {
         for_each(&mut self.threads, jobs, |_, ((packed, x), linear)| {
             packed.pack_transposed(x, linear.forward.inputs());
         });
-        let names = block_units(index as u32);
-        let mut products = Vec::new();
-        for (name, gradient) in gradients.iter_mut() {
-            if let Some(place) = names.iter().position(|unit| unit == name) {
-                products.push((&self.packed[place], d[place].as_slice(), gradient));
-            }
-        }
+        let sizes = block.linears.iter().map(Linear::size);
+        let matrices: Vec<(String, usize)> = block_units(index as u32).into_iter().zip(sizes).collect();
+        let sides = self.packed.iter().zip(d).zip(gradients.room(&matrices));
+        let products = sides.map(|((x, d), gradient)| (x, d.as_slice(), gradient));
         add_gradient(&mut self.threads, products, true);
+        gradients.complete();
     }
 
     /// Gradients of the first norm, and of the embedding if it is not binary.
-    fn backward_embedding(&mut self, weights: &Weights, batch: &[Window<'_>], gradients: &mut Tensors) {
+    fn backward_embedding(
+        &mut self,
+        weights: &Weights,
+        batch: &[Window<'_>],
+        gradients: &mut impl Gradients,
+    ) {
         let channels = self.network.channels as usize;
         let lengths = self.windows.iter().map(|tape| tape.last.len() / channels);
         let d = split_rows(&mut self.d, channels, lengths);
@@ -232,22 +239,25 @@ impl Workspace {
             let of_stream = scratch.moved(d);
             layer_norm_backward(&tape.embedded, &weights.ln0[0], of_stream, d, weight, bias);
         });
-        let embedding = gradients.get_mut(EMBEDDING);
-        embedding.fill(0.0);
-        if !self.network.binary_embedding {
-            let tokens = batch.iter().flat_map(|window| window.tokens);
-            for (token, d) in tokens.zip(self.d.chunks_exact(channels)) {
-                let row = &mut embedding[*token as usize * channels..][..channels];
-                row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
-            }
+        if self.network.binary_embedding {
+            return gradients.none(EMBEDDING);
         }
+        let mut rooms = gradients.room(&[(EMBEDDING.to_owned(), weights.embedding.len())]);
+        let embedding = &mut *rooms[0];
+        embedding.fill(0.0);
+        let tokens = batch.iter().flat_map(|window| window.tokens);
+        for (token, d) in tokens.zip(self.d.chunks_exact(channels)) {
+            let row = &mut embedding[*token as usize * channels..][..channels];
+            row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
+        }
+        gradients.complete();
     }
 
     /// Adds the gradients in vectors, window by window.
-    fn add_vectors(&self, weights: &Weights, gradients: &mut Tensors) {
+    fn add_vectors(&self, weights: &Weights, gradients: &mut impl Gradients) {
         for (index, block) in weights.blocks.iter().enumerate() {
             for (place, name) in vector_names(index).iter().enumerate() {
-                let to = gradients.get_mut(name);
+                let to = gradients.vector(name);
                 add_up(to, self.windows.iter().map(|tape| tape.vectors[index][place].as_slice()));
                 if place == vector::TIME_DECAY {
                     // w = -exp(time_decay), whose derivative is w.
@@ -258,7 +268,7 @@ impl Workspace {
         for (place, norm) in ["blocks.0.ln0", "ln_out"].into_iter().enumerate() {
             for (part, name) in norm_names(norm).iter().enumerate() {
                 let windows = self.windows.iter().map(|tape| tape.norms[place][part].as_slice());
-                add_up(gradients.get_mut(name), windows);
+                add_up(gradients.vector(name), windows);
             }
         }
     }

@@ -13,6 +13,7 @@ use qslm_train::fake_quant::{CannotTrain, FakeQuant, Quantized, scales_of};
 use qslm_train::network::{Objective, Window};
 use qslm_train::optimizer::{Adam, Lion, Method};
 use qslm_train::schedule::Schedule;
+use qslm_train::states::States;
 use qslm_train::step::{Settings, Trainer};
 use qslm_train::tensors::Tensors;
 use qslm_train::weights::Source;
@@ -41,6 +42,7 @@ fn linears(checkpoint: &Checkpoint, scheme: &str) -> Candidate {
 fn settings(method: Method, rate: f32, steps: u32, threads: usize) -> Settings {
     Settings {
         method,
+        states: States::Float,
         schedule: Schedule { steps, warm_up: 2, floor: 0.1 },
         rate,
         vector_rate: rate,

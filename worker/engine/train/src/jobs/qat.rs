@@ -9,7 +9,7 @@ use std::io::Write;
 use qslm_common::candidate::Candidate;
 use qslm_common::job::Job;
 use qslm_common::network::Network;
-use qslm_common::recovery::{Optimizer, Parameters, TrainingPlan, kinds};
+use qslm_common::recovery::{self, Optimizer, Parameters, TrainingPlan, kinds};
 use qslm_common::task::Task;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::calibrated::{CalibratedUnit, CodesWriter};
@@ -19,6 +19,7 @@ use qslm_engine::kernels::gradient::lif::Reset;
 use crate::distil::{Plan, Run, Trained};
 use crate::optimizer::{Adam, Lion, Method};
 use crate::schedule::Schedule;
+use crate::states::States;
 use crate::step::Settings;
 
 /// The kind.
@@ -94,8 +95,13 @@ fn plan_of(plan: &TrainingPlan) -> Plan {
         Optimizer::Adam => Method::Adam(Adam::default()),
         Optimizer::Lion => Method::Lion(Lion::default()),
     };
+    let states = match plan.states {
+        recovery::States::F32 => States::Float,
+        recovery::States::Int8 => States::Int8 { seed: plan.seed },
+    };
     let settings = Settings {
         method,
+        states,
         schedule: Schedule {
             steps: plan.steps,
             warm_up: WARM_UP.min(plan.steps / WARM_UP_SHARE),
