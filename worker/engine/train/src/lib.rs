@@ -27,6 +27,7 @@ pub mod jobs;
 pub mod network;
 pub mod optimizer;
 mod parallel;
+pub mod part;
 pub mod schedule;
 pub mod step;
 pub mod tensors;

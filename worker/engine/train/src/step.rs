@@ -7,12 +7,13 @@ use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_engine::quant::Codes;
 
 use crate::clip;
-use crate::fake_quant::{CannotTrain, FakeQuant, Quantized};
+use crate::fake_quant::{CannotTrain, FakeQuant, Quantized, scales_of};
 use crate::network::{BatchLoss, Objective, Window, Workspace};
 use crate::optimizer::{Method, Optimizer, Rate};
+use crate::part::Part;
 use crate::schedule::Schedule;
 use crate::tensors::Tensors;
-use crate::weights::Weights;
+use crate::weights::{Passes, Weights};
 
 /// Settings of training.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,10 +46,11 @@ pub struct Settings {
 /// What a checkpoint begins with: another form of it begins otherwise.
 const MAGIC: &[u8; 8] = b"qslmqat1";
 
-/// A network under training.
+/// A network under training, or a part of one.
 #[derive(Debug)]
 pub struct Trainer {
     network: Network,
+    part: Part,
     settings: Settings,
     quant: FakeQuant,
     parameters: Tensors,
@@ -73,15 +75,27 @@ impl Trainer {
         candidate: &Candidate,
         settings: Settings,
     ) -> Result<Self, CannotTrain> {
+        Self::of_part(checkpoint, candidate, Part::whole(checkpoint.network()), settings)
+    }
+
+    /// As [`Trainer::new`], of a part, which [`Trainer::step_with`] trains.
+    ///
+    /// # Errors
+    /// [`CannotTrain`].
+    pub fn of_part(
+        checkpoint: &Checkpoint,
+        candidate: &Candidate,
+        part: Part,
+        settings: Settings,
+    ) -> Result<Self, CannotTrain> {
         let network = *checkpoint.network();
-        let mut parameters = Tensors::of_checkpoint(checkpoint);
+        let mut parameters = Tensors::of_part(checkpoint, &part);
         let quant = FakeQuant::new(&network, candidate, &mut parameters)?;
         let matrices: Vec<String> = network.units().into_iter().map(|unit| unit.name).collect();
         let rate_of = |name: &str, values: &[f32]| {
-            let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64;
             let (step, decay) = match name {
                 EMBEDDING if network.binary_embedding => (0.0, 0.0),
-                _ if name.ends_with(".scales") => (settings.scale_rate * mean as f32, 0.0),
+                _ if name.ends_with(".scales") => (scale_rate(&settings, values), 0.0),
                 _ if name.ends_with(".zero_points") => (settings.zero_point_rate, 0.0),
                 _ if matrices.iter().any(|matrix| matrix == name) => (settings.rate, settings.weight_decay),
                 _ => (settings.vector_rate, 0.0),
@@ -92,6 +106,7 @@ impl Trainer {
             parameters.iter().map(|(name, values)| (name.to_owned(), rate_of(name, values))).collect();
         Ok(Self {
             network,
+            part,
             settings,
             quant,
             gradients: Tensors::zeros_like(&parameters),
@@ -111,13 +126,36 @@ impl Trainer {
     /// If the unit has no learned grid, or the codes do not fit it.
     pub fn freeze(&mut self, unit: &str, codes: Codes) {
         self.quant.freeze(unit, codes, &mut self.parameters);
+        let name = scales_of(unit);
+        let step = scale_rate(&self.settings, self.parameters.get(&name));
+        let of_unit = self.rates.iter_mut().filter(|(of, _)| *of == name);
+        of_unit.for_each(|(_, rate)| rate.step = step);
+    }
+
+    /// Starts from other values of a parameter.
+    ///
+    /// # Panics
+    /// If there is none of that name and size.
+    pub fn put(&mut self, name: &str, values: &[f32]) {
+        self.parameters.get_mut(name).copy_from_slice(values);
     }
 
     /// Trains on a batch. The loss is that before the step.
     pub fn step(&mut self, batch: &[Window<'_>], objective: Objective<'_>) -> BatchLoss {
+        self.step_with(|workspace, weights, gradients| {
+            workspace.backward(weights, batch, objective, gradients)
+        })
+    }
+
+    /// Trains on what `backward` finds: it is given the weights on their grids and writes the gradient of every parameter. What
+    /// it answers is passed on.
+    pub fn step_with<Loss>(
+        &mut self,
+        backward: impl FnOnce(&mut Workspace, &Weights, &mut Tensors) -> Loss,
+    ) -> Loss {
         let quantized = Quantized { quant: &self.quant, parameters: &self.parameters };
-        self.weights.load(&quantized, &mut self.buffers);
-        let loss = self.workspace.backward(&self.weights, batch, objective, &mut self.gradients);
+        self.weights.load_part(&self.part, Passes::Both, &quantized, &mut self.buffers);
+        let loss = backward(&mut self.workspace, &self.weights, &mut self.gradients);
         let bit_cost = self.settings.bit_cost;
         self.quant.straight_through(&self.parameters, &mut self.gradients, bit_cost, &mut self.buffers);
         let norm = clip::norm(&self.gradients, &mut self.buffers);
@@ -171,6 +209,17 @@ impl Trainer {
         true
     }
 
+    /// Puts what the part computes with into the weights of a network that runs forward alone.
+    pub fn lend(&mut self, to: &mut Weights) {
+        let quantized = Quantized { quant: &self.quant, parameters: &self.parameters };
+        to.load_part(&self.part, Passes::Forward, &quantized, &mut self.buffers);
+    }
+
+    /// The part that trains.
+    pub fn part(&self) -> &Part {
+        &self.part
+    }
+
     /// The shape of the network.
     pub fn network(&self) -> &Network {
         &self.network
@@ -200,4 +249,10 @@ impl Trainer {
     pub fn codes(&self, unit: &str) -> Option<Codes> {
         self.quant.codes(unit, &self.parameters)
     }
+}
+
+/// Learning rate of scales that start with these values.
+fn scale_rate(settings: &Settings, values: &[f32]) -> f32 {
+    let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64;
+    settings.scale_rate * mean as f32
 }

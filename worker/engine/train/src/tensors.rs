@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use qslm_common::network::Network;
 use qslm_engine::checkpoint::Checkpoint;
 
+use crate::part::Part;
+
 /// Tensors by name, row-major, in name order. Names are those of the checkpoint, and those that are made of them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tensors(BTreeMap<String, Vec<f32>>);
@@ -12,9 +14,13 @@ pub struct Tensors(BTreeMap<String, Vec<f32>>);
 impl Tensors {
     /// The parameters of a checkpoint.
     pub fn of_checkpoint(checkpoint: &Checkpoint) -> Self {
-        names(checkpoint.network())
-            .map(|name| (name.clone(), checkpoint.tensor(&name).into_owned()))
-            .collect()
+        Self::of_part(checkpoint, &Part::whole(checkpoint.network()))
+    }
+
+    /// The parameters of a part of a checkpoint.
+    pub fn of_part(checkpoint: &Checkpoint, part: &Part) -> Self {
+        let names = names(checkpoint.network()).filter(|name| part.contains(name));
+        names.map(|name| (name.clone(), checkpoint.tensor(&name).into_owned())).collect()
     }
 
     /// As many zeros under the same names.
