@@ -69,6 +69,10 @@ fn main() -> Result<(), Failure> {
         let hash = |name: &str| ContentHash::of(name.as_bytes());
         let recovery =
             Recovery { text: hash("text"), candidates: 1, reach: 1.0, plan: serde_json::from_str(plan)? };
+        // Reading is not training: a worker reads once for all jobs of a search.
+        let plan = &recovery.plan;
+        let task = Task::Perplexity { window: plan.window, stride: plan.window, windows: None };
+        inputs.data(&task, &network)?;
         let jobs = recovery.jobs(&network, hash("checkpoint"), hash("tokenizer"), &candidate);
         let mut rounds: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
         for job in jobs.ok_or("the scheme cannot be trained")? {

@@ -8,7 +8,7 @@ use qslm_common::job::Job;
 use qslm_common::recovery::{Parameters, TrainingPlan, kinds};
 use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 
-use super::qat::{artifact, not_finite, opened, plan_of};
+use super::qat::{artifact, not_finite, plan_of, teacher, text};
 use crate::block_ap::BlockAp;
 use crate::distil::Plan;
 use crate::step::Settings;
@@ -29,7 +29,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         Candidate::decode(&candidate).map_err(|error| JobError::Invalid(format!("candidate: {error}")))?;
     let checkpoint = inputs.checkpoint(binary_embedding)?;
     let network = checkpoint.network();
-    let (data, teacher) = opened(inputs, network, &plan)?;
+    let (data, teacher) = (text(inputs, network, &plan)?, teacher(inputs, network, &plan)?);
     let run = BlockAp::new(&checkpoint, teacher, &candidate, data.all_tokens(), plan_of_parts(&plan));
     let mut run = run.map_err(JobError::invalid)?;
     if let Some(saved) = watch.checkpoint() {
@@ -54,7 +54,8 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }
 
-/// The plan of a run of parts: as end to end, and zero points are learned, which nothing but their own block has adapted to.
+/// The plan of a run of parts: as end to end, but zero points are learned, too. A bit costs what it says in units of the
+/// part's loss, as a mean over the part's weights.
 pub(super) fn plan_of_parts(plan: &TrainingPlan) -> Plan {
     let plan = plan_of(plan);
     Plan { settings: Settings { zero_point_rate: ZERO_POINT_RATE, ..plan.settings }, ..plan }

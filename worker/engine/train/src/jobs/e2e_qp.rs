@@ -10,7 +10,7 @@ use qslm_engine::checkpoint::CheckpointError;
 use qslm_engine::checkpoint::calibrated::CodesFile;
 use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 
-use super::qat::{artifact, go_on, opened, plan_of};
+use super::qat::{artifact, go_on, plan_of, teacher, text};
 use crate::distil::{Plan, Run, Trained};
 use crate::step::Settings;
 
@@ -33,7 +33,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let frozen = read(inputs, network, &candidate)?;
     // The same windows as the first phase, at the second one's length and rate.
     let plan = TrainingPlan { steps: end_to_end_steps, ..plan };
-    let (data, teacher) = opened(inputs, network, &plan)?;
+    let (data, teacher) = (text(inputs, network, &plan)?, teacher(inputs, network, &plan)?);
     let run =
         Run::new(&checkpoint, teacher, &candidate, data.all_tokens(), steps_only(&plan, end_to_end_rate));
     let mut run = run.map_err(JobError::invalid)?;

@@ -15,7 +15,7 @@ use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 
 use super::block_ap::plan_of_parts;
-use super::qat::{artifact, not_finite, opened};
+use super::qat::{artifact, not_finite, teacher, text};
 use crate::distil::{Trained, trained};
 use crate::mrem::{modules, share_of_float, steps_before};
 use crate::part::Part;
@@ -126,8 +126,8 @@ fn round(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> 
         return Err(JobError::Invalid(reason));
     }
     let (plan, part) = (run.plan(), &run.parts[module as usize]);
-    let (data, teacher) = opened(inputs, checkpoint.network(), plan)?;
-    let teacher = teacher.filter(|_| part.head);
+    let data = text(inputs, checkpoint.network(), plan)?;
+    let teacher = if part.head { teacher(inputs, checkpoint.network(), plan)? } else { None };
     let setting = Setting::new(&checkpoint, teacher, part, data.all_tokens(), plan_of_parts(plan));
     let setting = setting.map_err(JobError::invalid)?;
     let (share, mut before) = (share_of_float(round, rounds), Weights::new(checkpoint.network()));

@@ -58,7 +58,7 @@ pub(super) fn train(
     watch: &dyn Watch,
 ) -> Result<Trained, JobError> {
     let network = checkpoint.network();
-    let (data, teacher) = opened(inputs, network, plan)?;
+    let (data, teacher) = (text(inputs, network, plan)?, teacher(inputs, network, plan)?);
     let run = Run::new(checkpoint, teacher, candidate, data.all_tokens(), plan_of(plan));
     let mut run = run.map_err(JobError::invalid)?;
     if let Some(saved) = watch.checkpoint() {
@@ -69,20 +69,27 @@ pub(super) fn train(
     Ok(run.trained())
 }
 
-/// The text, and the teacher, if the plan has one.
-pub(super) fn opened(
+/// The text that a plan draws its windows from.
+pub(super) fn text(
     inputs: &Inputs,
     network: &Network,
     plan: &TrainingPlan,
-) -> Result<(Arc<Dataset>, Option<Teacher>), JobError> {
+) -> Result<Arc<Dataset>, JobError> {
     let task = Task::Perplexity { window: plan.window, stride: plan.window, windows: None };
     task.validate().map_err(JobError::invalid)?;
-    let data = inputs.data(&task, network)?;
-    let teacher = match plan.distillation {
-        0.0 => None,
-        _ => Some(inputs.float(network.binary_embedding)?),
-    };
-    Ok((data, teacher))
+    inputs.data(&task, network)
+}
+
+/// The float network, if a plan follows its logits.
+pub(super) fn teacher(
+    inputs: &Inputs,
+    network: &Network,
+    plan: &TrainingPlan,
+) -> Result<Option<Teacher>, JobError> {
+    if plan.distillation == 0.0 {
+        return Ok(None);
+    }
+    inputs.float(network.binary_embedding).map(Some)
 }
 
 /// Trains up to so many steps, with checkpoints whenever one is due.

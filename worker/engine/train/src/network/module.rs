@@ -1,9 +1,9 @@
 //! The backward pass of a part of the network: how far its blocks are from the float network's, and gradients of that.
 //!
 //! The loss is before every spike, because weights cannot repair how spikes flip: what a half of a block puts into its
-//! population, against what the float network puts there. The residual stream runs through the part's own blocks, with the surrogate
-//! back through their spikes, and gradients of these differences join it on the way. A head has the loss of training end to
-//! end, on the features of that stream.
+//! population, against what the float network puts there. The residual stream runs through the part's own blocks; on the
+//! way back, through the surrogates of their spikes, gradients of these differences join. A head has the loss of training
+//! end to end, on the features of that stream. Source: docs/model.md, Training of parts.
 
 use qslm_engine::kernels::norm::layer_norm;
 
