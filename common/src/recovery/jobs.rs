@@ -6,7 +6,7 @@ use super::{Recovery, Trainer, TrainingPlan, student};
 use crate::candidate::Candidate;
 use crate::footprint::float_bytes;
 use crate::hash::ContentHash;
-use crate::job::{Job, JobInput, LARGEST_DOCUMENT};
+use crate::job::{CHECKPOINT_TIMES, Job, JobInput, LARGEST_DOCUMENT};
 use crate::network::Network;
 
 /// Kinds of the jobs; the engine of the workers knows them.
@@ -70,7 +70,9 @@ impl Recovery {
         // A checkpoint of a job holds all weights in float, with two moments each.
         let bytes = float_bytes(network) + HEADER;
         let job = |kind: &str, module: Option<(u32, u32)>| {
-            Job::new(kind, bytes)
+            // What a round of a module leaves is as much, because the next one goes on from it.
+            let largest = if kind == kinds::MREM { CHECKPOINT_TIMES * bytes } else { bytes };
+            Job::new(kind, largest)
                 .input("checkpoint", JobInput::Artifact(checkpoint))
                 .input("text", JobInput::Artifact(self.text))
                 .input("tokenizer", JobInput::Artifact(tokenizer))

@@ -185,6 +185,14 @@ impl CodesFile {
 }
 
 impl CodesFile {
+    /// The values of a one-dimensional parameter of so many elements under a scheme.
+    ///
+    /// # Errors
+    /// If there are none, or what is there does not fit.
+    pub fn vector_values(&self, name: &str, size: usize, scheme: Scheme) -> Result<Vec<f32>, CodesError> {
+        self.vector(name, size, scheme).map(Values::into_floats)
+    }
+
     /// The values of a one-dimensional parameter of so many elements under a scheme, and their codes, if it has some.
     ///
     /// # Errors

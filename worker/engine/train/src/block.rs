@@ -48,6 +48,34 @@ pub(crate) struct Scratch {
     wkv: WkvScratch,
     /// Strips of a product of columns.
     pub(crate) strips: Vec<f32>,
+    /// Tape of a block that is not gone back through.
+    spare: BlockTape,
+}
+
+/// Gradients of what a loss says directly about the inputs of a block's populations, beside what comes back through its
+/// spikes: `[time, channel]` each, to be multiplied with a factor.
+#[derive(Debug, Default)]
+pub(crate) struct Injected {
+    /// Differences, of the att's output and of the ffn's.
+    pub(crate) differences: [Vec<f32>; 2],
+    /// What each of them is multiplied with.
+    pub(crate) factors: [f32; 2],
+    /// Their sums of squares, of a window.
+    pub(crate) squares: [f64; 2],
+}
+
+impl Injected {
+    /// Adds the gradient in the input of one of the populations.
+    fn add_to(&self, half: usize, d: &mut [f32]) {
+        let factor = self.factors[half];
+        d.iter_mut().zip(&self.differences[half]).for_each(|(d, difference)| *d += factor * difference);
+    }
+}
+
+/// Places of the halves of a block, whose outputs enter a population each.
+pub(crate) mod half {
+    pub(crate) const ATT: usize = 0;
+    pub(crate) const FFN: usize = 1;
 }
 
 /// Inputs of the products of a block, and gradients in their outputs: a window's rows, in the order of the matrices.
@@ -96,6 +124,25 @@ impl Linear {
 impl BlockWeights {
     /// Takes the residual stream `x` of a window through the block.
     pub(crate) fn forward(&self, x: &mut [f32], tape: &mut BlockTape, scratch: &mut Scratch) {
+        self.forward_watched(x, tape, scratch, |_, _| {});
+    }
+
+    /// As [`BlockWeights::forward`] of a block that is not gone back through. `look` sees what each [`half`] puts into its
+    /// population, `[time, channel]`.
+    pub(crate) fn pass(&self, x: &mut [f32], scratch: &mut Scratch, look: impl FnMut(usize, &[f32])) {
+        let mut tape = std::mem::take(&mut scratch.spare);
+        self.forward_watched(x, &mut tape, scratch, look);
+        scratch.spare = tape;
+    }
+
+    /// As [`BlockWeights::forward`]; `look` sees what each [`half`] puts into its population, `[time, channel]`.
+    pub(crate) fn forward_watched(
+        &self,
+        x: &mut [f32],
+        tape: &mut BlockTape,
+        scratch: &mut Scratch,
+        mut look: impl FnMut(usize, &[f32]),
+    ) {
         let (size, channels) = (x.len(), self.decay.len());
         let wide = size / channels * self.linears[matrix::FFN_KEY].forward.outputs();
         let vectors = &self.vectors;
@@ -117,6 +164,7 @@ impl BlockWeights {
         wkv::scan(&self.decay, first, &tape.key, &tape.value, &mut state, sized(&mut tape.wkv, size));
         gradient::shift::gate_to(&tape.receptance, &tape.wkv, mixed);
         self.linears[matrix::OUTPUT].multiply(mixed, sized(&mut tape.sums1, size));
+        look(half::ATT, &tape.sums1);
         gradient::lif::scan_with_sums(&mut tape.sums1, row, x);
 
         layer_norm(x, &vectors[vector::LN2_WEIGHT], &vectors[vector::LN2_BIAS], y);
@@ -130,27 +178,35 @@ impl BlockWeights {
         self.linears[matrix::FFN_VALUE].multiply(hidden, sized(&mut tape.ffn_value, size));
         let sums2 = sized(&mut tape.sums2, size);
         gradient::shift::gate_to(&tape.ffn_receptance, &tape.ffn_value, sums2);
+        look(half::FFN, sums2);
         gradient::lif::scan_with_sums(sums2, row, x);
     }
 
     /// Takes `d`, the gradient in the residual stream of a window, back through the block: from what left it to what
-    /// entered. Adds to the gradients in the vectors.
+    /// entered, with gradients that are injected on the way. Adds to the gradients in the vectors.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a window left, what comes back, and places for what is found"
+    )]
     pub(crate) fn backward(
         &self,
         tape: &BlockTape,
+        injected: Option<&Injected>,
         d: &mut [f32],
         sides: &mut Sides<'_>,
         vectors: &mut VectorGradients,
         reset: Reset,
         scratch: &mut Scratch,
     ) {
-        self.backward_ffn(tape, d, sides, vectors, reset, scratch);
-        self.backward_att(tape, d, sides, vectors, reset, scratch);
+        self.backward_ffn(tape, injected, d, sides, vectors, reset, scratch);
+        self.backward_att(tape, injected, d, sides, vectors, reset, scratch);
     }
 
+    #[expect(clippy::too_many_arguments, reason = "as of both halves")]
     fn backward_ffn(
         &self,
         tape: &BlockTape,
+        injected: Option<&Injected>,
         d_residual: &mut [f32],
         sides: &mut Sides<'_>,
         vectors: &mut VectorGradients,
@@ -170,6 +226,7 @@ impl BlockWeights {
 
         d.copy_from_slice(d_residual);
         gradient::lif::scan(&tape.sums2, d, row, reset);
+        injected.into_iter().for_each(|injected| injected.add_to(half::FFN, d));
         gradient::shift::gate(&tape.ffn_receptance, &tape.ffn_value, d, sides.d[matrix::FFN_RECEPTANCE]);
         sides.d[matrix::FFN_VALUE].copy_from_slice(d);
         self.linears[matrix::FFN_VALUE].multiply_transposed(d, sides.d[matrix::FFN_KEY]);
@@ -184,9 +241,11 @@ impl BlockWeights {
         gradient::norm::layer_norm(x, &self.vectors[vector::LN2_WEIGHT], d_y, d_residual, weight, bias);
     }
 
+    #[expect(clippy::too_many_arguments, reason = "as of both halves")]
     fn backward_att(
         &self,
         tape: &BlockTape,
+        injected: Option<&Injected>,
         d_residual: &mut [f32],
         sides: &mut Sides<'_>,
         vectors: &mut VectorGradients,
@@ -211,6 +270,7 @@ impl BlockWeights {
         let d_out = &mut *sides.d[matrix::OUTPUT];
         d_out.copy_from_slice(d_residual);
         gradient::lif::scan(&tape.sums1, d_out, row, reset);
+        injected.into_iter().for_each(|injected| injected.add_to(half::ATT, d_out));
         self.linears[matrix::OUTPUT].multiply_transposed(d_out, d);
         gradient::shift::gate(&tape.receptance, &tape.wkv, d, sides.d[matrix::RECEPTANCE]);
         let scanned = gradient::wkv::Scanned {
@@ -292,7 +352,7 @@ mod tests {
         sides.x.iter_mut().zip(&mut inputs).for_each(|(to, buffer)| *to = buffer);
         sides.d.iter_mut().zip(&mut outputs).for_each(|(to, buffer)| *to = buffer);
         let mut vectors: VectorGradients = std::array::from_fn(|_| vec![0.0; 16]);
-        block.backward(&tape, &mut d, &mut sides, &mut vectors, Reset::Attached, &mut scratch);
+        block.backward(&tape, None, &mut d, &mut sides, &mut vectors, Reset::Attached, &mut scratch);
 
         assert!(error(&d, &floats("block.dx")) < 1e-5);
         vectors[vector::TIME_DECAY].iter_mut().zip(&block.decay).for_each(|(d, w)| *d *= w);

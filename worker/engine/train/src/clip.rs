@@ -13,7 +13,7 @@ pub(crate) fn squares<Scratch: Send>(tensors: &Tensors, threads: &mut [Scratch])
     sums.iter().sum()
 }
 
-/// Sum of the squares of numbers.
+/// Sum of the squares of numbers, in 64 bits.
 pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();

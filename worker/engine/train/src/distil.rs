@@ -62,12 +62,20 @@ pub enum CannotDistil {
 }
 
 /// What a run leaves.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Trained {
     /// The codes of every unit whose scheme has some.
     pub codes: BTreeMap<String, Codes>,
     /// All tensors of the network as it computes with them, codes and rounded vectors included.
     pub tensors: Tensors,
+}
+
+impl Trained {
+    /// Adds what the run of another part left.
+    pub fn extend(&mut self, other: Self) {
+        self.codes.extend(other.codes);
+        other.tensors.iter().for_each(|(name, values)| self.tensors.insert(name, values.to_vec()));
+    }
 }
 
 /// A run under way.
@@ -105,6 +113,16 @@ impl<'t> Run<'t> {
         self.trainer.steps()
     }
 
+    /// Goes on from what another run left: its codes stay, its vectors are where these start, and of what has codes scales
+    /// alone are trained.
+    ///
+    /// # Panics
+    /// If codes or vectors do not fit the candidate.
+    pub fn freeze(&mut self, trained: &Trained) {
+        trained.codes.iter().for_each(|(unit, codes)| self.trainer.freeze(unit, codes.clone()));
+        trained.tensors.iter().for_each(|(name, values)| self.trainer.put(name, values));
+    }
+
     /// Does a step. The loss is that before it.
     ///
     /// # Panics
@@ -137,8 +155,8 @@ impl<'t> Run<'t> {
     }
 
     /// What the run leaves, as a file stores it.
-    pub fn trained(&self, checkpoint: &Checkpoint) -> Trained {
-        trained(&self.trainer, checkpoint)
+    pub fn trained(&self) -> Trained {
+        trained(&self.trainer)
     }
 }
 
@@ -170,15 +188,16 @@ pub fn distil(
         }
         watch(step, loss);
     }
-    Ok(run.trained(checkpoint))
+    Ok(run.trained())
 }
 
 /// The state of a trainer as a file stores it.
-fn trained(trainer: &Trainer, checkpoint: &Checkpoint) -> Trained {
-    let network = checkpoint.network();
+pub(crate) fn trained(trainer: &Trainer) -> Trained {
+    let network = trainer.network();
     let units = network.units().into_iter().map(|unit| unit.name);
     let codes = units.clone().filter_map(|name| Some((name.clone(), trainer.codes(&name)?))).collect();
     let names = units.chain(network.vectors().into_iter().map(|vector| vector.name));
+    let names = names.filter(|name| trainer.part().contains(name));
     let tensors = names.map(|name| (name.clone(), trainer.values(&name))).collect();
     Trained { codes, tensors }
 }

@@ -90,7 +90,7 @@ pub fn zero_points_of(unit: &str) -> String {
 }
 
 impl FakeQuant {
-    /// Quantization as a candidate has it. Scales, and zero points of affine codes, are added to the parameters: those of
+    /// Quantization as a candidate has it, of the units that are among the parameters. Scales, and zero points of affine codes, are added to the parameters: those of
     /// the range with the least squared error, or of the step that a scheme names.
     ///
     /// # Errors
@@ -123,8 +123,8 @@ impl FakeQuant {
                 Range::Step(_) => quantizer.range,
                 _ => Range::LeastSquares,
             };
-            let weights =
-                Weights { values: parameters.get(&unit.name), columns: unit.columns, unit: &unit.name };
+            let Some(values) = parameters.find(&unit.name) else { continue };
+            let weights = Weights { values, columns: unit.columns, unit: &unit.name };
             let nearest = Quantizer { rounding: Rounding::Nearest, range };
             let codes = quantize(weights, format, nearest, &Statistics::NONE);
             let largest = weights.values.iter().fold(0.0f32, |top, w| top.max(w.abs()));

@@ -1,6 +1,9 @@
 //! Kinds of jobs that train, beside those of the engine.
 
+mod block_ap;
 mod control;
+mod e2e_qp;
+mod mrem;
 mod qat;
 
 use std::io::Write;
@@ -8,12 +11,15 @@ use std::io::Write;
 use qslm_common::job::Job;
 use qslm_engine::jobs::{Inputs, JobError, KINDS, Kind, Watch, make_of};
 
+pub use block_ap::BLOCK_AP;
 pub use control::{CONTROL, control_of, read_control};
+pub use e2e_qp::E2E_QP;
+pub use mrem::{MREM, MREM_JOIN};
 pub use qat::QAT;
 
 /// Every kind of job that a worker knows.
 pub fn kinds() -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().copied().chain([&CONTROL, &QAT])
+    KINDS.iter().copied().chain([&BLOCK_AP, &CONTROL, &E2E_QP, &MREM, &MREM_JOIN, &QAT])
 }
 
 /// Makes a job's artifact.

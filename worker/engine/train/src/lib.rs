@@ -17,8 +17,11 @@
 //!    [`states`] says what of a weight is held from step to step: floats, or int8 codes.
 //! 6. [`jobs`] has the kinds of jobs that train, with which a worker is asked for all of it.
 //!    [`distil`] is a whole run: a float teacher, a quantized student, windows drawn from a seed ([`draw`]), codes at the end.
+//! 7. [`part`] is a part of a network, [`network::module`] its backward pass towards what the float network does there, and
+//!    [`reconstruct`] its run. [`block_ap`] runs blocks one after the other, [`mrem`] modules side by side, in rounds.
 
 mod block;
+pub mod block_ap;
 pub mod clip;
 pub mod distil;
 pub mod draw;
@@ -26,9 +29,12 @@ pub mod fake_quant;
 pub mod gradients;
 mod head;
 pub mod jobs;
+pub mod mrem;
 pub mod network;
 pub mod optimizer;
 mod parallel;
+pub mod part;
+pub mod reconstruct;
 pub mod schedule;
 pub mod states;
 pub mod step;

@@ -4,17 +4,19 @@
 //! chain per number, shared out among threads by rows of the matrix; gradients of vectors are summed per window, then added
 //! in the order of the windows. So neither the number of threads nor their timing changes a bit.
 
+pub mod module;
+
 use qslm_common::network::{EMBEDDING, HEAD, MATRICES, Network, block_units};
 use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_engine::kernels::gradient::norm::layer_norm as layer_norm_backward;
 use qslm_engine::kernels::norm::layer_norm;
 use qslm_engine::kernels::product::Packed;
 
-use crate::block::{BlockTape, Scratch, Sides, VectorGradients};
+use crate::block::{BlockTape, Injected, Scratch, Sides, VectorGradients};
 use crate::gradients::Gradients;
 use crate::head::{Buffers, Positions, add_gradient};
 use crate::parallel::{for_each, split_rows};
-use crate::weights::{Linear, Weights, norm_names, vector, vector_names};
+use crate::weights::{FIRST_NORM, LAST_NORM, Linear, Weights, norm_names, vector, vector_names};
 
 pub use crate::head::Objective;
 
@@ -77,6 +79,10 @@ struct WindowTape {
     /// Gradients in vectors: of each block, of the first norm and of the last.
     vectors: Vec<VectorGradients>,
     norms: [[Vec<f32>; 2]; 2],
+    /// The float network's residual stream beside it.
+    float: Vec<f32>,
+    /// Of each block what its loss of its own adds; none if the loss is at the end alone.
+    injected: Vec<Injected>,
 }
 
 impl Workspace {
@@ -109,6 +115,24 @@ impl Workspace {
         gradients: &mut impl Gradients,
     ) -> BatchLoss {
         self.forward(weights, batch, objective);
+        let loss = self.losses(weights, batch, objective, gradients);
+        self.backward_last_norm(weights);
+        for index in (0..weights.blocks.len()).rev() {
+            self.backward_block(weights, index, gradients);
+        }
+        self.backward_embedding(weights, batch, gradients);
+        self.add_vectors(weights, gradients);
+        loss
+    }
+
+    /// Losses of the head on the features. Gradients in these, and in its matrix, are what is left.
+    fn losses(
+        &mut self,
+        weights: &Weights,
+        batch: &[Window<'_>],
+        objective: Objective<'_>,
+        gradients: &mut impl Gradients,
+    ) -> BatchLoss {
         let targets: Vec<u32> = batch.iter().flat_map(|window| window.targets).copied().collect();
         let positions = Positions { features: &self.features, teacher: &self.teacher, targets: &targets };
         let head = &weights.head;
@@ -116,12 +140,6 @@ impl Workspace {
         let d = (&mut *rooms[0], true);
         let losses = positions.losses(head, objective, &mut self.d, d, &mut self.head, &mut self.threads);
         gradients.complete();
-        self.backward_last_norm(weights);
-        for index in (0..weights.blocks.len()).rev() {
-            self.backward_block(weights, index, gradients);
-        }
-        self.backward_embedding(weights, batch, gradients);
-        self.add_vectors(weights, gradients);
         let mean = |loss: fn(&_) -> f64| losses.iter().map(loss).sum::<f64>() / losses.len() as f64;
         let (cross_entropy, divergence) = (mean(|loss| loss.cross_entropy), mean(|loss| loss.divergence));
         let share = match objective {
@@ -152,7 +170,9 @@ impl Workspace {
             Objective::Distillation { .. } => split_rows(&mut self.teacher, channels, lengths()),
         };
         for_each(&mut self.threads, batch.iter().zip(&mut self.windows), |_, (window, tape)| {
-            tape.start(weights, window.tokens);
+            tape.embed(&weights.embedding, channels, window.tokens);
+            tape.start(&weights.ln0);
+            tape.make_room(weights.blocks.len(), channels);
         });
         // Block by block, so that the weights of one are near while all windows pass.
         for (index, block) in weights.blocks.iter().enumerate() {
@@ -206,7 +226,9 @@ impl Workspace {
         let reset = self.reset;
         let jobs = self.windows.iter_mut().zip(d_residual).zip(sides);
         for_each(&mut self.threads, jobs, |scratch, ((tape, d), mut sides)| {
-            block.backward(&tape.blocks[index], d, &mut sides, &mut tape.vectors[index], reset, scratch);
+            let (tape, injected, vectors) =
+                (&tape.blocks[index], tape.injected.get(index), &mut tape.vectors[index]);
+            block.backward(tape, injected, d, &mut sides, vectors, reset, scratch);
         });
 
         let [x, d] = &self.sides;
@@ -224,13 +246,8 @@ impl Workspace {
         gradients.complete();
     }
 
-    /// Gradients of the first norm, and of the embedding if it is not binary.
-    fn backward_embedding(
-        &mut self,
-        weights: &Weights,
-        batch: &[Window<'_>],
-        gradients: &mut impl Gradients,
-    ) {
+    /// From gradients in the residual stream that entered the first block to those in what was embedded.
+    fn backward_first_norm(&mut self, weights: &Weights) {
         let channels = self.network.channels as usize;
         let lengths = self.windows.iter().map(|tape| tape.last.len() / channels);
         let d = split_rows(&mut self.d, channels, lengths);
@@ -239,6 +256,17 @@ impl Workspace {
             let of_stream = scratch.moved(d);
             layer_norm_backward(&tape.embedded, &weights.ln0[0], of_stream, d, weight, bias);
         });
+    }
+
+    /// Gradients of the first norm, and of the embedding if it is not binary.
+    fn backward_embedding(
+        &mut self,
+        weights: &Weights,
+        batch: &[Window<'_>],
+        gradients: &mut impl Gradients,
+    ) {
+        self.backward_first_norm(weights);
+        let channels = self.network.channels as usize;
         if self.network.binary_embedding {
             return gradients.none(EMBEDDING);
         }
@@ -255,21 +283,28 @@ impl Workspace {
 
     /// Adds the gradients in vectors, window by window.
     fn add_vectors(&self, weights: &Weights, gradients: &mut impl Gradients) {
-        for (index, block) in weights.blocks.iter().enumerate() {
-            for (place, name) in vector_names(index).iter().enumerate() {
-                let to = gradients.vector(name);
-                add_up(to, self.windows.iter().map(|tape| tape.vectors[index][place].as_slice()));
-                if place == vector::TIME_DECAY {
-                    // w = -exp(time_decay), whose derivative is w.
-                    to.iter_mut().zip(&block.decay).for_each(|(d, w)| *d *= w);
-                }
+        (0..weights.blocks.len()).for_each(|index| self.add_vectors_of(index, weights, gradients));
+        [FIRST_NORM, LAST_NORM].into_iter().for_each(|norm| self.add_norm(norm, gradients));
+    }
+
+    /// Adds the gradients in the vectors of a block.
+    fn add_vectors_of(&self, index: usize, weights: &Weights, gradients: &mut impl Gradients) {
+        for (place, name) in vector_names(index).iter().enumerate() {
+            let to = gradients.vector(name);
+            add_up(to, self.windows.iter().map(|tape| tape.vectors[index][place].as_slice()));
+            if place == vector::TIME_DECAY {
+                // w = -exp(time_decay), whose derivative is w.
+                to.iter_mut().zip(&weights.blocks[index].decay).for_each(|(d, w)| *d *= w);
             }
         }
-        for (place, norm) in ["blocks.0.ln0", "ln_out"].into_iter().enumerate() {
-            for (part, name) in norm_names(norm).iter().enumerate() {
-                let windows = self.windows.iter().map(|tape| tape.norms[place][part].as_slice());
-                add_up(gradients.vector(name), windows);
-            }
+    }
+
+    /// Adds the gradients in weight and bias of a norm outside of blocks.
+    fn add_norm(&self, norm: &str, gradients: &mut impl Gradients) {
+        let place = usize::from(norm == LAST_NORM);
+        for (part, name) in norm_names(norm).iter().enumerate() {
+            let windows = self.windows.iter().map(|tape| tape.norms[place][part].as_slice());
+            add_up(gradients.vector(name), windows);
         }
     }
 }
@@ -283,18 +318,25 @@ fn add_up<'a>(to: &mut [f32], vectors: impl Iterator<Item = &'a [f32]>) {
 }
 
 impl WindowTape {
-    /// Puts the residual stream that enters the first block in the place of the last, and makes room for gradients.
-    fn start(&mut self, weights: &Weights, tokens: &[u32]) {
-        let channels = weights.ln0[0].len();
+    /// Looks up what enters the first norm.
+    fn embed(&mut self, embedding: &[f32], channels: usize, tokens: &[u32]) {
         self.embedded.clear();
         for token in tokens {
             let start = *token as usize * channels;
-            self.embedded.extend_from_slice(&weights.embedding[start..start + channels]);
+            self.embedded.extend_from_slice(&embedding[start..start + channels]);
         }
+    }
+
+    /// Puts the residual stream that enters the first block in the place of the last.
+    fn start(&mut self, ln0: &[Vec<f32>; 2]) {
         self.last.resize(self.embedded.len(), 0.0);
-        layer_norm(&self.embedded, &weights.ln0[0], &weights.ln0[1], &mut self.last);
-        self.blocks.resize_with(weights.blocks.len(), BlockTape::default);
-        self.vectors.resize_with(weights.blocks.len(), VectorGradients::default);
+        layer_norm(&self.embedded, &ln0[0], &ln0[1], &mut self.last);
+    }
+
+    /// Makes room for what so many blocks leave, and for gradients.
+    fn make_room(&mut self, blocks: usize, channels: usize) {
+        self.blocks.resize_with(blocks, BlockTape::default);
+        self.vectors.resize_with(blocks, VectorGradients::default);
         for vector in self.vectors.iter_mut().flatten().chain(self.norms.iter_mut().flatten()) {
             vector.clear();
             vector.resize(channels, 0.0);

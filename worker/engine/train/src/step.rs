@@ -7,14 +7,15 @@ use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_engine::quant::Codes;
 
 use crate::clip;
-use crate::fake_quant::{CannotTrain, FakeQuant, Quantized};
+use crate::fake_quant::{CannotTrain, FakeQuant, Quantized, scales_of};
 use crate::network::{BatchLoss, Objective, Window, Workspace};
 use crate::optimizer::{Method, Optimizer, Rate};
+use crate::part::Part;
 use crate::schedule::Schedule;
 use crate::states::int8::{Held, Int8, Pushing};
 use crate::states::{StateBytes, States};
 use crate::tensors::Tensors;
-use crate::weights::{Source, Weights};
+use crate::weights::{Passes, Source, Weights};
 
 /// Settings of training.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,10 +52,11 @@ const MAGIC: &[u8; 8] = b"qslmqat1";
 /// That of a checkpoint with int8 states.
 const MAGIC_INT8: &[u8; 8] = b"qslmqft1";
 
-/// A network under training.
+/// A network under training, or a part of one.
 #[derive(Debug)]
 pub struct Trainer {
     network: Network,
+    part: Part,
     settings: Settings,
     quant: FakeQuant,
     /// All that is held as floats, and the gradients of it.
@@ -82,6 +84,19 @@ impl Trainer {
         candidate: &Candidate,
         settings: Settings,
     ) -> Result<Self, CannotTrain> {
+        Self::of_part(checkpoint, candidate, Part::whole(checkpoint.network()), settings)
+    }
+
+    /// As [`Trainer::new`], of a part, which [`Trainer::step_with`] trains.
+    ///
+    /// # Errors
+    /// [`CannotTrain`].
+    pub fn of_part(
+        checkpoint: &Checkpoint,
+        candidate: &Candidate,
+        part: Part,
+        settings: Settings,
+    ) -> Result<Self, CannotTrain> {
         let network = *checkpoint.network();
         let lion_of = |seed| match settings.method {
             Method::Lion(lion) => Ok((lion, seed)),
@@ -91,14 +106,13 @@ impl Trainer {
             States::Float => None,
             States::Int8 { seed } => Some(lion_of(seed)?),
         };
-        let mut parameters = Tensors::of_checkpoint(checkpoint);
+        let mut parameters = Tensors::of_part(checkpoint, &part);
         let quant = FakeQuant::new(&network, candidate, &mut parameters)?;
         let matrices: Vec<String> = network.units().into_iter().map(|unit| unit.name).collect();
         let rate_of = |name: &str, values: &[f32]| {
-            let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64;
             let (step, decay) = match name {
                 EMBEDDING if network.binary_embedding => (0.0, 0.0),
-                _ if name.ends_with(".scales") => (settings.scale_rate * mean as f32, 0.0),
+                _ if name.ends_with(".scales") => (scale_rate(&settings, values), 0.0),
                 _ if name.ends_with(".zero_points") => (settings.zero_point_rate, 0.0),
                 _ if matrices.iter().any(|matrix| matrix == name) => (settings.rate, settings.weight_decay),
                 _ => (settings.vector_rate, 0.0),
@@ -110,6 +124,7 @@ impl Trainer {
         let int8 = int8.map(|(lion, seed)| Int8::take(&network, &mut parameters, lion, seed));
         Ok(Self {
             network,
+            part,
             settings,
             quant,
             gradients: Tensors::zeros_like(&parameters),
@@ -130,27 +145,58 @@ impl Trainer {
     /// If the unit has no learned grid, or the codes do not fit it.
     pub fn freeze(&mut self, unit: &str, codes: Codes) {
         self.quant.freeze(unit, codes, &mut self.parameters);
+        let name = scales_of(unit);
+        let step = scale_rate(&self.settings, self.parameters.get(&name));
+        let of_unit = self.rates.iter_mut().filter(|(of, _)| *of == name);
+        of_unit.for_each(|(_, rate)| rate.step = step);
+    }
+
+    /// Starts from other values of a parameter.
+    ///
+    /// # Panics
+    /// If there is none of that name and size.
+    pub fn put(&mut self, name: &str, values: &[f32]) {
+        self.parameters.get_mut(name).copy_from_slice(values);
     }
 
     /// Trains on a batch. The loss is that before the step.
     pub fn step(&mut self, batch: &[Window<'_>], objective: Objective<'_>) -> BatchLoss {
-        let matrices = self.int8.as_ref().map(Int8::weights);
-        let parameters = Held { floats: &self.parameters, matrices };
-        self.weights.load(&Quantized { quant: &self.quant, parameters: &parameters }, &mut self.buffers);
-        let Self { quant, parameters, gradients, buffers, .. } = self;
-        let (bit_cost, step) = (self.settings.bit_cost, self.steps);
-        let (loss, of_int8) = match &mut self.int8 {
-            None => {
-                let loss = self.workspace.backward(&self.weights, batch, objective, gradients);
-                quant.straight_through(parameters, gradients.iter_mut(), bit_cost, buffers);
-                (loss, 0.0)
-            }
-            Some(int8) => {
-                let mut pushing = Pushing { quant, parameters, gradients, int8, bit_cost, step, buffers };
-                let loss = self.workspace.backward(&self.weights, batch, objective, &mut pushing);
-                (loss, int8.sum_of_squares())
-            }
+        let Some(int8) = &mut self.int8 else {
+            return self.step_with(|workspace, weights, gradients| {
+                workspace.backward(weights, batch, objective, gradients)
+            });
         };
+        let held = Held { floats: &self.parameters, matrices: Some(int8.weights()) };
+        let quantized = Quantized { quant: &self.quant, parameters: &held };
+        self.weights.load_part(&self.part, Passes::Both, &quantized, &mut self.buffers);
+        let (bit_cost, step) = (self.settings.bit_cost, self.steps);
+        let Self { quant, parameters, gradients, buffers, .. } = self;
+        let mut pushing = Pushing { quant, parameters, gradients, int8, bit_cost, step, buffers };
+        let loss = self.workspace.backward(&self.weights, batch, objective, &mut pushing);
+        let squares = int8.sum_of_squares();
+        self.update(squares);
+        loss
+    }
+
+    /// Trains on what `backward` finds: it is given the weights on their grids and writes the gradient of every parameter. What
+    /// it answers is passed on. With int8 states there is [`Trainer::step`] alone.
+    pub fn step_with<Loss>(
+        &mut self,
+        backward: impl FnOnce(&mut Workspace, &Weights, &mut Tensors) -> Loss,
+    ) -> Loss {
+        let quantized = Quantized { quant: &self.quant, parameters: &self.parameters };
+        self.weights.load_part(&self.part, Passes::Both, &quantized, &mut self.buffers);
+        let loss = backward(&mut self.workspace, &self.weights, &mut self.gradients);
+        let Self { quant, parameters, gradients, buffers, .. } = self;
+        quant.straight_through(parameters, gradients.iter_mut(), self.settings.bit_cost, buffers);
+        self.update(0.0);
+        loss
+    }
+
+    /// Changes the parameters by their gradients; `of_int8` is the sum of the squares of those that are held as int8.
+    fn update(&mut self, of_int8: f64) {
+        let step = self.steps;
+        let Self { parameters, gradients, buffers, .. } = self;
         let norm = (clip::squares(gradients, buffers) + of_int8).sqrt();
         let factor = clip::factor(norm, self.settings.clip);
         let share = self.settings.schedule.at(self.steps) as f32;
@@ -165,7 +211,6 @@ impl Trainer {
             int8.update(factor, rate_of, step, buffers);
         }
         self.steps += 1;
-        loss
     }
 
     /// A checkpoint: steps, and all parameters with what the optimizer remembers of them.
@@ -234,6 +279,17 @@ impl Trainer {
         floats + self.int8.as_ref().map_or_else(StateBytes::default, Int8::bytes)
     }
 
+    /// Puts what the part computes with into the weights of a network that runs forward alone.
+    pub fn lend(&mut self, to: &mut Weights) {
+        let quantized = Quantized { quant: &self.quant, parameters: &self.parameters };
+        to.load_part(&self.part, Passes::Forward, &quantized, &mut self.buffers);
+    }
+
+    /// The part that trains.
+    pub fn part(&self) -> &Part {
+        &self.part
+    }
+
     /// The shape of the network.
     pub fn network(&self) -> &Network {
         &self.network
@@ -287,4 +343,10 @@ impl Trainer {
     fn held(&self) -> Held<'_> {
         Held { floats: &self.parameters, matrices: self.int8.as_ref().map(Int8::weights) }
     }
+}
+
+/// Learning rate of scales that start with these values.
+fn scale_rate(settings: &Settings, values: &[f32]) -> f32 {
+    let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64;
+    settings.scale_rate * mean as f32
 }

@@ -6,6 +6,8 @@ use std::ops::Range;
 use qslm_common::network::Network;
 use qslm_engine::checkpoint::Checkpoint;
 
+use crate::part::Part;
+
 /// The parameters of a network under training, in whatever form they are held.
 pub trait Parameters: Sync {
     /// Those that are held as floats: vectors, scales and zero points at least.
@@ -36,9 +38,13 @@ pub struct Tensors(BTreeMap<String, Vec<f32>>);
 impl Tensors {
     /// The parameters of a checkpoint.
     pub fn of_checkpoint(checkpoint: &Checkpoint) -> Self {
-        names(checkpoint.network())
-            .map(|name| (name.clone(), checkpoint.tensor(&name).into_owned()))
-            .collect()
+        Self::of_part(checkpoint, &Part::whole(checkpoint.network()))
+    }
+
+    /// The parameters of a part of a checkpoint.
+    pub fn of_part(checkpoint: &Checkpoint, part: &Part) -> Self {
+        let names = names(checkpoint.network()).filter(|name| part.contains(name));
+        names.map(|name| (name.clone(), checkpoint.tensor(&name).into_owned())).collect()
     }
 
     /// As many zeros under the same names.

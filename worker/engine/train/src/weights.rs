@@ -6,12 +6,22 @@ use qslm_common::network::{EMBEDDING, HEAD, MATRICES, Network, block_units};
 use qslm_engine::kernels::product::Packed;
 
 use crate::parallel::for_each;
+use crate::part::Part;
 use crate::tensors::Tensors;
 
 /// Source of parameters as they are computed with.
 pub trait Source: Sync {
     /// The values of a tensor; `buffer` may be filled with them.
     fn values<'a>(&'a self, name: &str, buffer: &'a mut Vec<f32>) -> Cow<'a, [f32]>;
+}
+
+/// Passes that weights are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passes {
+    /// Forward alone: of a network that does not train.
+    Forward,
+    /// Forward and back.
+    Both,
 }
 
 /// Parameters as they are.
@@ -104,6 +114,10 @@ pub(crate) fn vector_names(block: usize) -> [String; VECTORS.len()] {
     VECTORS.map(|name| format!("blocks.{block}.{name}"))
 }
 
+/// Layer norms outside of blocks.
+pub(crate) const FIRST_NORM: &str = "blocks.0.ln0";
+pub(crate) const LAST_NORM: &str = "ln_out";
+
 /// Names of weight and bias of a layer norm outside of blocks.
 pub(crate) fn norm_names(norm: &str) -> [String; 2] {
     ["weight", "bias"].map(|part| format!("{norm}.{part}"))
@@ -132,11 +146,19 @@ impl Weights {
     /// # Panics
     /// If the source has more or fewer values than a tensor.
     pub fn load(&mut self, source: &impl Source, buffers: &mut [Vec<f32>]) {
+        self.load_part(&Part::whole(&self.network), Passes::Both, source, buffers);
+    }
+
+    /// Takes over the parameters of a part, and leaves the others as they are.
+    ///
+    /// # Panics
+    /// As [`Weights::load`].
+    pub fn load_part(&mut self, part: &Part, passes: Passes, source: &impl Source, buffers: &mut [Vec<f32>]) {
         let network = self.network;
         let names = (0..network.blocks).flat_map(block_units).chain([HEAD.to_owned()]);
         let linears = self.blocks.iter_mut().flat_map(|block| &mut block.linears).chain([&mut self.head]);
         // The largest first, so that no thread is left with it at the end.
-        let mut jobs: Vec<_> = names.zip(linears).collect();
+        let mut jobs: Vec<_> = names.zip(linears).filter(|(name, _)| part.contains(name)).collect();
         jobs.sort_by_key(|(name, _)| {
             let (rows, columns) = network.shape_of(name);
             std::cmp::Reverse(rows * columns)
@@ -146,7 +168,9 @@ impl Weights {
             let values = source.values(&name, buffer);
             assert_eq!(values.len(), rows * columns, "{name}");
             linear.forward.pack(&values, columns);
-            linear.transposed.pack_transposed(&values, columns);
+            if passes == Passes::Both {
+                linear.transposed.pack_transposed(&values, columns);
+            }
         });
         let mut buffer = Vec::new();
         let mut vector = |name: &str, to: &mut Vec<f32>| {
@@ -155,16 +179,20 @@ impl Weights {
             to.clear();
             to.extend_from_slice(&values);
         };
-        for (index, block) in self.blocks.iter_mut().enumerate() {
+        let blocks = part.blocks.start as usize..part.blocks.end as usize;
+        for (index, block) in self.blocks.iter_mut().enumerate().filter(|(index, _)| blocks.contains(index)) {
             vector_names(index).iter().zip(&mut block.vectors).for_each(|(name, to)| vector(name, to));
             // As the engine builds it.
             block.decay = block.vectors[vector::TIME_DECAY].iter().map(|decay| -decay.exp()).collect();
         }
-        for (norm, to) in [("blocks.0.ln0", &mut self.ln0), ("ln_out", &mut self.ln_out)] {
+        for (norm, to) in [(FIRST_NORM, &mut self.ln0), (LAST_NORM, &mut self.ln_out)] {
+            if !part.contains(norm) {
+                continue;
+            }
             norm_names(norm).iter().zip(to).for_each(|(name, to)| vector(name, to));
         }
         // A binary embedding never changes.
-        if self.embedding.is_empty() || !network.binary_embedding {
+        if part.embedding && (self.embedding.is_empty() || !network.binary_embedding) {
             self.embedding = source.values(EMBEDDING, &mut buffer).into_owned();
             if network.binary_embedding {
                 self.embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });

@@ -2,48 +2,33 @@
 //! takes its codes and vectors from it.
 #![allow(clippy::unwrap_used)]
 
+mod shared;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use qslm_common::candidate::{Candidate, VECTORS};
 use qslm_common::footprint::footprint_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
 use qslm_common::recovery::{Parameters, TrainingPlan, kinds};
-use qslm_common::scheme::Scheme;
 use qslm_common::task::Task;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::calibrated::CodesFile;
 use qslm_engine::checkpoint::packed::{self, Provenance};
-use qslm_engine::jobs::{BACKEND, Inputs, JobError, Watch};
+use qslm_engine::jobs::{BACKEND, JobError, Watch};
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::evaluate;
-use qslm_train::jobs::make;
 
-const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../experiments");
-
-fn inputs() -> Inputs {
-    let file = |name: &str, path: &str| (name.to_owned(), Path::new(FILES).join(path));
-    let files: BTreeMap<String, PathBuf> = [
-        file("checkpoint", "models/wikitext2-xs.safetensors"),
-        file("tokenizer", "models/tokenizer.json"),
-        file("text", "data/almanac.txt"),
-    ]
-    .into();
-    Inputs::new(files)
-}
+use shared::{Stopping, inputs};
 
 fn plan(steps: u32) -> TrainingPlan {
     TrainingPlan { window: 32, batch: 4, steps, distillation: 0.5, seed: 3, ..TrainingPlan::default() }
 }
 
 fn student(checkpoint: &Checkpoint, vectors: &str) -> Candidate {
-    let scheme: Scheme = "int2:full:channel:f16:trained:least_squares".parse().unwrap();
-    Candidate::new(checkpoint.network(), |unit| if unit.is_linear() { scheme } else { Scheme::Sign })
-        .with_vectors(vectors.parse().unwrap())
+    shared::student(checkpoint, "int2:full:channel:f16:trained:least_squares", vectors)
 }
 
 fn job(candidate: &Candidate, plan: TrainingPlan) -> Job {
@@ -51,40 +36,8 @@ fn job(candidate: &Candidate, plan: TrainingPlan) -> Job {
     Job::new(kinds::QAT, 1 << 24).parameters(&parameters)
 }
 
-/// Stops a job after so many steps, with a checkpoint from every second one.
-#[derive(Default)]
-struct Stopping {
-    after: u64,
-    done: AtomicU64,
-    saved: Mutex<Option<Vec<u8>>>,
-    left: Option<Vec<u8>>,
-}
-
-impl Watch for Stopping {
-    fn is_interrupted(&self) -> bool {
-        self.done.load(Ordering::Relaxed) >= self.after
-    }
-
-    fn progress(&self, done: u64, _: u64) {
-        self.done.store(done, Ordering::Relaxed);
-    }
-
-    fn checkpoint(&self) -> Option<&[u8]> {
-        self.left.as_deref()
-    }
-
-    fn is_checkpoint_due(&self) -> bool {
-        self.done.load(Ordering::Relaxed).is_multiple_of(2)
-    }
-
-    fn save_checkpoint(&self, checkpoint: Vec<u8>) {
-        *self.saved.lock().unwrap() = Some(checkpoint);
-    }
-}
-
 fn made(job: &Job, watch: &dyn Watch) -> Result<Vec<u8>, JobError> {
-    let mut artifact = Vec::new();
-    make(job, &inputs(), watch, &mut artifact).map(|()| artifact)
+    shared::made_of(job, &inputs(), watch)
 }
 
 #[test]
@@ -92,20 +45,12 @@ fn a_run_that_is_killed_twice_goes_on_from_its_checkpoint_to_the_same_bytes() {
     let checkpoint = inputs().checkpoint(true).unwrap();
     let job = job(&student(&checkpoint, "f16"), plan(7));
     let undisturbed = made(&job, &()).unwrap();
-    let first = Stopping { after: 3, ..Stopping::default() };
-    assert!(matches!(made(&job, &first), Err(JobError::Interrupted)));
-    let left = first.saved.into_inner().unwrap();
-    let second = Stopping { after: 5, left, ..Stopping::default() };
-    assert!(matches!(made(&job, &second), Err(JobError::Interrupted)));
-    let left = second.saved.into_inner().unwrap();
-    assert!(left.as_ref().is_some_and(|saved| saved.len() as u64 <= job.largest_checkpoint()));
-    let last = Stopping { after: u64::MAX, left: left.clone(), ..Stopping::default() };
-    assert_eq!(made(&job, &last).unwrap(), undisturbed);
-    assert!(last.done.load(Ordering::Relaxed) == 7);
+    let (artifact, mut left) = shared::made_with_stops(&job, &inputs(), [3, 5]);
+    assert_eq!(artifact, undisturbed);
     // What is no checkpoint of it is left alone.
-    let cut = left.map(|mut saved| saved.split_off(9));
-    let anew = Stopping { after: u64::MAX, left: cut, ..Stopping::default() };
+    let anew = Stopping { after: u64::MAX, left: Some(left.split_off(9)), ..Stopping::default() };
     assert_eq!(made(&job, &anew).unwrap(), undisturbed);
+    assert!(anew.done.load(Ordering::Relaxed) == 7);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! threads.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use qslm_common::candidate::Candidate;
 use qslm_common::job::Job;
@@ -15,8 +16,9 @@ use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::calibrated::{CalibratedUnit, CodesWriter};
 use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 use qslm_engine::kernels::gradient::lif::Reset;
+use qslm_engine::task::Dataset;
 
-use crate::distil::{Plan, Run, Trained};
+use crate::distil::{Plan, Run, Teacher, Trained};
 use crate::optimizer::{Adam, Lion, Method};
 use crate::schedule::Schedule;
 use crate::states::States;
@@ -57,39 +59,65 @@ pub(super) fn train(
     watch: &dyn Watch,
 ) -> Result<Trained, JobError> {
     let network = checkpoint.network();
-    let task = Task::Perplexity { window: plan.window, stride: plan.window, windows: None };
-    task.validate().map_err(JobError::invalid)?;
-    let data = inputs.data(&task, network)?;
-    let teacher = match plan.distillation {
-        0.0 => None,
-        _ => Some(inputs.float(network.binary_embedding)?),
-    };
+    let (data, teacher) = (text(inputs, network, plan)?, teacher(inputs, network, plan)?);
     let run = Run::new(checkpoint, teacher, candidate, data.all_tokens(), plan_of(plan));
     let mut run = run.map_err(JobError::invalid)?;
     if let Some(saved) = watch.checkpoint() {
         // One that cannot be read is none: the run begins anew.
         run.restore(saved);
     }
-    while run.steps() < plan.steps {
+    go_on(&mut run, plan.steps, watch)?;
+    Ok(run.trained())
+}
+
+/// The text that a plan draws its windows from.
+pub(super) fn text(
+    inputs: &Inputs,
+    network: &Network,
+    plan: &TrainingPlan,
+) -> Result<Arc<Dataset>, JobError> {
+    let task = Task::Perplexity { window: plan.window, stride: plan.window, windows: None };
+    task.validate().map_err(JobError::invalid)?;
+    inputs.data(&task, network)
+}
+
+/// The float network, if a plan follows its logits.
+pub(super) fn teacher(
+    inputs: &Inputs,
+    network: &Network,
+    plan: &TrainingPlan,
+) -> Result<Option<Teacher>, JobError> {
+    if plan.distillation == 0.0 {
+        return Ok(None);
+    }
+    inputs.float(network.binary_embedding).map(Some)
+}
+
+/// Trains up to so many steps, with checkpoints whenever one is due.
+pub(super) fn go_on(run: &mut Run<'_>, steps: u32, watch: &dyn Watch) -> Result<(), JobError> {
+    while run.steps() < steps {
         if watch.is_interrupted() {
             return Err(JobError::Interrupted);
         }
         let loss = run.step();
         if !loss.objective.is_finite() {
-            let step = run.steps();
-            return Err(JobError::NotFinite(format!(
-                "step {step}: the loss is not finite; try a lower rate"
-            )));
+            return Err(not_finite(u64::from(run.steps())));
         }
-        watch.progress(run.steps().into(), plan.steps.into());
+        watch.progress(run.steps().into(), steps.into());
         if watch.is_checkpoint_due() {
             watch.save_checkpoint(run.save());
         }
     }
-    Ok(run.trained(checkpoint))
+    Ok(())
 }
 
-fn plan_of(plan: &TrainingPlan) -> Plan {
+/// Error of a loss that is no number.
+pub(super) fn not_finite(step: u64) -> JobError {
+    JobError::NotFinite(format!("step {step}: the loss is not finite; try a lower rate"))
+}
+
+/// The plan of a run end to end.
+pub(super) fn plan_of(plan: &TrainingPlan) -> Plan {
     let rate = plan.rate as f32;
     let method = match plan.optimizer {
         Optimizer::Adam => Method::Adam(Adam::default()),
@@ -121,7 +149,8 @@ fn plan_of(plan: &TrainingPlan) -> Plan {
     Plan { settings, share: plan.distillation as f32, window, batch, seed: plan.seed }
 }
 
-fn artifact(
+/// The artifact with what was trained on so many tokens.
+pub(super) fn artifact(
     network: &Network,
     candidate: &Candidate,
     trained: &Trained,

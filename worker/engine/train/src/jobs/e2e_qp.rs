@@ -1,0 +1,87 @@
+//! The kind `e2e_qp`: the steps of codes that `block_ap` chose, end to end. Codes, zero points and vectors stay what they are.
+
+use std::io::Write;
+
+use qslm_common::candidate::Candidate;
+use qslm_common::job::Job;
+use qslm_common::network::Network;
+use qslm_common::recovery::{Parameters, Trainer, TrainingPlan, kinds};
+use qslm_engine::checkpoint::CheckpointError;
+use qslm_engine::checkpoint::calibrated::CodesFile;
+use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
+
+use super::qat::{artifact, go_on, plan_of, teacher, text};
+use crate::distil::{Plan, Run, Trained};
+use crate::step::Settings;
+
+/// The kind.
+pub const E2E_QP: Kind =
+    Kind { name: kinds::E2E_QP, about: "steps of frozen codes of a candidate, trained end to end", make };
+
+/// Input with the codes.
+const CODES: &str = "codes";
+
+fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
+    let Parameters { binary_embedding, candidate, plan, .. } = parameters(job)?;
+    let candidate =
+        Candidate::decode(&candidate).map_err(|error| JobError::Invalid(format!("candidate: {error}")))?;
+    let Trainer::BlockAp { end_to_end_steps, end_to_end_rate } = plan.trainer else {
+        return Err(JobError::invalid("plan: e2e_qp is the second phase of the trainer block_ap"));
+    };
+    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let network = checkpoint.network();
+    let frozen = read(inputs, network, &candidate)?;
+    // The same windows as the first phase, at the second one's length and rate.
+    let plan = TrainingPlan { steps: end_to_end_steps, ..plan };
+    let (data, teacher) = (text(inputs, network, &plan)?, teacher(inputs, network, &plan)?);
+    let run =
+        Run::new(&checkpoint, teacher, &candidate, data.all_tokens(), steps_only(&plan, end_to_end_rate));
+    let mut run = run.map_err(JobError::invalid)?;
+    run.freeze(&frozen);
+    if let Some(saved) = watch.checkpoint() {
+        // One that cannot be read is none: the run begins anew.
+        run.restore(saved);
+    }
+    go_on(&mut run, plan.steps, watch)?;
+    let tokens = u64::from(plan.steps) * u64::from(plan.batch) * u64::from(plan.window);
+    let artifact = artifact(network, &candidate, &run.trained(), tokens);
+    out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
+}
+
+/// A plan that trains nothing but scales.
+fn steps_only(plan: &TrainingPlan, rate: f64) -> Plan {
+    let plan = plan_of(plan);
+    let settings = Settings {
+        rate: 0.0,
+        vector_rate: 0.0,
+        zero_point_rate: 0.0,
+        scale_rate: rate as f32,
+        // Codes stay, and with them what they cost.
+        bit_cost: 0.0,
+        ..plan.settings
+    };
+    Plan { settings, ..plan }
+}
+
+/// Codes and vectors of the first phase.
+fn read(inputs: &Inputs, network: &Network, candidate: &Candidate) -> Result<Trained, JobError> {
+    let file = CodesFile::load(inputs.path(CODES)?).map_err(|error| match error {
+        CheckpointError::Io(error) => JobError::Io { name: CODES.to_owned(), error },
+        other => JobError::Invalid(format!("{CODES}: {other}")),
+    })?;
+    let refuse = |error| JobError::Invalid(format!("{CODES}: {error}"));
+    let mut frozen = Trained::default();
+    for unit in network.units() {
+        let scheme = candidate.scheme(&unit.name);
+        if scheme.is_trained() {
+            let codes = file.codes(&unit.name, (unit.rows, unit.columns), scheme).map_err(refuse)?;
+            frozen.codes.insert(unit.name, codes);
+        }
+    }
+    for vector in network.vectors() {
+        let size = network.channels as usize;
+        let values = file.vector_values(&vector.name, size, candidate.vectors()).map_err(refuse)?;
+        frozen.tensors.insert(&vector.name, values);
+    }
+    Ok(frozen)
+}

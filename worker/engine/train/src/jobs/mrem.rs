@@ -1,0 +1,187 @@
+//! The kinds `mrem`, a round of a module, and `mrem_join`, which makes an artifact as that of `qat` of the last states.
+//!
+//! A round leaves the *state* of its module, from which the next round goes on and from which those of later modules take
+//! their inputs: the magic, 32 bytes of a hash of the run's parameters, the module and the round (4 bytes little endian
+//! each), and what its trainer saves, all parameters and moments. A state is taken only if all of that is as expected and its
+//! parameters are finite, so a file that is cut, or that of another run, is refused with its name.
+
+use std::io::Write;
+
+use qslm_common::candidate::Candidate;
+use qslm_common::hash::ContentHash;
+use qslm_common::job::Job;
+use qslm_common::recovery::{Parameters, Trainer as Kinds, TrainingPlan, kinds};
+use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
+
+use super::block_ap::plan_of_parts;
+use super::qat::{artifact, not_finite, teacher, text};
+use crate::distil::{Trained, trained};
+use crate::mrem::{modules, share_of_float, steps_before};
+use crate::part::Part;
+use crate::reconstruct::{PartRun, Setting};
+use crate::step::Trainer;
+use crate::weights::Weights;
+
+/// The kind of a round.
+pub const MREM: Kind = Kind {
+    name: kinds::MREM,
+    about: "state of a module of a candidate after a round of training",
+    make: round,
+};
+
+/// The kind of the end.
+pub const MREM_JOIN: Kind = Kind {
+    name: kinds::MREM_JOIN,
+    about: "codes, scales and vectors of a candidate's modules, joined",
+    make: join,
+};
+
+/// What a state begins with: another form of it begins otherwise.
+const MAGIC: &[u8; 8] = b"qslmmod1";
+
+/// A run of modules, as all of its jobs see it.
+struct Modules {
+    /// Parameters without those of a single job.
+    of_run: Parameters,
+    candidate: Candidate,
+    parts: Vec<Part>,
+    rounds: u32,
+}
+
+impl Modules {
+    fn of(of_run: Parameters, checkpoint: &Checkpoint) -> Result<Self, JobError> {
+        let candidate = Candidate::decode(&of_run.candidate)
+            .map_err(|error| JobError::Invalid(format!("candidate: {error}")))?;
+        let Kinds::Mrem { modules: count, rounds } = of_run.plan.trainer else {
+            return Err(JobError::invalid("plan: modules are of the trainer mrem"));
+        };
+        let blocks = checkpoint.network().blocks;
+        if !(1..=blocks).contains(&count) {
+            return Err(JobError::Invalid(format!("modules = {count}: expected 1 to {blocks}, the blocks")));
+        }
+        Ok(Self { of_run, candidate, parts: modules(checkpoint.network(), count), rounds })
+    }
+
+    fn plan(&self) -> &TrainingPlan {
+        &self.of_run.plan
+    }
+
+    /// What the state of a module after a round begins with.
+    fn header(&self, module: u32, round: u32) -> Result<Vec<u8>, JobError> {
+        let text = serde_json::to_vec(&self.of_run).map_err(JobError::invalid)?;
+        let mut header = Vec::from(*MAGIC);
+        header.extend(ContentHash::of(&text).as_bytes());
+        header.extend([module, round].iter().flat_map(|number| number.to_le_bytes()));
+        Ok(header)
+    }
+
+    /// A module before the first round.
+    fn trainer(&self, checkpoint: &Checkpoint, module: u32) -> Result<Trainer, JobError> {
+        let (part, settings) = (self.parts[module as usize].clone(), plan_of_parts(self.plan()).settings);
+        Trainer::of_part(checkpoint, &self.candidate, part, settings).map_err(JobError::invalid)
+    }
+
+    /// A module after a round, from an input that has its state.
+    fn trainer_of(
+        &self,
+        (inputs, name): (&Inputs, &str),
+        checkpoint: &Checkpoint,
+        module: u32,
+        round: u32,
+    ) -> Result<Trainer, JobError> {
+        let bytes = std::fs::read(inputs.path(name)?)
+            .map_err(|error| JobError::Io { name: name.to_owned(), error })?;
+        let refuse = |reason: &str| Err(JobError::Invalid(format!("{name}: {reason}")));
+        let Some(state) = bytes.strip_prefix(self.header(module, round)?.as_slice()) else {
+            return refuse(&format!(
+                "it is not the state of module {module} after round {round} of this run"
+            ));
+        };
+        let mut trainer = self.trainer(checkpoint, module)?;
+        if !trainer.restore(state) {
+            return refuse("the state of a module is not whole");
+        }
+        let steps = steps_before(round + 1, self.rounds, self.plan().steps);
+        if trainer.steps() != steps {
+            return refuse(&format!("{} steps were done, expected {steps}", trainer.steps()));
+        }
+        if !trainer.parameters().iter().all(|(_, values)| values.iter().all(|value| value.is_finite())) {
+            return refuse("a parameter is not finite");
+        }
+        Ok(trainer)
+    }
+}
+
+fn round(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
+    let parameters: Parameters = parameters(job)?;
+    let Some((module, round)) = parameters.module else {
+        return Err(JobError::invalid("module: a round is one of a module"));
+    };
+    let checkpoint = inputs.checkpoint(parameters.binary_embedding)?;
+    let run = Modules::of(Parameters { module: None, ..parameters }, &checkpoint)?;
+    let (count, rounds) = (run.parts.len(), run.rounds);
+    if module as usize >= count || round >= rounds {
+        let reason = format!("module = ({module}, {round}): expected one of {count} and a round of {rounds}");
+        return Err(JobError::Invalid(reason));
+    }
+    let (plan, part) = (run.plan(), &run.parts[module as usize]);
+    let data = text(inputs, checkpoint.network(), plan)?;
+    let teacher = if part.head { teacher(inputs, checkpoint.network(), plan)? } else { None };
+    let setting = Setting::new(&checkpoint, teacher, part, data.all_tokens(), plan_of_parts(plan));
+    let setting = setting.map_err(JobError::invalid)?;
+    let (share, mut before) = (share_of_float(round, rounds), Weights::new(checkpoint.network()));
+    if share < 1.0 {
+        for index in 0..module {
+            let name = format!("before.{index}");
+            run.trainer_of((inputs, &name), &checkpoint, index, round - 1)?.lend(&mut before);
+        }
+    }
+    let begin = || match round {
+        0 => run.trainer(&checkpoint, module),
+        _ => run.trainer_of((inputs, "state"), &checkpoint, module, round - 1),
+    };
+    let (first, last) =
+        (steps_before(round, rounds, plan.steps), steps_before(round + 1, rounds, plan.steps));
+    let mut trainer = begin()?;
+    if let Some(saved) = watch.checkpoint() {
+        // One that cannot be read is none: the round begins anew.
+        let is_one = trainer.restore(saved) && (first..=last).contains(&trainer.steps());
+        if !is_one {
+            trainer = begin()?;
+        }
+    }
+    let mut part = PartRun::going_on(&setting, trainer, share);
+    while part.steps() < last {
+        if watch.is_interrupted() {
+            return Err(JobError::Interrupted);
+        }
+        let loss = part.step(&setting, &before);
+        if !loss.objective.is_finite() {
+            return Err(not_finite(part.steps().into()));
+        }
+        watch.progress((part.steps() - first).into(), (last - first).into());
+        if watch.is_checkpoint_due() {
+            watch.save_checkpoint(part.save());
+        }
+    }
+    out.write_all(&run.header(module, round)?).map_err(JobError::artifact)?;
+    out.write_all(&part.save()).map_err(JobError::artifact)
+}
+
+fn join(job: &Job, inputs: &Inputs, _: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
+    let parameters: Parameters = parameters(job)?;
+    let checkpoint = inputs.checkpoint(parameters.binary_embedding)?;
+    let run = Modules::of(parameters, &checkpoint)?;
+    let last =
+        run.rounds.checked_sub(1).ok_or_else(|| JobError::invalid("rounds = 0: expected 1 at least"))?;
+    let mut all = Trained::default();
+    for module in 0..run.parts.len() as u32 {
+        let name = format!("module.{module}");
+        all.extend(trained(&run.trainer_of((inputs, &name), &checkpoint, module, last)?));
+    }
+    let plan = run.plan();
+    let tokens = u64::from(plan.steps) * u64::from(plan.batch) * u64::from(plan.window);
+    let artifact = artifact(checkpoint.network(), &run.candidate, &all, tokens);
+    out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
+}

@@ -1,0 +1,153 @@
+//! Training of a part of a network towards what the float network does there.
+//!
+//! What the parts of a run share, the float network and the text, is a [`Setting`]; a [`PartRun`] is one of them under way.
+//! Batch by batch inputs are computed anew from the tokens, so nothing is kept that grows with the text.
+
+use qslm_common::candidate::Candidate;
+use qslm_engine::checkpoint::Checkpoint;
+
+use crate::distil::{CannotDistil, Plan, Teacher, Trained, trained};
+use crate::draw::Draw;
+use crate::fake_quant::CannotTrain;
+use crate::network::module::{PartLoss, Surroundings};
+use crate::network::{Objective, Window};
+use crate::part::Part;
+use crate::step::Trainer;
+use crate::tensors::Tensors;
+use crate::weights::{Passes, Weights};
+
+/// What the parts of a run share.
+#[derive(Debug)]
+pub struct Setting<'t> {
+    /// The float network, forward.
+    float: Weights,
+    /// Whose logits the head follows.
+    teacher: Option<Teacher>,
+    text: &'t [u32],
+    plan: Plan,
+}
+
+/// A part under training.
+#[derive(Debug)]
+pub struct PartRun {
+    trainer: Trainer,
+    /// Share of the float network's residual stream in what enters the part.
+    share: f32,
+    draw: Draw,
+}
+
+impl<'t> Setting<'t> {
+    /// A float network up to the last block of a part, with a text to learn on. The teacher is the same network, for a head
+    /// that follows its logits.
+    ///
+    /// # Errors
+    /// [`CannotDistil::Short`].
+    pub fn new(
+        checkpoint: &Checkpoint,
+        teacher: Option<Teacher>,
+        last: &Part,
+        text: &'t [u32],
+        plan: Plan,
+    ) -> Result<Self, CannotDistil> {
+        if text.len() <= plan.window {
+            return Err(CannotDistil::Short { tokens: text.len(), needed: plan.window + 1 });
+        }
+        let mut float = Weights::new(checkpoint.network());
+        let part = Part { embedding: true, blocks: 0..last.blocks.end, head: last.head };
+        let parameters = Tensors::of_part(checkpoint, &part);
+        float.load_part(&part, Passes::Forward, &parameters, &mut buffers(&plan));
+        Ok(Self { float, teacher, text, plan })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// A draw that has given the batches of so many steps.
+    fn draw_after(&self, steps: u32) -> Draw {
+        let mut draw = Draw::new(self.text.len(), self.plan.window, self.plan.seed);
+        for _ in 0..steps {
+            draw.batch(self.text, self.plan.batch);
+        }
+        draw
+    }
+}
+
+impl PartRun {
+    /// A part at its start, with a share of the float network's residual stream in its inputs.
+    ///
+    /// # Errors
+    /// [`CannotTrain`].
+    pub fn new(
+        setting: &Setting<'_>,
+        checkpoint: &Checkpoint,
+        candidate: &Candidate,
+        part: Part,
+        share: f32,
+    ) -> Result<Self, CannotTrain> {
+        let trainer = Trainer::of_part(checkpoint, candidate, part, setting.plan.settings)?;
+        Ok(Self::going_on(setting, trainer, share))
+    }
+
+    /// The part that a trainer has, from where it is.
+    pub fn going_on(setting: &Setting<'_>, trainer: Trainer, share: f32) -> Self {
+        let draw = setting.draw_after(trainer.steps());
+        Self { trainer, share, draw }
+    }
+
+    /// Steps that are done.
+    pub fn steps(&self) -> u32 {
+        self.trainer.steps()
+    }
+
+    /// The trainer.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// Does a step, on inputs from the quantized network in front of the part, `before`. The loss is that before it.
+    ///
+    /// # Panics
+    /// If a token is not below the vocabulary, or the setting reaches less far than the part.
+    pub fn step(&mut self, setting: &Setting<'_>, before: &Weights) -> PartLoss {
+        let objective = match &setting.teacher {
+            None => Objective::CrossEntropy,
+            Some(teacher) => Objective::Distillation { teacher, share: setting.plan.share },
+        };
+        let around = Surroundings { float: &setting.float, before, share: self.share, objective };
+        let windows = self.draw.batch(setting.text, setting.plan.batch);
+        let batch: Vec<Window<'_>> = windows.into_iter().map(Window::of).collect();
+        let part = self.trainer.part().clone();
+        self.trainer.step_with(|workspace, weights, gradients| {
+            workspace.backward_part(&part, weights, around, &batch, gradients)
+        })
+    }
+
+    /// A checkpoint of the part, from which another run of the same plan goes on.
+    pub fn save(&self) -> Vec<u8> {
+        self.trainer.save()
+    }
+
+    /// Goes on from a checkpoint. One that is none of such a part is left alone, and false is the answer.
+    pub fn restore(&mut self, setting: &Setting<'_>, saved: &[u8]) -> bool {
+        let is_one = self.trainer.restore(saved);
+        self.draw = setting.draw_after(self.trainer.steps());
+        is_one
+    }
+
+    /// Puts what the part computes with into the weights of a network that runs forward alone.
+    pub fn lend(&mut self, to: &mut Weights) {
+        self.trainer.lend(to);
+    }
+
+    /// What the part leaves, as a file stores it.
+    pub fn trained(&self) -> Trained {
+        trained(&self.trainer)
+    }
+}
+
+/// Buffers of as many threads as a plan has.
+fn buffers(plan: &Plan) -> Vec<Vec<f32>> {
+    vec![Vec::new(); plan.settings.threads.max(1)]
+}
