@@ -17,6 +17,7 @@ use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 use qslm_engine::kernels::gradient::lif::Reset;
 
 use crate::distil::{Plan, Run, Trained};
+use crate::lessons::Lessons;
 use crate::optimizer::{Adam, Lion, Method};
 use crate::schedule::Schedule;
 use crate::step::Settings;
@@ -42,12 +43,12 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let checkpoint = inputs.checkpoint(binary_embedding)?;
     let network = *checkpoint.network();
     let trained = train(inputs, &checkpoint, &candidate, &plan, watch)?;
-    let tokens = u64::from(plan.steps) * u64::from(plan.batch) * u64::from(plan.window);
-    let artifact = artifact(&network, &candidate, &trained, tokens);
+    let artifact = artifact(&network, &candidate, &trained);
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }
 
-/// Trains a candidate of a checkpoint on the input `text`, from the checkpoint of the job if there is one.
+/// Trains a candidate of a checkpoint on the input `text`, which has labelled sentences for a classifier, from the checkpoint
+/// of the job if there is one.
 pub(super) fn train(
     inputs: &Inputs,
     checkpoint: &Checkpoint,
@@ -56,14 +57,17 @@ pub(super) fn train(
     watch: &dyn Watch,
 ) -> Result<Trained, JobError> {
     let network = checkpoint.network();
-    let task = Task::Perplexity { window: plan.window, stride: plan.window, windows: None };
+    let task = match network.is_classifier() {
+        true => Task::Accuracy { sentences: None },
+        false => Task::Perplexity { window: plan.window, stride: plan.window, windows: None },
+    };
     task.validate().map_err(JobError::invalid)?;
     let data = inputs.data(&task, network)?;
     let teacher = match plan.distillation {
         0.0 => None,
         _ => Some(inputs.float(network.binary_embedding)?),
     };
-    let run = Run::new(checkpoint, teacher, candidate, data.all_tokens(), plan_of(plan));
+    let run = Run::new(checkpoint, teacher, candidate, Lessons::of(&data), plan_of(plan));
     let mut run = run.map_err(JobError::invalid)?;
     if let Some(saved) = watch.checkpoint() {
         // One that cannot be read is none: the run begins anew.
@@ -115,17 +119,12 @@ fn plan_of(plan: &TrainingPlan) -> Plan {
     Plan { settings, share: plan.distillation as f32, window, batch, seed: plan.seed }
 }
 
-fn artifact(
-    network: &Network,
-    candidate: &Candidate,
-    trained: &Trained,
-    tokens: u64,
-) -> Result<Vec<u8>, String> {
+fn artifact(network: &Network, candidate: &Candidate, trained: &Trained) -> Result<Vec<u8>, String> {
     let mut writer = CodesWriter::default();
     for unit in network.units() {
         let scheme = candidate.scheme(&unit.name);
         let Some(codes) = trained.codes.get(&unit.name).filter(|_| scheme.is_trained()) else { continue };
-        let (rows, columns) = (unit.rows, unit.columns);
+        let (rows, columns, tokens) = (unit.rows, unit.columns, trained.tokens);
         writer.unit(&unit.name, CalibratedUnit { rows, columns, tokens, damping: 0.0, dead_columns: 0 });
         writer.codes(&unit.name, scheme, codes.clone());
     }
