@@ -24,7 +24,7 @@ pub use plan::{Optimizer, States, Trainer, TrainingPlan};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recovery {
-    /// Text that is trained on.
+    /// Text that is trained on; of a classifier, labelled sentences (`sentence TAB label`).
     pub text: ContentHash,
     /// Candidates that are trained, at most.
     pub candidates: u32,

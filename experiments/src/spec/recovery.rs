@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qslm_common::experiment::Experiment;
+use qslm_common::experiment::{Experiment, check_model};
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 use qslm_common::recovery::{Optimizer, Recovery, States, Trainer, TrainingPlan};
@@ -15,18 +15,21 @@ use crate::data::load_data;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
 
-/// Training of the smallest candidates: a text that the model may be trained on, and how.
+/// Training of the smallest candidates: a text or sentences that the model may be trained on, and how.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RecoverySpec {
     #[serde(default)]
     pub(super) trainer: TrainerSpec,
+    /// A language model's.
     pub(super) text: Option<PathBuf>,
+    /// A classifier's.
+    pub(super) labelled: Option<PathBuf>,
     #[serde(default = "one")]
     pub(super) candidates: u32,
     #[serde(default = "reach")]
     pub(super) reach: f64,
-    /// Tokens of a window; the task's if absent.
+    /// Tokens of a window; the task's if absent. Sentences have none.
     pub(super) window: Option<u32>,
     #[serde(default = "sixteen")]
     pub(super) batch: u32,
@@ -65,6 +68,32 @@ pub(super) enum TrainerSpec {
 }
 
 impl RecoverySpec {
+    /// The file that is trained on, of the task's kind, and how it is cut; in words what is missing or is not of that kind.
+    fn data(&self, task: &Task) -> Result<(&PathBuf, Task), &'static str> {
+        match (task, &self.text, &self.labelled) {
+            (Task::Perplexity { .. }, _, Some(_)) => {
+                Err("recovery.labelled: a language model is trained on recovery.text")
+            }
+            (Task::Accuracy { .. }, Some(_), _) => {
+                Err("recovery.text: a classifier is trained on recovery.labelled")
+            }
+            (Task::Perplexity { .. }, None, None) => {
+                Err("recovery.text is missing: the text that is trained on")
+            }
+            (Task::Accuracy { .. }, None, None) => {
+                Err("recovery.labelled is missing: the sentences that are trained on")
+            }
+            (Task::Accuracy { .. }, None, Some(_)) if self.window.is_some() => {
+                Err("recovery.window: sentences enter whole, there are no windows")
+            }
+            (Task::Accuracy { .. }, None, Some(file)) => Ok((file, Task::Accuracy { sentences: None })),
+            (Task::Perplexity { window, .. }, Some(file), None) => {
+                let window = self.window.unwrap_or(*window);
+                Ok((file, Task::Perplexity { window, stride: window, windows: None }))
+            }
+        }
+    }
+
     /// The trainer with its own keys; the name of a key that is another trainer's is an error.
     fn trainer(&self, blocks: u32) -> Result<Trainer, String> {
         let Self { end_to_end_steps, end_to_end_rate, modules, rounds, .. } = *self;
@@ -133,25 +162,25 @@ const ROUNDS: u32 = 4;
 /// What is left out: the rate of steps, as a share of their mean.
 const END_TO_END_RATE: f64 = 1e-3;
 
-/// The recovery that a spec asks for, and the text that it trains on, all of which is read.
+/// The recovery that a spec asks for, and the text or sentences that it trains on, all of which are read.
 pub(super) fn resolve(
     path: &Path,
     written: &RecoverySpec,
     tokenizer: &Input,
     experiment: &Experiment,
 ) -> Outcome<(Recovery, (ContentHash, Input))> {
-    let missing = || refuse(path, &"recovery.text is missing: the text that is trained on");
-    let file = path.parent().unwrap_or(Path::new("")).join(written.text.as_ref().ok_or_else(missing)?);
-    let window = match (written.window, &experiment.task) {
-        (Some(window), _) => window,
-        (None, Task::Perplexity { window, .. }) => *window,
-        (None, Task::Accuracy { .. }) => 1,
+    let (file, task) = written.data(&experiment.task).map_err(|error| refuse(path, &error))?;
+    let file = path.parent().unwrap_or(Path::new("")).join(file);
+    let window = match task {
+        Task::Perplexity { window, .. } => window,
+        // Sentences enter whole.
+        Task::Accuracy { .. } => 1,
     };
-    let task = Task::Perplexity { window, stride: window, windows: None };
+    check_model(&experiment.network, &task).map_err(|error| refuse(path, &error))?;
     task.validate().map_err(|error| refuse(path, &format!("recovery.{error}")))?;
     let input = Input::data(&file, &task)?;
     let tokens = load_data(&input, tokenizer, &task, &experiment.network)?.all_tokens().len();
-    if tokens <= window as usize {
+    if matches!(task, Task::Perplexity { .. }) && tokens <= window as usize {
         let words = format!("recovery.text: {tokens} tokens, a window takes {}", window + 1);
         return Err(refuse(path, &words));
     }

@@ -217,7 +217,7 @@ fn sixteen() -> u32 {
 }
 
 /// Keys whose values are paths; relative ones are relative to the spec, or to here if set by a flag.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 11] = [
     "checkpoint.path",
     "checkpoint.tokenizer",
     "task.text",
@@ -227,6 +227,7 @@ const PATHS: [&str; 10] = [
     "holdout.text",
     "holdout.labelled",
     "recovery.text",
+    "recovery.labelled",
     "strategy.candidates",
 ];
 

@@ -30,9 +30,6 @@ pub enum CannotTrain {
     /// The candidate is not one of the network.
     #[error(transparent)]
     Candidate(#[from] InvalidCandidate),
-    /// A head that scores classes.
-    #[error("the network has {0} classes: training is for language models")]
-    Classifier(u32),
     /// Widths that differ within a matrix.
     #[error("unit {unit}: {scheme} has mixed widths, which are not trained")]
     MixedWidths {
@@ -101,9 +98,6 @@ impl FakeQuant {
         parameters: &mut Tensors,
     ) -> Result<Self, CannotTrain> {
         without_artifacts(network, candidate).validate(network)?;
-        if network.is_classifier() {
-            return Err(CannotTrain::Classifier(network.outputs));
-        }
         let rounds = network.units().iter().any(|unit| candidate.activation(&unit.name).is_some())
             || network.populations().iter().any(|population| candidate.membrane(population).is_some());
         if rounds {

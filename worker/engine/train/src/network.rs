@@ -15,17 +15,18 @@ use qslm_engine::kernels::product::Packed;
 use crate::block::{BlockTape, Injected, Scratch, Sides, VectorGradients};
 use crate::gradients::Gradients;
 use crate::head::{Buffers, Positions, add_gradient};
+use crate::means::Means;
 use crate::parallel::{for_each, split_rows};
 use crate::weights::{FIRST_NORM, LAST_NORM, Linear, Weights, norm_names, vector, vector_names};
 
 pub use crate::head::Objective;
 
-/// A run of tokens from a fresh state, each of which predicts the next.
+/// A run of tokens from a fresh state. Each predicts the next; those of a classifier's sentence predict its class together.
 #[derive(Debug, Clone, Copy)]
 pub struct Window<'a> {
     /// Tokens that enter.
     pub tokens: &'a [u32],
-    /// The token after each of them.
+    /// The token after each of them; of a sentence its class alone.
     pub targets: &'a [u32],
 }
 
@@ -37,6 +38,15 @@ impl<'a> Window<'a> {
     pub fn of(tokens: &'a [u32]) -> Self {
         assert!(tokens.len() >= 2, "{} tokens predict none", tokens.len());
         Self { tokens: &tokens[..tokens.len() - 1], targets: &tokens[1..] }
+    }
+
+    /// A sentence of a classifier.
+    ///
+    /// # Panics
+    /// If it has no tokens.
+    pub fn sentence(tokens: &'a [u32], class: &'a u32) -> Self {
+        assert!(!tokens.is_empty(), "a sentence without tokens");
+        Self { tokens, targets: std::slice::from_ref(class) }
     }
 }
 
@@ -62,6 +72,8 @@ pub struct Workspace {
     sides: [[Vec<f32>; MATRICES.len()]; 2],
     packed: [Packed; MATRICES.len()],
     head: Buffers,
+    /// What a classifier's head reads.
+    means: Means,
     /// `[tokens, channel]` over the batch: features, and the gradients in them and then in the residual stream.
     features: Vec<f32>,
     teacher: Vec<f32>,
@@ -96,6 +108,7 @@ impl Workspace {
             sides: Default::default(),
             packed: Default::default(),
             head: Buffers::default(),
+            means: Means::default(),
             features: Vec::new(),
             teacher: Vec::new(),
             d: Vec::new(),
@@ -106,7 +119,8 @@ impl Workspace {
     /// block to the first, the embedding's, and those of vectors.
     ///
     /// # Panics
-    /// If a token is not below the vocabulary, or tensors do not fit the network.
+    /// If a token is not below the vocabulary or a class not below their number, if tensors do not fit the network, or if
+    /// windows do not predict what it predicts.
     pub fn backward(
         &mut self,
         weights: &Weights,
@@ -134,11 +148,21 @@ impl Workspace {
         gradients: &mut impl Gradients,
     ) -> BatchLoss {
         let targets: Vec<u32> = batch.iter().flat_map(|window| window.targets).copied().collect();
-        let positions = Positions { features: &self.features, teacher: &self.teacher, targets: &targets };
-        let head = &weights.head;
-        let mut rooms = gradients.room(&[(HEAD.to_owned(), head.size())]);
-        let d = (&mut *rooms[0], true);
-        let losses = positions.losses(head, objective, &mut self.d, d, &mut self.head, &mut self.threads);
+        let mut rooms = gradients.room(&[(HEAD.to_owned(), weights.head.size())]);
+        let of_head = (&mut *rooms[0], true);
+        let (head, buffers, threads) = (&weights.head, &mut self.head, &mut self.threads);
+        let losses = |features: &[f32], teacher: &[f32], d: &mut [f32]| {
+            assert_eq!(targets.len() * head.forward.inputs(), features.len(), "a target for each prediction");
+            let positions = Positions { features, teacher, targets: &targets };
+            positions.losses(head, objective, d, of_head, buffers, threads)
+        };
+        let losses = match self.network.is_classifier() {
+            false => losses(&self.features, &self.teacher, &mut self.d),
+            true => {
+                let lengths: Vec<usize> = batch.iter().map(|window| window.tokens.len()).collect();
+                self.means.losses(&lengths, [&self.features, &self.teacher], &mut self.d, losses)
+            }
+        };
         gradients.complete();
         let mean = |loss: fn(&_) -> f64| losses.iter().map(loss).sum::<f64>() / losses.len() as f64;
         let (cross_entropy, divergence) = (mean(|loss| loss.cross_entropy), mean(|loss| loss.divergence));

@@ -10,6 +10,7 @@ use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_train::distil::{Plan, Run, Trained, distil};
 use qslm_train::fake_quant::{CannotTrain, scales_of};
+use qslm_train::lessons::Lessons;
 use qslm_train::network::{Objective, Window};
 use qslm_train::optimizer::{Adam, Lion, Method};
 use qslm_train::schedule::Schedule;
@@ -57,7 +58,11 @@ fn run(scheme: &str, settings: Settings) -> (Trained, Vec<f64>) {
     let plan = Plan { settings, share: 0.5, window: 24, batch: 3, seed: 7 };
     let mut losses = Vec::new();
     let watch = |_, loss: qslm_train::network::BatchLoss| losses.push(loss.objective);
-    (distil(&checkpoint, &candidate(&checkpoint, scheme), &text(400), &plan, watch).unwrap(), losses)
+    (
+        distil(&checkpoint, &candidate(&checkpoint, scheme), Lessons::Text(&text(400)), &plan, watch)
+            .unwrap(),
+        losses,
+    )
 }
 
 #[test]
@@ -111,7 +116,7 @@ fn a_saved_run_goes_on_to_the_same_bits() {
     let begin = |states| {
         let settings = Settings { states, ..settings(9, 2) };
         let plan = Plan { settings, share: 0.0, window: 24, batch: 3, seed: 7 };
-        Run::new(&checkpoint, None, &candidate, &text, plan).unwrap()
+        Run::new(&checkpoint, None, &candidate, Lessons::Text(&text), plan).unwrap()
     };
     let mut run = begin(INT8);
     for _ in 0..4 {
@@ -125,7 +130,7 @@ fn a_saved_run_goes_on_to_the_same_bits() {
         assert_eq!(run.step(), other.step());
     }
     assert_eq!(run.save(), other.save());
-    assert_eq!(run.trained(&checkpoint), other.trained(&checkpoint));
+    assert_eq!(run.trained(), other.trained());
     // What is saved of floats is none of int8 states, and the other way round.
     let mut floats = begin(States::Float);
     assert!(

@@ -19,6 +19,7 @@ use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_engine::task::Dataset;
 
 use crate::distil::{Plan, Run, Teacher, Trained};
+use crate::lessons::Lessons;
 use crate::optimizer::{Adam, Lion, Method};
 use crate::schedule::Schedule;
 use crate::states::States;
@@ -45,12 +46,12 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let checkpoint = inputs.checkpoint(binary_embedding)?;
     let network = *checkpoint.network();
     let trained = train(inputs, &checkpoint, &candidate, &plan, watch)?;
-    let tokens = u64::from(plan.steps) * u64::from(plan.batch) * u64::from(plan.window);
-    let artifact = artifact(&network, &candidate, &trained, tokens);
+    let artifact = artifact(&network, &candidate, &trained, trained.tokens);
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }
 
-/// Trains a candidate of a checkpoint on the input `text`, from the checkpoint of the job if there is one.
+/// Trains a candidate of a checkpoint on the input `text`, which has labelled sentences for a classifier, from the checkpoint
+/// of the job if there is one.
 pub(super) fn train(
     inputs: &Inputs,
     checkpoint: &Checkpoint,
@@ -60,7 +61,7 @@ pub(super) fn train(
 ) -> Result<Trained, JobError> {
     let network = checkpoint.network();
     let (data, teacher) = (text(inputs, network, plan)?, teacher(inputs, network, plan)?);
-    let run = Run::new(checkpoint, teacher, candidate, data.all_tokens(), plan_of(plan));
+    let run = Run::new(checkpoint, teacher, candidate, Lessons::of(&data), plan_of(plan));
     let mut run = run.map_err(JobError::invalid)?;
     if let Some(saved) = watch.checkpoint() {
         // One that cannot be read is none: the run begins anew.
@@ -70,13 +71,16 @@ pub(super) fn train(
     Ok(run.trained())
 }
 
-/// The text that a plan draws its windows from.
+/// The text that a plan draws its windows from, or the sentences that a classifier learns from.
 pub(super) fn text(
     inputs: &Inputs,
     network: &Network,
     plan: &TrainingPlan,
 ) -> Result<Arc<Dataset>, JobError> {
-    let task = Task::Perplexity { window: plan.window, stride: plan.window, windows: None };
+    let task = match network.is_classifier() {
+        true => Task::Accuracy { sentences: None },
+        false => Task::Perplexity { window: plan.window, stride: plan.window, windows: None },
+    };
     task.validate().map_err(JobError::invalid)?;
     inputs.data(&task, network)
 }
