@@ -25,6 +25,7 @@ use qslm_train::lessons::{Lessons, NoLessons};
 use qslm_train::network::{BatchLoss, Objective, Window, Workspace};
 use qslm_train::optimizer::{Adam, Method};
 use qslm_train::schedule::Schedule;
+use qslm_train::states::States;
 use qslm_train::step::Settings;
 use qslm_train::tensors::Tensors;
 use qslm_train::weights::Weights;
@@ -210,6 +211,7 @@ fn gradients_behind_no_spike_are_differences_of_the_loss() {
 
 fn settings(steps: u32, threads: usize) -> Settings {
     Settings {
+        states: States::Float,
         method: Method::Adam(Adam::default()),
         schedule: Schedule { steps, warm_up: 2, floor: 0.1 },
         rate: 1e-3,
