@@ -100,6 +100,8 @@ pub struct Archive {
     float_id: Option<CandidateId>,
     /// Artifacts that jobs of the search made, which candidates may name.
     made: BTreeMap<JobKey, ContentHash>,
+    /// Content of those artifacts that the search reads.
+    documents: BTreeMap<JobKey, Vec<u8>>,
 }
 
 /// Candidates that are kept beyond those that are needed, so that they are not sorted out after every
@@ -207,6 +209,16 @@ impl Archive {
     /// Notes what a job of the search made; the first on record stays.
     pub fn insert_made(&mut self, job: JobKey, artifact: ContentHash) {
         self.made.entry(job).or_insert(artifact);
+    }
+
+    /// Notes the content of what a job made, which the search reads.
+    pub fn insert_document(&mut self, job: JobKey, document: Vec<u8>) {
+        self.documents.entry(job).or_insert(document);
+    }
+
+    /// Content of what a job made, if that is read; see [`crate::job::Job::is_read`].
+    pub fn document(&self, job: &JobKey) -> Option<&[u8]> {
+        self.documents.get(job).map(Vec::as_slice)
     }
 
     /// Artifact that a job of the search made; `None` if it was not asked for, or failed.

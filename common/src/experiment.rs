@@ -20,7 +20,7 @@ use crate::measurement::Counts;
 use crate::network::Network;
 use crate::objective::{Constraints, InvalidObjective, Objective, validate_objectives};
 use crate::racing::Racing;
-use crate::recovery::Recovery;
+use crate::recovery::{Recovery, Trainer};
 use crate::space::{Group, Space, Tier};
 use crate::strategy::StrategySpec;
 use crate::task::{Data, Task};
@@ -97,8 +97,8 @@ pub enum InvalidExperiment {
     /// See [`crate::recovery::InvalidRecovery`].
     #[error("recovery.{0}")]
     Recovery(#[from] crate::recovery::InvalidRecovery),
-    /// A classifier, of which nothing is trained.
-    #[error("recovery: it trains language models, this checkpoint classifies")]
+    /// A classifier, and a trainer that has none of their sentences.
+    #[error("recovery.trainer: this checkpoint classifies, and qat alone trains classifiers")]
     RecoveryOfClassifier,
     /// See [`crate::network::InvalidNetwork`].
     #[error("network: {0}")]
@@ -137,7 +137,7 @@ impl InvalidExperiment {
             Self::TradeOffCost(_) => "trade_off.cost".to_owned(),
             Self::RacingWithoutBound => "racing".to_owned(),
             Self::Recovery(invalid) => within("recovery", Some(invalid.key.to_owned())),
-            Self::RecoveryOfClassifier => "recovery".to_owned(),
+            Self::RecoveryOfClassifier => "recovery.trainer".to_owned(),
             Self::Task(invalid) => within("task", Some(invalid.key().to_owned())),
             Self::WrongModel(_) => "task".to_owned(),
             Self::Space(invalid) => within("space", Some(invalid.key())),
@@ -251,7 +251,8 @@ impl Experiment {
         problems.extend(
             self.recovery.iter().flat_map(|recovery| recovery.problems(&self.network)).map(Into::into),
         );
-        if self.recovery.is_some() && self.network.is_classifier() {
+        let trainer = self.recovery.as_ref().map(|recovery| &recovery.plan.trainer);
+        if self.network.is_classifier() && trainer.is_some_and(|trainer| *trainer != Trainer::Qat) {
             problems.push(InvalidExperiment::RecoveryOfClassifier);
         }
         problems
@@ -259,13 +260,13 @@ impl Experiment {
 
     /// Bytes of a candidate's file.
     pub fn footprint(&self, candidate: &Candidate) -> u64 {
-        file_bytes(&self.network, candidate, &self.space.coded)
+        file_bytes(&self.network, candidate, &self.space.coded.of(candidate))
     }
 
     /// Costs of a candidate that was measured as `counts`.
     pub fn costs(&self, candidate: &Candidate, counts: &Counts) -> Costs {
         let subject = Subject::new(&self.device, &self.network, candidate, counts);
-        self.device.costs_of(&subject.stored(&self.space.coded))
+        self.device.costs_of(&subject.stored(&self.space.coded.of(candidate)))
     }
 
     /// The costs that objectives, bounds and the trade-off look at.

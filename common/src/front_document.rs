@@ -87,6 +87,9 @@ pub struct FrontRow {
     /// Artifacts that hold calibrated codes, by unit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub codes: BTreeMap<String, ContentHash>,
+    /// Bytes of the entropy-coded codes of units, where the candidate says so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub coded_bytes: BTreeMap<String, u64>,
     /// The quantized activations, by the matrix that they enter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub activations: BTreeMap<String, String>,
@@ -154,6 +157,7 @@ impl FrontRow {
             schemes: candidate.schemes().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
             vectors: Some(candidate.vectors()).filter(|s| *s != Scheme::Float).map(|s| s.to_string()),
             codes: candidate.codes().map(|(unit, artifact)| (unit.to_owned(), artifact)).collect(),
+            coded_bytes: candidate.coded_bytes().map(|(unit, bytes)| (unit.to_owned(), bytes)).collect(),
             activations: candidate.activations().map(|(unit, s)| (unit.to_owned(), s.to_string())).collect(),
             membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
         }

@@ -71,6 +71,9 @@ impl JobInput {
     }
 }
 
+/// Bytes of a document that a search reads, at most.
+pub const LARGEST_DOCUMENT: u64 = 1 << 20;
+
 /// A job that is none: a canonical text that cannot be read, or a value beyond its bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("job: {0}")]
@@ -113,6 +116,11 @@ impl Job {
         let Value::Object(fields) = value else { panic!("parameters have names") };
         self.parameters = fields.into_iter().collect();
         self
+    }
+
+    /// True if its artifact is a document (at most [`LARGEST_DOCUMENT`]) that the search which asks for it reads.
+    pub fn is_read(&self) -> bool {
+        self.kind == crate::recovery::kinds::CODED_ARTIFACT
     }
 
     /// Canonical text: the same for the same job, whoever writes it.

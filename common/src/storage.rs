@@ -4,10 +4,12 @@
 //! What packed codes take follows from their format alone. What entropy-coded ones take follows from the weights, so a
 //! job finds it out for every unit and scheme that a search may choose, and an experiment carries the table.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::candidate::Candidate;
 use crate::scheme::Scheme;
 
 /// A form that codes may be stored in.
@@ -48,6 +50,18 @@ impl CodedSizes {
         }
     }
 
+    /// The table with what a candidate says of codes that were made for it alone. Where no codes are entropy-coded, these are
+    /// not either.
+    pub fn of(&self, candidate: &Candidate) -> Cow<'_, Self> {
+        let mut table = Cow::Borrowed(self);
+        if !self.is_empty() {
+            for (unit, bytes) in candidate.coded_bytes() {
+                table.to_mut().insert(unit, candidate.scheme(unit), bytes);
+            }
+        }
+        table
+    }
+
     /// Bytes of a unit's codes under a scheme; `None` if they are not entropy-coded.
     pub fn get(&self, unit: &str, scheme: Scheme) -> Option<u64> {
         self.by_unit.get(unit)?.get(&scheme).copied()
@@ -57,6 +71,8 @@ impl CodedSizes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::tests::experiment;
+    use crate::hash::ContentHash;
 
     #[test]
     fn a_table_is_read_back_from_its_text() {
@@ -73,5 +89,16 @@ mod tests {
         assert_eq!(serde_json::from_str::<CodedSizes>(&text).unwrap(), sizes);
         assert_eq!(sizes.get("head.weight", Scheme::Float), None);
         assert!(CodedSizes::NONE.is_empty());
+        let network = experiment().network;
+        let scheme = "int4:full:channel:f16:trained".parse().unwrap();
+        let trained = Candidate::float(&network).with(["head.weight"], scheme);
+        let trained = trained.with_codes(["head.weight"], Some(ContentHash::of(b"codes")));
+        assert_eq!(sizes.of(&trained).get("head.weight", scheme), None);
+        let trained = trained.with_coded_bytes("head.weight", 7);
+        assert_eq!(sizes.of(&trained).get("head.weight", scheme), Some(7));
+        assert!(
+            CodedSizes::NONE.of(&trained).is_empty(),
+            "where none are entropy-coded, these are not either"
+        );
     }
 }

@@ -19,7 +19,7 @@ use qslm_proto::v1::MeasuredCandidate;
 use qslm_search::{Fate, Playback};
 
 use crate::driver::ReplaySource;
-use crate::store::{Store, StoreError};
+use crate::store::{ArtifactError, Artifacts, Store, StoreError};
 
 /// Candidates that are looked up and handed on at a time: a message of them stays below the 4 MB that gRPC allows by
 /// itself.
@@ -31,6 +31,9 @@ pub enum Stopped {
     /// The store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What a job made is not there, and the search reads it.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
     /// The experiment's strategy is none that there is.
     #[error("the strategy cannot be read: {0}")]
     Strategy(#[from] serde_json::Error),
@@ -61,10 +64,15 @@ pub fn replay(
     while playback.propose(|_| Ok::<_, Stopped>(false))? {
         let mut under_way = false;
         for job in playback.take_jobs() {
-            match bindings.get(&job.key) {
-                Some(artifact) => playback.made(job.key, *artifact),
-                None => under_way |= !playback.has_failed(job.key),
+            let Some(artifact) = bindings.get(&job.key) else {
+                under_way |= !playback.has_failed(job.key);
+                continue;
+            };
+            if job.job.is_read() {
+                let document = Artifacts::of(open(&source.store)?.path()).document(artifact)?;
+                playback.read_document(job.key, document);
             }
+            playback.made(job.key, *artifact);
         }
         while playback.has_more() {
             let drawn = playback.draw(CHUNK);
@@ -113,6 +121,7 @@ fn describe(
         candidate.schemes().map(|(unit, scheme)| format!("{unit}={scheme}")).collect();
     schemes.push(format!("vectors={}", candidate.vectors()));
     schemes.extend(candidate.codes().map(|(unit, artifact)| format!("codes:{unit}={artifact}")));
+    schemes.extend(candidate.coded_bytes().map(|(unit, bytes)| format!("coded_bytes:{unit}={bytes}")));
     schemes.extend(candidate.activations().map(|(unit, scheme)| format!("activation:{unit}={scheme}")));
     schemes.extend(candidate.membranes().map(|(name, scheme)| format!("membrane:{name}={scheme}")));
     let costs: BTreeMap<_, f64> = experiment.costs(candidate, counts);

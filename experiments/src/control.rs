@@ -1,5 +1,5 @@
-//! Control: the float model after the training that a recovery gives its candidates. A candidate that learned from the text,
-//! too, is compared with both: part of what it gains may be what the checkpoint had not learned yet.
+//! Control: the float model after the training that a recovery gives its candidates. A candidate that learned from the text
+//! or the labels, too, is compared with both: part of what it gains may be what the checkpoint had not learned yet.
 
 use qslm_common::experiment::Experiment;
 use qslm_common::quality::Quality;
@@ -16,9 +16,12 @@ use crate::making::{Files, Maker};
 pub struct Control {
     /// Steps.
     pub steps: u32,
-    /// Perplexity before.
+    /// What is measured.
+    #[serde(skip)]
+    kind: Quality,
+    /// Perplexity or accuracy before.
     pub float: Option<f64>,
-    /// Perplexity after.
+    /// Perplexity or accuracy after.
     pub quality: Option<f64>,
     /// Loss of quality against the float model before; below 0 it is a gain.
     pub quality_loss: f64,
@@ -46,6 +49,7 @@ pub fn measure(experiment: &Experiment, files: Files<'_>, maker: &dyn Maker) -> 
     let quality = experiment.task.quality();
     Ok(Some(Control {
         steps,
+        kind: quality,
         float: quality.value(&control.float),
         quality: quality.value(&control.counts),
         quality_loss: quality.loss_against(&control.float, &control.counts),
@@ -56,13 +60,10 @@ pub fn measure(experiment: &Experiment, files: Files<'_>, maker: &dyn Maker) -> 
 impl Control {
     /// What it says.
     pub fn describe(&self) -> String {
-        let Self { steps, quality_loss, quality_loss_interval, .. } = self;
-        let label =
-            |value: Option<f64>| value.map_or(String::new(), |value| Quality::Perplexity.label(value));
-        let (quality, loss) = (label(self.quality), quality_loss * 100.0);
+        let Self { steps, kind, quality_loss, quality_loss_interval, .. } = self;
+        let quality = self.quality.map_or(String::new(), |value| kind.label(value));
+        let (name, loss) = (kind.name(), quality_loss * 100.0);
         let sure = interval_clause(*quality_loss_interval);
-        format!(
-            "\nThe float model after the same {steps} steps:\n  perplexity {quality} ({loss:+.2} %{sure})\n"
-        )
+        format!("\nThe float model after the same {steps} steps:\n  {name} {quality} ({loss:+.2} %{sure})\n")
     }
 }

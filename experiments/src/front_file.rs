@@ -75,6 +75,9 @@ pub fn candidate(row: &FrontRow, network: &Network) -> Outcome<Candidate> {
     for (unit, artifact) in &row.codes {
         candidate = candidate.with_codes([unit.as_str()], Some(*artifact));
     }
+    for (unit, bytes) in &row.coded_bytes {
+        candidate = candidate.with_coded_bytes(unit, *bytes);
+    }
     for (unit, text) in &row.activations {
         match text.parse() {
             Ok(scheme) => candidate = candidate.with_activations([unit.as_str()], Some(scheme)),

@@ -82,6 +82,7 @@ fn from_patterns(patterns: &Patterns, network: &Network) -> Result<Candidate, St
     let mut names: Vec<String> = units.clone();
     names.push("vectors".to_owned());
     names.extend(units.iter().map(|unit| format!("codes:{unit}")));
+    names.extend(units.iter().map(|unit| format!("coded_bytes:{unit}")));
     names.extend(units.iter().map(|unit| format!("activation:{unit}")));
     names.extend(populations.iter().map(|population| format!("membrane:{population}")));
     // A name stands for itself; only patterns have to be tried one by one.
@@ -107,6 +108,10 @@ fn from_patterns(patterns: &Patterns, network: &Network) -> Result<Candidate, St
         if let Some(text) = scheme(&format!("codes:{unit}")) {
             let artifact = text.parse().map_err(|error| wrong(unit, &error))?;
             candidate = candidate.with_codes([unit], Some(artifact));
+        }
+        if let Some(text) = scheme(&format!("coded_bytes:{unit}")) {
+            let bytes = text.parse().map_err(|error| wrong(unit, &error))?;
+            candidate = candidate.with_coded_bytes(unit, bytes);
         }
         if let Some(text) = scheme(&format!("activation:{unit}")) {
             let activation = text.parse().map_err(|error| wrong(unit, &error))?;

@@ -218,8 +218,46 @@ fn what_was_trained_is_deployed_as_it_was_measured_and_a_control_stands_beside()
     };
     assert!(refused("recovery.steps=0").contains("recovery.steps = 0: expected 1 to 10000000"));
     assert!(refused("recovery.window=60000").contains("tokens, a window takes 60001"));
-    assert!(refused("recovery.trainer=mrem").contains("unknown variant `mrem`, expected `qat`"));
+    let words = refused("recovery.trainer=none");
+    assert!(words.contains("unknown variant `none`, expected one of `qat`, `block_ap`, `mrem`"), "{words}");
+    assert!(refused("recovery.modules=2").contains("recovery.modules: another trainer's"));
+    let words = refused("recovery={ trainer = \"mrem\", modules = 99 }");
+    assert!(words.contains("modules = 99: expected 1 to the number of blocks"), "{words}");
+    let words = refused("recovery={ states = \"int8\", optimizer = \"adam\" }");
+    assert!(words.contains("states = int8: takes optimizer = \"lion\""), "{words}");
     assert!(refused("space.rounding=trained").contains("codes are trained of candidates"));
+}
+
+#[test]
+fn what_was_trained_counts_the_bytes_of_its_entropy_coded_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = [
+        "--set",
+        "space={ schemes = [\"ec:0.70:tensor:f16\", \"ec:1.20:tensor:f16\"], storage = [\"packed\", \"rans\"] }",
+        "--set",
+        "constraints.max_perplexity_increase=5.0",
+        "--set",
+        "strategy={ kind = \"grid\", tier = \"global\" }",
+        "--set",
+        "recovery={ text = \"experiments/data/almanac.txt\", steps = 6, batch = 4, bit_cost = 0.5 }",
+        "--set",
+        "recovery.text=experiments/data/almanac.txt",
+    ];
+    let (path, document) = front(folder.path(), &more);
+    let trained = document["front"].as_array().unwrap().iter().find(|row| !row["coded_bytes"].is_null());
+    let trained = trained.unwrap();
+    let head = trained["coded_bytes"]["head.weight"].as_u64().unwrap();
+    assert!(head > 1000 && head < 128 * 2048, "{trained}");
+    let (store, out) = (folder.path().join("s.redb"), folder.path().join("packed.safetensors"));
+    let (store, out) = (store.to_str().unwrap(), out.to_str().unwrap());
+    let id = trained["candidate"].as_str().unwrap();
+    let apply = ["apply", "--checkpoint", MODEL, "--front", &path, "--candidate", id, "--store", store];
+    let applied = json(&[&apply[..], &["--out", out, "--storage", "rans", "--output", "json"]].concat());
+    assert_eq!(applied["footprint_bytes"], trained["footprint_bytes"]);
+    // Read off the record it is the same.
+    let experiment = document["experiment"].as_str().unwrap();
+    let again = json(&["front", experiment, "--store", store, "--output", "json"]);
+    assert_eq!(again["front"], document["front"]);
 }
 
 #[test]

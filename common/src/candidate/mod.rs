@@ -29,11 +29,19 @@ pub struct Candidate {
     /// Scheme of one-dimensional parameters, each with scales of its own.
     vectors: Scheme,
     /// Artifacts that hold the codes of units whose scheme is calibrated, by the unit's name.
-    codes: BTreeMap<String, ContentHash>,
+    codes: BTreeMap<String, Held>,
     /// Activations that enter a linear, by the name of its matrix; float where absent.
     activations: BTreeMap<String, Activation>,
     /// The potentials of a LIF population, by its name; float where absent.
     membranes: BTreeMap<String, Membrane>,
+}
+
+/// Codes of a unit that an artifact holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Held {
+    artifact: ContentHash,
+    /// Bytes that they take when they are entropy-coded, where neither their scheme nor a table of the experiment says so.
+    bytes: Option<u64>,
 }
 
 /// Difference of one candidate from another. To apply it takes no search by name, which a grid of a million
@@ -43,7 +51,7 @@ pub struct Patch {
     /// Schemes by the unit's place in name order.
     schemes: Vec<(usize, Scheme)>,
     vectors: Option<Scheme>,
-    codes: Vec<(String, Option<ContentHash>)>,
+    codes: Vec<(String, Option<Held>)>,
     activations: Vec<(String, Option<Activation>)>,
     membranes: Vec<(String, Option<Membrane>)>,
 }
@@ -56,7 +64,7 @@ pub enum InvalidCandidate {
     Header,
     /// A line is of no known form, or names are out of order or repeated.
     #[error(
-        "line {0} of the candidate is not `UNIT SCHEME`, `vectors all SCHEME`, `weights UNIT from HASH`, \
+        "line {0} of the candidate is not `UNIT SCHEME`, `vectors all SCHEME`, `weights UNIT from HASH [BYTES]`, \
          `activation UNIT SCHEME` or `membrane POPULATION SCHEME`, in this order and in name order"
     )]
     Line(usize),
@@ -143,7 +151,17 @@ impl Candidate {
         units: impl IntoIterator<Item = &'a str>,
         artifact: Option<ContentHash>,
     ) -> Self {
-        put(&mut self.codes, units, artifact);
+        put(&mut self.codes, units, artifact.map(|artifact| Held { artifact, bytes: None }));
+        self
+    }
+
+    /// Copy of the candidate that says what a unit's codes take when they are entropy-coded. Only of codes that an artifact
+    /// holds.
+    #[must_use]
+    pub fn with_coded_bytes(mut self, unit: &str, bytes: u64) -> Self {
+        if let Some(held) = self.codes.get_mut(unit) {
+            held.bytes = Some(bytes);
+        }
         self
     }
 
@@ -195,17 +213,22 @@ impl Candidate {
 
     /// Artifact that holds the codes of a unit, or the values of [`VECTORS`]; `None` if these follow from the checkpoint.
     pub fn codes_of(&self, unit: &str) -> Option<ContentHash> {
-        self.codes.get(unit).copied()
+        self.codes.get(unit).map(|held| held.artifact)
     }
 
     /// Artifacts by the units whose codes they hold, in name order.
     pub fn codes(&self) -> impl Iterator<Item = (&str, ContentHash)> {
-        self.codes.iter().map(|(unit, artifact)| (unit.as_str(), *artifact))
+        self.codes.iter().map(|(unit, held)| (unit.as_str(), held.artifact))
+    }
+
+    /// Bytes of entropy-coded codes by unit, in name order, where the candidate says so.
+    pub fn coded_bytes(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.codes.iter().filter_map(|(unit, held)| Some((unit.as_str(), held.bytes?)))
     }
 
     /// Artifacts that it is made from, each once, in the order of their hashes.
     pub fn artifacts(&self) -> BTreeSet<ContentHash> {
-        self.codes.values().copied().collect()
+        self.codes.values().map(|held| held.artifact).collect()
     }
 
     /// Scheme of what enters the linear layer of a unit; `None` for float.

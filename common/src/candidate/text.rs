@@ -8,10 +8,10 @@
 //! ids.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
+use std::fmt::{self, Display, Formatter, Write};
 use std::str::FromStr;
 
-use super::{Candidate, InvalidCandidate};
+use super::{Candidate, Held, InvalidCandidate};
 use crate::hash::{ContentHash, named_hash};
 use crate::scheme::{InvalidScheme, Scheme};
 
@@ -20,7 +20,7 @@ pub(super) const HEADER: &str = "qslm candidate 1";
 
 /// First words of the line of one-dimensional parameters: `vectors all SCHEME`.
 const VECTORS: [&str; 2] = ["vectors", "all"];
-/// Words around the unit in the line of codes that an artifact holds: `weights UNIT from HASH`.
+/// Words around the unit in the line of codes that an artifact holds: `weights UNIT from HASH`, with the bytes that they take entropy-coded after it where nothing else says so.
 const WEIGHTS: [&str; 2] = ["weights", "from"];
 /// First word of the line of a quantized activation: `activation UNIT SCHEME`.
 const ACTIVATION: &str = "activation";
@@ -63,8 +63,8 @@ impl Candidate {
         if self.vectors != Scheme::Float {
             line(&mut text, &VECTORS, &self.vectors);
         }
-        for (unit, artifact) in &self.codes {
-            line(&mut text, &[WEIGHTS[0], unit, WEIGHTS[1]], artifact);
+        for (unit, held) in &self.codes {
+            line(&mut text, &[WEIGHTS[0], unit, WEIGHTS[1]], held);
         }
         for (unit, scheme) in &self.activations {
             line(&mut text, &[ACTIVATION, unit], scheme);
@@ -108,10 +108,13 @@ impl Candidate {
                     }
                     candidate.vectors = new;
                 }
-                [first, unit, second, hash] if [first, second] == WEIGHTS && inner => {
+                [first, unit, second, hash, ref bytes @ ..]
+                    if [first, second] == WEIGHTS && inner && bytes.len() <= 1 =>
+                {
                     in_order(codes.last_key_value().map(|(last, _)| last), unit, number)?;
-                    let artifact = hash.parse::<ContentHash>().ok().filter(|read| read.to_string() == hash);
-                    codes.insert(unit.to_owned(), artifact.ok_or(InvalidCandidate::Line(number))?);
+                    let held = Held::read(hash, bytes.first().copied());
+                    let held = held.filter(|held| held.bytes.is_none() || unit != super::VECTORS);
+                    codes.insert(unit.to_owned(), held.ok_or(InvalidCandidate::Line(number))?);
                 }
                 [ACTIVATION, unit, scheme] if membranes.is_empty() => {
                     append(activations, unit, scheme, number)?;
@@ -122,6 +125,26 @@ impl Candidate {
         }
         candidate.units = units.into();
         Ok(candidate)
+    }
+}
+
+impl Display for Held {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.artifact)?;
+        self.bytes.map_or(Ok(()), |bytes| write!(f, " {bytes}"))
+    }
+}
+
+impl Held {
+    /// Reads the canonical words; `None` if these are others.
+    fn read(hash: &str, bytes: Option<&str>) -> Option<Self> {
+        let artifact = hash.parse::<ContentHash>().ok().filter(|read| read.to_string() == hash)?;
+        let number = |text: &str| text.parse::<u64>().ok().filter(|read| read.to_string() == text);
+        let bytes = match bytes {
+            None => None,
+            Some(text) => Some(number(text)?),
+        };
+        Some(Self { artifact, bytes })
     }
 }
 
@@ -225,9 +248,24 @@ mod tests {
         let text = calibrated.encode();
         let line = format!("\nweights head.weight from {}\nactivation ", ContentHash::of(b"codes"));
         assert!(text.contains(&line), "{text}");
-        assert_eq!(Candidate::decode(&text), Ok(calibrated));
+        assert_eq!(Candidate::decode(&text), Ok(calibrated.clone()));
         let upper = text.replace(&ContentHash::of(b"codes").to_string(), "AB");
         assert!(matches!(Candidate::decode(&upper), Err(InvalidCandidate::Line(_))));
+        let coded =
+            calibrated.clone().with_coded_bytes("head.weight", 1234).with_coded_bytes("emb.weight", 5);
+        assert_eq!(coded.coded_bytes().collect::<Vec<_>>(), [("head.weight", 1234)]);
+        assert_eq!(coded.encode().replace(" 1234\n", "\n"), calibrated.encode());
+        assert_eq!(Candidate::decode(&coded.encode()), Ok(coded.clone()));
+        assert_eq!(calibrated.patch_from(&coded), {
+            let codes = vec![("head.weight".to_owned(), calibrated.codes.get("head.weight").copied())];
+            crate::candidate::Patch { codes, ..calibrated.patch_from(&calibrated) }
+        });
+        for wrong in ["01234", "1234 5", "-1", ""] {
+            let text = coded.encode().replace(" 1234\n", &format!(" {wrong}\n"));
+            assert!(matches!(Candidate::decode(&text), Err(InvalidCandidate::Line(_))), "{wrong}");
+        }
+        let of_vectors = coded.encode().replace("weights head.weight", "weights vectors");
+        assert!(matches!(Candidate::decode(&of_vectors), Err(InvalidCandidate::Line(_))));
         let back = more.with_activations(["head.weight", "blocks.0.att.key.weight"], None);
         assert_eq!(back.with_membranes(["blocks.0.lif1"], None), plain);
     }

@@ -6,7 +6,7 @@ use super::{Recovery, Trainer, TrainingPlan, student};
 use crate::candidate::Candidate;
 use crate::footprint::float_bytes;
 use crate::hash::ContentHash;
-use crate::job::{CHECKPOINT_TIMES, Job, JobInput};
+use crate::job::{CHECKPOINT_TIMES, Job, JobInput, LARGEST_DOCUMENT};
 use crate::network::Network;
 
 /// Kinds of the jobs; the engine of the workers knows them.
@@ -20,6 +20,9 @@ pub mod kinds {
     /// A round of a module. Takes `state`, what the round before left of the module, and `before.0`, `before.1`, .., what it
     /// left of the modules in front of it; in the first round none of them.
     pub const MREM: &str = "mrem";
+    /// Bytes that the codes of an artifact, `codes`, take when they are entropy-coded: a [`CodedSizes`](crate::storage::CodedSizes)
+    /// as JSON, which the search reads.
+    pub const CODED_ARTIFACT: &str = "coded_artifact";
     /// Codes of the modules, joined. Takes `module.0`, `module.1`, .., the states of the last round.
     pub const MREM_JOIN: &str = "mrem_join";
 }
@@ -43,6 +46,11 @@ pub struct Parameters {
 }
 
 impl Recovery {
+    /// The job that finds out what the codes of what was trained take when they are entropy-coded.
+    pub fn sizes(trained: &Job) -> Job {
+        Job::new(kinds::CODED_ARTIFACT, LARGEST_DOCUMENT).input("codes", JobInput::Job(trained.key()))
+    }
+
     /// The jobs that train a candidate of a checkpoint of this shape; the last of them makes the artifact that
     /// [`Recovery::trained`] takes. `None` if it has nothing that a trainer could leave codes of, or rounds what training
     /// computes in floats.

@@ -15,6 +15,7 @@ use crate::candidate::{Candidate, VECTORS};
 use crate::hash::ContentHash;
 use crate::network::{Network, Unit};
 use crate::scheme::Scheme;
+use crate::storage::CodedSizes;
 
 pub use jobs::{Parameters, kinds};
 pub use plan::{Optimizer, States, Trainer, TrainingPlan};
@@ -23,7 +24,7 @@ pub use plan::{Optimizer, States, Trainer, TrainingPlan};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recovery {
-    /// Text that is trained on.
+    /// Text that is trained on; of a classifier, labelled sentences (`sentence TAB label`).
     pub text: ContentHash,
     /// Candidates that are trained, at most.
     pub candidates: u32,
@@ -66,8 +67,14 @@ impl Recovery {
         InvalidRecovery::of(checked).chain(self.plan.problems(network)).collect()
     }
 
-    /// The candidate that a trainer made of another: its schemes, with codes and vectors from the artifact.
-    pub fn trained(network: &Network, candidate: &Candidate, artifact: ContentHash) -> Option<Candidate> {
+    /// The candidate that a trainer made of another: its schemes, with codes and vectors from the artifact, and what those codes
+    /// take when they are entropy-coded.
+    pub fn trained(
+        network: &Network,
+        candidate: &Candidate,
+        artifact: ContentHash,
+        sizes: &CodedSizes,
+    ) -> Option<Candidate> {
         let student = student(network, candidate)?;
         let trained: Vec<String> = student
             .schemes()
@@ -75,7 +82,13 @@ impl Recovery {
             .map(|(unit, _)| unit.to_owned())
             .collect();
         let names = trained.iter().map(String::as_str).chain([VECTORS]);
-        Some(student.with_codes(names, Some(artifact)))
+        let mut made = student.with_codes(names, Some(artifact));
+        for unit in &trained {
+            if let Some(bytes) = sizes.get(unit, made.scheme(unit)) {
+                made = made.with_coded_bytes(unit, bytes);
+            }
+        }
+        Some(made)
     }
 }
 
@@ -146,7 +159,8 @@ mod tests {
         assert_eq!((student.artifacts().len(), job.inputs.len()), (0, 3));
         assert_eq!(student.scheme("head.weight").to_string(), "int2:full:channel:f16:trained");
         let artifact = ContentHash::of(b"trained");
-        let trained = Recovery::trained(&experiment.network, &calibrated, artifact).unwrap();
+        let trained =
+            Recovery::trained(&experiment.network, &calibrated, artifact, CodedSizes::NONE).unwrap();
         assert_eq!(trained.validate(&experiment.network), Ok(()));
         assert_eq!(trained.artifacts().into_iter().collect::<Vec<_>>(), [artifact]);
         assert_eq!(trained.codes_of(VECTORS), Some(artifact));

@@ -13,9 +13,9 @@ pub struct TrainingPlan {
     /// The trainer.
     #[serde(default, skip_serializing_if = "is_default")]
     pub trainer: Trainer,
-    /// Predictions of a window.
+    /// Predictions of a window; 1 for a classifier, whose sentences enter whole.
     pub window: u32,
-    /// Windows of a batch.
+    /// Windows of a batch, or sentences.
     pub batch: u32,
     /// Steps: of the whole network (qat), of each block (block_ap), of each module over all rounds (mrem).
     pub steps: u32,
@@ -23,7 +23,7 @@ pub struct TrainingPlan {
     pub rate: f64,
     /// Share of the divergence from the float network's predictions in the loss; the rest is cross entropy.
     pub distillation: f64,
-    /// Seed of the windows.
+    /// Seed of the order of windows or sentences.
     pub seed: u64,
     /// The optimizer.
     #[serde(default, skip_serializing_if = "is_default")]

@@ -17,6 +17,7 @@
 
 mod candidates;
 mod cursor;
+mod nsga2;
 mod parallel;
 mod playback;
 mod race;
@@ -29,7 +30,8 @@ pub use candidates::Candidates;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
 pub use recovery::stage_of_recovery;
 pub use strategies::{
-    Allocate, AnyStrategy, Grid, List, Random, Ranked, StrategyEntry, Tiered, list, registry,
+    Allocate, AnyStrategy, Evolve, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry, Tiered, list,
+    registry,
 };
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 pub use valid::{Invalid, decode, problems};

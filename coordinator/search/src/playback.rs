@@ -258,6 +258,11 @@ impl Playback {
         self.archive.insert_made(job, artifact);
     }
 
+    /// Files the content of what a job made, before [`Playback::made`]: of each that [is read](qslm_common::job::Job::is_read).
+    pub fn read_document(&mut self, job: JobKey, document: Vec<u8>) {
+        self.archive.insert_document(job, document);
+    }
+
     /// True if a trial or job is known to fail.
     pub fn has_failed(&self, work: impl Into<WorkKey>) -> bool {
         self.failed.contains(&work.into())

@@ -5,6 +5,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::job::{Job, JobKey};
 use qslm_common::recovery::Recovery;
+use qslm_common::storage::CodedSizes;
 
 use crate::strategy::Probe;
 use crate::{Generation, Search, StagePlan, Step};
@@ -22,8 +23,9 @@ pub(crate) struct Recovering {
 
 enum State {
     Searching,
-    /// Candidates that are trained, with the jobs that make what becomes of them.
-    Training(Vec<(Candidate, JobKey)>),
+    /// Candidates that are trained, with the jobs that make what becomes of them, and those that say what its codes take where
+    /// codes are entropy-coded.
+    Training(Vec<(Candidate, JobKey, Option<JobKey>)>),
     Done,
 }
 
@@ -54,8 +56,14 @@ impl Search for Recovering {
                 step => step,
             },
             State::Training(trained) => {
-                let made = trained.iter().filter_map(|(candidate, job)| {
-                    Recovery::trained(&self.experiment.network, candidate, archive.made(job)?)
+                let network = &self.experiment.network;
+                let made = trained.iter().filter_map(|(candidate, job, sizes)| {
+                    let sizes = match sizes {
+                        None => CodedSizes::default(),
+                        // One that is none of that kind is as good as one that failed.
+                        Some(job) => serde_json::from_slice(archive.document(job)?).ok()?,
+                    };
+                    Recovery::trained(network, candidate, archive.made(job)?, &sizes)
                 });
                 let made: Vec<Candidate> = made.collect();
                 self.state = State::Done;
@@ -94,11 +102,16 @@ impl Recovering {
             self.state = State::Done;
             return Step::Finished;
         }
-        let last = |jobs: &Vec<Job>| jobs.last().map(Job::key);
-        let trained = picked.iter().filter_map(|(candidate, jobs)| Some((candidate.clone(), last(jobs)?)));
-        self.state = State::Training(trained.collect());
-        let jobs = picked.into_iter().flat_map(|(_, jobs)| jobs).collect();
-        Step::Make(jobs)
+        let is_coded = !self.experiment.space.coded.is_empty();
+        let (mut training, mut all) = (Vec::new(), Vec::new());
+        for (candidate, jobs) in picked {
+            let Some(last) = jobs.last() else { continue };
+            let sizes = is_coded.then(|| Recovery::sizes(last));
+            training.push((candidate, last.key(), sizes.as_ref().map(Job::key)));
+            all.extend(jobs.into_iter().chain(sizes));
+        }
+        self.state = State::Training(training);
+        Step::Make(all)
     }
 
     /// Candidates to train: of those on the front that are no larger than the chosen one and within reach, the smallest and

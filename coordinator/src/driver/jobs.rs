@@ -14,7 +14,7 @@ use super::Driver;
 use super::request::{MakeRequest, Refusal, Reply};
 use super::status::{JobCounts, JobState, JobStatus, JobUnderWay, Making};
 use crate::ledger::{LeaseId, Moment, OpenJob, Opened, Outcome, Owner, Settled};
-use crate::store::{StoreError, Write};
+use crate::store::{Artifacts, StoreError, Write};
 
 /// Word by which a worker asks for such jobs alone, in place of an experiment's id.
 pub const JOBS: &str = "jobs";
@@ -141,9 +141,17 @@ impl Driver {
         Ok(Ok(()))
     }
 
-    /// Binds an experiment to the artifact of a job.
+    /// Binds an experiment to the artifact of a job. If its search reads that and it cannot be read, the job has failed for it.
     fn bind(&mut self, index: usize, job: &AddressedJob, artifact: ContentHash) {
         let search = &mut self.experiments[index].search;
+        if job.job.is_read() {
+            match Artifacts::of(self.store.path()).document(&search.bound(job.key).unwrap_or(artifact)) {
+                Ok(document) => search.read_document(job.key, document),
+                Err(error) => {
+                    return self.fail(index, job.key.into(), &job.job.to_string(), &error.to_string());
+                }
+            }
+        }
         if search.bind(job, artifact) {
             let binding = Write::Binding(search.id().to_owned(), job.key, artifact);
             self.outbox.write(binding);

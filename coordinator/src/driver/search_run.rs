@@ -286,6 +286,11 @@ impl SearchRun {
         self.history.bindings.get(&job).copied()
     }
 
+    /// Hands on the content of what a job gave the experiment; to be done before it is bound.
+    pub(super) fn read_document(&mut self, job: JobKey, document: Vec<u8>) {
+        self.playback.read_document(job, document);
+    }
+
     /// Binds the experiment to the artifact of a job, if it is not bound to one. Returns whether that is new.
     pub(super) fn bind(&mut self, job: &AddressedJob, artifact: ContentHash) -> bool {
         let known = self.history.bindings.len();

@@ -183,7 +183,7 @@ impl Experiments for ExperimentsService {
             let refusal = match tokio::task::spawn_blocking(move || replay(&source, send)).await {
                 Ok(Ok(()) | Err(Stopped::Enough)) => return,
                 Ok(Err(Stopped::Stopping)) => driver.ended().await.into(),
-                Ok(Err(error @ (Stopped::Store(_) | Stopped::Strategy(_)))) => {
+                Ok(Err(error @ (Stopped::Store(_) | Stopped::Artifact(_) | Stopped::Strategy(_)))) => {
                     Status::internal(error.to_string())
                 }
                 // What was sent so far would pass for all there is.

@@ -5,10 +5,11 @@
 //! hashed before it is first read, once per start. A damaged file is as good as none: the next upload replaces it.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use qslm_common::hash::ContentHash;
+use qslm_common::job::LARGEST_DOCUMENT;
 use tempfile::NamedTempFile;
 
 use super::checkpoints::JobCheckpoints;
@@ -159,6 +160,22 @@ impl Artifacts {
             }
             Err(error) => Err(ArtifactError::Unreadable { path, error }),
         }
+    }
+
+    /// Content of a document: an artifact that a search reads.
+    ///
+    /// # Errors
+    /// See [`Artifacts::open`]; also if it is longer than a document may be.
+    pub fn document(&self, hash: &ContentHash) -> Result<Vec<u8>, ArtifactError> {
+        let (mut content, path) = (Vec::new(), self.path(hash));
+        let read = self.open(hash)?.take(LARGEST_DOCUMENT + 1).read_to_end(&mut content);
+        let read = read.and_then(|bytes| match bytes as u64 > LARGEST_DOCUMENT {
+            true => Err(io::Error::other(format!(
+                "{bytes} bytes or more: a document has at most {LARGEST_DOCUMENT}"
+            ))),
+            false => Ok(content),
+        });
+        read.map_err(|error| ArtifactError::Unreadable { path, error })
     }
 
     /// Gives `target` every artifact that it does not have, as a link where both are on one disk. One that both have is

@@ -13,6 +13,7 @@ pub mod init;
 pub mod inspect;
 pub mod manage;
 mod plan;
+pub mod recover;
 pub mod reference;
 pub mod report;
 pub mod run;

@@ -1,17 +1,18 @@
 //! Making in this process: one job per thread, which share what they read, and how far they are.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
 use qslm_common::hash::ContentHash;
-use qslm_common::job::{Job, JobInput};
+use qslm_common::job::{Job, JobInput, JobKey};
 use qslm_engine::jobs::{Inputs, Loaded, Watch};
 use qslm_train::jobs;
 
 use super::{Files, MadeFile, Maker, failed};
-use crate::exit::Outcome;
+use crate::exit::{Failure, Outcome};
 use crate::input::Input;
 use crate::parallel;
 use crate::progress::{LINE_EVERY, bar, is_shown};
@@ -48,24 +49,51 @@ impl Maker for HereWith<'_> {
 }
 
 impl Maker for Here {
+    /// Makes what waits for nothing first, then what waits for that, and so on.
     fn make(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<Vec<u8>>> {
         let (loaded, progress) = (Arc::<Loaded>::default(), Progress::new(jobs.len()));
-        let made = parallel::map(jobs.len(), parallel::threads(None), |index| {
-            let job = &jobs[index];
-            let path = |hash| files.iter().find(|(known, _)| *known == hash).map(|(_, input)| input.path());
-            let named = job
-                .inputs
-                .iter()
-                .filter_map(|(name, input)| Some((name.clone(), path(input.artifact()?)?.to_owned())));
-            let inputs = Inputs::sharing(named.collect(), loaded.clone());
-            let mut artifact = Vec::new();
-            jobs::make(job, &inputs, &OfJob { progress: &progress, index }, &mut artifact)
-                .map_err(|error| failed(job, &error))?;
-            progress.change(|steps| steps.made(index));
-            Ok(artifact)
-        });
+        let mut made: Vec<Option<Vec<u8>>> = vec![None; jobs.len()];
+        // Files of what other jobs read.
+        let mut read: HashMap<JobKey, Input> = HashMap::new();
+        let waited_for: HashSet<JobKey> = jobs.iter().flat_map(Job::waits_for).collect();
+        while made.iter().any(Option::is_none) {
+            let ready = |index: &usize| {
+                made[*index].is_none() && jobs[*index].waits_for().all(|key| read.contains_key(&key))
+            };
+            let ready: Vec<usize> = (0..jobs.len()).filter(ready).collect();
+            if let (true, Some(job)) = (ready.is_empty(), jobs.first()) {
+                return Err(failed(job, &"it reads what nobody makes"));
+            }
+            let path_of = |input: &JobInput| match input {
+                JobInput::Artifact(hash) => {
+                    files.iter().find(|(known, _)| known == hash).map(|(_, input)| input.path())
+                }
+                JobInput::Job(key) => read.get(key).map(Input::path),
+            };
+            let artifacts = parallel::map(ready.len(), parallel::threads(None), |place| {
+                let (index, job) = (ready[place], &jobs[ready[place]]);
+                let named = job.inputs.iter();
+                let named =
+                    named.filter_map(|(name, input)| Some((name.clone(), path_of(input)?.to_owned())));
+                let inputs = Inputs::sharing(named.collect(), loaded.clone());
+                let mut artifact = Vec::new();
+                jobs::make(job, &inputs, &OfJob { progress: &progress, index }, &mut artifact)
+                    .map_err(|error| failed(job, &error))?;
+                progress.change(|steps| steps.made(index));
+                Ok::<_, Failure>(artifact)
+            });
+            let artifacts = artifacts.inspect_err(|_| progress.finish())?;
+            for (index, artifact) in ready.into_iter().zip(artifacts) {
+                let key = jobs[index].key();
+                if waited_for.contains(&key) {
+                    let file = Input::made(&artifact).map_err(|error| failed(&jobs[index], &error))?;
+                    read.insert(key, file);
+                }
+                made[index] = Some(artifact);
+            }
+        }
         progress.finish();
-        made
+        Ok(made.into_iter().flatten().collect())
     }
 
     fn make_files(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<MadeFile>> {
@@ -120,8 +148,8 @@ impl Progress {
     }
 
     /// Takes the bar away.
-    fn finish(self) {
-        if let Some(bar) = self.bar {
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
@@ -201,6 +229,13 @@ mod tests {
         steps.made(0);
         steps.made(1);
         assert_eq!((steps.thousandths(), steps.describe_under_way()), (3000, None));
+    }
+
+    #[test]
+    fn a_job_that_reads_what_nobody_makes_is_refused_by_name() {
+        let nobody = Job::new("coded_artifact", 1).input("codes", JobInput::Job(JobKey::of(b"nobody")));
+        let error = Here.make(&[nobody], &[]).unwrap_err().to_string();
+        assert!(error.contains("cannot make coded_artifact: it reads what nobody makes"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 mod calibration;
 mod check;
-mod recovery;
+pub mod recovery;
 pub mod reference;
 mod written;
 
@@ -316,6 +316,7 @@ fn named_files(path: &Path, spec: &Spec) -> Vec<(&'static str, PathBuf)> {
     }
     if let Some(recovery) = &spec.recovery {
         named.push(("recovery.text", &recovery.text));
+        named.push(("recovery.labelled", &recovery.labelled));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
     named.into_iter().filter_map(|(key, file)| Some((key, folder.join(file.as_ref()?)))).collect()

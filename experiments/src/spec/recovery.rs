@@ -2,29 +2,34 @@
 
 use std::path::{Path, PathBuf};
 
-use qslm_common::experiment::Experiment;
+use qslm_common::experiment::{Experiment, check_model};
 use qslm_common::hash::ContentHash;
+use qslm_common::network::Network;
 use qslm_common::recovery::{Optimizer, Recovery, States, Trainer, TrainingPlan};
 use qslm_common::task::Task;
 use serde::Deserialize;
 
 use super::refuse;
+use super::written::{one_line, set, suggest};
 use crate::data::load_data;
-use crate::exit::Outcome;
+use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
 
-/// Training of the smallest candidates: a text that the model may be trained on, and how.
+/// Training of the smallest candidates: a text or sentences that the model may be trained on, and how.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RecoverySpec {
     #[serde(default)]
     pub(super) trainer: TrainerSpec,
+    /// A language model's.
     pub(super) text: Option<PathBuf>,
+    /// A classifier's.
+    pub(super) labelled: Option<PathBuf>,
     #[serde(default = "one")]
     pub(super) candidates: u32,
     #[serde(default = "reach")]
     pub(super) reach: f64,
-    /// Tokens of a window; the task's if absent.
+    /// Tokens of a window; the task's if absent. Sentences have none.
     pub(super) window: Option<u32>,
     #[serde(default = "sixteen")]
     pub(super) batch: u32,
@@ -63,6 +68,32 @@ pub(super) enum TrainerSpec {
 }
 
 impl RecoverySpec {
+    /// The file that is trained on, of the task's kind, and how it is cut; in words what is missing or is not of that kind.
+    fn data(&self, task: &Task) -> Result<(&PathBuf, Task), &'static str> {
+        match (task, &self.text, &self.labelled) {
+            (Task::Perplexity { .. }, _, Some(_)) => {
+                Err("recovery.labelled: a language model is trained on recovery.text")
+            }
+            (Task::Accuracy { .. }, Some(_), _) => {
+                Err("recovery.text: a classifier is trained on recovery.labelled")
+            }
+            (Task::Perplexity { .. }, None, None) => {
+                Err("recovery.text is missing: the text that is trained on")
+            }
+            (Task::Accuracy { .. }, None, None) => {
+                Err("recovery.labelled is missing: the sentences that are trained on")
+            }
+            (Task::Accuracy { .. }, None, Some(_)) if self.window.is_some() => {
+                Err("recovery.window: sentences enter whole, there are no windows")
+            }
+            (Task::Accuracy { .. }, None, Some(file)) => Ok((file, Task::Accuracy { sentences: None })),
+            (Task::Perplexity { window, .. }, Some(file), None) => {
+                let window = self.window.unwrap_or(*window);
+                Ok((file, Task::Perplexity { window, stride: window, windows: None }))
+            }
+        }
+    }
+
     /// The trainer with its own keys; the name of a key that is another trainer's is an error.
     fn trainer(&self, blocks: u32) -> Result<Trainer, String> {
         let Self { end_to_end_steps, end_to_end_rate, modules, rounds, .. } = *self;
@@ -97,49 +128,82 @@ impl RecoverySpec {
     }
 }
 
+impl RecoverySpec {
+    /// The plan, with windows of so many tokens and a checkpoint of so many blocks.
+    fn plan(&self, window: u32, blocks: u32) -> Result<TrainingPlan, String> {
+        let RecoverySpec { batch, steps, rate, distillation, seed, states, bit_cost, .. } = *self;
+        let optimizer = match (self.optimizer, states) {
+            (None, States::F32) => Optimizer::Adam,
+            (None, States::Int8) => Optimizer::Lion,
+            (Some(Optimizer::Adam), States::Int8) => {
+                return Err("recovery.states = int8: takes optimizer = \"lion\"".to_owned());
+            }
+            (Some(optimizer), _) => optimizer,
+        };
+        let trainer = self.trainer(blocks)?;
+        Ok(TrainingPlan {
+            trainer,
+            window,
+            batch,
+            steps,
+            rate,
+            distillation,
+            seed,
+            optimizer,
+            states,
+            bit_cost,
+        })
+    }
+}
+
 /// What is left out: MREM's modules as its authors have them, and rounds in which teacher forcing ends.
 const MODULES: u32 = 4;
 const ROUNDS: u32 = 4;
 /// What is left out: the rate of steps, as a share of their mean.
 const END_TO_END_RATE: f64 = 1e-3;
 
-/// The recovery that a spec asks for, and the text that it trains on, all of which is read.
+/// The recovery that a spec asks for, and the text or sentences that it trains on, all of which are read.
 pub(super) fn resolve(
     path: &Path,
     written: &RecoverySpec,
     tokenizer: &Input,
     experiment: &Experiment,
 ) -> Outcome<(Recovery, (ContentHash, Input))> {
-    let trainer = written.trainer(experiment.network.blocks).map_err(|error| refuse(path, &error))?;
-    let missing = || refuse(path, &"recovery.text is missing: the text that is trained on");
-    let file = path.parent().unwrap_or(Path::new("")).join(written.text.as_ref().ok_or_else(missing)?);
-    let window = match (written.window, &experiment.task) {
-        (Some(window), _) => window,
-        (None, Task::Perplexity { window, .. }) => *window,
-        (None, Task::Accuracy { .. }) => 1,
+    let (file, task) = written.data(&experiment.task).map_err(|error| refuse(path, &error))?;
+    let file = path.parent().unwrap_or(Path::new("")).join(file);
+    let window = match task {
+        Task::Perplexity { window, .. } => window,
+        // Sentences enter whole.
+        Task::Accuracy { .. } => 1,
     };
-    let task = Task::Perplexity { window, stride: window, windows: None };
+    check_model(&experiment.network, &task).map_err(|error| refuse(path, &error))?;
     task.validate().map_err(|error| refuse(path, &format!("recovery.{error}")))?;
     let input = Input::data(&file, &task)?;
     let tokens = load_data(&input, tokenizer, &task, &experiment.network)?.all_tokens().len();
-    if tokens <= window as usize {
+    if matches!(task, Task::Perplexity { .. }) && tokens <= window as usize {
         let words = format!("recovery.text: {tokens} tokens, a window takes {}", window + 1);
         return Err(refuse(path, &words));
     }
-    let RecoverySpec { batch, steps, rate, distillation, seed, candidates, reach, .. } = *written;
-    let RecoverySpec { states, bit_cost, .. } = *written;
-    let optimizer = match (written.optimizer, states) {
-        (None, States::F32) => Optimizer::Adam,
-        (None, States::Int8) => Optimizer::Lion,
-        (Some(Optimizer::Adam), States::Int8) => {
-            return Err(refuse(path, &"recovery.states = int8: takes optimizer = \"lion\""));
-        }
-        (Some(optimizer), _) => optimizer,
-    };
-    let plan =
-        TrainingPlan { trainer, window, batch, steps, rate, distillation, seed, optimizer, states, bit_cost };
-    let text = input.hash()?;
-    Ok((Recovery { text, candidates, reach, plan }, (text, input)))
+    let plan = written.plan(window, experiment.network.blocks).map_err(|error| refuse(path, &error))?;
+    let (text, RecoverySpec { candidates, reach, .. }) = (input.hash()?, written);
+    Ok((Recovery { text, candidates: *candidates, reach: *reach, plan }, (text, input)))
+}
+
+/// The plan that `KEY=VALUE` settings of the table describe, for a checkpoint of this shape.
+///
+/// # Errors
+/// One line that names the setting.
+pub fn plan_of(settings: &[String], network: &Network) -> Outcome<TrainingPlan> {
+    let mut table = toml::Table::new();
+    settings.iter().try_for_each(|setting| set(&mut table, setting))?;
+    let usage = |words: &str| Failure::new(Exit::Usage, format!("--set: {words}"));
+    for key in ["text", "candidates", "reach"].iter().filter(|key| table.contains_key(**key)) {
+        return Err(usage(&format!("{key}: of a spec's [recovery] alone")));
+    }
+    let written: RecoverySpec =
+        toml::from_str(&table.to_string()).map_err(|error| usage(&suggest(&one_line(error.message()))))?;
+    let window = written.window.unwrap_or(TrainingPlan::default().window);
+    written.plan(window, network.blocks).map_err(|error| usage(&error))
 }
 
 fn one() -> u32 {

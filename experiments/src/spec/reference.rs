@@ -200,7 +200,7 @@ const AFTER_SPACE: &[Table] = &[
     Table {
         name: "[recovery]",
         about: "When the search is over, the smallest candidates of the front are trained on workers, and what comes out is measured \
-                and stands on the front, too. A language model's; nothing that rounds activations or membranes.",
+                and stands on the front, too. One of text and labelled, of the task's kind; nothing that rounds activations or membranes.",
         keys: &[
             (
                 "trainer",
@@ -208,7 +208,8 @@ const AFTER_SPACE: &[Table] = &[
                 "\"qat\"",
                 "qat: end to end, codes, scales and vectors; block_ap (EfficientQAT): block by block, then steps of frozen codes end to end; mrem: modules side by side on as many workers, in rounds",
             ),
-            ("text", "file", "required", "text that the model may be trained on"),
+            ("text", "file", "", "text that a language model may be trained on"),
+            ("labelled", "file", "", "labelled sentences that a classifier may be trained on; trainer qat"),
             (
                 "candidates",
                 "1 to 1000",
@@ -221,8 +222,8 @@ const AFTER_SPACE: &[Table] = &[
                 "10",
                 "largest loss of one that is trained, as a multiple of the bound on quality",
             ),
-            ("window", "1 or more", "that of the task", "tokens of a window"),
-            ("batch", "1 to 4096", "16", "windows of a step"),
+            ("window", "1 or more", "that of the task", "tokens of a window; sentences enter whole"),
+            ("batch", "1 to 4096", "16", "windows or sentences of a step"),
             (
                 "steps",
                 "1 to 10000000",
@@ -236,7 +237,7 @@ const AFTER_SPACE: &[Table] = &[
                 "1",
                 "share of the divergence from the float network's predictions; the rest is cross entropy, which also learns what the float model did not",
             ),
-            ("seed", "a number", "0", "seed of the windows"),
+            ("seed", "a number", "0", "seed of the order of windows or sentences"),
             (
                 "optimizer",
                 "\"adam\", \"lion\"",

@@ -217,7 +217,7 @@ fn sixteen() -> u32 {
 }
 
 /// Keys whose values are paths; relative ones are relative to the spec, or to here if set by a flag.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 11] = [
     "checkpoint.path",
     "checkpoint.tokenizer",
     "task.text",
@@ -227,6 +227,7 @@ const PATHS: [&str; 10] = [
     "holdout.text",
     "holdout.labelled",
     "recovery.text",
+    "recovery.labelled",
     "strategy.candidates",
 ];
 
@@ -379,7 +380,7 @@ pub(super) fn one_line(text: &str) -> String {
 }
 
 /// Puts the value of a `KEY=VALUE` setting into the table. The value is TOML, or else a plain string.
-fn set(table: &mut toml::Table, setting: &str) -> Outcome {
+pub(super) fn set(table: &mut toml::Table, setting: &str) -> Outcome {
     let usage = |what: &str| Failure::new(Exit::Usage, format!("--set {setting}: {what}"));
     let (key, value) = setting.split_once('=').ok_or_else(|| usage("expected KEY=VALUE"))?;
     let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"));

@@ -3,8 +3,10 @@
 
 mod allocate;
 mod combinations;
+mod evolve;
 mod grid;
 pub mod list;
+mod memory_driven;
 mod one_shot;
 mod random;
 mod ranked;
@@ -15,8 +17,10 @@ use qslm_common::strategy::StrategySpec;
 use serde::{Deserialize, Serialize};
 
 pub use allocate::Allocate;
+pub use evolve::Evolve;
 pub use grid::Grid;
 pub use list::List;
+pub use memory_driven::MemoryDriven;
 pub use random::Random;
 pub use ranked::Ranked;
 pub use tiered::Tiered;
@@ -107,6 +111,8 @@ strategies! {
     "ranked" => Ranked,
     "list" => List,
     "allocate" => Allocate,
+    "evolve" => Evolve,
+    "memory_driven" => MemoryDriven,
 }
 
 /// A strategy as the reference shows it.
@@ -164,7 +170,7 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 7] = [
+    const CANONICAL: [&str; 9] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"grid","tier":"block"}"#,
@@ -172,6 +178,8 @@ mod tests {
         r#"{"kind":"ranked","metric":"lsaq","tier":"block","order":["head","blocks.0"]}"#,
         r#"{"kind":"list","candidates":["a","b"]}"#,
         r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256}"#,
+        r#"{"kind":"evolve","tier":"module","population":20,"generations":5,"seed":1}"#,
+        r#"{"kind":"memory_driven","tier":"matrix"}"#,
     ];
 
     #[test]
@@ -187,8 +195,8 @@ mod tests {
     fn what_is_no_strategy_is_refused_with_what_there_is() {
         let refused =
             |text: &str| AnyStrategy::parse(&serde_json::from_str(text).unwrap()).unwrap_err().to_string();
-        let words =
-            "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`, `allocate`";
+        let words = "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`, `allocate`, `evolve`, \
+             `memory_driven`";
         assert_eq!(refused(r#"{"kind":"x"}"#), words);
         let words = "unknown field `teir`, expected `tier`";
         assert_eq!(refused(r#"{"kind":"grid","teir":"block"}"#), words);

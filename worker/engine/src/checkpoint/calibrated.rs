@@ -4,7 +4,7 @@
 //! header what they were calibrated with. A candidate names the artifact of a unit; whoever builds or packs a network
 //! reads the codes from it and never chooses them anew.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
@@ -148,6 +148,17 @@ impl CodesFile {
     /// Units with codes in it, by name.
     pub fn units(&self) -> &BTreeMap<String, CalibratedUnit> {
         &self.units
+    }
+
+    /// Schemes under which the artifact has codes of a unit.
+    ///
+    /// # Errors
+    /// If the header cannot be read.
+    pub fn schemes(&self, unit: &str) -> Result<BTreeSet<Scheme>, CheckpointError> {
+        let file = SafeFile::of(Cursor::new(&self.bytes), self.bytes.len() as u64)?;
+        let names = file.names();
+        let of_unit = names.iter().filter_map(|name| name.strip_prefix(unit)?.strip_prefix('/'));
+        Ok(of_unit.filter_map(|rest| rest.strip_suffix(".codes")?.parse().ok()).collect())
     }
 
     /// The codes of a `[rows, columns]` unit under a scheme.

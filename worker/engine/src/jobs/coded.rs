@@ -6,6 +6,7 @@ use std::io::Write;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
 use qslm_common::network::{EMBEDDING, Network, Unit};
+use qslm_common::recovery::kinds;
 use qslm_common::scheme::Scheme;
 use qslm_common::storage::CodedSizes;
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use super::{
     Inputs, JobError, Kind, LARGEST_TABLE, Watch, parameters, read_document, with_codes, write_document,
 };
 use crate::checkpoint::coded_codes;
-use crate::quant::{Statistics, Weights, quantize};
+use crate::quant::{Codes, Statistics, Weights, quantize};
 
 /// The kind.
 pub const CODED: Kind =
@@ -56,6 +57,46 @@ impl Coded {
     }
 }
 
+/// The kind of the same for codes that an artifact holds.
+pub const CODED_ARTIFACT: Kind = Kind {
+    name: kinds::CODED_ARTIFACT,
+    about: "bytes of the entropy-coded codes of an artifact",
+    make: make_of_artifact,
+};
+
+fn make_of_artifact(
+    job: &Job,
+    inputs: &Inputs,
+    watch: &dyn Watch,
+    out: &mut dyn Write,
+) -> Result<(), JobError> {
+    let NoParameters {} = parameters(job)?;
+    let file = inputs.codes_file("codes")?;
+    let mut sizes = CodedSizes::default();
+    for (done, (name, unit)) in file.units().iter().enumerate() {
+        if watch.is_interrupted() {
+            return Err(JobError::Interrupted);
+        }
+        for scheme in file.schemes(name).map_err(JobError::invalid)? {
+            let codes = file.codes(name, (unit.rows, unit.columns), scheme).map_err(JobError::invalid)?;
+            sizes.insert(name, scheme, bytes_of(&codes));
+        }
+        watch.progress(done as u64 + 1, file.units().len() as u64);
+    }
+    write_document(&sizes, out)
+}
+
+/// Parameters of a kind that has none.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParameters {}
+
+/// Bytes of codes that are entropy-coded where that makes them smaller: others are stored as they are, and counted so.
+fn bytes_of(codes: &Codes) -> u64 {
+    let packed = || codes.format.code_bytes(codes.values.len() as u64);
+    coded_codes(codes).map_or_else(packed, |coded| coded.len() as u64)
+}
+
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
     let Coded { binary_embedding, part, units: wanted } = parameters(job)?;
     let checkpoint = inputs.checkpoint(binary_embedding)?;
@@ -81,10 +122,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
             let weights = Weights { values: &values, columns: unit.columns, unit: name };
             quantize(weights, format, quantizer, &Statistics::NONE)
         };
-        // What coding would not make smaller is stored as it is, and counted so.
-        let coded = coded_codes(&codes)
-            .map_or_else(|| format.code_bytes(codes.values.len() as u64), |c| c.len() as u64);
-        sizes.insert(name, scheme, coded);
+        sizes.insert(name, scheme, bytes_of(&codes));
         watch.progress(done as u64 + 1, wanted.len() as u64);
     }
     write_document(&sizes, out)
@@ -94,6 +132,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
 mod tests {
     use super::super::inputs::tests::inputs;
     use super::*;
+    use crate::checkpoint::calibrated::{CalibratedUnit, CodesWriter};
     use crate::quant::rans;
 
     #[test]
@@ -125,6 +164,29 @@ mod tests {
                 rans::coded_bytes(&codes.values, columns).min(format.code_bytes(values.len() as u64));
             assert_eq!(sizes.get(&unit, scheme), Some(expected), "{unit}");
         }
+        // The same of an artifact with such codes.
+        let (unit, scheme) = ("head.weight", "int4:full:channel:f16:trained".parse().unwrap());
+        let Scheme::Integer { format, quantizer } = scheme else { panic!("{scheme}") };
+        let (rows, columns) = checkpoint.network().shape_of(unit);
+        let values = checkpoint.tensor(unit);
+        let nearest =
+            qslm_common::scheme::Quantizer { rounding: qslm_common::scheme::Rounding::Nearest, ..quantizer };
+        let codes = quantize(Weights { values: &values, columns, unit }, format, nearest, &Statistics::NONE);
+        let mut writer = CodesWriter::default();
+        writer.unit(unit, CalibratedUnit { rows, columns, tokens: 1, damping: 0.0, dead_columns: 0 });
+        writer.codes(unit, scheme, codes.clone());
+        let path = folder.path().join("codes");
+        std::fs::write(&path, writer.finish().unwrap()).unwrap();
+        let of_artifact = Inputs::new([("codes".to_owned(), path.clone())].into());
+        let job = Job::new(CODED_ARTIFACT.name, 1 << 20);
+        let mut artifact = Vec::new();
+        make_of_artifact(&job, &of_artifact, &(), &mut artifact).unwrap();
+        let read: CodedSizes = serde_json::from_slice(&artifact).unwrap();
+        assert_eq!(read.get(unit, scheme), Some(bytes_of(&codes)));
+        std::fs::write(&path, b"none").unwrap();
+        let error = make_of_artifact(&job, &of_artifact, &(), &mut Vec::new()).unwrap_err();
+        assert!(matches!(error, JobError::Io { .. } | JobError::Invalid(_)), "{error}");
+
         let refused = |units: &[(&str, &str)]| {
             let units =
                 units.iter().map(|(unit, scheme)| ((*unit).to_owned(), (*scheme).to_owned())).collect();

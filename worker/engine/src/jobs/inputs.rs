@@ -92,12 +92,18 @@ impl Inputs {
     pub fn codes(&self, job: &Job) -> Result<BTreeMap<ContentHash, Arc<CodesFile>>, JobError> {
         let inputs = job.inputs.iter().filter(|(name, _)| name.starts_with(CODES));
         let inputs = inputs.filter_map(|(name, input)| Some((name, input.artifact()?)));
-        let load = |(name, hash): (&String, ContentHash)| match CodesFile::load(self.path(name)?) {
-            Ok(file) => Ok((hash, Arc::new(file))),
-            Err(CheckpointError::Io(error)) => Err(JobError::Io { name: name.clone(), error }),
-            Err(error) => Err(JobError::Invalid(format!("{name}: {error}"))),
-        };
-        inputs.map(load).collect()
+        inputs.map(|(name, hash)| Ok((hash, Arc::new(self.codes_file(name)?)))).collect()
+    }
+
+    /// The artifact with codes that an input is.
+    ///
+    /// # Errors
+    /// [`JobError`].
+    pub fn codes_file(&self, name: &str) -> Result<CodesFile, JobError> {
+        CodesFile::load(self.path(name)?).map_err(|error| match error {
+            CheckpointError::Io(error) => JobError::Io { name: name.to_owned(), error },
+            error => JobError::Invalid(format!("{name}: {error}")),
+        })
     }
 
     /// The float network of the input `checkpoint`.

@@ -32,8 +32,14 @@ pub const BACKEND: Backend = Backend::Native;
 const LARGEST_TABLE: u64 = 16 << 20;
 
 /// Every kind of this package, by name; `qslm-train` adds those that train.
-pub const KINDS: &[&Kind] =
-    &[&coded::CODED, &gptq::GPTQ, &holdout::HOLDOUT, &ranges::RANGES, &sensitivity::SENSITIVITY];
+pub const KINDS: &[&Kind] = &[
+    &coded::CODED,
+    &coded::CODED_ARTIFACT,
+    &gptq::GPTQ,
+    &holdout::HOLDOUT,
+    &ranges::RANGES,
+    &sensitivity::SENSITIVITY,
+];
 
 /// A kind of job.
 #[derive(Debug, Clone, Copy)]

@@ -12,6 +12,7 @@ pub mod grid;
 pub mod integer;
 pub mod lif;
 pub mod loss;
+pub mod mean;
 pub mod norm;
 pub mod outer;
 pub mod peak;

@@ -27,7 +27,7 @@ pub use activation::{fake_quantize_rows, grid_of_row};
 pub use codes::Codes;
 pub use hessian::{Factor, Hessian, InputMoments, NotPositive};
 pub use quantizer::{Needs, Quantizer, Statistics, Weights};
-pub use quantizers::{quantize, sweep};
+pub use quantizers::{quantize, stochastic_rounding, sweep};
 pub use range::{exponent_of, power_of};
 pub use rounding::round_each;
 pub use statistics::{InputStatistics, WeightStatistics, entropy};

@@ -79,7 +79,7 @@ fn code(w: f32, grid: Grid, rounding: Rounding, at: usize) -> i8 {
             grid::codes(&[w], grid, at, &unless_on_code(|steps, _| steps.floor()), &mut code);
         }
         Rounding::Stochastic(seed) => {
-            let round = quantizers::stochastic_rounding(seed, UNIT);
+            let round = quantizers::stochastic_rounding(seed.into(), UNIT);
             grid::codes(&[w], grid, at, &unless_on_code(round), &mut code);
         }
     }

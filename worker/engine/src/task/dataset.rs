@@ -201,6 +201,14 @@ impl Dataset {
         &self.tokens
     }
 
+    /// Sentences with their classes, `[tokens]` each, in their order; none if the data is text.
+    pub fn sentences(&self) -> impl Iterator<Item = (&[u32], u32)> {
+        self.sequences.iter().filter_map(|sequence| match sequence.target {
+            Target::Label(class) => Some((&self.tokens[sequence.input.clone()], class as u32)),
+            Target::NextToken(_) => None,
+        })
+    }
+
     /// Keeps the first `most` sequences.
     pub fn truncate(&mut self, most: usize) {
         self.sequences.truncate(most);

@@ -11,7 +11,7 @@ use qslm_common::quality::Quality;
 use qslm_common::spread::Spread;
 
 use super::dataset::{Dataset, Sequence, Target};
-use crate::kernels::loss;
+use crate::kernels::{loss, mean};
 use crate::model::{Caches, Hook, SpikeGpt};
 
 /// Asked before every sequence; `true` ends the evaluation with [`EvaluateError::Interrupted`].
@@ -161,12 +161,8 @@ pub(super) fn head_input(
 
 /// Mean over the rows of `[rows, channel]`.
 fn mean_row(features: &[f32], rows: usize) -> Vec<f32> {
-    let channels = features.len() / rows;
-    let mut mean = vec![0.0f32; channels];
-    for row in features.chunks_exact(channels) {
-        mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += x);
-    }
-    mean.iter_mut().for_each(|mean| *mean /= rows as f32);
+    let mut mean = vec![0.0; features.len() / rows];
+    mean::of_rows(features, &mut mean);
     mean
 }
 

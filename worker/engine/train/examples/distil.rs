@@ -1,9 +1,12 @@
-//! Trains a checkpoint under a scheme of all linears on a text, and evaluates it on another.
+//! Trains a checkpoint under a scheme of all linears on a text, and evaluates it on another; a classifier on labelled sentences.
 //!
-//!     cargo run --release -p qslm-train --example distil -- CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [BIT_COST [OUT]]
+//!     cargo run --release -p qslm-train --example distil -- CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [BIT_COST [OPTIMIZER [SCALE_RATE [OUT [VECTORS]]]]]
 //!
 //! SHARE is that of the divergence from the float network (1: distillation alone, 0: cross entropy alone), BIT_COST what a
-//! bit costs where codes have a step instead of a width. Writes the losses as it goes, then perplexities and bytes; OUT becomes a float checkpoint of what the codes stand for.
+//! bit costs where codes have a step instead of a width. OPTIMIZER is `adam` unless it is `lion`, or `lion8`, which is Lion
+//! with int8 states; SCALE_RATE is that of scales as a share of their mean, 1e-2 unless it is given. Writes the losses as
+//! it goes, then perplexities or accuracies with the interval of the loss, and bytes; OUT becomes a float checkpoint of what
+//! the codes stand for (`-`: none). VECTORS is the scheme of vectors.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -13,6 +16,7 @@ use std::time::Instant;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::footprint::footprint_bytes;
+use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
 use qslm_common::scheme::Scheme;
 use qslm_common::task::Task;
@@ -20,10 +24,12 @@ use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::quant::rans;
-use qslm_engine::task::{Dataset, TokenizerFile, evaluate};
+use qslm_engine::task::{Dataset, TokenizerFile, evaluate_each, spread};
 use qslm_train::distil::{Plan, distil};
-use qslm_train::optimizer::{Adam, Method};
+use qslm_train::lessons::Lessons;
+use qslm_train::optimizer::{Adam, Lion, Method};
 use qslm_train::schedule::Schedule;
+use qslm_train::states::States;
 use qslm_train::step::Settings;
 use qslm_train::tensors::Tensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -37,7 +43,8 @@ fn main() -> Result<(), Failure> {
     let [_, checkpoint, tokenizer, train, valid, scheme, steps, share, rate, more @ ..] = &arguments[..]
     else {
         return Err(
-            "expected CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [BIT_COST [OUT]]".into()
+            "expected CHECKPOINT TOKENIZER TRAIN VALID SCHEME STEPS SHARE RATE [BIT_COST [OPTIMIZER [SCALE_RATE [OUT [VECTORS]]]]]"
+                .into(),
         );
     };
     let (scheme, rate): (Scheme, f32) = (scheme.parse()?, rate.parse()?);
@@ -45,17 +52,27 @@ fn main() -> Result<(), Failure> {
     let checkpoint = Checkpoint::load(Path::new(checkpoint), true)?;
     let network = *checkpoint.network();
     let tokenizer = TokenizerFile::load(Path::new(tokenizer), network.vocabulary)?;
-    let task = Task::Perplexity { window: 128, stride: 128, windows: None };
+    let task = match network.is_classifier() {
+        true => Task::Accuracy { sentences: None },
+        false => Task::Perplexity { window: 128, stride: 128, windows: None },
+    };
     let load = |path: &str| Dataset::load(Path::new(path), &tokenizer, &task, &network);
     let (train, valid) = (load(train)?, load(valid)?);
     let candidate = Candidate::new(&network, |unit| if unit.is_linear() { scheme } else { Scheme::Sign });
-    let candidate = candidate.with_vectors(Scheme::Half);
+    let candidate = candidate.with_vectors(more.get(4).map_or(Ok(Scheme::Half), |scheme| scheme.parse())?);
+    let (method, states) = match more.get(1).map(String::as_str) {
+        None | Some("adam") => (Method::Adam(Adam::default()), States::Float),
+        Some("lion") => (Method::Lion(Lion::default()), States::Float),
+        Some("lion8") => (Method::Lion(Lion::default()), States::Int8 { seed: 1 }),
+        Some(other) => return Err(format!("optimizer {other}: expected adam, lion or lion8").into()),
+    };
     let settings = Settings {
-        method: Method::Adam(Adam::default()),
+        method,
+        states,
         schedule: Schedule { steps, warm_up: 50.min(steps / 8), floor: 0.02 },
         rate,
         vector_rate: rate,
-        scale_rate: 1e-2,
+        scale_rate: more.get(2).map_or(Ok(1e-2), |rate| rate.parse())?,
         zero_point_rate: 0.0,
         weight_decay: 0.0,
         bit_cost: more.first().map_or(Ok(0.0), |cost| cost.parse())?,
@@ -67,7 +84,7 @@ fn main() -> Result<(), Failure> {
     let mut stdout = std::io::stdout();
     let started = Instant::now();
     let mut mean = (0.0, 0.0, 0);
-    let trained = distil(&checkpoint, &candidate, train.all_tokens(), &plan, |step, loss| {
+    let trained = distil(&checkpoint, &candidate, Lessons::of(&train), &plan, |step, loss| {
         mean = (mean.0 + loss.cross_entropy, mean.1 + loss.divergence, mean.2 + 1);
         if (step + 1) % 40 == 0 || step + 1 == steps {
             let (count, seconds) = (f64::from(mean.2), started.elapsed().as_secs_f64());
@@ -86,21 +103,23 @@ fn main() -> Result<(), Failure> {
     write(&network, &trained.tensors, &path)?;
     let student = Checkpoint::load(&path, true)?;
     match more {
-        [_, out, ..] => std::fs::rename(&path, out)?,
+        [_, _, _, out, ..] if out != "-" => std::fs::rename(&path, out)?,
         _ => std::fs::remove_file(&path)?,
     }
-    let before = losses(&checkpoint, &valid)?;
-    let after = losses(&student, &valid)?;
-    for (what, windows) in [("first 64 windows", 64), ("all windows", before.len())] {
-        let perplexity = |losses: &[(f64, u64)]| {
-            let (nats, tokens) = losses[..windows.min(losses.len())]
-                .iter()
-                .fold((0.0, 0), |(nats, tokens), (more, count)| (nats + more, tokens + count));
-            (nats / tokens as f64).exp()
-        };
-        let (float, quantized) = (perplexity(&before), perplexity(&after));
-        let loss = 100.0 * (quantized / float - 1.0);
-        writeln!(std::io::stdout(), "{what}: perplexity {float:.3} to {quantized:.3}, {loss:+.2} %")?;
+    let (before, after) = (counts(&checkpoint, &valid)?, counts(&student, &valid)?);
+    let quality = task.quality();
+    for (what, sequences) in [("first 64 sequences", 64.min(before.len())), ("all sequences", before.len())] {
+        let of = |counts: &[Counts]| Counts::sum(network.population_count(), &counts[..sequences]);
+        let (float, quantized) = (of(&before)?, of(&after)?);
+        let label =
+            |counts: &Counts| quality.value(counts).map_or(String::new(), |value| quality.label(value));
+        let loss = 100.0 * quality.loss_against(&float, &quantized);
+        let interval =
+            spread(quality, &before[..sequences], &after[..sequences]).loss_interval(&float, &quantized);
+        let interval = interval
+            .map_or(String::new(), |(low, high)| format!(" ({:+.2} to {:+.2})", 100.0 * low, 100.0 * high));
+        let (name, float, quantized) = (quality.name(), label(&float), label(&quantized));
+        writeln!(std::io::stdout(), "{what}: {name} {float} to {quantized}, {loss:+.2} %{interval}")?;
     }
     let (packed, float) = (footprint_bytes(&network, &candidate), network.parameters() * 4);
     let mut coded = packed;
@@ -115,15 +134,10 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Loss and number of predictions of every window.
-fn losses(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<(f64, u64)>, Failure> {
+/// Counts of every window or sentence.
+fn counts(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<Counts>, Failure> {
     let model = SpikeGpt::new(checkpoint, &Candidate::float(checkpoint.network()), Backend::Native)?;
-    (0..data.len())
-        .map(|window| {
-            let counts = evaluate(&model, data, window..window + 1, &|| false)?;
-            Ok((counts.nll.nats(), counts.scored_tokens))
-        })
-        .collect()
+    Ok(evaluate_each(&model, data, 0..data.len(), None, &|| false)?)
 }
 
 /// Writes tensors as a float checkpoint.

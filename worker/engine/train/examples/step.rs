@@ -16,6 +16,7 @@ use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_train::network::{Objective, Window};
 use qslm_train::optimizer::{Adam, Method};
 use qslm_train::schedule::Schedule;
+use qslm_train::states::States;
 use qslm_train::step::{Settings, Trainer};
 use safetensors::SafeTensors;
 
@@ -39,6 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let settings = Settings {
         method: Method::Adam(Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }),
+        states: States::Float,
         schedule: Schedule { steps, warm_up: 0, floor: 1.0 },
         rate: 1e-3,
         vector_rate: 1e-3,

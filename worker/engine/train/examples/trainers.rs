@@ -22,6 +22,7 @@ use qslm_common::measurement::Counts;
 use qslm_common::quality::Quality;
 use qslm_common::recovery::{Parameters, Recovery, kinds};
 use qslm_common::scheme::Scheme;
+use qslm_common::storage::CodedSizes;
 use qslm_common::task::Task;
 use qslm_engine::checkpoint::calibrated::CodesFile;
 use qslm_engine::jobs::{BACKEND, Inputs, Loaded};
@@ -95,7 +96,8 @@ fn main() -> Result<(), Failure> {
             say(&format!("{}: {seconds:.1} s", job.kind))?;
             let hash = ContentHash::of(&artifact);
             let codes = BTreeMap::from([(hash, Arc::new(CodesFile::of(artifact)?))]);
-            let trained = Recovery::trained(&network, &candidate, hash).ok_or("nothing was trained")?;
+            let trained = Recovery::trained(&network, &candidate, hash, CodedSizes::NONE)
+                .ok_or("nothing was trained")?;
             measure.say(&job.kind, &SpikeGpt::with_codes(&checkpoint, &trained, &codes, BACKEND)?)?;
             if job.kind == kinds::MREM_JOIN {
                 for (round, seconds) in &rounds {

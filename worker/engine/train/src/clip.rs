@@ -6,11 +6,11 @@ use crate::tensors::Tensors;
 /// Lanes of partial sums: fixed, so that the order of additions does not depend on the processor.
 const LANES: usize = 8;
 
-/// Euclidean norm of all numbers of all tensors. Tensors are summed on their own and added in name order.
-pub(crate) fn norm<Scratch: Send>(tensors: &Tensors, threads: &mut [Scratch]) -> f64 {
+/// Sum of the squares of all numbers of all tensors. Tensors are summed on their own and added in name order.
+pub(crate) fn squares<Scratch: Send>(tensors: &Tensors, threads: &mut [Scratch]) -> f64 {
     let mut sums = vec![0.0; tensors.iter().count()];
     for_each(threads, tensors.iter().zip(&mut sums), |_, ((_, values), sum)| *sum = sum_of_squares(values));
-    sums.iter().sum::<f64>().sqrt()
+    sums.iter().sum()
 }
 
 /// Sum of the squares of numbers, in 64 bits.
@@ -37,7 +37,7 @@ mod tests {
     fn long_gradients_become_as_long_as_allowed_and_short_ones_stay() {
         let tensors: Tensors =
             [("a".to_owned(), vec![3.0; 9]), ("b".to_owned(), vec![4.0; 9])].into_iter().collect();
-        let norm = norm(&tensors, &mut [(); 2]);
+        let norm = squares(&tensors, &mut [(); 2]).sqrt();
         assert_eq!(norm, 15.0);
         assert_eq!(factor(norm, 3.0), 0.2);
         assert_eq!(factor(norm, 15.0), 1.0);

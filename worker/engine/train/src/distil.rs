@@ -1,7 +1,7 @@
 //! A whole run of training: the float network teaches the quantized one.
 //!
-//! The student starts from the teacher's weights on the grids of a candidate, and follows its logits and the text in the
-//! shares that are asked for. What comes out is what a file stores: codes with their scales, and vectors.
+//! The student starts from the teacher's weights on the grids of a candidate, and follows its logits and the text, or the
+//! classes of sentences, in the shares that are asked for. What comes out is what a file stores: codes with their scales, and vectors.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use qslm_engine::model::SpikeGpt;
 use qslm_engine::quant::Codes;
 
 use crate::draw::Draw;
-use crate::fake_quant::{CannotTrain, Quantized};
+use crate::fake_quant::CannotTrain;
+use crate::lessons::{Lessons, NoLessons};
 use crate::network::{BatchLoss, Objective, Window};
 use crate::step::{Settings, Trainer};
 use crate::tensors::Tensors;
-use crate::weights::Source;
 
 /// The float network that a run learns from; several share it.
 pub type Teacher = Arc<SpikeGpt>;
@@ -29,9 +29,9 @@ pub struct Plan {
     pub settings: Settings,
     /// Weight of the divergence from the teacher; the rest is that of cross entropy. 0 does without a teacher.
     pub share: f32,
-    /// Predictions of a window.
+    /// Predictions of a window; without a meaning for sentences, which enter whole.
     pub window: usize,
-    /// Windows of a batch.
+    /// Windows or sentences of a batch.
     pub batch: usize,
     /// Seed of the batches.
     pub seed: u64,
@@ -52,14 +52,9 @@ pub enum CannotDistil {
         /// The step, the first being 0.
         step: u32,
     },
-    /// Too little text for one window.
-    #[error("{tokens} tokens of text: a window takes {needed}")]
-    Short {
-        /// Tokens that there are.
-        tokens: usize,
-        /// Tokens of a window and the one that is predicted last.
-        needed: usize,
-    },
+    /// Nothing to learn from.
+    #[error(transparent)]
+    Lessons(#[from] NoLessons),
 }
 
 /// What a run leaves.
@@ -69,6 +64,8 @@ pub struct Trained {
     pub codes: BTreeMap<String, Codes>,
     /// All tensors of the network as it computes with them, codes and rounded vectors included.
     pub tensors: Tensors,
+    /// Tokens that entered the network on the way.
+    pub tokens: u64,
 }
 
 impl Trained {
@@ -85,8 +82,10 @@ pub struct Run<'t> {
     trainer: Trainer,
     teacher: Option<Teacher>,
     draw: Draw,
-    text: &'t [u32],
+    lessons: Lessons<'t>,
     plan: Plan,
+    /// Tokens that entered the network so far.
+    tokens: u64,
 }
 
 impl<'t> Run<'t> {
@@ -98,15 +97,13 @@ impl<'t> Run<'t> {
         checkpoint: &Checkpoint,
         teacher: Option<Teacher>,
         candidate: &Candidate,
-        text: &'t [u32],
+        lessons: Lessons<'t>,
         plan: Plan,
     ) -> Result<Self, CannotDistil> {
-        if text.len() <= plan.window {
-            return Err(CannotDistil::Short { tokens: text.len(), needed: plan.window + 1 });
-        }
+        lessons.check(checkpoint.network(), plan.window)?;
         let trainer = Trainer::new(checkpoint, candidate, plan.settings)?;
-        let draw = Draw::new(text.len(), plan.window, plan.seed);
-        Ok(Self { trainer, teacher, draw, text, plan })
+        let draw = lessons.draw(plan.window, plan.seed);
+        Ok(Self { trainer, teacher, draw, lessons, plan, tokens: 0 })
     }
 
     /// Steps that are done.
@@ -127,14 +124,14 @@ impl<'t> Run<'t> {
     /// Does a step. The loss is that before it.
     ///
     /// # Panics
-    /// If a token is not below the vocabulary.
+    /// If a token is not below the vocabulary, or a class not below their number.
     pub fn step(&mut self) -> BatchLoss {
         let objective = match &self.teacher {
             None => Objective::CrossEntropy,
             Some(teacher) => Objective::Distillation { teacher, share: self.plan.share },
         };
-        let windows = self.draw.batch(self.text, self.plan.batch);
-        let batch: Vec<Window<'_>> = windows.into_iter().map(Window::of).collect();
+        let batch = self.lessons.batch(&mut self.draw, self.plan.batch);
+        self.tokens += tokens_of(&batch);
         self.trainer.step(&batch, objective)
     }
 
@@ -148,30 +145,35 @@ impl<'t> Run<'t> {
         if !self.trainer.restore(checkpoint) {
             return false;
         }
-        self.draw = Draw::new(self.text.len(), self.plan.window, self.plan.seed);
+        (self.draw, self.tokens) = (self.lessons.draw(self.plan.window, self.plan.seed), 0);
         for _ in 0..self.trainer.steps() {
-            self.draw.batch(self.text, self.plan.batch);
+            self.tokens += tokens_of(&self.lessons.batch(&mut self.draw, self.plan.batch));
         }
         true
     }
 
     /// What the run leaves, as a file stores it.
     pub fn trained(&self) -> Trained {
-        trained(&self.trainer)
+        Trained { tokens: self.tokens, ..trained(&self.trainer) }
     }
 }
 
-/// Trains a checkpoint under a candidate on a text; `watch` sees every step with the loss before it.
+/// Tokens that enter the network with a batch.
+fn tokens_of(batch: &[Window<'_>]) -> u64 {
+    batch.iter().map(|window| window.tokens.len() as u64).sum()
+}
+
+/// Trains a checkpoint under a candidate; `watch` sees every step with the loss before it.
 ///
 /// # Errors
 /// [`CannotDistil`].
 ///
 /// # Panics
-/// If a token is not below the vocabulary.
+/// If a token is not below the vocabulary, or a class not below their number.
 pub fn distil(
     checkpoint: &Checkpoint,
     candidate: &Candidate,
-    text: &[u32],
+    lessons: Lessons<'_>,
     plan: &Plan,
     mut watch: impl FnMut(u32, BatchLoss),
 ) -> Result<Trained, CannotDistil> {
@@ -180,7 +182,7 @@ pub fn distil(
         0.0 => None,
         _ => Some(SpikeGpt::new(checkpoint, &float, Backend::Native)?.into()),
     };
-    let mut run = Run::new(checkpoint, teacher, candidate, text, *plan)?;
+    let mut run = Run::new(checkpoint, teacher, candidate, lessons, *plan)?;
     while run.steps() < plan.settings.schedule.steps {
         let step = run.steps();
         let loss = run.step();
@@ -195,16 +197,10 @@ pub fn distil(
 /// The state of a trainer as a file stores it.
 pub(crate) fn trained(trainer: &Trainer) -> Trained {
     let network = trainer.network();
-    let quantized = Quantized { quant: trainer.quant(), parameters: trainer.parameters() };
     let units = network.units().into_iter().map(|unit| unit.name);
     let codes = units.clone().filter_map(|name| Some((name.clone(), trainer.codes(&name)?))).collect();
-    let mut buffer = Vec::new();
     let names = units.chain(network.vectors().into_iter().map(|vector| vector.name));
     let names = names.filter(|name| trainer.part().contains(name));
-    let tensors = names.map(|name| {
-        let values = quantized.values(&name, &mut buffer).into_owned();
-        (name, values)
-    });
-    let tensors = tensors.collect();
-    Trained { codes, tensors }
+    let tensors = names.map(|name| (name.clone(), trainer.values(&name))).collect();
+    Trained { codes, tensors, tokens: 0 }
 }

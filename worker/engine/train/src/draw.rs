@@ -1,19 +1,26 @@
-//! Batches of windows, drawn from a text by a seed.
+//! Batches of windows or sentences, drawn from a text or a list by a seed.
 //!
 //! A text is cut into windows from an offset on, and these are taken in a random order, each once; then it is cut again
-//! from another offset. Integers alone decide, so a seed means the same batches everywhere.
+//! from another offset. Sentences are taken in a random order, each once, then in another. Integers alone decide, so a seed
+//! means the same batches everywhere.
 
-/// Windows of a text without end.
+/// Windows or sentences without end.
 #[derive(Debug, Clone)]
 pub struct Draw {
-    /// Tokens of the text.
-    tokens: usize,
-    /// Predictions of a window.
-    window: usize,
+    stock: Stock,
     /// State of the generator (splitmix64).
     state: u64,
-    /// Starts of the windows that are left of this cut, the next one last.
+    /// Starts of the windows that are left of this cut, or indices of the sentences that are left; the next one last.
     left: Vec<usize>,
+}
+
+/// What is drawn from.
+#[derive(Debug, Clone, Copy)]
+enum Stock {
+    /// A text of so many tokens, in windows of so many predictions.
+    Text { tokens: usize, window: usize },
+    /// So many sentences.
+    Sentences(usize),
 }
 
 impl Draw {
@@ -23,27 +30,51 @@ impl Draw {
     /// If the text is too short for one.
     pub fn new(tokens: usize, window: usize, seed: u64) -> Self {
         assert!(window > 0 && tokens > window, "{tokens} tokens have no window of {window} predictions");
-        Self { tokens, window, state: seed, left: Vec::new() }
+        Self { stock: Stock::Text { tokens, window }, state: seed, left: Vec::new() }
+    }
+
+    /// Sentences out of so many.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn of_sentences(sentences: usize, seed: u64) -> Self {
+        assert!(sentences > 0, "there is no sentence to draw");
+        Self { stock: Stock::Sentences(sentences), state: seed, left: Vec::new() }
     }
 
     /// The next windows, as tokens that enter and the one that the last of them predicts.
+    ///
+    /// # Panics
+    /// If sentences are drawn.
     pub fn batch<'t>(&mut self, text: &'t [u32], windows: usize) -> Vec<&'t [u32]> {
-        (0..windows).map(|_| &text[self.start()..][..=self.window]).collect()
+        let Stock::Text { window, .. } = self.stock else { panic!("sentences have no windows") };
+        (0..windows).map(|_| &text[self.next()..][..=window]).collect()
     }
 
-    /// Start of the next window.
-    fn start(&mut self) -> usize {
-        if let Some(start) = self.left.pop() {
-            return start;
+    /// The next starts of windows, or indices of sentences.
+    pub fn indices(&mut self, count: usize) -> Vec<usize> {
+        (0..count).map(|_| self.next()).collect()
+    }
+
+    /// Start of the next window, or index of the next sentence.
+    fn next(&mut self) -> usize {
+        if let Some(next) = self.left.pop() {
+            return next;
         }
-        let spare = self.tokens - 1 - self.window;
-        let offset = self.below(self.window.min(spare + 1));
-        self.left = (offset..=spare).step_by(self.window).collect();
+        self.left = match self.stock {
+            Stock::Text { tokens, window } => {
+                let spare = tokens - 1 - window;
+                let offset = self.below(window.min(spare + 1));
+                (offset..=spare).step_by(window).collect()
+            }
+            Stock::Sentences(sentences) => (0..sentences).collect(),
+        };
         for last in (1..self.left.len()).rev() {
             let other = self.below(last + 1);
             self.left.swap(last, other);
         }
-        self.left.pop().unwrap_or(offset)
+        // There is at least one: constructors see to it.
+        self.left.pop().unwrap_or_default()
     }
 
     /// A number below `bound`.
@@ -76,9 +107,9 @@ mod tests {
             let mut draw = Draw::new(tokens, window, seed);
             let mut again = draw.clone();
             for _ in 0..3 {
-                let mut starts = vec![draw.start()];
+                let mut starts = vec![draw.next()];
                 while !draw.left.is_empty() {
-                    starts.push(draw.start());
+                    starts.push(draw.next());
                 }
                 let cut: BTreeSet<usize> = starts.iter().copied().collect();
                 prop_assert_eq!(cut.len(), starts.len());
@@ -86,9 +117,24 @@ mod tests {
                 prop_assert!(starts.iter().all(|start| start % window == starts[0] % window));
                 let missed = tokens - 1 - starts.len() * window;
                 prop_assert!(missed < 2 * window, "at most one window is lost to both ends");
-                prop_assert!(starts.iter().all(|start| *start == again.start()), "a seed says all");
+                prop_assert!(starts.iter().all(|start| *start == again.next()), "a seed says all");
             }
         }
+    }
+
+    #[test]
+    fn every_sentence_comes_once_before_any_comes_again() {
+        let mut draw = Draw::of_sentences(50, 3);
+        let epochs: Vec<Vec<usize>> = (0..3).map(|_| draw.indices(50)).collect();
+        for epoch in &epochs {
+            assert_eq!(epoch.iter().collect::<BTreeSet<_>>().len(), 50);
+        }
+        assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2]);
+        // However they are cut into batches.
+        let mut again = Draw::of_sentences(50, 3);
+        let batches: Vec<usize> = (0..10).flat_map(|_| again.indices(15)).collect();
+        assert_eq!(batches, epochs.concat());
+        assert_ne!(Draw::of_sentences(50, 4).indices(50), epochs[0]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Quantization inside training: weights on their grid going forward, straight-through and learned steps going back.
 //!
-//! The parameters are floats (*master weights*), and the scales and zero points of every run beside them, under
-//! `UNIT.scales` and `UNIT.zero_points`. A step computes with what their codes stand for, with the scales rounded as they
-//! are stored, so that what is trained is what is deployed. Source: docs/model.md (Training).
+//! The parameters are floats (*master weights*) or what int8 codes stand for ([`crate::states`]), and the scales and zero
+//! points of every run beside them, under `UNIT.scales` and `UNIT.zero_points`. A step computes with what their codes stand
+//! for, with the scales rounded as they are stored, so that what is trained is what is deployed. Source: docs/model.md
+//! (Training).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use qslm_engine::quant::{
 };
 
 use crate::parallel::for_each;
-use crate::tensors::Tensors;
+use crate::tensors::{Parameters, Tensors};
 use crate::weights::Source;
 
 /// Least scale of a unit, as a share of its largest weight: below it a grid is no use, and a division overflows.
@@ -29,9 +30,6 @@ pub enum CannotTrain {
     /// The candidate is not one of the network.
     #[error(transparent)]
     Candidate(#[from] InvalidCandidate),
-    /// A head that scores classes.
-    #[error("the network has {0} classes: training is for language models")]
-    Classifier(u32),
     /// Widths that differ within a matrix.
     #[error("unit {unit}: {scheme} has mixed widths, which are not trained")]
     MixedWidths {
@@ -40,6 +38,9 @@ pub enum CannotTrain {
         /// Its scheme.
         scheme: Scheme,
     },
+    /// Int8 states of another optimizer than Lion.
+    #[error("training state in int8 is for the optimizer lion")]
+    Int8Moments,
     /// Rounding of what training computes in float.
     #[error("the candidate rounds activations or membranes: training rounds weights only")]
     Inner,
@@ -54,8 +55,8 @@ pub struct FakeQuant {
     others: BTreeMap<String, Scheme>,
     /// Scheme of one-dimensional parameters.
     vectors: Scheme,
-    /// Length of a row, by the name of a unit.
-    columns: BTreeMap<String, usize>,
+    /// Rows and columns, by the name of a unit.
+    shapes: BTreeMap<String, (usize, usize)>,
     /// D.
     channels: usize,
 }
@@ -64,6 +65,8 @@ pub struct FakeQuant {
 #[derive(Debug, Clone, PartialEq)]
 struct UnitGrid {
     format: Format,
+    /// Number of weights.
+    size: usize,
     columns: usize,
     /// Least scale.
     least: f32,
@@ -95,9 +98,6 @@ impl FakeQuant {
         parameters: &mut Tensors,
     ) -> Result<Self, CannotTrain> {
         without_artifacts(network, candidate).validate(network)?;
-        if network.is_classifier() {
-            return Err(CannotTrain::Classifier(network.outputs));
-        }
         let rounds = network.units().iter().any(|unit| candidate.activation(&unit.name).is_some())
             || network.populations().iter().any(|population| candidate.membrane(population).is_some());
         if rounds {
@@ -123,13 +123,14 @@ impl FakeQuant {
             let codes = quantize(weights, format, nearest, &Statistics::NONE);
             let largest = weights.values.iter().fold(0.0f32, |top, w| top.max(w.abs()));
             let (least, is_coded) = (largest * LEAST_SCALE, matches!(range, Range::Step(_)));
-            let grid = UnitGrid { format, columns: unit.columns, least, is_coded, frozen: Vec::new() };
+            let (size, columns) = (weights.values.len(), unit.columns);
+            let grid = UnitGrid { format, size, columns, least, is_coded, frozen: Vec::new() };
             grids.insert(unit.name.clone(), grid);
             put_grid(&unit.name, &codes, parameters);
         }
-        let columns = network.units().into_iter().map(|unit| (unit.name, unit.columns)).collect();
+        let shapes = network.units().into_iter().map(|unit| (unit.name, (unit.rows, unit.columns))).collect();
         let channels = network.channels as usize;
-        Ok(Self { grids, others, vectors: candidate.vectors(), columns, channels })
+        Ok(Self { grids, others, vectors: candidate.vectors(), shapes, channels })
     }
 
     /// Names of the units with a learned grid.
@@ -140,33 +141,35 @@ impl FakeQuant {
     /// Gives a unit codes that stay what they are: its scales are learned, its weights and zero points are not (E2E-QP of
     /// EfficientQAT). They may have been chosen elsewhere.
     ///
+    /// `parameters` has the scales at least.
+    ///
     /// # Panics
     /// If the unit has no learned grid, or the codes do not fit it.
     pub fn freeze(&mut self, unit: &str, codes: Codes, parameters: &mut Tensors) {
         let grid = self.grids.get_mut(unit).unwrap_or_else(|| panic!("{unit} has no learned grid"));
         assert_eq!((grid.format, grid.columns), (codes.format, codes.columns), "{unit}");
-        assert_eq!(codes.values.len(), parameters.get(unit).len(), "{unit}");
+        assert_eq!(codes.values.len(), grid.size, "{unit}");
         put_grid(unit, &codes, parameters);
         grid.frozen = codes.values;
     }
 
     /// Takes gradients in what a step computed with to those in the parameters: straight-through for weights, LSQ's for
-    /// scales and zero points. Of schemes without a learned grid gradients stay as they are.
+    /// scales and zero points. Of schemes without a learned grid gradients stay as they are, and so are those of a unit
+    /// whose matrix is not among them.
     ///
     /// `bit_cost` is what a bit costs, as a mean over all weights whose codes have a step instead of a width, in nats: the
     /// gradient of what an entropy coder takes for them is added.
-    pub fn straight_through<Scratch: Send>(
+    pub fn straight_through<'g>(
         &self,
-        parameters: &Tensors,
-        gradients: &mut Tensors,
+        parameters: &impl Parameters,
+        gradients: impl IntoIterator<Item = (&'g str, &'g mut [f32])>,
         bit_cost: f32,
-        threads: &mut [Scratch],
+        buffers: &mut [Vec<f32>],
     ) {
-        let coded = self.grids.iter().filter(|(_, unit)| unit.is_coded);
-        let coded: usize = coded.map(|(name, _)| parameters.get(name).len()).sum();
+        let coded: usize = self.grids.values().filter(|unit| unit.is_coded).map(|unit| unit.size).sum();
         let of_weight = bit_cost / coded.max(1) as f32;
         let mut jobs: BTreeMap<&str, [&mut [f32]; 3]> = BTreeMap::new();
-        for (name, gradient) in gradients.iter_mut() {
+        for (name, gradient) in gradients {
             let of_unit =
                 |suffix: &str| name.strip_suffix(suffix).filter(|unit| self.grids.contains_key(*unit));
             let (unit, place) = match (of_unit(".scales"), of_unit(".zero_points")) {
@@ -178,13 +181,14 @@ impl FakeQuant {
                 jobs.entry(unit).or_default()[place] = gradient;
             }
         }
-        let mut jobs: Vec<_> = jobs.into_iter().collect();
+        let mut jobs: Vec<_> = jobs.into_iter().filter(|(_, [d, ..])| !d.is_empty()).collect();
         // The largest first, so that no thread is left with it at the end.
         jobs.sort_by_key(|(_, [d, ..])| std::cmp::Reverse(d.len()));
-        for_each(threads, jobs, |_, (name, [d, d_scales, d_zeros])| {
+        for_each(buffers, jobs, |buffer, (name, [d, d_scales, d_zeros])| {
             let unit = &self.grids[name];
+            let grids = unit.grids(name, parameters.floats());
             if !unit.frozen.is_empty() {
-                let runs = unit.runs(&unit.frozen).zip(unit.runs(d)).zip(unit.grids(name, parameters));
+                let runs = unit.runs(&unit.frozen).zip(unit.runs(d)).zip(grids);
                 for (((codes, d), grid), d_scale) in runs.zip(d_scales) {
                     *d_scale = fake_quant::backward_of_codes(codes, grid, d);
                 }
@@ -192,9 +196,9 @@ impl FakeQuant {
                 d_zeros.fill(0.0);
                 return;
             }
-            let runs =
-                unit.runs(parameters.get(name)).zip(unit.runs_mut(d)).zip(unit.grids(name, parameters));
-            for (run, ((weights, d), grid)) in runs.enumerate() {
+            let runs = unit.ranges().zip(unit.runs_mut(d)).zip(grids);
+            for (run, ((range, d), grid)) in runs.enumerate() {
+                let weights = parameters.weights(name, range, buffer);
                 let gradient = fake_quant::backward(weights, grid, d);
                 d_scales[run] = gradient.scale;
                 if unit.is_coded && bit_cost != 0.0 && grid.scale > 0.0 {
@@ -209,15 +213,16 @@ impl FakeQuant {
     }
 
     /// The codes of a unit; `None` if its scheme has none.
-    pub fn codes(&self, name: &str, parameters: &Tensors) -> Option<Codes> {
+    pub fn codes(&self, name: &str, parameters: &impl Parameters) -> Option<Codes> {
         let unit = self.grids.get(name)?;
-        let weights = parameters.get(name);
-        let grids: Vec<Grid> = unit.grids(name, parameters).collect();
+        let grids: Vec<Grid> = unit.grids(name, parameters.floats()).collect();
         let mut values = unit.frozen.clone();
         if values.is_empty() {
-            values.resize(weights.len(), 0);
-            let runs = unit.runs(weights).zip(unit.runs_mut(&mut values)).zip(&grids);
-            for ((run, codes), grid) in runs {
+            values.resize(unit.size, 0);
+            let runs = unit.ranges().zip(unit.runs_mut(&mut values)).zip(&grids);
+            let mut buffer = Vec::new();
+            for ((range, codes), grid) in runs {
+                let run = parameters.weights(name, range, &mut buffer);
                 grid::codes(run, *grid, 0, &|steps: f32, _| steps.round_ties_even(), codes);
             }
         }
@@ -231,33 +236,37 @@ impl FakeQuant {
 }
 
 /// Parameters on the grids that they train with.
-#[derive(Debug, Clone, Copy)]
-pub struct Quantized<'p> {
+#[derive(Debug)]
+pub struct Quantized<'p, P = Tensors> {
     /// How they are stored.
     pub quant: &'p FakeQuant,
     /// Master weights, vectors, scales, zero points.
-    pub parameters: &'p Tensors,
+    pub parameters: &'p P,
 }
 
-impl Source for Quantized<'_> {
+impl<P: Parameters> Source for Quantized<'_, P> {
     fn values<'a>(&'a self, name: &str, buffer: &'a mut Vec<f32>) -> Cow<'a, [f32]> {
         let Self { quant, parameters } = *self;
-        let values = parameters.get(name);
         match (quant.grids.get(name), quant.others.get(name)) {
             (Some(unit), _) => {
-                buffer.resize(values.len(), 0.0);
-                let grids = unit.grids(name, parameters);
+                buffer.resize(unit.size, 0.0);
+                let grids = unit.grids(name, parameters.floats());
                 if unit.frozen.is_empty() {
-                    let runs = unit.runs(values).zip(unit.runs_mut(buffer)).zip(grids);
-                    runs.for_each(|((run, out), grid)| fake_quant::forward(run, grid, out));
+                    let mut weights = Vec::new();
+                    for ((range, out), grid) in unit.ranges().zip(unit.runs_mut(buffer)).zip(grids) {
+                        fake_quant::forward(parameters.weights(name, range, &mut weights), grid, out);
+                    }
                 } else {
                     let runs = unit.runs(&unit.frozen).zip(unit.runs_mut(buffer)).zip(grids);
                     runs.for_each(|((codes, out), grid)| grid::weights(codes, grid, out));
                 }
                 Cow::Borrowed(buffer)
             }
-            (None, Some(scheme)) => stored(values, quant.columns[name], *scheme, name),
-            (None, None) => stored(values, quant.channels, quant.vectors, name),
+            (None, Some(scheme)) => {
+                let (rows, columns) = quant.shapes[name];
+                stored(parameters.weights(name, 0..rows * columns, buffer), columns, *scheme, name)
+            }
+            (None, None) => stored(parameters.floats().get(name), quant.channels, quant.vectors, name),
         }
     }
 }
@@ -300,6 +309,15 @@ impl UnitGrid {
     fn runs<'a, T>(&self, matrix: &'a [T]) -> impl Iterator<Item = &'a [T]> + use<'a, T> {
         let (row, run) = self.lengths(matrix.len());
         matrix.chunks(row).flat_map(move |row| row.chunks(run))
+    }
+
+    /// The places of [`UnitGrid::runs`].
+    fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        let (size, (row, run)) = (self.size, self.lengths(self.size));
+        (0..size).step_by(row).flat_map(move |start| {
+            let end = size.min(start + row);
+            (start..end).step_by(run).map(move |start| start..end.min(start + run))
+        })
     }
 
     /// As [`UnitGrid::runs`], to be changed.

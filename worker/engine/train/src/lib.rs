@@ -9,13 +9,16 @@
 //! 1. [`tensors`] has named tensors: parameters, their gradients, an optimizer's moments.
 //! 2. [`weights`] packs the parameters for the products of one step, forward and transposed.
 //! 3. `block` runs one window through one block and back; `head` goes from features to losses and back, a few positions at
-//!    a time; [`network`] does a batch: windows side by side, then the gradients of matrices, every number of which is one
-//!    chain of sums over the tokens of the batch in their order.
+//!    a time, those of a classifier being `means` of sentences; [`network`] does a batch: windows side by side, then the
+//!    gradients of matrices, every number of which is one chain of sums over the tokens of the batch in their order;
+//!    [`gradients`] takes them as they are finished.
 //! 4. [`fake_quant`] puts quantization inside training: weights on their grid going forward, straight-through and learned
 //!    step sizes going back.
 //! 5. [`optimizer`], [`schedule`] and [`clip`] make a step of gradients; [`step`] joins all of it.
+//!    [`states`] says what of a weight is held from step to step: floats, or int8 codes.
 //! 6. [`jobs`] has the kinds of jobs that train, with which a worker is asked for all of it.
-//!    [`distil`] is a whole run: a float teacher, a quantized student, windows drawn from a seed ([`draw`]), codes at the end.
+//!    [`distil`] is a whole run: a float teacher, a quantized student, [`lessons`] drawn from a seed ([`draw`]), codes at the
+//!    end.
 //! 7. [`part`] is a part of a network, [`network::module`] its backward pass towards what the float network does there, and
 //!    [`reconstruct`] its run. [`block_ap`] runs blocks one after the other, [`mrem`] modules side by side, in rounds.
 
@@ -25,8 +28,11 @@ pub mod clip;
 pub mod distil;
 pub mod draw;
 pub mod fake_quant;
+pub mod gradients;
 mod head;
 pub mod jobs;
+pub mod lessons;
+mod means;
 pub mod mrem;
 pub mod network;
 pub mod optimizer;
@@ -34,6 +40,7 @@ mod parallel;
 pub mod part;
 pub mod reconstruct;
 pub mod schedule;
+pub mod states;
 pub mod step;
 pub mod tensors;
 pub mod weights;

@@ -13,19 +13,20 @@ use qslm_engine::kernels::norm::layer_norm;
 use qslm_engine::kernels::product::Packed;
 
 use crate::block::{BlockTape, Injected, Scratch, Sides, VectorGradients};
+use crate::gradients::Gradients;
 use crate::head::{Buffers, Positions, add_gradient};
+use crate::means::Means;
 use crate::parallel::{for_each, split_rows};
-use crate::tensors::Tensors;
-use crate::weights::{FIRST_NORM, LAST_NORM, Weights, norm_names, vector, vector_names};
+use crate::weights::{FIRST_NORM, LAST_NORM, Linear, Weights, norm_names, vector, vector_names};
 
 pub use crate::head::Objective;
 
-/// A run of tokens from a fresh state, each of which predicts the next.
+/// A run of tokens from a fresh state. Each predicts the next; those of a classifier's sentence predict its class together.
 #[derive(Debug, Clone, Copy)]
 pub struct Window<'a> {
     /// Tokens that enter.
     pub tokens: &'a [u32],
-    /// The token after each of them.
+    /// The token after each of them; of a sentence its class alone.
     pub targets: &'a [u32],
 }
 
@@ -37,6 +38,15 @@ impl<'a> Window<'a> {
     pub fn of(tokens: &'a [u32]) -> Self {
         assert!(tokens.len() >= 2, "{} tokens predict none", tokens.len());
         Self { tokens: &tokens[..tokens.len() - 1], targets: &tokens[1..] }
+    }
+
+    /// A sentence of a classifier.
+    ///
+    /// # Panics
+    /// If it has no tokens.
+    pub fn sentence(tokens: &'a [u32], class: &'a u32) -> Self {
+        assert!(!tokens.is_empty(), "a sentence without tokens");
+        Self { tokens, targets: std::slice::from_ref(class) }
     }
 }
 
@@ -62,6 +72,8 @@ pub struct Workspace {
     sides: [[Vec<f32>; MATRICES.len()]; 2],
     packed: [Packed; MATRICES.len()],
     head: Buffers,
+    /// What a classifier's head reads.
+    means: Means,
     /// `[tokens, channel]` over the batch: features, and the gradients in them and then in the residual stream.
     features: Vec<f32>,
     teacher: Vec<f32>,
@@ -96,22 +108,25 @@ impl Workspace {
             sides: Default::default(),
             packed: Default::default(),
             head: Buffers::default(),
+            means: Means::default(),
             features: Vec::new(),
             teacher: Vec::new(),
             d: Vec::new(),
         }
     }
 
-    /// Loss of a batch; its gradient is written to `gradients`, which has a tensor for every parameter.
+    /// Loss of a batch; its gradient goes to `gradients`: the head's first, then those of the blocks' matrices from the last
+    /// block to the first, the embedding's, and those of vectors.
     ///
     /// # Panics
-    /// If a token is not below the vocabulary, or tensors do not fit the network.
+    /// If a token is not below the vocabulary or a class not below their number, if tensors do not fit the network, or if
+    /// windows do not predict what it predicts.
     pub fn backward(
         &mut self,
         weights: &Weights,
         batch: &[Window<'_>],
         objective: Objective<'_>,
-        gradients: &mut Tensors,
+        gradients: &mut impl Gradients,
     ) -> BatchLoss {
         self.forward(weights, batch, objective);
         let loss = self.losses(weights, batch, objective, gradients);
@@ -130,12 +145,25 @@ impl Workspace {
         weights: &Weights,
         batch: &[Window<'_>],
         objective: Objective<'_>,
-        gradients: &mut Tensors,
+        gradients: &mut impl Gradients,
     ) -> BatchLoss {
         let targets: Vec<u32> = batch.iter().flat_map(|window| window.targets).copied().collect();
-        let positions = Positions { features: &self.features, teacher: &self.teacher, targets: &targets };
-        let (d, head) = ((gradients.get_mut(HEAD), true), &weights.head);
-        let losses = positions.losses(head, objective, &mut self.d, d, &mut self.head, &mut self.threads);
+        let mut rooms = gradients.room(&[(HEAD.to_owned(), weights.head.size())]);
+        let of_head = (&mut *rooms[0], true);
+        let (head, buffers, threads) = (&weights.head, &mut self.head, &mut self.threads);
+        let losses = |features: &[f32], teacher: &[f32], d: &mut [f32]| {
+            assert_eq!(targets.len() * head.forward.inputs(), features.len(), "a target for each prediction");
+            let positions = Positions { features, teacher, targets: &targets };
+            positions.losses(head, objective, d, of_head, buffers, threads)
+        };
+        let losses = match self.network.is_classifier() {
+            false => losses(&self.features, &self.teacher, &mut self.d),
+            true => {
+                let lengths: Vec<usize> = batch.iter().map(|window| window.tokens.len()).collect();
+                self.means.losses(&lengths, [&self.features, &self.teacher], &mut self.d, losses)
+            }
+        };
+        gradients.complete();
         let mean = |loss: fn(&_) -> f64| losses.iter().map(loss).sum::<f64>() / losses.len() as f64;
         let (cross_entropy, divergence) = (mean(|loss| loss.cross_entropy), mean(|loss| loss.divergence));
         let share = match objective {
@@ -200,7 +228,7 @@ impl Workspace {
     }
 
     /// Takes the gradients in the residual stream back through a block, and sums those of its matrices.
-    fn backward_block(&mut self, weights: &Weights, index: usize, gradients: &mut Tensors) {
+    fn backward_block(&mut self, weights: &Weights, index: usize, gradients: &mut impl Gradients) {
         let channels = self.network.channels as usize;
         let (block, tokens) = (&weights.blocks[index], self.d.len() / channels);
         let lengths: Vec<usize> = self.windows.iter().map(|tape| tape.last.len() / channels).collect();
@@ -234,14 +262,12 @@ impl Workspace {
         for_each(&mut self.threads, jobs, |_, ((packed, x), linear)| {
             packed.pack_transposed(x, linear.forward.inputs());
         });
-        let names = block_units(index as u32);
-        let mut products = Vec::new();
-        for (name, gradient) in gradients.iter_mut() {
-            if let Some(place) = names.iter().position(|unit| unit == name) {
-                products.push((&self.packed[place], d[place].as_slice(), gradient));
-            }
-        }
+        let sizes = block.linears.iter().map(Linear::size);
+        let matrices: Vec<(String, usize)> = block_units(index as u32).into_iter().zip(sizes).collect();
+        let sides = self.packed.iter().zip(d).zip(gradients.room(&matrices));
+        let products = sides.map(|((x, d), gradient)| (x, d.as_slice(), gradient));
         add_gradient(&mut self.threads, products, true);
+        gradients.complete();
     }
 
     /// From gradients in the residual stream that entered the first block to those in what was embedded.
@@ -257,30 +283,38 @@ impl Workspace {
     }
 
     /// Gradients of the first norm, and of the embedding if it is not binary.
-    fn backward_embedding(&mut self, weights: &Weights, batch: &[Window<'_>], gradients: &mut Tensors) {
+    fn backward_embedding(
+        &mut self,
+        weights: &Weights,
+        batch: &[Window<'_>],
+        gradients: &mut impl Gradients,
+    ) {
         self.backward_first_norm(weights);
         let channels = self.network.channels as usize;
-        let embedding = gradients.get_mut(EMBEDDING);
-        embedding.fill(0.0);
-        if !self.network.binary_embedding {
-            let tokens = batch.iter().flat_map(|window| window.tokens);
-            for (token, d) in tokens.zip(self.d.chunks_exact(channels)) {
-                let row = &mut embedding[*token as usize * channels..][..channels];
-                row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
-            }
+        if self.network.binary_embedding {
+            return gradients.none(EMBEDDING);
         }
+        let mut rooms = gradients.room(&[(EMBEDDING.to_owned(), weights.embedding.len())]);
+        let embedding = &mut *rooms[0];
+        embedding.fill(0.0);
+        let tokens = batch.iter().flat_map(|window| window.tokens);
+        for (token, d) in tokens.zip(self.d.chunks_exact(channels)) {
+            let row = &mut embedding[*token as usize * channels..][..channels];
+            row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
+        }
+        gradients.complete();
     }
 
     /// Adds the gradients in vectors, window by window.
-    fn add_vectors(&self, weights: &Weights, gradients: &mut Tensors) {
+    fn add_vectors(&self, weights: &Weights, gradients: &mut impl Gradients) {
         (0..weights.blocks.len()).for_each(|index| self.add_vectors_of(index, weights, gradients));
         [FIRST_NORM, LAST_NORM].into_iter().for_each(|norm| self.add_norm(norm, gradients));
     }
 
     /// Adds the gradients in the vectors of a block.
-    fn add_vectors_of(&self, index: usize, weights: &Weights, gradients: &mut Tensors) {
+    fn add_vectors_of(&self, index: usize, weights: &Weights, gradients: &mut impl Gradients) {
         for (place, name) in vector_names(index).iter().enumerate() {
-            let to = gradients.get_mut(name);
+            let to = gradients.vector(name);
             add_up(to, self.windows.iter().map(|tape| tape.vectors[index][place].as_slice()));
             if place == vector::TIME_DECAY {
                 // w = -exp(time_decay), whose derivative is w.
@@ -290,11 +324,11 @@ impl Workspace {
     }
 
     /// Adds the gradients in weight and bias of a norm outside of blocks.
-    fn add_norm(&self, norm: &str, gradients: &mut Tensors) {
+    fn add_norm(&self, norm: &str, gradients: &mut impl Gradients) {
         let place = usize::from(norm == LAST_NORM);
         for (part, name) in norm_names(norm).iter().enumerate() {
             let windows = self.windows.iter().map(|tape| tape.norms[place][part].as_slice());
-            add_up(gradients.get_mut(name), windows);
+            add_up(gradients.vector(name), windows);
         }
     }
 }

@@ -9,6 +9,7 @@ use qslm_engine::checkpoint::Checkpoint;
 use crate::distil::{CannotDistil, Plan, Teacher, Trained, trained};
 use crate::draw::Draw;
 use crate::fake_quant::CannotTrain;
+use crate::lessons::NoLessons;
 use crate::network::module::{PartLoss, Surroundings};
 use crate::network::{Objective, Window};
 use crate::part::Part;
@@ -41,7 +42,7 @@ impl<'t> Setting<'t> {
     /// that follows its logits.
     ///
     /// # Errors
-    /// [`CannotDistil::Short`].
+    /// [`CannotDistil::Lessons`].
     pub fn new(
         checkpoint: &Checkpoint,
         teacher: Option<Teacher>,
@@ -50,7 +51,7 @@ impl<'t> Setting<'t> {
         plan: Plan,
     ) -> Result<Self, CannotDistil> {
         if text.len() <= plan.window {
-            return Err(CannotDistil::Short { tokens: text.len(), needed: plan.window + 1 });
+            return Err(NoLessons::Short { tokens: text.len(), needed: plan.window + 1 }.into());
         }
         let mut float = Weights::new(checkpoint.network());
         let part = Part { embedding: true, blocks: 0..last.blocks.end, head: last.head };

@@ -12,14 +12,18 @@ use crate::network::{BatchLoss, Objective, Window, Workspace};
 use crate::optimizer::{Method, Optimizer, Rate};
 use crate::part::Part;
 use crate::schedule::Schedule;
+use crate::states::int8::{Held, Int8, Pushing};
+use crate::states::{StateBytes, States};
 use crate::tensors::Tensors;
-use crate::weights::{Passes, Weights};
+use crate::weights::{Passes, Source, Weights};
 
 /// Settings of training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     /// The optimizer.
     pub method: Method,
+    /// What is held of matrices.
+    pub states: States,
     /// Rates over the run, as shares of the following.
     pub schedule: Schedule,
     /// Highest learning rate of matrices.
@@ -45,6 +49,8 @@ pub struct Settings {
 
 /// What a checkpoint begins with: another form of it begins otherwise.
 const MAGIC: &[u8; 8] = b"qslmqat1";
+/// That of a checkpoint with int8 states.
+const MAGIC_INT8: &[u8; 8] = b"qslmqft1";
 
 /// A network under training, or a part of one.
 #[derive(Debug)]
@@ -53,11 +59,14 @@ pub struct Trainer {
     part: Part,
     settings: Settings,
     quant: FakeQuant,
+    /// All that is held as floats, and the gradients of it.
     parameters: Tensors,
     gradients: Tensors,
     /// Highest learning rates by name.
     rates: Vec<(String, Rate)>,
     optimizer: Optimizer,
+    /// The matrices, if their states are int8; the others are among the parameters.
+    int8: Option<Int8>,
     weights: Weights,
     workspace: Workspace,
     /// One for each thread.
@@ -89,6 +98,14 @@ impl Trainer {
         settings: Settings,
     ) -> Result<Self, CannotTrain> {
         let network = *checkpoint.network();
+        let lion_of = |seed| match settings.method {
+            Method::Lion(lion) => Ok((lion, seed)),
+            Method::Adam(_) => Err(CannotTrain::Int8Moments),
+        };
+        let int8 = match settings.states {
+            States::Float => None,
+            States::Int8 { seed } => Some(lion_of(seed)?),
+        };
         let mut parameters = Tensors::of_part(checkpoint, &part);
         let quant = FakeQuant::new(&network, candidate, &mut parameters)?;
         let matrices: Vec<String> = network.units().into_iter().map(|unit| unit.name).collect();
@@ -104,6 +121,7 @@ impl Trainer {
         };
         let rates =
             parameters.iter().map(|(name, values)| (name.to_owned(), rate_of(name, values))).collect();
+        let int8 = int8.map(|(lion, seed)| Int8::take(&network, &mut parameters, lion, seed));
         Ok(Self {
             network,
             part,
@@ -113,6 +131,7 @@ impl Trainer {
             rates,
             optimizer: Optimizer::new(settings.method, &parameters),
             parameters,
+            int8,
             weights: Weights::new(&network),
             workspace: Workspace::new(&network, settings.reset, settings.threads),
             buffers: vec![Vec::new(); settings.threads.max(1)],
@@ -142,13 +161,25 @@ impl Trainer {
 
     /// Trains on a batch. The loss is that before the step.
     pub fn step(&mut self, batch: &[Window<'_>], objective: Objective<'_>) -> BatchLoss {
-        self.step_with(|workspace, weights, gradients| {
-            workspace.backward(weights, batch, objective, gradients)
-        })
+        let Some(int8) = &mut self.int8 else {
+            return self.step_with(|workspace, weights, gradients| {
+                workspace.backward(weights, batch, objective, gradients)
+            });
+        };
+        let held = Held { floats: &self.parameters, matrices: Some(int8.weights()) };
+        let quantized = Quantized { quant: &self.quant, parameters: &held };
+        self.weights.load_part(&self.part, Passes::Both, &quantized, &mut self.buffers);
+        let (bit_cost, step) = (self.settings.bit_cost, self.steps);
+        let Self { quant, parameters, gradients, buffers, .. } = self;
+        let mut pushing = Pushing { quant, parameters, gradients, int8, bit_cost, step, buffers };
+        let loss = self.workspace.backward(&self.weights, batch, objective, &mut pushing);
+        let squares = int8.sum_of_squares();
+        self.update(squares);
+        loss
     }
 
     /// Trains on what `backward` finds: it is given the weights on their grids and writes the gradient of every parameter. What
-    /// it answers is passed on.
+    /// it answers is passed on. With int8 states there is [`Trainer::step`] alone.
     pub fn step_with<Loss>(
         &mut self,
         backward: impl FnOnce(&mut Workspace, &Weights, &mut Tensors) -> Loss,
@@ -156,9 +187,17 @@ impl Trainer {
         let quantized = Quantized { quant: &self.quant, parameters: &self.parameters };
         self.weights.load_part(&self.part, Passes::Both, &quantized, &mut self.buffers);
         let loss = backward(&mut self.workspace, &self.weights, &mut self.gradients);
-        let bit_cost = self.settings.bit_cost;
-        self.quant.straight_through(&self.parameters, &mut self.gradients, bit_cost, &mut self.buffers);
-        let norm = clip::norm(&self.gradients, &mut self.buffers);
+        let Self { quant, parameters, gradients, buffers, .. } = self;
+        quant.straight_through(parameters, gradients.iter_mut(), self.settings.bit_cost, buffers);
+        self.update(0.0);
+        loss
+    }
+
+    /// Changes the parameters by their gradients; `of_int8` is the sum of the squares of those that are held as int8.
+    fn update(&mut self, of_int8: f64) {
+        let step = self.steps;
+        let Self { parameters, gradients, buffers, .. } = self;
+        let norm = (clip::squares(gradients, buffers) + of_int8).sqrt();
         let factor = clip::factor(norm, self.settings.clip);
         let share = self.settings.schedule.at(self.steps) as f32;
         let rates = &self.rates;
@@ -167,21 +206,23 @@ impl Trainer {
             let Rate { step, decay } = index.map_or(Rate { step: 0.0, decay: 0.0 }, |at| rates[at].1);
             Rate { step: step * share, decay }
         };
-        let (parameters, gradients) = (&mut self.parameters, &self.gradients);
-        self.optimizer.step(parameters, gradients, factor, rate_of, &mut self.buffers);
+        self.optimizer.step(parameters, gradients, factor, rate_of, buffers);
+        if let Some(int8) = &mut self.int8 {
+            int8.update(factor, rate_of, step, buffers);
+        }
         self.steps += 1;
-        loss
     }
 
     /// A checkpoint: steps, and all parameters with what the optimizer remembers of them.
     pub fn save(&self) -> Vec<u8> {
-        let mut bytes = Vec::from(*MAGIC);
+        let mut bytes = Vec::from(*self.magic());
         bytes.extend(self.steps.to_le_bytes());
         self.optimizer.powers().iter().for_each(|power| bytes.extend(power.to_le_bytes()));
-        for tensors in [&self.parameters].into_iter().chain(self.optimizer.moments()) {
-            for (_, values) in tensors.iter() {
-                values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
-            }
+        for values in self.floats() {
+            values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+        }
+        for codes in self.int8.iter().flat_map(Int8::codes) {
+            bytes.extend(codes.iter().map(|code| code.cast_unsigned()));
         }
         bytes
     }
@@ -189,9 +230,10 @@ impl Trainer {
     /// Takes over a checkpoint of a trainer of the same network, candidate and settings. One that is none is left alone, and
     /// false is the answer.
     pub fn restore(&mut self, bytes: &[u8]) -> bool {
-        let count = |tensors: &Tensors| tensors.iter().map(|(_, values)| values.len()).sum::<usize>();
-        let floats = count(&self.parameters) + self.optimizer.moments().map(count).sum::<usize>();
-        let Some(bytes) = bytes.strip_prefix(MAGIC).filter(|rest| rest.len() == 4 + 16 + 4 * floats) else {
+        let floats: usize = self.floats().map(<[f32]>::len).sum();
+        let codes: usize = self.int8.iter().flat_map(Int8::codes).map(<[i8]>::len).sum();
+        let length = 4 + 16 + 4 * floats + codes;
+        let Some(bytes) = bytes.strip_prefix(self.magic()).filter(|rest| rest.len() == length) else {
             return false;
         };
         let (steps, rest) = bytes.split_at(4);
@@ -199,14 +241,42 @@ impl Trainer {
         self.steps = u32::from_le_bytes(steps.try_into().unwrap_or_default());
         let (powers, _) = powers.as_chunks::<8>();
         let powers: Vec<f64> = powers.iter().map(|power| f64::from_le_bytes(*power)).collect();
-        let (values, _) = rest.as_chunks::<4>();
+        let (values, codes) = rest.split_at(4 * floats);
+        let (values, _) = values.as_chunks::<4>();
         let mut values = values.iter().map(|value| f32::from_le_bytes(*value));
-        for tensors in [&mut self.parameters].into_iter().chain(self.optimizer.moments_mut(&powers)) {
-            for (_, to) in tensors.iter_mut() {
-                to.iter_mut().zip(&mut values).for_each(|(to, value)| *to = value);
-            }
+        let moments = self.optimizer.moments_mut(&powers);
+        let tensors = [&mut self.parameters].into_iter().chain(moments).flat_map(Tensors::iter_mut);
+        let of_int8 = self.int8.iter_mut().flat_map(Int8::floats_mut);
+        for to in tensors.map(|(_, to)| to).chain(of_int8) {
+            to.iter_mut().zip(&mut values).for_each(|(to, value)| *to = value);
+        }
+        let mut codes = codes.iter().map(|code| code.cast_signed());
+        for to in self.int8.iter_mut().flat_map(Int8::codes_mut) {
+            to.iter_mut().zip(&mut codes).for_each(|(to, code)| *to = code);
         }
         true
+    }
+
+    fn magic(&self) -> &'static [u8; 8] {
+        if self.int8.is_some() { MAGIC_INT8 } else { MAGIC }
+    }
+
+    /// The floats of a checkpoint.
+    fn floats(&self) -> impl Iterator<Item = &[f32]> {
+        let tensors = [&self.parameters].into_iter().chain(self.optimizer.moments()).flat_map(Tensors::iter);
+        tensors.map(|(_, values)| values).chain(self.int8.iter().flat_map(Int8::floats))
+    }
+
+    /// Bytes of parameters, gradients and moments that the trainer holds, by the lengths of what they are in. Beside them are
+    /// what a step computes with: weights packed for products, tapes, and with int8 states the floats of the gradients that
+    /// are being computed.
+    pub fn state_bytes(&self) -> StateBytes {
+        let floats = StateBytes {
+            weights: self.parameters.bytes(),
+            gradients: self.gradients.bytes(),
+            moments: self.optimizer.bytes(),
+        };
+        floats + self.int8.as_ref().map_or_else(StateBytes::default, Int8::bytes)
     }
 
     /// Puts what the part computes with into the weights of a network that runs forward alone.
@@ -230,14 +300,34 @@ impl Trainer {
         self.steps
     }
 
-    /// Parameters as they are now: master weights, vectors, scales, zero points.
+    /// Parameters that are held as floats, as they are now: master weights, vectors, scales, zero points; with int8 states
+    /// all but the weights of matrices.
     pub fn parameters(&self) -> &Tensors {
         &self.parameters
     }
 
-    /// The gradients of the last step.
+    /// The gradients of the last step in them.
     pub fn gradients(&self) -> &Tensors {
         &self.gradients
+    }
+
+    /// A tensor of the network as a step computes with it, on its grid.
+    ///
+    /// # Panics
+    /// If the network has none of this name.
+    pub fn values(&self, name: &str) -> Vec<f32> {
+        let parameters = self.held();
+        let quantized = Quantized { quant: &self.quant, parameters: &parameters };
+        quantized.values(name, &mut Vec::new()).into_owned()
+    }
+
+    /// The master weights of a matrix as they are now, `[rows, columns]` row-major: those that int8 codes and outliers stand
+    /// for, if its states are int8.
+    pub fn master_weights(&self, matrix: &str) -> Vec<f32> {
+        match self.int8.as_ref().and_then(|int8| int8.weights().get(matrix)) {
+            None => self.parameters.get(matrix).to_vec(),
+            Some(weights) => weights.to_floats(),
+        }
     }
 
     /// Quantization of the candidate.
@@ -247,7 +337,11 @@ impl Trainer {
 
     /// The codes of a unit as they are now; `None` if its scheme has none.
     pub fn codes(&self, unit: &str) -> Option<Codes> {
-        self.quant.codes(unit, &self.parameters)
+        self.quant.codes(unit, &self.held())
+    }
+
+    fn held(&self) -> Held<'_> {
+        Held { floats: &self.parameters, matrices: self.int8.as_ref().map(Int8::weights) }
     }
 }
 

@@ -1,11 +1,35 @@
 //! Named tensors of a network: its parameters, their gradients, or what an optimizer keeps of them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use qslm_common::network::Network;
 use qslm_engine::checkpoint::Checkpoint;
 
 use crate::part::Part;
+
+/// The parameters of a network under training, in whatever form they are held.
+pub trait Parameters: Sync {
+    /// Those that are held as floats: vectors, scales and zero points at least.
+    fn floats(&self) -> &Tensors;
+
+    /// Weights of a matrix, by their places in it, row-major; `buffer` may be filled with them.
+    ///
+    /// # Panics
+    /// If there is no such matrix, or it is smaller.
+    fn weights<'a>(&'a self, name: &str, range: Range<usize>, buffer: &'a mut Vec<f32>) -> &'a [f32];
+}
+
+/// Parameters that are all held as floats.
+impl Parameters for Tensors {
+    fn floats(&self) -> &Tensors {
+        self
+    }
+
+    fn weights<'a>(&'a self, name: &str, range: Range<usize>, _: &'a mut Vec<f32>) -> &'a [f32] {
+        &self.get(name)[range]
+    }
+}
 
 /// Tensors by name, row-major, in name order. Names are those of the checkpoint, and those that are made of them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -52,6 +76,16 @@ impl Tensors {
     /// Puts a tensor under a name, in the place of another of it.
     pub fn insert(&mut self, name: &str, values: Vec<f32>) {
         self.0.insert(name.to_owned(), values);
+    }
+
+    /// Takes a tensor away, if there is one.
+    pub fn remove(&mut self, name: &str) -> Option<Vec<f32>> {
+        self.0.remove(name)
+    }
+
+    /// Bytes of all numbers.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.values().map(|values| size_of_val(values.as_slice()) as u64).sum()
     }
 
     /// All of them in name order.

@@ -61,6 +61,13 @@ pub(crate) struct Linear {
     pub(crate) transposed: Packed,
 }
 
+impl Linear {
+    /// Number of weights.
+    pub(crate) fn size(&self) -> usize {
+        self.forward.inputs() * self.forward.outputs()
+    }
+}
+
 /// Places of a block's matrices.
 pub(crate) mod matrix {
     pub(crate) const KEY: usize = 0;

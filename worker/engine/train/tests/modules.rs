@@ -13,12 +13,14 @@ use qslm_engine::model::SpikeGpt;
 use qslm_engine::quant::Codes;
 use qslm_train::block_ap::BlockAp;
 use qslm_train::distil::{Plan, Run, Teacher, Trained};
+use qslm_train::lessons::Lessons;
 use qslm_train::network::module::{PartLoss, Surroundings};
 use qslm_train::network::{Objective, Window, Workspace};
 use qslm_train::optimizer::{Adam, Method};
 use qslm_train::part::Part;
 use qslm_train::reconstruct::{PartRun, Setting};
 use qslm_train::schedule::Schedule;
+use qslm_train::states::States;
 use qslm_train::step::{Settings, Trainer};
 use qslm_train::tensors::Tensors;
 use qslm_train::weights::Weights;
@@ -39,6 +41,7 @@ fn text(len: usize) -> Vec<u32> {
 
 fn plan(steps: u32, threads: usize) -> Plan {
     let settings = Settings {
+        states: States::Float,
         method: Method::Adam(Adam::default()),
         schedule: Schedule { steps, warm_up: 2, floor: 0.1 },
         rate: 2e-3,
@@ -276,8 +279,13 @@ fn frozen_codes_at_a_rate_of_zero_leave_everything_as_it_is() {
         let plan = plan(4, 2);
         let settings =
             Settings { rate: 0.0, vector_rate: 0.0, scale_rate: rate, zero_point_rate: 0.0, ..plan.settings };
-        let mut run = Run::new(&checkpoint, None, &candidate, &text, Plan { settings, ..plan }).unwrap();
-        run.freeze(&Trained { codes: trained.codes.clone(), tensors: vectors_of(&checkpoint, &trained) });
+        let mut run =
+            Run::new(&checkpoint, None, &candidate, Lessons::Text(&text), Plan { settings, ..plan }).unwrap();
+        run.freeze(&Trained {
+            codes: trained.codes.clone(),
+            tensors: vectors_of(&checkpoint, &trained),
+            tokens: 0,
+        });
         let losses: Vec<f64> = (0..4).map(|_| run.step().objective).collect();
         (run.trained(), losses)
     };

@@ -10,21 +10,19 @@ use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_engine::quant::{Codes, Statistics, Weights, quantize, rans};
 use qslm_train::distil::{CannotDistil, Plan, Trained, distil};
 use qslm_train::fake_quant::{CannotTrain, FakeQuant, Quantized, scales_of};
+use qslm_train::lessons::{Lessons, NoLessons};
 use qslm_train::network::{Objective, Window};
 use qslm_train::optimizer::{Adam, Lion, Method};
 use qslm_train::schedule::Schedule;
+use qslm_train::states::States;
 use qslm_train::step::{Settings, Trainer};
 use qslm_train::tensors::Tensors;
 use qslm_train::weights::Source;
 
 const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../experiments/models");
 
-fn checkpoint(name: &str) -> Checkpoint {
-    Checkpoint::load(&Path::new(MODELS).join(name), true).unwrap()
-}
-
 fn wikitext() -> Checkpoint {
-    checkpoint("wikitext2-xs.safetensors")
+    Checkpoint::load(&Path::new(MODELS).join("wikitext2-xs.safetensors"), true).unwrap()
 }
 
 /// Text of few different tokens, so that there is something to learn in a few steps.
@@ -41,6 +39,7 @@ fn linears(checkpoint: &Checkpoint, scheme: &str) -> Candidate {
 fn settings(method: Method, rate: f32, steps: u32, threads: usize) -> Settings {
     Settings {
         method,
+        states: States::Float,
         schedule: Schedule { steps, warm_up: 2, floor: 0.1 },
         rate,
         vector_rate: rate,
@@ -63,7 +62,7 @@ fn run(scheme: &str, method: Method, rate: f32, steps: u32, threads: usize) -> (
     let mut losses = Vec::new();
     let candidate = linears(&checkpoint, scheme);
     let watch = |_, loss: qslm_train::network::BatchLoss| losses.push(loss.objective);
-    (distil(&checkpoint, &candidate, &text(400), &plan, watch).unwrap(), losses)
+    (distil(&checkpoint, &candidate, Lessons::Text(&text(400)), &plan, watch).unwrap(), losses)
 }
 
 /// Schemes of every symmetry, granularity and sort of scale.
@@ -140,7 +139,7 @@ fn codes_take_fewer_bits_where_bits_cost() {
     let bits = |bit_cost: f32| {
         let settings = Settings { bit_cost, ..settings(ADAM, 1e-3, 30, 2) };
         let plan = Plan { settings, share: 0.0, window: 24, batch: 2, seed: 7 };
-        let trained = distil(&checkpoint, &candidate, &text(400), &plan, |_, _| {}).unwrap();
+        let trained = distil(&checkpoint, &candidate, Lessons::Text(&text(400)), &plan, |_, _| {}).unwrap();
         let size = |codes: &Codes| rans::encode(&codes.values, codes.columns).len() as f64 * 8.0;
         let weights: usize = trained.codes.values().map(|codes| codes.values.len()).sum();
         trained.codes.values().map(size).sum::<f64>() / weights as f64
@@ -212,16 +211,9 @@ fn what_cannot_be_trained_is_refused_by_name() {
     assert_eq!(refuse(&activation), CannotTrain::Inner);
     let sign = linears(&checkpoint, "f32").with(["head.weight"], Scheme::Sign);
     assert!(matches!(refuse(&sign), CannotTrain::Candidate(_)));
-    let classes = classifier();
-    let refused = Trainer::new(&classes, &linears(&classes, "f32"), settings(ADAM, 1e-3, 1, 1));
-    assert_eq!(refused.unwrap_err(), CannotTrain::Classifier(2));
     let plan = Plan { settings: settings(ADAM, 1e-3, 1, 1), share: 0.0, window: 24, batch: 1, seed: 0 };
-    let short = distil(&checkpoint, &float, &text(24), &plan, |_, _| {}).unwrap_err();
-    assert!(matches!(short, CannotDistil::Short { tokens: 24, needed: 25 }));
-}
-
-fn classifier() -> Checkpoint {
-    checkpoint("sst2-xs.safetensors")
+    let short = distil(&checkpoint, &float, Lessons::Text(&text(24)), &plan, |_, _| {}).unwrap_err();
+    assert!(matches!(short, CannotDistil::Lessons(NoLessons::Short { tokens: 24, needed: 25 })));
 }
 
 #[test]
@@ -230,7 +222,8 @@ fn a_run_that_diverges_says_so() {
     let plan = Plan { settings: settings(ADAM, 1e38, 9, 2), share: 0.0, window: 24, batch: 1, seed: 0 };
     let mut seen = 0;
     let error =
-        distil(&checkpoint, &linears(&checkpoint, "f32"), &text(90), &plan, |_, _| seen += 1).unwrap_err();
+        distil(&checkpoint, &linears(&checkpoint, "f32"), Lessons::Text(&text(90)), &plan, |_, _| seen += 1)
+            .unwrap_err();
     let CannotDistil::Diverged { step } = error else { panic!("{error}") };
     assert_eq!(step, seen);
     assert!((1..9).contains(&step), "the first loss is that of the network as it came");

@@ -7,6 +7,7 @@
 
 pub mod fake_quant;
 pub mod lif;
+pub mod mean;
 pub mod norm;
 pub mod rate;
 pub mod shift;

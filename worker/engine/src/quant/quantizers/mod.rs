@@ -14,8 +14,7 @@ mod slim;
 mod stochastic;
 
 pub use gptq::sweep;
-#[cfg(test)]
-pub(super) use stochastic::rounding as stochastic_rounding;
+pub use stochastic::rounding as stochastic_rounding;
 
 use qslm_common::scheme::{self, Format, Range, Rounding};
 

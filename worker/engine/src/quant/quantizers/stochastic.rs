@@ -21,13 +21,14 @@ impl Quantizer for Stochastic {
     }
 
     fn quantize(&self, weights: Weights<'_>, format: Format, _: &Statistics<'_>) -> Codes {
-        round_each(weights, format, self.range, rounding(self.seed, weights.unit))
+        round_each(weights, format, self.range, rounding(self.seed.into(), weights.unit))
     }
 }
 
-/// The rounding of a unit's weights, in steps, by their positions.
-pub(in crate::quant) fn rounding(seed: u32, unit: &str) -> impl Fn(f32, usize) -> f32 {
-    let hash = ContentHash::of(format!("stochastic rounding {seed} {unit}").as_bytes());
+/// The rounding of numbers, in steps, by their positions: to the whole number above with the probability of the distance
+/// to the one below. A seed and the name of what is rounded, such as a unit, say all draws.
+pub fn rounding(seed: u64, name: &str) -> impl Fn(f32, usize) -> f32 + Copy + Send + Sync + use<> {
+    let hash = ContentHash::of(format!("stochastic rounding {seed} {name}").as_bytes());
     let state = u64::from_le_bytes(hash.as_bytes().first_chunk().copied().unwrap_or_default());
     move |steps, at| {
         let below = steps.floor();

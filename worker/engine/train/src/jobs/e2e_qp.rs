@@ -12,6 +12,7 @@ use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 
 use super::qat::{artifact, go_on, plan_of, teacher, text};
 use crate::distil::{Plan, Run, Trained};
+use crate::lessons::Lessons;
 use crate::step::Settings;
 
 /// The kind.
@@ -35,7 +36,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let plan = TrainingPlan { steps: end_to_end_steps, ..plan };
     let (data, teacher) = (text(inputs, network, &plan)?, teacher(inputs, network, &plan)?);
     let run =
-        Run::new(&checkpoint, teacher, &candidate, data.all_tokens(), steps_only(&plan, end_to_end_rate));
+        Run::new(&checkpoint, teacher, &candidate, Lessons::of(&data), steps_only(&plan, end_to_end_rate));
     let mut run = run.map_err(JobError::invalid)?;
     run.freeze(&frozen);
     if let Some(saved) = watch.checkpoint() {

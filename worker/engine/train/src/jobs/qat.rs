@@ -10,7 +10,7 @@ use std::sync::Arc;
 use qslm_common::candidate::Candidate;
 use qslm_common::job::Job;
 use qslm_common::network::Network;
-use qslm_common::recovery::{Optimizer, Parameters, TrainingPlan, kinds};
+use qslm_common::recovery::{self, Optimizer, Parameters, TrainingPlan, kinds};
 use qslm_common::task::Task;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::calibrated::{CalibratedUnit, CodesWriter};
@@ -19,8 +19,10 @@ use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_engine::task::Dataset;
 
 use crate::distil::{Plan, Run, Teacher, Trained};
+use crate::lessons::Lessons;
 use crate::optimizer::{Adam, Lion, Method};
 use crate::schedule::Schedule;
+use crate::states::States;
 use crate::step::Settings;
 
 /// The kind.
@@ -44,12 +46,12 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let checkpoint = inputs.checkpoint(binary_embedding)?;
     let network = *checkpoint.network();
     let trained = train(inputs, &checkpoint, &candidate, &plan, watch)?;
-    let tokens = u64::from(plan.steps) * u64::from(plan.batch) * u64::from(plan.window);
-    let artifact = artifact(&network, &candidate, &trained, tokens);
+    let artifact = artifact(&network, &candidate, &trained, trained.tokens);
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }
 
-/// Trains a candidate of a checkpoint on the input `text`, from the checkpoint of the job if there is one.
+/// Trains a candidate of a checkpoint on the input `text`, which has labelled sentences for a classifier, from the checkpoint
+/// of the job if there is one.
 pub(super) fn train(
     inputs: &Inputs,
     checkpoint: &Checkpoint,
@@ -59,7 +61,7 @@ pub(super) fn train(
 ) -> Result<Trained, JobError> {
     let network = checkpoint.network();
     let (data, teacher) = (text(inputs, network, plan)?, teacher(inputs, network, plan)?);
-    let run = Run::new(checkpoint, teacher, candidate, data.all_tokens(), plan_of(plan));
+    let run = Run::new(checkpoint, teacher, candidate, Lessons::of(&data), plan_of(plan));
     let mut run = run.map_err(JobError::invalid)?;
     if let Some(saved) = watch.checkpoint() {
         // One that cannot be read is none: the run begins anew.
@@ -69,13 +71,16 @@ pub(super) fn train(
     Ok(run.trained())
 }
 
-/// The text that a plan draws its windows from.
+/// The text that a plan draws its windows from, or the sentences that a classifier learns from.
 pub(super) fn text(
     inputs: &Inputs,
     network: &Network,
     plan: &TrainingPlan,
 ) -> Result<Arc<Dataset>, JobError> {
-    let task = Task::Perplexity { window: plan.window, stride: plan.window, windows: None };
+    let task = match network.is_classifier() {
+        true => Task::Accuracy { sentences: None },
+        false => Task::Perplexity { window: plan.window, stride: plan.window, windows: None },
+    };
     task.validate().map_err(JobError::invalid)?;
     inputs.data(&task, network)
 }
@@ -122,8 +127,13 @@ pub(super) fn plan_of(plan: &TrainingPlan) -> Plan {
         Optimizer::Adam => Method::Adam(Adam::default()),
         Optimizer::Lion => Method::Lion(Lion::default()),
     };
+    let states = match plan.states {
+        recovery::States::F32 => States::Float,
+        recovery::States::Int8 => States::Int8 { seed: plan.seed },
+    };
     let settings = Settings {
         method,
+        states,
         schedule: Schedule {
             steps: plan.steps,
             warm_up: WARM_UP.min(plan.steps / WARM_UP_SHARE),

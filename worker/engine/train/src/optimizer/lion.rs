@@ -19,6 +19,16 @@ impl Default for Lion {
 }
 
 impl Lion {
+    /// What the rate is multiplied with to be taken from a parameter, `sign(c)`, and the moment from here on.
+    #[inline]
+    pub(crate) fn decide(self, moment: f32, gradient: f32) -> (f32, f32) {
+        let Self { beta1, beta2 } = self;
+        let decides = beta1 * moment + (1.0 - beta1) * gradient;
+        let up = if decides > 0.0 { 1.0 } else { 0.0 };
+        let down = if decides < 0.0 { 1.0 } else { 0.0 };
+        (up - down, beta2 * moment + (1.0 - beta2) * gradient)
+    }
+
     pub(super) fn update(
         &self,
         values: &mut [f32],
@@ -28,14 +38,10 @@ impl Lion {
         rate: Rate,
     ) {
         let kept = 1.0 - rate.step * rate.decay;
-        let Self { beta1, beta2 } = *self;
         for ((w, g), m) in values.iter_mut().zip(gradient).zip(moment) {
-            let g = *g * factor;
-            let decides = beta1 * *m + (1.0 - beta1) * g;
-            let up = if decides > 0.0 { 1.0 } else { 0.0 };
-            let down = if decides < 0.0 { 1.0 } else { 0.0 };
-            *w = *w * kept - rate.step * (up - down);
-            *m = beta2 * *m + (1.0 - beta2) * g;
+            let sign;
+            (sign, *m) = self.decide(*m, *g * factor);
+            *w = *w * kept - rate.step * sign;
         }
     }
 }

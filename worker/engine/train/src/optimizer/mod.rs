@@ -65,6 +65,11 @@ impl Optimizer {
         [&mut self.first, &mut self.second].into_iter()
     }
 
+    /// Bytes of what it remembers.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.moments().map(Tensors::bytes).sum()
+    }
+
     /// Changes every parameter by its gradient times `factor`.
     ///
     /// # Panics
