@@ -64,8 +64,6 @@ impl Control {
         let quality = self.quality.map_or(String::new(), |value| kind.label(value));
         let (name, loss) = (kind.name(), quality_loss * 100.0);
         let sure = interval_clause(*quality_loss_interval);
-        format!(
-            "\nThe float model after the same {steps} steps:\n  {name} {quality} ({loss:+.2} %{sure})\n"
-        )
+        format!("\nThe float model after the same {steps} steps:\n  {name} {quality} ({loss:+.2} %{sure})\n")
     }
 }
