@@ -75,6 +75,6 @@ fn data_of_another_kind_is_refused_by_its_key() {
     let words = refused(2, &[&missing[..], &given].concat());
     assert!(words.contains("recovery.labelled is missing: the sentences that are trained on"), "{words}");
     let text = ["--set", "recovery.labelled=experiments/data/almanac.txt"];
-    let words = refused(3, &run(store, &text));
-    assert!(words.contains("line 1 has no TAB"), "{words}");
+    let words = refused(1, &run(store, &text));
+    assert!(words.contains("has no TAB: expected `sentence TAB label`"), "{words}");
 }
