@@ -235,24 +235,26 @@ fn a_candidate_of_a_front_is_trained_without_a_search_by_every_trainer() {
     let (path, document) = front(folder.path(), &["--set", "space.bits=[4]"]);
     let out = folder.path().join("trained.safetensors");
     let out = out.to_str().unwrap();
-    let recover = |settings: &[&str]| {
+    let recover = |settings: &[&'static str]| {
         let files = ["--checkpoint", MODEL, "--tokenizer", "experiments/models/tokenizer.json"];
         let text =
             ["--text", "experiments/data/almanac.txt", "--front", &path, "--out", out, "--output", "json"];
         let small = ["steps=4", "batch=2", "window=32"];
         let set = small.iter().chain(settings).flat_map(|setting| ["--set", setting]);
-        [&["recover"][..], &files, &text, &set.collect::<Vec<_>>()].concat()
+        let all = ["recover"].into_iter().chain(files).chain(text).chain(set);
+        all.map(str::to_owned).collect::<Vec<String>>()
     };
     let chosen = &document["chosen"];
     let mut losses = Vec::new();
-    let trainers: [&[&str]; 4] = [
+    let trainers: [&[&'static str]; 4] = [
         &[],
         &["trainer=block_ap", "end_to_end_steps=2"],
         &["trainer=mrem", "modules=2", "rounds=2"],
         &["states=int8", "rate=1e-4"],
     ];
     for trainer in trainers {
-        let report = json(&recover(trainer));
+        let arguments = recover(trainer);
+        let report = json(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(report["origin"], chosen["candidate"]);
         assert_eq!(report["footprint_bytes"], chosen["footprint_bytes"], "{trainer:?}");
         losses.push(eval(out, &[])["nll_sum"].as_f64().unwrap());
@@ -267,7 +269,9 @@ fn a_candidate_of_a_front_is_trained_without_a_search_by_every_trainer() {
         (["text=other"], "text: of a spec's [recovery] alone"),
         (["stepz=1"], "did you mean `steps`?"),
     ] {
-        assert!(refused(2, &recover(&settings)).contains(words), "{words}");
+        let arguments = recover(&settings);
+        let refusal = refused(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(refusal.contains(words), "{refusal}");
     }
 }
 
