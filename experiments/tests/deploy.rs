@@ -301,6 +301,8 @@ fn what_was_trained_counts_the_bytes_of_its_entropy_coded_codes() {
     let apply = ["apply", "--checkpoint", MODEL, "--front", &path, "--candidate", id, "--store", store];
     let applied = json(&[&apply[..], &["--out", out, "--storage", "rans", "--output", "json"]].concat());
     assert_eq!(applied["footprint_bytes"], trained["footprint_bytes"]);
+    let nats = trained["counts"]["nll"].as_u64().unwrap() as f64 / f64::from(1 << 24);
+    assert_eq!(eval(out, &[])["nll_sum"].as_f64(), Some(nats));
     // Read off the record it is the same.
     let experiment = document["experiment"].as_str().unwrap();
     let again = json(&["front", experiment, "--store", store, "--output", "json"]);

@@ -73,16 +73,8 @@ impl Results {
         page.push_str(COLUMNS);
         let trainers: [(&str, &str, &[&str]); 3] = [
             ("block_ap", "block_ap", &["recovery.trainer=block_ap", "recovery.end_to_end_steps=0"]),
-            (
-                "block_ap, then e2e_qp",
-                "efficient",
-                &["recovery.trainer=block_ap", "recovery.end_to_end_steps=100"],
-            ),
-            (
-                "mrem, 4 modules, 4 rounds",
-                "mrem",
-                &["recovery.trainer=mrem", "recovery.modules=4", "recovery.rounds=4"],
-            ),
+            ("block_ap, then e2e_qp", "efficient", &["recovery.trainer=block_ap"]),
+            ("mrem, 4 modules, 4 rounds", "mrem", &["recovery.trainer=mrem"]),
         ];
         for (words, name, settings) in trainers {
             let document = self.trained(language, "trainers", &format!("trainers-{name}"), settings)?;

@@ -257,7 +257,7 @@ const AFTER_SPACE: &[Table] = &[
                 "what a bit of the mean code costs, in nats, where an entropy coder stores the codes (schemes with a step)",
             ),
             ("end_to_end_steps", "0 to 10000000", "as steps", "block_ap: steps of the second phase"),
-            ("end_to_end_rate", "1e-9 to 1", "1e-3", "block_ap: its rate, as a share of the mean step"),
+            ("end_to_end_rate", "1e-9 to 1", "3e-3", "block_ap: its rate, as a share of the mean step"),
             ("modules", "1 to the number of blocks", "4, or that", "mrem: modules, the last with the head"),
             (
                 "rounds",

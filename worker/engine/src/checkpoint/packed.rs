@@ -49,6 +49,9 @@ pub struct Manifest {
     /// The artifacts that held calibrated codes, by unit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub codes: BTreeMap<String, ContentHash>,
+    /// Bytes of entropy-coded codes, by unit, where the candidate says so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub coded_bytes: BTreeMap<String, u64>,
     /// The schemes of quantized activations, by the linear that they enter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub activations: BTreeMap<String, Activation>,
@@ -122,6 +125,7 @@ pub fn write(
         schemes,
         vectors: candidate.vectors(),
         codes: candidate.codes().map(|(unit, artifact)| (unit.to_owned(), artifact)).collect(),
+        coded_bytes: candidate.coded_bytes().map(|(unit, bytes)| (unit.to_owned(), bytes)).collect(),
         activations,
         membranes,
         rans: BTreeMap::new(),
@@ -245,6 +249,9 @@ impl Manifest {
         let weights = self.codes.iter().fold(weights, |candidate, (unit, artifact)| {
             candidate.with_codes([unit.as_str()], Some(*artifact))
         });
+        let coded = self.coded_bytes.iter();
+        let weights =
+            coded.fold(weights, |candidate, (unit, bytes)| candidate.with_coded_bytes(unit, *bytes));
         self.quantize_inner(weights)
     }
 
