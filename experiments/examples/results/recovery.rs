@@ -95,7 +95,7 @@ impl Results {
     pub(super) fn classifier(&self, page: &mut String, sentiment: &Task) -> Result<()> {
         page.push_str(
             "## Recovery of the classifier (`sst2-recover.toml`)\n\n\
-             400 steps of 16 sentences of the training split, by distillation alone; all dev sentences, packed files. One sentence is 0.11 \
+             400 steps of 16 sentences of the training split, by distillation alone; all dev sentences, entropy-coded files. One sentence is 0.11 \
              points.\n\n\
              | setting ",
         );
