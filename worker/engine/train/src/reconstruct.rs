@@ -9,11 +9,12 @@ use qslm_engine::checkpoint::Checkpoint;
 use crate::distil::{CannotDistil, Plan, Teacher, Trained, tokens_of, trained};
 use crate::draw::Draw;
 use crate::fake_quant::CannotTrain;
+use crate::gradients::Gradients;
 use crate::lessons::Lessons;
-use crate::network::Objective;
 use crate::network::module::{PartLoss, Surroundings};
+use crate::network::{Objective, Window, Workspace};
 use crate::part::Part;
-use crate::step::Trainer;
+use crate::step::{Pass, Trainer};
 use crate::tensors::Tensors;
 use crate::weights::{Passes, Weights};
 
@@ -124,9 +125,7 @@ impl PartRun {
         let batch = setting.lessons.batch(&mut self.draw, setting.plan.batch);
         self.tokens += tokens_of(&batch);
         let part = self.trainer.part().clone();
-        self.trainer.step_with(|workspace, weights, gradients| {
-            workspace.backward_part(&part, weights, around, &batch, gradients)
-        })
+        self.trainer.step_with(OfPart { part: &part, around, batch: &batch })
     }
 
     /// A checkpoint of the part, from which another run of the same plan goes on.
@@ -149,6 +148,21 @@ impl PartRun {
     /// What the part leaves, as a file stores it.
     pub fn trained(&self) -> Trained {
         Trained { tokens: self.tokens, ..trained(&self.trainer) }
+    }
+}
+
+/// The pass through a part.
+struct OfPart<'a> {
+    part: &'a Part,
+    around: Surroundings<'a>,
+    batch: &'a [Window<'a>],
+}
+
+impl Pass for OfPart<'_> {
+    type Loss = PartLoss;
+
+    fn run(self, workspace: &mut Workspace, weights: &Weights, gradients: &mut impl Gradients) -> PartLoss {
+        workspace.backward_part(self.part, weights, self.around, self.batch, gradients)
     }
 }
 

@@ -12,7 +12,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
 use qslm_common::network::Network;
-use qslm_common::recovery::{Recovery, Trainer, TrainingPlan, kinds};
+use qslm_common::recovery::{Optimizer, Recovery, States, Trainer, TrainingPlan, kinds};
 use qslm_engine::checkpoint::calibrated::CodesFile;
 use qslm_engine::jobs::{Inputs, Loaded};
 use qslm_engine::quant::Codes;
@@ -278,5 +278,22 @@ fn parts_of_a_classifier_learn_from_its_sentences() {
             file.units()
         );
         assert_eq!(bench.codes(&artifact).len(), file.units().len());
+    }
+}
+
+#[test]
+fn parts_train_with_states_in_eight_bits() {
+    for trainer in [phases(6), Trainer::Mrem { modules: 2, rounds: 2 }] {
+        let plan = TrainingPlan { optimizer: Optimizer::Lion, states: States::Int8, ..plan(trainer, 4) };
+        let (bench, other) = (Bench::new(SCHEME, "f16", plan.clone()), Bench::new(SCHEME, "f16", plan));
+        let artifact = bench.make_all(|_| 0);
+        assert_eq!(other.make_all(|job| job.inputs.len() as u32), artifact);
+        for job in
+            bench.jobs.iter().filter(|job| [kinds::BLOCK_AP, kinds::E2E_QP].contains(&job.kind.as_str()))
+        {
+            let (again, _) = made_with_stops(job, &bench.inputs(job), [2, 4]);
+            assert_eq!(again, std::fs::read(bench.path(job)).unwrap(), "{}", job.kind);
+        }
+        assert!(bench.codes(&artifact).len() == 29);
     }
 }
