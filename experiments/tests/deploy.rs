@@ -212,20 +212,67 @@ fn what_was_trained_is_deployed_as_it_was_measured_and_a_control_stands_beside()
     assert!(document["holdout"]["quality_loss"].as_f64().is_some_and(f64::is_finite), "{document}");
     // Run again it answers from its store, and trains nothing but the control anew.
     assert_eq!(front(folder.path(), &more).1, document);
-    let refused = |setting: &str| {
-        let run = ["run", "experiments/specs/quickstart-recover.toml", "--store", store, "--set", setting];
-        refused(2, &run)
+    let refused = |settings: &str| {
+        let run = ["run", "experiments/specs/quickstart-recover.toml", "--store", store];
+        let set = settings.split(' ').flat_map(|setting| ["--set", setting]);
+        refused(2, &run.into_iter().chain(set).collect::<Vec<_>>())
     };
     assert!(refused("recovery.steps=0").contains("recovery.steps = 0: expected 1 to 10000000"));
     assert!(refused("recovery.window=60000").contains("tokens, a window takes 60001"));
     let words = refused("recovery.trainer=none");
     assert!(words.contains("unknown variant `none`, expected one of `qat`, `block_ap`, `mrem`"), "{words}");
     assert!(refused("recovery.modules=2").contains("recovery.modules: another trainer's"));
-    let words = refused("recovery={ trainer = \"mrem\", modules = 99 }");
+    let words = refused("recovery.trainer=mrem recovery.modules=99");
     assert!(words.contains("modules = 99: expected 1 to the number of blocks"), "{words}");
-    let words = refused("recovery={ states = \"int8\", optimizer = \"adam\" }");
+    let words = refused("recovery.states=int8 recovery.optimizer=adam");
     assert!(words.contains("states = int8: takes optimizer = \"lion\""), "{words}");
     assert!(refused("space.rounding=trained").contains("codes are trained of candidates"));
+}
+
+#[test]
+fn a_candidate_of_a_front_is_trained_without_a_search_by_every_trainer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, document) = front(folder.path(), &["--set", "space.bits=[4]"]);
+    let out = folder.path().join("trained.safetensors");
+    let out = out.to_str().unwrap();
+    let recover = |settings: &[&'static str]| {
+        let files = ["--checkpoint", MODEL, "--tokenizer", "experiments/models/tokenizer.json"];
+        let text =
+            ["--text", "experiments/data/almanac.txt", "--front", &path, "--out", out, "--output", "json"];
+        let small = ["steps=4", "batch=2", "window=32"];
+        let set = small.iter().chain(settings).flat_map(|setting| ["--set", setting]);
+        let all = ["recover"].into_iter().chain(files).chain(text).chain(set);
+        all.map(str::to_owned).collect::<Vec<String>>()
+    };
+    let chosen = &document["chosen"];
+    let mut losses = Vec::new();
+    let trainers: [&[&'static str]; 4] = [
+        &[],
+        &["trainer=block_ap", "end_to_end_steps=2"],
+        &["trainer=mrem", "modules=2", "rounds=2"],
+        &["states=int8", "rate=1e-4"],
+    ];
+    for trainer in trainers {
+        let arguments = recover(trainer);
+        let report = json(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(report["origin"], chosen["candidate"]);
+        assert_eq!(report["footprint_bytes"], chosen["footprint_bytes"], "{trainer:?}");
+        losses.push(eval(out, &[])["nll_sum"].as_f64().unwrap());
+    }
+    let as_it_was = chosen["counts"]["nll"].as_u64().unwrap() as f64 / f64::from(1 << 24);
+    for (index, loss) in losses.iter().enumerate() {
+        assert!((loss / as_it_was - 1.0).abs() < 0.05, "a few steps change little: {losses:?}, {as_it_was}");
+        assert!(losses[..index].iter().all(|other| other != loss), "trainers differ: {losses:?}");
+    }
+    for (settings, words) in [
+        (["steps=0"], "steps = 0: expected 1 to 10000000"),
+        (["text=other"], "text: of a spec's [recovery] alone"),
+        (["stepz=1"], "did you mean `steps`?"),
+    ] {
+        let arguments = recover(&settings);
+        let refusal = refused(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(refusal.contains(words), "{refusal}");
+    }
 }
 
 #[test]

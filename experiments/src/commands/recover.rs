@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use qslm_common::experiment::check_model;
 use qslm_common::footprint::saving;
 use qslm_common::recovery::Recovery;
 use qslm_common::storage::CodedSizes;
@@ -24,8 +25,8 @@ use crate::storage::{CodesFiles, StorageArgs};
 
 /// Train a candidate of a front, as a spec's [recovery] does, and write what comes out as a packed file.
 ///
-/// The training starts from the float weights and the candidate's schemes; it needs text that the model may be trained on,
-/// which is not the text that it is measured on.
+/// The training starts from the float weights and the candidate's schemes; it needs data that the model may be trained on,
+/// which is not the data that it is measured on.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -47,9 +48,12 @@ pub struct Recover {
     /// Take this candidate of the front instead: its id, or the beginning of it
     #[arg(long, value_name = "ID")]
     candidate: Option<String>,
-    /// Text that the model may be trained on
-    #[arg(long, value_name = "FILE")]
-    text: PathBuf,
+    /// Text that a language model may be trained on
+    #[arg(long, value_name = "FILE", group = "lessons", required_unless_present = "labelled")]
+    text: Option<PathBuf>,
+    /// Lines of `sentence TAB label` that a classifier may be trained on
+    #[arg(long, value_name = "FILE", group = "lessons")]
+    labelled: Option<PathBuf>,
     /// How it is trained: a key of a spec's [recovery] table, such as steps, rate, distillation, trainer
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
@@ -85,8 +89,10 @@ struct Recovered {
 impl Recover {
     /// Trains, writes and prints.
     pub fn run(self) -> Outcome {
-        let inputs = [&self.checkpoint, &self.tokenizer, &self.front, &self.text];
-        let place = OutputPlace::new(&self.out, Made::Packed, &inputs.map(PathBuf::as_path), self.force)?;
+        let lessons = self.text.iter().chain(&self.labelled);
+        let inputs = [&self.checkpoint, &self.tokenizer, &self.front].into_iter().chain(lessons);
+        let inputs: Vec<_> = inputs.map(PathBuf::as_path).collect();
+        let place = OutputPlace::new(&self.out, Made::Packed, &inputs, self.force)?;
         let checkpoint = read_checkpoint(&self.checkpoint, !self.real_embedding)?;
         let network = *checkpoint.network();
         let front = FrontFile::read(&self.front)?;
@@ -96,13 +102,20 @@ impl Recover {
         let origin = candidate(row, &network)?;
 
         let plan = plan_of(&self.settings, &network)?;
-        let task = Task::Perplexity { window: plan.window, stride: plan.window, windows: None };
-        let (text, tokenizer) = (Input::data(&self.text, &task)?, Input::tokenizer(&self.tokenizer)?);
+        let usage = |words: String| Failure::new(Exit::Usage, words);
+        let (path, task) = match (&self.text, &self.labelled) {
+            (_, Some(path)) => (path, Task::Accuracy { sentences: None }),
+            (Some(path), None) => {
+                (path, Task::Perplexity { window: plan.window, stride: plan.window, windows: None })
+            }
+            (None, None) => return Err(usage("--text or --labelled is needed".to_owned())),
+        };
+        check_model(&network, &task).map_err(|error| usage(error.to_string()))?;
+        let (text, tokenizer) = (Input::data(path, &task)?, Input::tokenizer(&self.tokenizer)?);
         let tokens = load_data(&text, &tokenizer, &task, &network)?.all_tokens().len();
-        if tokens <= plan.window as usize {
-            let words =
-                format!("{}: {tokens} tokens, a window takes {}", self.text.display(), plan.window + 1);
-            return Err(Failure::new(Exit::Usage, words));
+        if self.labelled.is_none() && tokens <= plan.window as usize {
+            let words = format!("{}: {tokens} tokens, a window takes {}", path.display(), plan.window + 1);
+            return Err(usage(words));
         }
         let recovery = Recovery { text: text.hash()?, candidates: 1, reach: 1.0, plan };
         if let Some(problem) = recovery.problems(&network).first() {

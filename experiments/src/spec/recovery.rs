@@ -197,12 +197,16 @@ pub fn plan_of(settings: &[String], network: &Network) -> Outcome<TrainingPlan> 
     let mut table = toml::Table::new();
     settings.iter().try_for_each(|setting| set(&mut table, setting))?;
     let usage = |words: &str| Failure::new(Exit::Usage, format!("--set: {words}"));
-    for key in ["text", "candidates", "reach"].iter().filter(|key| table.contains_key(**key)) {
+    for key in ["text", "labelled", "candidates", "reach"].iter().filter(|key| table.contains_key(**key)) {
         return Err(usage(&format!("{key}: of a spec's [recovery] alone")));
     }
     let written: RecoverySpec =
         toml::from_str(&table.to_string()).map_err(|error| usage(&suggest(&one_line(error.message()))))?;
-    let window = written.window.unwrap_or(TrainingPlan::default().window);
+    let window = match (network.is_classifier(), written.window) {
+        (false, window) => window.unwrap_or(TrainingPlan::default().window),
+        (true, Some(_)) => return Err(usage("window: sentences enter whole, there are no windows")),
+        (true, None) => 1,
+    };
     written.plan(window, network.blocks).map_err(|error| usage(&error))
 }
 

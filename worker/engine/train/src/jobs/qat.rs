@@ -34,8 +34,9 @@ const WARM_UP: u32 = 50;
 const WARM_UP_SHARE: u32 = 8;
 /// Share of the highest rate at the last step.
 const FLOOR: f64 = 0.02;
-/// Learning rate of scales, as a share of their mean.
+/// Learning rate of scales, as a share of their mean; of Lion, whose every step has the full length.
 const SCALE_RATE: f32 = 1e-2;
+const SCALE_RATE_OF_LION: f32 = 2e-3;
 /// Largest norm of a gradient.
 const CLIP: f64 = 1.0;
 
@@ -123,9 +124,9 @@ pub(super) fn not_finite(step: u64) -> JobError {
 /// The plan of a run end to end.
 pub(super) fn plan_of(plan: &TrainingPlan) -> Plan {
     let rate = plan.rate as f32;
-    let method = match plan.optimizer {
-        Optimizer::Adam => Method::Adam(Adam::default()),
-        Optimizer::Lion => Method::Lion(Lion::default()),
+    let (method, scale_rate) = match plan.optimizer {
+        Optimizer::Adam => (Method::Adam(Adam::default()), SCALE_RATE),
+        Optimizer::Lion => (Method::Lion(Lion::default()), SCALE_RATE_OF_LION),
     };
     let states = match plan.states {
         recovery::States::F32 => States::Float,
@@ -141,7 +142,7 @@ pub(super) fn plan_of(plan: &TrainingPlan) -> Plan {
         },
         rate,
         vector_rate: rate,
-        scale_rate: SCALE_RATE,
+        scale_rate,
         zero_point_rate: 0.0,
         weight_decay: 0.0,
         bit_cost: plan.bit_cost as f32,

@@ -6,6 +6,8 @@
 //!
 //! Every number is read from the JSON that `qslm` prints; stores are kept under `runs/`, so that a second run is quick.
 
+mod recovery;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -44,7 +46,14 @@ struct Results {
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Section {
     Codes,
+    /// Recovery of packed codes
     Recovery,
+    /// Recovery of entropy-coded codes
+    Coded,
+    /// Trainers of other papers
+    Trainers,
+    /// Recovery of the classifier
+    Classifier,
 }
 
 /// A task with the flags that name its files.
@@ -92,6 +101,9 @@ fn main() -> Result<()> {
         match section {
             Section::Codes => results.codes(&mut page, &language, &sentiment)?,
             Section::Recovery => results.recovery(&mut page, &language)?,
+            Section::Coded => results.coded_recovery(&mut page, &language)?,
+            Section::Trainers => results.trainers(&mut page, &language)?,
+            Section::Classifier => results.classifier(&mut page, &sentiment)?,
         }
         return std::io::Write::write_all(&mut std::io::stdout(), page.as_bytes()).context("standard output");
     }
@@ -104,6 +116,9 @@ fn main() -> Result<()> {
     }
     results.codes(&mut page, &language, &sentiment)?;
     results.recovery(&mut page, &language)?;
+    results.coded_recovery(&mut page, &language)?;
+    results.trainers(&mut page, &language)?;
+    results.classifier(&mut page, &sentiment)?;
     results.four_bits(&mut page, &[&language, &sentiment])?;
     results.importance(&mut page, &language)?;
     results.all_tensors(&mut page, &[&sentiment, &language])?;
@@ -307,54 +322,6 @@ impl Results {
             )?;
         }
         page.push('\n');
-        Ok(())
-    }
-
-    /// What training recovers, beside the float model after the same training.
-    fn recovery(&self, page: &mut String, language: &Task) -> Result<()> {
-        page.push_str(
-            "## Recovery: quantization-aware training (`recover.toml`)\n\n\
-             Trained on the training text alone, 16 windows of 128 tokens a step, a quarter of the loss the divergence from the float \
-             model and the rest cross entropy; whole validation text, packed files. The model is under-trained: the float model after \
-             the same steps stands below, and a trained candidate is to be compared with both.\n\n\
-             | setting | saved % | perplexity | loss % | 95 % interval |\n|---|---|---|---|---|\n",
-        );
-        let text = format!("recovery.text={}", self.wikitext2_train.display());
-        let steps = self.first.map(|first| format!("recovery.steps={first}"));
-        let settings: Vec<&str> = std::iter::once(&text).chain(&steps).map(String::as_str).collect();
-        let document = self.run(language, "experiments/specs/recover.toml", "recover", &settings)?;
-        let row = |page: &mut String, words: &str, row: &Value| {
-            let interval = &row["quality_loss_interval"];
-            let perplexity = if row["perplexity"].is_null() { &row["quality"] } else { &row["perplexity"] };
-            writeln!(
-                page,
-                "| {words} | {} | {} | {} | {} to {} |",
-                percent(&row["saving"]),
-                quality(language, perplexity),
-                percent(&row["quality_loss"]),
-                percent(&interval[0]),
-                percent(&interval[1]),
-            )
-        };
-        for candidate in document["front"].as_array().context("no front")? {
-            let schemes = candidate["schemes"].as_object().context("no schemes")?;
-            let head = schemes["head.weight"].as_str().unwrap_or_default();
-            let ternary =
-                schemes.values().filter(|scheme| scheme.as_str().is_some_and(|s| s.contains("ternary")));
-            let (head, ternary) = (head.split(':').next().unwrap_or_default(), ternary.count());
-            row(page, &format!("head {head}, {ternary} of 29 matrices ternary, the rest 2 bits"), candidate)?;
-        }
-        let control = &document["control"];
-        let interval = &control["quality_loss_interval"];
-        writeln!(
-            page,
-            "\nThe float model after the same {} steps: perplexity {}, {} % ({} to {}).\n",
-            control["steps"],
-            quality(language, &control["quality"]),
-            percent(&control["quality_loss"]),
-            percent(&interval[0]),
-            percent(&interval[1]),
-        )?;
         Ok(())
     }
 
