@@ -6,7 +6,8 @@
 //!
 //!     {"trainer":{"kind":"mrem","modules":4,"rounds":4},"window":128,"batch":16,"steps":200,"rate":1e-3,"distillation":1.0,"seed":1}
 //!
-//! Writes the seconds of every job as it is done, perplexities of every artifact with codes, and of rounds of modules how much
+//! Writes the seconds of every job as it is done; of every artifact with codes what it loses of perplexity and how many spikes
+//! there are for one of the float network, population by population; and of rounds of modules how much
 //! sooner they would be done side by side: the sum of a round's seconds by the longest module's.
 
 use std::collections::BTreeMap;
@@ -125,7 +126,10 @@ impl Measure {
         let interval = spread(Quality::Perplexity, &self.float, &each).loss_interval(&float, &counts);
         let (low, high) = interval.ok_or("too little data for an interval")?;
         let loss = Quality::Perplexity.loss_against(&float, &counts);
-        say(&format!("{what}: {:+.2} % ({:.2} to {:.2})", 100.0 * loss, 100.0 * low, 100.0 * high))
+        let ratios = counts.spikes.iter().zip(&float.spikes).map(|(own, float)| *own as f64 / *float as f64);
+        let spikes: Vec<String> = ratios.map(|ratio| format!("{ratio:.2}")).collect();
+        let (loss, low, high) = (100.0 * loss, 100.0 * low, 100.0 * high);
+        say(&format!("{what}: {loss:+.2} % ({low:.2} to {high:.2}), spikes times {}", spikes.join(" ")))
     }
 }
 

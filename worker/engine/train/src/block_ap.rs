@@ -8,6 +8,7 @@ use qslm_engine::checkpoint::Checkpoint;
 
 use crate::distil::{CannotDistil, Plan, Teacher, Trained};
 use crate::fake_quant::CannotTrain;
+use crate::lessons::Lessons;
 use crate::network::module::PartLoss;
 use crate::part::Part;
 use crate::reconstruct::{PartRun, Setting};
@@ -42,7 +43,7 @@ struct Progress {
 
 impl<'t> BlockAp<'t> {
     /// A run at its start. The plan's steps are those of each block. The teacher is the float network; without one the head
-    /// learns from the text alone.
+    /// learns from targets alone.
     ///
     /// # Errors
     /// [`CannotDistil`].
@@ -50,11 +51,11 @@ impl<'t> BlockAp<'t> {
         checkpoint: &'t Checkpoint,
         teacher: Option<Teacher>,
         candidate: &'t Candidate,
-        text: &'t [u32],
+        lessons: Lessons<'t>,
         plan: Plan,
     ) -> Result<Self, CannotDistil> {
         let network = checkpoint.network();
-        let setting = Setting::new(checkpoint, teacher, &Part::whole(network), text, plan)?;
+        let setting = Setting::new(checkpoint, teacher, &Part::whole(network), lessons, plan)?;
         let stages = Part::stages(network);
         let run = Some(PartRun::new(&setting, checkpoint, candidate, stages[0].clone(), 0.0)?);
         let before = Weights::new(network);
@@ -80,7 +81,7 @@ impl<'t> BlockAp<'t> {
     /// [`CannotTrain`].
     ///
     /// # Panics
-    /// If a token is not below the vocabulary.
+    /// If a token is not below the vocabulary, or a class not below their number.
     pub fn step(&mut self) -> Result<Option<(usize, PartLoss)>, CannotTrain> {
         let stage = self.progress.saved.len();
         let Some(run) = &mut self.progress.run else { return Ok(None) };

@@ -69,8 +69,9 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// Adds what the run of another part left.
+    /// Adds what the run of another part left. Parts of one network see the same batches.
     pub fn extend(&mut self, other: Self) {
+        self.tokens = self.tokens.max(other.tokens);
         self.codes.extend(other.codes);
         other.tensors.iter().for_each(|(name, values)| self.tensors.insert(name, values.to_vec()));
     }
@@ -159,7 +160,7 @@ impl<'t> Run<'t> {
 }
 
 /// Tokens that enter the network with a batch.
-fn tokens_of(batch: &[Window<'_>]) -> u64 {
+pub(crate) fn tokens_of(batch: &[Window<'_>]) -> u64 {
     batch.iter().map(|window| window.tokens.len() as u64).sum()
 }
 

@@ -8,6 +8,7 @@ use qslm_engine::quant::Codes;
 
 use crate::clip;
 use crate::fake_quant::{CannotTrain, FakeQuant, Quantized, scales_of};
+use crate::gradients::Gradients;
 use crate::network::{BatchLoss, Objective, Window, Workspace};
 use crate::optimizer::{Method, Optimizer, Rate};
 use crate::part::Part;
@@ -51,6 +52,29 @@ pub struct Settings {
 const MAGIC: &[u8; 8] = b"qslmqat1";
 /// That of a checkpoint with int8 states.
 const MAGIC_INT8: &[u8; 8] = b"qslmqft1";
+
+/// A pass forward and back over a batch.
+pub trait Pass {
+    /// What it answers.
+    type Loss;
+
+    /// Computes the loss with weights on their grids, and the gradient of every parameter.
+    fn run(self, workspace: &mut Workspace, weights: &Weights, gradients: &mut impl Gradients) -> Self::Loss;
+}
+
+/// The pass through a whole network.
+struct EndToEnd<'a> {
+    batch: &'a [Window<'a>],
+    objective: Objective<'a>,
+}
+
+impl Pass for EndToEnd<'_> {
+    type Loss = BatchLoss;
+
+    fn run(self, workspace: &mut Workspace, weights: &Weights, gradients: &mut impl Gradients) -> BatchLoss {
+        workspace.backward(weights, self.batch, self.objective, gradients)
+    }
+}
 
 /// A network under training, or a part of one.
 #[derive(Debug)]
@@ -161,35 +185,28 @@ impl Trainer {
 
     /// Trains on a batch. The loss is that before the step.
     pub fn step(&mut self, batch: &[Window<'_>], objective: Objective<'_>) -> BatchLoss {
-        let Some(int8) = &mut self.int8 else {
-            return self.step_with(|workspace, weights, gradients| {
-                workspace.backward(weights, batch, objective, gradients)
-            });
-        };
-        let held = Held { floats: &self.parameters, matrices: Some(int8.weights()) };
-        let quantized = Quantized { quant: &self.quant, parameters: &held };
-        self.weights.load_part(&self.part, Passes::Both, &quantized, &mut self.buffers);
-        let (bit_cost, step) = (self.settings.bit_cost, self.steps);
-        let Self { quant, parameters, gradients, buffers, .. } = self;
-        let mut pushing = Pushing { quant, parameters, gradients, int8, bit_cost, step, buffers };
-        let loss = self.workspace.backward(&self.weights, batch, objective, &mut pushing);
-        let squares = int8.sum_of_squares();
-        self.update(squares);
-        loss
+        self.step_with(EndToEnd { batch, objective })
     }
 
-    /// Trains on what `backward` finds: it is given the weights on their grids and writes the gradient of every parameter. What
-    /// it answers is passed on. With int8 states there is [`Trainer::step`] alone.
-    pub fn step_with<Loss>(
-        &mut self,
-        backward: impl FnOnce(&mut Workspace, &Weights, &mut Tensors) -> Loss,
-    ) -> Loss {
-        let quantized = Quantized { quant: &self.quant, parameters: &self.parameters };
-        self.weights.load_part(&self.part, Passes::Both, &quantized, &mut self.buffers);
-        let loss = backward(&mut self.workspace, &self.weights, &mut self.gradients);
-        let Self { quant, parameters, gradients, buffers, .. } = self;
-        quant.straight_through(parameters, gradients.iter_mut(), self.settings.bit_cost, buffers);
-        self.update(0.0);
+    /// Trains on what a pass finds. What it answers is passed on.
+    pub fn step_with<P: Pass>(&mut self, pass: P) -> P::Loss {
+        let Self { quant, parameters, gradients, buffers, int8, weights, workspace, .. } = self;
+        let held = Held { floats: parameters, matrices: int8.as_ref().map(Int8::weights) };
+        weights.load_part(&self.part, Passes::Both, &Quantized { quant, parameters: &held }, buffers);
+        let (bit_cost, step) = (self.settings.bit_cost, self.steps);
+        let (loss, of_int8) = match int8 {
+            None => {
+                let loss = pass.run(workspace, weights, gradients);
+                quant.straight_through(parameters, gradients.iter_mut(), bit_cost, buffers);
+                (loss, 0.0)
+            }
+            Some(int8) => {
+                let mut pushing = Pushing { quant, parameters, gradients, int8, bit_cost, step, buffers };
+                let loss = pass.run(workspace, weights, &mut pushing);
+                (loss, int8.sum_of_squares())
+            }
+        };
+        self.update(of_int8);
         loss
     }
 
@@ -281,8 +298,9 @@ impl Trainer {
 
     /// Puts what the part computes with into the weights of a network that runs forward alone.
     pub fn lend(&mut self, to: &mut Weights) {
-        let quantized = Quantized { quant: &self.quant, parameters: &self.parameters };
-        to.load_part(&self.part, Passes::Forward, &quantized, &mut self.buffers);
+        let Self { quant, parameters, buffers, int8, .. } = self;
+        let held = Held { floats: parameters, matrices: int8.as_ref().map(Int8::weights) };
+        to.load_part(&self.part, Passes::Forward, &Quantized { quant, parameters: &held }, buffers);
     }
 
     /// The part that trains.

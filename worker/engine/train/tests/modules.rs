@@ -163,8 +163,14 @@ fn the_float_network_has_no_error_and_no_gradient() {
 }
 
 fn setting<'t>(checkpoint: &Checkpoint, text: &'t [u32], plan: Plan) -> Setting<'t> {
-    Setting::new(checkpoint, Some(teacher(checkpoint)), &Part::whole(checkpoint.network()), text, plan)
-        .unwrap()
+    Setting::new(
+        checkpoint,
+        Some(teacher(checkpoint)),
+        &Part::whole(checkpoint.network()),
+        Lessons::Text(text),
+        plan,
+    )
+    .unwrap()
 }
 
 /// The quantized network as it is before anything trains.
@@ -203,8 +209,14 @@ fn losses_of_every_block_and_of_the_head_are_lower_after_training() {
     for scheme in [SCHEME, "int3:affine:channel:f16"] {
         // One window: every batch is the same.
         let (text, candidate) = (text(25), shared::student(&checkpoint, scheme, "f16"));
-        let mut run =
-            BlockAp::new(&checkpoint, Some(teacher(&checkpoint)), &candidate, &text, plan(12, 2)).unwrap();
+        let mut run = BlockAp::new(
+            &checkpoint,
+            Some(teacher(&checkpoint)),
+            &candidate,
+            Lessons::Text(&text),
+            plan(12, 2),
+        )
+        .unwrap();
         let mut losses: Vec<Vec<f64>> = vec![Vec::new(); 5];
         while let Some((stage, loss)) = run.step().unwrap() {
             losses[stage].push(loss.objective);
@@ -272,7 +284,7 @@ fn threads_change_no_bit_of_a_part() {
 fn frozen_codes_at_a_rate_of_zero_leave_everything_as_it_is() {
     let (checkpoint, text) = (checkpoint(), text(200));
     let candidate = shared::student(&checkpoint, "int3:affine:channel", "f16");
-    let mut blocks = BlockAp::new(&checkpoint, None, &candidate, &text, plan(3, 2)).unwrap();
+    let mut blocks = BlockAp::new(&checkpoint, None, &candidate, Lessons::Text(&text), plan(3, 2)).unwrap();
     while blocks.step().unwrap().is_some() {}
     let trained = blocks.trained();
     let of = |rate: f32| {

@@ -12,7 +12,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
 use qslm_common::network::Network;
-use qslm_common::recovery::{Recovery, Trainer, TrainingPlan, kinds};
+use qslm_common::recovery::{Optimizer, Recovery, States, Trainer, TrainingPlan, kinds};
 use qslm_engine::checkpoint::calibrated::CodesFile;
 use qslm_engine::jobs::{Inputs, Loaded};
 use qslm_engine::quant::Codes;
@@ -37,20 +37,26 @@ struct Bench {
     network: Network,
     candidate: Candidate,
     jobs: Vec<Job>,
+    /// Files of the inputs of all jobs.
+    files: BTreeMap<String, PathBuf>,
     /// What was read of the files that all jobs share.
     loaded: Arc<Loaded>,
 }
 
 impl Bench {
     fn new(scheme: &str, vectors: &str, plan: TrainingPlan) -> Self {
-        let checkpoint = shared::inputs().checkpoint(true).unwrap();
+        Self::of(shared::files(), scheme, vectors, plan)
+    }
+
+    fn of(files: BTreeMap<String, PathBuf>, scheme: &str, vectors: &str, plan: TrainingPlan) -> Self {
+        let checkpoint = Inputs::new(files.clone()).checkpoint(true).unwrap();
         let network = *checkpoint.network();
         let hash = |name: &str| ContentHash::of(name.as_bytes());
         let recovery = Recovery { text: hash("text"), candidates: 1, reach: 2.0, plan };
         let candidate = student(&checkpoint, scheme, vectors);
         let jobs = recovery.jobs(&network, hash("checkpoint"), hash("tokenizer"), &candidate).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        Self { folder, network, candidate, jobs, loaded: Arc::default() }
+        Self { folder, network, candidate, jobs, files, loaded: Arc::default() }
     }
 
     fn path(&self, job: &Job) -> PathBuf {
@@ -59,7 +65,7 @@ impl Bench {
 
     /// Files of the inputs of a job: those of all, and what others made.
     fn files(&self, job: &Job) -> BTreeMap<String, PathBuf> {
-        let mut files = shared::files();
+        let mut files = self.files.clone();
         for (name, input) in &job.inputs {
             if let JobInput::Job(key) = input {
                 files.insert(name.clone(), self.folder.path().join(key.to_string()));
@@ -211,14 +217,14 @@ fn a_state_that_is_not_of_the_run_is_refused_by_its_name() {
         assert!(matches!(error, qslm_engine::jobs::JobError::Invalid(_)), "{error:?}");
         error.to_string()
     };
-    for cut in [0, 7, 20, 47, 48, 60, states[0].len() - 1] {
+    for cut in [0, 7, 20, 47, 48, 55, 56, 70, states[0].len() - 1] {
         assert!(refused(later, "before.0", &states[0][..cut]).starts_with("before.0: "), "{cut}");
     }
     assert!(refused(later, "before.0", &states[1]).contains("module 0 after round 0"));
     assert!(refused(later, "state", &[states[1].clone(), vec![0]].concat()).contains("is not whole"));
     let mut broken = states[1].clone();
     // A parameter is where the first number after steps and powers is.
-    broken[48 + 8 + 4 + 16..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    broken[48 + 8 + 8 + 4 + 16..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
     assert!(refused(later, "state", &broken).contains("not finite"));
     let other =
         Bench::new("int2:full:channel:f16:trained", "f16", plan(Trainer::Mrem { modules: 2, rounds: 2 }, 3));
@@ -255,4 +261,39 @@ fn rounds_and_modules_that_there_are_not_are_refused() {
         job.parameters.insert("plan".to_owned(), plan_of_other.clone());
     });
     assert!(qat.contains("of the trainer mrem"), "{qat}");
+}
+
+#[test]
+fn parts_of_a_classifier_learn_from_its_sentences() {
+    for trainer in [phases(4), Trainer::Mrem { modules: 3, rounds: 2 }] {
+        let plan = TrainingPlan { window: 1, ..plan(trainer, 4) };
+        let bench = Bench::of(shared::files_of_classifier(), SCHEME, "f16", plan);
+        assert!(bench.network.is_classifier());
+        let artifact = bench.make_all(|_| 0);
+        let file = CodesFile::of(artifact.clone()).unwrap();
+        // Four batches of three sentences.
+        assert!(
+            file.units().values().all(|unit| unit.tokens > 12 && unit.tokens < 1000),
+            "{:?}",
+            file.units()
+        );
+        assert_eq!(bench.codes(&artifact).len(), file.units().len());
+    }
+}
+
+#[test]
+fn parts_train_with_states_in_eight_bits() {
+    for trainer in [phases(6), Trainer::Mrem { modules: 2, rounds: 2 }] {
+        let plan = TrainingPlan { optimizer: Optimizer::Lion, states: States::Int8, ..plan(trainer, 4) };
+        let (bench, other) = (Bench::new(SCHEME, "f16", plan.clone()), Bench::new(SCHEME, "f16", plan));
+        let artifact = bench.make_all(|_| 0);
+        assert_eq!(other.make_all(|job| job.inputs.len() as u32), artifact);
+        for job in
+            bench.jobs.iter().filter(|job| [kinds::BLOCK_AP, kinds::E2E_QP].contains(&job.kind.as_str()))
+        {
+            let (again, _) = made_with_stops(job, &bench.inputs(job), [2, 4]);
+            assert_eq!(again, std::fs::read(bench.path(job)).unwrap(), "{}", job.kind);
+        }
+        assert!(bench.codes(&artifact).len() == 29);
+    }
 }

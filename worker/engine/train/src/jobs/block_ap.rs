@@ -11,6 +11,7 @@ use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 use super::qat::{artifact, not_finite, plan_of, teacher, text};
 use crate::block_ap::BlockAp;
 use crate::distil::Plan;
+use crate::lessons::Lessons;
 use crate::step::Settings;
 
 /// The kind.
@@ -30,7 +31,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let checkpoint = inputs.checkpoint(binary_embedding)?;
     let network = checkpoint.network();
     let (data, teacher) = (text(inputs, network, &plan)?, teacher(inputs, network, &plan)?);
-    let run = BlockAp::new(&checkpoint, teacher, &candidate, data.all_tokens(), plan_of_parts(&plan));
+    let run = BlockAp::new(&checkpoint, teacher, &candidate, Lessons::of(&data), plan_of_parts(&plan));
     let mut run = run.map_err(JobError::invalid)?;
     if let Some(saved) = watch.checkpoint() {
         // One that cannot be read is none: the run begins anew.
@@ -49,8 +50,8 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
             watch.save_checkpoint(run.save());
         }
     }
-    let tokens = u64::from(plan.steps) * u64::from(plan.batch) * u64::from(plan.window);
-    let artifact = artifact(network, &candidate, &run.trained(), tokens);
+    let trained = run.trained();
+    let artifact = artifact(network, &candidate, &trained, trained.tokens);
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }
 

@@ -44,8 +44,8 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         run.restore(saved);
     }
     go_on(&mut run, plan.steps, watch)?;
-    let tokens = u64::from(plan.steps) * u64::from(plan.batch) * u64::from(plan.window);
-    let artifact = artifact(network, &candidate, &run.trained(), tokens);
+    let trained = run.trained();
+    let artifact = artifact(network, &candidate, &trained, trained.tokens);
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A round leaves the *state* of its module, from which the next round goes on and from which those of later modules take
 //! their inputs: the magic, 32 bytes of a hash of the run's parameters, the module and the round (4 bytes little endian
-//! each), and what its trainer saves, all parameters and moments. A state is taken only if all of that is as expected and its
-//! parameters are finite, so a file that is cut, or that of another run, is refused with its name.
+//! each), the tokens that it saw (8 bytes), and what its trainer saves, all parameters and moments. A state is taken only if
+//! all of that is as expected and its parameters are finite, so a file that is cut, or that of another run, is refused with
+//! its name.
 
 use std::io::Write;
 
@@ -17,6 +18,7 @@ use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 use super::block_ap::plan_of_parts;
 use super::qat::{artifact, not_finite, teacher, text};
 use crate::distil::{Trained, trained};
+use crate::lessons::Lessons;
 use crate::mrem::{modules, share_of_float, steps_before};
 use crate::part::Part;
 use crate::reconstruct::{PartRun, Setting};
@@ -83,13 +85,13 @@ impl Modules {
     }
 
     /// A module after a round, from an input that has its state.
-    fn trainer_of(
+    fn state_of(
         &self,
         (inputs, name): (&Inputs, &str),
         checkpoint: &Checkpoint,
         module: u32,
         round: u32,
-    ) -> Result<Trainer, JobError> {
+    ) -> Result<State, JobError> {
         let bytes = std::fs::read(inputs.path(name)?)
             .map_err(|error| JobError::Io { name: name.to_owned(), error })?;
         let refuse = |reason: &str| Err(JobError::Invalid(format!("{name}: {reason}")));
@@ -99,9 +101,10 @@ impl Modules {
             ));
         };
         let mut trainer = self.trainer(checkpoint, module)?;
-        if !trainer.restore(state) {
-            return refuse("the state of a module is not whole");
-        }
+        let tokens = match state.split_first_chunk() {
+            Some((tokens, saved)) if trainer.restore(saved) => u64::from_le_bytes(*tokens),
+            _ => return refuse("the state of a module is not whole"),
+        };
         let steps = steps_before(round + 1, self.rounds, self.plan().steps);
         if trainer.steps() != steps {
             return refuse(&format!("{} steps were done, expected {steps}", trainer.steps()));
@@ -109,8 +112,15 @@ impl Modules {
         if !trainer.parameters().iter().all(|(_, values)| values.iter().all(|value| value.is_finite())) {
             return refuse("a parameter is not finite");
         }
-        Ok(trainer)
+        Ok(State { trainer, tokens })
     }
+}
+
+/// What a round left of a module.
+struct State {
+    trainer: Trainer,
+    /// Tokens that it saw.
+    tokens: u64,
 }
 
 fn round(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
@@ -128,18 +138,18 @@ fn round(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> 
     let (plan, part) = (run.plan(), &run.parts[module as usize]);
     let data = text(inputs, checkpoint.network(), plan)?;
     let teacher = if part.head { teacher(inputs, checkpoint.network(), plan)? } else { None };
-    let setting = Setting::new(&checkpoint, teacher, part, data.all_tokens(), plan_of_parts(plan));
+    let setting = Setting::new(&checkpoint, teacher, part, Lessons::of(&data), plan_of_parts(plan));
     let setting = setting.map_err(JobError::invalid)?;
     let (share, mut before) = (share_of_float(round, rounds), Weights::new(checkpoint.network()));
     if share < 1.0 {
         for index in 0..module {
             let name = format!("before.{index}");
-            run.trainer_of((inputs, &name), &checkpoint, index, round - 1)?.lend(&mut before);
+            run.state_of((inputs, &name), &checkpoint, index, round - 1)?.trainer.lend(&mut before);
         }
     }
     let begin = || match round {
         0 => run.trainer(&checkpoint, module),
-        _ => run.trainer_of((inputs, "state"), &checkpoint, module, round - 1),
+        _ => Ok(run.state_of((inputs, "state"), &checkpoint, module, round - 1)?.trainer),
     };
     let (first, last) =
         (steps_before(round, rounds, plan.steps), steps_before(round + 1, rounds, plan.steps));
@@ -165,8 +175,10 @@ fn round(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> 
             watch.save_checkpoint(part.save());
         }
     }
-    out.write_all(&run.header(module, round)?).map_err(JobError::artifact)?;
-    out.write_all(&part.save()).map_err(JobError::artifact)
+    for bytes in [run.header(module, round)?, part.tokens().to_le_bytes().to_vec(), part.save()] {
+        out.write_all(&bytes).map_err(JobError::artifact)?;
+    }
+    Ok(())
 }
 
 fn join(job: &Job, inputs: &Inputs, _: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
@@ -178,10 +190,9 @@ fn join(job: &Job, inputs: &Inputs, _: &dyn Watch, out: &mut dyn Write) -> Resul
     let mut all = Trained::default();
     for module in 0..run.parts.len() as u32 {
         let name = format!("module.{module}");
-        all.extend(trained(&run.trainer_of((inputs, &name), &checkpoint, module, last)?));
+        let State { trainer, tokens } = run.state_of((inputs, &name), &checkpoint, module, last)?;
+        all.extend(Trained { tokens, ..trained(&trainer) });
     }
-    let plan = run.plan();
-    let tokens = u64::from(plan.steps) * u64::from(plan.batch) * u64::from(plan.window);
-    let artifact = artifact(checkpoint.network(), &run.candidate, &all, tokens);
+    let artifact = artifact(checkpoint.network(), &run.candidate, &all, all.tokens);
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }

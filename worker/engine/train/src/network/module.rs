@@ -10,9 +10,9 @@ use qslm_engine::kernels::norm::layer_norm;
 use super::{BatchLoss, Objective, Window, WindowTape, Workspace};
 use crate::block::{Injected, half};
 use crate::clip::sum_of_squares;
+use crate::gradients::Gradients;
 use crate::parallel::{for_each, split_rows};
 use crate::part::Part;
-use crate::tensors::Tensors;
 use crate::weights::{FIRST_NORM, LAST_NORM, Weights};
 
 /// What surrounds a part under training: where its inputs come from and what it is to come near.
@@ -41,7 +41,8 @@ pub struct PartLoss {
 }
 
 impl Workspace {
-    /// Loss of a part on a batch; its gradient is written to `gradients`, which has a tensor for every parameter of the part.
+    /// Loss of a part on a batch; its gradient goes to `gradients`: the head's first, then those of the blocks' matrices
+    /// from the last block to the first, and those of vectors.
     ///
     /// # Panics
     /// If a token is not below the vocabulary, or tensors do not fit the network.
@@ -51,7 +52,7 @@ impl Workspace {
         weights: &Weights,
         around: Surroundings<'_>,
         batch: &[Window<'_>],
-        gradients: &mut Tensors,
+        gradients: &mut impl Gradients,
     ) -> PartLoss {
         let channels = self.network.channels as usize;
         let blocks = part.blocks.start as usize..part.blocks.end as usize;
@@ -183,7 +184,7 @@ impl Workspace {
         weights: &Weights,
         objective: Objective<'_>,
         batch: &[Window<'_>],
-        gradients: &mut Tensors,
+        gradients: &mut impl Gradients,
     ) -> BatchLoss {
         let channels = self.network.channels as usize;
         self.features.resize(self.d.len(), 0.0);

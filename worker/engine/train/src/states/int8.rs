@@ -58,7 +58,7 @@ pub(crate) struct Pushing<'a> {
 }
 
 impl Int8 {
-    /// Takes the matrices of a network out of its parameters. Those of a binary embedding become signs and stay so.
+    /// Takes the matrices of a network, or of a part of one, out of its parameters. Those of a binary embedding become signs and stay so.
     pub(crate) fn take(network: &Network, parameters: &mut Tensors, lion: Lion, seed: u64) -> Self {
         let blocks = (0..network.blocks).rev().flat_map(block_units);
         let embedding = [EMBEDDING.to_owned()];
@@ -66,14 +66,13 @@ impl Int8 {
         let mut weights = BTreeMap::new();
         if network.binary_embedding {
             let [name] = embedding;
-            let signs = Hybrid::signs(&parameters.remove(&name).unwrap_or_default());
-            weights.insert(name, signs);
+            weights.extend(parameters.remove(&name).map(|values| (name, Hybrid::signs(&values))));
         } else {
             changing.extend(embedding);
         }
         let (mut momentum, mut sizes) = (BTreeMap::new(), Vec::new());
         for name in changing {
-            let values = parameters.remove(&name).unwrap_or_default();
+            let Some(values) = parameters.remove(&name) else { continue };
             sizes.push((name.clone(), values.len()));
             momentum.insert(name.clone(), Dense::zeros(values.len()));
             weights.insert(name, Hybrid::of(&values));

@@ -25,6 +25,14 @@ pub fn files() -> BTreeMap<String, PathBuf> {
     .into()
 }
 
+/// Those of a classifier.
+pub fn files_of_classifier() -> BTreeMap<String, PathBuf> {
+    let mut files = files();
+    files.insert("checkpoint".to_owned(), Path::new(FILES).join("models/sst2-xs.safetensors"));
+    files.insert("text".to_owned(), Path::new(FILES).join("data/sentences.tsv"));
+    files
+}
+
 pub fn inputs() -> Inputs {
     Inputs::new(files())
 }
