@@ -17,13 +17,13 @@ pub mod kinds {
     pub const BLOCK_AP: &str = "block_ap";
     /// Training of the steps of frozen codes, end to end. Takes `codes`, the artifact of [`BLOCK_AP`].
     pub const E2E_QP: &str = "e2e_qp";
-    /// A round of a module. Takes `state`, what the round before left of the module, and `before.0`, `before.1`, .., what it
+    /// A round of a module. Takes `state`, what the round before left of the module, and `before_0`, `before_1`, .., what it
     /// left of the modules in front of it; in the first round none of them.
     pub const MREM: &str = "mrem";
     /// Bytes that the codes of an artifact, `codes`, take when they are entropy-coded: a [`CodedSizes`](crate::storage::CodedSizes)
     /// as JSON, which the search reads.
     pub const CODED_ARTIFACT: &str = "coded_artifact";
-    /// Codes of the modules, joined. Takes `module.0`, `module.1`, .., the states of the last round.
+    /// Codes of the modules, joined. Takes `module_0`, `module_1`, .., the states of the last round.
     pub const MREM_JOIN: &str = "mrem_join";
 }
 
@@ -96,7 +96,7 @@ impl Recovery {
                         for (index, other) in before.iter().enumerate().take(module as usize + 1) {
                             let name = match index == module as usize {
                                 true => "state".to_owned(),
-                                false => format!("before.{index}"),
+                                false => format!("before_{index}"),
                             };
                             one = after(one, &name, other);
                         }
@@ -108,7 +108,7 @@ impl Recovery {
                 let last = all.last().map_or(&[][..], Vec::as_slice);
                 let names = last.iter().enumerate();
                 let join = names.fold(job(kinds::MREM_JOIN, None), |join, (index, module)| {
-                    after(join, &format!("module.{index}"), module)
+                    after(join, &format!("module_{index}"), module)
                 });
                 all.into_iter().flatten().chain([join]).collect()
             }

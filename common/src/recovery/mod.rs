@@ -186,6 +186,7 @@ mod tests {
         let of = |trainer| {
             let plan = TrainingPlan { trainer, ..recovery().plan };
             let jobs = jobs(&experiment, plan, &uniform).unwrap();
+            assert!(jobs.iter().all(|job| job.validate().is_ok()), "workers read every one");
             let keys: Vec<_> = jobs.iter().map(Job::key).collect();
             let place = |input: &JobInput| match input {
                 JobInput::Artifact(_) => None,
@@ -208,8 +209,8 @@ mod tests {
         assert_eq!(kinds, ["mrem", "mrem", "mrem", "mrem", "mrem_join"]);
         assert!(rounds[0].1.is_empty() && rounds[1].1.is_empty());
         assert_eq!(rounds[2].1, [name("state", 0)]);
-        assert_eq!(rounds[3].1, [name("before.0", 0), name("state", 1)]);
-        assert_eq!(rounds[4].1, [name("module.0", 2), name("module.1", 3)]);
+        assert_eq!(rounds[3].1, [name("before_0", 0), name("state", 1)]);
+        assert_eq!(rounds[4].1, [name("module_0", 2), name("module_1", 3)]);
     }
 
     #[test]

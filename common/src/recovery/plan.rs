@@ -6,6 +6,9 @@ use super::InvalidRecovery;
 use crate::network::Network;
 use crate::task::MAX_WINDOW;
 
+/// Modules of MREM, at most: a job reads the states of all before it.
+const MOST_MODULES: u32 = 60;
+
 /// Plan of a training run. What is as it was when there was one trainer is left out of its text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,8 +127,9 @@ impl TrainingPlan {
                 checked.push(("end_to_end_rate", end_to_end_rate, (1e-9..=1.0, "1e-9 to 1")));
             }
             Trainer::Mrem { modules, rounds } => {
-                let blocks = f64::from(network.blocks);
-                checked.push(("modules", f64::from(modules), (1.0..=blocks, "1 to the number of blocks")));
+                let most = f64::from(network.blocks.min(MOST_MODULES));
+                let bound = "1 to the number of blocks, at most 60";
+                checked.push(("modules", f64::from(modules), (1.0..=most, bound)));
                 let most = f64::from(self.steps.min(1000));
                 checked.push((
                     "rounds",

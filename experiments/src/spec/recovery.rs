@@ -197,7 +197,9 @@ pub fn plan_of(settings: &[String], network: &Network) -> Outcome<TrainingPlan> 
     let mut table = toml::Table::new();
     settings.iter().try_for_each(|setting| set(&mut table, setting))?;
     let usage = |words: &str| Failure::new(Exit::Usage, format!("--set: {words}"));
-    for key in ["text", "labelled", "candidates", "reach"].iter().filter(|key| table.contains_key(**key)) {
+    if let Some(key) =
+        ["text", "labelled", "candidates", "reach"].iter().find(|key| table.contains_key(**key))
+    {
         return Err(usage(&format!("{key}: of a spec's [recovery] alone")));
     }
     let written: RecoverySpec =

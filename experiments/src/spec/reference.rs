@@ -258,7 +258,12 @@ const AFTER_SPACE: &[Table] = &[
             ),
             ("end_to_end_steps", "0 to 10000000", "as steps", "block_ap: steps of the second phase"),
             ("end_to_end_rate", "1e-9 to 1", "3e-3", "block_ap: its rate, as a share of the mean step"),
-            ("modules", "1 to the number of blocks", "4, or that", "mrem: modules, the last with the head"),
+            (
+                "modules",
+                "1 to the number of blocks, at most 60",
+                "4, or that",
+                "mrem: modules, the last with the head",
+            ),
             (
                 "rounds",
                 "1 to the number of steps",

@@ -190,7 +190,7 @@ fn modules_make_the_same_artifact_in_any_order_and_from_any_checkpoint() {
     assert_eq!(other.make_all(|job| place(job) * 7 % 13), in_order);
     // The third module in the last round, whose inputs come through the first two.
     let job = &bench.jobs[4 * 2 + 2];
-    assert!(job.inputs.contains_key("before.1") && job.inputs.contains_key("state"));
+    assert!(job.inputs.contains_key("before_1") && job.inputs.contains_key("state"));
     let (artifact, left) = made_with_stops(job, &bench.inputs(job), [2, 4]);
     let expected = std::fs::read(bench.path(job)).unwrap();
     assert_eq!(artifact, expected);
@@ -218,9 +218,9 @@ fn a_state_that_is_not_of_the_run_is_refused_by_its_name() {
         error.to_string()
     };
     for cut in [0, 7, 20, 47, 48, 55, 56, 70, states[0].len() - 1] {
-        assert!(refused(later, "before.0", &states[0][..cut]).starts_with("before.0: "), "{cut}");
+        assert!(refused(later, "before_0", &states[0][..cut]).starts_with("before_0: "), "{cut}");
     }
-    assert!(refused(later, "before.0", &states[1]).contains("module 0 after round 0"));
+    assert!(refused(later, "before_0", &states[1]).contains("module 0 after round 0"));
     assert!(refused(later, "state", &[states[1].clone(), vec![0]].concat()).contains("is not whole"));
     let mut broken = states[1].clone();
     // A parameter is where the first number after steps and powers is.
@@ -231,7 +231,7 @@ fn a_state_that_is_not_of_the_run_is_refused_by_its_name() {
     assert!(refused(later, "state", &other.make(&other.jobs[1])).contains("of this run"));
     bench.make(&bench.jobs[2]);
     bench.make(later);
-    assert!(refused(join, "module.0", &states[0]).contains("module 0 after round 1"));
+    assert!(refused(join, "module_0", &states[0]).contains("module 0 after round 1"));
     assert_eq!(bench.make(join), bench.make(join));
 }
 
@@ -250,7 +250,7 @@ fn rounds_and_modules_that_there_are_not_are_refused() {
     };
     assert!(module([2, 0]).contains("(2, 0): expected one of 2"));
     assert!(module([0, 2]).contains("a round of 2"));
-    assert!(module([1, 1]).contains("\"before.0\" is missing"));
+    assert!(module([1, 1]).contains("\"before_0\" is missing"));
     let none = refused(&|job| {
         job.parameters.remove("module");
     });

@@ -143,7 +143,7 @@ fn round(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> 
     let (share, mut before) = (share_of_float(round, rounds), Weights::new(checkpoint.network()));
     if share < 1.0 {
         for index in 0..module {
-            let name = format!("before.{index}");
+            let name = format!("before_{index}");
             run.state_of((inputs, &name), &checkpoint, index, round - 1)?.trainer.lend(&mut before);
         }
     }
@@ -189,7 +189,7 @@ fn join(job: &Job, inputs: &Inputs, _: &dyn Watch, out: &mut dyn Write) -> Resul
         run.rounds.checked_sub(1).ok_or_else(|| JobError::invalid("rounds = 0: expected 1 at least"))?;
     let mut all = Trained::default();
     for module in 0..run.parts.len() as u32 {
-        let name = format!("module.{module}");
+        let name = format!("module_{module}");
         let State { trainer, tokens } = run.state_of((inputs, &name), &checkpoint, module, last)?;
         all.extend(Trained { tokens, ..trained(&trainer) });
     }
