@@ -63,18 +63,16 @@ impl Results {
     /// Trainers of other papers, on uniform codes.
     pub(super) fn trainers(&self, page: &mut String, language: &Task) -> Result<()> {
         page.push_str(
-            "## Trainers: EfficientQAT and MREM (`trainers.toml`)\n\n\
-             Uniform codes per channel. `block_ap` and `mrem` learn from the float model's values alone, 100 steps for each block or \
-             module; `e2e_qp` moves the steps of frozen codes for 100 more, by distillation. Published for LLaMA-2-7B at 2 bits: \
+            "## Trainers: EfficientQAT (`trainers.toml`)\n\n\
+             Uniform codes per channel. `block_ap` learns from the float model's values alone, 100 steps for each block; `e2e_qp` moves the steps of frozen codes for 100 more, by distillation. Published for LLaMA-2-7B at 2 bits: \
              EfficientQAT 6.86 in place of 5.47 (GPTQ far above), Block-AP alone 7.65. Without training, and calibrated: section \
              \"Codes\".\n\n\
              | setting ",
         );
         page.push_str(COLUMNS);
-        let trainers: [(&str, &str, &[&str]); 3] = [
+        let trainers: [(&str, &str, &[&str]); 2] = [
             ("block_ap", "block_ap", &["recovery.trainer=block_ap", "recovery.end_to_end_steps=0"]),
             ("block_ap, then e2e_qp", "efficient", &["recovery.trainer=block_ap"]),
-            ("mrem, 4 modules, 4 rounds", "mrem", &["recovery.trainer=mrem"]),
         ];
         for (words, name, settings) in trainers {
             let document = self.trained(language, "trainers", &format!("trainers-{name}"), settings)?;
