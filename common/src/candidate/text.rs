@@ -20,7 +20,8 @@ pub(super) const HEADER: &str = "qslm candidate 1";
 
 /// First words of the line of one-dimensional parameters: `vectors all SCHEME`.
 const VECTORS: [&str; 2] = ["vectors", "all"];
-/// Words around the unit in the line of codes that an artifact holds: `weights UNIT from HASH`, with the bytes that they take entropy-coded after it where nothing else says so.
+/// Words around the unit in the line of codes that an artifact holds: `weights UNIT from HASH`, with the bytes that they
+/// take entropy-coded after it where nothing else says so.
 const WEIGHTS: [&str; 2] = ["weights", "from"];
 /// First word of the line of a quantized activation: `activation UNIT SCHEME`.
 const ACTIVATION: &str = "activation";

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use qslm_common::experiment::check_model;
 use qslm_common::footprint::saving;
+use qslm_common::hash::ContentHash;
 use qslm_common::recovery::Recovery;
 use qslm_common::storage::CodedSizes;
 use qslm_common::task::Task;
@@ -13,14 +14,13 @@ use qslm_engine::checkpoint::calibrated::CodesFile;
 use qslm_engine::checkpoint::packed::{self, Provenance};
 use serde::Serialize;
 
-use crate::data::load_data;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
 use crate::making::{Here, Maker};
 use crate::output::{Output, print_data, print_pairs};
 use crate::place::{Made, OutputPlace};
-use crate::spec::recovery::plan_of;
+use crate::spec::recovery::{plan_of, read_lessons};
 use crate::storage::{CodesFiles, StorageArgs};
 
 /// Train a candidate of a front, as a spec's [recovery] does, and write what comes out as a packed file.
@@ -111,12 +111,9 @@ impl Recover {
             (None, None) => return Err(usage("--text or --labelled is needed".to_owned())),
         };
         check_model(&network, &task).map_err(|error| usage(error.to_string()))?;
-        let (text, tokenizer) = (Input::data(path, &task)?, Input::tokenizer(&self.tokenizer)?);
-        let tokens = load_data(&text, &tokenizer, &task, &network)?.all_tokens().len();
-        if self.labelled.is_none() && tokens <= plan.window as usize {
-            let words = format!("{}: {tokens} tokens, a window takes {}", path.display(), plan.window + 1);
-            return Err(usage(words));
-        }
+        let tokenizer = Input::tokenizer(&self.tokenizer)?;
+        let too_short = |words: String| usage(format!("{}: {words}", path.display()));
+        let text = read_lessons(path, &task, &tokenizer, &network, too_short)?;
         let recovery = Recovery { text: text.hash()?, candidates: 1, reach: 1.0, plan };
         if let Some(problem) = recovery.problems(&network).first() {
             return Err(Failure::new(Exit::Usage, format!("--set: {problem}")));
@@ -128,7 +125,7 @@ impl Recover {
         })?;
         let files = [(float.hash()?, &float), (text.hash()?, &text), (tokenizer.hash()?, &tokenizer)];
         let artifact = Here.make(&jobs, &files)?.pop().unwrap_or_default();
-        let hash = qslm_common::hash::ContentHash::of(&artifact);
+        let hash = ContentHash::of(&artifact);
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(Exit::Failure, format!("{}: {error}", self.out.display()))
         };

@@ -126,9 +126,7 @@ impl RecoverySpec {
             }
         })
     }
-}
 
-impl RecoverySpec {
     /// The plan, with windows of so many tokens and a checkpoint of so many blocks.
     fn plan(&self, window: u32, blocks: u32) -> Result<TrainingPlan, String> {
         let RecoverySpec { batch, steps, rate, distillation, seed, states, bit_cost, .. } = *self;
@@ -178,15 +176,33 @@ pub(super) fn resolve(
     };
     check_model(&experiment.network, &task).map_err(|error| refuse(path, &error))?;
     task.validate().map_err(|error| refuse(path, &format!("recovery.{error}")))?;
-    let input = Input::data(&file, &task)?;
-    let tokens = load_data(&input, tokenizer, &task, &experiment.network)?.all_tokens().len();
-    if matches!(task, Task::Perplexity { .. }) && tokens <= window as usize {
-        let words = format!("recovery.text: {tokens} tokens, a window takes {}", window + 1);
-        return Err(refuse(path, &words));
-    }
+    // What is wrong with it is told before data is read.
     let plan = written.plan(window, experiment.network.blocks).map_err(|error| refuse(path, &error))?;
+    let too_short = |words: String| refuse(path, &format!("recovery.text: {words}"));
+    let input = read_lessons(&file, &task, tokenizer, &experiment.network, too_short)?;
     let (text, RecoverySpec { candidates, reach, .. }) = (input.hash()?, written);
     Ok((Recovery { text, candidates: *candidates, reach: *reach, plan }, (text, input)))
+}
+
+/// Data that is trained on, all of which is read; `too_short` makes a failure of the words about a text without a window.
+///
+/// # Errors
+/// One line about the file, or what `too_short` makes.
+pub fn read_lessons(
+    file: &Path,
+    task: &Task,
+    tokenizer: &Input,
+    network: &Network,
+    too_short: impl Fn(String) -> Failure,
+) -> Outcome<Input> {
+    let input = Input::data(file, task)?;
+    let tokens = load_data(&input, tokenizer, task, network)?.all_tokens().len();
+    match task {
+        Task::Perplexity { window, .. } if tokens <= *window as usize => {
+            Err(too_short(format!("{tokens} tokens, a window takes {}", window + 1)))
+        }
+        _ => Ok(input),
+    }
 }
 
 /// The plan that `KEY=VALUE` settings of the table describe, for a checkpoint of this shape.

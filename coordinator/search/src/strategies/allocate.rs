@@ -26,7 +26,7 @@ use qslm_common::scheme::{Rounding, Scheme, Symmetry};
 use qslm_common::space::{Axis, Group, Tier};
 use serde::{Deserialize, Serialize};
 
-use super::combinations::TIER;
+use super::combinations::{self, TIER};
 use crate::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 
 /// Allocation over the groups of a tier.
@@ -75,11 +75,7 @@ impl Strategy for Allocate {
         if self.sensitivity_sequences == Some(0) {
             problems.push(Problem::new(SEQUENCES, format!("{SEQUENCES} = 0: expected 1 or more")));
         }
-        let axes = experiment.space.axes();
-        if axes.iter().any(|axis| matches!(axis, Axis::Activations | Axis::Membranes)) {
-            let words = "strategy allocate spends bytes, which activations and membranes have none of: leave them out of the space";
-            problems.push(Problem::new("strategy", words));
-        }
+        problems.extend(combinations::spends_bytes(Self::KIND, experiment));
         if experiment.space.levels(Axis::Weights) < 2 {
             problems
                 .push(Problem::new("strategy", "strategy allocate: expected at least two levels of weights"));
@@ -92,7 +88,7 @@ impl Strategy for Allocate {
         let subset = self.subset_of(experiment);
         let base = experiment.space.uniform(&experiment.network, 0);
         // Vectors that have levels begin at the first, too.
-        let base = groups.iter().fold(base, |base, group| experiment.space.place(base, group, 0));
+        let base = combinations::placed(experiment, &base, &groups, &vec![0; groups.len()]);
         let (experiment, state) = (experiment.clone(), State::Start);
         Box::new(AllocateSearch {
             experiment,
@@ -202,10 +198,7 @@ impl AllocateSearch {
 
     /// The candidate of an allocation.
     fn candidate(&self, levels: &[usize]) -> Candidate {
-        let placed = self.groups.iter().zip(levels);
-        placed.fold(self.base.clone(), |candidate, (group, level)| {
-            self.experiment.space.place(candidate, group, *level)
-        })
+        combinations::placed(&self.experiment, &self.base, &self.groups, levels)
     }
 
     /// The group alone at a level, the rest float.

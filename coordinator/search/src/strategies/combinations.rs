@@ -2,7 +2,7 @@
 
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
-use qslm_common::space::Tier;
+use qslm_common::space::{Axis, Group, Tier};
 
 use crate::candidates::Numbers;
 use crate::{Candidates, Key, Problem};
@@ -24,6 +24,28 @@ pub(super) fn candidates(experiment: &Experiment, tier: Tier, numbers: Numbers) 
     let first = vec![Candidate::float(network)];
     let base = space.uniform(network, 0);
     Candidates::combinations(first, space, base, &experiment.moving(tier), numbers)
+}
+
+/// The candidate with a level for every group.
+pub(super) fn placed(
+    experiment: &Experiment,
+    base: &Candidate,
+    groups: &[Group],
+    levels: &[usize],
+) -> Candidate {
+    let placed = groups.iter().zip(levels);
+    placed.fold(base.clone(), |candidate, (group, level)| experiment.space.place(candidate, group, *level))
+}
+
+/// A space with axes that take no bytes, for a strategy that spends these.
+pub(super) fn spends_bytes(kind: &str, experiment: &Experiment) -> Option<Problem> {
+    let is_inner = |axis: &Axis| matches!(axis, Axis::Activations | Axis::Membranes);
+    let words = || {
+        format!(
+            "strategy {kind} spends bytes, which activations and membranes have none of: leave them out of the space"
+        )
+    };
+    experiment.space.axes().iter().any(is_inner).then(|| Problem::new("strategy", words()))
 }
 
 /// Too many candidates, or none.

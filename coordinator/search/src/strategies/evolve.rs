@@ -155,10 +155,7 @@ impl Search for EvolveSearch {
 
 impl EvolveSearch {
     fn candidate(&self, genome: &Genome) -> Candidate {
-        let placed = self.groups.iter().zip(genome);
-        placed.fold(self.base.clone(), |candidate, (group, level)| {
-            self.experiment.space.place(candidate, group, *level)
-        })
+        combinations::placed(&self.experiment, &self.base, &self.groups, genome)
     }
 
     /// Takes the best of the parents and of the generation that was measured as parents. What failed or was pruned has no

@@ -12,10 +12,11 @@
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::{stored_bytes, vector_bytes};
+use qslm_common::network::Unit;
 use qslm_common::space::{Axis, Group, Tier};
 use serde::{Deserialize, Serialize};
 
-use super::combinations::TIER;
+use super::combinations::{self, TIER};
 use super::one_shot::OneShot;
 use crate::{Key, Problem, Search, Strategy};
 
@@ -44,10 +45,7 @@ impl Strategy for MemoryDriven {
             let words = "strategy memory_driven: expected constraints.max_footprint_bytes or min_saving";
             problems.push(Problem::new("constraints", words));
         }
-        if experiment.space.axes().iter().any(|axis| matches!(axis, Axis::Activations | Axis::Membranes)) {
-            let words = "strategy memory_driven spends bytes, which activations and membranes have none of: leave them out of the space";
-            problems.push(Problem::new("strategy", words));
-        }
+        problems.extend(combinations::spends_bytes(Self::KIND, experiment));
         problems
     }
 
@@ -67,14 +65,16 @@ impl Strategy for MemoryDriven {
 fn fit(experiment: &Experiment, groups: &[Group], is_allowed: impl Fn(u64) -> bool) -> Candidate {
     let space = &experiment.space;
     let base = space.uniform(&experiment.network, 0);
-    let mut candidate = groups.iter().fold(base, |base, group| space.place(base, group, 0));
     let mut levels = vec![0; groups.len()];
+    let mut candidate = combinations::placed(experiment, &base, groups, &levels);
+    let units = experiment.network.units();
     loop {
         let total = experiment.footprint(&candidate);
         if is_allowed(total) {
             return candidate;
         }
-        let share = |at: usize| bytes_of(experiment, &candidate, &groups[at]) as f64 / total.max(1) as f64;
+        let share =
+            |at: usize| bytes_of(experiment, &units, &candidate, &groups[at]) as f64 / total.max(1) as f64;
         let open: Vec<(usize, f64)> = (0..groups.len())
             .filter(|at| levels[*at] + 1 < space.levels(groups[*at].axis))
             .map(|at| (at, share(at)))
@@ -89,13 +89,13 @@ fn fit(experiment: &Experiment, groups: &[Group], is_allowed: impl Fn(u64) -> bo
 }
 
 /// Bytes of a group's members in the file of a candidate.
-fn bytes_of(experiment: &Experiment, candidate: &Candidate, group: &Group) -> u64 {
+fn bytes_of(experiment: &Experiment, units: &[Unit], candidate: &Candidate, group: &Group) -> u64 {
     let (network, coded) = (&experiment.network, &experiment.space.coded);
     if group.axis == Axis::Vectors {
         return vector_bytes(network, candidate);
     }
-    let units = network.units().into_iter().filter(|unit| group.members.contains(&unit.name));
-    units.map(|unit| stored_bytes(&unit, candidate.scheme(&unit.name), coded)).sum()
+    let members = units.iter().filter(|unit| group.members.contains(&unit.name));
+    members.map(|unit| stored_bytes(unit, candidate.scheme(&unit.name), coded)).sum()
 }
 
 #[cfg(test)]

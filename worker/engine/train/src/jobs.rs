@@ -5,6 +5,7 @@ mod control;
 mod e2e_qp;
 mod mrem;
 mod qat;
+mod stepping;
 
 use std::io::Write;
 

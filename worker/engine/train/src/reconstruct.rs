@@ -1,7 +1,7 @@
 //! Training of a part of a network towards what the float network does there.
 //!
-//! What the parts of a run share, the float network and what there is to learn, is a [`Setting`]; a [`PartRun`] is one of them under way.
-//! Batch by batch inputs are computed anew from the tokens, so nothing is kept that grows with the text.
+//! What the parts of a run share, the float network and what there is to learn, is a [`Setting`]; a [`PartRun`] is one of
+//! them under way. Batch by batch inputs are computed anew from the tokens, so nothing is kept that grows with the text.
 
 use qslm_common::candidate::Candidate;
 use qslm_engine::checkpoint::Checkpoint;

@@ -3,12 +3,12 @@
 
 use std::io::Write;
 
-use qslm_common::candidate::Candidate;
 use qslm_common::job::Job;
 use qslm_common::recovery::{Parameters, TrainingPlan, kinds};
 use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 
-use super::qat::{artifact, not_finite, plan_of, teacher, text};
+use super::qat::{artifact, candidate_of, plan_of, teacher, text};
+use super::stepping::{Stepping, go_on};
 use crate::block_ap::BlockAp;
 use crate::distil::Plan;
 use crate::lessons::Lessons;
@@ -26,8 +26,7 @@ const ZERO_POINT_RATE: f32 = 1e-2;
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
     let Parameters { binary_embedding, candidate, plan, .. } = parameters(job)?;
-    let candidate =
-        Candidate::decode(&candidate).map_err(|error| JobError::Invalid(format!("candidate: {error}")))?;
+    let candidate = candidate_of(&candidate)?;
     let checkpoint = inputs.checkpoint(binary_embedding)?;
     let network = checkpoint.network();
     let (data, teacher) = (text(inputs, network, &plan)?, teacher(inputs, network, &plan)?);
@@ -37,21 +36,9 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         // One that cannot be read is none: the run begins anew.
         run.restore(saved).map_err(JobError::invalid)?;
     }
-    while run.steps() < run.all_steps() {
-        if watch.is_interrupted() {
-            return Err(JobError::Interrupted);
-        }
-        let loss = run.step().map_err(JobError::invalid)?;
-        if loss.is_some_and(|(_, loss)| !loss.objective.is_finite()) {
-            return Err(not_finite(run.steps()));
-        }
-        watch.progress(run.steps(), run.all_steps());
-        if watch.is_checkpoint_due() {
-            watch.save_checkpoint(run.save());
-        }
-    }
-    let trained = run.trained();
-    let artifact = artifact(network, &candidate, &trained, trained.tokens);
+    let all = run.all_steps();
+    go_on(&mut run, (0, all), watch)?;
+    let artifact = artifact(network, &candidate, &run.trained());
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }
 
@@ -60,4 +47,20 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
 pub(super) fn plan_of_parts(plan: &TrainingPlan) -> Plan {
     let plan = plan_of(plan);
     Plan { settings: Settings { zero_point_rate: ZERO_POINT_RATE, ..plan.settings }, ..plan }
+}
+
+impl Stepping for BlockAp<'_> {
+    fn done(&self) -> u64 {
+        self.steps()
+    }
+
+    fn step(&mut self) -> Result<f64, JobError> {
+        let loss = Self::step(self).map_err(JobError::invalid)?;
+        // None is left when all stages are done.
+        Ok(loss.map_or(0.0, |(_, loss)| loss.objective))
+    }
+
+    fn save(&self) -> Vec<u8> {
+        Self::save(self)
+    }
 }

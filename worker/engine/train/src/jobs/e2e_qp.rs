@@ -6,11 +6,10 @@ use qslm_common::candidate::Candidate;
 use qslm_common::job::Job;
 use qslm_common::network::Network;
 use qslm_common::recovery::{Parameters, Trainer, TrainingPlan, kinds};
-use qslm_engine::checkpoint::CheckpointError;
-use qslm_engine::checkpoint::calibrated::CodesFile;
 use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 
-use super::qat::{artifact, go_on, plan_of, teacher, text};
+use super::qat::{artifact, candidate_of, plan_of, teacher, text};
+use super::stepping::go_on;
 use crate::distil::{Plan, Run, Trained};
 use crate::lessons::Lessons;
 use crate::step::Settings;
@@ -24,8 +23,7 @@ const CODES: &str = "codes";
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
     let Parameters { binary_embedding, candidate, plan, .. } = parameters(job)?;
-    let candidate =
-        Candidate::decode(&candidate).map_err(|error| JobError::Invalid(format!("candidate: {error}")))?;
+    let candidate = candidate_of(&candidate)?;
     let Trainer::BlockAp { end_to_end_steps, end_to_end_rate } = plan.trainer else {
         return Err(JobError::invalid("plan: e2e_qp is the second phase of the trainer block_ap"));
     };
@@ -43,9 +41,8 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         // One that cannot be read is none: the run begins anew.
         run.restore(saved);
     }
-    go_on(&mut run, plan.steps, watch)?;
-    let trained = run.trained();
-    let artifact = artifact(network, &candidate, &trained, trained.tokens);
+    go_on(&mut run, (0, plan.steps.into()), watch)?;
+    let artifact = artifact(network, &candidate, &run.trained());
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }
 
@@ -66,10 +63,7 @@ fn steps_only(plan: &TrainingPlan, rate: f64) -> Plan {
 
 /// Codes and vectors of the first phase.
 fn read(inputs: &Inputs, network: &Network, candidate: &Candidate) -> Result<Trained, JobError> {
-    let file = CodesFile::load(inputs.path(CODES)?).map_err(|error| match error {
-        CheckpointError::Io(error) => JobError::Io { name: CODES.to_owned(), error },
-        other => JobError::Invalid(format!("{CODES}: {other}")),
-    })?;
+    let file = inputs.codes_file(CODES)?;
     let refuse = |error| JobError::Invalid(format!("{CODES}: {error}"));
     let mut frozen = Trained::default();
     for unit in network.units() {

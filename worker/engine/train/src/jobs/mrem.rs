@@ -16,7 +16,8 @@ use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 
 use super::block_ap::plan_of_parts;
-use super::qat::{artifact, not_finite, teacher, text};
+use super::qat::{artifact, candidate_of, teacher, text};
+use super::stepping::{Stepping, go_on};
 use crate::distil::{Trained, trained};
 use crate::lessons::Lessons;
 use crate::mrem::{modules, share_of_float, steps_before};
@@ -53,8 +54,7 @@ struct Modules {
 
 impl Modules {
     fn of(of_run: Parameters, checkpoint: &Checkpoint) -> Result<Self, JobError> {
-        let candidate = Candidate::decode(&of_run.candidate)
-            .map_err(|error| JobError::Invalid(format!("candidate: {error}")))?;
+        let candidate = candidate_of(&of_run.candidate)?;
         let Kinds::Mrem { modules: count, rounds } = of_run.plan.trainer else {
             return Err(JobError::invalid("plan: modules are of the trainer mrem"));
         };
@@ -123,6 +123,27 @@ struct State {
     tokens: u64,
 }
 
+/// A round under way.
+struct Round<'a> {
+    part: PartRun,
+    setting: &'a Setting<'a>,
+    before: &'a Weights,
+}
+
+impl Stepping for Round<'_> {
+    fn done(&self) -> u64 {
+        self.part.steps().into()
+    }
+
+    fn step(&mut self) -> Result<f64, JobError> {
+        Ok(self.part.step(self.setting, self.before).objective)
+    }
+
+    fn save(&self) -> Vec<u8> {
+        self.part.save()
+    }
+}
+
 fn round(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
     let parameters: Parameters = parameters(job)?;
     let Some((module, round)) = parameters.module else {
@@ -161,20 +182,10 @@ fn round(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> 
             trainer = begin()?;
         }
     }
-    let mut part = PartRun::going_on(&setting, trainer, share);
-    while part.steps() < last {
-        if watch.is_interrupted() {
-            return Err(JobError::Interrupted);
-        }
-        let loss = part.step(&setting, &before);
-        if !loss.objective.is_finite() {
-            return Err(not_finite(part.steps().into()));
-        }
-        watch.progress((part.steps() - first).into(), (last - first).into());
-        if watch.is_checkpoint_due() {
-            watch.save_checkpoint(part.save());
-        }
-    }
+    let part = PartRun::going_on(&setting, trainer, share);
+    let mut going = Round { part, setting: &setting, before: &before };
+    go_on(&mut going, (first.into(), last.into()), watch)?;
+    let part = going.part;
     for bytes in [run.header(module, round)?, part.tokens().to_le_bytes().to_vec(), part.save()] {
         out.write_all(&bytes).map_err(JobError::artifact)?;
     }
@@ -193,6 +204,6 @@ fn join(job: &Job, inputs: &Inputs, _: &dyn Watch, out: &mut dyn Write) -> Resul
         let State { trainer, tokens } = run.state_of((inputs, &name), &checkpoint, module, last)?;
         all.extend(Trained { tokens, ..trained(&trainer) });
     }
-    let artifact = artifact(checkpoint.network(), &run.candidate, &all, all.tokens);
+    let artifact = artifact(checkpoint.network(), &run.candidate, &all);
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }

@@ -18,6 +18,7 @@ use qslm_engine::jobs::{Inputs, JobError, Kind, Watch, parameters};
 use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_engine::task::Dataset;
 
+use super::stepping::{Stepping, go_on};
 use crate::distil::{Plan, Run, Teacher, Trained};
 use crate::lessons::Lessons;
 use crate::optimizer::{Adam, Lion, Method};
@@ -42,12 +43,11 @@ const CLIP: f64 = 1.0;
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
     let Parameters { binary_embedding, candidate, plan, .. } = parameters(job)?;
-    let candidate =
-        Candidate::decode(&candidate).map_err(|error| JobError::Invalid(format!("candidate: {error}")))?;
+    let candidate = candidate_of(&candidate)?;
     let checkpoint = inputs.checkpoint(binary_embedding)?;
     let network = *checkpoint.network();
     let trained = train(inputs, &checkpoint, &candidate, &plan, watch)?;
-    let artifact = artifact(&network, &candidate, &trained, trained.tokens);
+    let artifact = artifact(&network, &candidate, &trained);
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }
 
@@ -68,7 +68,7 @@ pub(super) fn train(
         // One that cannot be read is none: the run begins anew.
         run.restore(saved);
     }
-    go_on(&mut run, plan.steps, watch)?;
+    go_on(&mut run, (0, plan.steps.into()), watch)?;
     Ok(run.trained())
 }
 
@@ -98,27 +98,23 @@ pub(super) fn teacher(
     inputs.float(network.binary_embedding).map(Some)
 }
 
-/// Trains up to so many steps, with checkpoints whenever one is due.
-pub(super) fn go_on(run: &mut Run<'_>, steps: u32, watch: &dyn Watch) -> Result<(), JobError> {
-    while run.steps() < steps {
-        if watch.is_interrupted() {
-            return Err(JobError::Interrupted);
-        }
-        let loss = run.step();
-        if !loss.objective.is_finite() {
-            return Err(not_finite(u64::from(run.steps())));
-        }
-        watch.progress(run.steps().into(), steps.into());
-        if watch.is_checkpoint_due() {
-            watch.save_checkpoint(run.save());
-        }
-    }
-    Ok(())
+/// Reads the candidate that a job names.
+pub(super) fn candidate_of(text: &str) -> Result<Candidate, JobError> {
+    Candidate::decode(text).map_err(|error| JobError::Invalid(format!("candidate: {error}")))
 }
 
-/// Error of a loss that is no number.
-pub(super) fn not_finite(step: u64) -> JobError {
-    JobError::NotFinite(format!("step {step}: the loss is not finite; try a lower rate"))
+impl Stepping for Run<'_> {
+    fn done(&self) -> u64 {
+        self.steps().into()
+    }
+
+    fn step(&mut self) -> Result<f64, JobError> {
+        Ok(Self::step(self).objective)
+    }
+
+    fn save(&self) -> Vec<u8> {
+        Self::save(self)
+    }
 }
 
 /// The plan of a run end to end.
@@ -154,18 +150,17 @@ pub(super) fn plan_of(plan: &TrainingPlan) -> Plan {
     Plan { settings, share: plan.distillation as f32, window, batch, seed: plan.seed }
 }
 
-/// The artifact with what was trained on so many tokens.
+/// The artifact with what was trained.
 pub(super) fn artifact(
     network: &Network,
     candidate: &Candidate,
     trained: &Trained,
-    tokens: u64,
 ) -> Result<Vec<u8>, String> {
     let mut writer = CodesWriter::default();
     for unit in network.units() {
         let scheme = candidate.scheme(&unit.name);
         let Some(codes) = trained.codes.get(&unit.name).filter(|_| scheme.is_trained()) else { continue };
-        let (rows, columns) = (unit.rows, unit.columns);
+        let (rows, columns, tokens) = (unit.rows, unit.columns, trained.tokens);
         writer.unit(&unit.name, CalibratedUnit { rows, columns, tokens, damping: 0.0, dead_columns: 0 });
         writer.codes(&unit.name, scheme, codes.clone());
     }
