@@ -78,7 +78,7 @@ impl Strategy for Evolve {
 
     fn start(&self, experiment: &Experiment) -> Box<dyn Search> {
         let groups = experiment.moving(self.tier);
-        let levels = groups.iter().map(|group| experiment.space.levels(group.axis)).collect();
+        let levels = groups.iter().map(|group| group.levels).collect();
         let base = experiment.space.uniform(&experiment.network, 0);
         Box::new(EvolveSearch {
             experiment: experiment.clone(),

@@ -76,7 +76,7 @@ fn fit(experiment: &Experiment, groups: &[Group], is_allowed: impl Fn(u64) -> bo
         let share =
             |at: usize| bytes_of(experiment, &units, &candidate, &groups[at]) as f64 / total.max(1) as f64;
         let open: Vec<(usize, f64)> = (0..groups.len())
-            .filter(|at| levels[*at] + 1 < space.levels(groups[*at].axis))
+            .filter(|at| levels[*at] + 1 < groups[*at].levels)
             .map(|at| (at, share(at)))
             .collect();
         let largest = open.iter().map(|(_, share)| *share).fold(0.0, f64::max);

@@ -104,13 +104,14 @@ impl Strategy for Tiered {
         for axis in space.axes() {
             for tier in TIERS {
                 let global = axis == Axis::Weights && tier == Tier::Global;
-                let groups = if global { 1 } else { space.groups(network, axis, tier).len() };
+                let groups = space.groups(network, axis, tier);
                 let stage = match axis {
                     Axis::Weights => tier.name().to_owned(),
                     axis => format!("{axis:?}, {tier:?}").to_lowercase(),
                 };
                 // Every width, if nothing wider was good enough before.
-                let candidates_at_most = (groups * space.levels(axis)) as u64;
+                let candidates_at_most = if global { space.levels(axis) as u64 } else { all_levels(&groups) };
+                let groups = if global { 1 } else { groups.len() };
                 stages.push(StagePlan { stage, groups, candidates_at_most });
             }
         }
@@ -200,10 +201,8 @@ struct Lowering {
     tier: Tier,
     /// The best candidate so far, which every next one starts from.
     current: Candidate,
-    /// The level of every site in `current`; absent for float.
-    levels: BTreeMap<Site, usize>,
     /// The group being tried, and its candidates by level.
-    trying: Option<(Group, Vec<(usize, Candidate)>)>,
+    trying: Option<(Group, Vec<Candidate>)>,
     /// Groups of this tier that are still to be tried, least sensitive first.
     queue: VecDeque<Group>,
     /// Groups of this tier that did not reach the last level.
@@ -245,30 +244,27 @@ impl TieredSearch {
             Some(i128::from(archive.counts(&candidate.id(), self.subset.is_some())?.nll.0))
         };
         let float = nll(&Candidate::float(self.network()));
-        let added = |probe: Probe| {
+        let added = |(mut group, probe): (Group, Probe)| {
             let added = nll(&probe.candidate).zip(float).map(|(alone, float)| alone - float);
-            // Small enough that a sum over all sites does not overflow.
-            ((probe.axis, probe.name), added.unwrap_or(i128::from(u64::MAX)))
+            // Small enough that a sum over all sites does not overflow. Matrices that are tied have one sum.
+            ((group.axis, group.members.swap_remove(0)), added.unwrap_or(i128::from(u64::MAX)))
         };
-        self.probes().into_iter().map(added).collect()
+        self.experiment.moving(Tier::Matrix).into_iter().zip(self.probes()).map(added).collect()
     }
 
     /// Ends the global tier: picks the uniform candidate to go on from, or float if none is good enough.
     fn start_lowering(&self, sensitivity: Sensitivity, archive: &Archive) -> Lowering {
-        let mut current = (None, Candidate::float(self.network()));
-        for (level, candidate) in self.global_generation().candidates.iter().enumerate() {
-            if self.improves(&current.1, &candidate, archive) {
-                current = (Some(level), candidate);
+        let mut current = Candidate::float(self.network());
+        for candidate in self.global_generation().candidates.iter() {
+            if self.improves(&current, &candidate, archive) {
+                current = candidate;
             }
         }
-        let units = self.network().units().into_iter();
-        let levels = current.0.map(|level| units.map(move |unit| ((Axis::Weights, unit.name), level)));
         let mut lowering = Lowering {
             sensitivity,
             axis: Axis::Weights,
             tier: Tier::Block,
-            current: current.1,
-            levels: levels.into_iter().flatten().collect(),
+            current,
             trying: None,
             queue: VecDeque::new(),
             stuck: Vec::new(),
@@ -315,7 +311,7 @@ impl TieredSearch {
                 if tried.is_empty() {
                     continue;
                 }
-                let candidates = tried.iter().map(|(_, candidate)| candidate.clone()).collect();
+                let candidates = tried.iter().cloned().collect();
                 let stage = stage(lowering.axis, lowering.tier);
                 let generation = Generation { stage, candidates, subset: None, may_race: true };
                 lowering.trying = Some((group, tried));
@@ -335,10 +331,8 @@ impl TieredSearch {
 
     /// Goes on to a finer tier with the groups inside those that did not reach the last level.
     fn descend(&self, lowering: &mut Lowering, finer: Tier) {
-        let last = self.space().levels(lowering.axis) - 1;
         let stuck = std::mem::take(&mut lowering.stuck);
-        let below_last =
-            |group: &Group| sites(group).any(|site| lowering.levels.get(&site).is_none_or(|r| *r < last));
+        let below_last = |group: &Group| !self.is_at_last(lowering, group);
         let inside = |group: &Group| {
             // A group that cannot be split was tried already.
             let parent = stuck.iter().find(|parent| parent.members.contains(&group.members[0]));
@@ -354,36 +348,39 @@ impl TieredSearch {
     }
 
     /// Keeps the best of what was tried, and notes whether the group could go further.
-    fn settle(
-        &self,
-        lowering: &mut Lowering,
-        group: Group,
-        tried: Vec<(usize, Candidate)>,
-        archive: &Archive,
-    ) {
-        let last = self.space().levels(group.axis) - 1;
-        for (level, candidate) in tried {
+    fn settle(&self, lowering: &mut Lowering, group: Group, tried: Vec<Candidate>, archive: &Archive) {
+        for candidate in tried {
             if self.improves(&lowering.current, &candidate, archive) {
-                lowering.levels.extend(sites(&group).map(|site| (site, level)));
                 lowering.current = candidate;
             }
         }
-        if !sites(&group).all(|site| lowering.levels.get(&site) == Some(&last)) {
+        if !self.is_at_last(lowering, &group) {
             lowering.stuck.push(group);
         }
     }
 
-    /// The current candidate with the group at every narrower level.
-    fn narrower(&self, lowering: &Lowering, group: &Group) -> Vec<(usize, Candidate)> {
-        // The members of a group below the block tier share a level, because their parent was moved as one.
-        let first = sites(group).map(|site| lowering.levels.get(&site).map_or(0, |level| level + 1)).min();
-        let at = |level| (level, self.space().place(lowering.current.clone(), group, level));
-        (first.unwrap_or(0)..self.space().levels(group.axis)).map(at).collect()
+    /// True if the group is at its last level in the current candidate.
+    fn is_at_last(&self, lowering: &Lowering, group: &Group) -> bool {
+        let last = self.space().place(lowering.current.clone(), group, group.levels - 1);
+        last == lowering.current
+    }
+
+    /// The current candidate with the group at every narrower level. The members of a group share a level, because their
+    /// parent was moved as one.
+    fn narrower(&self, lowering: &Lowering, group: &Group) -> Vec<Candidate> {
+        let first = self.space().level_of(&lowering.current, group).map_or(0, |level| level + 1);
+        let at = |level| self.space().place(lowering.current.clone(), group, level);
+        (first..group.levels).map(at).collect()
     }
 }
 
 fn sites(group: &Group) -> impl Iterator<Item = Site> {
     group.members.iter().map(|member| (group.axis, member.clone()))
+}
+
+/// Levels of all of these groups together.
+fn all_levels<'a>(groups: impl IntoIterator<Item = &'a Group>) -> u64 {
+    groups.into_iter().map(|group| group.levels as u64).sum()
 }
 
 fn finer(tier: Tier) -> Option<Tier> {
@@ -428,7 +425,7 @@ impl Search for TieredSearch {
         let float = Candidate::float(self.network());
         let level = |axis| if axis == Axis::Weights { self.probe } else { self.space().levels(axis) / 2 };
         let alone = |group: Group| {
-            let candidate = self.space().place(float.clone(), &group, level(group.axis));
+            let candidate = self.space().place_as_uniform(float.clone(), &group, level(group.axis));
             Probe { axis: group.axis, name: group.name, candidate }
         };
         self.experiment.moving(Tier::Matrix).into_iter().map(alone).collect()
@@ -455,7 +452,7 @@ impl Search for TieredSearch {
 
     fn remaining_at_most(&self) -> Option<u64> {
         // Every group of a tier at every level, at most.
-        let tier = |axis, tier| (self.groups(axis, tier).len() * self.space().levels(axis)) as u64;
+        let tier = |axis, tier| all_levels(&self.groups(axis, tier));
         let below =
             |axis, above| TIERS.into_iter().filter(|t| *t > above).map(|t| tier(axis, t)).sum::<u64>();
         let after = |axis| {
@@ -469,7 +466,7 @@ impl Search for TieredSearch {
             State::Float => 1 + self.probes().len() as u64 + global + weights(),
             State::Global(_) => weights(),
             State::Lowering(lowering) => {
-                let queued = (lowering.queue.len() * self.space().levels(lowering.axis)) as u64;
+                let queued = all_levels(&lowering.queue);
                 queued + below(lowering.axis, lowering.tier) + after(lowering.axis)
             }
             State::Finished => 0,

@@ -3,8 +3,8 @@
 use qslm_common::constraints::Constraints;
 use qslm_common::cost::Cost;
 use qslm_common::footprint::float_bytes;
-use qslm_common::scheme::Symmetry;
-use qslm_common::space::{ActivationSpace, MembraneSpace};
+use qslm_common::scheme::{Scheme, Symmetry};
+use qslm_common::space::{ActivationSpace, MembraneSpace, Rule};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::trade_off::TradeOff;
 
@@ -186,4 +186,28 @@ fn the_number_of_candidates_left_is_a_bound() {
             assert!(left <= bound, "after generation {index}: {left} proposed, {bound} announced");
         }
     }
+}
+
+#[test]
+fn rules_and_ties_are_searched_as_they_stand() {
+    let mut experiment = qslm();
+    let four = experiment.space.ladder().filter(|scheme| scheme.bits() == 4 || scheme.bits() == 3).collect();
+    experiment.space.rules = vec![Rule { units: "blocks.*.ffn.*".to_owned(), schemes: four }];
+    experiment.space.ties = vec![["att.key", "att.value", "att.receptance"].map(str::to_owned).to_vec()];
+    assert_eq!(problems(&experiment), []);
+    let (archive, stages) = run(&experiment, |_| false);
+    // The float model; of each block one tie, the output and three matrices of ffn; the head.
+    assert_eq!(stages[0], ("sensitivity", 1 + 2 * 5 + 1));
+    let space = &experiment.space;
+    let allowed = |candidate: &Candidate, group: &Group| {
+        let float = candidate.scheme(&group.members[0]) == Scheme::Float;
+        float || space.level_of(candidate, group).is_some()
+    };
+    for (_, entry) in archive.iter() {
+        let candidate = Candidate::decode(&entry.candidate, &experiment.network).unwrap();
+        for group in experiment.moving(Tier::Matrix).iter().filter(|group| group.axis == Axis::Weights) {
+            assert!(allowed(&candidate, group), "{}: {candidate:?}", group.name);
+        }
+    }
+    assert!(archive.chosen().is_some());
 }
