@@ -17,6 +17,7 @@
 
 mod candidates;
 mod cursor;
+mod knapsack;
 mod nsga2;
 mod parallel;
 mod playback;
