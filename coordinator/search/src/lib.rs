@@ -18,6 +18,7 @@
 mod candidates;
 mod cursor;
 mod knapsack;
+mod least_squares;
 mod nsga2;
 mod parallel;
 mod playback;
