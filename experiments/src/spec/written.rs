@@ -175,7 +175,10 @@ impl<'de> Deserialize<'de> for WrittenStrategy {
         let read = match spec.kind() {
             Ranked::KIND => serde_json::from_value(parameters()).map(Self::Ranked),
             List::KIND => serde_json::from_value(parameters()).map(Self::List),
-            _ => AnyStrategy::parse(&spec).map(Self::AsItIs),
+            _ => AnyStrategy::parse(&spec).map(|mut strategy| {
+                strategy.write_out();
+                Self::AsItIs(strategy)
+            }),
         };
         read.map_err(D::Error::custom)
     }
