@@ -214,15 +214,9 @@ impl AllocateSearch {
         Generation { stage, candidates, subset, may_race: stage != SENSITIVITY }
     }
 
-    /// The float model, and every group alone at two levels.
     fn sensitivity(&self) -> Generation {
-        let Probes { groups, subset, .. } = &self.probes;
-        let alone = |at: usize| {
-            let of = move |group: &Group| self.probes.alone(group, self.probes.probed(group)[at]);
-            groups.iter().map(of)
-        };
-        let candidates = std::iter::once(self.probes.float()).chain(alone(0)).chain(alone(1));
-        Generation { subset: *subset, ..Self::generation(SENSITIVITY, candidates) }
+        let Probes { subset, .. } = self.probes;
+        Generation { subset, ..Self::generation(SENSITIVITY, self.probes.all()) }
     }
 
     fn round(&mut self, archive: &Archive) -> (State, Step) {

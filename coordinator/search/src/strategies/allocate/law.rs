@@ -8,7 +8,7 @@
 //! neighbours    the best of them with one more group a level lower
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::archive::{Archive, Entry};
 use qslm_common::candidate::{Candidate, CandidateId};
@@ -30,6 +30,8 @@ pub(super) struct Law {
     path: Vec<Allocation>,
     /// Candidates that were proposed, with the losses that were predicted.
     tried: BTreeMap<CandidateId, f64>,
+    /// Candidates that were measured on all data before.
+    before: BTreeSet<CandidateId>,
     /// Rounds so far.
     rounds: usize,
     is_over: bool,
@@ -54,6 +56,8 @@ impl Rounds for Law {
                 self.is_over = true;
                 return None;
             };
+            let before = if probes.subset.is_some() { vec![probes.float()] } else { probes.all() };
+            self.before = before.iter().map(Candidate::id).collect();
             self.tables = tables(probes, &sensitivities);
             self.path = hull(probes.base_bytes(), &self.tables);
         }
@@ -120,7 +124,9 @@ impl Law {
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for allocation in &self.path {
             let id = probes.candidate(&allocation.levels).id();
-            match archive.get(&id) {
+            // A search that starts over finds more in the archive than it asked for yet.
+            let is_known = self.tried.contains_key(&id) || self.before.contains(&id);
+            match archive.get(&id).filter(|_| is_known) {
                 Some(entry) if is_good_enough(probes, archive, entry) => good.push(allocation.bytes),
                 _ if self.tried.contains_key(&id) => bad.push(allocation.bytes),
                 _ => {}

@@ -60,6 +60,13 @@ impl Probes {
         self.experiment.space.place(self.float(), group, level)
     }
 
+    /// The float model, and every group alone at two levels.
+    pub(super) fn all(&self) -> Vec<Candidate> {
+        let at =
+            |which: usize| self.groups.iter().map(move |group| self.alone(group, self.probed(group)[which]));
+        std::iter::once(self.float()).chain(at(0)).chain(at(1)).collect()
+    }
+
     pub(super) fn last(&self, group: &Group) -> usize {
         self.experiment.space.levels(group.axis) - 1
     }

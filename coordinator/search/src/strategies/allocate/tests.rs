@@ -8,6 +8,7 @@ use qslm_common::objective::Constraints;
 use qslm_common::scheme::Width;
 use qslm_common::space::{Embedding, VectorSpace};
 use qslm_common::storage::Storage;
+use qslm_common::task::Task;
 use qslm_common::trade_off::TradeOff;
 use qslm_testing::{experiment, measure};
 use rand::{RngExt, SeedableRng};
@@ -206,6 +207,26 @@ fn over_many_networks_it_finds_no_larger_ones_than_the_law() {
 }
 
 #[test]
+fn a_bound_on_accuracy_is_met_by_mixed_widths() {
+    let smallest = TradeOff::EpsilonConstraint { cost: Cost::Footprint };
+    let quality = Constraints { max_accuracy_drop: Some(0.02), ..Default::default() };
+    let task = Task::Accuracy { sentences: None };
+    let experiment = Experiment { trade_off: smallest, task, ..bounded(quality) };
+    // A nat lost is seven sentences of a thousand.
+    let counts = |candidate: &Candidate| {
+        let counts = measure(candidate);
+        let hits = 900 - ((counts.nll.nats() - 400.0) * 7.0) as u64;
+        Some(Counts { scored_tokens: 0, sentences: 1000, hits, ..counts })
+    };
+    let played = play(&experiment, counts);
+    let chosen = played.archive.chosen().unwrap().entry;
+    let uniform = (0..5).map(|level| experiment.space.uniform(&experiment.network, level));
+    let allowed = uniform.filter(|one| counts(one).unwrap().hits >= 880);
+    let best = allowed.map(|one| experiment.footprint(&one)).min().unwrap();
+    assert!(chosen.counts.hits >= 880 && chosen.footprint_bytes < best, "{} {best}", chosen.footprint_bytes);
+}
+
+#[test]
 fn both_bounds_are_met_where_they_can_be() {
     let quality = Constraints { max_perplexity_increase: Some(0.03), ..Default::default() };
     let smallest = TradeOff::EpsilonConstraint { cost: Cost::Footprint };
@@ -322,6 +343,17 @@ fn the_same_results_take_the_same_path_also_where_candidates_fail_or_it_starts_o
         assert_eq!(again.proposed, played.proposed);
         let none = play(&experiment, |candidate| (*candidate == float).then(|| measure(candidate)));
         assert!(none.archive.len() == 1, "nothing but the float model can be measured");
+    }
+}
+
+#[test]
+fn by_the_law_a_search_that_starts_over_takes_its_path_again_too() {
+    for seed in 0..20 {
+        let experiment = experiment(Allocate { fit: None, ..ALLOCATE });
+        let counts = |candidate: &Candidate| drawn(seed, candidate);
+        let played = play(&experiment, counts);
+        let again = play_on(played.archive.clone(), &experiment, counts);
+        assert_eq!(again.proposed, played.proposed, "seed {seed}");
     }
 }
 
