@@ -418,6 +418,20 @@ mod tests {
     }
 
     #[test]
+    fn a_fit_that_is_left_out_is_written_into_the_experiment() {
+        let of = |more: &str| {
+            let text = format!("{SPEC}[strategy]\nkind = \"allocate\"\ntier = \"matrix\"\n{more}");
+            match parse(&text, &[]).unwrap().strategy {
+                Some(WrittenStrategy::AsItIs(strategy)) => serde_json::to_string(&strategy.spec()).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(of(""), r#"{"kind":"allocate","tier":"matrix","fit":"regression"}"#);
+        // What experiments meant before there was the key.
+        assert_eq!(of("fit = \"law\"\n"), r#"{"kind":"allocate","tier":"matrix"}"#);
+    }
+
+    #[test]
     fn what_is_left_out_has_a_default() {
         let spec = parse(SPEC, &[]).unwrap();
         assert!(spec.checkpoint.binary_embedding && spec.run.shards == 4);

@@ -25,6 +25,8 @@ const AROUND_THE_BOUND: [f64; 6] = [1.0, 0.85, 1.2, 0.7, 1.5, 0.5];
 const AT_THE_BOUND: [f64; 6] = [1.0, 1.03, 0.97, 1.08, 0.93, 1.2];
 /// Shares of the largest bytes that are allowed.
 const BELOW_THE_LIMIT: [f64; 3] = [1.0, 0.99, 0.97];
+/// Neighbours that are looked at, at most.
+const MOST_MOVED: usize = 64;
 
 /// What is known when a round is asked for.
 pub(super) struct Aims<'a> {
@@ -96,8 +98,9 @@ impl<'a> Aims<'a> {
     fn is_within(&self, answer: &Answer) -> bool {
         let experiment = &self.probes.experiment;
         let constraints = &experiment.constraints;
-        if !constraints.allow_footprint(&experiment.network, answer.bytes) || constraints.max.is_empty() {
-            return constraints.allow_footprint(&experiment.network, answer.bytes);
+        let fits = constraints.allow_footprint(&experiment.network, answer.bytes);
+        if !fits || constraints.max.is_empty() {
+            return fits;
         }
         let candidate = self.probes.candidate(&self.model.levels(&answer.choices));
         let costs = experiment.costs(&candidate, self.nearest(answer.bytes));
@@ -285,9 +288,6 @@ impl<'a> Aims<'a> {
         larger.into_iter().chain(smaller).map(moved).collect()
     }
 }
-
-/// Neighbours that are looked at, at most.
-const MOST_MOVED: usize = 64;
 
 /// An answer with one or two choices changed.
 #[derive(Debug, Clone)]

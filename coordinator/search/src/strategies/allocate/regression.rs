@@ -20,7 +20,7 @@ use super::{ALLOCATION, AT_A_TIME, NEIGHBOUR, NEIGHBOURS, ROUNDS, Round, Rounds}
 use crate::knapsack::{Answer, Front};
 use crate::prediction::nats_per_item;
 
-/// States of the program after each group: with fewer than 100 groups of a few hundred parts each it is exact.
+/// States of the program after each group: 128 groups of 9 levels take 0.4 s, and then less is lost than on the hull.
 const STATES: usize = 1 << 14;
 /// Answers of which the costs are worked out, to find those within the bounds.
 const CONSIDERED: usize = 256;
