@@ -63,7 +63,7 @@ impl Front {
         let mut states = vec![State { bytes: 0, loss: 0.0, step: Step { from: 0, choice: 0 } }];
         let mut steps = Vec::with_capacity(units.len());
         for unit in units {
-            states = thinned(undominated(extended(&states, unit)), most);
+            states = thinned(extended(&states, unit), most);
             steps.push(states.iter().map(|state| state.step).collect());
         }
         Self { states, steps }
@@ -102,31 +102,39 @@ impl Front {
     }
 }
 
-/// Every state with each choice of the next unit. For one choice they are in order, so a sort that finds runs only merges.
+/// Every state with each choice of the next unit, but for those that another one beats.
 fn extended(states: &[State], unit: &[Choice]) -> Vec<State> {
-    let mut next = Vec::with_capacity(states.len() * unit.len());
-    for (choice, taken) in (0..).zip(unit) {
-        next.extend((0..).zip(states).map(|(from, state)| State {
+    let with = |(choice, taken): (u32, &Choice)| -> Vec<State> {
+        let extend = |(from, state): (u32, &State)| State {
             bytes: state.bytes.saturating_add(taken.bytes),
             loss: state.loss + taken.loss,
             step: Step { from, choice },
-        }));
+        };
+        (0..).zip(states).map(extend).collect()
+    };
+    let mut runs: Vec<Vec<State>> =
+        (0..).zip(unit).filter(|(_, taken)| taken.loss.is_finite()).map(with).collect();
+    while runs.len() > 1 {
+        runs = runs.chunks(2).map(merged).collect();
     }
-    next
+    runs.pop().unwrap_or_default()
 }
 
-/// States in the order of their bytes, of which each loses less than the one before.
-fn undominated(mut states: Vec<State>) -> Vec<State> {
-    states.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.loss.total_cmp(&b.loss)));
-    let mut least = f64::INFINITY;
-    states.retain(|state| {
-        let loses_less = state.loss < least;
-        if loses_less {
+/// States of one or two runs in the order of their bytes, of which each loses less than the one before.
+fn merged(runs: &[Vec<State>]) -> Vec<State> {
+    let (mut a, mut b) = (runs[0].iter().peekable(), runs.get(1).into_iter().flatten().peekable());
+    let (mut all, mut least) = (Vec::new(), f64::INFINITY);
+    loop {
+        let is_second = match (a.peek(), b.peek()) {
+            (Some(one), Some(other)) => (other.bytes, other.loss) < (one.bytes, one.loss),
+            (one, _) => one.is_none(),
+        };
+        let Some(state) = (if is_second { b.next() } else { a.next() }) else { return all };
+        if state.loss < least {
             least = state.loss;
+            all.push(*state);
         }
-        loses_less
-    });
-    states
+    }
 }
 
 /// The smallest state, and of every bin of bytes the one that loses least, which is its last.
