@@ -17,9 +17,12 @@
 
 mod candidates;
 mod cursor;
+mod knapsack;
+mod least_squares;
 mod nsga2;
 mod parallel;
 mod playback;
+mod prediction;
 mod race;
 mod recovery;
 mod strategies;
@@ -28,10 +31,11 @@ mod valid;
 
 pub use candidates::Candidates;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
+pub use prediction::Prediction;
 pub use recovery::stage_of_recovery;
 pub use strategies::{
-    Allocate, AnyStrategy, Evolve, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry, Tiered, list,
-    registry,
+    Allocate, AnyStrategy, Evolve, Fit, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry, Tiered,
+    list, registry,
 };
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 pub use valid::{Invalid, decode, problems};

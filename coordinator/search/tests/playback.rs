@@ -15,7 +15,9 @@ use qslm_common::scheme::Scheme;
 use qslm_common::space::Tier;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::WorkKey;
-use qslm_search::{AnyStrategy, Fate, Grid, OnRecord, Playback, Search, Step, Tiered};
+use qslm_search::{
+    Allocate, AnyStrategy, Fate, Fit, Grid, OnRecord, Playback, Prediction, Search, Step, Tiered,
+};
 use qslm_testing::{experiment, measure, run};
 
 type Records = BTreeMap<TrialKey, Evidence>;
@@ -111,6 +113,30 @@ fn a_trial_that_failed_before_is_passed_over_until_it_is_opened_again() {
     again.retry(&BTreeSet::from([key.into()]));
     assert_eq!(again.archive(), &Archive::default());
     assert!(!again.is_finished());
+}
+
+#[test]
+fn predicted_losses_come_with_those_that_were_measured() {
+    let allocate = Allocate { tier: Tier::Module, sensitivity_sequences: None, fit: Some(Fit::Regression) };
+    let experiment = experiment(allocate);
+    let start = Playback::new(experiment.clone(), 4, BTreeSet::new()).unwrap();
+    assert_eq!(start.predictions(), []);
+    let (played, _) = play_on(start, &mut Records::new(), &nobody(&experiment));
+    let float = measure(&Candidate::float(&experiment.network)).nll.nats();
+    let predictions = played.predictions();
+    assert!(predictions.len() > 6, "{predictions:?}");
+    for Prediction { candidate, predicted, measured } in predictions {
+        let nats = played.archive().get(&candidate).unwrap().counts.nll.nats();
+        assert_eq!(measured, Some(nats / 100.0 - float / 100.0));
+        assert!(predicted > 0.0);
+    }
+    let (grid, _) = play(
+        &qslm_testing::experiment(Grid { tier: Tier::Global }),
+        &mut Records::new(),
+        BTreeSet::new(),
+        &nobody(&experiment),
+    );
+    assert_eq!(grid.predictions(), []);
 }
 
 /// The grid, once a job is done that reads what another makes; without their artifacts there is nothing.

@@ -128,7 +128,10 @@ impl<'de> Deserialize<'de> for WrittenStrategy {
         let read = match spec.kind() {
             Ranked::KIND => serde_json::from_value(parameters()).map(Self::Ranked),
             List::KIND => serde_json::from_value(parameters()).map(Self::List),
-            _ => AnyStrategy::parse(&spec).map(Self::AsItIs),
+            _ => AnyStrategy::parse(&spec).map(|mut strategy| {
+                strategy.write_out();
+                Self::AsItIs(strategy)
+            }),
         };
         read.map_err(D::Error::custom)
     }
@@ -303,6 +306,20 @@ mod tests {
         std::fs::write(file.path(), text).unwrap();
         let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
         read(file.path(), &settings).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn a_fit_that_is_left_out_is_written_into_the_experiment() {
+        let of = |more: &str| {
+            let text = format!("{SPEC}[strategy]\nkind = \"allocate\"\ntier = \"matrix\"\n{more}");
+            match parse(&text, &[]).unwrap().strategy {
+                Some(WrittenStrategy::AsItIs(strategy)) => serde_json::to_string(&strategy.spec()).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(of(""), r#"{"kind":"allocate","tier":"matrix","fit":"regression"}"#);
+        // What experiments meant before there was the key.
+        assert_eq!(of("fit = \"law\"\n"), r#"{"kind":"allocate","tier":"matrix"}"#);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::strategy::StrategySpec;
 use serde::{Deserialize, Serialize};
 
-pub use allocate::Allocate;
+pub use allocate::{Allocate, Fit};
 pub use evolve::Evolve;
 pub use grid::Grid;
 pub use list::List;
@@ -70,6 +70,11 @@ macro_rules! strategies {
             /// See [`Strategy::asks_for_subset`].
             pub fn asks_for_subset(&self) -> Option<(&'static str, u32)> {
                 match self { $(Self::$Strategy(it) => it.asks_for_subset(),)* }
+            }
+
+            /// See [`Strategy::write_out`].
+            pub fn write_out(&mut self) {
+                match self { $(Self::$Strategy(it) => it.write_out(),)* }
             }
 
             /// See [`Strategy::fit`].
@@ -170,7 +175,7 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 9] = [
+    const CANONICAL: [&str; 10] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"grid","tier":"block"}"#,
@@ -178,6 +183,7 @@ mod tests {
         r#"{"kind":"ranked","metric":"lsaq","tier":"block","order":["head","blocks.0"]}"#,
         r#"{"kind":"list","candidates":["a","b"]}"#,
         r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256}"#,
+        r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256,"fit":"regression"}"#,
         r#"{"kind":"evolve","tier":"module","population":20,"generations":5,"seed":1}"#,
         r#"{"kind":"memory_driven","tier":"matrix"}"#,
     ];
