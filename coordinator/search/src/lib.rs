@@ -17,10 +17,13 @@
 
 mod candidates;
 mod cursor;
+mod exact;
+mod fitness;
 mod nsga2;
 mod parallel;
 mod playback;
 mod race;
+mod rbf;
 mod recovery;
 mod strategies;
 mod strategy;
@@ -30,8 +33,8 @@ pub use candidates::Candidates;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
 pub use recovery::stage_of_recovery;
 pub use strategies::{
-    Allocate, AnyStrategy, Evolve, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry, Tiered, list,
-    registry,
+    Allocate, AnyStrategy, Evolve, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry, Surrogate,
+    Tiered, list, registry,
 };
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 pub use valid::{Invalid, decode, problems};

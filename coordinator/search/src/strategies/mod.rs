@@ -10,6 +10,7 @@ mod memory_driven;
 mod one_shot;
 mod random;
 mod ranked;
+mod surrogate;
 mod tiered;
 
 use qslm_common::experiment::Experiment;
@@ -23,6 +24,7 @@ pub use list::List;
 pub use memory_driven::MemoryDriven;
 pub use random::Random;
 pub use ranked::Ranked;
+pub use surrogate::Surrogate;
 pub use tiered::Tiered;
 
 use crate::strategy::{Key, Problem, Search, StagePlan, Strategy, Subset};
@@ -113,6 +115,7 @@ strategies! {
     "allocate" => Allocate,
     "evolve" => Evolve,
     "memory_driven" => MemoryDriven,
+    "surrogate" => Surrogate,
 }
 
 /// A strategy as the reference shows it.
@@ -170,7 +173,7 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 9] = [
+    const CANONICAL: [&str; 11] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"grid","tier":"block"}"#,
@@ -180,6 +183,8 @@ mod tests {
         r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256}"#,
         r#"{"kind":"evolve","tier":"module","population":20,"generations":5,"seed":1}"#,
         r#"{"kind":"memory_driven","tier":"matrix"}"#,
+        r#"{"kind":"surrogate","tier":"module","initial":20,"iterations":8,"batch":10,"seed":1}"#,
+        r#"{"kind":"surrogate","tier":"matrix","initial":20,"iterations":8,"batch":10,"seed":1,"prune":2.0,"sensitivity_sequences":8}"#,
     ];
 
     #[test]
@@ -196,7 +201,7 @@ mod tests {
         let refused =
             |text: &str| AnyStrategy::parse(&serde_json::from_str(text).unwrap()).unwrap_err().to_string();
         let words = "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`, `allocate`, `evolve`, \
-             `memory_driven`";
+             `memory_driven`, `surrogate`";
         assert_eq!(refused(r#"{"kind":"x"}"#), words);
         let words = "unknown field `teir`, expected `tier`";
         assert_eq!(refused(r#"{"kind":"grid","teir":"block"}"#), words);
