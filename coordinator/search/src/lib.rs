@@ -33,7 +33,7 @@ pub use candidates::Candidates;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
 pub use recovery::stage_of_recovery;
 pub use strategies::{
-    Allocate, AnyStrategy, Evolve, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry, Surrogate,
+    Allocate, AnyStrategy, Beam, Evolve, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry, Surrogate,
     Tiered, list, registry,
 };
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};

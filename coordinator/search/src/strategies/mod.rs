@@ -2,6 +2,7 @@
 //! `--dry-run` and reports.
 
 mod allocate;
+mod beam;
 mod combinations;
 mod evolve;
 mod grid;
@@ -18,6 +19,7 @@ use qslm_common::strategy::StrategySpec;
 use serde::{Deserialize, Serialize};
 
 pub use allocate::Allocate;
+pub use beam::Beam;
 pub use evolve::Evolve;
 pub use grid::Grid;
 pub use list::List;
@@ -116,6 +118,7 @@ strategies! {
     "evolve" => Evolve,
     "memory_driven" => MemoryDriven,
     "surrogate" => Surrogate,
+    "beam" => Beam,
 }
 
 /// A strategy as the reference shows it.
@@ -173,7 +176,7 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 11] = [
+    const CANONICAL: [&str; 13] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"grid","tier":"block"}"#,
@@ -185,6 +188,8 @@ mod tests {
         r#"{"kind":"memory_driven","tier":"matrix"}"#,
         r#"{"kind":"surrogate","tier":"module","initial":20,"iterations":8,"batch":10,"seed":1}"#,
         r#"{"kind":"surrogate","tier":"matrix","initial":20,"iterations":8,"batch":10,"seed":1,"prune":2.0,"sensitivity_sequences":8}"#,
+        r#"{"kind":"beam","tier":"matrix","width":3}"#,
+        r#"{"kind":"beam","tier":"block","width":3,"gate_sequences":8,"gate_loss":0.1}"#,
     ];
 
     #[test]
@@ -201,7 +206,7 @@ mod tests {
         let refused =
             |text: &str| AnyStrategy::parse(&serde_json::from_str(text).unwrap()).unwrap_err().to_string();
         let words = "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`, `allocate`, `evolve`, \
-             `memory_driven`, `surrogate`";
+             `memory_driven`, `surrogate`, `beam`";
         assert_eq!(refused(r#"{"kind":"x"}"#), words);
         let words = "unknown field `teir`, expected `tier`";
         assert_eq!(refused(r#"{"kind":"grid","teir":"block"}"#), words);

@@ -147,7 +147,7 @@ fn level_of(space: &Space, bits: Width) -> Option<usize> {
 
 /// A search for narrower activations or membranes whose trade-off does not see them: lowering what nobody pays for would
 /// find nothing but loss.
-fn blind_trade_off(experiment: &Experiment) -> Option<Problem> {
+pub(super) fn blind_trade_off(experiment: &Experiment) -> Option<Problem> {
     let cost = experiment.trade_off.cost();
     let unseen = |axis: &Axis| matches!(axis, Axis::Activations | Axis::Membranes);
     let blind = experiment.space.axes().iter().any(unseen) && !cost.sees_activations_or_membranes();
@@ -170,10 +170,10 @@ struct TieredSearch {
 }
 
 /// Tiers from the coarsest to the finest.
-const TIERS: [Tier; 4] = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
+pub(super) const TIERS: [Tier; 4] = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
 
 /// The name of the first stage.
-const SENSITIVITY: &str = "sensitivity";
+pub(super) const SENSITIVITY: &str = "sensitivity";
 
 /// State of the search, by the generation that is being measured.
 enum State {
@@ -187,11 +187,11 @@ enum State {
 }
 
 /// A unit, an activation or a population.
-type Site = (Axis, String);
+pub(super) type Site = (Axis, String);
 
 /// Added loss of each site when it alone is quantized, in units of [`qslm_common::measurement::Nll`].
 /// One that could not be measured counts as the most sensitive.
-type Sensitivity = BTreeMap<Site, i128>;
+pub(super) type Sensitivity = BTreeMap<Site, i128>;
 
 /// Lowering below the global tier: groups are tried one after the other.
 struct Lowering {
@@ -237,20 +237,6 @@ impl TieredSearch {
         let uniform = |level| self.space().uniform(self.network(), level);
         let candidates = (0..self.space().levels(Axis::Weights)).map(uniform).collect();
         Generation { stage: "global", candidates, subset: None, may_race: true }
-    }
-
-    /// Reads the added loss of every site off the archive.
-    fn sensitivity(&self, archive: &Archive) -> Sensitivity {
-        let nll = |candidate: &Candidate| {
-            Some(i128::from(archive.counts(&candidate.id(), self.subset.is_some())?.nll.0))
-        };
-        let float = nll(&Candidate::float(self.network()));
-        let added = |probe: Probe| {
-            let added = nll(&probe.candidate).zip(float).map(|(alone, float)| alone - float);
-            // Small enough that a sum over all sites does not overflow.
-            ((probe.axis, probe.name), added.unwrap_or(i128::from(u64::MAX)))
-        };
-        self.probes().into_iter().map(added).collect()
     }
 
     /// Ends the global tier: picks the uniform candidate to go on from, or float if none is good enough.
@@ -382,7 +368,29 @@ impl TieredSearch {
     }
 }
 
-fn sites(group: &Group) -> impl Iterator<Item = Site> {
+/// Sorts groups by the summed sensitivity of their units, least first; equal ones stay in the network's order.
+pub(super) fn sort_by_sensitivity(groups: &mut [Group], sensitivity: &Sensitivity) {
+    groups.sort_by_cached_key(|group| sites(group).filter_map(|site| sensitivity.get(&site)).sum::<i128>());
+}
+
+/// Reads the added loss of every site off the archive.
+pub(super) fn sensitivity(
+    probes: Vec<Probe>,
+    network: &Network,
+    on_subset: bool,
+    archive: &Archive,
+) -> Sensitivity {
+    let nll = |candidate: &Candidate| Some(i128::from(archive.counts(&candidate.id(), on_subset)?.nll.0));
+    let float = nll(&Candidate::float(network));
+    let added = |probe: Probe| {
+        let added = nll(&probe.candidate).zip(float).map(|(alone, float)| alone - float);
+        // Small enough that a sum over all sites does not overflow.
+        ((probe.axis, probe.name), added.unwrap_or(i128::from(u64::MAX)))
+    };
+    probes.into_iter().map(added).collect()
+}
+
+pub(super) fn sites(group: &Group) -> impl Iterator<Item = Site> {
     group.members.iter().map(|member| (group.axis, member.clone()))
 }
 
@@ -398,14 +406,12 @@ fn finer(tier: Tier) -> Option<Tier> {
 impl Lowering {
     /// Groups by the summed sensitivity of their units, least first; equal ones in the network's order.
     fn by_sensitivity(&self, mut groups: Vec<Group>) -> VecDeque<Group> {
-        groups.sort_by_cached_key(|group| {
-            sites(group).filter_map(|site| self.sensitivity.get(&site)).sum::<i128>()
-        });
+        sort_by_sensitivity(&mut groups, &self.sensitivity);
         groups.into()
     }
 }
 
-fn stage(axis: Axis, tier: Tier) -> &'static str {
+pub(super) fn stage(axis: Axis, tier: Tier) -> &'static str {
     match (axis, tier) {
         (Axis::Weights, Tier::Global) => "global",
         (Axis::Weights, Tier::Block) => "block",
@@ -443,7 +449,8 @@ impl Search for TieredSearch {
             }
             State::Start | State::Float => (State::Sensitivity, Step::Measure(self.sensitivity_generation())),
             State::Sensitivity => {
-                (State::Global(self.sensitivity(archive)), Step::Measure(self.global_generation()))
+                let sensitivity = sensitivity(self.probes(), self.network(), self.subset.is_some(), archive);
+                (State::Global(sensitivity), Step::Measure(self.global_generation()))
             }
             State::Global(sensitivity) => self.lower(self.start_lowering(sensitivity, archive), archive),
             State::Lowering(lowering) => self.lower(lowering, archive),
