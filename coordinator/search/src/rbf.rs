@@ -65,7 +65,8 @@ fn squared_distance(a: &[f64], b: &[f64]) -> f64 {
 
 /// Different points in the order of their first samples, and the means of their values.
 fn merged(samples: &[(Vec<f64>, Vec<f64>)]) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
-    let (mut points, mut sums): (Vec<Vec<f64>>, Vec<(f64, Vec<f64>)>) = Default::default();
+    let mut points: Vec<Vec<f64>> = Vec::new();
+    let mut sums: Vec<(f64, Vec<f64>)> = Vec::new();
     for (point, values) in samples {
         // Distances that vanish would leave two equal rows.
         match points.iter().position(|known| cube(known, point) == 0.0) {

@@ -28,8 +28,8 @@ use qslm_common::archive::{Archive, Entry};
 use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::experiment::Experiment;
 use qslm_common::objective::Objective;
-use qslm_common::space::Tier;
-use rand::{RngExt, SeedableRng};
+use qslm_common::space::{Group, Tier};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -267,7 +267,7 @@ enum State {
 impl Search for SurrogateSearch {
     /// Every group at its last level, the rest at their first.
     fn probes(&self) -> Vec<Probe> {
-        let probe = |(at, group): (usize, &qslm_common::space::Group)| Probe {
+        let probe = |(at, group): (usize, &Group)| Probe {
             axis: group.axis,
             name: group.name.clone(),
             candidate: self.genes.candidate(&self.experiment, &self.genes.alone(at)),
@@ -337,27 +337,21 @@ impl SurrogateSearch {
     /// Holds the groups that lose too much at their first level. One that could not be measured counts as the most
     /// sensitive.
     fn hold(&mut self, archive: &Archive) {
-        let Some(prune) = self.prune else { return };
         let lost = |genome: &Genome| {
             let candidate = self.genes.candidate(&self.experiment, genome);
             Some(archive.counts(&candidate.id(), self.subset.is_some())?.nll.0 as f64)
         };
-        let Some(base) = lost(&self.genes.uniform(0)) else { return };
+        let Some((base, prune)) = lost(&self.genes.uniform(0)).zip(self.prune) else { return };
         let added = |at| lost(&self.genes.alone(at)).map_or(f64::MAX, |alone| alone - base);
         let added: Vec<f64> = (0..self.genes.groups().len()).map(added).collect();
-        let median = median(&added);
-        // Where half of the groups lose nothing, the median tells nobody apart.
-        for (at, _) in added.iter().enumerate().filter(|(_, added)| median > 0.0 && **added > prune * median)
-        {
-            self.genes.pin(at);
-        }
+        self.genes.hold(&added, prune);
     }
 
     /// Every uniform candidate, and others drawn at random.
     fn sample(&mut self) -> (State, Step) {
         let most = self.genes.levels.iter().copied().max().unwrap_or(1);
         let given: Vec<Genome> = (0..most).map(|level| self.genes.uniform(level)).collect();
-        let genomes = self.fresh(given, self.initial, |genes, rng| drawn(&genes.levels, rng));
+        let genomes = self.fresh(given, self.initial, Genes::drawn);
         // With sensitivities it was measured before.
         let float = self.prune.is_none().then(|| self.float());
         let candidates = self.proposing(&genomes);
@@ -379,7 +373,7 @@ impl SurrogateSearch {
         let filling = self.filling(&population, &standings);
         let parents: Vec<&Genome> = population.iter().map(|(genome, _)| genome).collect();
         let genomes = self.fresh(filling, self.batch, |genes, rng| match parents.is_empty() {
-            true => drawn(&genes.levels, rng),
+            true => genes.drawn(rng),
             false => Variation { levels: &genes.levels, parents: &parents, standings: &standings }.child(rng),
         });
         if genomes.is_empty() {
@@ -476,30 +470,6 @@ impl SurrogateSearch {
         self.under_way.extend(genomes.iter().cloned().zip(candidates.iter().map(Candidate::id)));
         candidates
     }
-}
-
-/// A genome with chances of its levels that are drawn themselves, so that few and many bits on average come up alike.
-fn drawn(levels: &[usize], rng: &mut ChaCha8Rng) -> Genome {
-    let most = levels.iter().copied().max().unwrap_or(1);
-    let weights: Vec<u32> = (0..most).map(|_| rng.random_range(1..=1000)).collect();
-    let mut draw = |levels: &usize| {
-        let mut left = rng.random_range(0..weights[..*levels].iter().sum::<u32>());
-        let below = |weight: &u32| {
-            let is_below = left < *weight;
-            left = left.saturating_sub(*weight);
-            is_below
-        };
-        weights.iter().position(below).unwrap_or(0)
-    };
-    levels.iter().map(&mut draw).collect()
-}
-
-/// The middle of numbers, or the mean of the two that are; 0 of none.
-fn median(numbers: &[f64]) -> f64 {
-    let mut sorted = numbers.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |place: usize| sorted.get(place).copied().unwrap_or_default();
-    (at(sorted.len().saturating_sub(1) / 2) + at(sorted.len() / 2)) / 2.0
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::space::{Group, Tier};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
 
 use super::super::combinations;
 use crate::nsga2::Genome;
@@ -57,9 +59,31 @@ impl Genes {
         genome
     }
 
-    /// Holds a group at its first level.
-    pub(super) fn pin(&mut self, group: usize) {
-        self.levels[group] = 1;
+    /// Holds groups at their first level: those whose added loss is more than so many times the median.
+    pub(super) fn hold(&mut self, added: &[f64], times: f64) {
+        let median = median(added);
+        for (levels, added) in self.levels.iter_mut().zip(added) {
+            // Where half of the groups lose nothing, the median tells nobody apart.
+            if median > 0.0 && *added > times * median {
+                *levels = 1;
+            }
+        }
+    }
+
+    /// A genome with chances of its levels that are drawn themselves, so that few and many bits on average come up alike.
+    pub(super) fn drawn(&self, rng: &mut ChaCha8Rng) -> Genome {
+        let most = self.levels.iter().copied().max().unwrap_or(1);
+        let weights: Vec<u32> = (0..most).map(|_| rng.random_range(1..=1000)).collect();
+        let mut draw = |levels: &usize| {
+            let mut left = rng.random_range(0..weights[..*levels].iter().sum::<u32>());
+            let holds = |weight: &u32| {
+                let holds = left < *weight;
+                left = left.saturating_sub(*weight);
+                holds
+            };
+            weights.iter().position(holds).unwrap_or(0)
+        };
+        self.levels.iter().map(&mut draw).collect()
     }
 
     /// True if no group is at a level that it may not take.
@@ -83,11 +107,20 @@ impl Genes {
     }
 }
 
+/// The middle of numbers, or the mean of the two that are; 0 of none.
+fn median(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |place: usize| sorted.get(place).copied().unwrap_or_default();
+    (at(sorted.len().saturating_sub(1) / 2) + at(sorted.len() / 2)) / 2.0
+}
+
 #[cfg(test)]
 mod tests {
     use qslm_common::scheme::Width;
     use qslm_common::space::VectorSpace;
     use qslm_testing::experiment;
+    use rand::SeedableRng;
 
     use super::*;
     use crate::Grid;
@@ -106,8 +139,33 @@ mod tests {
         }
         assert_eq!(genes.place(&genes.alone(1)), [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
         assert!(genes.allow(&genes.alone(1)));
-        genes.pin(1);
+        genes.hold(&[1.0, 2.1, 1.0, 1.0, 0.0, 2.0], 2.0);
         assert!(!genes.allow(&genes.alone(1)) && genes.allow(&genes.alone(2)));
         assert_eq!(genes.uniform(4), [4, 0, 4, 4, 4, 1]);
+    }
+    #[test]
+    fn where_the_median_is_nothing_no_group_is_held() {
+        let mut genes = Genes::new(&experiment(Grid { tier: Tier::Block }), Tier::Block);
+        genes.hold(&[0.0, 5.0, -1.0], 2.0);
+        assert_eq!(genes.levels, [5, 5, 5]);
+        genes.hold(&[0.5, f64::MAX, 1.0], 2.0);
+        assert_eq!(genes.levels, [5, 1, 5], "what could not be measured");
+    }
+
+    #[test]
+    fn the_median_is_that_of_the_definition() {
+        let medians = [median(&[]), median(&[3.0]), median(&[1.0, 4.0]), median(&[9.0, 1.0, 2.0])];
+        assert_eq!(medians, [0.0, 3.0, 2.5, 2.0]);
+    }
+
+    #[test]
+    fn genomes_that_are_drawn_have_few_bits_and_many() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut genes = Genes::new(&experiment(Grid { tier: Tier::Matrix }), Tier::Matrix);
+        let sums: Vec<usize> = (0..200).map(|_| genes.drawn(&mut rng).iter().sum()).collect();
+        let (low, high) = (sums.iter().min().unwrap(), sums.iter().max().unwrap());
+        assert!(*low < 16 && *high > 41, "{low} {high}: with equal chances 30 give or take 5.5");
+        genes.levels.fill(1);
+        assert_eq!(genes.drawn(&mut rng), [0; 15]);
     }
 }

@@ -202,20 +202,3 @@ fn what_makes_no_sense_is_named_with_its_bound() {
     let none = Surrogate { sensitivity_sequences: Some(0), prune: Some(2.0), ..SURROGATE };
     assert_eq!(words(none), ["strategy.sensitivity_sequences = 0: expected 1 or more"]);
 }
-
-#[test]
-fn the_median_is_that_of_the_definition() {
-    assert_eq!(
-        [median(&[]), median(&[3.0]), median(&[1.0, 4.0]), median(&[9.0, 1.0, 2.0])],
-        [0.0, 3.0, 2.5, 2.0]
-    );
-}
-
-#[test]
-fn first_samples_have_few_bits_and_many() {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let sums: Vec<usize> = (0..200).map(|_| drawn(&[5; 30], &mut rng).iter().sum()).collect();
-    let (low, high) = (sums.iter().min().unwrap(), sums.iter().max().unwrap());
-    assert!(*low < 35 && *high > 80, "{low} {high}: with equal chances 60 give or take 8");
-    assert_eq!(drawn(&[1, 1], &mut rng), [0, 0]);
-}
