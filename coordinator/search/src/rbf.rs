@@ -247,6 +247,21 @@ mod tests {
     }
 
     #[test]
+    fn bits_are_the_same_on_every_platform() {
+        let rbf = Rbf::fit(&samples(60, 7, 5, curved)).unwrap();
+        let values = samples(3, 7, 997, curved).into_iter().flat_map(|(point, _)| rbf.predict(&point));
+        let bits = [
+            4_621_309_306_857_853_304,
+            13_827_738_026_315_339_772,
+            4_617_542_999_861_176_170,
+            13_831_069_004_342_932_474,
+            4_618_411_120_881_262_896,
+            4_603_523_557_513_541_655,
+        ];
+        assert_eq!(values.map(f64::to_bits).collect::<Vec<u64>>(), bits);
+    }
+
+    #[test]
     fn points_that_are_there_twice_count_as_one_with_their_mean() {
         let mut samples = samples(20, 3, 9, curved);
         let (point, values) = samples[4].clone();

@@ -1,7 +1,7 @@
 //! Strategies at equal numbers of evaluations, on formulas in place of networks: a table of hypervolumes, and of
 //! savings within the bound.
 //!
-//!     cargo test --release --package qslm-search --test compare -- --ignored --nocapture
+//!     cargo test --release --workspace --test compare -- --ignored --nocapture
 #![allow(clippy::unwrap_used, clippy::disallowed_macros)]
 
 use std::collections::BTreeMap;
