@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
+use crate::bytes;
 
 /// Entries of a set, and characters of an entry, that are taken.
 const MOST: usize = 64;
@@ -37,7 +38,7 @@ pub struct Demands {
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub cpu_features: BTreeSet<String>,
     /// Bytes of memory, at least.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "bytes::whole", skip_serializing_if = "is_zero")]
     pub memory_bytes: u64,
     /// Labels, all of which the worker needs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

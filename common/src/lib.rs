@@ -16,7 +16,9 @@
 
 pub mod archive;
 pub mod backend;
+pub mod bytes;
 pub mod candidate;
+pub mod constraints;
 pub mod cost;
 pub mod demands;
 pub mod evidence;

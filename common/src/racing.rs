@@ -11,8 +11,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
+use crate::constraints::Constraints;
 use crate::measurement::Counts;
-use crate::objective::Constraints;
 use crate::quality::Quality;
 
 /// Rule by which a candidate is pruned.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use qslm_common::bytes;
 use qslm_program::{LogFlags, Port, limits};
 use qslm_transport::Monitor;
 use serde::Serialize;
@@ -98,7 +99,7 @@ struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     experiments_per_client: Option<u32>,
     /// Bytes that uploaded files, made artifacts and checkpoints of jobs together may take [default: 256 GiB]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
     #[serde(skip_serializing_if = "Option::is_none")]
     artifacts_max_bytes: Option<u64>,
     #[command(flatten)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use qslm_common::bytes;
 use qslm_program::{Coded, LogFormat, Port};
 use qslm_transport::{ServerTls, Tokens, Traces, given};
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,7 @@ pub struct Settings {
     /// Experiments of one client that have not ended, 1 to 1000000.
     pub experiments_per_client: u32,
     /// Bytes that uploaded files, made artifacts and checkpoints of jobs together may take.
+    #[serde(deserialize_with = "bytes::whole")]
     pub artifacts_max_bytes: u64,
     /// Address of an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`; no traces if
     /// empty.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
+use qslm_common::bytes;
 use qslm_common::hash::ContentHash;
 use qslm_program::{Coded, LogFlags, Port, limits};
 use qslm_transport::{AccessFlags, Monitor, Traces};
@@ -68,7 +69,7 @@ struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_dir: Option<PathBuf>,
     /// Bytes that the cache may take [default: 20 GiB]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_max_bytes: Option<u64>,
     /// Seconds between two checkpoints of a job, from which another worker goes on if this one is lost [default: 60]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
+use qslm_common::bytes;
 use qslm_program::{LogFormat, Port};
 use qslm_transport::{Access, Connector};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ pub struct Settings {
     /// Folder of fetched checkpoints and data, and of results while the coordinator is away.
     pub cache_dir: PathBuf,
     /// Bytes that the cache may take.
+    #[serde(deserialize_with = "bytes::whole")]
     pub cache_max_bytes: u64,
     /// Seconds between two checkpoints of a job, from which another worker goes on if this one is lost.
     pub checkpoint_every_s: f64,

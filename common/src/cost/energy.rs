@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::operations::{Operations, activation_bits, is_integer};
 use super::state::state_bits;
 use super::{CostModel, CostUnit, InvalidDevice, Sees, check};
+use crate::bytes;
 use crate::candidate::Candidate;
 use crate::footprint::{stored_bytes, unit_bytes};
 use crate::network::{Network, Unit};
@@ -107,6 +108,7 @@ pub struct EnergyTable {
     /// 32 bits from DRAM.
     pub dram_pj: f64,
     /// On-chip memory that weights stay in.
+    #[serde(deserialize_with = "bytes::whole")]
     pub sram_weights_bytes: u64,
     /// Tokens (of a batch) that share one read of a weight.
     pub tokens_per_weight_read: f64,

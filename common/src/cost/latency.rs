@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::operations::is_integer;
 use super::{CostModel, CostUnit, Description, InvalidDevice, Sees, check};
+use crate::bytes;
 use crate::candidate::Candidate;
 use crate::footprint::stored_bytes;
 use crate::network::{Network, Unit};
@@ -36,6 +37,7 @@ pub struct Roofline {
     /// Multiply-accumulates per second of integers by integers; as with floats if absent.
     pub integer_macs_per_s: Option<f64>,
     /// Bytes per second from the memory that holds the weights.
+    #[serde(deserialize_with = "bytes::real")]
     pub bytes_per_s: f64,
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::latency::Roofline;
 use super::{CostModel, CostUnit, Description, InvalidDevice, Sees, check};
+use crate::bytes;
 use crate::candidate::Candidate;
 use crate::footprint::stored_bytes;
 use crate::network::{Network, Unit};
@@ -62,6 +63,7 @@ pub struct Split {
     #[serde(default = "float_bits")]
     pub link_bits: u32,
     /// Bytes per second over the link.
+    #[serde(deserialize_with = "bytes::real")]
     pub link_bytes_per_s: f64,
     /// Seconds that a message takes whatever its size.
     pub link_latency_s: f64,

@@ -137,7 +137,7 @@ embedding = \"{embedding}\"        # \"sign\" (one lossless bit), \"quantize\" o
 
 [constraints]
 {constraint}
-# max_footprint_bytes = 1000000
+# max_footprint_bytes = '1 MB'
 # min_saving = 0.85                # share of the float bytes
 
 [strategy]

@@ -129,7 +129,7 @@ fn about(program: Program, key: &str) -> &'static str {
             "experiments of one client that have not ended; 1 to 1000000"
         }
         (Program::Coordinator, "artifacts_max_bytes") => {
-            "bytes that uploaded files, made artifacts and checkpoints of jobs together may take"
+            "bytes that uploaded files, made artifacts and checkpoints of jobs together may take; a number, or `256 GiB`"
         }
         (Program::Coordinator | Program::Worker, "traces") => {
             "where to send traces: an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`"
@@ -153,7 +153,7 @@ fn about(program: Program, key: &str) -> &'static str {
         (Program::Worker, "cache_dir") => {
             "where fetched checkpoints and data are kept, and results while the coordinator is away"
         }
-        (Program::Worker, "cache_max_bytes") => "bytes that the cache may take",
+        (Program::Worker, "cache_max_bytes") => "bytes that the cache may take; a number, or `20 GiB`",
         (Program::Worker, "checkpoint_every_s") => {
             "seconds between two checkpoints of a job, from which another worker goes on if this one is lost; 0.001 to 86400"
         }

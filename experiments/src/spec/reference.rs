@@ -64,7 +64,7 @@ const ROOFLINE: &[Key] = &[
         "multiply-accumulates per second with floats on either side",
     ),
     ("integer_macs_per_s", "number above 0", "as with floats", "the same of integers by integers"),
-    ("bytes_per_s", "number above 0", "required", "from the memory that holds the weights"),
+    ("bytes_per_s", "bytes above 0", "required", "from the memory that holds the weights"),
 ];
 
 /// Tables before the space.
@@ -295,13 +295,18 @@ const AFTER_SPACE: &[Table] = &[
                 "false",
                 "the bound has to hold at the upper end of the loss's 95 % interval, not for the loss alone",
             ),
-            ("max_footprint_bytes", "1 or more", "none", "bytes of the packed file's tensors"),
+            (
+                "max_footprint_bytes",
+                "bytes: a number, or \"600 kB\" (1,000 B each), \"512 KiB\" (1,024 B each)",
+                "none",
+                "the largest size of the packed file's tensors",
+            ),
             ("min_saving", "below 1", "none", "1 - footprint / float bytes"),
             (
                 "max",
                 "table of costs",
                 "none",
-                "the largest value of any cost, in its unit: max = { energy = 1e-4 }",
+                "the largest value of any cost, in its unit: max = { energy = 1e-4, resident = \"2 MB\" }",
             ),
         ],
         misspelt: "[constraints]\nx_ = 1",
@@ -362,7 +367,7 @@ const AFTER_STRATEGY: &[Table] = &[
             ("register_pj", "0 or more", "0.8333", "32 bits from a register"),
             ("sram_pj", "0 or more", "5", "32 bits from SRAM"),
             ("dram_pj", "0 or more", "640", "32 bits from DRAM"),
-            ("sram_weights_bytes", "0 or more", "0", "on-chip memory that weights stay in"),
+            ("sram_weights_bytes", "bytes", "0", "on-chip memory that weights stay in"),
             (
                 "tokens_per_weight_read",
                 "above 0",
@@ -401,7 +406,7 @@ const AFTER_STRATEGY: &[Table] = &[
         keys: &[
             ("blocks_on_device", "0 to all", "required", "0: the embedding only"),
             ("link_bits", "1 to 32", "32", "per number of the residual on the link"),
-            ("link_bytes_per_s", "above 0", "required", "over the link"),
+            ("link_bytes_per_s", "bytes above 0", "required", "over the link"),
             ("link_latency_s", "0 or more", "required", "that a message takes whatever its size"),
             ("remote", "table", "required", "the remote machine"),
         ],
@@ -437,7 +442,7 @@ const AFTER_STRATEGY: &[Table] = &[
                 "[]",
                 "instruction sets, such as \"avx512f\"; `qslm version` lists some",
             ),
-            ("memory_bytes", "number", "0", "memory that a worker may use"),
+            ("memory_bytes", "bytes", "0", "memory that a worker may use"),
             ("labels", "table of texts", "{}", "labels that a worker was started with (`--labels`)"),
         ],
         misspelt: "[run]\n[run.workers]\nx_ = 1",

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use qslm_common::backend::Backend;
+use qslm_common::constraints::Constraints;
 use qslm_common::cost::Device;
 use qslm_common::demands::Demands;
-use qslm_common::objective::{Constraints, Objective};
+use qslm_common::objective::Objective;
 use qslm_common::racing::Racing;
 use qslm_common::scheme::{Granularity, Range, Rounding, Scales, Scheme, Symmetry, Width};
 use qslm_common::space::{ActivationSpace, Embedding, MembraneSpace, Space, Tier, VectorSpace};

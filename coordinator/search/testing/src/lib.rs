@@ -3,11 +3,12 @@
 
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
+use qslm_common::constraints::Constraints;
 use qslm_common::cost::{Cost, Device};
 use qslm_common::experiment::Experiment;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
-use qslm_common::objective::{Constraints, Objective};
+use qslm_common::objective::Objective;
 use qslm_common::scheme::{Granularity, Scheme, Width};
 use qslm_common::space::{Embedding, Space};
 use qslm_common::strategy::StrategySpec;

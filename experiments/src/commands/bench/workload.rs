@@ -3,13 +3,14 @@
 use qslm_common::ENGINE_VERSION;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
+use qslm_common::constraints::Constraints;
 use qslm_common::cost::{Cost, Device};
 use qslm_common::demands::Capabilities;
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
-use qslm_common::objective::{Constraints, Objective};
+use qslm_common::objective::Objective;
 use qslm_common::scheme::{Scheme, Width};
 use qslm_common::space::{Embedding, Space};
 use qslm_common::strategy::StrategySpec;

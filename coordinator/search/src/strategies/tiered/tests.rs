@@ -1,8 +1,8 @@
 //! Tests of the tiered search.
 
+use qslm_common::constraints::Constraints;
 use qslm_common::cost::Cost;
 use qslm_common::footprint::float_bytes;
-use qslm_common::objective::Constraints;
 use qslm_common::scheme::Symmetry;
 use qslm_common::space::{ActivationSpace, MembraneSpace};
 use qslm_common::strategy::StrategySpec;
