@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qslm_common::objective::Constraints;
+use qslm_common::constraints::Constraints;
 use qslm_common::scheme::{Symmetry, Width};
 use qslm_common::space::{ActivationSpace, MembraneSpace};
 use qslm_common::strategy::StrategySpec;
