@@ -17,6 +17,8 @@
 
 mod candidates;
 mod cursor;
+mod exact;
+mod fitness;
 mod knapsack;
 mod least_squares;
 mod nsga2;
@@ -24,6 +26,7 @@ mod parallel;
 mod playback;
 mod prediction;
 mod race;
+mod rbf;
 mod recovery;
 mod strategies;
 mod strategy;
@@ -34,8 +37,8 @@ pub use playback::{Drawn, Fate, OnRecord, Playback};
 pub use prediction::Prediction;
 pub use recovery::stage_of_recovery;
 pub use strategies::{
-    Allocate, AnyStrategy, Evolve, Fit, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry, Tiered,
-    list, registry,
+    Allocate, AnyStrategy, Beam, Evolve, Fit, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry,
+    Surrogate, Tiered, list, registry,
 };
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 pub use valid::{Invalid, decode, problems};

@@ -16,7 +16,8 @@ use qslm_common::space::Tier;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::WorkKey;
 use qslm_search::{
-    Allocate, AnyStrategy, Fate, Fit, Grid, OnRecord, Playback, Prediction, Search, Step, Tiered,
+    Allocate, AnyStrategy, Beam, Fate, Fit, Grid, OnRecord, Playback, Prediction, Search, Step, Surrogate,
+    Tiered,
 };
 use qslm_testing::{experiment, measure, run};
 
@@ -79,9 +80,18 @@ fn nobody(experiment: &Experiment) -> Candidate {
 #[test]
 fn a_search_that_is_played_back_from_its_record_ends_where_it_ended() {
     let subset = Tiered { sensitivity_sequences: Some(3), ..Tiered::default() };
-    for experiment in
-        [experiment(Tiered::default()), experiment(subset), experiment(Grid { tier: Tier::Block })]
-    {
+    let (tier, gate_sequences, gate_loss) = (Tier::Matrix, Some(3), Some(0.05));
+    let beam = Beam { tier, width: 3, gate_sequences, gate_loss };
+    let (prune, sensitivity_sequences) = (Some(2.0), Some(3));
+    let surrogate =
+        Surrogate { tier, initial: 20, iterations: 4, batch: 7, seed: 1, prune, sensitivity_sequences };
+    for experiment in [
+        experiment(Tiered::default()),
+        experiment(subset),
+        experiment(Grid { tier: Tier::Block }),
+        experiment(beam),
+        experiment(surrogate),
+    ] {
         let mut records = Records::new();
         let nobody = nobody(&experiment);
         let (live, measured) = play(&experiment, &mut records, BTreeSet::new(), &nobody);

@@ -2,6 +2,7 @@
 //! `--dry-run` and reports.
 
 mod allocate;
+mod beam;
 mod combinations;
 mod evolve;
 mod grid;
@@ -10,6 +11,7 @@ mod memory_driven;
 mod one_shot;
 mod random;
 mod ranked;
+mod surrogate;
 mod tiered;
 
 use qslm_common::experiment::Experiment;
@@ -17,12 +19,14 @@ use qslm_common::strategy::StrategySpec;
 use serde::{Deserialize, Serialize};
 
 pub use allocate::{Allocate, Fit};
+pub use beam::Beam;
 pub use evolve::Evolve;
 pub use grid::Grid;
 pub use list::List;
 pub use memory_driven::MemoryDriven;
 pub use random::Random;
 pub use ranked::Ranked;
+pub use surrogate::Surrogate;
 pub use tiered::Tiered;
 
 use crate::strategy::{Key, Problem, Search, StagePlan, Strategy, Subset};
@@ -118,6 +122,8 @@ strategies! {
     "allocate" => Allocate,
     "evolve" => Evolve,
     "memory_driven" => MemoryDriven,
+    "surrogate" => Surrogate,
+    "beam" => Beam,
 }
 
 /// A strategy as the reference shows it.
@@ -175,7 +181,7 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 10] = [
+    const CANONICAL: [&str; 14] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"grid","tier":"block"}"#,
@@ -186,6 +192,10 @@ mod tests {
         r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256,"fit":"regression"}"#,
         r#"{"kind":"evolve","tier":"module","population":20,"generations":5,"seed":1}"#,
         r#"{"kind":"memory_driven","tier":"matrix"}"#,
+        r#"{"kind":"surrogate","tier":"module","initial":20,"iterations":8,"batch":10,"seed":1}"#,
+        r#"{"kind":"surrogate","tier":"matrix","initial":20,"iterations":8,"batch":10,"seed":1,"prune":2.0,"sensitivity_sequences":8}"#,
+        r#"{"kind":"beam","tier":"matrix","width":3}"#,
+        r#"{"kind":"beam","tier":"block","width":3,"gate_sequences":8,"gate_loss":0.1}"#,
     ];
 
     #[test]
@@ -202,7 +212,7 @@ mod tests {
         let refused =
             |text: &str| AnyStrategy::parse(&serde_json::from_str(text).unwrap()).unwrap_err().to_string();
         let words = "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`, `allocate`, `evolve`, \
-             `memory_driven`";
+             `memory_driven`, `surrogate`, `beam`";
         assert_eq!(refused(r#"{"kind":"x"}"#), words);
         let words = "unknown field `teir`, expected `tier`";
         assert_eq!(refused(r#"{"kind":"grid","teir":"block"}"#), words);

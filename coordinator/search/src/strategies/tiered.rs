@@ -148,7 +148,7 @@ fn level_of(space: &Space, bits: Width) -> Option<usize> {
 
 /// A search for narrower activations or membranes whose trade-off does not see them: lowering what nobody pays for would
 /// find nothing but loss.
-fn blind_trade_off(experiment: &Experiment) -> Option<Problem> {
+pub(super) fn blind_trade_off(experiment: &Experiment) -> Option<Problem> {
     let cost = experiment.trade_off.cost();
     let unseen = |axis: &Axis| matches!(axis, Axis::Activations | Axis::Membranes);
     let blind = experiment.space.axes().iter().any(unseen) && !cost.sees_activations_or_membranes();
@@ -171,10 +171,10 @@ struct TieredSearch {
 }
 
 /// Tiers from the coarsest to the finest.
-const TIERS: [Tier; 4] = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
+pub(super) const TIERS: [Tier; 4] = [Tier::Global, Tier::Block, Tier::Module, Tier::Matrix];
 
 /// The name of the first stage.
-const SENSITIVITY: &str = "sensitivity";
+pub(super) const SENSITIVITY: &str = "sensitivity";
 
 /// State of the search, by the generation that is being measured.
 enum State {
@@ -192,7 +192,7 @@ type Site = (Axis, String);
 
 /// Added loss of each site when it alone is quantized, in units of [`qslm_common::measurement::Nll`].
 /// One that could not be measured counts as the most sensitive.
-type Sensitivity = BTreeMap<Site, i128>;
+pub(super) type Sensitivity = BTreeMap<Site, i128>;
 
 /// Lowering below the global tier: groups are tried one after the other.
 struct Lowering {
@@ -236,20 +236,6 @@ impl TieredSearch {
         let uniform = |level| self.space().uniform(self.network(), level);
         let candidates = (0..self.space().levels(Axis::Weights)).map(uniform).collect();
         Generation { stage: "global", candidates, subset: None, may_race: true }
-    }
-
-    /// Reads the added loss of every site off the archive.
-    fn sensitivity(&self, archive: &Archive) -> Sensitivity {
-        let nll = |candidate: &Candidate| {
-            Some(i128::from(archive.counts(&candidate.id(), self.subset.is_some())?.nll.0))
-        };
-        let float = nll(&Candidate::float(self.network()));
-        let added = |(mut group, probe): (Group, Probe)| {
-            let added = nll(&probe.candidate).zip(float).map(|(alone, float)| alone - float);
-            // Small enough that a sum over all sites does not overflow. Matrices that are tied have one sum.
-            ((group.axis, group.members.swap_remove(0)), added.unwrap_or(i128::from(u64::MAX)))
-        };
-        self.experiment.moving(Tier::Matrix).into_iter().zip(self.probes()).map(added).collect()
     }
 
     /// Ends the global tier: picks the uniform candidate to go on from, or float if none is good enough.
@@ -374,12 +360,34 @@ impl TieredSearch {
     }
 }
 
+/// Sorts groups by the summed sensitivity of their units, least first; equal ones stay in the network's order.
+pub(super) fn sort_by_sensitivity(groups: &mut [Group], sensitivity: &Sensitivity) {
+    groups.sort_by_cached_key(|group| sites(group).filter_map(|site| sensitivity.get(&site)).sum::<i128>());
+}
+
+/// Reads the added loss of every site off the archive.
+pub(super) fn sensitivity(
+    experiment: &Experiment,
+    probes: &[Probe],
+    on_subset: bool,
+    archive: &Archive,
+) -> Sensitivity {
+    let nll = |candidate: &Candidate| Some(i128::from(archive.counts(&candidate.id(), on_subset)?.nll.0));
+    let float = nll(&Candidate::float(&experiment.network));
+    let added = |(mut group, probe): (Group, &Probe)| {
+        let added = nll(&probe.candidate).zip(float).map(|(alone, float)| alone - float);
+        // Small enough that a sum over all sites does not overflow. Matrices that are tied have one sum.
+        ((group.axis, group.members.swap_remove(0)), added.unwrap_or(i128::from(u64::MAX)))
+    };
+    experiment.moving(Tier::Matrix).into_iter().zip(probes).map(added).collect()
+}
+
 fn sites(group: &Group) -> impl Iterator<Item = Site> {
     group.members.iter().map(|member| (group.axis, member.clone()))
 }
 
 /// Levels of all of these groups together.
-fn all_levels<'a>(groups: impl IntoIterator<Item = &'a Group>) -> u64 {
+pub(super) fn all_levels<'a>(groups: impl IntoIterator<Item = &'a Group>) -> u64 {
     groups.into_iter().map(|group| group.levels as u64).sum()
 }
 
@@ -395,14 +403,12 @@ fn finer(tier: Tier) -> Option<Tier> {
 impl Lowering {
     /// Groups by the summed sensitivity of their units, least first; equal ones in the network's order.
     fn by_sensitivity(&self, mut groups: Vec<Group>) -> VecDeque<Group> {
-        groups.sort_by_cached_key(|group| {
-            sites(group).filter_map(|site| self.sensitivity.get(&site)).sum::<i128>()
-        });
+        sort_by_sensitivity(&mut groups, &self.sensitivity);
         groups.into()
     }
 }
 
-fn stage(axis: Axis, tier: Tier) -> &'static str {
+pub(super) fn stage(axis: Axis, tier: Tier) -> &'static str {
     match (axis, tier) {
         (Axis::Weights, Tier::Global) => "global",
         (Axis::Weights, Tier::Block) => "block",
@@ -440,7 +446,9 @@ impl Search for TieredSearch {
             }
             State::Start | State::Float => (State::Sensitivity, Step::Measure(self.sensitivity_generation())),
             State::Sensitivity => {
-                (State::Global(self.sensitivity(archive)), Step::Measure(self.global_generation()))
+                let sensitivity =
+                    sensitivity(&self.experiment, &self.probes(), self.subset.is_some(), archive);
+                (State::Global(sensitivity), Step::Measure(self.global_generation()))
             }
             State::Global(sensitivity) => self.lower(self.start_lowering(sensitivity, archive), archive),
             State::Lowering(lowering) => self.lower(lowering, archive),

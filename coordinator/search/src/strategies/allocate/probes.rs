@@ -9,6 +9,7 @@ use qslm_common::space::{Axis, Group};
 use super::super::combinations;
 use super::errors::squared_error;
 use super::{Allocate, Strategy};
+use crate::exact::ln_1p;
 use crate::prediction::nats_per_item;
 
 /// Loss in nats per token or sentence below which a group's is nothing.
@@ -68,7 +69,7 @@ impl Probes {
     }
 
     pub(super) fn last(&self, group: &Group) -> usize {
-        self.experiment.space.levels(group.axis) - 1
+        group.levels - 1
     }
 
     /// Levels at which a group is measured alone: the middle one and the last.
@@ -114,11 +115,16 @@ impl Probes {
     /// Squared error of a group's codes at a level, of weights of variance 1.
     pub(super) fn error_at(&self, group: &Group, level: usize) -> f64 {
         let space = &self.experiment.space;
-        let scheme = match (group.axis, group.members.first()) {
-            (Axis::Weights, Some(unit)) => space.scheme(unit, level),
-            _ => space.vector_scheme(level),
+        let schemes = match group.axis {
+            Axis::Weights => space.schemes_of(group, level),
+            _ => vec![space.vector_scheme(level)],
         };
-        squared_error(scheme)
+        let errors = || schemes.iter().map(|scheme| squared_error(*scheme));
+        match schemes.first() {
+            Some(first) if space.rules.is_empty() => squared_error(*first),
+            // By rules, members may have schemes of their own.
+            _ => errors().sum::<f64>() / schemes.len().max(1) as f64,
+        }
     }
 
     /// The bound on the loss in nats per token, if it is perplexity that is bounded.
@@ -126,29 +132,5 @@ impl Probes {
         let Experiment { constraints, task, .. } = &self.experiment;
         let bound = constraints.largest_loss(Quality::Perplexity).map(ln_1p);
         bound.filter(|_| task.quality() == Quality::Perplexity)
-    }
-}
-
-/// `ln(1 + x)` for `x >= 0`, the same bits everywhere: `2 artanh(x / (2 + x))` as a series.
-fn ln_1p(x: f64) -> f64 {
-    let z = x / (2.0 + x);
-    let mut power = z;
-    let mut sum = 0.0;
-    for odd in (1..200).step_by(2) {
-        sum += power / f64::from(odd);
-        power *= z * z;
-    }
-    2.0 * sum
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_logarithm_is_one() {
-        for x in [0.0f64, 0.03, 0.5, 3.0] {
-            assert!((ln_1p(x) - x.ln_1p()).abs() < 1e-12, "{x}");
-        }
     }
 }
