@@ -15,8 +15,11 @@
 //!
 //! Nothing here waits, stores, or reads a clock.
 
+mod budget;
 mod candidates;
 mod cursor;
+mod ddpg;
+mod elementary;
 mod nsga2;
 mod parallel;
 mod playback;
@@ -30,8 +33,8 @@ pub use candidates::Candidates;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
 pub use recovery::stage_of_recovery;
 pub use strategies::{
-    Allocate, AnyStrategy, Evolve, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry, Tiered, list,
-    registry,
+    Allocate, AnyStrategy, Evolve, Grid, Haq, List, MemoryDriven, Random, Ranked, StrategyEntry, Tiered,
+    list, registry,
 };
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 pub use valid::{Invalid, decode, problems};
