@@ -169,6 +169,9 @@ const fn is_equal(a: &str, b: &str) -> bool {
 mod one_shot_tests;
 
 #[cfg(test)]
+mod pins;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
