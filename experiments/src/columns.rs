@@ -220,9 +220,10 @@ mod tests {
             "link_bytes_per_token",
             "split_latency_seconds_per_token",
             "resident_bytes",
+            "working_memory_bytes",
         ];
-        assert_eq!(names[15..35], costs);
-        assert_eq!(names[35..40], ["engines", "checkpoint", "data", "protocol", "engine"]);
-        assert_eq!(names[40..], ["quality_loss_low", "quality_loss_high", "pairs", "squared_differences"]);
+        assert_eq!(names[15..36], costs);
+        assert_eq!(names[36..41], ["engines", "checkpoint", "data", "protocol", "engine"]);
+        assert_eq!(names[41..], ["quality_loss_low", "quality_loss_high", "pairs", "squared_differences"]);
     }
 }

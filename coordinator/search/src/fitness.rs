@@ -9,7 +9,7 @@ use qslm_common::footprint::saving;
 use qslm_common::objective::{Measured, Objective};
 use qslm_common::quality::Quality;
 
-use crate::exact::ln_1p;
+use crate::elementary::ln_1p;
 use crate::nsga2::Fitness;
 
 /// Fitness of a candidate, beside the float model's entry.

@@ -15,9 +15,11 @@
 //!
 //! Nothing here waits, stores, or reads a clock.
 
+mod budget;
 mod candidates;
 mod cursor;
-mod exact;
+mod ddpg;
+mod elementary;
 mod fitness;
 mod knapsack;
 mod least_squares;
@@ -37,7 +39,7 @@ pub use playback::{Drawn, Fate, OnRecord, Playback};
 pub use prediction::Prediction;
 pub use recovery::stage_of_recovery;
 pub use strategies::{
-    Allocate, AnyStrategy, Beam, Evolve, Fit, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry,
+    Allocate, AnyStrategy, Beam, Evolve, Fit, Grid, Haq, List, MemoryDriven, Random, Ranked, StrategyEntry,
     Surrogate, Tiered, list, registry,
 };
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};

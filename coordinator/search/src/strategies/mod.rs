@@ -6,6 +6,7 @@ mod beam;
 mod combinations;
 mod evolve;
 mod grid;
+mod haq;
 pub mod list;
 mod memory_driven;
 mod one_shot;
@@ -22,6 +23,7 @@ pub use allocate::{Allocate, Fit};
 pub use beam::Beam;
 pub use evolve::Evolve;
 pub use grid::Grid;
+pub use haq::Haq;
 pub use list::List;
 pub use memory_driven::MemoryDriven;
 pub use random::Random;
@@ -124,6 +126,7 @@ strategies! {
     "memory_driven" => MemoryDriven,
     "surrogate" => Surrogate,
     "beam" => Beam,
+    "haq" => Haq,
 }
 
 /// A strategy as the reference shows it.
@@ -177,11 +180,14 @@ const fn is_equal(a: &str, b: &str) -> bool {
 mod one_shot_tests;
 
 #[cfg(test)]
+mod pins;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 14] = [
+    const CANONICAL: [&str; 16] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"grid","tier":"block"}"#,
@@ -196,6 +202,8 @@ mod tests {
         r#"{"kind":"surrogate","tier":"matrix","initial":20,"iterations":8,"batch":10,"seed":1,"prune":2.0,"sensitivity_sequences":8}"#,
         r#"{"kind":"beam","tier":"matrix","width":3}"#,
         r#"{"kind":"beam","tier":"block","width":3,"gate_sequences":8,"gate_loss":0.1}"#,
+        r#"{"kind":"haq","tier":"matrix","episodes":600,"seed":1}"#,
+        r#"{"kind":"haq","tier":"matrix","episodes":600,"parallel":8,"hidden":300,"seed":1}"#,
     ];
 
     #[test]
@@ -212,7 +220,7 @@ mod tests {
         let refused =
             |text: &str| AnyStrategy::parse(&serde_json::from_str(text).unwrap()).unwrap_err().to_string();
         let words = "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`, `allocate`, `evolve`, \
-             `memory_driven`, `surrogate`, `beam`";
+             `memory_driven`, `surrogate`, `beam`, `haq`";
         assert_eq!(refused(r#"{"kind":"x"}"#), words);
         let words = "unknown field `teir`, expected `tier`";
         assert_eq!(refused(r#"{"kind":"grid","teir":"block"}"#), words);

@@ -9,7 +9,7 @@ use qslm_common::space::{Axis, Group};
 use super::super::combinations;
 use super::errors::squared_error;
 use super::{Allocate, Strategy};
-use crate::exact::ln_1p;
+use crate::elementary::ln_1p;
 use crate::prediction::nats_per_item;
 
 /// Loss in nats per token or sentence below which a group's is nothing.

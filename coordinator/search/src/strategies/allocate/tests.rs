@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use qslm_common::constraints::Constraints;
 use qslm_common::cost::Cost;
 use qslm_common::measurement::{Counts, Nll};
-use qslm_common::constraints::Constraints;
 use qslm_common::scheme::Width;
 use qslm_common::space::{Embedding, VectorSpace};
 use qslm_common::storage::Storage;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use qslm_common::constraints::Constraints;
+use qslm_common::cost::Cost;
 use qslm_common::scheme::{Symmetry, Width};
 use qslm_common::space::{ActivationSpace, MembraneSpace};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::trade_off::TradeOff;
-use qslm_common::{cost::Cost, space};
 use qslm_testing::{experiment, measure, run};
 
 use super::*;
@@ -47,10 +47,15 @@ fn greedy(experiment: &Experiment) -> (BTreeSet<CandidateId>, Candidate) {
         }
     };
     let mut current = (float.clone(), None::<BTreeMap<String, usize>>);
-    let all = space::groups(network, Axis::Weights, Tier::Matrix);
+    let all = space.groups(network, Axis::Weights, Tier::Matrix);
     let nll = |candidate: &Candidate| measure(candidate).nll.0;
     let alone = |unit: &String| {
-        let group = Group { axis: Axis::Weights, name: unit.clone(), members: vec![unit.clone()] };
+        let group = Group {
+            axis: Axis::Weights,
+            name: unit.clone(),
+            members: vec![unit.clone()],
+            levels: space.levels(Axis::Weights),
+        };
         nll(&space.place(float.clone(), &group, space.levels(Axis::Weights) / 2)) - nll(&float)
     };
     let mut try_all = |current: &mut (Candidate, Option<BTreeMap<String, usize>>), tried: Vec<_>| {
