@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use super::combinations::{self, TIER};
 use crate::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
+pub(super) use errors::squared_error;
 use law::Law;
 use probes::Probes;
 use regression::Regression;

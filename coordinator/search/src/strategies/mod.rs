@@ -187,9 +187,10 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 16] = [
+    const CANONICAL: [&str; 17] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
+        r#"{"kind":"qslm","sensitivity_bits":null,"guided":true}"#,
         r#"{"kind":"grid","tier":"block"}"#,
         r#"{"kind":"random","tier":"matrix","trials":100,"seed":18446744073709551615}"#,
         r#"{"kind":"ranked","metric":"lsaq","tier":"block","order":["head","blocks.0"]}"#,

@@ -15,7 +15,7 @@ const LEFT_BY_GPTQ: f64 = 0.7;
 const LEFT_BY_DESCENT: f64 = 0.61;
 
 /// Squared error of a scheme, of normal weights of variance 1.
-pub(super) fn squared_error(scheme: Scheme) -> f64 {
+pub(in crate::strategies) fn squared_error(scheme: Scheme) -> f64 {
     match scheme {
         Scheme::Float | Scheme::Sign => 0.0,
         Scheme::Half => 1e-8,
