@@ -287,7 +287,7 @@ impl Experiment {
 
     /// Number of candidates that the groups of `tier` allow, `u64::MAX` if more than that.
     pub fn combinations(&self, tier: Tier) -> u64 {
-        let levels = self.moving(tier).into_iter().map(|group| self.space.levels(group.axis) as u64);
+        let levels = self.moving(tier).into_iter().map(|group| group.levels as u64);
         levels.fold(1, u64::saturating_mul)
     }
 }

@@ -233,10 +233,6 @@ pub fn quality_loss(float: &Counts, counts: &Counts) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measurement::Nll;
-    use crate::network::tests::PUBLISHED;
-    use crate::scheme::{Granularity, Width};
-    use crate::space::Embedding;
 
     const PERPLEXITY: Task = Task::Perplexity { window: 8, stride: 8, windows: None };
     const ACCURACY: Task = Task::Accuracy { sentences: None };

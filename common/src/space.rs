@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
 use crate::hash::ContentHash;
-use crate::network::{EMBEDDING, Network, Unit};
+use crate::network::{EMBEDDING, MATRICES, Network, Unit};
 use crate::scheme::{
     Activation, ActivationRange, Calibration, Granularity, InvalidScheme, Membrane, Range, Rounding, Scales,
     Scheme, Symmetry, Width,
@@ -20,9 +20,12 @@ use crate::storage::{CodedSizes, Storage};
 
 mod groups;
 mod ladder;
+mod rules;
 
-pub use groups::{Group, Tier, groups};
+use groups::groups;
+pub use groups::{Group, Tier};
 use ladder::check_ladder;
+pub use rules::Rule;
 
 fn is_usual(scales: &Scales) -> bool {
     *scales == Scales::default()
@@ -55,6 +58,12 @@ pub struct Space {
     /// Schemes of the ladder from the largest to the smallest, in place of widths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schemes: Vec<Scheme>,
+    /// Units with a ladder of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    /// Matrices of a block, such as `att.key`, that move together at the matrix tier: lists of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ties: Vec<Vec<String>>,
     /// What files may store codes as; packed ones only if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub storage: Vec<Storage>,
@@ -177,6 +186,18 @@ pub enum InvalidSpace {
     /// A calibrated scheme, and a unit without codes.
     #[error("codes: no artifact holds the calibrated codes of {0}")]
     NoCodes(String),
+    /// A rule for nothing.
+    #[error("rule.units = {0:?}: matches no unit; they are called emb, blocks.0.att.key and so on, and head")]
+    NoUnit(String),
+    /// A rule without a scheme.
+    #[error("rule of {0:?}: expected at least one scheme")]
+    EmptyRule(String),
+    /// A matrix that there is not, or one that is tied twice.
+    #[error("tie: {0:?}: expected {names}, each once", names = matrix_names())]
+    Tied(String),
+    /// Matrices that cannot be tied.
+    #[error("tie = [{0}]: expected two matrices or more, of one half of a block, att or ffn")]
+    LooseTie(String),
     /// A width that activations do not have.
     #[error("activations.bits: activations have 2 to 8 bits, or 32")]
     HalfActivations,
@@ -210,6 +231,8 @@ impl InvalidSpace {
             Self::Trained(_) | Self::NoTokens(_) | Self::TwiceRounded(_) | Self::Scheme { .. } => {
                 "quantizer".to_owned()
             }
+            Self::NoUnit(_) | Self::EmptyRule(_) => "rule".to_owned(),
+            Self::Tied(_) | Self::LooseTie(_) => "tie".to_owned(),
             Self::NoCodes(_) => "codes".to_owned(),
             Self::NoSize(..) => "coded".to_owned(),
             Self::HalfActivations => "activations.bits".to_owned(),
@@ -234,6 +257,8 @@ impl Space {
             narrow_range: None,
             scales: Scales::default(),
             schemes: Vec::new(),
+            rules: Vec::new(),
+            ties: Vec::new(),
             storage: Vec::new(),
             coded: CodedSizes::default(),
             codes: BTreeMap::new(),
@@ -250,6 +275,7 @@ impl Space {
     /// [`InvalidSpace`] says what is wrong.
     pub fn validate(&self, network: &Network) -> Result<(), InvalidSpace> {
         self.validate_ladder(network)?;
+        self.validate_rules(network)?;
         if self.embedding == Embedding::Sign && !network.binary_embedding {
             return Err(InvalidSpace::Sign);
         }
@@ -341,11 +367,7 @@ impl Space {
     pub fn place(&self, candidate: Candidate, group: &Group, level: usize) -> Candidate {
         let members = group.members.iter().map(String::as_str);
         match group.axis {
-            Axis::Weights => members.fold(candidate, |candidate, unit| {
-                let scheme = self.scheme(unit, level);
-                let candidate = candidate.with([unit], scheme);
-                if scheme.is_calibrated() { self.with_codes(candidate, unit) } else { candidate }
-            }),
+            Axis::Weights => self.with_schemes(candidate, group, &self.schemes_of(group, level)),
             Axis::Vectors => candidate.with_vectors(self.vector_scheme(level)),
             Axis::Activations => members.fold(candidate, |candidate, unit| {
                 candidate.with_activations([unit], self.activation(unit, level))
@@ -354,18 +376,66 @@ impl Space {
         }
     }
 
+    /// The candidate with all of `group` as it is where the whole network is at `level`.
+    pub fn place_as_uniform(&self, candidate: Candidate, group: &Group, level: usize) -> Candidate {
+        if group.axis != Axis::Weights {
+            return self.place(candidate, group, level);
+        }
+        let schemes = group.members.iter().map(|unit| self.scheme(unit, level)).collect::<Vec<_>>();
+        self.with_schemes(candidate, group, &schemes)
+    }
+
+    fn with_schemes(&self, candidate: Candidate, group: &Group, schemes: &[Scheme]) -> Candidate {
+        group.members.iter().zip(schemes).fold(candidate, |candidate, (unit, scheme)| {
+            let candidate = candidate.with([unit.as_str()], *scheme);
+            if scheme.is_calibrated() { self.with_codes(candidate, unit) } else { candidate }
+        })
+    }
+
+    /// Schemes of the units of a group at a level; the last where the group has no such level.
+    pub fn schemes_of(&self, group: &Group, level: usize) -> Vec<Scheme> {
+        if self.rules.is_empty() {
+            return group.members.iter().map(|unit| self.scheme(unit, level)).collect();
+        }
+        let mut steps = self.steps(group);
+        let last = steps.len().saturating_sub(1);
+        if steps.is_empty() { Vec::new() } else { steps.swap_remove(level.min(last)) }
+    }
+
+    /// The level of a group in a candidate; `None` for what is at none of its levels, such as float.
+    pub fn level_of(&self, candidate: &Candidate, group: &Group) -> Option<usize> {
+        (0..group.levels).find(|level| self.place(candidate.clone(), group, *level) == *candidate)
+    }
+
     /// The groups of an axis at a tier that change at all from level to level, in the order of the network.
     pub fn groups(&self, network: &Network, axis: Axis, tier: Tier) -> Vec<Group> {
         let mut all = groups(network, axis, tier);
         if self.levels(axis) == 0 {
             all.clear();
         }
+        if axis == Axis::Weights && tier == Tier::Matrix && !self.ties.is_empty() {
+            all = self.tied(all);
+        }
+        for group in &mut all {
+            let ruled = axis == Axis::Weights && !self.rules.is_empty();
+            group.levels = if ruled { self.steps(group).len() } else { self.levels(axis) };
+        }
         if axis == Axis::Weights && self.embedding != Embedding::Quantize {
             // The rest of the network moves; the embedding stays what it is at every level.
             all.retain(|group| group.members != [EMBEDDING]);
         }
+        if !self.rules.is_empty() {
+            // What a rule leaves one scheme has that at every level, too.
+            all.retain(|group| axis != Axis::Weights || group.levels > 1 || self.levels(axis) == 1);
+        }
         all
     }
+}
+
+/// Names of the matrices of a block, in words.
+fn matrix_names() -> String {
+    let [most @ .., last] = MATRICES;
+    format!("{} or {last}", most.join(", "))
 }
 
 #[cfg(test)]

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use qslm_common::archive::Entry;
+use qslm_common::candidate::CandidateId;
 use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::footprint::saving;
 use qslm_common::objective::quality_loss;
 use qslm_common::origin::Origin;
+use qslm_common::quality::Quality;
 use qslm_common::trial::Addressed;
 use qslm_common::trial::TrialKey;
 use qslm_proto::convert;
@@ -77,12 +79,13 @@ pub fn replay(
         while playback.has_more() {
             let drawn = playback.draw(CHUNK);
             let mut found = Vec::new();
+            let predicted: BTreeMap<_, _> = predicted_losses(&playback).collect();
             for drawn in playback.read(drawn, look_up)? {
                 match playback.file(drawn, |trial| {
                     Ok::<_, Stopped>(open(&source.store)?.shard_results(trial, shards)?)
                 })? {
                     Fate::Measured(trial, Some(engines)) => {
-                        found.extend(describe(&playback, &trial, &engines, &known));
+                        found.extend(describe(&playback, &trial, &engines, &known, &predicted));
                     }
                     Fate::Open(..) => under_way = true,
                     Fate::Measured(_, None) | Fate::Failed | Fate::Pruned => {}
@@ -104,12 +107,20 @@ fn open(store: &Weak<Store>) -> Result<Arc<Store>, Stopped> {
     store.upgrade().ok_or(Stopped::Stopping)
 }
 
+/// Losses of perplexity that the search expected, by candidate.
+fn predicted_losses(playback: &Playback) -> impl Iterator<Item = (CandidateId, f64)> {
+    let quality = playback.experiment().task.quality();
+    let predictions = playback.predictions().into_iter().filter(move |_| quality == Quality::Perplexity);
+    predictions.map(move |one| (one.candidate, quality.loss_of(one.predicted)))
+}
+
 /// A candidate that was measured; `None` if it is not in the archive.
 fn describe(
     playback: &Playback,
     trial: &Addressed,
     engines: &Engines,
     known: &BTreeMap<Fingerprint, String>,
+    predicted: &BTreeMap<CandidateId, f64>,
 ) -> Option<MeasuredCandidate> {
     let (experiment, archive) = (playback.experiment(), playback.archive());
     let (network, candidate) = (&experiment.network, &trial.trial.candidate);
@@ -135,6 +146,7 @@ fn describe(
         // Every search proposes the float model first; without it there is nothing to compare with.
         quality_loss: float.map(|float| quality_loss(&float.counts, counts)),
         quality_loss_interval: float.and_then(|float| entry.loss_interval(float)).map(Into::into),
+        predicted_loss: predicted.get(&trial.candidate).copied(),
         counts: Some(convert::write_counts(counts, *spread)),
         costs: costs.into_iter().map(|(cost, value)| (cost.to_string(), value)).collect(),
         schemes: schemes.join(" "),

@@ -165,6 +165,11 @@ pub fn columns() -> Vec<Column> {
             "summed squares of these differences, in units of (2^-12 nat)^2; of a classifier the sentences that differ",
             |row| row.spread.map_or(0, |spread| spread.squares),
         ),
+        number(
+            "predicted_loss",
+            "relative increase of perplexity that the search expected when it proposed it; empty where it predicts none",
+            |row| row.candidate.predicted_loss,
+        ),
     ]);
     columns
 }
@@ -220,9 +225,13 @@ mod tests {
             "link_bytes_per_token",
             "split_latency_seconds_per_token",
             "resident_bytes",
+            "working_memory_bytes",
         ];
-        assert_eq!(names[15..35], costs);
-        assert_eq!(names[35..40], ["engines", "checkpoint", "data", "protocol", "engine"]);
-        assert_eq!(names[40..], ["quality_loss_low", "quality_loss_high", "pairs", "squared_differences"]);
+        assert_eq!(names[15..36], costs);
+        assert_eq!(names[36..41], ["engines", "checkpoint", "data", "protocol", "engine"]);
+        assert_eq!(
+            names[41..],
+            ["quality_loss_low", "quality_loss_high", "pairs", "squared_differences", "predicted_loss"]
+        );
     }
 }

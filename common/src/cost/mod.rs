@@ -16,6 +16,7 @@ pub mod split;
 mod state;
 mod subject;
 pub mod two_memory;
+pub mod working_memory;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -141,6 +142,7 @@ costs! {
     Link => split::LINK,
     SplitLatency => split::LATENCY,
     Resident => footprint::RESIDENT,
+    WorkingMemory => working_memory::WORKING_MEMORY,
 }
 
 /// Costs by name.
@@ -216,7 +218,10 @@ mod tests {
         }
         let words = "joules".parse::<Cost>().unwrap_err().to_string();
         assert!(words.starts_with("\"joules\" is no cost: expected one of footprint, macs, acs"), "{words}");
-        assert!(words.ends_with("latency, device_footprint, link, split_latency, resident"), "{words}");
+        assert!(
+            words.ends_with("device_footprint, link, split_latency, resident, working_memory"),
+            "{words}"
+        );
     }
 
     #[test]
@@ -224,6 +229,6 @@ mod tests {
         // Fronts, exports and the texts of experiments list them in it.
         assert!(ALL.is_sorted());
         let names: Vec<_> = Cost::all().map(|cost| cost.model().name).collect();
-        assert_eq!((names.len(), names[0], names[11], names[20]), (21, "footprint", "state", "resident"));
+        assert_eq!((names.len(), names[0], names[11], names[20]), (22, "footprint", "state", "resident"));
     }
 }

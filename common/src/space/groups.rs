@@ -47,14 +47,17 @@ pub struct Group {
     pub axis: Axis,
     /// `network`, `emb`, `blocks.3`, `blocks.3.att`, `head`, or a member's name.
     pub name: String,
+    /// Number of its levels.
+    pub levels: usize,
     /// Names of its units; of its populations for [`Axis::Membranes`]; `vectors` for [`Axis::Vectors`].
     pub members: Vec<String>,
 }
 
 /// The groups of an axis at a tier, in the order of the network. They tile the axis: every unit is in one of
-/// them, for activations every linear, for membranes every population. All vectors are one member.
-pub fn groups(network: &Network, axis: Axis, tier: Tier) -> Vec<Group> {
-    let single = |name: String| Group { axis, members: vec![name.clone()], name };
+/// them, for activations every linear, for membranes every population. All vectors are one member. How many levels they
+/// have is the space's to say.
+pub(super) fn groups(network: &Network, axis: Axis, tier: Tier) -> Vec<Group> {
+    let single = |name: String| Group { axis, members: vec![name.clone()], name, levels: 0 };
     if axis == Axis::Vectors {
         return vec![single("vectors".to_owned())];
     }
@@ -66,7 +69,7 @@ pub fn groups(network: &Network, axis: Axis, tier: Tier) -> Vec<Group> {
         if tier == Tier::Matrix || (axis == Axis::Membranes && part.children.is_empty()) {
             groups.extend(members.into_iter().map(single));
         } else if !members.is_empty() {
-            groups.push(Group { axis, name: part.name.clone(), members });
+            groups.push(Group { axis, name: part.name.clone(), members, levels: 0 });
         }
     }
     groups

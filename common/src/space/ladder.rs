@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Axis, Embedding, InvalidSpace, Space};
+use super::{Axis, Embedding, InvalidSpace, Rule, Space};
 use crate::candidate::Candidate;
 use crate::footprint::{stored_bytes, vector_bytes};
 use crate::network::{EMBEDDING, HEAD, Network, Unit};
@@ -17,7 +17,7 @@ impl Space {
         } else if !self.bits.is_empty() {
             return Err(InvalidSpace::TwoLadders);
         }
-        for scheme in self.ladder() {
+        for scheme in self.all_schemes() {
             scheme.validate().map_err(|error| InvalidSpace::Scheme { scheme, error })?;
             if scheme.is_trained() {
                 return Err(InvalidSpace::Trained(scheme));
@@ -31,21 +31,8 @@ impl Space {
         if let Some((_, rounding)) = twice {
             return Err(InvalidSpace::TwiceRounded(*rounding));
         }
-        let (units, mut before) = (network.units(), u64::MAX);
-        for (index, scheme) in self.schemes.iter().enumerate() {
-            if *scheme == Scheme::Sign || self.schemes[..index].contains(scheme) {
-                return Err(InvalidSpace::Listed(*scheme));
-            }
-            if scheme.step().is_some() && !self.is_coded() {
-                return Err(InvalidSpace::Uncoded(*scheme));
-            }
-            let bytes =
-                units.iter().map(|unit| stored_bytes(unit, of_unit(*scheme, &unit.name), &self.coded)).sum();
-            if bytes > before {
-                return Err(InvalidSpace::Grows(*scheme));
-            }
-            before = bytes;
-        }
+        let units = network.units();
+        self.check_order(&self.schemes, &units.iter().collect::<Vec<_>>())?;
         if self.is_coded() {
             for (unit, scheme) in self.unit_schemes(network) {
                 let is_integer = matches!(scheme, Scheme::Integer { .. });
@@ -56,11 +43,35 @@ impl Space {
         }
         let missing = |unit: &&Unit| unit.is_linear() && !self.codes.contains_key(&unit.name);
         match units.iter().find(missing) {
-            Some(unit) if self.ladder().any(Scheme::is_calibrated) => {
+            Some(unit) if self.all_schemes().any(Scheme::is_calibrated) => {
                 Err(InvalidSpace::NoCodes(unit.name.clone()))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks that schemes are listed once, and the largest first.
+    pub(super) fn check_order(&self, schemes: &[Scheme], units: &[&Unit]) -> Result<(), InvalidSpace> {
+        let mut before = u64::MAX;
+        for (index, scheme) in schemes.iter().enumerate() {
+            if *scheme == Scheme::Sign || schemes[..index].contains(scheme) {
+                return Err(InvalidSpace::Listed(*scheme));
+            }
+            if scheme.step().is_some() && !self.is_coded() {
+                return Err(InvalidSpace::Uncoded(*scheme));
+            }
+            let bytes = self.bytes_under(*scheme, units);
+            if bytes > before {
+                return Err(InvalidSpace::Grows(*scheme));
+            }
+            before = bytes;
+        }
+        Ok(())
+    }
+
+    /// Bytes of units under a scheme.
+    fn bytes_under(&self, scheme: Scheme, units: &[&Unit]) -> u64 {
+        units.iter().map(|unit| stored_bytes(unit, of_unit(scheme, &unit.name), &self.coded)).sum()
     }
 
     /// True if files may hold entropy-coded codes.
@@ -68,24 +79,34 @@ impl Space {
         self.storage.contains(&Storage::Rans)
     }
 
-    /// Orders listed schemes by what the whole network takes under them, the largest first: what entropy-coded codes take
-    /// is not known to whoever lists them.
+    /// Orders listed schemes by what their units take under them, the largest first: what entropy-coded codes take is not
+    /// known to whoever lists them.
     pub fn sort_by_size(&mut self, network: &Network) {
         let units = network.units();
-        let bytes = |scheme: &Scheme| {
-            let of = |unit: &Unit| stored_bytes(unit, of_unit(*scheme, &unit.name), &self.coded);
-            units.iter().map(of).sum::<u64>()
+        let schemes = self.largest_first(&self.schemes, &units.iter().collect::<Vec<_>>());
+        let of_rule = |rule: &Rule| {
+            let matched: Vec<&Unit> = units.iter().filter(|unit| rule.matches(&unit.name)).collect();
+            Rule { units: rule.units.clone(), schemes: self.largest_first(&rule.schemes, &matched) }
         };
-        let mut schemes = self.schemes.clone();
-        schemes.sort_by_cached_key(|scheme| std::cmp::Reverse(bytes(scheme)));
-        self.schemes = schemes;
+        let rules = self.rules.iter().map(of_rule).collect();
+        (self.schemes, self.rules) = (schemes, rules);
+    }
+
+    /// These schemes by what units take under them, the largest first.
+    pub fn largest_first(&self, schemes: &[Scheme], units: &[&Unit]) -> Vec<Scheme> {
+        let mut schemes = schemes.to_vec();
+        schemes.sort_by_cached_key(|scheme| std::cmp::Reverse(self.bytes_under(*scheme, units)));
+        schemes
     }
 
     /// Every unit with every scheme that it may take.
     pub fn unit_schemes(&self, network: &Network) -> impl Iterator<Item = (Unit, Scheme)> {
         let levels = self.levels(Axis::Weights);
         let of_unit = move |unit: Unit| {
-            let schemes: BTreeSet<_> = (0..levels).map(|level| self.scheme(&unit.name, level)).collect();
+            let schemes: BTreeSet<_> = match self.ladder_by_rule(&unit.name) {
+                Some(own) => own.iter().map(|scheme| of_unit(*scheme, &unit.name)).collect(),
+                None => (0..levels).map(|level| self.scheme(&unit.name, level)).collect(),
+            };
             schemes.into_iter().map(move |scheme| (unit.clone(), scheme))
         };
         network.units().into_iter().flat_map(of_unit)
@@ -102,14 +123,16 @@ impl Space {
         self.schemes.iter().copied().chain(self.bits.iter().copied().flat_map(at))
     }
 
-    /// The scheme of `unit` at `level`, 0 being the widest. The embedding may have one scheme at all levels.
+    /// The scheme of `unit` at `level` of the space's ladder, 0 being the widest. The embedding may have one scheme at all
+    /// levels; a unit with a ladder by rule has the scheme of its own beside it.
     pub fn scheme(&self, unit: &str, level: usize) -> Scheme {
         match (unit, self.embedding) {
             (EMBEDDING, Embedding::Sign) => Scheme::Sign,
             (EMBEDDING, Embedding::Float) => Scheme::Float,
             _ => {
-                let mut ladder = self.ladder().take(level + 1);
-                of_unit(ladder.by_ref().last().unwrap_or(Scheme::Float), unit)
+                let scheme = self.ladder().take(level + 1).last().unwrap_or(Scheme::Float);
+                let own = self.ladder_by_rule(unit).map(|own| Self::beside(own, scheme));
+                of_unit(own.unwrap_or(scheme), unit)
             }
         }
     }
@@ -152,7 +175,7 @@ impl Space {
 
 /// The scheme that a unit has at a level. Nothing is multiplied with the embedding, so nothing calibrates its codes; rows of
 /// tokens are the head's.
-fn of_unit(scheme: Scheme, unit: &str) -> Scheme {
+pub(super) fn of_unit(scheme: Scheme, unit: &str) -> Scheme {
     match unit {
         EMBEDDING => scheme.uncalibrated(),
         HEAD => scheme,

@@ -45,7 +45,7 @@ impl Candidates {
     ) -> Self {
         let moves = |group: &Group| {
             let at = |level| space.place(base.clone(), group, level).patch_from(&base);
-            (0..space.levels(group.axis)).map(at).collect()
+            (0..group.levels).map(at).collect()
         };
         let moves = moving.iter().map(moves).collect();
         Self(Form::Combinations(Box::new(Combinations { first, base, moves, numbers })))

@@ -15,12 +15,20 @@
 //!
 //! Nothing here waits, stores, or reads a clock.
 
+mod budget;
 mod candidates;
 mod cursor;
+mod ddpg;
+mod elementary;
+mod fitness;
+mod knapsack;
+mod least_squares;
 mod nsga2;
 mod parallel;
 mod playback;
+mod prediction;
 mod race;
+mod rbf;
 mod recovery;
 mod strategies;
 mod strategy;
@@ -28,10 +36,11 @@ mod valid;
 
 pub use candidates::Candidates;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
+pub use prediction::Prediction;
 pub use recovery::stage_of_recovery;
 pub use strategies::{
-    Allocate, AnyStrategy, Evolve, Grid, List, MemoryDriven, Random, Ranked, StrategyEntry, Tiered, list,
-    registry,
+    Allocate, AnyStrategy, Beam, Evolve, Fit, Grid, Haq, List, MemoryDriven, Random, Ranked, StrategyEntry,
+    Surrogate, Tiered, list, registry,
 };
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 pub use valid::{Invalid, decode, problems};

@@ -4,6 +4,8 @@
 //! Evolutionary Computation 6, 2002, with its constrained domination. Only `+ - * /` and comparisons of floats, and
 //! integers drawn from a seed: the same path everywhere.
 
+use std::collections::BTreeSet;
+
 use rand::{Rng, RngExt};
 
 /// Individual: a level for every gene.
@@ -119,6 +121,42 @@ fn crowding(population: &[&Fitness], front: &[usize]) -> Vec<f64> {
     distances
 }
 
+/// Draws for a child that is not in the population, until the generation goes without it.
+const DRAWS: usize = 20;
+
+/// The population, without duplicates, that so many generations of `size` children leave of one that is not empty.
+pub(crate) fn evolved(
+    start: Vec<Genome>,
+    size: usize,
+    generations: usize,
+    levels: &[usize],
+    fitness: impl Fn(&Genome) -> Fitness,
+    rng: &mut impl Rng,
+) -> Vec<(Genome, Fitness)> {
+    let mut known: BTreeSet<Genome> = BTreeSet::new();
+    let start = start.into_iter().filter(|genome| known.insert(genome.clone()));
+    let mut population: Vec<(Genome, Fitness)> =
+        start.map(|genome| (genome.clone(), fitness(&genome))).collect();
+    for _ in 0..generations {
+        let standings = standings(&fitnesses(&population));
+        let parents: Vec<&Genome> = population.iter().map(|(genome, _)| genome).collect();
+        let variation = Variation { levels, parents: &parents, standings: &standings };
+        let mut new = |_| (0..DRAWS).map(|_| variation.child(rng)).find(|child| known.insert(child.clone()));
+        let children: Vec<Genome> = (0..size).filter_map(&mut new).collect();
+        population.extend(children.into_iter().map(|genome| (genome.clone(), fitness(&genome))));
+        let stay: BTreeSet<usize> = survivors(&fitnesses(&population), size).into_iter().collect();
+        let mut place = 0..;
+        population.retain(|_| place.next().is_some_and(|place| stay.contains(&place)));
+        known = population.iter().map(|(genome, _)| genome.clone()).collect();
+    }
+    population
+}
+
+/// Fitness of every individual.
+pub(crate) fn fitnesses(population: &[(Genome, Fitness)]) -> Vec<&Fitness> {
+    population.iter().map(|(_, fitness)| fitness).collect()
+}
+
 /// Parents and their children: binary tournaments, uniform crossover, mutation of single genes.
 pub(crate) struct Variation<'a> {
     /// Levels of every gene.
@@ -174,7 +212,7 @@ fn mutate(gene: usize, levels: usize, rng: &mut impl Rng) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::cell::Cell;
 
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
@@ -234,26 +272,17 @@ mod tests {
     fn it_finds_the_front_of_zdt1_within_20_000_evaluations() {
         let levels = [101; 30];
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut population: Vec<(Genome, Fitness)> = Vec::new();
-        let random = |rng: &mut ChaCha8Rng| -> Genome {
-            levels.iter().map(|levels| rng.random_range(0..*levels)).collect()
+        let random = |_| levels.iter().map(|levels| rng.random_range(0..*levels)).collect();
+        let start: Vec<Genome> = (0..100).map(random).collect();
+        let evaluations = Cell::new(0);
+        let counted = |genome: &Genome| {
+            evaluations.set(evaluations.get() + 1);
+            zdt1(genome)
         };
-        for _ in 0..100 {
-            let genome = random(&mut rng);
-            population.push((genome.clone(), zdt1(&genome)));
-        }
-        for _ in 1..200 {
-            let known: Vec<&Fitness> = population.iter().map(|(_, fitness)| fitness).collect();
-            let standings = standings(&known);
-            let parents: Vec<&Genome> = population.iter().map(|(genome, _)| genome).collect();
-            let variation = Variation { levels: &levels, parents: &parents, standings: &standings };
-            let children: Vec<Genome> = (0..100).map(|_| variation.child(&mut rng)).collect();
-            population.extend(children.into_iter().map(|genome| (genome.clone(), zdt1(&genome))));
-            let all: Vec<&Fitness> = population.iter().map(|(_, fitness)| fitness).collect();
-            let stay: BTreeSet<usize> = survivors(&all, 100).into_iter().collect();
-            let mut place = 0..;
-            population.retain(|_| place.next().is_some_and(|place| stay.contains(&place)));
-        }
+        let population = evolved(start, 100, 199, &levels, counted, &mut rng);
+        assert_eq!(evaluations.get(), 20_000);
+        let different: BTreeSet<&Genome> = population.iter().map(|(genome, _)| genome).collect();
+        assert_eq!(different.len(), 100, "no duplicates");
         let area = hypervolume(population.iter().map(|(_, fitness)| (fitness.losses[0], fitness.losses[1])));
         // The whole front has 0.662.
         assert!(area > 0.65, "{area}");

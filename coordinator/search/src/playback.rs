@@ -35,7 +35,7 @@ use crate::cursor::{CHUNK, Cursor};
 use crate::parallel::in_parallel;
 use crate::recovery::with_recovery;
 use crate::strategy::Probe;
-use crate::{AnyStrategy, Search, Step, race};
+use crate::{AnyStrategy, Prediction, Search, Step, prediction, race};
 
 /// A search under way, with everything that decides how it goes on.
 pub struct Playback {
@@ -464,6 +464,11 @@ impl Playback {
             (probe, lost)
         };
         self.search.probes().into_iter().map(with_loss).collect()
+    }
+
+    /// Losses that the strategy predicted of candidates, with those that were measured; see [`Search::predictions`].
+    pub fn predictions(&self) -> Vec<Prediction> {
+        prediction::of(&*self.search, &self.experiment, &self.archive)
     }
 
     /// Candidates that are looked up at a time.

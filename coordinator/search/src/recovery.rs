@@ -1,7 +1,7 @@
 //! A search with a recovery after it: the strategy's generations, then jobs that train, then what they made.
 
 use qslm_common::archive::Archive;
-use qslm_common::candidate::Candidate;
+use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::experiment::Experiment;
 use qslm_common::job::{Job, JobKey};
 use qslm_common::recovery::Recovery;
@@ -92,6 +92,10 @@ impl Search for Recovering {
 
     fn probes(&self) -> Vec<Probe> {
         self.search.probes()
+    }
+
+    fn predictions(&self) -> Vec<(CandidateId, f64)> {
+        self.search.predictions()
     }
 }
 

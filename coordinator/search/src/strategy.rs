@@ -3,7 +3,7 @@
 use std::fmt;
 
 use qslm_common::archive::Archive;
-use qslm_common::candidate::Candidate;
+use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::experiment::Experiment;
 use qslm_common::job::Job;
 use qslm_common::space::Axis;
@@ -47,6 +47,10 @@ pub trait Strategy: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwne
     fn asks_for_subset(&self) -> Option<(&'static str, u32)> {
         None
     }
+
+    /// Writes out what a spec may leave out and means as it is usual today; an experiment that leaves it out means what was
+    /// usual when there was no such parameter.
+    fn write_out(&mut self) {}
 
     /// Leaves the subset out where it is all of the data, which has so many sequences: it is no subset then.
     fn fit(&mut self, _sequences: u64) {}
@@ -149,6 +153,12 @@ pub trait Search: Send {
 
     /// Probe candidates of the sensitivity stage. Empty if the strategy has none.
     fn probes(&self) -> Vec<Probe> {
+        Vec::new()
+    }
+
+    /// Losses that were predicted of candidates when they were proposed, in nats per token or sentence more than the float
+    /// model. Empty if the strategy predicts none.
+    fn predictions(&self) -> Vec<(CandidateId, f64)> {
         Vec::new()
     }
 }

@@ -15,7 +15,10 @@ use qslm_common::scheme::Scheme;
 use qslm_common::space::Tier;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::WorkKey;
-use qslm_search::{AnyStrategy, Fate, Grid, OnRecord, Playback, Search, Step, Tiered};
+use qslm_search::{
+    Allocate, AnyStrategy, Beam, Fate, Fit, Grid, OnRecord, Playback, Prediction, Search, Step, Surrogate,
+    Tiered,
+};
 use qslm_testing::{experiment, measure, run};
 
 type Records = BTreeMap<TrialKey, Evidence>;
@@ -77,9 +80,18 @@ fn nobody(experiment: &Experiment) -> Candidate {
 #[test]
 fn a_search_that_is_played_back_from_its_record_ends_where_it_ended() {
     let subset = Tiered { sensitivity_sequences: Some(3), ..Tiered::default() };
-    for experiment in
-        [experiment(Tiered::default()), experiment(subset), experiment(Grid { tier: Tier::Block })]
-    {
+    let (tier, gate_sequences, gate_loss) = (Tier::Matrix, Some(3), Some(0.05));
+    let beam = Beam { tier, width: 3, gate_sequences, gate_loss };
+    let (prune, sensitivity_sequences) = (Some(2.0), Some(3));
+    let surrogate =
+        Surrogate { tier, initial: 20, iterations: 4, batch: 7, seed: 1, prune, sensitivity_sequences };
+    for experiment in [
+        experiment(Tiered::default()),
+        experiment(subset),
+        experiment(Grid { tier: Tier::Block }),
+        experiment(beam),
+        experiment(surrogate),
+    ] {
         let mut records = Records::new();
         let nobody = nobody(&experiment);
         let (live, measured) = play(&experiment, &mut records, BTreeSet::new(), &nobody);
@@ -111,6 +123,30 @@ fn a_trial_that_failed_before_is_passed_over_until_it_is_opened_again() {
     again.retry(&BTreeSet::from([key.into()]));
     assert_eq!(again.archive(), &Archive::default());
     assert!(!again.is_finished());
+}
+
+#[test]
+fn predicted_losses_come_with_those_that_were_measured() {
+    let allocate = Allocate { tier: Tier::Module, sensitivity_sequences: None, fit: Some(Fit::Regression) };
+    let experiment = experiment(allocate);
+    let start = Playback::new(experiment.clone(), 4, BTreeSet::new()).unwrap();
+    assert_eq!(start.predictions(), []);
+    let (played, _) = play_on(start, &mut Records::new(), &nobody(&experiment));
+    let float = measure(&Candidate::float(&experiment.network)).nll.nats();
+    let predictions = played.predictions();
+    assert!(predictions.len() > 6, "{predictions:?}");
+    for Prediction { candidate, predicted, measured } in predictions {
+        let nats = played.archive().get(&candidate).unwrap().counts.nll.nats();
+        assert_eq!(measured, Some(nats / 100.0 - float / 100.0));
+        assert!(predicted > 0.0);
+    }
+    let (grid, _) = play(
+        &qslm_testing::experiment(Grid { tier: Tier::Global }),
+        &mut Records::new(),
+        BTreeSet::new(),
+        &nobody(&experiment),
+    );
+    assert_eq!(grid.predictions(), []);
 }
 
 /// The grid, once a job is done that reads what another makes; without their artifacts there is nothing.

@@ -42,7 +42,7 @@ impl Wants {
         let of_list = listed.iter().flat_map(calibrated_schemes);
         Self {
             ranges: spec.space.activations.as_ref().is_some_and(fixed),
-            schemes: space.ladder().filter(|scheme| scheme.is_calibrated()).chain(of_list).collect(),
+            schemes: space.all_schemes().filter(|scheme| scheme.is_calibrated()).chain(of_list).collect(),
         }
     }
 

@@ -7,6 +7,7 @@ mod calibration;
 mod check;
 pub mod recovery;
 pub mod reference;
+mod space;
 mod written;
 
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ use crate::sensitivity::{self, Metric, UnitSensitivity};
 use calibration::{calibrate, draft};
 pub use check::{problems, problems_of_text};
 pub use written::refuse_toml;
-use written::{HoldoutSpec, SpaceSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy};
+use written::{HoldoutSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy};
 
 /// A spec with everything found.
 #[derive(Debug, Clone)]
@@ -160,8 +161,8 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
     let checkpoint = Input::checkpoint(&files.checkpoint)?;
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
     let inputs = [(checkpoint.hash()?, &checkpoint), (tokenizer.hash()?, &tokenizer)];
-    problems_of_ladders(&spec.space)?;
-    let mut space = spec.space.resolve(spec.checkpoint.binary_embedding);
+    spec.space.problems()?;
+    let mut space = spec.space.resolve(spec.checkpoint.binary_embedding, &network);
     // Whatever is wrong besides is told before anything is made.
     let draft = draft(&space, &network);
     let with_codes_of = |space: &Space, all| {
@@ -270,27 +271,6 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
     files.extend(trained_on);
     files.extend(code_files);
     Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands, holdout })
-}
-
-/// Keys of which the spec gives two that mean one thing.
-fn problems_of_ladders(space: &SpaceSpec) -> Result<(), Refused> {
-    let both = |key: &str, words: &str| Refused::Spec(vec![KeyProblem::new(key, words.to_owned())]);
-    match space {
-        SpaceSpec { rounding: Some(_), quantizer: Some(_), .. } => Err(both(
-            "space.quantizer",
-            "space.quantizer: it is a list of roundings; leave space.rounding out",
-        )),
-        SpaceSpec { quantizer: Some(list), .. } if list.is_empty() => {
-            Err(both("space.quantizer", "space.quantizer = []: expected at least one"))
-        }
-        SpaceSpec { schemes: Some(list), .. } if list.is_empty() => {
-            Err(both("space.schemes", "space.schemes = []: expected at least one"))
-        }
-        SpaceSpec { schemes: Some(_), bits: Some(_), .. } => {
-            Err(both("space.schemes", "space.schemes: they are the ladder; leave space.bits out"))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {

@@ -1,6 +1,5 @@
 //! The TOML form of a spec: what may be left out, and `--set` on top of it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use qslm_common::backend::Backend;
@@ -9,9 +8,7 @@ use qslm_common::cost::Device;
 use qslm_common::demands::Demands;
 use qslm_common::objective::Objective;
 use qslm_common::racing::Racing;
-use qslm_common::scheme::{Granularity, Range, Rounding, Scales, Scheme, Symmetry, Width};
-use qslm_common::space::{ActivationSpace, Embedding, MembraneSpace, Space, Tier, VectorSpace};
-use qslm_common::storage::{CodedSizes, Storage};
+use qslm_common::space::Tier;
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Task;
 use qslm_common::trade_off::TradeOff;
@@ -21,9 +18,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::recovery::RecoverySpec;
 use super::refuse;
+use super::space::SpaceSpec;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_text;
-use crate::schemes::usual_narrow_range;
 use crate::sensitivity::Metric;
 
 /// A spec as written.
@@ -68,51 +65,6 @@ pub(super) struct CheckpointSpec {
 pub(super) enum TaskSpec {
     Perplexity { text: Option<PathBuf>, window: u32, stride: Option<u32>, windows: Option<u32> },
     Accuracy { labelled: Option<PathBuf>, sentences: Option<u32> },
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct SpaceSpec {
-    pub(super) bits: Option<Vec<Width>>,
-    pub(super) symmetry: Option<Symmetry>,
-    pub(super) granularity: Option<Granularity>,
-    pub(super) rounding: Option<Rounding>,
-    pub(super) quantizer: Option<Vec<Rounding>>,
-    pub(super) schemes: Option<Vec<Scheme>>,
-    pub(super) storage: Option<Vec<Storage>>,
-    pub(super) range: Option<Range>,
-    pub(super) narrow_range: Option<Range>,
-    pub(super) scales: Option<Scales>,
-    pub(super) embedding: Option<Embedding>,
-    pub(super) vectors: Option<VectorSpace>,
-    pub(super) activations: Option<ActivationsSpec>,
-    pub(super) membranes: Option<MembranesSpec>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ActivationsSpec {
-    pub(super) bits: Vec<Width>,
-    pub(super) symmetry: Option<Symmetry>,
-    #[serde(default)]
-    pub(super) range: ActivationRangeSpec,
-}
-
-/// Range of activations: of each token's own vector, or calibrated.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum ActivationRangeSpec {
-    #[default]
-    Dynamic,
-    Static,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct MembranesSpec {
-    pub(super) bits: Vec<u8>,
-    #[serde(default = "two")]
-    pub(super) integer_bits: u8,
 }
 
 /// Calibration data, off which static ranges are read: a text or labelled sentences, as the task's.
@@ -176,7 +128,10 @@ impl<'de> Deserialize<'de> for WrittenStrategy {
         let read = match spec.kind() {
             Ranked::KIND => serde_json::from_value(parameters()).map(Self::Ranked),
             List::KIND => serde_json::from_value(parameters()).map(Self::List),
-            _ => AnyStrategy::parse(&spec).map(Self::AsItIs),
+            _ => AnyStrategy::parse(&spec).map(|mut strategy| {
+                strategy.write_out();
+                Self::AsItIs(strategy)
+            }),
         };
         read.map_err(D::Error::custom)
     }
@@ -197,16 +152,8 @@ impl Default for RunSpec {
     }
 }
 
-fn widths(bits: &[u8]) -> Vec<Width> {
-    bits.iter().filter_map(|bits| Width::try_from(*bits).ok()).collect()
-}
-
 fn yes() -> bool {
     true
-}
-
-fn two() -> u8 {
-    2
 }
 
 fn ten() -> u32 {
@@ -272,60 +219,6 @@ impl HoldoutSpec {
                 Task::Perplexity { window: *window, stride: *stride, windows: self.sequences }
             }
             Task::Accuracy { .. } => Task::Accuracy { sentences: self.sequences },
-        }
-    }
-}
-
-impl SpaceSpec {
-    /// The ladder of one-dimensional parameters; `None` if they stay float.
-    fn vector_space(&self) -> Option<VectorSpace> {
-        let mut bits = match &self.vectors {
-            Some(vectors) => vectors.bits.clone(),
-            None => widths(&[16, 8]),
-        };
-        bits.sort_by(|a, b| b.cmp(a));
-        Some(VectorSpace { bits }).filter(|space| space.bits != [Width::Float])
-    }
-
-    /// The space without what calibration adds to it.
-    pub(super) fn resolve(&self, binary_embedding: bool) -> Space {
-        let mut bits: Vec<Width> = match (&self.bits, &self.schemes) {
-            (Some(bits), _) => bits.clone(),
-            (None, Some(_)) => Vec::new(),
-            (None, None) => widths(&[8, 6, 4, 3, 2]),
-        };
-        bits.sort_by(|a, b| b.cmp(a));
-        let falling = |mut bits: Vec<Width>| {
-            bits.sort_by(|a, b| b.cmp(a));
-            bits
-        };
-        let embedding = if binary_embedding { Embedding::Sign } else { Embedding::Quantize };
-        let mut roundings = self.quantizer.iter().flatten().copied();
-        let first = self.rounding.or_else(|| roundings.next());
-        Space {
-            bits,
-            schemes: self.schemes.clone().unwrap_or_default(),
-            more_roundings: roundings.collect(),
-            storage: self.storage.clone().unwrap_or_default(),
-            coded: CodedSizes::default(),
-            codes: BTreeMap::new(),
-            symmetry: self.symmetry.unwrap_or(Symmetry::Symmetric),
-            granularity: self.granularity.unwrap_or(Granularity::Channel),
-            rounding: first.unwrap_or_default(),
-            range: self.range.unwrap_or_default(),
-            narrow_range: self.narrow_range.or(usual_narrow_range(self.range)),
-            scales: self.scales.unwrap_or(Scales::F16),
-            embedding: self.embedding.unwrap_or(embedding),
-            vectors: self.vector_space(),
-            activations: self.activations.as_ref().map(|activations| {
-                let symmetry = activations.symmetry.unwrap_or(Symmetry::Affine);
-                ActivationSpace { bits: falling(activations.bits.clone()), symmetry, calibration: None }
-            }),
-            membranes: self.membranes.as_ref().map(|membranes| {
-                let mut bits = membranes.bits.clone();
-                bits.sort_by(|a, b| b.cmp(a));
-                MembraneSpace { bits, integer_bits: membranes.integer_bits }
-            }),
         }
     }
 }
@@ -416,12 +309,24 @@ mod tests {
     }
 
     #[test]
+    fn a_fit_that_is_left_out_is_written_into_the_experiment() {
+        let of = |more: &str| {
+            let text = format!("{SPEC}[strategy]\nkind = \"allocate\"\ntier = \"matrix\"\n{more}");
+            match parse(&text, &[]).unwrap().strategy {
+                Some(WrittenStrategy::AsItIs(strategy)) => serde_json::to_string(&strategy.spec()).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(of(""), r#"{"kind":"allocate","tier":"matrix","fit":"regression"}"#);
+        // What experiments meant before there was the key.
+        assert_eq!(of("fit = \"law\"\n"), r#"{"kind":"allocate","tier":"matrix"}"#);
+    }
+
+    #[test]
     fn what_is_left_out_has_a_default() {
         let spec = parse(SPEC, &[]).unwrap();
         assert!(spec.checkpoint.binary_embedding && spec.run.shards == 4);
-        let space = spec.space.resolve(true);
-        assert_eq!(space.embedding, Embedding::Sign);
-        assert_eq!(space.bits.iter().map(|bits| bits.bits()).collect::<Vec<_>>(), [8, 6, 4, 3, 2]);
+        assert!(spec.space.bits.is_none());
     }
 
     #[test]
@@ -447,7 +352,7 @@ mod tests {
         let spec =
             parse(SPEC, &["task.window=64", "space.bits=[4, 2]", "name=y", "task.text=a b.txt"]).unwrap();
         assert_eq!(spec.name, "y");
-        assert_eq!(spec.space.resolve(true).bits.len(), 2);
+        assert_eq!(spec.space.bits.unwrap().len(), 2);
         let TaskSpec::Perplexity { text: Some(text), window: 64, .. } = spec.task else {
             panic!("{:?}", spec.task)
         };

@@ -6,18 +6,16 @@
 
 use std::collections::BTreeSet;
 
-use qslm_common::archive::{Archive, Entry};
+use qslm_common::archive::Archive;
 use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::experiment::Experiment;
-use qslm_common::footprint::saving;
-use qslm_common::objective::quality_loss;
-use qslm_common::quality::Quality;
 use qslm_common::space::{Group, Tier};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::combinations::{self, TIER};
+use crate::fitness::fitness;
 use crate::nsga2::{Fitness, Genome, Variation, standings, survivors};
 use crate::{Generation, Key, Problem, Search, StagePlan, Step, Strategy};
 
@@ -78,7 +76,7 @@ impl Strategy for Evolve {
 
     fn start(&self, experiment: &Experiment) -> Box<dyn Search> {
         let groups = experiment.moving(self.tier);
-        let levels = groups.iter().map(|group| experiment.space.levels(group.axis)).collect();
+        let levels = groups.iter().map(|group| group.levels).collect();
         let base = experiment.space.uniform(&experiment.network, 0);
         Box::new(EvolveSearch {
             experiment: experiment.clone(),
@@ -162,44 +160,14 @@ impl EvolveSearch {
     /// children.
     fn select(&mut self, archive: &Archive) {
         for (genome, id) in std::mem::take(&mut self.under_way) {
-            if let Some(fitness) = archive.get(&id).and_then(|entry| self.fitness(archive, entry)) {
-                self.parents.push((genome, fitness));
+            if let (Some(float), Some(entry)) = (archive.float(&self.experiment), archive.get(&id)) {
+                self.parents.push((genome, fitness(&self.experiment, float, entry)));
             }
         }
         let all: Vec<&Fitness> = self.parents.iter().map(|(_, fitness)| fitness).collect();
         let stay: BTreeSet<usize> = survivors(&all, self.population).into_iter().collect();
         let mut place = 0..;
         self.parents.retain(|_| place.next().is_some_and(|place| stay.contains(&place)));
-    }
-
-    fn fitness(&self, archive: &Archive, entry: &Entry) -> Option<Fitness> {
-        let (experiment, float) = (&self.experiment, archive.float(&self.experiment)?);
-        let constraints = &experiment.constraints;
-        let excess = |value: f64, bound: f64| match bound {
-            bound if bound > 0.0 => (value / bound - 1.0).max(0.0),
-            bound => (value - bound).max(0.0),
-        };
-        let measured = entry.measured();
-        let loss = quality_loss(&float.counts, &entry.counts);
-        let of_quality = Quality::ALL
-            .into_iter()
-            .filter_map(|quality| constraints.largest_loss(quality))
-            .map(|most| excess(loss, most));
-        let bytes = entry.footprint_bytes;
-        let of_bytes = constraints.max_footprint_bytes.map(|most| excess(bytes as f64, most as f64));
-        let left = 1.0 - saving(&experiment.network, bytes);
-        let of_saving = constraints.min_saving.map(|least| excess(left, 1.0 - least));
-        let of_costs = constraints
-            .max
-            .iter()
-            .map(|(cost, most)| measured.cost(*cost).map_or(f64::MAX, |value| excess(value, *most)));
-        let violation: f64 = of_quality.chain(of_bytes).chain(of_saving).chain(of_costs).sum();
-        let losses = experiment
-            .objectives
-            .iter()
-            .map(|objective| objective.loss(&experiment.network, measured))
-            .collect();
-        Some(Fitness { violation, losses })
     }
 
     /// Uniform genomes, and others drawn at random.

@@ -2,27 +2,33 @@
 //! `--dry-run` and reports.
 
 mod allocate;
+mod beam;
 mod combinations;
 mod evolve;
 mod grid;
+mod haq;
 pub mod list;
 mod memory_driven;
 mod one_shot;
 mod random;
 mod ranked;
+mod surrogate;
 mod tiered;
 
 use qslm_common::experiment::Experiment;
 use qslm_common::strategy::StrategySpec;
 use serde::{Deserialize, Serialize};
 
-pub use allocate::Allocate;
+pub use allocate::{Allocate, Fit};
+pub use beam::Beam;
 pub use evolve::Evolve;
 pub use grid::Grid;
+pub use haq::Haq;
 pub use list::List;
 pub use memory_driven::MemoryDriven;
 pub use random::Random;
 pub use ranked::Ranked;
+pub use surrogate::Surrogate;
 pub use tiered::Tiered;
 
 use crate::strategy::{Key, Problem, Search, StagePlan, Strategy, Subset};
@@ -72,6 +78,11 @@ macro_rules! strategies {
                 match self { $(Self::$Strategy(it) => it.asks_for_subset(),)* }
             }
 
+            /// See [`Strategy::write_out`].
+            pub fn write_out(&mut self) {
+                match self { $(Self::$Strategy(it) => it.write_out(),)* }
+            }
+
             /// See [`Strategy::fit`].
             pub fn fit(&mut self, sequences: u64) {
                 match self { $(Self::$Strategy(it) => it.fit(sequences),)* }
@@ -113,6 +124,9 @@ strategies! {
     "allocate" => Allocate,
     "evolve" => Evolve,
     "memory_driven" => MemoryDriven,
+    "surrogate" => Surrogate,
+    "beam" => Beam,
+    "haq" => Haq,
 }
 
 /// A strategy as the reference shows it.
@@ -166,20 +180,31 @@ const fn is_equal(a: &str, b: &str) -> bool {
 mod one_shot_tests;
 
 #[cfg(test)]
+mod pins;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 9] = [
+    const CANONICAL: [&str; 17] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
+        r#"{"kind":"qslm","sensitivity_bits":null,"guided":true}"#,
         r#"{"kind":"grid","tier":"block"}"#,
         r#"{"kind":"random","tier":"matrix","trials":100,"seed":18446744073709551615}"#,
         r#"{"kind":"ranked","metric":"lsaq","tier":"block","order":["head","blocks.0"]}"#,
         r#"{"kind":"list","candidates":["a","b"]}"#,
         r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256}"#,
+        r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256,"fit":"regression"}"#,
         r#"{"kind":"evolve","tier":"module","population":20,"generations":5,"seed":1}"#,
         r#"{"kind":"memory_driven","tier":"matrix"}"#,
+        r#"{"kind":"surrogate","tier":"module","initial":20,"iterations":8,"batch":10,"seed":1}"#,
+        r#"{"kind":"surrogate","tier":"matrix","initial":20,"iterations":8,"batch":10,"seed":1,"prune":2.0,"sensitivity_sequences":8}"#,
+        r#"{"kind":"beam","tier":"matrix","width":3}"#,
+        r#"{"kind":"beam","tier":"block","width":3,"gate_sequences":8,"gate_loss":0.1}"#,
+        r#"{"kind":"haq","tier":"matrix","episodes":600,"seed":1}"#,
+        r#"{"kind":"haq","tier":"matrix","episodes":600,"parallel":8,"hidden":300,"seed":1}"#,
     ];
 
     #[test]
@@ -196,7 +221,7 @@ mod tests {
         let refused =
             |text: &str| AnyStrategy::parse(&serde_json::from_str(text).unwrap()).unwrap_err().to_string();
         let words = "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`, `allocate`, `evolve`, \
-             `memory_driven`";
+             `memory_driven`, `surrogate`, `beam`, `haq`";
         assert_eq!(refused(r#"{"kind":"x"}"#), words);
         let words = "unknown field `teir`, expected `tier`";
         assert_eq!(refused(r#"{"kind":"grid","teir":"block"}"#), words);

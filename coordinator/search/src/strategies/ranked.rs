@@ -74,7 +74,7 @@ impl Strategy for Ranked {
                 // All of them at the narrow width is that width's uniform candidate.
                 for name in &self.order[..self.order.len().saturating_sub(1)] {
                     if let Some(group) = groups.iter().find(|group| group.name == *name) {
-                        candidate = space.place(candidate, group, narrow);
+                        candidate = space.place_as_uniform(candidate, group, narrow);
                         candidates.push(candidate.clone());
                     }
                 }

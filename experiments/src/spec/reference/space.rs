@@ -15,13 +15,13 @@ pub(super) const SPACE: &[Table] = &[
                 "\"symmetric\"",
                 "without or with a zero point, or full: as many levels on either side of zero, which is none of them, in every \
                  code of up to 7 bits, or ternary: -1, 0 and 1 at 2 bits, five in a byte. Wider codes, and one-dimensional \
-                 parameters, are symmetric then",
+                 parameters, are symmetric then. Of a list, the ladder has every width with each of them",
             ),
             (
                 "granularity",
                 "\"tensor\", \"channel\", \"group:N\"",
                 "\"channel\"",
-                "how many weights share a scale",
+                "how many weights share a scale; of a list, the ladder has every width with each of them",
             ),
             (
                 "rounding",
@@ -43,6 +43,13 @@ pub(super) const SPACE: &[Table] = &[
                 "list such as [\"int4:full:channel:f16\", \"int2:ternary:channel:f16\"]",
                 "",
                 "in place of bits and what goes with them: the ladder itself, the largest first",
+            ),
+            ("rule", "tables", "", "units with a ladder of their own"),
+            (
+                "tie",
+                "list of matrices, or of such lists",
+                "",
+                "matrices of a block that move together: [\"att.key\", \"att.value\", \"att.receptance\"]",
             ),
             (
                 "range",
@@ -79,6 +86,28 @@ pub(super) const SPACE: &[Table] = &[
             ("membranes", "table", "float", "what LIF neurons remember"),
         ],
         misspelt: "[space]\nx_ = 1",
+    },
+    Table {
+        name: "[[space.rule]]",
+        about: "A ladder for the units whose names match; what it leaves out is as in [space]. Of several rules that match, the last one counts.",
+        keys: &[
+            (
+                "units",
+                "a pattern",
+                "required",
+                "names of matrices, where * stands for any text: \"blocks.*.ffn.*\", \"head\"",
+            ),
+            ("bits", "as in [space]", "as in [space]", "widths"),
+            ("symmetry", "as in [space]", "as in [space]", "symmetry of integers, or a list"),
+            ("granularity", "as in [space]", "as in [space]", "how many weights share a scale, or a list"),
+            ("rounding", "as in [space]", "as in [space]", "how a weight becomes an integer"),
+            ("quantizer", "as in [space]", "as in [space]", "in place of rounding, several"),
+            ("schemes", "as in [space]", "as in [space]", "in place of bits and what goes with them"),
+            ("range", "as in [space]", "as in [space]", "which weights the integers span"),
+            ("narrow_range", "as in [space]", "as in [space]", "the same for integers of 2 and 3 bits"),
+            ("scales", "as in [space]", "as in [space]", "what a scale is stored as"),
+        ],
+        misspelt: "[[space.rule]]\nunits = \"*\"\nx_ = 1",
     },
     Table {
         name: "[space.vectors]",

@@ -1,10 +1,12 @@
 //! Tests of the tiered search.
 
+use qslm_common::archive::{Archive, Entry};
+use qslm_common::candidate::Candidate;
 use qslm_common::constraints::Constraints;
 use qslm_common::cost::Cost;
 use qslm_common::footprint::float_bytes;
-use qslm_common::scheme::Symmetry;
-use qslm_common::space::{ActivationSpace, MembraneSpace};
+use qslm_common::scheme::{Scheme, Symmetry};
+use qslm_common::space::{ActivationSpace, MembraneSpace, Rule};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::trade_off::TradeOff;
 
@@ -12,7 +14,7 @@ use qslm_testing::{experiment, measure, run};
 
 use super::*;
 use crate::testing::start;
-use crate::{Grid, problems};
+use crate::{Grid, Step, problems};
 
 fn qslm() -> Experiment {
     experiment(Tiered::default())
@@ -30,7 +32,7 @@ fn the_tiers_come_in_the_papers_order() {
 
 #[test]
 fn sensitivity_may_be_told_by_part_of_the_data() {
-    let strategy = Tiered { sensitivity_bits: None, sensitivity_sequences: Some(4) };
+    let strategy = Tiered { sensitivity_sequences: Some(4), ..Tiered::default() };
     let mut experiment = experiment(strategy);
     let mut search = start(&experiment);
     let Step::Measure(float) = search.next(&Archive::default()) else { panic!("no float model") };
@@ -186,4 +188,89 @@ fn the_number_of_candidates_left_is_a_bound() {
             assert!(left <= bound, "after generation {index}: {left} proposed, {bound} announced");
         }
     }
+}
+
+#[test]
+fn rules_and_ties_are_searched_as_they_stand() {
+    let mut experiment = qslm();
+    let four = experiment.space.ladder().filter(|scheme| scheme.bits() == 4 || scheme.bits() == 3).collect();
+    experiment.space.rules = vec![Rule { units: "blocks.*.ffn.*".to_owned(), schemes: four }];
+    experiment.space.ties = vec![["att.key", "att.value", "att.receptance"].map(str::to_owned).to_vec()];
+    assert_eq!(problems(&experiment), []);
+    let (archive, stages) = run(&experiment, |_| false);
+    // The float model; of each block one tie, the output and three matrices of ffn; the head.
+    assert_eq!(stages[0], ("sensitivity", 1 + 2 * 5 + 1));
+    let space = &experiment.space;
+    let allowed = |candidate: &Candidate, group: &Group| {
+        let float = candidate.scheme(&group.members[0]) == Scheme::Float;
+        float || space.level_of(candidate, group).is_some()
+    };
+    for known in archive.front() {
+        for group in experiment.moving(Tier::Matrix).iter().filter(|group| group.axis == Axis::Weights) {
+            assert!(allowed(known.candidate, group), "{}: {:?}", group.name, known.candidate);
+        }
+    }
+    assert!(archive.chosen().is_some());
+}
+
+fn guided() -> Experiment {
+    experiment(Tiered { guided: true, ..Tiered::default() })
+}
+
+#[test]
+fn sums_spare_what_is_far_beyond_the_bound_and_nothing_is_lost_by_it() {
+    let (plain, _) = run(&qslm(), |_| false);
+    let (spared, _) = run(&guided(), |_| false);
+    assert!(spared.len() + 5 < plain.len(), "{} of {}", spared.len(), plain.len());
+    assert_eq!(spared.chosen().unwrap().id, plain.chosen().unwrap().id);
+}
+
+#[test]
+fn a_budget_alone_steers_the_search() {
+    let mut budget = guided();
+    let uniform = budget.space.uniform(&budget.network, 3);
+    let most = budget.footprint(&uniform) + 100;
+    budget.constraints = Constraints { max_footprint_bytes: Some(most), ..Constraints::default() };
+    assert_eq!(problems(&budget), []);
+    let (archive, stages) = run(&budget, |_| false);
+    let (chosen, uniform) = (archive.chosen().unwrap(), archive.get(&uniform.id()).unwrap());
+    assert!(chosen.entry.footprint_bytes <= most);
+    let best =
+        archive.iter().filter(|(_, entry)| entry.footprint_bytes <= most).map(|(_, e)| e.counts.nll.0).min();
+    assert!(best.unwrap() < uniform.counts.nll.0, "mixed widths lose less in as many bytes");
+    let within = archive.iter().filter(|(_, entry)| entry.footprint_bytes <= most).count();
+    assert!(within > 10, "{within} of {}", archive.len());
+    assert!(stages.iter().any(|(stage, _)| *stage == "allocation"), "{stages:?}");
+    let planned: u64 = Tiered { guided: true, ..Tiered::default() }
+        .outline(&budget, 16)
+        .iter()
+        .map(|plan| plan.candidates_at_most)
+        .sum();
+    assert!(stages.iter().map(|(_, count)| *count as u64).sum::<u64>() <= planned);
+}
+
+#[test]
+fn bounds_that_cannot_be_met_together_end_with_the_nearest() {
+    let mut both = guided();
+    let smallest = both.space.uniform(&both.network, 4);
+    both.constraints.max_footprint_bytes = Some(both.footprint(&smallest));
+    both.constraints.max_perplexity_increase = Some(0.001);
+    let (archive, stages) = run(&both, |_| false);
+    assert!(archive.chosen().is_none(), "nothing meets both");
+    assert!(archive.get(&smallest.id()).is_some(), "the smallest was tried");
+    assert!(stages.len() < 100, "{stages:?}");
+    let good =
+        |entry: &Entry| both.constraints.allow_quality(&archive.float(&both).unwrap().counts, &entry.counts);
+    assert!(archive.iter().any(|(_, entry)| good(entry)), "and what is good enough");
+}
+
+#[test]
+fn what_a_spec_means_is_guided_unless_it_is_plain() {
+    let read = |text: &str| {
+        let mut strategy: Tiered = serde_json::from_str(text).unwrap();
+        strategy.write_out();
+        serde_json::to_string(&strategy).unwrap()
+    };
+    assert_eq!(read("{}"), r#"{"sensitivity_bits":null,"guided":true}"#);
+    assert_eq!(read(r#"{"plain":true}"#), r#"{"sensitivity_bits":null}"#);
 }
