@@ -14,7 +14,8 @@ use qslm_engine::jobs::gptq;
 use qslm_engine::jobs::ranges::Ranges;
 
 use super::refuse;
-use super::written::{ActivationRangeSpec, ActivationsSpec, CalibrationSpec, Spec};
+use super::space::{ActivationRangeSpec, ActivationsSpec};
+use super::written::{CalibrationSpec, Spec};
 use crate::codes::{Calibrating, MadeCodes, calibrated_schemes};
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};

@@ -27,7 +27,7 @@ use qslm_common::task::{Data, MAX_SHARDS, Task};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::jobs::sensitivity::{Sensitivity, UNITS_AT_ONCE};
 use qslm_engine::task::sensitivity::Needs;
-use qslm_search::{AnyStrategy, List, Ranked, Tiered};
+use qslm_search::{AnyStrategy, List, Ranked, Strategy, Tiered};
 
 use crate::codes::{MadeCodes, coded_sizes, unit_schemes, with_codes};
 use crate::control::{self, Control};
@@ -375,7 +375,11 @@ fn strategy(
     network: &Network,
 ) -> (AnyStrategy, Option<Ranking>) {
     match written {
-        None => (Tiered::default().into(), None),
+        None => {
+            let mut tiered = Tiered::default();
+            tiered.write_out();
+            (tiered.into(), None)
+        }
         Some(WrittenStrategy::AsItIs(strategy)) => (strategy.clone(), None),
         Some(WrittenStrategy::List(_)) => (List { candidates: listed }.into(), None),
         &Some(WrittenStrategy::Ranked(WrittenRanked { metric, tier, sequences, top_k })) => {
