@@ -222,6 +222,7 @@ mod tests {
         let group = |name: &str, members: &[&str]| Group {
             axis: Axis::Weights,
             name: name.to_owned(),
+            levels: 2,
             members: members.iter().map(|member| (*member).to_owned()).collect(),
         };
         let groups = [group("head", &["h"]), group("two", &["c"]), group("one", &["a", "b"])];

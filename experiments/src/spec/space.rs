@@ -224,7 +224,7 @@ impl SpaceSpec {
             // Wide codes are the same under some symmetries, and floats under all.
             combined.for_each(|scheme| {
                 if !schemes.contains(&scheme) {
-                    schemes.push(scheme)
+                    schemes.push(scheme);
                 }
             });
             whole.schemes = whole.largest_first(&schemes, units);
@@ -292,14 +292,8 @@ mod tests {
 
     use super::*;
 
-    const NETWORK: Network = Network {
-        vocabulary: 64,
-        channels: 32,
-        hidden: 128,
-        blocks: 2,
-        classes: None,
-        binary_embedding: true,
-    };
+    const NETWORK: Network =
+        Network { vocabulary: 64, channels: 32, hidden: 128, blocks: 2, outputs: 64, binary_embedding: true };
 
     fn space(text: &str) -> Space {
         let spec: SpaceSpec = toml::from_str(text).unwrap();
