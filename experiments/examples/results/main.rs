@@ -7,6 +7,7 @@
 //! Every number is read from the JSON that `qslm` prints; stores are kept under `runs/`, so that a second run is quick.
 
 mod recovery;
+mod strategies;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ enum Section {
     Trainers,
     /// Recovery of the classifier
     Classifier,
+    /// Strategies at as many evaluations, and budgets of bytes
+    Strategies,
 }
 
 /// A task with the flags that name its files.
@@ -104,6 +107,7 @@ fn main() -> Result<()> {
             Section::Coded => results.coded_recovery(&mut page, &language)?,
             Section::Trainers => results.trainers(&mut page, &language)?,
             Section::Classifier => results.classifier(&mut page, &sentiment)?,
+            Section::Strategies => results.strategies(&mut page, &language)?,
         }
         return std::io::Write::write_all(&mut std::io::stdout(), page.as_bytes()).context("standard output");
     }
@@ -119,6 +123,7 @@ fn main() -> Result<()> {
     results.coded_recovery(&mut page, &language)?;
     results.trainers(&mut page, &language)?;
     results.classifier(&mut page, &sentiment)?;
+    results.strategies(&mut page, &language)?;
     results.four_bits(&mut page, &[&language, &sentiment])?;
     results.importance(&mut page, &language)?;
     results.all_tensors(&mut page, &[&sentiment, &language])?;

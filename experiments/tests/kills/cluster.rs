@@ -42,6 +42,8 @@ pub struct Cluster {
     /// True while jobs are under way.
     pub making: bool,
     pub kills: u32,
+    /// Seconds after which a silent worker's leases are given to others.
+    pub lease_ttl_s: u32,
     /// Number of times that each thing was done, by its name.
     pub done: BTreeMap<&'static str, u32>,
     pub begun: Instant,
@@ -81,6 +83,7 @@ impl Cluster {
             made: BTreeMap::new(),
             making: false,
             kills: 0,
+            lease_ttl_s: 1,
             done: BTreeMap::new(),
             begun: Instant::now(),
         }
@@ -97,7 +100,8 @@ impl Cluster {
     /// Starts the coordinator, which may be told to die at some point; `false` if it died before it listened.
     pub fn start_coordinator(&mut self, crash_at: Option<String>) -> bool {
         let mut command = Command::new(program("qslm-coordinator"));
-        command.args(["--listen", &self.address.to_string(), "--web", "off", "--lease-ttl-s", "1"]);
+        command.args(["--listen", &self.address.to_string(), "--web", "off"]);
+        command.args(["--lease-ttl-s", &self.lease_ttl_s.to_string()]);
         // Here workers vanish at a rate that no cluster knows, and for no reason of the trials'.
         command.args(["--max-vanished-workers", "1000"]);
         command.args(["--log", "info,qslm_coordinator=debug", "--store"]).arg(self.store());

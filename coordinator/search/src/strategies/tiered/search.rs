@@ -98,9 +98,18 @@ impl TieredSearch {
     }
 
     /// Ends the global tier: picks the uniform candidate to go on from, or float if none is good enough.
-    fn start_lowering(&self, sensitivity: Sensitivity, sums: Option<Sums>, archive: &Archive) -> Lowering {
+    fn start_lowering(
+        &self,
+        sensitivity: Sensitivity,
+        mut sums: Option<Sums>,
+        archive: &Archive,
+    ) -> Lowering {
         let mut current = Candidate::float(self.network());
-        for candidate in self.global_generation().candidates.iter() {
+        let uniform: Vec<Candidate> = self.global_generation().candidates.iter().collect();
+        if let Some(sums) = &mut sums {
+            sums.scale(&self.experiment, &uniform, archive);
+        }
+        for candidate in uniform {
             if self.improves(&current, &candidate, archive) {
                 current = candidate;
             }

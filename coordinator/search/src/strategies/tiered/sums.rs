@@ -45,6 +45,23 @@ impl Sums {
         Some(Self { per_error: of_weights.map(of_group).collect(), most: SLACK * ln_1p(bound) })
     }
 
+    /// Scales the sums by a whole network that was measured: the first of these that loses more than the bound, or the last.
+    /// Groups together lose less than their sum, and noise alone makes sums of losses large.
+    pub(super) fn scale(&mut self, experiment: &Experiment, uniform: &[Candidate], archive: &Archive) {
+        let float = Candidate::float(&experiment.network);
+        let measured: Vec<(f64, f64)> = uniform
+            .iter()
+            .filter_map(|candidate| {
+                Some((self.added(&float, candidate), lost(experiment, candidate, archive)?))
+            })
+            .collect();
+        let beyond = measured.iter().find(|(_, lost)| *lost > self.most / SLACK).or(measured.last());
+        if let Some((predicted, lost)) = beyond.filter(|(predicted, _)| *predicted > 0.0) {
+            let times = (lost / predicted).clamp(0.0, 1.0);
+            self.per_error.iter_mut().for_each(|(_, per_error)| *per_error *= times);
+        }
+    }
+
     /// True if a candidate may be good enough, given one that was measured.
     pub(super) fn may_pass(
         &self,
@@ -53,16 +70,23 @@ impl Sums {
         next: &Candidate,
         archive: &Archive,
     ) -> bool {
-        let loss = |candidate: &Candidate| Some(nats_per_item(&archive.get(&candidate.id())?.counts));
-        let Some((now, float)) = loss(measured).zip(loss(&Candidate::float(&experiment.network))) else {
-            return true;
-        };
-        let added = self
-            .per_error
-            .iter()
-            .map(|(group, per_error)| per_error * (error_of(next, group) - error_of(measured, group)));
-        now - float + added.sum::<f64>() <= self.most
+        let lost = lost(experiment, measured, archive);
+        lost.is_none_or(|lost| lost + self.added(measured, next) <= self.most)
     }
+
+    /// Loss that a candidate is expected to add to another's.
+    fn added(&self, before: &Candidate, after: &Candidate) -> f64 {
+        let of_group = |(group, per_error): &(Group, f64)| {
+            per_error * (error_of(after, group) - error_of(before, group))
+        };
+        self.per_error.iter().map(of_group).sum()
+    }
+}
+
+/// Loss of a candidate on all data, in nats per token more than the float model; `None` if it was not measured.
+fn lost(experiment: &Experiment, candidate: &Candidate, archive: &Archive) -> Option<f64> {
+    let float = archive.float(experiment)?;
+    Some(nats_per_item(&archive.get(&candidate.id())?.counts) - nats_per_item(&float.counts))
 }
 
 /// Squared error of the codes of a group, the mean of its members.
