@@ -4,6 +4,7 @@
 mod allocate;
 mod combinations;
 mod evolve;
+mod external;
 mod grid;
 pub mod list;
 mod memory_driven;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use allocate::Allocate;
 pub use evolve::Evolve;
+pub use external::External;
 pub use grid::Grid;
 pub use list::List;
 pub use memory_driven::MemoryDriven;
@@ -113,6 +115,7 @@ strategies! {
     "allocate" => Allocate,
     "evolve" => Evolve,
     "memory_driven" => MemoryDriven,
+    "external" => External,
 }
 
 /// A strategy as the reference shows it.
@@ -170,7 +173,7 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 9] = [
+    const CANONICAL: [&str; 10] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"grid","tier":"block"}"#,
@@ -180,6 +183,7 @@ mod tests {
         r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256}"#,
         r#"{"kind":"evolve","tier":"module","population":20,"generations":5,"seed":1}"#,
         r#"{"kind":"memory_driven","tier":"matrix"}"#,
+        r#"{"kind":"external"}"#,
     ];
 
     #[test]
@@ -196,7 +200,7 @@ mod tests {
         let refused =
             |text: &str| AnyStrategy::parse(&serde_json::from_str(text).unwrap()).unwrap_err().to_string();
         let words = "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`, `allocate`, `evolve`, \
-             `memory_driven`";
+             `memory_driven`, `external`";
         assert_eq!(refused(r#"{"kind":"x"}"#), words);
         let words = "unknown field `teir`, expected `tier`";
         assert_eq!(refused(r#"{"kind":"grid","teir":"block"}"#), words);
