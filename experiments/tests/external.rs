@@ -57,26 +57,27 @@ fn candidates_that_a_shell_tells_lead_to_the_front_of_their_list_whatever_dies_m
     let mut worker = Running::start(&mut command);
     wait_for(&id, &url, "stage", "waiting for tells");
 
-    let tell = |more: &[&str]| [&["tell", &id][..], &at, more].concat();
-    assert_eq!(succeed(&tell(&["--candidates", &first])), "1\n");
+    let tell = |more: &[&str]| succeed(&[&["tell", &id][..], &at, more].concat());
+    let refuse = |code, more: &[&str]| refused(code, &[&["tell", &id][..], &at, more].concat());
+    assert_eq!(tell(&["--candidates", &first]), "1\n");
     running.kill();
     let address = url.strip_prefix("http://").unwrap().to_owned();
     let (_running, _) = coordinator(&folder.path().join("s.redb"), &address);
     // What was not answered is told again, which changes nothing; anything else under its number is refused.
-    assert_eq!(succeed(&tell(&["--candidates", &first, "--number", "1"])), "1\n");
-    let words = refused(4, &tell(&["--candidates", &second, "--number", "1"]));
+    assert_eq!(tell(&["--candidates", &first, "--number", "1"]), "1\n");
+    let words = refuse(4, &["--candidates", &second, "--number", "1"]);
     let expected = format!("number 1: {id} was told other candidates under it; the next one is 2");
     assert!(words.contains(&expected), "{words}");
-    let words = refused(4, &tell(&["--candidates", &second, "--number", "7"]));
+    let words = refuse(4, &["--candidates", &second, "--number", "7"]);
     assert!(words.contains(&format!("number 7: expected 2, the next one of {id}")), "{words}");
     std::fs::write(path("wrong.jsonl"), "{\"heed.weight\": \"f16\"}\n").unwrap();
-    let words = refused(2, &tell(&["--candidates", &path("wrong.jsonl")]));
+    let words = refuse(2, &["--candidates", &path("wrong.jsonl")]);
     assert!(words.contains("candidates: number 1: \"heed.weight\" names nothing"), "{words}");
-    assert_eq!(succeed(&tell(&["--candidates", &second])), "2\n");
+    assert_eq!(tell(&["--candidates", &second]), "2\n");
     assert_eq!(wait_for(&id, &url, "stage", "waiting for tells")["told"], 2);
-    assert_eq!(succeed(&tell(&["--last"])), "3\n");
+    assert_eq!(tell(&["--last"]), "3\n");
     wait_for(&id, &url, "state", "finished");
-    let words = refused(4, &tell(&["--last", "--number", "4"]));
+    let words = refuse(4, &["--last", "--number", "4"]);
     assert!(words.contains(&format!("number 4: {id} was told its last generation, 3")), "{words}");
     assert_eq!(worker.finish().0, Some(0), "its only experiment has ended");
 

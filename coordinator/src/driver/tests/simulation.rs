@@ -584,9 +584,9 @@ fn simulate(seed: u64) -> u32 {
         let tells = if is_told { &world.teller.tells[..] } else { &[] };
         let (mut archive, _) =
             run_told(experiment, tells, |candidate| is_told && pruned.contains(&candidate.id()));
-        pruned.iter().filter(|_| is_told).for_each(|candidate| {
+        for candidate in pruned.iter().filter(|_| is_told) {
             archive.prune(*candidate);
-        });
+        }
         let expected = FrontDocument::new(experiment, &archive).to_json();
         let index = world.driver.find(&experiment.id()).unwrap();
         assert_eq!(world.driver.experiments[index].front_document(), expected, "seed {seed}");
