@@ -54,17 +54,20 @@ struct Teller {
     /// Number of those that were acknowledged.
     acknowledged: usize,
     /// A call under way, with the number that it is about.
-    call: Option<(usize, oneshot::Receiver<Result<u64, Refusal>>)>,
+    call: Option<(usize, Answer<u64>)>,
     /// Candidates whose pruning was acknowledged.
     pruned: BTreeSet<CandidateId>,
     /// A call under way, with the candidate that it is about.
-    pruning: Option<(CandidateId, oneshot::Receiver<Result<Vec<u32>, Refusal>>)>,
+    pruning: Option<(CandidateId, Answer<Vec<u32>>)>,
 }
+
+/// Where an answer comes in.
+type Answer<T> = oneshot::Receiver<Result<T, Refusal>>;
 
 /// A call under way.
 struct Call {
     reported: Vec<Finished>,
-    answer: oneshot::Receiver<Result<ReportAnswer, Refusal>>,
+    answer: Answer<ReportAnswer>,
 }
 
 struct World {

@@ -163,7 +163,7 @@ async fn a_candidate_that_is_pruned_from_outside_stays_pruned_whoever_measures_i
     assert_eq!(status.shards_spared, 1);
     let held = grants.iter().map(|grant| grant.lease).collect();
     let dropped = handle.report(WorkerReport { held, ..report("w", 0) }).await.unwrap().dropped;
-    assert!(dropped.contains(&of(2).last().unwrap().lease), "nobody has to measure it any more");
+    assert!(dropped.contains(&of(2).next_back().unwrap().lease), "nobody has to measure it any more");
     // A result that comes in late, and another experiment that measures it, change nothing, nor does a restart.
     settle(&handle, &of(2).skip(1).collect::<Vec<_>>()).await;
     let list = experiment(List { candidates: tell(&[2, 3], true).candidates });
