@@ -1,9 +1,10 @@
 //! Playback: one search, driven from results.
 //!
 //! A playback asks the search for generations, gives their candidates addresses, files what is on record of each, and
-//! decides what becomes of the rest: failed before, pruned by the race, or to be measured. In place of a generation a
-//! search may ask for jobs, whose artifacts its candidates name later on. Where results and artifacts come from is the
-//! caller's business: the driver of a coordinator has live ones and a store, a replay has a store, a plan has none.
+//! decides what becomes of the rest: failed before, pruned by the race or from outside, or to be measured. In place of a
+//! generation a search may ask for jobs, whose artifacts its candidates name later on, or wait until it is told candidates.
+//! Where results, artifacts and tells come from is the caller's business: the driver of a coordinator has live ones and a
+//! store, a replay has a store, a plan has none.
 //!
 //! ```text
 //!             take_jobs

@@ -63,8 +63,10 @@ fn spec() -> String {
         if !table.about.is_empty() {
             let _ = write!(text, "{}\n\n", table.about);
         }
-        row(&mut text, &["key", "takes", "if left out", "meaning"]);
-        row(&mut text, &["---", "---", "---", "---"]);
+        if !table.keys.is_empty() {
+            row(&mut text, &["key", "takes", "if left out", "meaning"]);
+            row(&mut text, &["---", "---", "---", "---"]);
+        }
         for (name, takes, default, about) in table.keys {
             row(&mut text, &[&format!("`{name}`"), takes, default, about]);
         }
