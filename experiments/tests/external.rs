@@ -5,7 +5,6 @@ mod support;
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Running, SPEC, TINY, json, program, refused, succeed};
@@ -24,17 +23,12 @@ fn coordinator(store: &Path, address: &str) -> (Running, String) {
     (coordinator, url)
 }
 
-/// Waits until the status of an experiment has this value.
-fn wait_for(id: &str, url: &str, key: &str, value: &str) -> Value {
-    let begun = Instant::now();
-    loop {
-        let status = json(&["get", id, "--coordinator", url, "--output", "json"]);
-        if status[key] == value {
-            return status;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{status}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+/// Waits until an experiment has nothing to do before it is told more.
+fn wait_for_tells(id: &str, url: &str) {
+    let mut watch = Command::new(support::QSLM);
+    let mut watch = Running::start(watch.args(["watch", id, "--plain", "--coordinator", url]));
+    watch.wait_for("waiting for tells");
+    watch.kill();
 }
 
 /// What a front says of candidates, without the experiment that it is of.
@@ -55,7 +49,7 @@ fn candidates_that_a_shell_tells_lead_to_the_front_of_their_list_whatever_dies_m
     let mut command = Command::new(program("qslm-worker"));
     command.args(["--slots", "2", "--until-done", "--cache-dir", &path("cache")]).args(at);
     let mut worker = Running::start(&mut command);
-    wait_for(&id, &url, "stage", "waiting for tells");
+    wait_for_tells(&id, &url);
 
     let tell = |more: &[&str]| succeed(&[&["tell", &id][..], &at, more].concat());
     let refuse = |code, more: &[&str]| refused(code, &[&["tell", &id][..], &at, more].concat());
@@ -74,14 +68,14 @@ fn candidates_that_a_shell_tells_lead_to_the_front_of_their_list_whatever_dies_m
     let words = refuse(2, &["--candidates", &path("wrong.jsonl")]);
     assert!(words.contains("candidates: number 1: \"heed.weight\" names nothing"), "{words}");
     assert_eq!(tell(&["--candidates", &second]), "2\n");
-    assert_eq!(wait_for(&id, &url, "stage", "waiting for tells")["told"], 2);
+    wait_for_tells(&id, &url);
+    assert_eq!(json(&[&["get", &id, "--output", "json"][..], &at].concat())["told"], 2);
     assert_eq!(tell(&["--last"]), "3\n");
-    wait_for(&id, &url, "state", "finished");
+    let told = json(&[&["watch", &id, "--output", "json"][..], &at].concat());
     let words = refuse(4, &["--last", "--number", "4"]);
     assert!(words.contains(&format!("number 4: {id} was told its last generation, 3")), "{words}");
     assert_eq!(worker.finish().0, Some(0), "its only experiment has ended");
 
-    let told = json(&[&["front", &id, "--output", "json"][..], &at].concat());
     // A list takes JSON alone.
     let list = FIRST.replace(
         "emb.weight=sign head.weight=int8:symmetric:channel",
