@@ -201,6 +201,11 @@ impl Archive {
         self.pruned.len()
     }
 
+    /// True if a candidate was pruned, and is not measured.
+    pub fn is_pruned(&self, id: &CandidateId) -> bool {
+        self.pruned.contains(id)
+    }
+
     /// Folds in what was measured on a subset of the data; the first on record stays.
     pub fn insert_on_subset(&mut self, id: CandidateId, counts: Counts) {
         self.on_subset.entry(id).or_insert(counts);

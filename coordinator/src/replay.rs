@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use qslm_common::archive::Entry;
-use qslm_common::candidate::CandidateId;
+use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::evidence::{Engines, Fingerprint};
+use qslm_common::experiment::Experiment;
 use qslm_common::footprint::saving;
 use qslm_common::objective::quality_loss;
 use qslm_common::origin::Origin;
@@ -61,7 +62,10 @@ pub fn replay(
     let failures = open(&source.store)?.failures(&experiment.id())?;
     let known = open(&source.store)?.engines()?;
     let mut playback = Playback::new(experiment, shards, failures.into_keys())?;
-    let bindings = open(&source.store)?.bindings(&source.record.experiment.id())?;
+    let id = source.record.experiment.id();
+    let bindings = open(&source.store)?.bindings(&id)?;
+    open(&source.store)?.prunes(&id)?.into_iter().for_each(|candidate| playback.tell_off(candidate));
+    open(&source.store)?.tells(&id)?.into_iter().for_each(|tell| playback.tell(Arc::new(tell)));
     let look_up = |trials: &[TrialKey]| Ok::<_, Stopped>(open(&source.store)?.look_up(trials, shards)?);
     while playback.propose(|_| Ok::<_, Stopped>(false))? {
         let mut under_way = false;
@@ -85,7 +89,7 @@ pub fn replay(
                     Ok::<_, Stopped>(open(&source.store)?.shard_results(trial, shards)?)
                 })? {
                     Fate::Measured(trial, Some(engines)) => {
-                        found.extend(describe(&playback, &trial, &engines, &known, &predicted));
+                        found.extend(described(&playback, &trial, &engines, &known, &predicted));
                     }
                     Fate::Open(..) => under_way = true,
                     Fate::Measured(_, None) | Fate::Failed | Fate::Pruned => {}
@@ -114,8 +118,8 @@ fn predicted_losses(playback: &Playback) -> impl Iterator<Item = (CandidateId, f
     predictions.map(move |one| (one.candidate, quality.loss_of(one.predicted)))
 }
 
-/// A candidate that was measured; `None` if it is not in the archive.
-fn describe(
+/// A candidate that was measured, with who measured it; `None` if it is not in the archive.
+fn described(
     playback: &Playback,
     trial: &Addressed,
     engines: &Engines,
@@ -123,11 +127,51 @@ fn describe(
     predicted: &BTreeMap<CandidateId, f64>,
 ) -> Option<MeasuredCandidate> {
     let (experiment, archive) = (playback.experiment(), playback.archive());
-    let (network, candidate) = (&experiment.network, &trial.trial.candidate);
     let entry = archive.get(&trial.candidate)?;
+    let name = |engine: &Fingerprint| known.get(engine).cloned().unwrap_or_else(|| engine.to_string());
+    Some(MeasuredCandidate {
+        stage: playback.stage().to_owned(),
+        engines: engines.iter().map(name).collect(),
+        predicted_loss: predicted.get(&trial.candidate).copied(),
+        ..describe(experiment, &trial.trial.candidate, entry, archive.float(experiment))
+    })
+}
+
+/// A candidate that was measured, beside the float model; without stage and engines.
+pub(crate) fn describe(
+    experiment: &Experiment,
+    candidate: &Candidate,
+    entry: &Entry,
+    float: Option<&Entry>,
+) -> MeasuredCandidate {
     let Entry { counts, spread, .. } = entry;
-    let float = archive.float(experiment);
+    let network = &experiment.network;
     let bytes = entry.footprint_bytes;
+    let costs: BTreeMap<_, f64> = experiment.costs(candidate, counts);
+    let Origin { checkpoint, data, protocol, engine } = experiment.origin();
+    MeasuredCandidate {
+        stage: String::new(),
+        candidate: candidate.id().as_bytes().to_vec(),
+        footprint_bytes: bytes,
+        saving: saving(network, bytes),
+        // Every search proposes the float model first; without it there is nothing to compare with.
+        quality_loss: float.map(|float| quality_loss(&float.counts, counts)),
+        quality_loss_interval: float.and_then(|float| entry.loss_interval(float)).map(Into::into),
+        predicted_loss: None,
+        counts: Some(convert::write_counts(counts, *spread)),
+        costs: costs.into_iter().map(|(cost, value)| (cost.to_string(), value)).collect(),
+        schemes: schemes(candidate),
+        firing_rate: counts.mean_firing_rate(network.channels),
+        engines: Vec::new(),
+        checkpoint,
+        data,
+        protocol,
+        engine,
+    }
+}
+
+/// Words for everything that a candidate says.
+fn schemes(candidate: &Candidate) -> String {
     let mut schemes: Vec<String> =
         candidate.schemes().map(|(unit, scheme)| format!("{unit}={scheme}")).collect();
     schemes.push(format!("vectors={}", candidate.vectors()));
@@ -135,26 +179,5 @@ fn describe(
     schemes.extend(candidate.coded_bytes().map(|(unit, bytes)| format!("coded_bytes:{unit}={bytes}")));
     schemes.extend(candidate.activations().map(|(unit, scheme)| format!("activation:{unit}={scheme}")));
     schemes.extend(candidate.membranes().map(|(name, scheme)| format!("membrane:{name}={scheme}")));
-    let costs: BTreeMap<_, f64> = experiment.costs(candidate, counts);
-    let name = |engine: &Fingerprint| known.get(engine).cloned().unwrap_or_else(|| engine.to_string());
-    let Origin { checkpoint, data, protocol, engine } = experiment.origin();
-    Some(MeasuredCandidate {
-        stage: playback.stage().to_owned(),
-        candidate: trial.candidate.as_bytes().to_vec(),
-        footprint_bytes: bytes,
-        saving: saving(network, bytes),
-        // Every search proposes the float model first; without it there is nothing to compare with.
-        quality_loss: float.map(|float| quality_loss(&float.counts, counts)),
-        quality_loss_interval: float.and_then(|float| entry.loss_interval(float)).map(Into::into),
-        predicted_loss: predicted.get(&trial.candidate).copied(),
-        counts: Some(convert::write_counts(counts, *spread)),
-        costs: costs.into_iter().map(|(cost, value)| (cost.to_string(), value)).collect(),
-        schemes: schemes.join(" "),
-        firing_rate: counts.mean_firing_rate(network.channels),
-        engines: engines.iter().map(name).collect(),
-        checkpoint,
-        data,
-        protocol,
-        engine,
-    })
+    schemes.join(" ")
 }

@@ -35,6 +35,11 @@ def state(status):
     return messages.ExperimentStatus.State.Name(status.state).lower()
 
 
+def fate(candidate):
+    """open, measured, pruned or failed: of a candidate that was told."""
+    return messages.ToldCandidate.State.Name(candidate.state).lower()
+
+
 class Coordinator:
     """What people may ask of a coordinator. Experiments are named by their id, or the beginning of it."""
 
@@ -69,6 +74,24 @@ class Coordinator:
     def cluster(self):
         """Workers, and what happened lately."""
         return self.calls.Cluster(messages.ClusterRequest())
+
+    def space(self, experiment):
+        """What a candidate may be: tiers of groups of levels, each with the words that say it."""
+        return self.calls.Space(messages.GetRequest(experiment=experiment))
+
+    def tell(self, experiment, number, candidates=(), last=False):
+        """Tells an experiment from outside its next generation, or the same one again. It is on disk when this returns."""
+        request = messages.TellRequest(experiment=experiment, number=number, candidates=candidates, last=last)
+        return self.calls.Tell(request).told
+
+    def results(self, experiment, number):
+        """What becomes of the candidates of a generation: all of them now, then each that changes, until all are settled."""
+        for message in self.calls.Told(messages.ToldRequest(experiment=experiment, number=number)):
+            yield from message.candidates
+
+    def prune(self, experiment, number, places):
+        """Prunes candidates of a generation, for good. Gives those that are pruned; the others were measured before."""
+        return list(self.calls.Prune(messages.PruneRequest(experiment=experiment, number=number, places=places)).pruned)
 
     def change(self, experiment, **change):
         """Sets `paused`, `cancelled` or `priority`."""

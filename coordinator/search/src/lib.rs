@@ -9,6 +9,7 @@
 //! - [`Strategy`] is what one kind of search has in one file: parameters, checks, start, caption, keys of the spec. Each
 //!   file of `strategies/` has one, and `strategies/mod.rs` one line for each.
 //! - [`Search`] is a strategy under way; it answers [`Step`]s, which hold [`Generation`]s of [`Candidates`].
+//! - A search whose candidates come from outside is handed [`Tell`]s, and waits ([`Step::Wait`]) while there is none.
 //! - [`Playback`] drives a search, from live results or from a store: it draws a generation, files what is known, decides
 //!   races ([`qslm_common::racing`]) and failures, and keeps the archive. The driver of a coordinator, the export of
 //!   every candidate and `qslm submit --dry-run` all go through it.
@@ -32,17 +33,20 @@ mod rbf;
 mod recovery;
 mod strategies;
 mod strategy;
+mod told;
 mod valid;
+pub mod written;
 
 pub use candidates::Candidates;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
 pub use prediction::Prediction;
 pub use recovery::stage_of_recovery;
 pub use strategies::{
-    Allocate, AnyStrategy, Beam, Evolve, Fit, Grid, Haq, List, MemoryDriven, Random, Ranked, StrategyEntry,
-    Surrogate, Tiered, list, registry,
+    Allocate, AnyStrategy, Beam, Evolve, External, Fit, Grid, Haq, List, MemoryDriven, Random, Ranked,
+    StrategyEntry, Surrogate, Tiered, list, registry,
 };
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
+pub use told::{InvalidTell, MAX_TOLD_BYTES, Tell};
 pub use valid::{Invalid, decode, problems};
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Playback: one search, driven from results.
 //!
 //! A playback asks the search for generations, gives their candidates addresses, files what is on record of each, and
-//! decides what becomes of the rest: failed before, pruned by the race, or to be measured. In place of a generation a
-//! search may ask for jobs, whose artifacts its candidates name later on. Where results and artifacts come from is the
-//! caller's business: the driver of a coordinator has live ones and a store, a replay has a store, a plan has none.
+//! decides what becomes of the rest: failed before, pruned by the race or from outside, or to be measured. In place of a
+//! generation a search may ask for jobs, whose artifacts its candidates name later on, or wait until it is told candidates.
+//! Where results, artifacts and tells come from is the caller's business: the driver of a coordinator has live ones and a
+//! store, a replay has a store, a plan has none.
 //!
 //! ```text
 //!             take_jobs
@@ -14,6 +15,9 @@
 //!     ^                                                                    |                        |
 //!     +------------------------------ archive <----------------------------+----- measured ---------+
 //! ```
+
+mod pruning;
+mod tells;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -26,7 +30,6 @@ use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{AddressedJob, JobKey};
 use qslm_common::objective::quality_loss;
-use qslm_common::racing::Race;
 use qslm_common::task::Shard;
 use qslm_common::trial::{Addressed, Protocol, TrialKey};
 use qslm_common::work::WorkKey;
@@ -35,7 +38,8 @@ use crate::cursor::{CHUNK, Cursor};
 use crate::parallel::in_parallel;
 use crate::recovery::with_recovery;
 use crate::strategy::Probe;
-use crate::{AnyStrategy, Prediction, Search, Step, prediction, race};
+use crate::{AnyStrategy, Prediction, Search, Step, Tell, prediction};
+use pruning::Pruning;
 
 /// A search under way, with everything that decides how it goes on.
 pub struct Playback {
@@ -53,8 +57,12 @@ pub struct Playback {
     /// The protocol on all data.
     whole: Arc<Protocol>,
     pruning: Pruning,
+    /// Tells: the generations that somebody outside proposed so far, in their order.
+    tells: Vec<Arc<Tell>>,
     /// Stage of the generation; empty before the first.
     stage: &'static str,
+    /// True if the search has nothing to do before the next tell.
+    waiting: bool,
     finished: bool,
 }
 
@@ -63,6 +71,8 @@ type Start = Box<dyn Fn(&Experiment) -> Box<dyn Search> + Send>;
 
 /// Stage of a search while jobs are done for it.
 const MAKING: &str = "making";
+/// Stage of a search that has nothing to do before the next tell.
+const WAITING: &str = "waiting for tells";
 
 /// Jobs that the search asked for in place of a generation.
 #[derive(Default)]
@@ -71,16 +81,6 @@ struct Making {
     jobs: usize,
     /// Those that nobody has taken to do.
     untaken: Vec<AddressedJob>,
-}
-
-/// Pruning of candidates by a race.
-struct Pruning {
-    /// The trial of the float model on all data.
-    float: TrialKey,
-    /// Race that candidates run, if they race, once the float model is measured.
-    race: Option<Race>,
-    /// Shards of pruned trials that nobody had to evaluate.
-    spared: u64,
 }
 
 /// A generation that is being measured.
@@ -176,13 +176,11 @@ impl Playback {
             making: Making::default(),
             archive: Archive::default(),
             failed: failed.into_iter().collect(),
-            pruning: Pruning {
-                float: whole.trial(Candidate::float(&experiment.network)).key(),
-                race: None,
-                spared: 0,
-            },
+            pruning: Pruning::new(whole.trial(Candidate::float(&experiment.network)).key()),
             whole,
+            tells: Vec::new(),
             stage: "",
+            waiting: false,
             finished: false,
             experiment,
         }
@@ -198,6 +196,7 @@ impl Playback {
         (self.generation, self.pruning.spared, self.finished) = (None, 0, false);
         self.making = Making::default();
         self.search = (self.start)(&self.experiment);
+        self.tell_again();
     }
 
     /// Starts the search over without the archive, and with these failures forgotten.
@@ -210,7 +209,7 @@ impl Playback {
 
     /// Asks the search for its next generation, or for jobs ([`Playback::take_jobs`]), once nothing of the last ones is
     /// open. `is_measured` tells whether a trial has a result; it is asked about a few, to find where a search that was
-    /// interrupted goes on. Returns whether there is anything; if not, the search is finished.
+    /// interrupted goes on. Returns whether there is anything; if not, the search is finished, or waits for a tell.
     ///
     /// # Errors
     /// Those of `is_measured`.
@@ -226,6 +225,10 @@ impl Playback {
                 self.making = Making { jobs: untaken.len(), untaken };
                 (self.generation, self.stage) = (None, MAKING);
                 return Ok(true);
+            }
+            Step::Wait => {
+                (self.generation, self.stage, self.waiting) = (None, WAITING, true);
+                return Ok(false);
             }
             Step::Finished => {
                 self.finished = true;
@@ -327,13 +330,13 @@ impl Playback {
         Ok(match record {
             Record::Measured(measurement, engines) => {
                 let new = self.insert(&trial, measurement, engines);
-                if self.keeps_shard_results(&trial.key) && self.pruning.race.is_none() {
+                if self.keeps_shard_results(&trial.key) && !self.has_race() {
                     self.start_race(&shard_results(&trial.key)?);
                 }
                 Fate::Measured(trial, new)
             }
             Record::Shards(_) if self.has_failed(trial.key) => Fate::Failed,
-            Record::Shards(settled) if self.has_lost(&trial, &settled) => {
+            Record::Shards(settled) if self.is_told_off(&trial) || self.has_lost(&trial, &settled) => {
                 self.prune(&trial, settled.len());
                 Fate::Pruned
             }
@@ -354,6 +357,11 @@ impl Playback {
             self.archive.insert_on_subset(trial.candidate, measurement.entry().counts.clone());
             return None;
         }
+        if self.is_told_off(trial) {
+            // Also what was measured meanwhile, for somebody else: what is pruned does not depend on who is faster.
+            self.archive.prune(trial.candidate);
+            return None;
+        }
         let candidate = &trial.trial.candidate;
         let is_new = self.archive.insert_measured(&self.experiment, candidate, measurement);
         is_new.then_some(engines)
@@ -362,44 +370,6 @@ impl Playback {
     /// Notes a trial or job that failed for good.
     pub fn fail(&mut self, work: impl Into<WorkKey>) {
         self.failed.insert(work.into());
-    }
-
-    /// True if the shard results of a trial have to be kept: a race runs against them.
-    pub fn keeps_shard_results(&self, trial: &TrialKey) -> bool {
-        self.experiment.racing.is_some() && self.pruning.float == *trial
-    }
-
-    /// Starts the race, with all shards of the float model, or with none.
-    pub fn start_race(&mut self, shard_results: &BTreeMap<Shard, Evidence>) {
-        let float = self.archive.float(&self.experiment);
-        self.pruning.race =
-            float.and_then(|float| race::start(&self.experiment, &float.counts, shard_results, self.shards));
-    }
-
-    /// True if candidates of the generation may be pruned.
-    pub fn is_racing(&self) -> bool {
-        self.pruning.race.is_some() && self.generation.as_ref().is_some_and(|under_way| under_way.may_race)
-    }
-
-    /// Prunes a trial of the generation if its settled shards say that it loses too much. Returns whether it does.
-    pub fn judge(&mut self, trial: &Addressed, settled: &BTreeMap<Shard, Evidence>) -> bool {
-        let lost = self.has_lost(trial, settled);
-        if lost {
-            self.prune(trial, settled.len());
-        }
-        lost
-    }
-
-    fn has_lost(&self, trial: &Addressed, settled: &BTreeMap<Shard, Evidence>) -> bool {
-        self.is_racing()
-            && trial.key != self.pruning.float
-            && self.pruning.race.as_ref().is_some_and(|race| race::has_lost(race, settled, self.shards))
-    }
-
-    fn prune(&mut self, trial: &Addressed, settled: usize) {
-        if self.archive.prune(trial.candidate) {
-            self.pruning.spared += u64::from(self.shards) - settled as u64;
-        }
     }
 
     /// True if a trial is measured on a subset of the data, which tells sensitivity and is no result.
@@ -415,6 +385,11 @@ impl Playback {
     /// The archive of what was measured.
     pub fn archive(&self) -> &Archive {
         &self.archive
+    }
+
+    /// True if the search has nothing to do before it is told something.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting
     }
 
     /// True if the search proposes nothing more.
@@ -441,11 +416,6 @@ impl Playback {
     /// See [`crate::Strategy::caption`].
     pub fn caption(&self) -> String {
         self.strategy.caption()
-    }
-
-    /// Shards of pruned trials that nobody had to evaluate.
-    pub fn spared(&self) -> u64 {
-        self.pruning.spared
     }
 
     /// See [`Search::remaining_at_most`].

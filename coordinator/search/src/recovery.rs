@@ -1,5 +1,7 @@
 //! A search with a recovery after it: the strategy's generations, then jobs that train, then what they made.
 
+use std::sync::Arc;
+
 use qslm_common::archive::Archive;
 use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::experiment::Experiment;
@@ -8,7 +10,7 @@ use qslm_common::recovery::Recovery;
 use qslm_common::storage::CodedSizes;
 
 use crate::strategy::Probe;
-use crate::{Generation, Search, StagePlan, Step};
+use crate::{Generation, Search, StagePlan, Step, Tell};
 
 /// Stage of what was trained.
 const RECOVERY: &str = "recovery";
@@ -79,6 +81,10 @@ impl Search for Recovering {
             }
             State::Done => Step::Finished,
         }
+    }
+
+    fn told(&mut self, tell: &Arc<Tell>) {
+        self.search.told(tell);
     }
 
     fn remaining_at_most(&self) -> Option<u64> {

@@ -1,6 +1,7 @@
 //! Strategy and search: the seam that one more kind of search is written against.
 
 use std::fmt;
+use std::sync::Arc;
 
 use qslm_common::archive::Archive;
 use qslm_common::candidate::{Candidate, CandidateId};
@@ -10,7 +11,7 @@ use qslm_common::space::Axis;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::Candidates;
+use crate::{Candidates, Tell};
 
 /// Strategy: one kind of search with its parameters. `serde` reads and writes the parameters as they stand in an
 /// experiment; their order decides the experiment's id, so it never changes.
@@ -114,6 +115,8 @@ pub enum Step {
     Measure(Generation),
     /// Make these; some may be made already. One that reads what another makes comes after it.
     Make(Vec<Job>),
+    /// Wait: nothing before the next tell.
+    Wait,
     /// Nothing more.
     Finished,
 }
@@ -147,6 +150,10 @@ pub trait Search: Send {
     /// Next step of the search. Called with the archive once every candidate proposed so far is settled, and every job. A
     /// candidate that is not in the archive failed, or was pruned; a job whose artifact is not there failed.
     fn next(&mut self, archive: &Archive) -> Step;
+
+    /// Takes a tell: a generation for a search whose candidates come from outside. All that were told are handed in again,
+    /// in their order, to a search that starts over.
+    fn told(&mut self, _tell: &Arc<Tell>) {}
 
     /// The most candidates that may still be proposed after the generation under way, if that can be told.
     fn remaining_at_most(&self) -> Option<u64>;

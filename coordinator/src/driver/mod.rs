@@ -27,6 +27,7 @@ mod search_run;
 mod serve;
 mod status;
 mod tally;
+mod told;
 mod traced;
 mod view;
 mod workers;
@@ -69,6 +70,7 @@ pub use status::{
     WorkerCounts, WorkerStatus,
 };
 pub use tally::Tally;
+pub use told::{ToldCandidate, ToldState, ToldView};
 use view::View;
 use workers::Workers;
 
@@ -246,6 +248,8 @@ impl Driver {
             failures: self.store.failures(&id)?,
             retried: self.store.retried(&id)?,
             bindings: self.store.bindings(&id)?,
+            tells: self.store.tells(&id)?,
+            prunes: self.store.prunes(&id)?,
         };
         let presentation = Presentation::new(self.store.timeline(&id)?, self.store.comparisons(&id)?);
         let finished = record.finished;

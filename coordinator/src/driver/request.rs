@@ -14,6 +14,7 @@ use qslm_common::spread::Spread;
 use qslm_common::task::Shard;
 use qslm_common::work::WorkKey;
 use qslm_report::ReportDocument;
+use qslm_search::Tell;
 use tokio::sync::{oneshot, watch};
 
 use super::commit_metrics::Metrics;
@@ -21,6 +22,7 @@ use super::committed::Committed;
 use super::events::Event;
 use super::status::{ExperimentStatus, JobCounts, JobUnderWay, Making, WorkerStatus};
 use super::tally::Tally;
+use super::told::ToldView;
 use crate::ledger::{Grant, LeaseId, Owner, ShardCounts};
 use crate::store::{ExperimentRecord, Store};
 
@@ -41,6 +43,9 @@ pub(super) enum Request {
     Source(String, Reply<ReplaySource>),
     Change(String, Change, Reply<ExperimentStatus>),
     Retry(String, Vec<String>, Reply<ExperimentStatus>),
+    Tell(String, u64, Tell, Reply<u64>),
+    Prune(String, u64, Vec<u32>, Reply<Vec<u32>>),
+    Told(String, u64, Reply<ToldView>),
     Make(MakeRequest, Reply<Making>),
     LeasedJob(LeaseId, Reply<Option<Arc<AddressedJob>>>),
     /// The committer has a batch on disk: the trials whose sums were in it.
@@ -139,6 +144,12 @@ pub enum Refusal {
     /// An experiment that cannot be searched.
     #[error("{0}")]
     Invalid(String),
+    /// What was asked for is there already, and is another.
+    #[error("{0}")]
+    Conflict(String),
+    /// Not what can be asked for now.
+    #[error("{0}")]
+    NotNow(String),
     /// Back-pressure: too many requests wait already.
     #[error("the coordinator is busy")]
     Busy,
@@ -392,6 +403,31 @@ impl Handle {
     /// [`Refusal::NotFound`] if there is no such experiment or failed trial, or [`Refusal::Ambiguous`].
     pub async fn retry(&self, id: String, trials: Vec<String>) -> Result<ExperimentStatus, Refusal> {
         self.ask(|reply| Request::Retry(id, trials, reply)).await
+    }
+
+    /// Tells an experiment its next generation, or once more one that it was told. Returns how many it was told.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] if it was told something else under this number, [`Refusal::NotNow`] if another number is the
+    /// next one, or nothing can be told.
+    pub async fn tell(&self, id: String, number: u64, tell: Tell) -> Result<u64, Refusal> {
+        self.ask(|reply| Request::Tell(id, number, tell, reply)).await
+    }
+
+    /// Prunes candidates of a tell, by their places. Returns those that are pruned; the others were measured or failed before.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such experiment, tell or place, or [`Refusal::Ambiguous`].
+    pub async fn prune(&self, id: String, number: u64, places: Vec<u32>) -> Result<Vec<u32>, Refusal> {
+        self.ask(|reply| Request::Prune(id, number, places, reply)).await
+    }
+
+    /// What has become of the candidates of a tell so far.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such experiment or tell, or [`Refusal::Ambiguous`].
+    pub async fn told(&self, id: String, number: u64) -> Result<ToldView, Refusal> {
+        self.ask(|reply| Request::Told(id, number, reply)).await
     }
 
     /// Opens jobs that are not made yet, and says what has become of all.

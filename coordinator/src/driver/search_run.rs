@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use qslm_common::ENGINE_VERSION;
+use qslm_common::candidate::CandidateId;
 use qslm_common::demands::Capabilities;
 use qslm_common::evidence::{Engines, Evidence};
 use qslm_common::experiment::Experiment;
@@ -14,7 +15,7 @@ use qslm_common::task::Shard;
 use qslm_common::trial::{Addressed, TrialKey};
 use qslm_common::work::WorkKey;
 use qslm_report::GivenArtifact;
-use qslm_search::{Fate, OnRecord, Playback};
+use qslm_search::{Fate, OnRecord, Playback, Tell};
 
 use super::status::State;
 use super::{Refusal, SHOWN};
@@ -45,7 +46,12 @@ pub(super) struct SearchRun {
     stuck: Option<String>,
     /// Names of the jobs whose artifacts the search was given, as far as it has come.
     given: BTreeMap<JobKey, String>,
+    /// Names of told candidates and their trials, of the tells that somebody asked about.
+    addresses: BTreeMap<u64, Addresses>,
 }
+
+/// Names of the candidates of a tell, and of the trials that measure them.
+pub(super) type Addresses = Arc<[(CandidateId, TrialKey)]>;
 
 /// History of an experiment, beside what was measured: that is looked up as the search comes to it.
 #[derive(Debug, Default)]
@@ -56,6 +62,10 @@ pub(super) struct History {
     pub(super) retried: u64,
     /// Bindings: the artifacts that jobs gave the experiment.
     pub(super) bindings: BTreeMap<JobKey, ContentHash>,
+    /// Tells: the generations that somebody outside proposed, in order.
+    pub(super) tells: Vec<Tell>,
+    /// Candidates that somebody outside told to prune.
+    pub(super) prunes: BTreeSet<CandidateId>,
 }
 
 /// Start of a playback: of an experiment, its shards per trial, and what is known to fail.
@@ -67,14 +77,17 @@ impl SearchRun {
     pub(super) fn new(
         owner: Owner,
         record: ExperimentRecord,
-        history: History,
+        mut history: History,
         start: StartPlayback,
     ) -> Result<Self, serde_json::Error> {
         let failed = history.failures.keys().copied().collect();
+        let mut playback = start(record.experiment.clone(), record.shards, failed)?;
+        std::mem::take(&mut history.tells).into_iter().for_each(|tell| playback.tell(Arc::new(tell)));
+        std::mem::take(&mut history.prunes).into_iter().for_each(|candidate| playback.tell_off(candidate));
         Ok(Self {
             id: record.experiment.id(),
             owner,
-            playback: start(record.experiment.clone(), record.shards, failed)?,
+            playback,
             record,
             // Until the search was asked for the first time, nobody knows.
             looking_up: true,
@@ -82,6 +95,7 @@ impl SearchRun {
             history,
             stuck: None,
             given: BTreeMap::new(),
+            addresses: BTreeMap::new(),
         })
     }
 
@@ -215,7 +229,7 @@ impl SearchRun {
         self.stuck.as_deref().unwrap_or_default()
     }
 
-    /// Lets the search go on until there are shards enough for workers, or it is done, or asks for jobs, or a chunk of
+    /// Lets the search go on until there are shards enough for workers, or it is done, or asks for jobs or a tell, or a chunk of
     /// candidates was looked up. What is paused or cancelled goes on as far as the store knows the results. `unwritten` are
     /// sums that are on the way to the store. Returns trials that turned out to be complete, because a crash came between
     /// the last shard and the sum.
@@ -228,7 +242,8 @@ impl SearchRun {
     ) -> Result<Vec<Closed>, StoreError> {
         let mut closed = Vec::new();
         let mut left = Playback::CHUNK;
-        while !self.playback.is_finished() && !self.playback.has_jobs() && left > 0 {
+        let has_to_wait = |playback: &Playback| playback.has_jobs() || playback.is_waiting();
+        while !self.playback.is_finished() && !has_to_wait(&self.playback) && left > 0 {
             let drawn = match self.wanted(ledger) {
                 Some(wanted) if self.playback.has_more() => self.playback.draw(wanted.min(left)),
                 _ if self.playback.has_more_measured() => self.playback.draw_measured(left),
@@ -336,6 +351,31 @@ impl SearchRun {
             }
         }
         Ok(())
+    }
+
+    /// Takes the next tell.
+    pub(super) fn tell(&mut self, tell: Arc<Tell>) {
+        self.playback.tell(tell);
+    }
+
+    /// Prunes a told candidate for good; see [`Playback::tell_off`].
+    pub(super) fn tell_off(&mut self, candidate: CandidateId, trial: TrialKey, ledger: &mut Ledger) {
+        self.playback.tell_off(candidate);
+        if let Some((open, settled, _)) = ledger.shard_results(&trial)
+            && ledger.owners(trial).contains(&self.owner)
+        {
+            self.playback.prune(&open, settled.len());
+            ledger.leave(self.owner, trial);
+        }
+    }
+
+    /// A tell by its number from 1, with the names of its candidates and of the trials that measure them; `None` if there is
+    /// none.
+    pub(super) fn told(&mut self, number: u64) -> Option<(Arc<Tell>, Addresses)> {
+        let tell = self.playback.tells().get(usize::try_from(number.checked_sub(1)?).ok()?)?.clone();
+        let addresses = self.addresses.entry(number);
+        let addresses = addresses.or_insert_with(|| self.playback.addresses(&tell).into()).clone();
+        Some((tell, addresses))
     }
 
     /// True if the shard results of a trial have to be kept: a race compares the others' with them.

@@ -71,6 +71,18 @@ impl Driver {
                     Err(refusal) => self.outbox.answer(reply, Err(refusal)),
                 }
             }
+            Request::Tell(id, number, tell, reply) => {
+                let told = self.take_tell(&id, number, tell);
+                self.outbox.answer(reply, told);
+            }
+            Request::Prune(id, number, places, reply) => {
+                let pruned = self.prune(&id, number, &places);
+                self.outbox.answer(reply, pruned);
+            }
+            Request::Told(id, number, reply) => {
+                let told = self.told(&id, number);
+                self.outbox.answer(reply, told);
+            }
             Request::Make(request, reply) => self.make(request, reply)?,
             Request::LeasedJob(lease, reply) => {
                 drop(reply.send(Ok(self.leased_job(lease))));
@@ -93,6 +105,8 @@ impl Driver {
             | Request::Watch(id, _)
             | Request::Front(id, _)
             | Request::Describe(id, _)
+            | Request::Prune(id, ..)
+            | Request::Told(id, ..)
             | Request::Source(id, _) => self.find(id).is_ok_and(loading),
             _ => false,
         }

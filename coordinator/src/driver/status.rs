@@ -126,6 +126,8 @@ pub struct ExperimentStatus {
     pub stuck: String,
     /// Failures that were opened again.
     pub retried: u64,
+    /// Generations that it was told from outside.
+    pub told: u64,
     /// Failed trials and jobs with their reasons, some of them.
     pub failed_trials: Vec<(WorkKey, String)>,
 }

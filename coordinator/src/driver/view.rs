@@ -141,6 +141,7 @@ impl View {
             demands: of.record().demands.clone(),
             stuck: of.stuck().to_owned(),
             retried: of.retried(),
+            told: playback.tells().len() as u64,
             failed_trials: of
                 .failures()
                 .iter()
@@ -236,7 +237,10 @@ impl View {
             news.push(format!("best so far: {saving:.2} % saved at {loss:+.2} %"));
         }
         if now.stage != before.stage {
-            news.push(format!("{} begins", now.stage));
+            news.push(match of.playback().is_waiting() {
+                true => now.stage.to_owned(),
+                false => format!("{} begins", now.stage),
+            });
         }
         if now.state != before.state {
             news.push(state.name().to_owned());

@@ -13,16 +13,20 @@ use qslm_proto::v1::experiments_server::Experiments;
 use qslm_proto::v1::{
     CandidatesResponse, ChangeRequest, ClusterRequest, ClusterResponse, DescribeResponse, ExperimentStatus,
     FetchArtifactRequest, FrontResponse, GetRequest, ListRequest, ListResponse, MakeRequest, MakeResponse,
-    MissingArtifactsRequest, MissingArtifactsResponse, PutArtifactRequest, PutArtifactResponse, RetryRequest,
-    SubmitRequest,
+    MissingArtifactsRequest, MissingArtifactsResponse, PruneRequest, PruneResponse, PutArtifactRequest,
+    PutArtifactResponse, RetryRequest, SpaceResponse, SubmitRequest, TellRequest, TellResponse, ToldRequest,
+    ToldResponse,
 };
+use qslm_search::list::MAX_LISTED;
 use qslm_transport::gate::ClientName;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::quotas::{ClientQuotas, Quotas};
+use super::space::write_space;
 use super::status::{write_event, write_job_under_way, write_making, write_status, write_worker};
+use super::told::{self, read_tell};
 use super::transfer::{ChunkStream, Upload, fetch};
 use crate::driver::{self, Change, Handle, JobStatus, Submission};
 use crate::replay::{Stopped, replay};
@@ -215,6 +219,38 @@ impl Experiments for ExperimentsService {
             return Err(Invalid::new("trials", format!("{}: {MAX_TRIALS} at most", trials.len())).into());
         }
         Ok(Response::new(write_status(self.driver.retry(experiment, trials).await?)))
+    }
+
+    async fn space(&self, request: Request<GetRequest>) -> Result<Response<SpaceResponse>, Status> {
+        let source = self.driver.source(request.into_inner().experiment).await?;
+        Ok(Response::new(write_space(&source.record.experiment)))
+    }
+
+    async fn tell(&self, request: Request<TellRequest>) -> Result<Response<TellResponse>, Status> {
+        let TellRequest { experiment, number, candidates, last } = request.into_inner();
+        let source = self.driver.source(experiment).await?;
+        let id = source.record.experiment.id();
+        let tell = read_tell(source, candidates, last).await?;
+        Ok(Response::new(TellResponse { told: self.driver.tell(id, number, tell).await? }))
+    }
+
+    type ToldStream = ReceiverStream<Result<ToldResponse, Status>>;
+
+    async fn told(&self, request: Request<ToldRequest>) -> Result<Response<Self::ToldStream>, Status> {
+        let ToldRequest { experiment, number } = request.into_inner();
+        let source = self.driver.source(experiment).await?;
+        let (sender, receiver) = mpsc::channel(2);
+        let told = told::Follow::begin(self.driver.clone(), source, number, sender).await?;
+        tokio::spawn(told.run());
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn prune(&self, request: Request<PruneRequest>) -> Result<Response<PruneResponse>, Status> {
+        let PruneRequest { experiment, number, places } = request.into_inner();
+        if places.len() > MAX_LISTED {
+            return Err(Invalid::new("places", format!("{}: {MAX_LISTED} at most", places.len())).into());
+        }
+        Ok(Response::new(PruneResponse { pruned: self.driver.prune(experiment, number, places).await? }))
     }
 }
 

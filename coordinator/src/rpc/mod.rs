@@ -4,7 +4,9 @@ mod experiments;
 mod health;
 mod needs;
 mod quotas;
+mod space;
 pub mod status;
+mod told;
 mod transfer;
 mod work;
 
@@ -33,6 +35,8 @@ impl From<Refusal> for Status {
             Refusal::NotFound(_) => Self::not_found(words),
             Refusal::Ambiguous(_) => Self::failed_precondition(words),
             Refusal::Invalid(_) => Self::invalid_argument(words),
+            Refusal::Conflict(_) => Self::already_exists(words),
+            Refusal::NotNow(_) => Self::failed_precondition(words),
             Refusal::Busy => busy(&words, SOON),
             Refusal::Stopping | Refusal::Failed(_) => Self::unavailable(words),
             Refusal::Superseded(_) => Self::aborted(words),

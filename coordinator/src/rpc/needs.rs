@@ -10,11 +10,12 @@ pub fn needs(path: &str) -> Needs {
         ("qslm.v1.Work", _) => Needs::Role(Role::Worker),
         (
             "qslm.v1.Experiments",
-            "MissingArtifacts" | "PutArtifact" | "FetchArtifact" | "Make" | "Submit" | "Change" | "Retry",
+            "MissingArtifacts" | "PutArtifact" | "FetchArtifact" | "Make" | "Submit" | "Change" | "Retry"
+            | "Tell" | "Prune",
         ) => Needs::Role(Role::Submitter),
         (
             "qslm.v1.Experiments",
-            "List" | "Get" | "Watch" | "Front" | "Describe" | "Candidates" | "Cluster",
+            "List" | "Get" | "Watch" | "Front" | "Describe" | "Candidates" | "Cluster" | "Space" | "Told",
         ) => Needs::Role(Role::Reader),
         ("qslm.v1.Experiments", _) => Needs::Role(Role::Submitter),
         _ => Needs::Anyone,
@@ -41,7 +42,7 @@ mod tests {
             }
         }
         let of = |role| roles.iter().filter(|(_, needs)| *needs == Needs::Role(role)).count();
-        assert_eq!((of(Role::Worker), of(Role::Reader), of(Role::Submitter), roles.len()), (5, 7, 7, 19));
+        assert_eq!((of(Role::Worker), of(Role::Reader), of(Role::Submitter), roles.len()), (5, 9, 9, 23));
     }
 
     #[test]

@@ -84,6 +84,7 @@ pub fn write_status(status: driver::ExperimentStatus) -> ExperimentStatus {
         demands: Some(status.demands.into()),
         stuck: status.stuck,
         retried: status.retried,
+        told: status.told,
         failed_trials: status.failed_trials.into_iter().map(write_failed_trial).collect(),
         set_aside_workers: status.workers.set_aside,
     }

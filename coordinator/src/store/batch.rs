@@ -1,7 +1,9 @@
 //! Changes of a store: a batch of them is one transaction, all or nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use qslm_common::candidate::CandidateId;
 use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobKey};
@@ -9,17 +11,18 @@ use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::{Made, WorkKey};
 use qslm_report::{Comparison, Sample};
+use qslm_search::Tell;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::database::Store;
 use super::error::StoreError;
 use super::record::{
     ExperimentRecord, decode_counts, decode_made, decode_reasons, encode_comparison, encode_counts,
-    encode_experiment, encode_made, encode_reasons, encode_sample,
+    encode_experiment, encode_made, encode_reasons, encode_sample, encode_tell,
 };
 use super::tables::{
     BINDINGS, COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, JOBS, MADE, MADE_CONFLICTS,
-    MEASUREMENTS, RETRIED, SHARDS, TIMELINE,
+    MEASUREMENTS, PRUNES, RETRIED, SHARDS, TELLS, TIMELINE,
 };
 
 /// Change of the store.
@@ -45,6 +48,10 @@ pub enum Write {
     Failure(String, WorkKey, String),
     /// A failed trial or job of an experiment is opened again; that it failed stays on record.
     Retry(String, WorkKey),
+    /// An experiment was told a generation under this number.
+    Tell(String, u64, Arc<Tell>),
+    /// Somebody outside told to prune a candidate of an experiment.
+    Prune(String, CandidateId),
     /// The progress of an experiment at a time.
     Sample(String, Sample),
     /// Points of another tool; they replace what the same source found before.
@@ -137,6 +144,13 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
                 let mut reasons = retried.get(at)?.map_or(Vec::new(), |known| decode_reasons(known.value()));
                 reasons.extend(reason);
                 retried.insert(at, encode_reasons(&reasons).as_str())?;
+            }
+            Write::Tell(experiment, number, tell) => {
+                let at = (experiment.as_str(), *number);
+                transaction.open_table(TELLS)?.insert(at, encode_tell(tell).as_slice())?;
+            }
+            Write::Prune(experiment, candidate) => {
+                transaction.open_table(PRUNES)?.insert((experiment.as_str(), candidate.as_bytes()), ())?;
             }
             Write::Comparison(experiment, comparison) => {
                 let at = (experiment.as_str(), comparison.source.as_str());

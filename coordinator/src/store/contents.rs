@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qslm_common::candidate::Candidate;
+use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::evidence::{Backing, Engines, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::job::JobKey;
@@ -39,6 +39,10 @@ pub struct Contents {
     pub failures: BTreeMap<(String, TrialKey), String>,
     /// Reasons of failures that were opened again since, the first failure first.
     pub retried: BTreeMap<(String, TrialKey), Vec<String>>,
+    /// Generations that experiments were told, as written, by experiment and number.
+    pub tells: BTreeMap<(String, u64), Vec<u8>>,
+    /// Candidates that somebody outside told to prune, with their experiments.
+    pub prunes: BTreeSet<(String, CandidateId)>,
     /// Progress of experiments, as written, by experiment and milliseconds since 1970.
     pub timeline: BTreeMap<(String, u64), Vec<u8>>,
     /// Points of other tools, as written, by experiment and source.
@@ -78,6 +82,8 @@ impl Contents {
             engines,
             failures,
             retried,
+            tells,
+            prunes,
             timeline,
             comparisons,
         } = other;
@@ -113,6 +119,12 @@ impl Contents {
             *ours = theirs.min(std::mem::take(ours));
         }
         self.join_failures(failures, retried);
+        // Where two stores were told different things under one number, one of them counts, always the same.
+        for (at, theirs) in tells {
+            let ours = self.tells.entry(at).or_insert_with(|| theirs.clone());
+            *ours = theirs.min(std::mem::take(ours));
+        }
+        self.prunes.extend(prunes);
         for (at, theirs) in timeline {
             let ours = self.timeline.entry(at).or_default();
             *ours = theirs.max(std::mem::take(ours));
@@ -218,6 +230,10 @@ mod tests {
         prop::collection::btree_map(one, backing, 1..2)
     }
 
+    fn candidate() -> impl Strategy<Value = CandidateId> {
+        (0u8..3).prop_map(|number| CandidateId::of(&[number]))
+    }
+
     fn job() -> impl Strategy<Value = JobKey> {
         (0u8..3).prop_map(|number| JobKey::of(&[number]))
     }
@@ -272,6 +288,8 @@ mod tests {
             (
                 prop::collection::btree_map(("[ab]", trial()), "[xy]", 0..4),
                 prop::collection::btree_map(("[ab]", trial()), prop::collection::vec("[xy]", 1..3), 0..4),
+                prop::collection::btree_map(("[ab]", 1u64..4), prop::collection::vec(1u8..4, 1..3), 0..4),
+                prop::collection::btree_set(("[ab]", candidate()), 0..3),
             ),
             prop::collection::btree_map(("[ab]", 0u64..3), prop::collection::vec(1u8..4, 1..3), 0..4),
             prop::collection::btree_map(("[ab]", "[xy]"), prop::collection::vec(1u8..4, 1..3), 0..4),
@@ -308,9 +326,11 @@ mod tests {
                     });
                     let experiments = named.collect();
                     let mut contents = Contents::default();
-                    let (failures, retried) = failures;
+                    let (failures, retried, tells, prunes) = failures;
                     let mut all = Contents {
                         retried,
+                        tells,
+                        prunes,
                         experiments,
                         measurements,
                         shards,

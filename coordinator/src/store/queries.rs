@@ -1,7 +1,8 @@
 //! Queries of a store: each is one read transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use qslm_common::candidate::CandidateId;
 use qslm_common::evidence::{Evidence, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::job::JobKey;
@@ -9,18 +10,18 @@ use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::{Made, WorkKey};
 use qslm_report::{Comparison, Sample};
-use qslm_search::OnRecord;
+use qslm_search::{OnRecord, Tell};
 use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::database::Store;
 use super::error::{ReadError, StoreError};
 use super::record::{
     ExperimentRecord, decode_comparison, decode_counts, decode_experiment, decode_made, decode_reasons,
-    decode_sample,
+    decode_sample, decode_tell,
 };
 use super::tables::{
-    BINDINGS, COMPARISONS, ENGINES, EXPERIMENTS, FAILURES, JOBS, Key, MADE, MEASUREMENTS, RETRIED, SHARDS,
-    ShardKey, TIMELINE,
+    BINDINGS, COMPARISONS, ENGINES, EXPERIMENTS, FAILURES, JOBS, Key, MADE, MEASUREMENTS, PRUNES, RETRIED,
+    SHARDS, ShardKey, TELLS, TIMELINE,
 };
 
 impl Store {
@@ -138,6 +139,30 @@ impl Store {
             let table = transaction.open_table(RETRIED)?;
             let rows = table.range((experiment, &[0; 32])..=(experiment, &[255; 32]))?;
             rows.map(|row| Ok(decode_reasons(row?.1.value()).len() as u64)).sum()
+        })
+    }
+
+    /// What an experiment was told from outside, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn tells(&self, experiment: &str) -> Result<Vec<Tell>, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(TELLS)?;
+            let rows = table.range((experiment, 0)..=(experiment, u64::MAX))?;
+            rows.map(|row| Ok(decode_tell(row?.1.value())?)).collect()
+        })
+    }
+
+    /// The candidates of an experiment that somebody outside told to prune.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read.
+    pub fn prunes(&self, experiment: &str) -> Result<BTreeSet<CandidateId>, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(PRUNES)?;
+            let rows = table.range((experiment, &[0; 32])..=(experiment, &[255; 32]))?;
+            rows.map(|row| Ok(CandidateId::from_bytes(*row?.0.value().1))).collect()
         })
     }
 

@@ -37,6 +37,10 @@ pub(super) const MADE_CONFLICTS: MultimapTableDefinition<&Key, &[u8]> =
 /// Binding: experiment id and job key to the hash of the artifact that the job gave the experiment. It stays the same
 /// whatever else comes to be on record of the job.
 pub(super) const BINDINGS: TableDefinition<(&str, &Key), &Key> = TableDefinition::new("bindings");
+/// Experiment id and number, from 1, to the generation that the experiment was told under it.
+pub(super) const TELLS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("tells");
+/// Experiment id and the id of a candidate that somebody outside told to prune.
+pub(super) const PRUNES: TableDefinition<(&str, &Key), ()> = TableDefinition::new("prunes");
 /// Counts that another store had for a trial (shards and index 0) or one of its shards (as in [`SHARDS`]).
 pub(super) const CONFLICTS: MultimapTableDefinition<ShardKey<'static>, &[u8]> =
     MultimapTableDefinition::new("conflicts");

@@ -3,6 +3,7 @@
 //! [`TABLES`] is the table of tables. One more table of the file is its definition, a field of [`Contents`] with the rule by
 //! which it is joined, two functions that read a row and write all rows, and one line of that table.
 
+use qslm_common::candidate::CandidateId;
 use qslm_common::evidence::{Backing, Engines, Evidence, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::job::JobKey;
@@ -16,11 +17,11 @@ use super::contents::{Contents, MadeVariants, Variants, add};
 use super::error::ReadError;
 use super::record::{
     UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_made, decode_reasons,
-    decode_sample, encode_counts, encode_experiment, encode_made, encode_reasons,
+    decode_sample, decode_tell, encode_counts, encode_experiment, encode_made, encode_reasons,
 };
 use super::tables::{
     BINDINGS, COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, JOBS, Key, MADE, MADE_CONFLICTS,
-    MEASUREMENTS, RETRIED, SHARDS, ShardKey, TIMELINE,
+    MEASUREMENTS, PRUNES, RETRIED, SHARDS, ShardKey, TELLS, TIMELINE,
 };
 
 /// One table as a part of the whole.
@@ -62,7 +63,7 @@ macro_rules! table {
 }
 
 /// Tables in the order in which they are read: shards and conflicts go by what is known to be measured.
-pub(super) const TABLES: [TableOfWhole; 13] = [
+pub(super) const TABLES: [TableOfWhole; 15] = [
     table!(EXPERIMENTS, read_experiment, write_experiments),
     table!(ENGINES, read_engine, write_engines),
     table!(MEASUREMENTS, read_measurement, write_measurements),
@@ -74,6 +75,8 @@ pub(super) const TABLES: [TableOfWhole; 13] = [
     table!(BINDINGS, read_binding, write_bindings),
     table!(FAILURES, read_failure, write_failures),
     table!(RETRIED, read_retried, write_retried),
+    table!(TELLS, read_tell, write_tells),
+    table!(PRUNES, read_prune, write_prunes),
     table!(COMPARISONS, read_comparison, write_comparisons),
     table!(TIMELINE, read_sample, write_timeline),
 ];
@@ -298,6 +301,32 @@ fn write_retried(
 ) -> Written {
     for ((experiment, key), reasons) in &contents.retried {
         rows.insert((experiment.as_str(), key.as_bytes()), encode_reasons(reasons).as_str())?;
+    }
+    Ok(())
+}
+
+fn read_tell(contents: &mut Contents, (experiment, number): (&str, u64), record: &[u8]) -> Read {
+    // As a comparison.
+    decode_tell(record)?;
+    contents.tells.insert((experiment.to_owned(), number), record.to_vec());
+    Ok(())
+}
+
+fn write_tells(contents: &Contents, rows: &mut Rows<'_, (&'static str, u64), &'static [u8]>) -> Written {
+    for ((experiment, number), record) in &contents.tells {
+        rows.insert((experiment.as_str(), *number), record.as_slice())?;
+    }
+    Ok(())
+}
+
+fn read_prune(contents: &mut Contents, (experiment, candidate): (&str, &Key), (): ()) -> Read {
+    contents.prunes.insert((experiment.to_owned(), CandidateId::from_bytes(*candidate)));
+    Ok(())
+}
+
+fn write_prunes(contents: &Contents, rows: &mut Rows<'_, (&'static str, &'static Key), ()>) -> Written {
+    for (experiment, candidate) in &contents.prunes {
+        rows.insert((experiment.as_str(), candidate.as_bytes()), ())?;
     }
     Ok(())
 }

@@ -234,7 +234,7 @@ fn revision(body: &str) -> String {
 fn refuse(refusal: &Refusal) -> Response {
     let status = match refusal {
         Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-        Refusal::Ambiguous(_) => StatusCode::CONFLICT,
+        Refusal::Ambiguous(_) | Refusal::Conflict(_) | Refusal::NotNow(_) => StatusCode::CONFLICT,
         Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
         Refusal::Busy | Refusal::Stopping | Refusal::Failed(_) | Refusal::Superseded(_) => {
             StatusCode::SERVICE_UNAVAILABLE

@@ -1,9 +1,10 @@
 //! The Python examples, against a real coordinator and a real export.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use qslm_acceptance::{Cluster, pictures, root, succeed};
+use qslm_acceptance::{Cluster, Running, after, pictures, program, root, succeed};
 
 /// Python with the packages of `experiments/python/requirements.txt`; made by `.ci/run`.
 fn python() -> PathBuf {
@@ -42,6 +43,58 @@ fn python_follows_an_experiment_and_plots_its_export() {
     let best = run("plot.py", &[parquet.to_str().unwrap(), picture.to_str().unwrap()]);
     assert!(best.contains(front["chosen"]["candidate"].as_str().unwrap()), "{best}");
     assert_eq!(std::fs::read(picture).unwrap()[..4], *b"\x89PNG");
+}
+
+#[test]
+fn a_sampler_of_optuna_searches_on_while_the_coordinator_is_killed_and_its_front_is_that_of_a_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let coordinator = |address: &str| {
+        let mut command = Command::new(program("qslm-coordinator"));
+        command.args(["--listen", address, "--web", "off", "--lease-ttl-s", "1", "--store", &path("s.redb")]);
+        let mut running = Running::start(&mut command);
+        let address = after(&running.wait_for("listening"), "address=");
+        (running, address)
+    };
+    let (killed, address) = coordinator("127.0.0.1:0");
+    let url = format!("http://{address}");
+    let mut command = Command::new(program("qslm-worker"));
+    command.args(["--coordinator", &url, "--slots", "2", "--cache-dir", &path("cache")]);
+    let mut worker = Running::start(&mut command);
+    worker.wait_for("working");
+    let spec = ["experiments/specs/plain.toml", "--set", "task.windows=16", "--set", "run.shards=16"];
+    let spec = [&spec[..], &["--set", "racing=confidence:0.95"]].concat();
+    let submit = ["--set", "strategy.kind=external", "--coordinator", &url];
+    let id = succeed(&[&["submit"], &spec[..], &submit].concat()).trim().to_owned();
+
+    let mut search = Command::new(python());
+    search.arg(root().join("experiments/python/optuna_search.py")).args([&address, &id]);
+    search.args(["--study", &path("study.db"), "--generations", "4", "--size", "6"]);
+    let mut search = search.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(search.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.next().unwrap().starts_with("generation 1: "));
+    drop(killed);
+    let (_coordinator, _) = coordinator(&address);
+    let said: Vec<String> = said.collect();
+    assert!(search.wait().unwrap().success());
+    assert!(said.len() == 4 && said[3].starts_with("best: "), "{said:?}");
+
+    let at = ["--coordinator", &url];
+    let read = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&succeed(&[arguments, &at, &["--output", "json"]].concat())).unwrap()
+    };
+    let (status, told) = (read(&["get", &id]), read(&["front", &id]));
+    assert_eq!((&status["state"], &status["told"]), (&"finished".into(), &4.into()), "{status}");
+    assert!(status["stopped"].as_u64() > Some(0), "nothing was pruned: {status}");
+    let listed = path("measured.jsonl");
+    succeed(&[&["export", &id, "--out", &listed][..], &at].concat());
+    let (candidates, store) = (format!("strategy.candidates={listed}"), path("list.redb"));
+    let list = ["--set", "strategy.kind=list", "--set", &candidates, "--store", &store, "--output", "json"];
+    let list: serde_json::Value =
+        serde_json::from_str(&succeed(&[&["run", "--quiet"], &spec[..], &list].concat())).unwrap();
+    for key in ["front", "chosen"] {
+        assert_eq!(told[key], list[key], "{key}");
+    }
 }
 
 #[test]

@@ -9,15 +9,17 @@ use std::fs::File;
 use std::io::Write;
 
 use prost::Message;
-use qslm_common::candidate::Candidate;
+use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::job::Job;
+use qslm_common::network::Network;
 use qslm_common::trial::Trial;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::calibrated::CodesFile;
 use qslm_engine::quant::rans;
 use qslm_engine::task::TokenizerFile;
 use qslm_proto::v1;
+use qslm_search::written;
 use tempfile::NamedTempFile;
 
 /// A checkpoint file, PyTorch's or safetensors, float or packed.
@@ -83,17 +85,26 @@ pub fn spec(data: &[u8]) {
     }
 }
 
-/// A candidate's canonical text.
+/// A candidate's canonical text, or what a program tells in its place.
 ///
 /// # Panics
-/// If a candidate is not what its own text says.
+/// If a candidate is not what its own text says, or what is told is none of the network's.
 pub fn candidate(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(told) = written::of_text(text, &TOLD) {
+        let fits = told.validate(&TOLD);
+        // Codes are added by whoever has them.
+        assert!(matches!(fits, Ok(()) | Err(InvalidCandidate::NoCodes(_))), "{fits:?}");
+    }
     let Ok(candidate) = Candidate::decode(text) else { return };
     let again = candidate.encode();
     assert_eq!(Candidate::decode(&again), Ok(candidate.clone()), "{again:?}");
     assert_eq!(again, text, "one form only, since it is what an id is the hash of");
 }
+
+/// Network that candidates are told of.
+const TOLD: Network =
+    Network { vocabulary: 64, channels: 16, hidden: 64, blocks: 2, outputs: 64, binary_embedding: true };
 
 /// A message of the protocol, and what becomes of it; the first byte says which.
 ///
@@ -244,6 +255,14 @@ mod tests {
 
         #[test]
         fn a_broken_candidate_is_refused(data in any_of(vec![candidate_text()])) {
+            candidate(&data);
+        }
+
+        #[test]
+        fn a_broken_word_of_a_candidate_is_refused(data in any_of(vec![
+            br#"{"blocks.*": "int4:symmetric:channel", "emb.weight": "sign", "membrane:*": "fixed8:2"}"#.to_vec(),
+            b"emb.weight=sign activation:head.weight=int8:affine:dynamic vectors=f16".to_vec(),
+        ])) {
             candidate(&data);
         }
 

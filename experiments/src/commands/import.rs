@@ -16,13 +16,12 @@ use qslm_common::trial::Addressed;
 use qslm_common::trial::TrialKey;
 use qslm_coordinator::store::{Contents, ExperimentRecord, Store, Write};
 use qslm_report::{Comparison, Reference};
-use qslm_search::OnRecord;
+use qslm_search::{OnRecord, written};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 use super::stores::open;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::listed;
 use crate::output::print;
 use expected::Expected;
 
@@ -189,7 +188,7 @@ fn result(row: &Value, experiment: &Experiment) -> Result<(TrialKey, Counts, Opt
     let count = |name: &str| {
         row[name].as_u64().ok_or_else(|| format!("{name} = {}: expected a whole number", row[name]))
     };
-    let candidate = listed::from_schemes(text("schemes")?, network)?;
+    let candidate = written::from_schemes(text("schemes")?, network)?;
     if text("candidate")? != candidate.id().to_string() {
         return Err(format!("candidate = {}: its schemes are those of {}", row["candidate"], candidate.id()));
     }

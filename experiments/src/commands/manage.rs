@@ -325,6 +325,8 @@ struct Shown<'a> {
     failed_trials: Vec<Failed<'a>>,
     /// Failures that were opened again.
     retried: u64,
+    /// Generations that it was told from outside.
+    told: u64,
     /// Reason why no worker can go on with it.
     stuck: &'a str,
     /// Suitable workers that had faults only.
@@ -373,6 +375,7 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             failures: &status.failures,
             failed_trials: status.failed_trials.iter().map(Failed::from).collect(),
             retried: status.retried,
+            told: status.told,
             stuck: &status.stuck,
             set_aside_workers: status.set_aside_workers,
             priority: status.priority,

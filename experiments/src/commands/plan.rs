@@ -27,16 +27,16 @@ struct Plan {
     /// Jobs that are done before anything is measured.
     #[serde(skip_serializing_if = "is_zero")]
     jobs: usize,
-    /// Candidates, the float model included.
-    candidates_at_most: u64,
+    /// Candidates, the float model included; unknown where they come from outside.
+    candidates_at_most: Option<u64>,
     /// Shards, each of which is one lease.
-    evaluations_at_most: u64,
+    evaluations_at_most: Option<u64>,
     tokens_per_candidate: u64,
     /// Pace of one thread on this machine.
     tokens_per_second: f64,
     threads: usize,
     /// Time on this machine, with all its threads.
-    seconds_at_most: f64,
+    seconds_at_most: Option<f64>,
 }
 
 /// Prints what the search of `resolved` would do.
@@ -48,11 +48,10 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
     let jobs = playback.jobs();
     // What a search measures with artifacts that are not made yet, nobody can count beforehand.
     let first = if jobs > 0 { 0 } else { playback.progress().0 };
-    let tell = || Failure::new(Exit::Failure, "this strategy cannot tell how much it will do");
-    let candidates = first as u64 + playback.remaining_at_most().ok_or_else(tell)?;
+    let candidates = playback.remaining_at_most().map(|remaining| first as u64 + remaining);
     // What is measured on a subset of the data costs that share.
     let (on_subset, share) = resolved.on_subset();
-    let whole = candidates as f64 - on_subset as f64 * (1.0 - share);
+    let whole = candidates.map(|candidates| candidates as f64 - on_subset as f64 * (1.0 - share));
     let (pace, threads) = (tokens_per_second(resolved)?, parallel::threads(None));
     let mut stages = resolved.strategy.outline(experiment, first as u64);
     stages.extend(qslm_search::stage_of_recovery(experiment));
@@ -61,11 +60,11 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
         tiers: stages,
         jobs,
         candidates_at_most: candidates,
-        evaluations_at_most: candidates * u64::from(resolved.shards),
+        evaluations_at_most: candidates.map(|candidates| candidates * u64::from(resolved.shards)),
         tokens_per_candidate: resolved.positions,
         tokens_per_second: pace,
         threads,
-        seconds_at_most: whole * resolved.positions as f64 / (pace * threads as f64),
+        seconds_at_most: whole.map(|whole| whole * resolved.positions as f64 / (pace * threads as f64)),
     };
     match output {
         Output::Json | Output::Yaml => print_data(output, &plan),
@@ -110,7 +109,16 @@ impl Plan {
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(comfy_table::CellAlignment::Right);
         }
-        let time = std::time::Duration::from_secs_f64(self.seconds_at_most.min(1e9));
+        let time = self.seconds_at_most.map(|seconds| std::time::Duration::from_secs_f64(seconds.min(1e9)));
+        let (Some(candidates), Some(evaluations), Some(time)) =
+            (self.candidates_at_most, self.evaluations_at_most, time)
+        else {
+            return print(&format!(
+                "{}\n\nThe float model, then what it is told from outside: how many candidates, is unknown\n\
+                 {} tokens each candidate, {:.0} tokens/s on each of the {} threads of this machine\n",
+                self.experiment, self.tokens_per_candidate, self.tokens_per_second, self.threads,
+            ));
+        };
         let jobs = match self.jobs {
             0 => String::new(),
             jobs => format!("{jobs} jobs first\n"),
@@ -119,8 +127,8 @@ impl Plan {
             "{}\n\n{table}\n\n{jobs}{} candidates at most, {} evaluations, {} tokens each candidate\n\
              at most {} on the {} threads of this machine ({:.0} tokens/s each)\n",
             self.experiment,
-            self.candidates_at_most,
-            self.evaluations_at_most,
+            candidates,
+            evaluations,
             self.tokens_per_candidate,
             indicatif::HumanDuration(time),
             self.threads,

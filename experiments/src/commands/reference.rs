@@ -59,12 +59,15 @@ fn spec() -> String {
                     `qslm validate` checks it, `--set KEY=VALUE` changes a key for one run.\n"
         .to_owned();
     for table in tables() {
-        let _ = write!(text, "\n## {}\n\n", table.name);
+        let _ = writeln!(text, "\n## {}", table.name);
         if !table.about.is_empty() {
-            let _ = write!(text, "{}\n\n", table.about);
+            let _ = writeln!(text, "\n{}", table.about);
         }
-        row(&mut text, &["key", "takes", "if left out", "meaning"]);
-        row(&mut text, &["---", "---", "---", "---"]);
+        if !table.keys.is_empty() {
+            text.push('\n');
+            row(&mut text, &["key", "takes", "if left out", "meaning"]);
+            row(&mut text, &["---", "---", "---", "---"]);
+        }
         for (name, takes, default, about) in table.keys {
             row(&mut text, &[&format!("`{name}`"), takes, default, about]);
         }

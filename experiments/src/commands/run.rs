@@ -11,6 +11,7 @@ use qslm_coordinator::store::Artifacts;
 use qslm_program::limits;
 use qslm_proto::v1::RetryRequest;
 use qslm_proto::v1::experiment_status::State;
+use qslm_search::AnyStrategy;
 use qslm_worker::capabilities::detect;
 use qslm_worker::{Agent, ArtifactCache, CHECKPOINT_EVERY, CrashPlan, Evaluator};
 use tokio::task::JoinSet;
@@ -66,6 +67,11 @@ impl Run {
         let resolved = resolve(&self.spec, &self.settings)?;
         qslm_engine::backend::check(resolved.experiment.backend)
             .map_err(|error| Failure::new(Exit::Usage, error))?;
+        if matches!(resolved.strategy, AnyStrategy::External(_)) {
+            let words = "strategy.kind = \"external\": nobody can tell this process any candidates; start qslm-coordinator \
+                         and a worker, then qslm submit and qslm tell";
+            return Err(Failure::new(Exit::Usage, format!("{}: {words}", self.spec.display())));
+        }
         let name = &resolved.experiment.name;
         let store = self.store.unwrap_or_else(|| Path::new("runs").join(format!("{name}.redb")));
         let cores = || std::thread::available_parallelism().map_or(1, usize::from) as u32;

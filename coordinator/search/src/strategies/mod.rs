@@ -5,6 +5,7 @@ mod allocate;
 mod beam;
 mod combinations;
 mod evolve;
+mod external;
 mod grid;
 mod haq;
 pub mod list;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use allocate::{Allocate, Fit};
 pub use beam::Beam;
 pub use evolve::Evolve;
+pub use external::External;
 pub use grid::Grid;
 pub use haq::Haq;
 pub use list::List;
@@ -127,6 +129,7 @@ strategies! {
     "surrogate" => Surrogate,
     "beam" => Beam,
     "haq" => Haq,
+    "external" => External,
 }
 
 /// A strategy as the reference shows it.
@@ -187,7 +190,7 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 17] = [
+    const CANONICAL: [&str; 18] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"qslm","sensitivity_bits":null,"guided":true}"#,
@@ -205,6 +208,7 @@ mod tests {
         r#"{"kind":"beam","tier":"block","width":3,"gate_sequences":8,"gate_loss":0.1}"#,
         r#"{"kind":"haq","tier":"matrix","episodes":600,"seed":1}"#,
         r#"{"kind":"haq","tier":"matrix","episodes":600,"parallel":8,"hidden":300,"seed":1}"#,
+        r#"{"kind":"external"}"#,
     ];
 
     #[test]
@@ -221,7 +225,7 @@ mod tests {
         let refused =
             |text: &str| AnyStrategy::parse(&serde_json::from_str(text).unwrap()).unwrap_err().to_string();
         let words = "unknown variant `x`, expected one of `qslm`, `grid`, `random`, `ranked`, `list`, `allocate`, `evolve`, \
-             `memory_driven`, `surrogate`, `beam`, `haq`";
+             `memory_driven`, `surrogate`, `beam`, `haq`, `external`";
         assert_eq!(refused(r#"{"kind":"x"}"#), words);
         let words = "unknown field `teir`, expected `tier`";
         assert_eq!(refused(r#"{"kind":"grid","teir":"block"}"#), words);

@@ -1,6 +1,8 @@
 //! Testing: an experiment whose measurements are a formula, so that searches, ledgers and stores are tested without a
 //! network. For tests only: no program builds on it.
 
+use std::sync::Arc;
+
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
 use qslm_common::constraints::Constraints;
@@ -15,7 +17,7 @@ use qslm_common::strategy::StrategySpec;
 use qslm_common::task::{Data, Task};
 use qslm_common::trade_off::TradeOff;
 use qslm_common::{ENGINE_VERSION, hash::ContentHash};
-use qslm_search::{AnyStrategy, Step};
+use qslm_search::{AnyStrategy, Step, Tell};
 
 /// Experiment on a network of two blocks, with every width and a bound on quality.
 #[expect(clippy::unwrap_used, reason = "the widths are written here")]
@@ -80,12 +82,25 @@ pub fn measure(candidate: &Candidate) -> Counts {
 ///
 /// # Panics
 /// The strategy is none, proposes what does not fit the network, or does not end.
-#[expect(clippy::unwrap_used, reason = "a test ends here")]
 pub fn run(
     experiment: &Experiment,
     fails: impl Fn(&Candidate) -> bool,
 ) -> (Archive, Vec<(&'static str, usize)>) {
+    run_told(experiment, &[], fails)
+}
+
+/// As [`run`], of a search that was told all of this beforehand; one that waits for more ends, too.
+///
+/// # Panics
+/// As [`run`].
+#[expect(clippy::unwrap_used, reason = "a test ends here")]
+pub fn run_told(
+    experiment: &Experiment,
+    tells: &[Arc<Tell>],
+    fails: impl Fn(&Candidate) -> bool,
+) -> (Archive, Vec<(&'static str, usize)>) {
     let mut search = AnyStrategy::parse(&experiment.strategy).unwrap().start(experiment);
+    tells.iter().for_each(|tell| search.told(tell));
     let (mut archive, mut stages) = (Archive::default(), Vec::new());
     while let Step::Measure(generation) = search.next(&archive) {
         assert!(stages.len() < 1000, "the strategy does not end");

@@ -4,6 +4,7 @@ mod ends;
 mod faults;
 mod jobs;
 mod simulation;
+mod told;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +16,7 @@ use qslm_common::front_document::{FrontDocument, FrontRow};
 use qslm_common::job::Job;
 use qslm_common::measurement::Counts;
 use qslm_common::work::WorkKey;
-use qslm_search::{AnyStrategy, Playback, Probe, Random, Search, Step, Tiered};
+use qslm_search::{AnyStrategy, Playback, Probe, Random, Search, Step, Tell, Tiered};
 
 use super::*;
 use crate::ledger::Grant;
@@ -92,6 +93,10 @@ impl Search for MakesFirst {
         }
         (self.look)(archive);
         self.then.next(archive)
+    }
+
+    fn told(&mut self, tell: &Arc<Tell>) {
+        self.then.told(tell);
     }
 
     fn remaining_at_most(&self) -> Option<u64> {

@@ -1,11 +1,12 @@
 //! Deterministic simulation: a coordinator against chance. Workers that vanish, pause, repeat themselves and
 //! report late, calls and answers that get lost, machines that fail, trials that fail and are opened again,
-//! people who change their minds, a process that is killed and a disk that loses power are all drawn from a
-//! seed. No time passes and nothing sleeps. What was acknowledged stays, nothing is recorded twice, and in
+//! people who change their minds, a program that tells candidates and prunes them, a process that is killed and a
+//! disk that loses power are all drawn from a seed. No time passes and nothing sleeps. What was acknowledged stays, nothing is recorded twice, and in
 //! the end the front is what it always is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use qslm_common::candidate::CandidateId;
 use qslm_common::demands::Capabilities;
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
@@ -17,7 +18,7 @@ use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::{Work, WorkKey};
-use qslm_search::{AnyStrategy, Grid, Playback, Random, Tiered};
+use qslm_search::{AnyStrategy, External, Grid, Playback, Random, Tell, Tiered};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -28,7 +29,7 @@ use crate::driver::committer::measured;
 use crate::driver::*;
 use crate::ledger::Grant;
 use crate::store::disk::Disk;
-use qslm_testing::{experiment, measure, run};
+use qslm_testing::{experiment, measure, run_told};
 
 const TTL: Duration = Duration::from_millis(1000);
 const STEPS: usize = 200_000;
@@ -43,10 +44,30 @@ struct Worker {
     call: Option<Call>,
 }
 
+/// A program that tells an experiment candidates, as the coordinator cannot see it.
+#[derive(Default)]
+struct Teller {
+    /// The experiment; empty if nobody tells anything.
+    id: String,
+    /// All that it tells.
+    tells: Vec<Arc<Tell>>,
+    /// Number of those that were acknowledged.
+    acknowledged: usize,
+    /// A call under way, with the number that it is about.
+    call: Option<(usize, Answer<u64>)>,
+    /// Candidates whose pruning was acknowledged.
+    pruned: BTreeSet<CandidateId>,
+    /// A call under way, with the candidate that it is about.
+    pruning: Option<(CandidateId, Answer<Vec<u32>>)>,
+}
+
+/// Where an answer comes in.
+type Answer<T> = oneshot::Receiver<Result<T, Refusal>>;
+
 /// A call under way.
 struct Call {
     reported: Vec<Finished>,
-    answer: oneshot::Receiver<Result<ReportAnswer, Refusal>>,
+    answer: Answer<ReportAnswer>,
 }
 
 struct World {
@@ -69,6 +90,7 @@ struct World {
     /// True counts of the trials that were seen.
     truth: BTreeMap<TrialKey, Counts>,
     crashes: u32,
+    teller: Teller,
     /// True if evaluations fail now and then, so that their trials have to be opened again.
     trials_fail: bool,
 }
@@ -111,6 +133,22 @@ fn jobs() -> Vec<Job> {
     jobs
 }
 
+/// All that a program tells an experiment: generations of uniform candidates, and the last of none.
+fn tells_of(experiment: &Experiment, rng: &mut ChaCha8Rng) -> Vec<Arc<Tell>> {
+    let mut tells: Vec<Arc<Tell>> = Vec::new();
+    for _ in 0..3 {
+        let candidates = (0..rng.random_range(1..4)).map(|_| {
+            let candidate = experiment.space.uniform(&experiment.network, rng.random_range(0..5));
+            let units: Vec<String> = candidate.schemes().map(|(unit, _)| unit.to_owned()).collect();
+            let unit = &units[rng.random_range(0..units.len())];
+            candidate.with([unit.as_str()], "f16".parse().unwrap()).encode()
+        });
+        tells.push(Arc::new(Tell { candidates: candidates.collect(), last: false }));
+    }
+    tells.push(Arc::new(Tell { candidates: Vec::new(), last: true }));
+    tells
+}
+
 /// What a job makes, whoever does it.
 fn artifact(job: JobKey) -> ContentHash {
     ContentHash::of(job.as_bytes())
@@ -132,6 +170,7 @@ impl World {
                 let tiered = Tiered { sensitivity_sequences, ..Tiered::default() };
                 [tiered.into(), Grid { tier: Tier::Global }.into()]
             }
+            number if number % 5 == 1 => [Grid { tier: Tier::Global }.into(), External {}.into()],
             _ => [Grid { tier: Tier::Global }.into(), Random { tier: Tier::Block, trials: 4, seed }.into()],
         };
         let experiments = strategies.map(|strategy| (experiment(strategy), rng.random_range(1..4))).to_vec();
@@ -153,8 +192,14 @@ impl World {
             leases: BTreeSet::new(),
             truth: BTreeMap::new(),
             crashes: 0,
+            teller: Teller::default(),
             trials_fail: seed.is_multiple_of(2),
         };
+        let takes_tells = |(experiment, _): &&(Experiment, u32)| experiment.strategy.kind() == "external";
+        if let Some((experiment, _)) = world.experiments.iter().find(takes_tells) {
+            let (id, tells) = (experiment.id(), tells_of(experiment, &mut world.rng));
+            world.teller = Teller { id, tells, ..Teller::default() };
+        }
         world.workers = (0..3).map(|_| world.new_worker()).collect();
         world
     }
@@ -188,6 +233,10 @@ impl World {
                     self.crash();
                 }
             }
+        }
+        if !self.teller.tells.is_empty() && self.chance(10) {
+            self.tell();
+            self.prune();
         }
         if let Err(broken) = self.driver.ledger.check() {
             panic!("seed {}: {broken}", self.seed);
@@ -355,6 +404,63 @@ impl World {
         self.apply(Request::Change(experiment.id(), change, reply));
     }
 
+    /// Lets a program tell the next generation, or one that it told before. The call or its answer may get lost.
+    fn tell(&mut self) {
+        let lost = self.chance(10);
+        if let Some((number, mut answer)) = self.teller.call.take() {
+            match answer.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) if !lost => {
+                    self.teller.call = Some((number, answer));
+                    return;
+                }
+                Ok(Ok(_)) if !lost => self.teller.acknowledged = self.teller.acknowledged.max(number),
+                // Lost, or the experiment is not submitted, or cancelled.
+                Ok(Ok(_)) | Err(_) | Ok(Err(Refusal::NotFound(_) | Refusal::NotNow(_))) => {}
+                Ok(Err(refusal)) => panic!("seed {}: {refusal}", self.seed),
+            }
+        }
+        let acknowledged = self.teller.acknowledged;
+        let number = match acknowledged {
+            0 => 1,
+            told if self.chance(4) => self.rng.random_range(1..=told),
+            told => told + 1,
+        };
+        let Some(tell) = self.teller.tells.get(number - 1).cloned() else { return };
+        if number <= acknowledged {
+            let other = Tell { candidates: Vec::new(), last: !tell.last };
+            let refused = self.driver.take_tell(&self.teller.id.clone(), number as u64, other);
+            assert!(matches!(refused, Err(Refusal::Conflict(_))), "seed {}: {refused:?}", self.seed);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.teller.call = Some((number, answer));
+        if !lost {
+            let request = Request::Tell(self.teller.id.clone(), number as u64, Tell::clone(&tell), reply);
+            self.apply(request);
+        }
+    }
+
+    /// Lets the program prune the first candidate of a generation that was told. The answer may get lost.
+    fn prune(&mut self) {
+        if let Some((candidate, mut answer)) = self.teller.pruning.take() {
+            match answer.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => {
+                    self.teller.pruning = Some((candidate, answer));
+                    return;
+                }
+                Ok(Ok(pruned)) if !pruned.is_empty() => drop(self.teller.pruned.insert(candidate)),
+                _ => {}
+            }
+        }
+        if self.teller.acknowledged == 0 || !self.chance(5) {
+            return;
+        }
+        let number = self.rng.random_range(1..=self.teller.acknowledged);
+        let Some(candidate) = self.teller.tells[number - 1].decode().next() else { return };
+        let (reply, answer) = oneshot::channel();
+        self.teller.pruning = Some((candidate.id(), answer));
+        self.apply(Request::Prune(self.teller.id.clone(), number as u64, vec![0], reply));
+    }
+
     /// Kills the process, or lets the power fail.
     fn crash(&mut self) {
         let image =
@@ -393,6 +499,12 @@ impl World {
             assert_eq!(*bound, artifact(*job), "seed {}", self.seed);
             assert!(contents.made.contains_key(job), "seed {}: bound to what is not made", self.seed);
         }
+        let told = store.tells(&self.teller.id).unwrap();
+        assert!(told.len() >= self.teller.acknowledged, "seed {}: an acknowledged tell is lost", self.seed);
+        let is_told = |(known, tell): (&Tell, &Arc<Tell>)| *known == **tell;
+        assert!(told.iter().zip(&self.teller.tells).all(is_told), "seed {}", self.seed);
+        let pruned = store.prunes(&self.teller.id).unwrap();
+        assert!(pruned.is_superset(&self.teller.pruned), "seed {}: who was pruned is forgotten", self.seed);
         for (trial, counts) in &contents.measurements {
             assert_eq!(counts.keys().next(), self.truth.get(trial), "seed {}", self.seed);
             for engine in counts.values().flat_map(|backing| &backing.engines) {
@@ -469,8 +581,15 @@ fn simulate(seed: u64) -> u32 {
     assert_eq!(bound, world.experiments.iter().flat_map(of).collect(), "seed {seed}");
     let measured = world.driver.store.contents().unwrap().measurements.len();
     let (mut wanted, mut probes) = (BTreeSet::new(), 0);
+    let pruned = world.driver.store.prunes(&world.teller.id).unwrap();
     for (experiment, _) in &world.experiments {
-        let (archive, _) = run(experiment, |_| false);
+        let is_told = experiment.id() == world.teller.id;
+        let tells = if is_told { &world.teller.tells[..] } else { &[] };
+        let (mut archive, _) =
+            run_told(experiment, tells, |candidate| is_told && pruned.contains(&candidate.id()));
+        for candidate in pruned.iter().filter(|_| is_told) {
+            archive.prune(*candidate);
+        }
         let expected = FrontDocument::new(experiment, &archive).to_json();
         let index = world.driver.find(&experiment.id()).unwrap();
         assert_eq!(world.driver.experiments[index].front_document(), expected, "seed {seed}");
@@ -480,7 +599,8 @@ fn simulate(seed: u64) -> u32 {
         probes += subset.map_or(0, |subset| subset.candidates as usize);
     }
     // A search that goes past a failure may propose what it otherwise would not.
-    let strayed = world.trials_fail && seed.is_multiple_of(25);
+    // One that is pruned may have been measured before the search came to it.
+    let strayed = world.trials_fail && seed.is_multiple_of(25) || !pruned.is_empty();
     let exactly = wanted.len() + probes;
     assert!(
         measured == exactly || strayed && measured > exactly,

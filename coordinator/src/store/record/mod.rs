@@ -6,6 +6,7 @@
 mod counts;
 mod made;
 mod shown;
+mod tell;
 
 use qslm_common::demands::Demands;
 use qslm_common::experiment::Experiment;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use counts::{decode_counts, encode_counts};
 pub(super) use made::{decode_made, encode_made};
 pub(super) use shown::{decode_comparison, decode_sample, encode_comparison, encode_sample};
+pub(super) use tell::{decode_tell, encode_tell};
 
 const EXPERIMENT_V1: u8 = 1;
 
@@ -195,6 +197,7 @@ mod tests {
             let _ = decode_experiment(&bytes);
             let _ = decode_sample(&bytes);
             let _ = decode_comparison(&bytes);
+            let _ = decode_tell(&bytes);
         }
     }
 }

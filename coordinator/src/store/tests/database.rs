@@ -1,7 +1,9 @@
 //! Commits, joins and refusals, on files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use qslm_common::candidate::CandidateId;
 use qslm_common::evidence::{Engines, Evidence, Fingerprint};
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobKey};
@@ -11,7 +13,7 @@ use qslm_common::trial::TrialKey;
 use qslm_common::work::Made;
 use qslm_common::work::WorkKey;
 use qslm_report::{Comparison, Reference, Sample};
-use qslm_search::{OnRecord, Tiered};
+use qslm_search::{OnRecord, Tell, Tiered};
 
 use crate::store::tables::META;
 use crate::store::whole::TABLES;
@@ -29,6 +31,10 @@ fn job() -> Job {
 
 fn made(number: u8) -> Made {
     Made { artifact: ContentHash::of(&[number]), engines: [Fingerprint(u64::from(number))].into() }
+}
+
+fn tell(last: bool) -> Arc<Tell> {
+    Arc::new(Tell { candidates: vec!["a".to_owned(), "b".to_owned()], last })
 }
 
 #[test]
@@ -167,6 +173,9 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
         Write::Binding(id.clone(), job().key(), made(2).artifact),
         Write::Made(job().key(), made(1)),
         Write::Made(job().key(), made(2)),
+        Write::Tell(id.clone(), 1, tell(false)),
+        Write::Tell(id.clone(), 2, tell(true)),
+        Write::Prune(id.clone(), CandidateId::of(b"c")),
     ];
     store.commit(&changes).unwrap();
     let tables = |store: &Store| {
@@ -178,6 +187,8 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
     assert_eq!(store.bindings(&id).unwrap(), BTreeMap::from([(job().key(), made(2).artifact)]));
     let failed: Vec<WorkKey> = store.failures(&id).unwrap().into_keys().collect();
     assert_eq!(failed, [TrialKey::of(b"b").into(), job().key().into()], "jobs are told from trials");
+    assert_eq!(store.tells(&id).unwrap(), [tell(false), tell(true)].map(|tell| Tell::clone(&tell)));
+    assert_eq!(store.prunes(&id).unwrap(), [CandidateId::of(b"c")].into());
     assert_eq!(tables(&store), TABLES.len() + 1, "and the version with the epoch");
     let contents = store.contents().unwrap();
     let other = Store::open(&folder.path().join("other")).unwrap();
@@ -188,6 +199,7 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
     assert_eq!((contents.jobs.len(), contents.made_differently().count()), (1, 1));
     let sizes = [contents.engines.len(), contents.failures.len(), contents.retried.len()];
     assert_eq!(sizes, [1, 2, 1]);
+    assert_eq!((contents.tells.len(), contents.prunes.len()), (2, 1));
     let sizes = [contents.timeline.len(), contents.comparisons.len(), contents.shard_results.len()];
     assert_eq!(sizes, [1, 1, 1]);
 }
