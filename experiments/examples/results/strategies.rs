@@ -40,7 +40,7 @@ impl Results {
             let one = |seed: Option<u32>| {
                 let seed = seed.map(|seed| format!(", seed={seed}")).unwrap_or_default();
                 let mut settings = vec![format!("strategy={{{strategy}{seed}}}")];
-                settings.extend(within.then(|| "constraints.min_saving=0.9".to_owned()));
+                settings.extend(within.then(|| "constraints={min_saving=0.9}".to_owned()));
                 self.searched(language, &settings)
             };
             let fronts: Vec<Value> = match draws {
