@@ -79,6 +79,7 @@ fn strategies(evaluations: u32, seed: u64) -> Vec<(&'static str, StrategySpec)> 
         seed,
         prune: None,
         sensitivity_sequences: None,
+        warm_start: Vec::new(),
     };
     let population = if evaluations > 100 { 30 } else { 20 };
     let beam = |width| Beam { tier, width, gate_sequences, gate_loss };
@@ -86,7 +87,11 @@ fn strategies(evaluations: u32, seed: u64) -> Vec<(&'static str, StrategySpec)> 
         ("qslm", Tiered::default().into()),
         ("surrogate", surrogate.clone().into()),
         ("surrogate, prune = 2", Surrogate { prune: Some(2.0), ..surrogate }.into()),
-        ("evolve", Evolve { tier, population, generations: evaluations / population, seed }.into()),
+        (
+            "evolve",
+            Evolve { tier, population, generations: evaluations / population, seed, warm_start: Vec::new() }
+                .into(),
+        ),
         ("random", Random { tier, trials: evaluations, seed }.into()),
         ("grid, block", Grid { tier: Tier::Block }.into()),
         ("beam, width 2", beam(2).into()),

@@ -83,8 +83,16 @@ fn a_search_that_is_played_back_from_its_record_ends_where_it_ended() {
     let (tier, gate_sequences, gate_loss) = (Tier::Matrix, Some(3), Some(0.05));
     let beam = Beam { tier, width: 3, gate_sequences, gate_loss };
     let (prune, sensitivity_sequences) = (Some(2.0), Some(3));
-    let surrogate =
-        Surrogate { tier, initial: 20, iterations: 4, batch: 7, seed: 1, prune, sensitivity_sequences };
+    let surrogate = Surrogate {
+        tier,
+        initial: 20,
+        iterations: 4,
+        batch: 7,
+        seed: 1,
+        prune,
+        sensitivity_sequences,
+        warm_start: Vec::new(),
+    };
     for experiment in [
         experiment(Tiered::default()),
         experiment(subset),

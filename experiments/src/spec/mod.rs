@@ -8,6 +8,7 @@ mod check;
 pub mod recovery;
 pub mod reference;
 mod space;
+mod warm;
 mod written;
 
 use std::path::{Path, PathBuf};
@@ -242,6 +243,9 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
         list.candidates = with_codes_of(&space, false);
     }
     experiment.space = space;
+    if let Some(WrittenStrategy::Warm(_, front)) = &spec.strategy {
+        warm::start(&mut strategy, &path.parent().unwrap_or(Path::new("")).join(front), &experiment)?;
+    }
     experiment.strategy = strategy.spec();
     // What only the bytes of codes can tell.
     let problems: Vec<KeyProblem> = qslm_search::problems(&experiment).into_iter().map(Into::into).collect();
@@ -294,6 +298,12 @@ fn named_files(path: &Path, spec: &Spec) -> Vec<(&'static str, PathBuf)> {
         named.push(("holdout.text", &holdout.text));
         named.push(("holdout.labelled", &holdout.labelled));
     }
+    let front = spec.strategy.as_ref().and_then(|strategy| match strategy {
+        WrittenStrategy::Warm(_, front) => Some(front.clone()),
+        _ => None,
+    });
+    let front = &front;
+    named.push(("strategy.warm_start", front));
     if let Some(recovery) = &spec.recovery {
         named.push(("recovery.text", &recovery.text));
         named.push(("recovery.labelled", &recovery.labelled));
@@ -380,7 +390,9 @@ fn strategy(
             tiered.write_out();
             (tiered.into(), None)
         }
-        Some(WrittenStrategy::AsItIs(strategy)) => (strategy.clone(), None),
+        Some(WrittenStrategy::AsItIs(strategy) | WrittenStrategy::Warm(strategy, _)) => {
+            (strategy.clone(), None)
+        }
         Some(WrittenStrategy::List(_)) => (List { candidates: listed }.into(), None),
         &Some(WrittenStrategy::Ranked(WrittenRanked { metric, tier, sequences, top_k })) => {
             let groups = space.groups(network, Axis::Weights, tier);

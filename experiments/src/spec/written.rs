@@ -12,7 +12,7 @@ use qslm_common::space::Tier;
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Task;
 use qslm_common::trade_off::TradeOff;
-use qslm_search::{AnyStrategy, List, Ranked, Strategy};
+use qslm_search::{AnyStrategy, Evolve, List, Ranked, Strategy, Surrogate};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
@@ -99,6 +99,8 @@ pub(super) enum WrittenStrategy {
     AsItIs(AnyStrategy),
     Ranked(WrittenRanked),
     List(WrittenList),
+    /// A strategy that begins with the candidates of a front, in this file.
+    Warm(AnyStrategy, PathBuf),
 }
 
 /// A ranked search, with the measure in place of the order that it leads to.
@@ -128,13 +130,28 @@ impl<'de> Deserialize<'de> for WrittenStrategy {
         let read = match spec.kind() {
             Ranked::KIND => serde_json::from_value(parameters()).map(Self::Ranked),
             List::KIND => serde_json::from_value(parameters()).map(Self::List),
-            _ => AnyStrategy::parse(&spec).map(|mut strategy| {
-                strategy.write_out();
-                Self::AsItIs(strategy)
-            }),
+            _ => other(&spec),
         };
         read.map_err(D::Error::custom)
     }
+}
+
+/// Reads a strategy that is written as it stands, but for the front that it may begin with.
+fn other(spec: &StrategySpec) -> Result<WrittenStrategy, serde_json::Error> {
+    let mut written = serde_json::to_value(spec)?;
+    let named = written.as_object_mut().and_then(|table| {
+        let is_file = table.get("warm_start").is_some_and(serde_json::Value::is_string);
+        table.remove("warm_start").filter(|_| is_file)
+    });
+    // One without a warm start has to say so.
+    let front = named.filter(|_| [Evolve::KIND, Surrogate::KIND].contains(&spec.kind()));
+    let spec = if front.is_some() { &serde_json::from_value(written)? } else { spec };
+    let mut strategy = AnyStrategy::parse(spec)?;
+    strategy.write_out();
+    Ok(match front.as_ref().and_then(|front| front.as_str()) {
+        Some(front) => WrittenStrategy::Warm(strategy, PathBuf::from(front)),
+        None => WrittenStrategy::AsItIs(strategy),
+    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -165,7 +182,7 @@ fn sixteen() -> u32 {
 }
 
 /// Keys whose values are paths; relative ones are relative to the spec, or to here if set by a flag.
-const PATHS: [&str; 11] = [
+const PATHS: [&str; 12] = [
     "checkpoint.path",
     "checkpoint.tokenizer",
     "task.text",
@@ -177,6 +194,7 @@ const PATHS: [&str; 11] = [
     "recovery.text",
     "recovery.labelled",
     "strategy.candidates",
+    "strategy.warm_start",
 ];
 
 impl CalibrationSpec {

@@ -15,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::combinations::{self, TIER};
+use super::warm::{self, WARM_START};
 use crate::fitness::fitness;
 use crate::nsga2::{Fitness, Genome, Variation, standings, survivors};
 use crate::{Generation, Key, Problem, Search, StagePlan, Step, Strategy};
@@ -31,6 +32,9 @@ pub struct Evolve {
     pub generations: u32,
     /// Seed: the same seed takes the same path, everywhere.
     pub seed: u64,
+    /// Warm start: genomes of the first generation, levels of the tier's groups; those of a front, where a spec names one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warm_start: Vec<Genome>,
 }
 
 /// Largest population: sorting takes its square.
@@ -56,6 +60,7 @@ impl Strategy for Evolve {
             default: "required",
             means: "the same seed takes the same path, everywhere",
         },
+        WARM_START,
     ];
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
@@ -70,6 +75,7 @@ impl Strategy for Evolve {
         if problems.is_empty() {
             let all = u64::from(self.population) * u64::from(self.generations);
             problems.extend(combinations::problems(all.min(experiment.combinations(self.tier))));
+            problems.extend(warm::problems(&self.warm_start, &experiment.moving(self.tier)));
         }
         problems
     }
@@ -86,6 +92,7 @@ impl Strategy for Evolve {
             groups,
             levels,
             base,
+            warm_start: self.warm_start.clone(),
             proposed: BTreeSet::new(),
             under_way: Vec::new(),
             parents: Vec::new(),
@@ -93,7 +100,7 @@ impl Strategy for Evolve {
     }
 
     fn caption(&self) -> String {
-        let Self { population, generations, seed, tier } = self;
+        let Self { population, generations, seed, tier, .. } = self;
         format!("bred over the {} tier, {generations} generations of {population}, seed {seed}", tier.name())
     }
 
@@ -117,6 +124,8 @@ struct EvolveSearch {
     levels: Vec<usize>,
     /// Every group at its first level.
     base: Candidate,
+    /// Genomes to begin with.
+    warm_start: Vec<Genome>,
     /// Genomes that were proposed.
     proposed: BTreeSet<Genome>,
     /// The generation that is being measured.
@@ -170,13 +179,15 @@ impl EvolveSearch {
         self.parents.retain(|_| place.next().is_some_and(|place| stay.contains(&place)));
     }
 
-    /// Uniform genomes, and others drawn at random.
+    /// Genomes of the warm start, uniform ones, and others drawn at random.
     fn first(&mut self) -> Vec<Genome> {
         let most = self.levels.iter().copied().max().unwrap_or(1);
         let uniform = |level: usize| self.levels.iter().map(|levels| level.min(levels - 1)).collect();
-        let uniform: Vec<Genome> = (0..most).map(uniform).take(self.population).collect();
+        let warm = warm::spread(std::mem::take(&mut self.warm_start), self.population);
+        let given = warm.into_iter().chain((0..most).map(uniform));
+        let given: Vec<Genome> = given.take(self.population).collect();
         let levels = self.levels.clone();
-        self.new_ones(uniform, |rng| levels.iter().map(|levels| rng.random_range(0..*levels)).collect())
+        self.new_ones(given, |rng| levels.iter().map(|levels| rng.random_range(0..*levels)).collect())
     }
 
     /// Children of the parents; drawn at random where there are none.
@@ -224,7 +235,8 @@ mod tests {
     use super::*;
     use crate::{Grid, Random, problems};
 
-    const EVOLVE: Evolve = Evolve { tier: Tier::Matrix, population: 20, generations: 6, seed: 7 };
+    const EVOLVE: Evolve =
+        Evolve { tier: Tier::Matrix, population: 20, generations: 6, seed: 7, warm_start: Vec::new() };
 
     #[test]
     fn it_beats_as_many_drawn_at_random() {

@@ -15,6 +15,7 @@ mod random;
 mod ranked;
 mod surrogate;
 mod tiered;
+pub mod warm;
 
 use qslm_common::experiment::Experiment;
 use qslm_common::strategy::StrategySpec;
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 18] = [
+    const CANONICAL: [&str; 19] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"qslm","sensitivity_bits":null,"guided":true}"#,
@@ -201,6 +202,7 @@ mod tests {
         r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256}"#,
         r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256,"fit":"regression"}"#,
         r#"{"kind":"evolve","tier":"module","population":20,"generations":5,"seed":1}"#,
+        r#"{"kind":"evolve","tier":"global","population":20,"generations":5,"seed":1,"warm_start":[[0],[3]]}"#,
         r#"{"kind":"memory_driven","tier":"matrix"}"#,
         r#"{"kind":"surrogate","tier":"module","initial":20,"iterations":8,"batch":10,"seed":1}"#,
         r#"{"kind":"surrogate","tier":"matrix","initial":20,"iterations":8,"batch":10,"seed":1,"prune":2.0,"sensitivity_sequences":8}"#,

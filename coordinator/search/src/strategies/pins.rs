@@ -41,7 +41,13 @@ fn the_first_thousand_candidates_of_a_random_search_stay_what_they_are() {
 
 #[test]
 fn the_first_thousand_candidates_of_an_evolution_stay_what_they_are() {
-    let evolve = experiment(Evolve { tier: Tier::Matrix, population: 50, generations: 40, seed: 1 });
+    let evolve = experiment(Evolve {
+        tier: Tier::Matrix,
+        population: 50,
+        generations: 40,
+        seed: 1,
+        warm_start: Vec::new(),
+    });
     let pinned = "d97a7dd05d48c13da9b7ec95daf2dae7abac3a30ac2c052f253ef128b979edc4";
     assert_eq!(pin(&evolve), (DRAWS, pinned.to_owned()));
 }

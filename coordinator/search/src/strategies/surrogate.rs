@@ -34,6 +34,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::combinations::TIER;
+use super::warm::{self, WARM_START};
 use crate::fitness::fitness;
 use crate::nsga2::{Fitness, Genome, Standing, Variation, evolved, fitnesses, standings, survivors};
 use crate::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
@@ -65,6 +66,9 @@ pub struct Surrogate {
     /// Subset: the number of first windows or sentences on which sensitivity is measured; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sensitivity_sequences: Option<u32>,
+    /// Warm start: genomes of the first generation, levels of the tier's groups; those of a front, where a spec names one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warm_start: Vec<Genome>,
 }
 
 /// Key of the subset.
@@ -125,6 +129,7 @@ impl Strategy for Surrogate {
             default: "all",
             means: "with prune, sensitivity is measured on so many of the first windows or sentences; all else on all data",
         },
+        WARM_START,
     ];
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
@@ -153,6 +158,7 @@ impl Strategy for Surrogate {
             _ => None,
         };
         problems.extend(words.map(|words| Problem::new(SEQUENCES, words)));
+        problems.extend(warm::problems(&self.warm_start, &experiment.moving(self.tier)));
         problems
     }
 
@@ -166,6 +172,7 @@ impl Strategy for Surrogate {
             left: self.iterations,
             batch: self.batch as usize,
             prune: self.prune,
+            warm_start: self.warm_start.clone(),
             proposed: BTreeSet::new(),
             under_way: Vec::new(),
             measured: Vec::new(),
@@ -243,6 +250,8 @@ struct SurrogateSearch {
     batch: usize,
     /// Multiple of the median sensitivity above which a group is held at its first level.
     prune: Option<f64>,
+    /// Genomes to begin with.
+    warm_start: Vec<Genome>,
     /// Genomes that were proposed on all data.
     proposed: BTreeSet<Genome>,
     /// The generation that is being measured.
@@ -350,7 +359,11 @@ impl SurrogateSearch {
     /// Every uniform candidate, and others drawn at random.
     fn sample(&mut self) -> (State, Step) {
         let most = self.genes.levels.iter().copied().max().unwrap_or(1);
-        let given: Vec<Genome> = (0..most).map(|level| self.genes.uniform(level)).collect();
+        let mut warm = std::mem::take(&mut self.warm_start);
+        warm.retain(|genome| self.genes.allow(genome));
+        let warm = warm::spread(warm, self.initial);
+        let uniform = (0..most).map(|level| self.genes.uniform(level));
+        let given: Vec<Genome> = warm.into_iter().chain(uniform).collect();
         let genomes = self.fresh(given, self.initial, Genes::drawn);
         // With sensitivities it was measured before.
         let float = self.prune.is_none().then(|| self.float());

@@ -18,6 +18,7 @@ const SURROGATE: Surrogate = Surrogate {
     seed: 7,
     prune: None,
     sensitivity_sequences: None,
+    warm_start: Vec::new(),
 };
 
 #[test]
@@ -33,7 +34,9 @@ fn it_beats_as_many_drawn_at_random_and_as_many_bred() {
         run(&experiment, |_| false).0.hypervolume(&experiment).unwrap()
     };
     let drawn = area(Random { tier: Tier::Matrix, trials: 120, seed: 7 }.into());
-    let bred = area(Evolve { tier: Tier::Matrix, population: 20, generations: 6, seed: 7 }.into());
+    let bred = area(
+        Evolve { tier: Tier::Matrix, population: 20, generations: 6, seed: 7, warm_start: Vec::new() }.into(),
+    );
     let predicted = archive.hypervolume(&predicted).unwrap();
     assert!(predicted > drawn && predicted > bred, "{predicted} {drawn} {bred}");
 }
