@@ -321,10 +321,7 @@ mod tests {
         );
         let found = ladder(&space);
         assert_eq!(found.len(), 8, "{found:?}");
-        assert!(
-            found[0].starts_with("int4") && found[0].contains("group:16"),
-            "the largest first: {found:?}"
-        );
+        assert!(found[0].starts_with("int4") && found[0].contains("group16"), "the largest first: {found:?}");
         assert!(found[7].starts_with("int2") && found[7].contains("channel"), "{found:?}");
         assert_eq!(space.bits, []);
     }
@@ -336,7 +333,7 @@ mod tests {
              [[rule]]\nunits = \"blocks.*.ffn.*\"\nbits = [3, 4]\ngranularity = \"group:32\"",
         );
         let schemes: Vec<_> = space.rules[0].schemes.iter().map(ToString::to_string).collect();
-        assert_eq!(schemes, ["int4:symmetric:group:32", "int3:symmetric:group:32:least_squares"]);
+        assert_eq!(schemes, ["int4:symmetric:group32", "int3:symmetric:group32:least_squares"]);
         assert_eq!(ladder(&space), ["int8:symmetric:channel", "int4:symmetric:channel"]);
         let groups = space.groups(&NETWORK, Axis::Weights, Tier::Matrix);
         assert_eq!(groups.len(), 2 * 6 + 1);

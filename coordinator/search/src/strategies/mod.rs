@@ -194,7 +194,7 @@ mod tests {
     const CANONICAL: [&str; 19] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
-        r#"{"kind":"qslm","sensitivity_bits":null,"guided":true}"#,
+        r#"{"kind":"qslm","sensitivity_bits":null,"plain":false}"#,
         r#"{"kind":"grid","tier":"block"}"#,
         r#"{"kind":"random","tier":"matrix","trials":100,"seed":18446744073709551615}"#,
         r#"{"kind":"ranked","metric":"lsaq","tier":"block","order":["head","blocks.0"]}"#,

@@ -51,13 +51,16 @@ pub struct Tiered {
     /// Subset: the number of first windows or sentences on which sensitivity is measured; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sensitivity_sequences: Option<u32>,
-    /// Guided: sums of sensitivities tell which lowerings need not be measured, and bounds on bytes and costs are searched
-    /// where they meet. Not so in experiments from before.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub guided: bool,
-    /// Plain: a spec that says so is not [`Tiered::guided`], as the paper's search is not.
-    #[serde(default, skip_serializing)]
-    pub plain: bool,
+    /// Plain: the paper's search, without what guides it: sums of sensitivities that tell which lowerings need not be
+    /// measured, and bounds on bytes and costs that are searched where they meet. So are experiments that say nothing of it;
+    /// a spec that says nothing means false.
+    #[serde(default, skip_serializing_if = "is_plain")]
+    pub plain: Option<bool>,
+}
+
+/// True of what experiments meant before there was anything else.
+fn is_plain(plain: &Option<bool>) -> bool {
+    plain.unwrap_or(true)
 }
 
 /// Key of the subset.
@@ -107,7 +110,7 @@ impl Strategy for Tiered {
         let given = self.sensitivity_bits.and_then(|wanted| level_of(space, wanted));
         let probe = given.unwrap_or(space.levels(Axis::Weights) / 2);
         let subset = self.subset_of(experiment);
-        Box::new(TieredSearch::new(experiment, probe, subset, self.guided, self.allocation(experiment)))
+        Box::new(TieredSearch::new(experiment, probe, subset, self.is_guided(), self.allocation(experiment)))
     }
 
     fn caption(&self) -> String {
@@ -163,7 +166,7 @@ impl Strategy for Tiered {
     }
 
     fn write_out(&mut self) {
-        self.guided = !self.plain;
+        self.plain.get_or_insert(false);
     }
 
     fn fit(&mut self, sequences: u64) {
@@ -177,6 +180,10 @@ impl Tiered {
         self.sensitivity_sequences.filter(|first| experiment.task.first(*first) != experiment.task)
     }
 
+    fn is_guided(&self) -> bool {
+        !is_plain(&self.plain)
+    }
+
     /// The search for bounds on bytes and costs, if there are any and nothing moves that has no bytes.
     fn allocation(&self, experiment: &Experiment) -> Option<Allocate> {
         let constraints = &experiment.constraints;
@@ -188,7 +195,7 @@ impl Tiered {
             sensitivity_sequences: self.sensitivity_sequences,
             fit: Some(Fit::Regression),
         };
-        (self.guided && is_bounded && allocate.problems(experiment).is_empty()).then_some(allocate)
+        (self.is_guided() && is_bounded && allocate.problems(experiment).is_empty()).then_some(allocate)
     }
 }
 

@@ -214,7 +214,7 @@ fn rules_and_ties_are_searched_as_they_stand() {
 }
 
 fn guided() -> Experiment {
-    experiment(Tiered { guided: true, ..Tiered::default() })
+    experiment(Tiered { plain: Some(false), ..Tiered::default() })
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_budget_alone_steers_the_search() {
     let within = archive.iter().filter(|(_, entry)| entry.footprint_bytes <= most).count();
     assert!(within > 10, "{within} of {}", archive.len());
     assert!(stages.iter().any(|(stage, _)| *stage == "allocation"), "{stages:?}");
-    let planned: u64 = Tiered { guided: true, ..Tiered::default() }
+    let planned: u64 = Tiered { plain: Some(false), ..Tiered::default() }
         .outline(&budget, 16)
         .iter()
         .map(|plan| plan.candidates_at_most)
@@ -271,6 +271,6 @@ fn what_a_spec_means_is_guided_unless_it_is_plain() {
         strategy.write_out();
         serde_json::to_string(&strategy).unwrap()
     };
-    assert_eq!(read("{}"), r#"{"sensitivity_bits":null,"guided":true}"#);
+    assert_eq!(read("{}"), r#"{"sensitivity_bits":null,"plain":false}"#);
     assert_eq!(read(r#"{"plain":true}"#), r#"{"sensitivity_bits":null}"#);
 }
