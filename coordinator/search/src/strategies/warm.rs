@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn what_a_search_found_is_where_the_next_one_begins() {
-        let cold = experiment(EVOLVE);
+        let cold = experiment(Evolve { generations: 12, ..EVOLVE });
         let (archive, _) = run(&cold, |_| false);
         let groups = cold.moving(Tier::Matrix);
         let of_front = archive.front().into_iter().map(|known| levels(&cold.space, &groups, known.candidate));
