@@ -13,7 +13,8 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 pub struct NotBytes(String);
 
 /// Form of a number of bytes.
-const EXPECTED: &str = "bytes, as a number or as text with a unit such as \"600 kB\" (1,000 B each) or \"512 KiB\" (1,024 B each)";
+const EXPECTED: &str = "bytes, as a number or as text with a unit such as \"600 kB\" (1,000 B each) or \"512 KiB\" \
+                        (1,024 B each)";
 
 /// Number of bytes that `text` means.
 ///

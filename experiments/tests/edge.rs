@@ -61,7 +61,7 @@ fn a_search_lowers_activations_and_membranes_and_its_candidate_is_deployed_as_it
     assert!(with("activations") > 0 && with("membranes") > 0);
     let chosen = &front["chosen"];
     let costs = chosen["costs"].as_object().unwrap();
-    assert_eq!(costs.len(), 21, "every model is described: {costs:?}");
+    assert_eq!(costs.len(), 22, "every model is described: {costs:?}");
     assert!(chosen["costs"]["two_memory_area"].as_f64().unwrap() <= 5.0);
     let float = &front["float"]["costs"];
     assert!(chosen["costs"]["energy"].as_f64().unwrap() < float["energy"].as_f64().unwrap() / 5.0);

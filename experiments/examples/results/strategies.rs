@@ -19,8 +19,8 @@ impl Results {
     pub(super) fn strategies(&self, page: &mut String, language: &Task) -> Result<()> {
         page.push_str(
             "## Strategies at about a hundred evaluations (`strategies.toml`)\n\n\
-             Codes as above, calibrated on the training text; the first 128 windows of the validation text. Hypervolume is that of perplexity and bytes; saved is the most within 3 % of \
-             perplexity. Strategies that draw have five seeds, their mean and half of its 95 % interval; the others always take one \
+             Codes as above, calibrated on the training text; the first 128 windows of the validation text. Hypervolume is \
+             that of perplexity and bytes; saved is the most within 3 % of perplexity. Strategies that draw have five seeds, their mean and half of its 95 % interval; the others always take one \
              path. `haq` and `memory_driven` stay within a budget, here nine tenths saved, and see little of the front.\n\n\
              | strategy | evaluations | hypervolume | saved % |\n|---|---|---|---|\n",
         );

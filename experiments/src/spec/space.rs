@@ -258,9 +258,10 @@ fn check(space: &SpaceSpec, table: &str) -> Result<(), Refused> {
         Refused::Spec(vec![KeyProblem::new(&key, format!("{key}{words}"))])
     };
     let none = " = []: expected at least one";
+    let leave_out = |what: &str, other: &str| format!(": {what}; leave {table}.{other} out");
     match space {
         SpaceSpec { rounding: Some(_), quantizer: Some(_), .. } => {
-            Err(wrong("quantizer", ": it is a list of roundings; leave rounding out"))
+            Err(wrong("quantizer", &leave_out("it is a list of roundings", "rounding")))
         }
         SpaceSpec { quantizer: Some(list), .. } if list.is_empty() => Err(wrong("quantizer", none)),
         SpaceSpec { schemes: Some(list), .. } if list.is_empty() => Err(wrong("schemes", none)),
@@ -269,7 +270,7 @@ fn check(space: &SpaceSpec, table: &str) -> Result<(), Refused> {
             Err(wrong("granularity", none))
         }
         SpaceSpec { schemes: Some(_), bits: Some(_), .. } => {
-            Err(wrong("schemes", ": they are the ladder; leave bits out"))
+            Err(wrong("schemes", &leave_out("they are the ladder", "bits")))
         }
         _ => Ok(()),
     }
@@ -353,6 +354,6 @@ mod tests {
         assert!(words("tie = \"att.key\"").starts_with("tie: expected a list"));
         assert!(words("[[rule]]\nbits = [4]").contains("units"));
         let both = "[[rule]]\nunits = \"*\"\nbits = [4]\nschemes = [\"int4:full:channel\"]";
-        assert_eq!(words(both), "space.rule.schemes: they are the ladder; leave bits out");
+        assert_eq!(words(both), "space.rule.schemes: they are the ladder; leave space.rule.bits out");
     }
 }

@@ -12,7 +12,7 @@ use qslm_common::space::Tier;
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Task;
 use qslm_common::trade_off::TradeOff;
-use qslm_search::{AnyStrategy, Evolve, List, Ranked, Strategy, Surrogate};
+use qslm_search::{AnyStrategy, Evolve, List, Ranked, Strategy, Surrogate, registry};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
@@ -248,11 +248,37 @@ pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
         return toml::from_str(&text).map_err(at_line);
     }
     let mut table: toml::Table = toml::from_str(&text).map_err(at_line)?;
+    let before = strategy_of(&table);
     for setting in settings {
         set(&mut table, setting)?;
     }
+    drop_foreign_keys(&mut table, &before, settings);
     // Read as any text is. No line of this one is the file's.
     toml::from_str(&table.to_string()).map_err(|error| refuse(path, &suggest(&one_line(error.message()))))
+}
+
+/// The `[strategy]` table, or an empty one.
+fn strategy_of(table: &toml::Table) -> toml::Table {
+    table.get("strategy").and_then(toml::Value::as_table).cloned().unwrap_or_default()
+}
+
+/// Where settings name another strategy, drops those keys of the file's that it does not have.
+fn drop_foreign_keys(table: &mut toml::Table, before: &toml::Table, settings: &[String]) {
+    let Some(strategy) = table.get_mut("strategy").and_then(toml::Value::as_table_mut) else { return };
+    let kind = strategy.get("kind").and_then(toml::Value::as_str);
+    let entry = registry().iter().find(|entry| Some(entry.kind) == kind);
+    let Some(entry) = entry.filter(|entry| {
+        before.get("kind").and_then(toml::Value::as_str).is_some_and(|before| before != entry.kind)
+    }) else {
+        return;
+    };
+    let is_set = |key: &str| {
+        settings.iter().filter_map(|setting| setting.split_once('=')).any(|(name, _)| {
+            name == "strategy" || name.strip_prefix("strategy.").is_some_and(|name| name == key)
+        })
+    };
+    let is_its = |key: &str| key == "kind" || entry.keys.iter().any(|known| known.name == key);
+    strategy.retain(|key, _| is_its(key) || is_set(key));
 }
 
 /// Error of a TOML file, on one line, with the number of the line where it is.
@@ -378,6 +404,17 @@ mod tests {
         assert!(parse(SPEC, &["space.bitz=[4]"]).unwrap_err().contains("bitz"));
         assert!(parse(SPEC, &["name"]).unwrap_err().contains("expected KEY=VALUE"));
         assert!(parse(SPEC, &["name.x=1"]).unwrap_err().contains("name is not a table"));
+    }
+
+    #[test]
+    fn another_strategy_takes_only_the_keys_that_it_has() {
+        let spec = format!("{SPEC}[strategy]\nkind = \"qslm\"\nplain = true\n");
+        assert!(parse(&spec, &["strategy.kind=grid", "strategy.tier=block"]).is_ok());
+        assert!(parse(&spec, &["strategy.tier=block", "strategy.kind=grid"]).is_ok());
+        let error = parse(&spec, &["strategy.kind=grid", "strategy.plain=true"]).unwrap_err();
+        assert!(error.contains("unknown field `plain`"), "{error}");
+        let kept = parse(&spec.replace("plain = true", "sensitivity_sequences = 3"), &["name=y"]);
+        assert!(kept.is_ok());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Deterministic simulation: a coordinator against chance. Workers that vanish, pause, repeat themselves and
 //! report late, calls and answers that get lost, machines that fail, trials that fail and are opened again,
 //! people who change their minds, a program that tells candidates and prunes them, a process that is killed and a
-//! disk that loses power are all drawn from a seed. No time passes and nothing sleeps. What was acknowledged stays, nothing is recorded twice, and in
-//! the end the front is what it always is.
+//! disk that loses power are all drawn from a seed. No time passes and nothing sleeps. What was acknowledged stays,
+//! nothing is recorded twice, and in the end the front is what it always is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
