@@ -123,7 +123,6 @@ fn main() -> Result<()> {
     results.coded_recovery(&mut page, &language)?;
     results.trainers(&mut page, &language)?;
     results.classifier(&mut page, &sentiment)?;
-    results.strategies(&mut page, &language)?;
     results.four_bits(&mut page, &[&language, &sentiment])?;
     results.importance(&mut page, &language)?;
     results.all_tensors(&mut page, &[&sentiment, &language])?;
