@@ -296,6 +296,8 @@ fn a_job_is_made_whoever_dies_at_whichever_point_of_its_way_and_not_again_once_i
         here.check(seed, &contents, &Artifacts::of(&store));
         assert_eq!(cluster.granted.len(), 1, "{point}: {:?}", cluster.granted);
         let granted = cluster.granted.values().sum::<u32>();
+        // A lease that goes out with the answer to a report that a newer one has overtaken is lost, and given out again at once.
+        let times = *times.start()..=times.end() + 1;
         assert!(times.contains(&granted), "{point}: given out {granted} times");
         assert!(cluster.recorded.values().all(|recorded| *recorded == 1), "{point}: {:?}", cluster.recorded);
         assert_eq!(cluster.kills, 1, "{point}");
