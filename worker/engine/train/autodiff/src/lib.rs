@@ -60,7 +60,7 @@ impl Network {
         let found = loss.backward();
         let gradient = |(name, parameter): (&String, &Tensor<2>)| {
             let gradient = parameter.grad(&found)?.into_data();
-            Some((name.clone(), gradient.to_vec::<f32>().expect("32-bit floats")))
+            Some((name.clone(), gradient.try_to_vec::<f32>().expect("32-bit floats")))
         };
         let gradients = self.parameters.iter().filter_map(gradient).collect();
         Backward { loss: f64::from(loss.into_scalar::<f32>()), gradients, margin }
@@ -98,7 +98,8 @@ impl Network {
     fn norm(&self, name: &str, x: Tensor<2>) -> Tensor<2> {
         let centred = x.clone() - x.mean_dim(1);
         let variance = centred.clone().square().mean_dim(1);
-        centred / (variance + 1e-5).sqrt() * self.at(&format!("{name}.weight")) + self.at(&format!("{name}.bias"))
+        centred / (variance + 1e-5).sqrt() * self.at(&format!("{name}.weight"))
+            + self.at(&format!("{name}.bias"))
     }
 
     fn linear(&self, name: &str, x: Tensor<2>) -> Tensor<2> {

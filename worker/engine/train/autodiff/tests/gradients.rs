@@ -161,7 +161,9 @@ fn gradients_are_those_of_burns_autodiff() {
     for blocks in [1, 2, 3] {
         for (binary, reset) in [(true, Reset::Attached), (true, Reset::Detached), (false, Reset::Attached)] {
             let worst = compare(blocks, binary, reset);
-            println!("{blocks} blocks, binary embedding {binary}, {reset:?}: largest relative error {worst:.1e}");
+            println!(
+                "{blocks} blocks, binary embedding {binary}, {reset:?}: largest relative error {worst:.1e}"
+            );
         }
     }
 }
