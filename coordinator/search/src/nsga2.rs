@@ -71,6 +71,13 @@ pub(crate) fn survivors(population: &[&Fitness], count: usize) -> Vec<usize> {
     places
 }
 
+/// Leaves the best of a population, at most `count`, in their order.
+pub(crate) fn keep_best(population: &mut Vec<(Genome, Fitness)>, count: usize) {
+    let stay: BTreeSet<usize> = survivors(&fitnesses(population), count).into_iter().collect();
+    let mut place = 0..;
+    population.retain(|_| place.next().is_some_and(|place| stay.contains(&place)));
+}
+
 /// Fronts by rank: those that nobody dominates, those that only these do, and so on.
 fn fronts(population: &[&Fitness]) -> Vec<Vec<usize>> {
     let mut dominated_by = vec![0usize; population.len()];

@@ -32,6 +32,7 @@ use qslm_common::space::{Axis, Group, Tier};
 use serde::{Deserialize, Serialize};
 
 use super::combinations::{self, TIER};
+use super::subset::{self, SENSITIVITY_SEQUENCES};
 use crate::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 pub(super) use errors::squared_error;
 use law::Law;
@@ -69,8 +70,6 @@ fn is_law(fit: &Option<Fit>) -> bool {
     fit.unwrap_or_default() == Fit::Law
 }
 
-/// Key of the subset.
-const SEQUENCES: &str = "strategy.sensitivity_sequences";
 /// Allocations that are tried at a time.
 const AT_A_TIME: usize = 6;
 /// Times that allocations are tried.
@@ -84,12 +83,7 @@ impl Strategy for Allocate {
         "Sensitivities first, then the schemes that by them lose least for every number of bytes.";
     const KEYS: &'static [Key] = &[
         TIER,
-        Key {
-            name: "sensitivity_sequences",
-            takes: "1 or more",
-            default: "all",
-            means: "sensitivity is measured on so many of the first windows or sentences; all else on all data",
-        },
+        subset::SENSITIVITY,
         Key {
             name: "fit",
             takes: "\"law\", \"regression\"",
@@ -101,9 +95,7 @@ impl Strategy for Allocate {
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if self.sensitivity_sequences == Some(0) {
-            problems.push(Problem::new(SEQUENCES, format!("{SEQUENCES} = 0: expected 1 or more")));
-        }
+        problems.extend(subset::problem(SENSITIVITY_SEQUENCES, self.sensitivity_sequences));
         problems.extend(combinations::spends_bytes(Self::KIND, experiment));
         if experiment.space.levels(Axis::Weights) < 2 {
             problems
@@ -150,7 +142,7 @@ impl Strategy for Allocate {
     }
 
     fn asks_for_subset(&self) -> Option<(&'static str, u32)> {
-        Some((SEQUENCES, self.sensitivity_sequences?))
+        Some((SENSITIVITY_SEQUENCES, self.sensitivity_sequences?))
     }
 
     fn write_out(&mut self) {
@@ -158,14 +150,14 @@ impl Strategy for Allocate {
     }
 
     fn fit(&mut self, sequences: u64) {
-        self.sensitivity_sequences = self.sensitivity_sequences.filter(|first| u64::from(*first) < sequences);
+        subset::fit(&mut self.sensitivity_sequences, sequences);
     }
 }
 
 impl Allocate {
     /// Sequences that sensitivity is measured on, if those are not all.
     fn subset_of(&self, experiment: &Experiment) -> Option<u32> {
-        self.sensitivity_sequences.filter(|first| experiment.task.first(*first) != experiment.task)
+        subset::of(self.sensitivity_sequences, experiment)
     }
 }
 

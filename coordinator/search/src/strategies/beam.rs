@@ -32,7 +32,8 @@ use qslm_common::space::{Axis, Group, Tier};
 use serde::{Deserialize, Serialize};
 
 use super::Tiered;
-use super::combinations::TIER;
+use super::combinations::{TIER, outside};
+use super::subset;
 use super::tiered::{
     SENSITIVITY, Sensitivity, TIERS, all_levels, blind_trade_off, sensitivity, sort_by_sensitivity, stage,
 };
@@ -88,14 +89,9 @@ impl Strategy for Beam {
     ];
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        if !(1..=WIDEST).contains(&self.width) {
-            let words = format!("strategy.width = {}: expected 1 to {WIDEST}", self.width);
-            problems.push(Problem::new("strategy.width", words));
-        }
-        if self.gate_sequences == Some(0) {
-            problems.push(Problem::new(SEQUENCES, format!("{SEQUENCES} = 0: expected 1 or more")));
-        }
+        let mut problems: Vec<Problem> =
+            outside("strategy.width", self.width, 1..=WIDEST).into_iter().collect();
+        problems.extend(subset::problem(SEQUENCES, self.gate_sequences));
         let wrong = match self.gate_loss {
             Some(loss) if !(0.0..=1e6).contains(&loss) => Some(format!(" = {loss}: expected 0 to 1000000")),
             Some(_) if self.gate_sequences.is_none() => Some(format!(": expected with {SEQUENCES} only")),
@@ -145,7 +141,7 @@ impl Strategy for Beam {
 
     /// A gate on all of the data is none.
     fn fit(&mut self, sequences: u64) {
-        self.gate_sequences = self.gate_sequences.filter(|first| u64::from(*first) < sequences);
+        subset::fit(&mut self.gate_sequences, sequences);
         self.gate_loss = self.gate_loss.filter(|_| self.gate_sequences.is_some());
     }
 }
@@ -153,7 +149,7 @@ impl Strategy for Beam {
 impl Beam {
     /// Sequences that sensitivity and gate are measured on, if those are not all.
     fn subset_of(&self, experiment: &Experiment) -> Option<u32> {
-        self.gate_sequences.filter(|first| experiment.task.first(*first) != experiment.task)
+        subset::of(self.gate_sequences, experiment)
     }
 
     /// Times that a candidate may be measured.

@@ -1,5 +1,7 @@
 //! Combinations of levels over the groups of a tier, by number; shared by the strategies that try some or all of them.
 
+use std::ops::RangeInclusive;
+
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::space::{Axis, Group, Tier};
@@ -46,6 +48,12 @@ pub(super) fn spends_bytes(kind: &str, experiment: &Experiment) -> Option<Proble
         )
     };
     experiment.space.axes().iter().any(is_inner).then(|| Problem::new("strategy", words()))
+}
+
+/// A number that is outside its range.
+pub(super) fn outside(key: &'static str, value: u32, range: RangeInclusive<u32>) -> Option<Problem> {
+    let words = || format!("{key} = {value}: expected {} to {}", range.start(), range.end());
+    (!range.contains(&value)).then(|| Problem::new(key, words()))
 }
 
 /// Too many candidates, or none.

@@ -14,10 +14,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::combinations::{self, TIER};
+use super::combinations::{self, TIER, outside};
 use super::warm::{self, WARM_START};
 use crate::fitness::fitness;
-use crate::nsga2::{Fitness, Genome, Variation, standings, survivors};
+use crate::nsga2::{Fitness, Genome, Variation, fitnesses, keep_best, standings};
 use crate::{Generation, Key, Problem, Search, StagePlan, Step, Strategy};
 
 /// Evolution over the groups of a tier.
@@ -64,14 +64,9 @@ impl Strategy for Evolve {
     ];
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut check = |key, value: u32, low: u32, high: u32| {
-            if !(low..=high).contains(&value) {
-                problems.push(Problem::new(key, format!("{key} = {value}: expected {low} to {high}")));
-            }
-        };
-        check("strategy.population", self.population, 2, LARGEST_POPULATION);
-        check("strategy.generations", self.generations, 1, 10_000);
+        let population = outside("strategy.population", self.population, 2..=LARGEST_POPULATION);
+        let generations = outside("strategy.generations", self.generations, 1..=10_000);
+        let mut problems: Vec<Problem> = population.into_iter().chain(generations).collect();
         if problems.is_empty() {
             let all = u64::from(self.population) * u64::from(self.generations);
             problems.extend(combinations::problems(all.min(experiment.combinations(self.tier))));
@@ -173,10 +168,7 @@ impl EvolveSearch {
                 self.parents.push((genome, fitness(&self.experiment, float, entry)));
             }
         }
-        let all: Vec<&Fitness> = self.parents.iter().map(|(_, fitness)| fitness).collect();
-        let stay: BTreeSet<usize> = survivors(&all, self.population).into_iter().collect();
-        let mut place = 0..;
-        self.parents.retain(|_| place.next().is_some_and(|place| stay.contains(&place)));
+        keep_best(&mut self.parents, self.population);
     }
 
     /// Genomes of the warm start, uniform ones, and others drawn at random.
@@ -193,8 +185,7 @@ impl EvolveSearch {
     /// Children of the parents; drawn at random where there are none.
     fn breed(&mut self) -> Vec<Genome> {
         let (parents, levels) = (std::mem::take(&mut self.parents), self.levels.clone());
-        let fitnesses: Vec<&Fitness> = parents.iter().map(|(_, fitness)| fitness).collect();
-        let standings = standings(&fitnesses);
+        let standings = standings(&fitnesses(&parents));
         let genomes: Vec<&Genome> = parents.iter().map(|(genome, _)| genome).collect();
         let variation = Variation { levels: &levels, parents: &genomes, standings: &standings };
         let children = self.new_ones(Vec::new(), |rng| match genomes.is_empty() {

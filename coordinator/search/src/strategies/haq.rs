@@ -42,7 +42,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::combinations::TIER;
+use super::combinations::{TIER, outside};
 use crate::ddpg::{Agent, Episode, explore, products_of_update};
 use crate::elementary::exp;
 use crate::{Generation, Key, Problem, Search, StagePlan, Step, Strategy};
@@ -135,15 +135,14 @@ impl Strategy for Haq {
     ];
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut check = |key, value: u32, high: u32| {
-            if !(1..=high).contains(&value) {
-                problems.push(Problem::new(key, format!("{key} = {value}: expected 1 to {high}")));
-            }
-        };
-        check("strategy.episodes", self.episodes, 10_000);
-        check("strategy.parallel", self.parallel, 100);
-        check("strategy.hidden", self.hidden, 1000);
+        let mut problems: Vec<Problem> = [
+            outside("strategy.episodes", self.episodes, 1..=10_000),
+            outside("strategy.parallel", self.parallel, 1..=100),
+            outside("strategy.hidden", self.hidden, 1..=1000),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let groups = experiment.moving(self.tier).len();
         if groups > MOST_GROUPS {
             let words = format!("strategy.tier: {groups} groups: expected at most {MOST_GROUPS}");

@@ -13,6 +13,7 @@ mod memory_driven;
 mod one_shot;
 mod random;
 mod ranked;
+mod subset;
 mod surrogate;
 mod tiered;
 pub mod warm;

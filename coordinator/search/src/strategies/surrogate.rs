@@ -33,10 +33,11 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::combinations::TIER;
+use super::combinations::{TIER, outside};
+use super::subset::{self, SENSITIVITY_SEQUENCES};
 use super::warm::{self, WARM_START};
 use crate::fitness::fitness;
-use crate::nsga2::{Fitness, Genome, Standing, Variation, evolved, fitnesses, standings, survivors};
+use crate::nsga2::{Fitness, Genome, Standing, Variation, evolved, fitnesses, keep_best, standings};
 use crate::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 
 mod gaps;
@@ -71,8 +72,6 @@ pub struct Surrogate {
     pub warm_start: Vec<Genome>,
 }
 
-/// Key of the subset.
-const SEQUENCES: &str = "strategy.sensitivity_sequences";
 /// Most candidates of a search, twice those of the paper.
 const LARGEST: u64 = 20_000;
 /// Largest first sample: sorting takes its square.
@@ -133,15 +132,14 @@ impl Strategy for Surrogate {
     ];
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut check = |key, value: u32, low: u32, high: u32| {
-            if !(low..=high).contains(&value) {
-                problems.push(Problem::new(key, format!("{key} = {value}: expected {low} to {high}")));
-            }
-        };
-        check("strategy.initial", self.initial, 2, LARGEST_SAMPLE);
-        check("strategy.iterations", self.iterations, 1, 10_000);
-        check("strategy.batch", self.batch, 1, POPULATION as u32);
+        let mut problems: Vec<Problem> = [
+            outside("strategy.initial", self.initial, 2..=LARGEST_SAMPLE),
+            outside("strategy.iterations", self.iterations, 1..=10_000),
+            outside("strategy.batch", self.batch, 1..=POPULATION as u32),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         if problems.is_empty() && self.most(experiment) > LARGEST {
             let words = format!("strategy: {} candidates: expected {LARGEST} at most", self.most(experiment));
             problems.push(Problem::new("strategy", words));
@@ -150,14 +148,11 @@ impl Strategy for Surrogate {
             let words = format!("strategy.prune = {prune}: expected 1 to 1000000");
             problems.push(Problem::new("strategy.prune", words));
         }
-        let words = match self.sensitivity_sequences {
-            Some(0) => Some(format!("{SEQUENCES} = 0: expected 1 or more")),
-            Some(_) if self.prune.is_none() => {
-                Some(format!("{SEQUENCES}: expected with strategy.prune only"))
-            }
-            _ => None,
-        };
-        problems.extend(words.map(|words| Problem::new(SEQUENCES, words)));
+        problems.extend(subset::problem(SENSITIVITY_SEQUENCES, self.sensitivity_sequences));
+        if self.prune.is_none() && self.sensitivity_sequences.is_some_and(|first| first > 0) {
+            let words = format!("{SENSITIVITY_SEQUENCES}: expected with strategy.prune only");
+            problems.push(Problem::new(SENSITIVITY_SEQUENCES, words));
+        }
         problems.extend(warm::problems(&self.warm_start, &experiment.moving(self.tier)));
         problems
     }
@@ -213,11 +208,11 @@ impl Strategy for Surrogate {
     }
 
     fn asks_for_subset(&self) -> Option<(&'static str, u32)> {
-        Some((SEQUENCES, self.sensitivity_sequences?))
+        Some((SENSITIVITY_SEQUENCES, self.sensitivity_sequences?))
     }
 
     fn fit(&mut self, sequences: u64) {
-        self.sensitivity_sequences = self.sensitivity_sequences.filter(|first| u64::from(*first) < sequences);
+        subset::fit(&mut self.sensitivity_sequences, sequences);
     }
 }
 
@@ -230,8 +225,7 @@ impl Surrogate {
 
     /// Sequences that sensitivity is measured on, if it is at all and those are not all.
     fn subset_of(&self, experiment: &Experiment) -> Option<u32> {
-        let first = self.sensitivity_sequences.filter(|_| self.prune.is_some())?;
-        (experiment.task.first(first) != experiment.task).then_some(first)
+        subset::of(self.sensitivity_sequences.filter(|_| self.prune.is_some()), experiment)
     }
 }
 
@@ -407,9 +401,7 @@ impl SurrogateSearch {
                 self.measured.push((genome, id));
             }
         }
-        let stay: BTreeSet<usize> = survivors(&fitnesses(&self.best), POPULATION).into_iter().collect();
-        let mut place = 0..;
-        self.best.retain(|_| place.next().is_some_and(|place| stay.contains(&place)));
+        keep_best(&mut self.best, POPULATION);
     }
 
     /// What NSGA-II finds on the predictor, from those that nothing measured dominates on. Empty if nothing was measured.

@@ -40,6 +40,7 @@ pub(super) use sensitivity::{Sensitivity, sensitivity, sort_by_sensitivity};
 
 use super::Allocate;
 use super::allocate::Fit;
+use super::subset::{self, SENSITIVITY_SEQUENCES};
 use crate::{Key, Problem, Search, StagePlan, Strategy, Subset};
 
 /// Tiered search of QSLM: sensitivity, then global, block, module and matrix tier.
@@ -63,9 +64,6 @@ fn is_plain(plain: &Option<bool>) -> bool {
     plain.unwrap_or(true)
 }
 
-/// Key of the subset.
-const SEQUENCES: &str = "strategy.sensitivity_sequences";
-
 impl Strategy for Tiered {
     const KIND: &'static str = "qslm";
     const ABOUT: &'static str = "The tiered search.";
@@ -76,12 +74,7 @@ impl Strategy for Tiered {
             default: "the middle one",
             means: "the width at which sensitivity is measured",
         },
-        Key {
-            name: "sensitivity_sequences",
-            takes: "1 or more",
-            default: "all",
-            means: "sensitivity is measured on so many of the first windows or sentences; all else on all data",
-        },
+        subset::SENSITIVITY,
         Key {
             name: "plain",
             takes: "true, false",
@@ -93,9 +86,7 @@ impl Strategy for Tiered {
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if self.sensitivity_sequences == Some(0) {
-            problems.push(Problem::new(SEQUENCES, format!("{SEQUENCES} = 0: expected 1 or more")));
-        }
+        problems.extend(subset::problem(SENSITIVITY_SEQUENCES, self.sensitivity_sequences));
         if let Some(bits) = self.sensitivity_bits.filter(|bits| level_of(&experiment.space, *bits).is_none())
         {
             let words = format!("strategy.sensitivity_bits = {}: not one of space.bits", bits.bits());
@@ -162,7 +153,7 @@ impl Strategy for Tiered {
     }
 
     fn asks_for_subset(&self) -> Option<(&'static str, u32)> {
-        Some((SEQUENCES, self.sensitivity_sequences?))
+        Some((SENSITIVITY_SEQUENCES, self.sensitivity_sequences?))
     }
 
     fn write_out(&mut self) {
@@ -170,14 +161,14 @@ impl Strategy for Tiered {
     }
 
     fn fit(&mut self, sequences: u64) {
-        self.sensitivity_sequences = self.sensitivity_sequences.filter(|first| u64::from(*first) < sequences);
+        subset::fit(&mut self.sensitivity_sequences, sequences);
     }
 }
 
 impl Tiered {
     /// Sequences that sensitivity is measured on, if those are not all.
     fn subset_of(&self, experiment: &Experiment) -> Option<u32> {
-        self.sensitivity_sequences.filter(|first| experiment.task.first(*first) != experiment.task)
+        subset::of(self.sensitivity_sequences, experiment)
     }
 
     fn is_guided(&self) -> bool {

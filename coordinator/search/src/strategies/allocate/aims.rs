@@ -11,12 +11,12 @@
 //! was, or of the float model. Along the front they grow with bytes, nearly.
 
 use qslm_common::archive::{Archive, Entry};
+use qslm_common::candidate::CandidateId;
 use qslm_common::measurement::Counts;
 
 use super::AT_A_TIME;
 use super::model::Model;
 use super::probes::Probes;
-use super::regression::Tried;
 use crate::knapsack::{Answer, Choice, Front, hull};
 
 /// Predicted losses of the first allocations, as multiples of the bound, the most telling first.
@@ -27,6 +27,13 @@ const AT_THE_BOUND: [f64; 6] = [1.0, 1.03, 0.97, 1.08, 0.93, 1.2];
 const BELOW_THE_LIMIT: [f64; 3] = [1.0, 0.99, 0.97];
 /// Neighbours that are looked at, at most.
 const MOST_MOVED: usize = 64;
+
+/// An allocation that was proposed.
+pub(super) struct Tried {
+    pub id: CandidateId,
+    /// Choices, bytes and loss as they were predicted.
+    pub predicted: Answer,
+}
 
 /// What is known when a round is asked for.
 pub(super) struct Aims<'a> {

@@ -13,7 +13,7 @@
 use qslm_common::archive::Archive;
 use qslm_common::candidate::CandidateId;
 
-use super::aims::Aims;
+use super::aims::{Aims, Tried};
 use super::model::Model;
 use super::probes::Probes;
 use super::{ALLOCATION, AT_A_TIME, NEIGHBOUR, NEIGHBOURS, ROUNDS, Round, Rounds};
@@ -34,13 +34,6 @@ pub(super) struct Regression {
     /// Rounds so far.
     rounds: usize,
     is_over: bool,
-}
-
-/// An allocation that was proposed.
-pub(super) struct Tried {
-    pub id: CandidateId,
-    /// Choices, bytes and loss as they were predicted.
-    pub predicted: Answer,
 }
 
 impl Rounds for Regression {
