@@ -28,6 +28,7 @@ mod serve;
 mod status;
 mod tally;
 mod told;
+mod told_view;
 mod traced;
 mod view;
 mod workers;
@@ -70,7 +71,7 @@ pub use status::{
     WorkerCounts, WorkerStatus,
 };
 pub use tally::Tally;
-pub use told::{ToldCandidate, ToldState, ToldView};
+pub use told_view::{ToldCandidate, ToldState, ToldView};
 use view::View;
 use workers::Workers;
 

@@ -22,7 +22,7 @@ use super::committed::Committed;
 use super::events::Event;
 use super::status::{ExperimentStatus, JobCounts, JobUnderWay, Making, WorkerStatus};
 use super::tally::Tally;
-use super::told::ToldView;
+use super::told_view::ToldView;
 use crate::ledger::{Grant, LeaseId, Owner, ShardCounts};
 use crate::store::{ExperimentRecord, Store};
 
