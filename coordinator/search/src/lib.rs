@@ -42,8 +42,8 @@ pub use playback::{Drawn, Fate, OnRecord, Playback};
 pub use prediction::Prediction;
 pub use recovery::stage_of_recovery;
 pub use strategies::{
-    Allocate, AnyStrategy, Beam, Evolve, External, Fit, Grid, Haq, List, MemoryDriven, Random, Ranked,
-    StrategyEntry, Surrogate, Tiered, list, registry, warm,
+    Allocate, AnyStrategy, Beam, Evolve, External, Fit, Grid, Haq, List, MemoryDriven, PER_NAT, Random,
+    Ranked, StrategyEntry, Surrogate, Table, Tiered, list, registry, warm,
 };
 pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
 pub use told::{InvalidTell, MAX_TOLD_BYTES, Tell};

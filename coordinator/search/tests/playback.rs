@@ -135,7 +135,7 @@ fn a_trial_that_failed_before_is_passed_over_until_it_is_opened_again() {
 
 #[test]
 fn predicted_losses_come_with_those_that_were_measured() {
-    let allocate = Allocate { tier: Tier::Module, sensitivity_sequences: None, fit: Some(Fit::Regression) };
+    let allocate = Allocate::over(Tier::Module, Fit::Regression);
     let experiment = experiment(allocate);
     let start = Playback::new(experiment.clone(), 4, BTreeSet::new()).unwrap();
     assert_eq!(start.predictions(), []);

@@ -8,6 +8,7 @@
 
 mod recovery;
 mod strategies;
+mod tables;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,8 @@ enum Section {
     Classifier,
     /// Strategies at as many evaluations, and budgets of bytes
     Strategies,
+    /// Tables of sensitivities
+    Tables,
 }
 
 /// A task with the flags that name its files.
@@ -108,6 +111,7 @@ fn main() -> Result<()> {
             Section::Trainers => results.trainers(&mut page, &language)?,
             Section::Classifier => results.classifier(&mut page, &sentiment)?,
             Section::Strategies => results.strategies(&mut page, &language)?,
+            Section::Tables => results.tables(&mut page, &language)?,
         }
         return std::io::Write::write_all(&mut std::io::stdout(), page.as_bytes()).context("standard output");
     }

@@ -15,7 +15,7 @@ use qslm_engine::jobs::ranges::Ranges;
 
 use super::refuse;
 use super::space::{ActivationRangeSpec, ActivationsSpec};
-use super::written::{CalibrationSpec, Spec};
+use super::written::{CalibrationSpec, Spec, WrittenStrategy};
 use crate::codes::{Calibrating, MadeCodes, calibrated_schemes};
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
@@ -29,12 +29,25 @@ pub(super) struct Calibrated {
     pub(super) ranges: Option<Calibration>,
     /// Calibrated codes.
     pub(super) codes: MadeCodes,
+    /// The data, if there is any.
+    pub(super) data: Option<CalibrationData>,
+}
+
+/// The data of a calibration.
+pub(super) struct CalibrationData {
+    /// Task: how it is cut.
+    pub(super) task: Task,
+    /// Hashes of the data and the tokenizer.
+    pub(super) hashes: Data,
+    /// Text, or labelled sentences.
+    pub(super) input: Input,
 }
 
 /// What a spec wants of calibration data.
 struct Wants {
     ranges: bool,
     schemes: BTreeSet<Scheme>,
+    table: bool,
 }
 
 impl Wants {
@@ -44,15 +57,17 @@ impl Wants {
         Self {
             ranges: spec.space.activations.as_ref().is_some_and(fixed),
             schemes: space.all_schemes().filter(|scheme| scheme.is_calibrated()).chain(of_list).collect(),
+            table: spec.strategy.as_ref().is_some_and(WrittenStrategy::wants_table),
         }
     }
 
     /// The keys that want it, in words.
     fn words(&self) -> &'static str {
-        match (self.ranges, self.schemes.is_empty()) {
-            (false, true) => "",
-            (true, _) => "space.activations.range = \"static\"",
-            (false, false) => "a calibrated rounding",
+        match self {
+            Self { ranges: true, .. } => "space.activations.range = \"static\"",
+            Self { schemes, .. } if !schemes.is_empty() => "a calibrated rounding",
+            Self { table: true, .. } => "strategy.table",
+            _ => "",
         }
     }
 }
@@ -92,7 +107,8 @@ pub(super) fn calibrate(
     match (wants.words(), &spec.calibration) {
         ("", None) => Ok(Calibrated::default()),
         ("", Some(_)) => {
-            let words = "[calibration] is for space.activations with range = \"static\", and for calibrated roundings";
+            let words = "[calibration] is for space.activations with range = \"static\", for calibrated roundings, and for \
+                         strategy.table";
             Err(refuse(path, &words))
         }
         (words, None) => {
@@ -119,15 +135,15 @@ pub(super) fn calibrate(
             });
             let ranges = ranges.transpose()?;
             let calibrating = Calibrating {
-                task,
-                data,
+                task: task.clone(),
+                data: data.clone(),
                 files: &files,
                 checkpoint: checkpoint.0,
                 damping,
                 act_order: calibration.act_order,
             };
             let codes = calibrating.make(network, &wants.schemes, maker)?;
-            Ok(Calibrated { ranges, codes })
+            Ok(Calibrated { ranges, codes, data: Some(CalibrationData { task, hashes: data, input }) })
         }
     }
 }

@@ -8,6 +8,7 @@ mod check;
 pub mod recovery;
 pub mod reference;
 mod space;
+mod table;
 mod warm;
 mod written;
 
@@ -199,6 +200,8 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
         }
         None => None,
     };
+    table::draft(&mut strategy, &experiment);
+    experiment.strategy = strategy.spec();
     let (shards, demands) = (spec.run.shards, spec.run.workers.clone());
     let mut problems: Vec<KeyProblem> =
         qslm_search::problems(&experiment).into_iter().map(Into::into).collect();
@@ -243,6 +246,8 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
         list.candidates = with_codes_of(&space, false);
     }
     experiment.space = space;
+    let calibration = calibrated.data.as_ref();
+    table::fill(&mut strategy, &experiment, calibration, inputs, &code_files, maker)?;
     if let Some(WrittenStrategy::Warm(_, front)) = &spec.strategy {
         warm::start(&mut strategy, &path.parent().unwrap_or(Path::new("")).join(front), &experiment)?;
     }

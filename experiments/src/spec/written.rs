@@ -103,6 +103,13 @@ pub(super) enum WrittenStrategy {
     Warm(AnyStrategy, PathBuf),
 }
 
+impl WrittenStrategy {
+    /// True if it goes by a table that calibration data predicts.
+    pub(super) fn wants_table(&self) -> bool {
+        matches!(self, Self::AsItIs(AnyStrategy::Allocate(allocate)) if allocate.table.is_some())
+    }
+}
+
 /// A ranked search, with the measure in place of the order that it leads to.
 #[derive(Debug, Deserialize, Clone)]
 #[serde(deny_unknown_fields)]

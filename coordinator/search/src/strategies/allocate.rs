@@ -14,7 +14,7 @@
 //! no aim of its own: bytes, costs and quality are those of the constraints, and without any it gives the whole front. What is
 //! predicted decides only what is measured next.
 //!
-//! - [`probes`]: groups alone. [`errors`]: the law of squared errors.
+//! - [`probes`]: groups alone. [`errors`]: the law of squared errors. [`table`]: what a job predicts in the place of both.
 //! - [`regression`]: rounds that fit the [`model`] to all that was measured and follow the [`aims`].
 //! - [`law`]: rounds by what groups alone told, as they were before there was a regression.
 
@@ -24,6 +24,7 @@ mod law;
 mod model;
 mod probes;
 mod regression;
+mod table;
 
 use qslm_common::archive::Archive;
 use qslm_common::candidate::{Candidate, CandidateId};
@@ -38,6 +39,7 @@ pub(super) use errors::squared_error;
 use law::Law;
 use probes::Probes;
 use regression::Regression;
+pub use table::{PER_NAT, Table};
 
 /// Allocation over the groups of a tier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +54,13 @@ pub struct Allocate {
     /// means [`Fit::Regression`].
     #[serde(default, skip_serializing_if = "is_law")]
     pub fit: Option<Fit>,
+    /// Table of what groups of weights lose at their levels; they are measured alone if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<Table>,
+    /// The table's losses by group of weights and level, in nats per token or sentence times 10^9. A job makes them when a spec
+    /// is resolved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<Vec<u64>>,
 }
 
 /// Fit: what predicted losses rest on.
@@ -91,6 +100,13 @@ impl Strategy for Allocate {
             means: "what predicted losses rest on: groups measured alone, or also every whole allocation since; only the \
                     latter aims at bounds on bytes and costs",
         },
+        Key {
+            name: "table",
+            takes: "\"fisher\", \"outputs\"",
+            default: "none",
+            means: "groups of weights are not measured alone, but whole blocks are, and what these lose is shared out as the \
+                    Fisher information of the calibration data says, or the share of their outputs that is off",
+        },
     ];
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
@@ -101,6 +117,7 @@ impl Strategy for Allocate {
             problems
                 .push(Problem::new("strategy", "strategy allocate: expected at least two levels of weights"));
         }
+        problems.extend(table::problem(self, experiment));
         problems
     }
 
@@ -137,8 +154,8 @@ impl Strategy for Allocate {
 
     fn subset(&self, experiment: &Experiment) -> Option<Subset> {
         let sequences = self.subset_of(experiment)?;
-        // The float model, and every group at two levels.
-        Some(Subset { sequences, candidates: 1 + 2 * experiment.moving(self.tier).len() as u64 })
+        // The float model, and every group that is measured alone at two levels.
+        Some(Subset { sequences, candidates: 1 + 2 * self.measured_alone(experiment).len() as u64 })
     }
 
     fn asks_for_subset(&self) -> Option<(&'static str, u32)> {
@@ -155,6 +172,25 @@ impl Strategy for Allocate {
 }
 
 impl Allocate {
+    /// Allocation over a tier, on all data, with predictions of this fit.
+    pub const fn over(tier: Tier, fit: Fit) -> Self {
+        Self { tier, sensitivity_sequences: None, fit: Some(fit), table: None, losses: Vec::new() }
+    }
+
+    /// True if a table says what the group loses.
+    fn is_in_table(&self, group: &Group) -> bool {
+        self.table.is_some() && group.axis == Axis::Weights
+    }
+
+    /// Groups that are measured alone: those that move, but for the groups of a table, of which whole blocks are measured to know
+    /// how large its losses are.
+    fn measured_alone(&self, experiment: &Experiment) -> Vec<Group> {
+        let moving = experiment.moving(self.tier).into_iter();
+        let blocks =
+            self.table.map(|_| experiment.space.groups(&experiment.network, Axis::Weights, Tier::Block));
+        moving.filter(|group| !self.is_in_table(group)).chain(blocks.into_iter().flatten()).collect()
+    }
+
     /// Sequences that sensitivity is measured on, if those are not all.
     fn subset_of(&self, experiment: &Experiment) -> Option<u32> {
         subset::of(self.sensitivity_sequences, experiment)
@@ -223,13 +259,13 @@ impl AllocateSearch {
 }
 
 impl Search for AllocateSearch {
-    /// Every group at its last level, the rest float.
+    /// Every group that is measured alone at its last level, the rest float.
     fn probes(&self) -> Vec<Probe> {
         let alone = |group: &Group| {
             let candidate = self.probes.alone(group, self.probes.last(group));
             Probe { axis: group.axis, name: group.name.clone(), candidate }
         };
-        self.probes.groups.iter().map(alone).collect()
+        self.probes.measured_alone.iter().map(alone).collect()
     }
 
     fn next(&mut self, archive: &Archive) -> Step {
@@ -253,7 +289,7 @@ impl Search for AllocateSearch {
         let rounds = self.rounds.remaining_at_most(&self.probes);
         Some(match &self.state {
             State::Start | State::Sensitivity | State::Rounds => rounds,
-            State::Float => 1 + 2 * self.probes.groups.len() as u64 + rounds,
+            State::Float => self.probes.all().len() as u64 + rounds,
             State::Finished => 0,
         })
     }

@@ -22,7 +22,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::strategy::StrategySpec;
 use serde::{Deserialize, Serialize};
 
-pub use allocate::{Allocate, Fit};
+pub use allocate::{Allocate, Fit, PER_NAT, Table};
 pub use beam::Beam;
 pub use evolve::Evolve;
 pub use external::External;

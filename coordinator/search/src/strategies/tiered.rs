@@ -181,11 +181,8 @@ impl Tiered {
         let is_bounded = constraints.max_footprint_bytes.is_some()
             || constraints.min_saving.is_some()
             || !constraints.max.is_empty();
-        let allocate = Allocate {
-            tier: Tier::Matrix,
-            sensitivity_sequences: self.sensitivity_sequences,
-            fit: Some(Fit::Regression),
-        };
+        let sensitivity_sequences = self.sensitivity_sequences;
+        let allocate = Allocate { sensitivity_sequences, ..Allocate::over(Tier::Matrix, Fit::Regression) };
         (self.is_guided() && is_bounded && allocate.problems(experiment).is_empty()).then_some(allocate)
     }
 }

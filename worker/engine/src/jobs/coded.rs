@@ -7,16 +7,16 @@ use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
 use qslm_common::network::{EMBEDDING, Network, Unit};
 use qslm_common::recovery::kinds;
-use qslm_common::scheme::Scheme;
 use qslm_common::storage::CodedSizes;
 use serde::{Deserialize, Serialize};
 
 use super::gptq::units_of;
 use super::{
-    Inputs, JobError, Kind, LARGEST_TABLE, Watch, parameters, read_document, with_codes, write_document,
+    Asked, Inputs, JobError, Kind, LARGEST_TABLE, Watch, parameters, read_document, with_codes,
+    write_document,
 };
 use crate::checkpoint::coded_codes;
-use crate::quant::{Codes, Statistics, Weights, quantize};
+use crate::quant::Codes;
 
 /// The kind.
 pub const CODED: Kind =
@@ -103,26 +103,12 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let network = checkpoint.network();
     let (known, artifacts) = (units_with_embedding(network, part), inputs.codes(job)?);
     let mut sizes = CodedSizes::default();
-    for (done, (name, text)) in wanted.iter().enumerate() {
+    for (done, asked) in Asked::read(&wanted, &known)?.into_iter().enumerate() {
         if watch.is_interrupted() {
             return Err(JobError::Interrupted);
         }
-        let refuse = |words: String| JobError::Invalid(format!("units: {name} {text}: {words}"));
-        let unit = known.iter().find(|unit| unit.name == *name);
-        let unit = unit.ok_or_else(|| refuse("no matrix of the part".to_owned()))?;
-        let scheme: Scheme = text.parse().map_err(|error| refuse(format!("{error}")))?;
-        let Scheme::Integer { format, quantizer } = scheme else { return Err(refuse("no codes".to_owned())) };
-        let codes = if scheme.is_calibrated() {
-            let mut files = artifacts.values();
-            let file = files.find(|file| file.units().contains_key(name));
-            let file = file.ok_or_else(|| refuse("no input holds its codes".to_owned()))?;
-            file.codes(name, (unit.rows, unit.columns), scheme).map_err(JobError::invalid)?
-        } else {
-            let values = checkpoint.tensor(name);
-            let weights = Weights { values: &values, columns: unit.columns, unit: name };
-            quantize(weights, format, quantizer, &Statistics::NONE)
-        };
-        sizes.insert(name, scheme, bytes_of(&codes));
+        let codes = asked.codes(&checkpoint, &artifacts)?;
+        sizes.insert(&asked.unit.name, asked.scheme, bytes_of(&codes));
         watch.progress(done as u64 + 1, wanted.len() as u64);
     }
     write_document(&sizes, out)
@@ -132,8 +118,10 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
 mod tests {
     use super::super::inputs::tests::inputs;
     use super::*;
+    use qslm_common::scheme::Scheme;
+
     use crate::checkpoint::calibrated::{CalibratedUnit, CodesWriter};
-    use crate::quant::rans;
+    use crate::quant::{Statistics, Weights, quantize, rans};
 
     #[test]
     fn sizes_are_those_of_the_codes_and_never_above_the_packed_ones() {

@@ -7,10 +7,12 @@
 //! A file of a kind has its parameters, which are read here and written by whoever asks for the job, the job that they
 //! mean, and the artifact, which has a form of its own.
 
+mod chosen;
 pub mod coded;
 pub mod gptq;
 pub mod holdout;
 mod inputs;
+pub mod output_errors;
 pub mod ranges;
 pub mod sensitivity;
 
@@ -23,6 +25,7 @@ use qslm_common::task::Data;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use chosen::{Asked, UnitLosses, weight_errors};
 pub use inputs::{Inputs, Loaded, with_codes};
 
 /// Backend of every job.
@@ -37,6 +40,7 @@ pub const KINDS: &[&Kind] = &[
     &coded::CODED_ARTIFACT,
     &gptq::GPTQ,
     &holdout::HOLDOUT,
+    &output_errors::OUTPUT_ERRORS,
     &ranges::RANGES,
     &sensitivity::SENSITIVITY,
 ];
@@ -151,7 +155,7 @@ pub fn parameters<T: DeserializeOwned>(job: &Job) -> Result<T, JobError> {
 
 /// A job of a kind that runs a float checkpoint over some data, with the inputs that [`Inputs::checkpoint`] and
 /// [`Inputs::data`] read.
-fn over_data(kind: &Kind, checkpoint: ContentHash, data: &Data) -> Job {
+pub fn over_data(kind: &Kind, checkpoint: ContentHash, data: &Data) -> Job {
     Job::new(kind.name, LARGEST_TABLE)
         .input("checkpoint", JobInput::Artifact(checkpoint))
         .input("text", JobInput::Artifact(data.text))
@@ -159,12 +163,18 @@ fn over_data(kind: &Kind, checkpoint: ContentHash, data: &Data) -> Job {
 }
 
 /// Writes an artifact that is a document.
-fn write_document(document: &impl Serialize, out: &mut dyn Write) -> Result<(), JobError> {
+///
+/// # Errors
+/// [`JobError::Io`].
+pub fn write_document(document: &impl Serialize, out: &mut dyn Write) -> Result<(), JobError> {
     serde_json::to_writer(out, document).map_err(|error| JobError::artifact(error.into()))
 }
 
 /// Reads an artifact that is a document.
-fn read_document<T: DeserializeOwned>(kind: &Kind, artifact: &[u8]) -> Result<T, JobError> {
+///
+/// # Errors
+/// [`JobError::Invalid`] if it is none of the kind's.
+pub fn read_document<T: DeserializeOwned>(kind: &Kind, artifact: &[u8]) -> Result<T, JobError> {
     serde_json::from_slice(artifact).map_err(|error| JobError::Invalid(format!("{}: {error}", kind.name)))
 }
 

@@ -104,6 +104,22 @@ impl Hessian {
         &self.values
     }
 
+    /// Mean over the tokens of the squared error of the outputs, `tr(E H E^T) / 2`, if the weights are off by `errors`,
+    /// `[rows, columns]`.
+    pub fn output_error(&self, errors: &[f32]) -> f64 {
+        let of_row = |row: &[f32]| {
+            let products = row.iter().zip(self.values.chunks_exact(self.columns)).enumerate();
+            let product = |(j, (error, moments)): (usize, (&f32, &[f64]))| {
+                // The matrix is symmetric: what is left of the diagonal stands for both sides.
+                let left: f64 = moments[..j].iter().zip(row).map(|(moment, e)| moment * f64::from(*e)).sum();
+                let error = f64::from(*error);
+                error * (2.0 * left + moments[j] * error)
+            };
+            products.map(product).sum::<f64>()
+        };
+        errors.chunks_exact(self.columns).map(of_row).sum::<f64>() / 2.0
+    }
+
     /// Inputs of the first tokens, `[tokens, columns]`.
     pub fn sample(&self) -> &[f32] {
         &self.sample

@@ -201,6 +201,11 @@ impl Dataset {
         &self.tokens
     }
 
+    /// Tokens that enter the network, `[tokens]` of each sequence, in their order.
+    pub fn inputs(&self) -> impl Iterator<Item = &[u32]> {
+        self.sequences.iter().map(|sequence| &self.tokens[sequence.input.clone()])
+    }
+
     /// Sentences with their classes, `[tokens]` each, in their order; none if the data is text.
     pub fn sentences(&self) -> impl Iterator<Item = (&[u32], u32)> {
         self.sequences.iter().filter_map(|sequence| match sequence.target {

@@ -8,8 +8,7 @@
 #[derive(Debug, Clone)]
 pub struct Draw {
     stock: Stock,
-    /// State of the generator (splitmix64).
-    state: u64,
+    generator: Generator,
     /// Starts of the windows that are left of this cut, or indices of the sentences that are left; the next one last.
     left: Vec<usize>,
 }
@@ -30,7 +29,7 @@ impl Draw {
     /// If the text is too short for one.
     pub fn new(tokens: usize, window: usize, seed: u64) -> Self {
         assert!(window > 0 && tokens > window, "{tokens} tokens have no window of {window} predictions");
-        Self { stock: Stock::Text { tokens, window }, state: seed, left: Vec::new() }
+        Self { stock: Stock::Text { tokens, window }, generator: Generator::new(seed), left: Vec::new() }
     }
 
     /// Sentences out of so many.
@@ -39,7 +38,7 @@ impl Draw {
     /// If there are none.
     pub fn of_sentences(sentences: usize, seed: u64) -> Self {
         assert!(sentences > 0, "there is no sentence to draw");
-        Self { stock: Stock::Sentences(sentences), state: seed, left: Vec::new() }
+        Self { stock: Stock::Sentences(sentences), generator: Generator::new(seed), left: Vec::new() }
     }
 
     /// The next windows, as tokens that enter and the one that the last of them predicts.
@@ -64,27 +63,43 @@ impl Draw {
         self.left = match self.stock {
             Stock::Text { tokens, window } => {
                 let spare = tokens - 1 - window;
-                let offset = self.below(window.min(spare + 1));
+                let offset = self.generator.below(window.min(spare + 1));
                 (offset..=spare).step_by(window).collect()
             }
             Stock::Sentences(sentences) => (0..sentences).collect(),
         };
         for last in (1..self.left.len()).rev() {
-            let other = self.below(last + 1);
+            let other = self.generator.below(last + 1);
             self.left.swap(last, other);
         }
         // There is at least one: constructors see to it.
         self.left.pop().unwrap_or_default()
     }
+}
 
-    /// A number below `bound`.
-    fn below(&mut self, bound: usize) -> usize {
+/// Random numbers of a seed (splitmix64).
+#[derive(Debug, Clone)]
+pub(crate) struct Generator {
+    state: u64,
+}
+
+impl Generator {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// The next number, any of 2^64.
+    pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.state;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^= x >> 31;
-        ((u128::from(x) * bound as u128) >> 64) as usize
+        x ^ (x >> 31)
+    }
+
+    /// A number below `bound`.
+    fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }
 }
 

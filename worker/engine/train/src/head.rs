@@ -27,6 +27,9 @@ const WIDE: usize = 1024;
 pub enum Objective<'a> {
     /// Cross entropy with the next token.
     CrossEntropy,
+    /// Cross entropy with what the network itself draws; targets are the draws, each one of 2^32. The squares of its gradients
+    /// are the Fisher information.
+    Sampled,
     /// Knowledge distillation: `(1 - share)` cross entropies and `share` divergences `KL(teacher || student)`.
     Distillation {
         /// Whose logits are followed.
@@ -34,6 +37,24 @@ pub enum Objective<'a> {
         /// Weight of the divergence, 0 to 1.
         share: f32,
     },
+}
+
+impl<'a> Objective<'a> {
+    /// The model whose logits are followed, if there is one.
+    pub(crate) fn teacher(self) -> Option<&'a SpikeGpt> {
+        match self {
+            Self::CrossEntropy | Self::Sampled => None,
+            Self::Distillation { teacher, .. } => Some(teacher),
+        }
+    }
+
+    /// Weight of the divergence from it.
+    pub(crate) fn share(self) -> f32 {
+        match self {
+            Self::CrossEntropy | Self::Sampled => 0.0,
+            Self::Distillation { share, .. } => share,
+        }
+    }
 }
 
 /// Rows of features with the targets of each.
@@ -113,6 +134,11 @@ fn row_losses(
         Objective::CrossEntropy => {
             for ((row, target), loss) in rows {
                 *loss = softmax::cross_entropy(row, *target as usize, scale);
+            }
+        }
+        Objective::Sampled => {
+            for ((row, draw), loss) in rows {
+                *loss = softmax::sampled(row, *draw, scale);
             }
         }
         Objective::Distillation { teacher: model, share } => {

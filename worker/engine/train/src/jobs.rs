@@ -3,6 +3,7 @@
 mod block_ap;
 mod control;
 mod e2e_qp;
+mod fisher;
 mod mrem;
 mod qat;
 mod stepping;
@@ -15,12 +16,13 @@ use qslm_engine::jobs::{Inputs, JobError, KINDS, Kind, Watch, make_of};
 pub use block_ap::BLOCK_AP;
 pub use control::{CONTROL, control_of, read_control};
 pub use e2e_qp::E2E_QP;
+pub use fisher::{FISHER, FisherLosses};
 pub use mrem::{MREM, MREM_JOIN};
 pub use qat::QAT;
 
 /// Every kind of job that a worker knows.
 pub fn kinds() -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().copied().chain([&BLOCK_AP, &CONTROL, &E2E_QP, &MREM, &MREM_JOIN, &QAT])
+    KINDS.iter().copied().chain([&BLOCK_AP, &CONTROL, &E2E_QP, &FISHER, &MREM, &MREM_JOIN, &QAT])
 }
 
 /// Makes a job's artifact.

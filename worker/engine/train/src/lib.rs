@@ -19,6 +19,7 @@
 //! 6. [`jobs`] has the kinds of jobs that train, with which a worker is asked for all of it.
 //!    [`distil`] is a whole run: a float teacher, a quantized student, [`lessons`] drawn from a seed ([`draw`]), codes at the
 //!    end.
+//!    [`fisher`] has the squares of gradients instead, by which a search knows what weights are sensitive to.
 //! 7. [`part`] is a part of a network, [`network::module`] its backward pass towards what the float network does there, and
 //!    [`reconstruct`] its run. [`block_ap`] runs blocks one after the other, [`mrem`] modules side by side, in rounds.
 
@@ -28,6 +29,7 @@ pub mod clip;
 pub mod distil;
 pub mod draw;
 pub mod fake_quant;
+pub mod fisher;
 pub mod gradients;
 mod head;
 pub mod jobs;

@@ -26,7 +26,7 @@ pub use crate::head::Objective;
 pub struct Window<'a> {
     /// Tokens that enter.
     pub tokens: &'a [u32],
-    /// The token after each of them; of a sentence its class alone.
+    /// The token after each of them; of a sentence its class alone. Draws in their place for [`Objective::Sampled`].
     pub targets: &'a [u32],
 }
 
@@ -166,10 +166,7 @@ impl Workspace {
         gradients.complete();
         let mean = |loss: fn(&_) -> f64| losses.iter().map(loss).sum::<f64>() / losses.len() as f64;
         let (cross_entropy, divergence) = (mean(|loss| loss.cross_entropy), mean(|loss| loss.divergence));
-        let share = match objective {
-            Objective::CrossEntropy => 0.0,
-            Objective::Distillation { share, .. } => f64::from(share),
-        };
+        let share = f64::from(objective.share());
         let objective = (1.0 - share) * cross_entropy + share * divergence;
         BatchLoss { cross_entropy, divergence, objective }
     }
@@ -187,11 +184,11 @@ impl Workspace {
         self.windows.resize_with(batch.len(), WindowTape::default);
         self.features.resize(tokens * channels, 0.0);
         self.d.resize(tokens * channels, 0.0);
-        self.teacher
-            .resize(if matches!(objective, Objective::CrossEntropy) { 0 } else { tokens * channels }, 0.0);
-        let teachers: Vec<&mut [f32]> = match objective {
-            Objective::CrossEntropy => batch.iter().map(|_| Default::default()).collect(),
-            Objective::Distillation { .. } => split_rows(&mut self.teacher, channels, lengths()),
+        let teacher = objective.teacher();
+        self.teacher.resize(if teacher.is_some() { tokens * channels } else { 0 }, 0.0);
+        let teachers: Vec<&mut [f32]> = match teacher {
+            None => batch.iter().map(|_| Default::default()).collect(),
+            Some(_) => split_rows(&mut self.teacher, channels, lengths()),
         };
         for_each(&mut self.threads, batch.iter().zip(&mut self.windows), |_, (window, tape)| {
             tape.embed(&weights.embedding, channels, window.tokens);
@@ -208,7 +205,7 @@ impl Workspace {
         let jobs = batch.iter().zip(&self.windows).zip(features).zip(teachers);
         for_each(&mut self.threads, jobs, |_, (((window, tape), features), teacher)| {
             layer_norm(&tape.last, &weights.ln_out[0], &weights.ln_out[1], features);
-            if let Objective::Distillation { teacher: model, .. } = objective {
+            if let Some(model) = objective.teacher() {
                 let mut spikes = vec![0; model.network().population_count()];
                 teacher.copy_from_slice(&model.features(window.tokens, &mut model.start(), &mut spikes));
             }

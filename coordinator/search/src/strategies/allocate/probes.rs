@@ -8,6 +8,7 @@ use qslm_common::space::{Axis, Group};
 
 use super::super::combinations;
 use super::errors::squared_error;
+use super::table::Losses;
 use super::{Allocate, Strategy};
 use crate::elementary::ln_1p;
 use crate::prediction::nats_per_item;
@@ -26,6 +27,10 @@ pub(super) struct Probes {
     base: Candidate,
     /// Sequences that groups alone are measured on, if not on all.
     pub subset: Option<u32>,
+    /// Groups that are measured alone at two levels.
+    pub measured_alone: Vec<Group>,
+    /// What is known of groups that are not.
+    table: Losses,
 }
 
 /// Loss of a group alone that tells how sensitive it is.
@@ -44,7 +49,9 @@ impl Probes {
         // Vectors that have levels begin at the first, too.
         let base = combinations::placed(experiment, &base, &groups, &vec![0; groups.len()]);
         let subset = strategy.subset(experiment).map(|subset| subset.sequences);
-        Self { experiment: experiment.clone(), groups, base, subset }
+        let measured_alone = strategy.measured_alone(experiment);
+        let table = Losses::of(strategy, &groups, &measured_alone);
+        Self { experiment: experiment.clone(), groups, base, subset, measured_alone, table }
     }
 
     pub(super) fn float(&self) -> Candidate {
@@ -61,10 +68,11 @@ impl Probes {
         self.experiment.space.place(self.float(), group, level)
     }
 
-    /// The float model, and every group alone at two levels.
+    /// The float model, and every group that is measured alone at two levels.
     pub(super) fn all(&self) -> Vec<Candidate> {
-        let at =
-            |which: usize| self.groups.iter().map(move |group| self.alone(group, self.probed(group)[which]));
+        let at = |which: usize| {
+            self.measured_alone.iter().map(move |group| self.alone(group, self.probed(group)[which]))
+        };
         std::iter::once(self.float()).chain(at(0)).chain(at(1)).collect()
     }
 
@@ -93,8 +101,26 @@ impl Probes {
         Some(nats_per_item(archive.counts(&self.float().id(), self.subset.is_some())?))
     }
 
-    /// Loss of a group alone at a level, in nats per token or sentence, where it was measured.
+    /// Loss of a group alone at a level, in nats per token or sentence, where it was measured or a table knows it.
     pub(super) fn added(&self, archive: &Archive, group: &Group, level: usize) -> Option<f64> {
+        match self.table.get(group, level) {
+            Some(loss) => Some(loss * self.times(archive, group)?),
+            None => self.measured(archive, group, level),
+        }
+    }
+
+    /// What a group loses, divided by what its table says: as for the whole block.
+    fn times(&self, archive: &Archive, group: &Group) -> Option<f64> {
+        let block = self.table.block_of(group)?;
+        let [middle, last] = self.probed(block).map(|level| {
+            let measured = self.measured(archive, block, level)?;
+            Some((measured.max(LEAST_LOSS), self.table.of_block(block, level)))
+        });
+        let (measured, predicted) = middle.filter(|(loss, _)| *loss >= TELLING_LOSS).or(last).or(middle)?;
+        Some(measured / predicted.max(f64::MIN_POSITIVE))
+    }
+
+    fn measured(&self, archive: &Archive, group: &Group, level: usize) -> Option<f64> {
         let counts = archive.counts(&self.alone(group, level).id(), self.subset.is_some())?;
         Some(nats_per_item(counts) - self.float_loss(archive)?)
     }
@@ -112,8 +138,12 @@ impl Probes {
         }
     }
 
-    /// Squared error of a group's codes at a level, of weights of variance 1.
+    /// Squared error of a group's codes at a level, of weights of variance 1, or what a table has instead: either grows with
+    /// the loss.
     pub(super) fn error_at(&self, group: &Group, level: usize) -> f64 {
+        if let Some(loss) = self.table.get(group, level) {
+            return loss;
+        }
         let space = &self.experiment.space;
         let schemes = match group.axis {
             Axis::Weights => space.schemes_of(group, level),

@@ -1,4 +1,4 @@
-//! Gradients of cross entropy and of distillation in a row of logits.
+//! Gradients of cross entropy, with a target that is given or drawn, and of distillation in a row of logits.
 //!
 //! Powers and sums are our own and no logarithm enters a gradient, so gradients have the same bits everywhere; the losses
 //! that are reported beside them take one.
@@ -27,6 +27,29 @@ pub fn cross_entropy(logits: &mut [f32], target: usize, scale: f32) -> RowLoss {
     multiply(logits, (f64::from(scale) / sum) as f32);
     logits[target] -= scale;
     RowLoss { cross_entropy: f64::from(largest) + sum.ln() - f64::from(logit), divergence: 0.0 }
+}
+
+/// As [`cross_entropy`] with a target that the row itself draws, index `i` with probability `softmax_i`: the first whose
+/// cumulated probability is above `draw / 2^32`. Over all draws the gradient's mean is zero, and the mean of its square the
+/// Fisher information.
+///
+/// # Panics
+/// If the row is empty.
+pub fn sampled(logits: &mut [f32], draw: u32, scale: f32) -> RowLoss {
+    let largest = largest(logits);
+    let sum = exponentials(logits, largest);
+    let wanted = sum * (f64::from(draw) + 0.5) / 4_294_967_296.0;
+    let mut cumulated = 0.0;
+    let mut reached = logits.iter().position(|power| {
+        cumulated += f64::from(*power);
+        cumulated > wanted
+    });
+    // Both sums round in their own way, so that the largest draw may be reached by none.
+    let target = *reached.get_or_insert(logits.len() - 1);
+    let probability = f64::from(logits[target]) / sum;
+    multiply(logits, (f64::from(scale) / sum) as f32);
+    logits[target] -= scale;
+    RowLoss { cross_entropy: -probability.ln(), divergence: 0.0 }
 }
 
 /// Replaces a row of logits by the gradient of `scale ((1 - share) cross entropy + share KL(teacher || row))`, which is
@@ -179,6 +202,32 @@ mod tests {
                 let hit = if i == target { 1.0 } else { 0.0 };
                 assert!((f64::from(plain[i]) - 2.0 * (p[i] - hit)).abs() < 4e-6, "width {width}, {i}");
             }
+        }
+    }
+
+    #[test]
+    fn a_target_is_drawn_as_often_as_it_is_likely() {
+        let row = wave(9, 0.9, 1.5);
+        let (p, _) = softmax(&row);
+        let draws = 4096u32;
+        let (mut hits, mut gradient) = ([0u32; 9], [0.0f64; 9]);
+        for draw in 0..draws {
+            let mut drawn = row.clone();
+            let loss = sampled(&mut drawn, draw << 20, 1.0);
+            let target = drawn.iter().position(|x| *x < 0.0).unwrap();
+            hits[target] += 1;
+            assert!((loss.cross_entropy + p[target].ln()).abs() < 1e-5);
+            gradient.iter_mut().zip(&drawn).for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+        for i in 0..9 {
+            let share = f64::from(hits[i]) / f64::from(draws);
+            assert!((share - p[i]).abs() < 1.0 / f64::from(draws), "{i}: {share} {}", p[i]);
+            assert!((gradient[i] / f64::from(draws)).abs() < 1e-3, "the score has no mean");
+        }
+        for draw in [0, u32::MAX] {
+            let mut drawn = row.clone();
+            sampled(&mut drawn, draw, 1.0);
+            assert_eq!(drawn.iter().position(|x| *x < 0.0), Some(if draw == 0 { 0 } else { 8 }));
         }
     }
 
