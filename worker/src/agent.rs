@@ -50,7 +50,7 @@ pub struct Agent {
     pub name: String,
     /// Evaluations at a time.
     pub slots: u32,
-    /// The id of the only experiment to work for, or any.
+    /// The name or id of the only experiment to work for, or any.
     pub experiment: Option<String>,
     /// Shared with the other agents of the process.
     pub evaluator: Arc<Evaluator>,
@@ -68,6 +68,8 @@ pub struct Agent {
     pub checkpoint_every: Duration,
     /// True to end when all that it could work for has ended.
     pub until_done: bool,
+    /// Time for which it tries a token that the coordinator does not know, before it was let in for the first time.
+    pub token_patience: Duration,
     /// Crash plan: the point at which the worker dies, for tests.
     pub crash_at: CrashPlan,
 }
@@ -127,6 +129,8 @@ struct Contact {
     pause_until: Option<tokio::time::Instant>,
     /// True once the coordinator has answered.
     known: bool,
+    /// Time of the first call that was not let in, if there was never another.
+    shut_out_since: Option<tokio::time::Instant>,
 }
 
 /// End of a wait.
@@ -302,7 +306,20 @@ impl Loop {
 
     /// Goes on without an answer: what is in hand goes to disk, and the next call waits a little.
     fn note_failure(&mut self, status: &tonic::Status) -> anyhow::Result<()> {
-        refuse_for_good(status, self.contact.known)?;
+        let is_let_in = self.contact.known || status.code() != Code::Unauthenticated;
+        let since = *self.contact.shut_out_since.get_or_insert_with(tokio::time::Instant::now);
+        let patience = self.agent.token_patience;
+        refuse_for_good(status, is_let_in || since.elapsed() < patience)?;
+        if is_let_in {
+            self.contact.shut_out_since = None;
+        } else if self.contact.failures == 0 {
+            let worker = &self.agent.name;
+            tracing::error!(
+                worker,
+                ?patience,
+                "the coordinator does not know this worker's token; tries until it does"
+            );
+        }
         self.agent.tally.unanswered.fetch_add(1, Ordering::Relaxed);
         if let Some(wait) = pushback(status) {
             // It is not away, it has too much to do (back-pressure); calls that come back all at once make
@@ -331,7 +348,7 @@ impl Loop {
 
     /// Follows an answer: what was reported is safe, dropped leases end, new ones start.
     fn take(&mut self, answer: ReportResponse) {
-        self.contact = Contact { failures: 0, pause_until: None, known: true };
+        self.contact = Contact { known: true, ..Contact::default() };
         self.done = answer.done && answer.leases.is_empty();
         self.note_set_aside(&answer.set_aside);
         for report in self.unreported.drain(..) {
@@ -422,13 +439,13 @@ impl Loop {
     }
 }
 
-/// Fails if the coordinator will never take this worker: with exit code 7 if it is not allowed, else 4. A token that was
-/// good before is being replaced, perhaps, so that is waited for.
-fn refuse_for_good(status: &tonic::Status, known: bool) -> anyhow::Result<()> {
+/// Fails if the coordinator will never take this worker: with exit code 7 if it is not allowed, else 4. A token that is not
+/// known may be about to be (`may_pass`): it was good before, or both sides are still given theirs.
+fn refuse_for_good(status: &tonic::Status, may_pass: bool) -> anyhow::Result<()> {
     let code = match status.code() {
         Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => 4,
         Code::PermissionDenied => 7,
-        Code::Unauthenticated if !known => 7,
+        Code::Unauthenticated if !may_pass => 7,
         _ => return Ok(()),
     };
     Err(Coded::error(code, anyhow!("the coordinator refuses this worker: {}", status.message())))

@@ -59,8 +59,8 @@ struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     slots: Option<u32>,
-    /// Work for the experiment with this id only [default: any]
-    #[arg(long, value_name = "ID")]
+    /// Work only for the experiment with this name or id, which may be submitted later [default: any]
+    #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     experiment: Option<String>,
     /// Folder for fetched checkpoints and data, and for results while the coordinator is away [default: qslm
@@ -87,6 +87,10 @@ struct Flags {
     #[command(flatten)]
     #[serde(flatten)]
     access: AccessFlags,
+    /// Seconds to wait for a coordinator that does not know the token yet, which a rotation may be about to mend [default: 120]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_patience_s: Option<f64>,
     /// Address and port of health checks and metrics, without TLS or tokens, or off [default: off]
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,6 +119,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let connector = settings.connector().map_err(Coded::setting)?;
     ensure_room(slots as usize)?;
     let checkpoint_every = settings.checkpoint_every().map_err(Coded::setting)?;
+    let token_patience = settings.token_patience().map_err(Coded::setting)?;
     let crash_at = settings.crash_at.parse().context("crash_at").map_err(Coded::setting)?;
     let labels = parse_labels(&settings.labels).map_err(Coded::setting)?;
     let capabilities = detect(labels);
@@ -140,6 +145,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         capabilities,
         tally,
         checkpoint_every,
+        token_patience,
         until_done: settings.until_done,
         crash_at,
     };

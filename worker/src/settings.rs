@@ -22,7 +22,7 @@ pub struct Settings {
     pub name: String,
     /// Evaluations at a time, one thread each, 1 to 1024; 0 for one per core.
     pub slots: u32,
-    /// The id of the only experiment to work for; any if empty.
+    /// The name or id of the only experiment to work for, which may come later; any if empty.
     pub experiment: String,
     /// Folder of fetched checkpoints and data, and of results while the coordinator is away.
     pub cache_dir: PathBuf,
@@ -43,6 +43,8 @@ pub struct Settings {
     pub key: PathBuf,
     /// A file that holds this worker's token.
     pub token_file: PathBuf,
+    /// Seconds that a worker which was never let in waits for the coordinator to know its token, or for another in its file.
+    pub token_patience_s: f64,
     /// Address and port of health and metrics for the cluster's own machinery, or `off`.
     pub monitor: Port,
     /// Collector of traces: OpenTelemetry, OTLP over gRPC, `http://HOST:4317`; none if empty.
@@ -71,6 +73,7 @@ impl Default for Settings {
             certificate: PathBuf::new(),
             key: PathBuf::new(),
             token_file: PathBuf::new(),
+            token_patience_s: 120.0,
             monitor: Port::Off,
             traces: String::new(),
             log: "info".to_owned(),
@@ -100,6 +103,16 @@ impl Settings {
             (0.001..=86_400.0).contains(&seconds),
             "checkpoint_every_s = {seconds}: expected 0.001 to 86400"
         );
+        Ok(Duration::from_secs_f64(seconds))
+    }
+
+    /// The time for which a token that is not known is tried.
+    ///
+    /// # Errors
+    /// If it is negative or more than a day.
+    pub fn token_patience(&self) -> anyhow::Result<Duration> {
+        let seconds = self.token_patience_s;
+        ensure!((0.0..=86_400.0).contains(&seconds), "token_patience_s = {seconds}: expected 0 to 86400");
         Ok(Duration::from_secs_f64(seconds))
     }
 

@@ -122,10 +122,15 @@ impl Driver {
     /// True if everything that a worker could work for has ended.
     fn is_done(&self, only: Option<&str>) -> bool {
         let searches = self.experiments.iter().map(|run| &run.search);
-        let mut wanted = searches.filter(|search| only.is_none_or(|only| search.id() == only)).peekable();
-        // Who works for one experiment alone gets no jobs of people.
-        let jobs = only.is_none_or(|only| only == JOBS) && self.ledger.open_count(Owner::PEOPLE) > 0;
+        let mut wanted = searches.filter(|search| only.is_none_or(|only| search.is_called(only))).peekable();
+        let jobs = self.wants_jobs(only) && self.ledger.open_count(Owner::PEOPLE) > 0;
         wanted.peek().is_some() && wanted.all(SearchRun::has_ended) && !jobs
+    }
+
+    /// True if a worker does jobs that people wait for. Who works for one experiment alone does them only for the sake of one
+    /// that is not there yet, or is known by its name: it may need some before it is there.
+    fn wants_jobs(&self, only: Option<&str>) -> bool {
+        only.is_none_or(|only| only == JOBS || self.experiments.iter().all(|run| run.search.id() != only))
     }
 
     /// The next shard for a worker: of the experiment with the highest priority; among equals, of the one that has
@@ -178,7 +183,7 @@ impl Driver {
                 let leases = || self.ledger.leases_of(&waiting.worker, Owner::at(index));
                 search.is_active()
                     && self.workers.breakers.allows(&waiting.worker, Owner::at(index), now, leases)
-                    && waiting.experiment.as_ref().is_none_or(|only| search.id() == only)
+                    && waiting.experiment.as_ref().is_none_or(|only| search.is_called(only))
                     && search.suits(&waiting.capabilities)
             });
         let turn = |(index, run): (usize, &ExperimentRun)| {
@@ -186,7 +191,7 @@ impl Driver {
         };
         let mut turns: Vec<_> = eligible.map(turn).collect();
         turns.sort_unstable();
-        let wants_jobs = waiting.experiment.as_ref().is_none_or(|only| only == JOBS);
+        let wants_jobs = self.wants_jobs(waiting.experiment.as_deref());
         let leases = || self.ledger.leases_of(&waiting.worker, Owner::PEOPLE);
         let may = wants_jobs
             && !waiting.capabilities.jobs.is_empty()

@@ -103,6 +103,12 @@ impl SearchRun {
         &self.id
     }
 
+    /// True if a worker that works for one experiment alone means this one: by its id, or by its name, which may be known
+    /// before the experiment is there.
+    pub(super) fn is_called(&self, only: &str) -> bool {
+        self.id == only || self.record.experiment.name == only
+    }
+
     pub(super) fn record(&self) -> &ExperimentRecord {
         &self.record
     }

@@ -81,7 +81,8 @@ impl Worker {
 
     /// True if it may evaluate an experiment.
     fn suits(&self, search: &SearchRun) -> bool {
-        self.experiment.as_deref().is_none_or(|only| only == search.id()) && search.suits(&self.capabilities)
+        self.experiment.as_deref().is_none_or(|only| search.is_called(only))
+            && search.suits(&self.capabilities)
     }
 
     /// Status of the worker, as people see it.

@@ -87,11 +87,20 @@ fn each_role_may_do_what_it_is_there_for_and_nothing_else() {
         let mut command = Command::new(program("qslm-worker"));
         command.args(["--coordinator", &guarded.url, "--until-done", "--ca"]).arg(at.join("ca.crt"));
         command.arg("--token-file").arg(at.join(token)).arg("--cache-dir").arg(at.join("cache"));
-        Running::start(&mut command)
+        command
     };
-    assert_eq!(worker("reader").ended(), Some(7));
-    assert_eq!(worker("stranger").ended(), Some(7));
-    assert_eq!(worker("worker").ended(), Some(0));
+    assert_eq!(Running::start(&mut worker("reader")).ended(), Some(7));
+    let mut impatient = worker("stranger");
+    assert_eq!(Running::start(impatient.args(["--token-patience-s", "0.1"])).ended(), Some(7));
+    // One whose token is on its way waits for it: in its file, or on the side of the coordinator.
+    let mut early = Running::start(&mut worker("stranger"));
+    early.wait_for("does not know this worker's token");
+    std::fs::copy(at.join("worker"), at.join("stranger")).unwrap();
+    assert_eq!(early.ended(), Some(0));
+    // Whatever is called so, whether by its id or by its name, now or later.
+    let mut of_name = worker("worker");
+    let name = id.rsplit_once('-').unwrap().0;
+    assert_eq!(Running::start(of_name.args(["--experiment", name])).ended(), Some(0));
     assert!(fine(&ask(&["get", id, "--output", "json"], "reader")).contains("\"finished\""));
 }
 

@@ -152,7 +152,12 @@ fn about(program: Program, key: &str) -> &'static str {
         (Program::Worker, "coordinator") => "the coordinator's address",
         (Program::Worker, "name") => "unique among the coordinator's workers; made up if empty",
         (Program::Worker, "slots") => "evaluations at a time, one thread each, 1 to 1024; 0 for one per core",
-        (Program::Worker, "experiment") => "the id of the only experiment to work for; any if empty",
+        (Program::Worker, "experiment") => {
+            "the name or id of the only experiment to work for, which may be submitted later; any if empty"
+        }
+        (Program::Worker, "token_patience_s") => {
+            "seconds to wait for a coordinator that does not know the token yet; 0 to 86400"
+        }
         (Program::Worker, "cache_dir") => {
             "where fetched checkpoints and data are kept, and results while the coordinator is away"
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -154,6 +155,7 @@ async fn search(
                 traces: None,
                 tally: Arc::default(),
                 checkpoint_every: CHECKPOINT_EVERY,
+                token_patience: Duration::ZERO,
                 until_done: false,
                 crash_at: CrashPlan::default(),
             };
