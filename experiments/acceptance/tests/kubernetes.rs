@@ -29,20 +29,49 @@ impl Namespace {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Applies what kustomize makes of an overlay, in this namespace and with this image.
-    fn apply(&self, overlay: &str, image: &str) {
+    /// The namespace, as docs/kubernetes.md makes it.
+    fn make(&self) {
+        let text = std::fs::read_to_string(root().join("k8s/namespace.yaml")).unwrap();
+        self.apply_text(&text.replace("\n  name: qslm\n", &format!("\n  name: {}\n", self.0)));
+    }
+
+    /// What kustomize makes of an overlay, in this namespace and with this image.
+    fn made(&self, overlay: &str, image: &str) -> String {
         let made =
             Command::new("kubectl").arg("kustomize").arg(root().join("k8s").join(overlay)).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let text = String::from_utf8(made.stdout).unwrap();
         let text = text.replace("namespace: qslm\n", &format!("namespace: {}\n", self.0));
-        // The namespace itself, and the image.
-        let text = text.replace("\n  name: qslm\n", &format!("\n  name: {}\n", self.0));
         let lines = text.lines().map(|line| match line.split_once("image: qslm:") {
             Some((indent, _)) => format!("{indent}image: {image}"),
             None => line.to_owned(),
         });
-        self.apply_text(&lines.collect::<Vec<_>>().join("\n"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn apply(&self, overlay: &str, image: &str) {
+        self.apply_text(&self.made(overlay, image));
+    }
+
+    /// Fails if the server has something else than was applied, as Argo CD and Flux would see it.
+    fn differs_from_nothing(&self, overlay: &str, image: &str) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), self.made(overlay, image)).unwrap();
+        let diff = self.kubectl(&["diff", "--filename", file.path().to_str().unwrap()]);
+        assert!(diff.status.success(), "{overlay}: {}", String::from_utf8_lossy(&diff.stdout));
+    }
+
+    /// Applies the Secret that a script prints.
+    fn apply_secret(&self, arguments: &[&str]) {
+        let secret = Command::new(root().join("k8s/make-secret")).args(arguments).output().unwrap();
+        assert!(secret.status.success(), "{}", String::from_utf8_lossy(&secret.stderr));
+        self.apply_text(&String::from_utf8(secret.stdout).unwrap());
+    }
+
+    /// What is in the Secret under a key.
+    fn secret(&self, key: &str) -> String {
+        let path = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
+        self.succeed(&["get", "secret", "qslm-tokens", "--output", &path])
     }
 
     fn apply_text(&self, text: &str) {
@@ -84,9 +113,11 @@ fn a_sweep_that_loses_pods_finds_what_one_process_finds() {
         return;
     };
     let namespace = Namespace(format!("qslm-e2e-{}", std::process::id()));
+    namespace.make();
     namespace.apply("overlays/batch", &image);
-    let secret = Command::new(root().join("k8s/make-secret")).output().unwrap();
-    namespace.apply_text(&String::from_utf8(secret.stdout).unwrap());
+    namespace.apply_secret(&[]);
+    namespace.differs_from_nothing("overlays/batch", &image);
+    say("the batch overlay is applied, and the server has nothing else");
     namespace.succeed(&["rollout", "status", "statefulset/qslm-coordinator", "--timeout=600s"]);
     namespace.apply("submit", &image);
 
@@ -110,4 +141,54 @@ fn a_sweep_that_loses_pods_finds_what_one_process_finds() {
     let front: Value = serde_json::from_str(&namespace.log(pods.lines().next().unwrap())).unwrap();
 
     assert_eq!(front, one_process());
+    say("a sweep that lost a worker and its coordinator found what one process finds");
+    second_sweep(&namespace, &image, &front);
+    rotation(&namespace);
+    clean_up(&namespace, &image);
+}
+
+fn say(words: &str) {
+    eprintln!("{words}");
+}
+
+/// A second sweep on the same volume: workers that are started before it is submitted wait for it by its name.
+fn second_sweep(namespace: &Namespace, image: &str, first: &Value) {
+    namespace.succeed(&["delete", "job", "qslm-worker", "qslm-submit"]);
+    namespace.succeed(&["create", "configmap", "qslm-sweep", "--from-literal", "experiment=second"]);
+    namespace.apply("overlays/batch", image);
+    namespace.succeed(&["wait", "--for=jsonpath={.status.ready}=4", "job/qslm-worker", "--timeout=600s"]);
+    let submit = namespace.made("submit", image);
+    let named = submit.replace("        - --wait\n", "        - --wait\n        - --set\n        - name=second\n");
+    assert_ne!(submit, named);
+    namespace.apply_text(&named);
+    for job in ["job/qslm-submit", "job/qslm-worker"] {
+        namespace.succeed(&["wait", "--for=condition=complete", job, "--timeout=600s"]);
+    }
+    let front: Value = serde_json::from_str(&namespace.log("job/qslm-submit")).unwrap();
+    assert_eq!(front["front"], first["front"]);
+    say("a second sweep on the same volume found the same");
+}
+
+/// Fresh tokens beside the old ones, and then alone: no coordinator is started again for it.
+fn rotation(namespace: &Namespace) {
+    let started = || namespace.succeed(&["get", "pod", "qslm-coordinator-0", "--output", "jsonpath={.status.startTime}"]);
+    let (before, worker) = (started(), namespace.secret("worker"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for way in ["--keep", "--only"] {
+        std::fs::write(file.path(), namespace.secret("tokens")).unwrap();
+        namespace.apply_secret(&[way, file.path().to_str().unwrap()]);
+        assert_eq!(namespace.secret("tokens").contains(&worker), way == "--keep");
+    }
+    assert_eq!(started(), before);
+    say("tokens were rotated");
+}
+
+/// Whoever deletes the overlay keeps the volume.
+fn clean_up(namespace: &Namespace, image: &str) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), namespace.made("overlays/batch", image)).unwrap();
+    namespace.succeed(&["delete", "--filename", file.path().to_str().unwrap(), "--wait=true"]);
+    let claims = namespace.succeed(&["get", "persistentvolumeclaims", "--output", "name"]);
+    assert!(claims.contains("data-qslm-coordinator-0"), "{claims}");
+    say("the overlay is deleted, and the volume is there");
 }

@@ -2,41 +2,70 @@
 //! Kubernetes, strictly; and to what a platform team asks of pods.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use qslm_acceptance::{root, succeed};
 use serde_json::Value;
 
-const OVERLAYS: [&str; 8] = [
+const OVERLAYS: [&str; 11] = [
     "base",
     "overlays/local",
     "overlays/batch",
+    "overlays/large",
     "overlays/pool",
+    "overlays/keda",
     "overlays/gpu",
     "overlays/kueue",
     "overlays/tls",
     "submit",
+    "overlays/submit-tls",
 ];
+/// Components that people add to an overlay of theirs.
+const COMPONENTS: [&str; 2] = ["traces", "prometheus-operator"];
 const VERSIONS: [&str; 2] = ["1.32", "1.37"];
 /// Kinds that are not Kubernetes' own, for which there is no schema.
-const FOREIGN: [&str; 1] = ["ScaledObject"];
+const FOREIGN: [&str; 3] = ["ScaledObject", "ServiceMonitor", "PodMonitor"];
 
 fn kustomize(overlay: &str) -> String {
-    let folder = root().join("k8s").join(overlay);
+    put_together(&root().join("k8s").join(overlay))
+}
+
+fn put_together(folder: &Path) -> String {
     let output = Command::new("kubectl").arg("kustomize").arg(folder).output().expect("kubectl");
-    assert!(output.status.success(), "{overlay}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// The base with a component, as an overlay of somebody's own.
+fn with_component(component: &str) -> String {
+    let folder = root().join("target").join(format!("overlay-{component}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let text = format!(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../k8s/base]\ncomponents: \
+         [../../k8s/components/{component}]\n"
+    );
+    std::fs::write(folder.join("kustomization.yaml"), text).unwrap();
+    let made = put_together(&folder);
+    std::fs::remove_dir_all(folder).unwrap();
+    made
 }
 
 /// The documents of an overlay.
 fn documents(overlay: &str) -> Vec<Value> {
+    parsed(&kustomize(overlay))
+}
+
+/// The documents of a text.
+fn parsed(yaml: &str) -> Vec<Value> {
     let mut python = Command::new(root().join("target/python/bin/python"));
     python.args(["-c", "import sys, yaml, json; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)"]);
     let mut child =
         python.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), kustomize(overlay).as_bytes()).unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), yaml.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap()
+    let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    all.into_iter().filter(|document| !document.is_null()).collect()
 }
 
 fn pod_of(document: &Value) -> Option<&Value> {
@@ -47,9 +76,11 @@ fn pod_of(document: &Value) -> Option<&Value> {
 #[test]
 fn every_overlay_fits_the_schemas() {
     let folder = tempfile::tempdir().unwrap();
-    for overlay in OVERLAYS {
+    let overlays = OVERLAYS.map(|overlay| (overlay, kustomize(overlay)));
+    let components = COMPONENTS.map(|component| (component, with_component(component)));
+    for (overlay, text) in overlays.into_iter().chain(components) {
         let path = folder.path().join("all.yaml");
-        std::fs::write(&path, kustomize(overlay)).unwrap();
+        std::fs::write(&path, text).unwrap();
         for version in VERSIONS {
             let output = Command::new(root().join("target/python/bin/kubernetes-validate"))
                 .args(["--strict", "-k", version])
@@ -94,6 +125,108 @@ fn every_pod_is_restricted_and_bounded_and_needs_no_api() {
         }
     }
     assert_eq!(seen, BTreeSet::from(["Deployment", "Job", "StatefulSet"].map(str::to_owned)));
+}
+
+#[test]
+fn what_is_deleted_with_an_overlay_is_no_result_and_overlays_share_one_coordinator() {
+    let mut claims = BTreeSet::new();
+    for overlay in OVERLAYS {
+        for document in documents(overlay) {
+            assert_ne!(document["kind"], "Namespace", "{overlay}: the volume would go with it");
+            if document["kind"] == "StatefulSet" {
+                assert_eq!(document["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"], "Retain");
+                claims.insert(document["spec"]["volumeClaimTemplates"].to_string());
+                claims.insert(document["spec"]["selector"].to_string());
+            }
+        }
+    }
+    // Neither may change, so that one overlay can be applied over another.
+    assert_eq!(claims.len(), 2, "{claims:?}");
+}
+
+#[test]
+fn what_was_applied_differs_from_nothing_that_the_server_gives_back() {
+    for overlay in OVERLAYS {
+        for document in documents(overlay) {
+            let what = format!("{overlay}: {} {}", document["kind"], document["metadata"]["name"]);
+            let spec = &document["spec"];
+            let empty = |rules: &Value| rules.as_array().is_some_and(Vec::is_empty);
+            assert!(!empty(&spec["egress"]) && !empty(&spec["ingress"]), "{what}: an empty list is left out");
+            let rules = ["ingress", "egress"].into_iter().flat_map(|way| spec[way].as_array().into_iter().flatten());
+            let of_rules = rules.flat_map(|rule| rule["ports"].as_array().into_iter().flatten());
+            let of_service = spec["ports"].as_array().into_iter().flatten();
+            for port in of_rules.chain(of_service) {
+                assert!(port["protocol"].is_string(), "{what}: the server would add TCP");
+            }
+        }
+    }
+}
+
+/// What a script prints, given these arguments.
+fn script(name: &str, arguments: &[&str]) -> std::process::Output {
+    Command::new(root().join("k8s").join(name)).args(arguments).output().unwrap()
+}
+
+#[test]
+fn tokens_are_rotated_with_the_old_ones_beside_the_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    let secret = |arguments: &[&str]| {
+        let output = script("make-secret", arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let all = parsed(&String::from_utf8(output.stdout).unwrap());
+        let data = all[0]["stringData"].clone();
+        std::fs::write(&file, data["tokens"].as_str().unwrap()).unwrap();
+        data
+    };
+    let of_file = file.to_str().unwrap();
+    let lines = |data: &Value| data["tokens"].as_str().unwrap().lines().count();
+    let first = secret(&[]);
+    let both = secret(&["--keep", of_file]);
+    assert_eq!((lines(&first), lines(&both)), (3, 6));
+    assert_ne!(first["worker"], both["worker"]);
+    for role in ["worker", "submitter", "reader"] {
+        let tokens = both["tokens"].as_str().unwrap();
+        assert!(tokens.contains(first[role].as_str().unwrap()), "the old {role} goes on");
+        assert!(tokens.contains(both[role].as_str().unwrap()));
+    }
+    let only = secret(&["--only", of_file]);
+    assert_eq!((lines(&only), &only["worker"], &only["reader"]), (3, &both["worker"], &both["reader"]));
+    assert_eq!(script("make-secret", &["--keep", "/none"]).status.code(), Some(2));
+    std::fs::write(&file, "reader team x\n").unwrap();
+    let refused = script("make-secret", &["--only", of_file]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no token of the role worker"));
+}
+
+#[test]
+fn certificates_are_signed_for_the_names_that_pods_and_port_forwards_use() {
+    let output = script("make-certificates", &["2"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let secrets = parsed(&String::from_utf8(output.stdout).unwrap());
+    let wanted: BTreeSet<&str> = ["qslm-coordinator-tls", "qslm-worker-tls"].into();
+    assert_eq!(secrets.iter().map(|secret| secret["metadata"]["name"].as_str().unwrap()).collect::<BTreeSet<_>>(), wanted);
+    let folder = tempfile::tempdir().unwrap();
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).current_dir(folder.path()).output().expect("openssl");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for secret in &secrets {
+        assert_eq!(secret["type"], "kubernetes.io/tls");
+        for (name, encoded) in secret["data"].as_object().unwrap() {
+            let coded = folder.path().join("coded");
+            std::fs::write(&coded, encoded.as_str().unwrap()).unwrap();
+            openssl(&["base64", "-d", "-A", "-in", "coded", "-out", name]);
+        }
+        let server = secret["metadata"]["name"] == "qslm-coordinator-tls";
+        let purpose = if server { "sslserver" } else { "sslclient" };
+        openssl(&["verify", "-CAfile", "ca.crt", "-purpose", purpose, "tls.crt"]);
+        if server {
+            openssl(&["verify", "-CAfile", "ca.crt", "-verify_hostname", "qslm-coordinator", "tls.crt"]);
+            openssl(&["verify", "-CAfile", "ca.crt", "-verify_hostname", "localhost", "tls.crt"]);
+        }
+        assert!(openssl(&["pkey", "-in", "tls.key", "-noout", "-text"]).contains("prime256v1"));
+    }
 }
 
 /// Settings of pods are read by the programs that they are for.
@@ -146,6 +279,11 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
             assert!(known.contains(plain.unwrap_or(name)), "{file}: {name}");
         }
     }
+    // For the operator the same rules under another head.
+    let printed = script("monitoring/rule", &[]);
+    let [rule] = &parsed(&String::from_utf8(printed.stdout).unwrap())[..] else { panic!("one document") };
+    let alerts = std::fs::read_to_string(root().join("k8s/monitoring/alerts.yaml")).unwrap();
+    assert_eq!((&rule["kind"], &rule["spec"]), (&Value::from("PrometheusRule"), &parsed(&alerts)[0]));
 }
 
 fn version() -> String {
