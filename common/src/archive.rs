@@ -16,6 +16,7 @@ use crate::measurement::Counts;
 use crate::objective::{Measured, quality_loss};
 use crate::pareto::{self, Frontier};
 use crate::spread::Spread;
+use crate::unmet::{NearestToBounds, Unmet};
 
 /// Entry of one measured candidate.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +93,8 @@ pub struct Archive {
     front: Frontier,
     /// The best of those that meet the constraints; `None` before the float model is measured.
     chosen: Option<Best>,
+    /// While nothing is chosen, what is nearest to each bound.
+    nearest: NearestToBounds,
     /// Pruned candidates: they lost too much before all of the data was evaluated.
     pruned: BTreeSet<CandidateId>,
     /// Counts of a subset of the data, which are no result: strategies learn from them.
@@ -265,8 +268,14 @@ impl Archive {
 
     /// Takes a candidate for the chosen one if it is better.
     fn consider(&mut self, experiment: &Experiment, id: CandidateId) {
-        let (Some(float), Some(entry)) = (self.float(experiment), self.get(&id)) else { return };
-        if !experiment.constraints.allow(&experiment.network, &float.counts, entry.measured()) {
+        // Not by a method, so that what is nearest may change beside it.
+        let float_id = self.float_id.unwrap_or_else(|| float_id(experiment));
+        let (Some(float), Some(entry)) = (self.entries.get(&float_id), self.entries.get(&id)) else { return };
+        let (constraints, network) = (&experiment.constraints, &experiment.network);
+        if !constraints.allow(network, &float.counts, entry.measured()) {
+            if self.chosen.is_none() {
+                self.nearest.consider(constraints, network, &float.counts, id, entry.measured());
+            }
             return;
         }
         let value = experiment.trade_off.value(float.measured(), entry.measured());
@@ -275,6 +284,7 @@ impl Archive {
         if self.chosen.is_none_or(|best| new.beats(&best)) {
             self.chosen = Some(new);
         }
+        self.nearest = NearestToBounds::default();
     }
 
     /// The entry of a candidate.
@@ -332,6 +342,15 @@ impl Archive {
     /// smaller one, then the one that loses less, then the one with the lower id. `None` if none meets them.
     pub fn chosen(&self) -> Option<Known<'_>> {
         self.known(self.chosen?.id)
+    }
+
+    /// Bounds with what is nearest to each, where the float model is measured and no candidate meets all of them;
+    /// else empty.
+    pub fn unmet(&self, experiment: &Experiment) -> Vec<Unmet> {
+        match self.float(experiment) {
+            Some(_) if self.chosen.is_none() => self.nearest.unmet(&experiment.constraints),
+            _ => Vec::new(),
+        }
     }
 }
 

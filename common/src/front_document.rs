@@ -20,6 +20,7 @@ use crate::quality::Quality;
 use crate::racing::Racing;
 use crate::scheme::Scheme;
 use crate::storage::Storage;
+use crate::unmet::Unmet;
 
 /// The result of an experiment as a document: the same bytes for the same measurements, whoever made them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +49,22 @@ pub struct FrontDocument {
     pub chosen: Option<FrontRow>,
     /// The front by rising footprint.
     pub front: Vec<FrontRow>,
+    /// Uniform candidates that were measured, the widest first: what one gets without a search. Absent in files of an
+    /// earlier version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uniform: Vec<UniformRow>,
+    /// Bounds with what is nearest to each, if nothing that was measured meets all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmet: Vec<Unmet>,
+}
+
+/// Uniform candidate: every unit at the same level of the space's ladder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UniformRow {
+    /// Scheme of the level.
+    pub scheme: String,
+    /// Row of the candidate.
+    pub row: FrontRow,
 }
 
 /// One candidate of a [`FrontDocument`]. It has a field for every key of the document.
@@ -115,6 +132,8 @@ impl FrontDocument {
             float: float.map(|entry| row(Known { id: as_is.id(), candidate: &as_is, entry })),
             chosen: archive.chosen().map(row),
             front: archive.front().into_iter().map(row).collect(),
+            uniform: uniform(experiment, archive),
+            unmet: archive.unmet(experiment),
         }
     }
 
@@ -164,6 +183,19 @@ impl FrontRow {
     }
 }
 
+/// The uniform candidates of the experiment's ladder that are on record.
+fn uniform(experiment: &Experiment, archive: &Archive) -> Vec<UniformRow> {
+    let (space, network) = (&experiment.space, &experiment.network);
+    let float = archive.float(experiment);
+    let at = |(level, scheme): (usize, Scheme)| {
+        let candidate = space.uniform(network, level);
+        let id = candidate.id();
+        let known = Known { id, candidate: &candidate, entry: archive.get(&id)? };
+        Some(UniformRow { scheme: scheme.to_string(), row: FrontRow::new(experiment, float, known) })
+    };
+    space.ladder().enumerate().filter_map(at).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +231,26 @@ mod tests {
         let read: FrontDocument = serde_json::from_value(json).unwrap();
         assert!(read.front.iter().all(|row| row.costs.is_empty()));
         assert_eq!(read.chosen, document.chosen);
+    }
+
+    #[test]
+    fn the_uniform_candidates_that_were_measured_are_named_by_their_scheme() {
+        let experiment = experiment();
+        let document = FrontDocument::new(&experiment, &archive(&experiment, [300.1, 301.0, 400.0]));
+        let named: Vec<_> =
+            document.uniform.iter().map(|uniform| (&*uniform.scheme, uniform.row.candidate)).collect();
+        let schemes = experiment.space.ladder().map(|scheme| scheme.to_string()).collect::<Vec<_>>();
+        let expected: Vec<_> = (0..3)
+            .map(|level| (&*schemes[level], experiment.space.uniform(&experiment.network, level).id()))
+            .collect();
+        assert_eq!(named, expected);
+        let read: FrontDocument = serde_json::from_str(&document.to_json()).unwrap();
+        assert_eq!(read, document);
+        // What is not there leaves no trace.
+        let mut archive = Archive::default();
+        archive.insert(&experiment, &Candidate::float(&experiment.network), counts(300.0));
+        let json = FrontDocument::new(&experiment, &archive).to_json();
+        assert!(!json.contains("uniform") && !json.contains("unmet"), "{json}");
     }
 
     #[test]

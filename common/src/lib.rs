@@ -43,6 +43,7 @@ pub mod strategy;
 pub mod task;
 pub mod trade_off;
 pub mod trial;
+pub mod unmet;
 pub mod work;
 
 /// Changes whenever an evaluation could give other numbers for the same candidate, checkpoint, data

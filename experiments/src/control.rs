@@ -4,7 +4,7 @@
 use qslm_common::experiment::Experiment;
 use qslm_common::quality::Quality;
 use qslm_common::recovery::Recovery;
-use qslm_report::words::interval_clause;
+use qslm_report::words::{interval_clause, lost};
 use qslm_train::jobs::{control_of, read_control};
 use serde::Serialize;
 
@@ -62,8 +62,8 @@ impl Control {
     pub fn describe(&self) -> String {
         let Self { steps, kind, quality_loss, quality_loss_interval, .. } = self;
         let quality = self.quality.map_or(String::new(), |value| kind.label(value));
-        let (name, loss) = (kind.name(), quality_loss * 100.0);
+        let (name, loss) = (kind.name(), lost(*kind, *quality_loss));
         let sure = interval_clause(*quality_loss_interval);
-        format!("\nThe float model after the same {steps} steps:\n  {name} {quality} ({loss:+.2} %{sure})\n")
+        format!("\nThe float model after the same {steps} steps:\n  {name} {quality} ({loss}{sure})\n")
     }
 }

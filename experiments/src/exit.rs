@@ -29,6 +29,9 @@ pub enum Exit {
     Interrupted = 130,
 }
 
+/// What comes before the words of a coordinator.
+const COORDINATOR: &str = "coordinator: ";
+
 /// A failure on its way to the user.
 #[derive(Debug)]
 pub struct Failure {
@@ -70,6 +73,14 @@ impl Failure {
             None => Ok(()),
             Some((code, words)) => Err(Self::new(code, format!("{}: {words}", path.display()))),
         }
+    }
+
+    /// The same failure, of a store instead of the coordinator that reads it here.
+    pub fn of_store(mut self, store: &Path) -> Self {
+        if let Some(said) = self.message.strip_prefix(COORDINATOR) {
+            self.message = format!("store {}: {said}", store.display());
+        }
+        self
     }
 
     /// The code.
@@ -137,7 +148,7 @@ impl From<tonic::Status> for Failure {
         let cause = first.map(ToString::to_string).filter(|cause| !said.contains(cause));
         Self::new(
             code,
-            format!("coordinator: {said}{}", cause.map_or(String::new(), |cause| format!(": {cause}"))),
+            format!("{COORDINATOR}{said}{}", cause.map_or(String::new(), |cause| format!(": {cause}"))),
         )
     }
 }
@@ -169,6 +180,13 @@ mod tests {
         Io(#[from] io::Error),
         #[error(transparent)]
         Deeper(#[from] Box<Wrapped>),
+    }
+
+    #[test]
+    fn what_a_store_refuses_is_not_blamed_on_a_coordinator() {
+        let said = Failure::from(tonic::Status::not_found("no experiment \"x\""));
+        let message = said.of_store(Path::new("runs/s.redb")).message;
+        assert_eq!(message, "store runs/s.redb: no experiment \"x\"");
     }
 
     #[test]

@@ -142,9 +142,10 @@ impl Finished {
             let words = format!("{} trials failed: {reasons}\n{RETRY}", self.failed);
             return Err(Failure::new(Exit::Unmet, words));
         }
-        match self.document()?.chosen {
+        let front = self.document()?;
+        match front.chosen {
             Some(_) => Ok(()),
-            None => Err(Failure::new(Exit::Unmet, "no candidate meets the constraints")),
+            None => Err(Failure::new(Exit::Unmet, results::unmet_line(&front.unmet))),
         }
     }
 }

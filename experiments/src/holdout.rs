@@ -8,7 +8,7 @@ use qslm_common::quality::Quality;
 use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Task};
 use qslm_engine::jobs::holdout;
-use qslm_report::words::interval_clause;
+use qslm_report::words::{interval_clause, lost};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -105,9 +105,9 @@ impl HeldOut {
         let label = |value: Option<f64>| value.map_or(String::new(), |value| self.kind.label(value));
         let Self { data, sequences, measure, quality_loss, quality_loss_interval, .. } = self;
         let sure = interval_clause(*quality_loss_interval);
-        let (float, quality, loss) = (label(self.float), label(self.quality), quality_loss * 100.0);
+        let (float, quality, loss) = (label(self.float), label(self.quality), lost(self.kind, *quality_loss));
         format!(
-            "\nOn data that the search did not see ({data}, {sequences}):\n  {measure} {quality} ({loss:+.2} %{sure}), \
+            "\nOn data that the search did not see ({data}, {sequences}):\n  {measure} {quality} ({loss}{sure}), \
              float {float}\n"
         )
     }

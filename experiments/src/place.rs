@@ -93,6 +93,20 @@ impl OutputPlace {
         }
     }
 
+    /// As [`OutputPlace::new`], but what is there is replaced with `force` only, even if the same command wrote it.
+    pub fn kept(path: &Path, made: Made, inputs: &[&Path], force: bool) -> Outcome<Self> {
+        let place = Self::new(path, made, inputs, force)?;
+        match &place.way {
+            Way::File { target, .. }
+                if !force && std::fs::metadata(target).is_ok_and(|there| there.len() > 0) =>
+            {
+                let words = format!("{}: is there already; --force replaces it", path.display());
+                Err(Failure::new(Exit::Conflict, words))
+            }
+            _ => Ok(place),
+        }
+    }
+
     /// The file that a path leads to, unless that is no ordinary file.
     fn find(path: &Path, inputs: &[&Path]) -> Outcome<Option<PathBuf>> {
         if is_stream(path) {
@@ -164,8 +178,12 @@ impl Unfinished<'_> {
                 io::copy(&mut from, &mut to).map(drop).map_err(failed)
             }
             Way::File { target, replace } => {
+                // Whoever was given the path may have put another file there, with permissions of its own.
+                let written = File::open(self.file.path()).map_err(failed)?;
+                let permissions = self.file.as_file().metadata().map_err(failed)?.permissions();
+                written.set_permissions(permissions).map_err(failed)?;
                 // Some disks say only now that they are full.
-                self.file.as_file().sync_all().map_err(failed)?;
+                written.sync_all().map_err(failed)?;
                 let placed = match replace {
                     true => self.file.persist(target),
                     false => self.file.persist_noclobber(target),

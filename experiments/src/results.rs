@@ -5,9 +5,15 @@ use qslm_common::cost::Cost;
 use qslm_common::front_document::{FrontDocument, FrontRow};
 use qslm_common::network::{EMBEDDING, HEAD, MATRICES, block_units};
 use qslm_common::quality::Quality;
-use qslm_report::words::{costs, interval, interval_clause, quality};
+use qslm_common::unmet::Unmet;
+use qslm_report::words::{bytes, costs, grouped, interval, interval_clause, loss, lost_heading, quality};
+use qslm_report::{gain, unmet};
 
 use crate::output::plain_table;
+
+/// What the columns and the hypervolume mean, in a line each.
+const LEGEND: &str = "  spikes: per neuron and token; trade-off: the chosen candidate has the largest that the constraints allow\n  \
+                      hypervolume: the share of the box between nothing and the float model that the front dominates\n";
 
 /// The front, the chosen candidate and its schemes.
 pub fn tables(document: &FrontDocument) -> String {
@@ -18,15 +24,78 @@ pub fn tables(document: &FrontDocument) -> String {
             format!(" or pruned (racing: {racing}; those that lose too much are not shown)")
         });
         text.push_str(&format!("\n{measured} candidates measured{racing}, hypervolume {hypervolume:.4}\n"));
+        text.push_str(LEGEND);
     }
     match &document.chosen {
         Some(chosen) => {
             text.push_str(&chosen_tables(chosen));
             text.push_str(&cost_table(document.float.as_ref(), chosen));
         }
-        None => text.push_str("\nNo candidate meets the constraints.\n"),
+        None => text.push_str(&format!("\n{}\n", capitalized(&unmet_line(&document.unmet)))),
     }
+    text.push_str(&uniform_table(document));
     text
+}
+
+/// `no candidate meets the constraints`, and what is nearest to each bound.
+pub fn unmet_line(unmet: &[Unmet]) -> String {
+    let sentences = unmet::sentences(unmet);
+    let more = if sentences.is_empty() { String::new() } else { format!(". {sentences}") };
+    format!("no candidate meets the constraints{more}")
+}
+
+fn capitalized(line: &str) -> String {
+    let mut letters = line.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(letters).collect()
+}
+
+/// Uniform candidates beside the smallest of the front that lose no more, and what the search bought by that.
+fn uniform_table(document: &FrontDocument) -> String {
+    let gains = gain::gains(document);
+    if gains.is_empty() {
+        return String::new();
+    }
+    let mut table = plain_table();
+    table.set_header([
+        "  beside it",
+        "candidate",
+        "bytes",
+        quality_of(document).name(),
+        lost_heading(quality_of(document)),
+        "95 % interval",
+        "at no more loss",
+        "bytes",
+        "fewer",
+    ]);
+    for column in [2, 3, 4, 5, 7, 8] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for one in gains {
+        let row = &one.uniform.row;
+        let better = one.better.map(|better| (better.candidate.short(), grouped(better.footprint_bytes)));
+        let (better, size) = better.unwrap_or_else(|| ("-".to_owned(), String::new()));
+        let fewer = if one.better.is_some() { grouped(one.fewer_bytes()) } else { String::new() };
+        table.add_row([
+            format!("  {}", gain::name(one.uniform, document)),
+            row.candidate.short(),
+            grouped(row.footprint_bytes),
+            quality(row),
+            hundredths(row),
+            interval(row.quality_loss_interval),
+            better,
+            size,
+            fewer,
+        ]);
+    }
+    format!("\n{table}\n\n{}\n", gain::sentence(document))
+}
+
+/// Loss in hundredths with its sign.
+fn hundredths(row: &FrontRow) -> String {
+    row.quality_loss.map_or(String::new(), |loss| format!("{:+.2}", loss * 100.0))
 }
 
 fn front_table(document: &FrontDocument) -> String {
@@ -36,12 +105,13 @@ fn front_table(document: &FrontDocument) -> String {
         "candidate",
         "bytes",
         "saved %",
-        quality_name(document),
-        "loss %",
+        quality_of(document).name(),
+        lost_heading(quality_of(document)),
         "95 % interval",
         "uJ/token",
         "spikes",
         "trade-off",
+        "",
     ]);
     for column in 2..10 {
         if let Some(column) = table.column_mut(column) {
@@ -50,30 +120,31 @@ fn front_table(document: &FrontDocument) -> String {
     }
     let chosen = document.chosen.as_ref().map(|row| row.candidate);
     for row in &document.front {
+        let uniform = document.uniform.iter().find(|uniform| uniform.row.candidate == row.candidate);
         let mark = if Some(row.candidate) == chosen { "*" } else { "" };
         table.add_row([
             mark.to_owned(),
             row.candidate.short(),
-            row.footprint_bytes.to_string(),
+            grouped(row.footprint_bytes),
             format!("{:.2}", row.saving * 100.0),
             quality(row),
-            row.quality_loss.map_or(String::new(), |loss| format!("{:+.2}", loss * 100.0)),
+            hundredths(row),
             interval(row.quality_loss_interval),
             row.costs.get(&Cost::Energy).map_or(String::new(), |joules| format!("{:.1}", joules * 1e6)),
             format!("{:.4}", row.firing_rate),
             row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
+            uniform.map_or(String::new(), |uniform| gain::name(uniform, document)),
         ]);
     }
     format!("Front of {} (* chosen)\n\n{table}\n", document.experiment)
 }
 
 fn chosen_tables(row: &FrontRow) -> String {
-    let loss = row.quality_loss.unwrap_or(0.0) * 100.0;
-    let sure = interval_clause(row.quality_loss_interval);
+    let (loss, sure) = (loss(row), interval_clause(row.quality_loss_interval));
     let mut text = format!(
-        "\nChosen: {}\n  {} bytes, {:.2} % saved, {} {} ({loss:+.2} %{sure})\n\n",
+        "\nChosen: {}\n  {}, {:.2} % saved, {} {} ({loss}{sure})\n\n",
         row.candidate.short(),
-        row.footprint_bytes,
+        bytes(row.footprint_bytes),
         row.saving * 100.0,
         row.quality().name(),
         quality(row),
@@ -85,14 +156,14 @@ fn chosen_tables(row: &FrontRow) -> String {
 /// Costs of the chosen candidate beside the float model.
 fn cost_table(float: Option<&FrontRow>, chosen: &FrontRow) -> String {
     let mut table = plain_table();
-    table.set_header(["  cost", "float", "chosen", "", "unit"]);
+    table.set_header(["  cost", "float", "chosen", ""]);
     for column in 1..4 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    for [cost, before, after, change, unit] in costs(float, chosen) {
-        table.add_row([format!("  {cost}"), before, after, change, unit]);
+    for [cost, before, after, change] in costs(float, chosen) {
+        table.add_row([format!("  {cost}"), before, after, change]);
     }
     format!("\n{table}\n")
 }
@@ -132,6 +203,6 @@ fn scheme_table(row: &FrontRow) -> String {
     text
 }
 
-fn quality_name(document: &FrontDocument) -> &'static str {
-    document.float.as_ref().map_or(Quality::Perplexity, FrontRow::quality).name()
+fn quality_of(document: &FrontDocument) -> Quality {
+    document.float.as_ref().map_or(Quality::Perplexity, FrontRow::quality)
 }

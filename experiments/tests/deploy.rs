@@ -100,7 +100,8 @@ fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
             let out = folder.path().join("packed.safetensors");
             let (id, out) = (row["candidate"].as_str().unwrap(), out.to_str().unwrap());
             let store = folder.path().join("s.redb");
-            let mut apply = vec!["apply", "--checkpoint", MODEL, "--front", &path, "--candidate", id];
+            let mut apply =
+                vec!["apply", "--force", "--checkpoint", MODEL, "--front", &path, "--candidate", id];
             apply.extend(["--out", out, "--output", "json", "--store", store.to_str().unwrap()]);
             let applied = json(&apply);
             let size = std::fs::metadata(out).unwrap().len();
@@ -407,7 +408,7 @@ fn a_uniform_scheme_can_be_packed_without_a_search() {
     let out = out.to_str().unwrap();
     for bits in ["2", "5", "8", "16", "32"] {
         let scheme = ["--bits", bits, "--symmetry", "affine"];
-        let mut apply = vec!["apply", "--checkpoint", MODEL, "--out", out];
+        let mut apply = vec!["apply", "--checkpoint", MODEL, "--force", "--out", out];
         apply.extend(scheme);
         succeed(&apply);
         assert_eq!(counts(&eval(out, &[])), counts(&eval(MODEL, &scheme)), "{bits} bits");
@@ -415,13 +416,38 @@ fn a_uniform_scheme_can_be_packed_without_a_search() {
     for vectors in ["3", "8", "16"] {
         let scheme = ["--bits", "4", "--vector-bits", vectors, "--embedding", "sign"];
         let applied = json(
-            &[&["apply", "--checkpoint", MODEL, "--out", out, "--output", "json"], &scheme[..]].concat(),
+            &[&["apply", "--checkpoint", MODEL, "--force", "--out", out, "--output", "json"], &scheme[..]]
+                .concat(),
         );
         let told = ["footprint_bytes", "header_bytes"].map(|key| applied[key].as_u64().unwrap());
         assert_eq!(std::fs::metadata(out).unwrap().len(), told.iter().sum::<u64>());
         let (packed, searched) = (eval(out, &[]), eval(MODEL, &scheme));
         assert_eq!(counts(&packed), counts(&searched), "{vectors} bits");
         assert_eq!(packed["footprint_bytes"], applied["footprint_bytes"]);
+    }
+}
+
+#[test]
+fn a_packed_file_is_replaced_by_force_only_and_says_what_it_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("packed.safetensors");
+    let path = out.to_str().unwrap();
+    let apply = ["apply", "--checkpoint", MODEL, "--bits", "4", "--out", path];
+    let said = succeed(&apply);
+    let size = std::fs::metadata(&out).unwrap().len();
+    let grouped = qslm_report::words::grouped(size);
+    assert!(said.contains(&format!("{path}: {grouped} B")), "{said}");
+    assert!(succeed(&["inspect", path]).contains(&format!("{grouped} B with the header of the file")));
+    let words = refused(4, &apply);
+    assert!(words.contains("is there already; --force replaces it"), "{words}");
+    succeed(&[&apply[..], &["--force"]].concat());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let usual = folder.path().join("usual");
+        std::fs::write(&usual, "").unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&out), mode(&usual), "as any new file");
     }
 }
 

@@ -48,7 +48,7 @@ fn the_front_is_the_same_bytes_for_any_number_of_workers_and_shards() {
         written
     };
     let one = front("a", &["--workers", "1", "--set", "run.shards=1"]);
-    assert!(one.contains("\"chosen\": {"));
+    assert!(one.contains("\"chosen\": {") && one.contains("\"uniform\": ["));
     assert_eq!(one, front("b", &["--workers", "4", "--set", "run.shards=1"]));
     assert_eq!(one, front("c", &["--workers", "1", "--set", "run.shards=3"]));
     // More shards than windows: some are empty.
@@ -85,8 +85,9 @@ fn sensitivity_on_part_of_the_data_takes_less() {
     let run = |name: &str, more: &[&str]| {
         let store = folder.path().join(name);
         let arguments = ["run", PLAIN, "--store", store.to_str().unwrap(), "--set", "task.windows=12"];
-        let first = succeed(&[&arguments[..], more].concat());
-        assert_eq!(evaluated(&succeed(&[&arguments[..], more].concat())), 0, "all is on record");
+        let first = succeed(&[&["-v"], &arguments[..], more].concat());
+        let again = succeed(&[&arguments[..], more].concat());
+        assert!(evaluated(&again) == 0 && !again.contains("Arithmetic"), "all is on record: {again}");
         let share = first.split("Arithmetic: ").nth(1).unwrap().split(' ').next().unwrap();
         share.parse::<f64>().unwrap()
     };
@@ -220,8 +221,27 @@ fn an_unmet_constraint_has_its_own_code() {
     let more = ["--set", "constraints.min_saving=0.93", "--set", "space.bits=[8, 2]"];
     let output = qslm(&run_arguments(&store, &more));
     assert_eq!(output.status.code(), Some(6));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("No candidate meets the constraints"));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("error: no candidate meets the constraints"));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // The front, the list and the report say which bound is how far away.
+    let told = "o candidate meets the constraints. Within a saving of 93.00 % the smallest loss is +";
+    assert!(printed.contains(told) && said.contains(told), "{printed} {said}");
+    assert!(
+        said.contains(" Within +3.00 % the most that is saved is ") && said.contains("Loosen one."),
+        "{said}"
+    );
+    let listed = succeed(&["list", "--store", store.to_str().unwrap()]);
+    assert!(listed.contains("chose nothing. Within a saving of 93.00 %"), "{listed}");
+    let listed: Value =
+        serde_json::from_str(&succeed(&["list", "--store", store.to_str().unwrap(), "--output", "json"]))
+            .unwrap();
+    assert!(listed[0]["unmet"].as_str().unwrap().ends_with("Loosen one."), "{listed}");
+    let front = succeed(&["front", "plain", "--store", store.to_str().unwrap(), "--output", "json"]);
+    let front: Value = serde_json::from_str(&front).unwrap();
+    let keys: Vec<_> = front["unmet"].as_array().unwrap().iter().map(|one| &one["constraint"]).collect();
+    assert_eq!(keys, ["max_perplexity_increase", "min_saving"]);
+    let page = succeed(&["report", "plain", "--store", store.to_str().unwrap(), "--out", "-"]);
+    assert!(page.contains("class=\"state unmet\"") && page.contains("Within a saving of 93.00 %"));
 }
 
 #[test]

@@ -162,7 +162,16 @@ fn what_a_command_wrote_before_is_replaced_and_streams_are_written_to() {
     assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
     let plots = work.at("plots");
     for _ in 0..2 {
-        succeed(&["apply", "--checkpoint", MODEL, "--front", text(&work.front), "--out", text(&packed)]);
+        succeed(&[
+            "apply",
+            "--force",
+            "--checkpoint",
+            MODEL,
+            "--front",
+            text(&work.front),
+            "--out",
+            text(&packed),
+        ]);
         let arguments = ["report", "plain", "--out", "-", "--scale", "1", "--plots", text(&plots)];
         succeed(&work.with_store(&arguments));
         for name in ["rows.csv", "rows.jsonl", "rows.parquet", "rows.PARQUET"] {

@@ -221,7 +221,7 @@ fn a_checkpoint_under_other_names_or_in_pieces_is_the_same_network() {
             front(&store, &[setting.clone(), "strategy.kind=grid".into(), "strategy.tier=global".into()]);
         let front = folder.file("front.json", found.to_string());
         let out = folder.at("packed.safetensors").to_str().unwrap().to_owned();
-        succeed(&["apply", "--checkpoint", checkpoint, "--front", &front, "--out", &out]);
+        succeed(&["apply", "--force", "--checkpoint", checkpoint, "--front", &front, "--out", &out]);
         let units = support::json(&["inspect", &out, "--output", "json"]);
         assert_eq!(units["candidate"], found["chosen"]["candidate"]);
         assert!(succeed(&["validate", SPEC, "--set", &setting]).contains("nothing is wrong"));

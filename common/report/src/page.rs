@@ -7,8 +7,8 @@ use qslm_common::footprint::float_bytes;
 use qslm_common::front_document::FrontRow;
 use qslm_common::task::Task;
 
-use crate::words::{costs, date, interval, loss, loss_with_interval, percent, quality};
-use crate::{EngineShare, GivenArtifact, Lifecycle, ReportDocument, plots};
+use crate::words::{bytes, cost, costs, date, grouped, interval, loss, loss_with_interval, percent, quality};
+use crate::{EngineShare, GivenArtifact, Lifecycle, ReportDocument, gain, plots, unmet};
 
 /// A whole page with the style of all pages.
 #[derive(Template)]
@@ -29,6 +29,8 @@ pub struct Page<'a> {
 struct Body<'a> {
     report: &'a ReportDocument,
     verdict: String,
+    gain: String,
+    state: &'static str,
     progress: String,
     progress_at: u64,
     progress_of: u64,
@@ -36,7 +38,8 @@ struct Body<'a> {
     figures: Vec<Figure>,
     quality_name: &'static str,
     front: Vec<PageRow>,
-    costs: Vec<[String; 5]>,
+    uniform: Vec<[String; 9]>,
+    costs: Vec<[String; 4]>,
     provenance: Vec<(&'static str, String)>,
     experiment: String,
     footer: String,
@@ -101,6 +104,8 @@ pub fn body(report: &ReportDocument) -> String {
     render(&Body {
         report,
         verdict: verdict(report),
+        gain: gain::sentence(&report.front),
+        state: state(report),
         progress,
         progress_at,
         progress_of,
@@ -108,6 +113,7 @@ pub fn body(report: &ReportDocument) -> String {
         figures: plots::all(report).into_iter().map(figure).collect(),
         quality_name: quality_name(report),
         front: front(report),
+        uniform: uniform(report),
         costs: report
             .front
             .chosen
@@ -135,7 +141,11 @@ fn verdict(report: &ReportDocument) -> String {
         return "Nothing is measured yet.".to_owned();
     };
     let Some(chosen) = &report.front.chosen else {
-        return "No candidate that meets the constraints is measured so far.".to_owned();
+        let so_far = if report.state == Lifecycle::Finished { "" } else { " so far" };
+        let nearest = unmet::sentences(&report.front.unmet);
+        return format!("No candidate that was measured{so_far} meets the constraints. {nearest}")
+            .trim_end()
+            .to_owned();
     };
     let so_far = if report.state == Lifecycle::Finished { "" } else { " so far" };
     format!(
@@ -145,6 +155,13 @@ fn verdict(report: &ReportDocument) -> String {
         quality(chosen),
         quality(float),
     )
+}
+
+/// State as its badge says it: a search that chose nothing came to an end that nobody wanted.
+fn state(report: &ReportDocument) -> &'static str {
+    let is_unmet =
+        report.state == Lifecycle::Finished && report.front.float.is_some() && report.front.chosen.is_none();
+    if is_unmet { "unmet" } else { report.state.name() }
 }
 
 /// Words, how far, of how much; no words for one that has ended.
@@ -172,17 +189,13 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
     if let (Some(float), Some(chosen)) = (float, &report.front.chosen) {
         tiles.push(tile("memory saved", percent(chosen.saving), bytes(chosen.footprint_bytes)));
         let lost = chosen.quality_loss;
-        let lost = lost.map_or(String::new(), |loss| loss_with_interval(loss, chosen.quality_loss_interval));
+        let sure = chosen.quality_loss_interval;
+        let lost = lost.map_or(String::new(), |loss| loss_with_interval(chosen.quality(), loss, sure));
         tiles.push(tile(quality_name(report), quality(chosen), format!("{lost}, float {}", quality(float))));
-        let energy = |row: &FrontRow| row.costs.get(&Cost::Energy).map(|joules| joules * 1e6);
         if let (Some(before), Some(after)) = (energy(float), energy(chosen)) {
-            tiles.push(tile(
-                "energy per token",
-                format!("{after:.1} \u{b5}J"),
-                format!("float {before:.1} \u{b5}J"),
-            ));
+            tiles.push(tile("energy per token", after, format!("float {before}")));
         }
-        let note = format!("float {:.4}", float.firing_rate);
+        let note = format!("spikes per neuron and token, float {:.4}", float.firing_rate);
         tiles.push(tile("firing rate", format!("{:.4}", chosen.firing_rate), note));
     }
     let measured = report.front.measured.to_string();
@@ -191,17 +204,16 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
     tiles.push(tile(name, measured, failed));
     tiles.push(tile("on the front", report.front.front.len().to_string(), String::new()));
     if let Some(volume) = report.front.hypervolume {
-        tiles.push(tile("hypervolume", format!("{volume:.4}"), String::new()));
+        let note = "of the box between nothing and the float model".to_owned();
+        tiles.push(tile("hypervolume", format!("{volume:.4}"), note));
     }
     tiles
 }
 
-fn bytes(count: u64) -> String {
-    match count {
-        0..10_000 => format!("{count} bytes"),
-        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
-        _ => format!("{:.1} MB", count as f64 / 1e6),
-    }
+/// Energy per token with its prefix; `None` where it is not modelled.
+fn energy(row: &FrontRow) -> Option<String> {
+    let words = cost(Cost::Energy, *row.costs.get(&Cost::Energy)?);
+    Some(words.trim_end_matches(" per token").replace(" uJ", " \u{b5}J"))
 }
 
 fn front(report: &ReportDocument) -> Vec<PageRow> {
@@ -210,19 +222,38 @@ fn front(report: &ReportDocument) -> Vec<PageRow> {
         chosen: Some(row.candidate) == chosen,
         cells: [
             row.candidate.short(),
-            row.footprint_bytes.to_string(),
+            grouped(row.footprint_bytes),
             percent(row.saving),
             quality(row),
             loss(row),
             interval(row.quality_loss_interval),
-            row.costs
-                .get(&Cost::Energy)
-                .map_or(String::new(), |joules| format!("{:.1} \u{b5}J", joules * 1e6)),
+            energy(row).unwrap_or_default(),
             format!("{:.4}", row.firing_rate),
             row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
         ],
     };
     report.front.front.iter().map(row).collect()
+}
+
+/// Uniform candidates, each beside the smallest of the front that loses no more.
+fn uniform(report: &ReportDocument) -> Vec<[String; 9]> {
+    let row = |gain: gain::Gain<'_>| {
+        let row = &gain.uniform.row;
+        let better = gain.better.map(|better| (better.candidate.short(), grouped(better.footprint_bytes)));
+        let (better, size) = better.unwrap_or_default();
+        [
+            gain::name(gain.uniform, &report.front),
+            row.candidate.short(),
+            grouped(row.footprint_bytes),
+            quality(row),
+            loss(row),
+            interval(row.quality_loss_interval),
+            better,
+            size,
+            if gain.better.is_some() { grouped(gain.fewer_bytes()) } else { "nothing".to_owned() },
+        ]
+    };
+    gain::gains(&report.front).into_iter().map(row).collect()
 }
 
 fn provenance(report: &ReportDocument) -> Vec<(&'static str, String)> {
@@ -341,5 +372,30 @@ mod tests {
         report.timeline.clear();
         let page = file(&report);
         assert!(page.contains("Nothing is measured yet.") && !page.contains("<figure"));
+    }
+
+    #[test]
+    fn a_search_that_chose_nothing_has_no_green_badge_and_says_what_is_nearest() {
+        let mut report = report();
+        report.state = Lifecycle::Finished;
+        assert!(file(&report).contains("class=\"state finished\""));
+        report.front.chosen = None;
+        let bound = qslm_common::unmet::Bound::Footprint;
+        let candidate = Some(report.front.front[0].candidate);
+        report.front.unmet =
+            vec![qslm_common::unmet::Unmet { constraint: bound, limit: 1.0, nearest: Some(2.0), candidate }];
+        let page = file(&report);
+        assert!(page.contains("class=\"state unmet\"") && !page.contains("state finished\""));
+        assert!(page.contains("The smallest is 2 B (") && page.contains("the bound is 1 B. Loosen it."));
+    }
+
+    #[test]
+    fn a_page_names_uniform_candidates_and_what_the_search_bought() {
+        let report = report();
+        let page = file(&report);
+        assert_eq!(report.front.uniform.len(), 3);
+        let name = gain::name(&report.front.uniform[0], &report.front);
+        assert!(page.contains(&name) && page.contains("id=\"uniform-table\""), "{name}");
+        assert!(page.contains(&gain::sentence(&report.front)));
     }
 }

@@ -3,15 +3,72 @@
 use chrono::{DateTime, Utc};
 use qslm_common::cost::Cost;
 use qslm_common::front_document::FrontRow;
+use qslm_common::quality::Quality;
 
 /// A share in percent: `88.96 %`.
 pub fn percent(value: f64) -> String {
     format!("{:.2} %", value * 100.0)
 }
 
-/// Number: whole ones as they are, others with four significant digits.
-pub fn significant(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value}") } else { format!("{value:.3e}") }
+/// Whole number with a comma between thousands: `563,200`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let (first, rest) = digits.split_at(first);
+    let thousands = rest.as_bytes().chunks(3).map(|three| String::from_utf8_lossy(three).into_owned());
+    let parts: Vec<String> =
+        std::iter::once(first.to_owned()).filter(|first| !first.is_empty()).chain(thousands).collect();
+    parts.join(",")
+}
+
+/// Number of bytes: `563,200 B`.
+pub fn bytes(number: u64) -> String {
+    format!("{} B", grouped(number))
+}
+
+/// SI prefixes with the powers of ten that they stand for, the largest first.
+const PREFIXES: [(&str, f64); 9] = [
+    ("T", 1e12),
+    ("G", 1e9),
+    ("M", 1e6),
+    ("k", 1e3),
+    ("", 1.0),
+    ("m", 1e-3),
+    ("u", 1e-6),
+    ("n", 1e-9),
+    ("p", 1e-12),
+];
+
+/// Value in a unit with four significant digits and an SI prefix: `84.12 uJ`, `1.234 ms`; without a unit a number of
+/// the same size, whole ones as they are.
+pub fn with_unit(value: f64, unit: &str) -> String {
+    let size = value.abs();
+    if size == 0.0 || !value.is_finite() {
+        return format!("{value} {unit}").trim_end().to_owned();
+    }
+    let (prefix, scale) = PREFIXES
+        .into_iter()
+        .find(|(_, scale)| size >= *scale * 0.99995)
+        .unwrap_or(PREFIXES[PREFIXES.len() - 1]);
+    let scaled = value / scale;
+    let digits = if scaled.abs() >= 1000.0 {
+        0
+    } else {
+        3 - (scaled.abs() * 1.00005).log10().floor().max(0.0) as usize
+    };
+    format!("{scaled:.digits$} {prefix}{unit}").trim_end().to_owned()
+}
+
+/// Value of a cost in its unit, for people: `563,200 B`, `84.12 uJ/token`, `0.3125 mm2`.
+pub fn cost(cost: Cost, value: f64) -> String {
+    match cost.unit() {
+        "bytes" => bytes(value.round() as u64),
+        // A thousandth of a square millimetre is no millisquare.
+        unit if unit.starts_with("mm2") => format!("{value:.4} {unit}"),
+        "bytes per token" => with_unit(value, "B per token"),
+        "per token" => format!("{} per token", with_unit(value, "")),
+        unit => with_unit(value, unit),
+    }
 }
 
 /// Perplexity or accuracy, whichever was measured.
@@ -19,20 +76,51 @@ pub fn quality(row: &FrontRow) -> String {
     row.quality_value().map_or(String::new(), |value| row.quality().label(value))
 }
 
-/// Loss of quality in percent: `+2.72 %`; nothing where it is not known.
-pub fn loss(row: &FrontRow) -> String {
-    row.quality_loss.map_or(String::new(), |loss| format!("{:+.2} %", loss * 100.0))
+/// Loss of a quality: `+2.72 %` of perplexity; accuracy is lost or gained in points: `1.50 points lost`.
+pub fn lost(quality: Quality, loss: f64) -> String {
+    match quality {
+        Quality::Perplexity => format!("{:+.2} %", loss * 100.0),
+        Quality::Accuracy if loss < 0.0 => format!("{:.2} points gained", -loss * 100.0),
+        Quality::Accuracy => format!("{:.2} points lost", loss * 100.0),
+    }
 }
 
-/// 95 % interval of a loss in percent: `+2.31 to +3.14`; nothing where it is not known.
+/// Loss of a quality where a heading says that it is one: `+2.72 %`, `+1.50 pt` for points of accuracy.
+pub fn lost_briefly(quality: Quality, loss: f64) -> String {
+    let unit = if quality == Quality::Accuracy { "pt" } else { "%" };
+    format!("{:+.2} {unit}", loss * 100.0)
+}
+
+/// Bound on the loss of a quality: `+3.00 %`, `1.00 points`.
+pub fn lost_at_most(quality: Quality, loss: f64) -> String {
+    match quality {
+        Quality::Perplexity => lost(quality, loss),
+        Quality::Accuracy => format!("{:.2} points", loss * 100.0),
+    }
+}
+
+/// Heading of a column of losses, in hundredths: `loss %`, `points lost`.
+pub fn lost_heading(quality: Quality) -> &'static str {
+    match quality {
+        Quality::Perplexity => "loss %",
+        Quality::Accuracy => "points lost",
+    }
+}
+
+/// Loss of quality of a row; nothing where it is not known. See [`lost`].
+pub fn loss(row: &FrontRow) -> String {
+    row.quality_loss.map_or(String::new(), |loss| lost(row.quality(), loss))
+}
+
+/// 95 % interval of a loss in hundredths: `+2.31 to +3.14`; nothing where it is not known.
 pub fn interval(interval: Option<(f64, f64)>) -> String {
     interval.map_or(String::new(), |(low, high)| format!("{:+.2} to {:+.2}", low * 100.0, high * 100.0))
 }
 
 /// Loss with its interval, if that is known: `+2.72 % (+2.31 to +3.14)`.
-pub fn loss_with_interval(loss: f64, known: Option<(f64, f64)>) -> String {
+pub fn loss_with_interval(quality: Quality, loss: f64, known: Option<(f64, f64)>) -> String {
     let sure = known.map_or(String::new(), |_| format!(" ({})", interval(known)));
-    format!("{:+.2} %{sure}", loss * 100.0)
+    format!("{}{sure}", lost(quality, loss))
 }
 
 /// Clause about the interval of a loss, if that is known: `, 95 % interval +2.31 to +3.14`.
@@ -41,17 +129,16 @@ pub fn interval_clause(known: Option<(f64, f64)>) -> String {
 }
 
 /// Costs of a candidate beside the float model, a line per cost: its name, the value for float, the value for
-/// the candidate, the change, the unit.
-pub fn costs(float: Option<&FrontRow>, candidate: &FrontRow) -> Vec<[String; 5]> {
-    let line = |(cost, value): (&Cost, &f64)| {
-        let before = float.and_then(|float| float.costs.get(cost)).copied();
+/// the candidate, the change.
+pub fn costs(float: Option<&FrontRow>, candidate: &FrontRow) -> Vec<[String; 4]> {
+    let line = |(name, value): (&Cost, &f64)| {
+        let before = float.and_then(|float| float.costs.get(name)).copied();
         let change = before.filter(|before| *before > 0.0).map(|before| (value / before - 1.0) * 100.0);
         [
-            cost.to_string(),
-            before.map_or(String::new(), significant),
-            significant(*value),
+            name.to_string(),
+            before.map_or(String::new(), |before| cost(*name, before)),
+            cost(*name, *value),
             change.map_or(String::new(), |change| format!("{change:+.2} %")),
-            cost.unit().to_owned(),
         ]
     };
     candidate.costs.iter().map(line).collect()
@@ -77,8 +164,8 @@ mod tests {
         assert_eq!(interval(Some((-0.00123, 0.02))), "-0.12 to +2.00");
         assert_eq!(interval(None), "");
         let known = Some((0.01, 0.03));
-        assert_eq!(loss_with_interval(0.02, known), "+2.00 % (+1.00 to +3.00)");
-        assert_eq!(loss_with_interval(0.02, None), "+2.00 %");
+        let of = |known| loss_with_interval(Quality::Perplexity, 0.02, known);
+        assert_eq!((of(known), of(None)), ("+2.00 % (+1.00 to +3.00)".to_owned(), "+2.00 %".to_owned()));
         assert_eq!(interval_clause(known), ", 95 % interval +1.00 to +3.00");
         assert_eq!(interval_clause(None), "");
     }
@@ -93,6 +180,37 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         assert_eq!(percent(0.88964), "88.96 %");
-        assert_eq!((significant(12.0).as_str(), significant(0.001_234_56).as_str()), ("12", "1.235e-3"));
+        for (number, words) in
+            [(0, "0"), (999, "999"), (1000, "1,000"), (563_200, "563,200"), (1_234_567, "1,234,567")]
+        {
+            assert_eq!(grouped(number), words);
+        }
+    }
+
+    #[test]
+    fn values_have_prefixes_and_four_digits() {
+        for (value, words) in [
+            (84.123e-6, "84.12 uJ"),
+            (0.001_234_56, "1.235 mJ"),
+            (0.999_99, "1.000 J"),
+            (12.0, "12.00 J"),
+            (999.96e-6, "1.000 mJ"),
+            (3e-14, "0.030 pJ"),
+            (5e15, "5000 TJ"),
+            (0.0, "0 J"),
+        ] {
+            assert_eq!(with_unit(value, "J"), words);
+        }
+        assert_eq!(cost(Cost::Footprint, 563_200.0), "563,200 B");
+        assert_eq!(cost(Cost::Energy, 84.123e-6), format!("84.12 u{}", Cost::Energy.unit()));
+    }
+
+    #[test]
+    fn accuracy_is_lost_and_gained_in_points() {
+        assert_eq!(lost(Quality::Accuracy, 0.015), "1.50 points lost");
+        assert_eq!(lost(Quality::Accuracy, -0.015), "1.50 points gained");
+        assert_eq!(lost(Quality::Perplexity, -0.015), "-1.50 %");
+        assert_eq!(lost_briefly(Quality::Accuracy, -0.015), "-1.50 pt");
+        assert_eq!(lost_at_most(Quality::Accuracy, 0.01), "1.00 points");
     }
 }

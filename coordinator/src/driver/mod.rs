@@ -13,6 +13,7 @@ mod breaker;
 mod commit_metrics;
 mod committed;
 mod committer;
+mod estimate;
 mod events;
 mod jobs;
 mod journal;

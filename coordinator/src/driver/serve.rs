@@ -9,7 +9,7 @@ use super::request::{Change, ClusterView, Refusal, ReplaySource, Reply, Request,
 use super::run::ExperimentRun;
 use super::search_run::History;
 use super::status::ExperimentStatus;
-use super::{Driver, DriverError, SHOWN};
+use super::{Driver, DriverError, SHOWN, estimate};
 use crate::ledger::{Moment, Owner};
 use crate::store::{ExperimentRecord, Write};
 
@@ -113,8 +113,10 @@ impl Driver {
     }
 
     pub(super) fn status(&mut self, index: usize, now: Moment) -> ExperimentStatus {
+        let share = estimate::share(&self.experiments, index);
         let ExperimentRun { search, view } = &mut self.experiments[index];
-        view.status(search, &self.ledger, now, self.workers.counts(index, search))
+        let status = view.status(search, &self.ledger, now, self.workers.counts(index, search));
+        status.with_share(share)
     }
 
     fn statuses(&mut self, now: Moment) -> Vec<ExperimentStatus> {
@@ -123,8 +125,9 @@ impl Driver {
 
     /// Shows watchers the status of an experiment if it changed.
     pub(super) fn publish(&mut self, index: usize, now: Moment) {
+        let share = estimate::share(&self.experiments, index);
         let ExperimentRun { search, view } = &mut self.experiments[index];
-        view.publish(search, &self.ledger, now, self.workers.counts(index, search));
+        view.publish(search, &self.ledger, now, self.workers.counts(index, search), share);
     }
 
     /// Answers with what `f` makes of the experiment of this id.
@@ -133,10 +136,15 @@ impl Driver {
         self.outbox.answer(reply, value);
     }
 
-    /// The experiment with this id, or the only one whose id starts so.
+    /// The experiment with this id, or the newest of this name, or the only one whose id starts so.
     pub(super) fn find(&self, id: &str) -> Result<usize, Refusal> {
         let ids = || self.experiments.iter().map(|run| run.search.id()).enumerate();
         if let Some((index, _)) = ids().find(|(_, known)| *known == id) {
+            return Ok(index);
+        }
+        // A whole name is no beginning of another one. They are in the order of submission.
+        let has_name = |run: &ExperimentRun| run.search.record().experiment.name == id;
+        if let Some(index) = self.experiments.iter().rposition(has_name) {
             return Ok(index);
         }
         let matches: Vec<_> = ids().filter(|(_, known)| known.starts_with(id)).collect();
@@ -144,8 +152,15 @@ impl Driver {
         let shown: String = id.chars().take(SHOWN).collect();
         match matches[..] {
             [(index, _)] if !id.is_empty() => Ok(index),
-            [] | [_] => Err(Refusal::NotFound(format!("no experiment {shown:?}"))),
-            _ => Err(Refusal::Ambiguous(format!("{} experiments start with {shown:?}", matches.len()))),
+            [] | [_] => {
+                let there = listed(ids().map(|(_, id)| id));
+                let there = if there.is_empty() { String::new() } else { format!("; there are {there}") };
+                Err(Refusal::NotFound(format!("no experiment {shown:?}{there}")))
+            }
+            _ => {
+                let (count, which) = (matches.len(), listed(matches.iter().map(|(_, id)| *id)));
+                Err(Refusal::Ambiguous(format!("{count} experiments start with {shown:?}: {which}")))
+            }
         }
     }
 
@@ -224,4 +239,16 @@ impl Driver {
         view.start_over();
         Ok(())
     }
+}
+
+/// Ids of experiments that a refusal names.
+const LISTED: usize = 5;
+
+/// The last few ids, the newest first, and how many more there are.
+fn listed<'a>(ids: impl DoubleEndedIterator<Item = &'a str>) -> String {
+    let mut newest: Vec<&str> = ids.rev().collect();
+    let more = newest.len().saturating_sub(LISTED);
+    newest.truncate(LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    newest.join(", ") + &more
 }

@@ -6,6 +6,7 @@ use qslm_common::candidate::CandidateId;
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::hash::ContentHash;
 use qslm_common::job::JobKey;
+use qslm_common::quality::Quality;
 use qslm_common::work::{Made, WorkKey};
 
 use crate::ledger::{OpenJob, ShardCounts};
@@ -63,6 +64,8 @@ pub struct Summary {
     pub hypervolume: Option<f64>,
     /// The best candidate so far that meets the constraints.
     pub best: Option<Best>,
+    /// What is nearest to each bound, in sentences, while no candidate meets all of them; else empty.
+    pub unmet: String,
 }
 
 /// The best candidate so far.
@@ -72,6 +75,8 @@ pub struct Best {
     pub candidate: CandidateId,
     /// Share of the float model's bytes that it saves, 0 to 1.
     pub saving: f64,
+    /// Kind of the quality.
+    pub kind: Quality,
     /// Perplexity or accuracy.
     pub quality: f64,
     /// Share of the float model's quality that it loses.
@@ -116,6 +121,8 @@ pub struct ExperimentStatus {
     pub summary: Summary,
     /// The most candidates that the search may still propose after the generation, if that can be told.
     pub remaining_at_most: Option<u64>,
+    /// Number of these that it will propose, about, as searches like it did; `None` where nothing is known of such.
+    pub remaining_about: Option<u64>,
     /// Different reasons of failed trials, some of them.
     pub failures: Vec<String>,
     /// Priority.
@@ -130,6 +137,15 @@ pub struct ExperimentStatus {
     pub told: u64,
     /// Failed trials and jobs with their reasons, some of them.
     pub failed_trials: Vec<(WorkKey, String)>,
+}
+
+impl ExperimentStatus {
+    /// The same with an estimate of what is still to come, if it is known what share searches like it visit.
+    pub(super) fn with_share(self, share: Option<f64>) -> Self {
+        let about = share.zip(self.remaining_at_most);
+        let remaining_about = about.map(|(share, remaining)| (share * remaining as f64).ceil() as u64);
+        Self { remaining_about, ..self }
+    }
 }
 
 /// Status of a worker, as people see it.

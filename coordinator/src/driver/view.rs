@@ -7,10 +7,12 @@ use qslm_common::footprint::saving;
 use qslm_common::front_document::FrontDocument;
 use qslm_common::objective::quality_loss;
 use qslm_common::trial::Addressed;
-use qslm_report::{FORMAT, Lifecycle, ReportDocument, Sample, Sensitivity};
+use qslm_report::words::{lost, percent};
+use qslm_report::{FORMAT, Lifecycle, ReportDocument, Sample, Sensitivity, unmet};
 use qslm_search::{Playback, Probe};
 use tokio::sync::watch;
 
+use super::estimate::Visited;
 use super::presentation::{Presentation, Spotted};
 use super::rate::SlidingRate;
 use super::search_run::SearchRun;
@@ -39,6 +41,8 @@ pub(super) struct View {
     /// Tokens that workers reported, for a sliding window rate.
     tokens: SlidingRate,
     status: watch::Sender<Option<ExperimentStatus>>,
+    /// Share that the search visited; `None` until that was looked at after its end.
+    visited: Option<Option<Visited>>,
 }
 
 /// Announcement: the stage, state and best candidate that people were told of last.
@@ -60,13 +64,14 @@ impl View {
             probed: 0,
             tokens: SlidingRate::default(),
             status: watch::Sender::new(None),
+            visited: None,
         }
     }
 
     /// Forgets candidates and stages, which come again.
     pub(super) fn start_over(&mut self) {
         self.presentation.start_over();
-        self.summary = None;
+        (self.summary, self.visited) = (None, None);
     }
 
     /// Shows a measured trial, if it is `new` in the archive.
@@ -99,13 +104,36 @@ impl View {
     }
 
     /// Shows watchers the status if it changed.
-    pub(super) fn publish(&mut self, of: &SearchRun, ledger: &Ledger, now: Moment, workers: WorkerCounts) {
-        let status = self.status(of, ledger, now, workers);
+    /// `share` is that of what is still to come that it will propose, about.
+    pub(super) fn publish(
+        &mut self,
+        of: &SearchRun,
+        ledger: &Ledger,
+        now: Moment,
+        workers: WorkerCounts,
+        share: Option<f64>,
+    ) {
+        let status = self.status(of, ledger, now, workers).with_share(share);
         self.status.send_if_modified(|shown| {
             let changed = shown.as_ref() != Some(&status);
             *shown = Some(status);
             changed
         });
+    }
+
+    /// Share that the search visited, once it has finished and was looked at.
+    pub(super) fn visited(&self) -> Option<&Visited> {
+        self.visited.as_ref().and_then(Option::as_ref)
+    }
+
+    /// Notes what a search visited that has finished, once.
+    fn note_visited(&mut self, of: &SearchRun) {
+        if self.visited.is_none() && of.is_finished() && !of.is_looking_up() {
+            let archive = of.playback().archive();
+            let all = (archive.len() + archive.pruned()) as u64 + of.failures().len() as u64;
+            let first = self.presentation.stages().first().map_or(0, |stage| stage.measured);
+            self.visited = Some(Visited::new(of.playback().experiment(), all.saturating_sub(first)));
+        }
     }
 
     pub(super) fn status(
@@ -115,6 +143,7 @@ impl View {
         now: Moment,
         workers: WorkerCounts,
     ) -> ExperimentStatus {
+        self.note_visited(of);
         let playback = of.playback();
         let reasons: BTreeSet<&String> = of.failures().values().collect();
         let (trials, drawn) = playback.progress();
@@ -136,6 +165,7 @@ impl View {
             tokens_per_second: self.tokens.per_second(now),
             summary: self.summary(playback),
             remaining_at_most: playback.remaining_at_most(),
+            remaining_about: None,
             failures: reasons.into_iter().take(SHOWN_FAILURES).cloned().collect(),
             priority: of.priority(),
             demands: of.record().demands.clone(),
@@ -233,8 +263,8 @@ impl View {
         // Nothing is known before the first look, and that all of it is new is no news either.
         let Some(state) = now.state.filter(|_| before.state.is_some()) else { return news };
         if let Some(best) = now.best.as_ref().filter(|best| before.best.as_ref() != Some(best)) {
-            let (saving, loss) = (best.saving * 100.0, best.quality_loss * 100.0);
-            news.push(format!("best so far: {saving:.2} % saved at {loss:+.2} %"));
+            let (saving, loss) = (percent(best.saving), lost(best.kind, best.quality_loss));
+            news.push(format!("best so far: {saving} saved at {loss}"));
         }
         if now.stage != before.stage {
             news.push(match of.playback().is_waiting() {
@@ -259,11 +289,17 @@ fn summary(playback: &Playback) -> Summary {
     let best = chosen.map(|(chosen, float)| Best {
         candidate: chosen.id,
         saving: saving(&experiment.network, chosen.entry.footprint_bytes),
+        kind: experiment.task.quality(),
         quality: chosen.entry.counts.perplexity().or(chosen.entry.counts.accuracy()).unwrap_or(0.0),
         quality_loss: quality_loss(&float.counts, &chosen.entry.counts),
         quality_loss_interval: chosen.entry.loss_interval(float),
     });
-    Summary { front: archive.front_len() as u32, hypervolume: archive.hypervolume(experiment), best }
+    Summary {
+        front: archive.front_len() as u32,
+        hypervolume: archive.hypervolume(experiment),
+        best,
+        unmet: unmet::sentences(&archive.unmet(experiment)),
+    }
 }
 
 fn sensitivity((probe, quality_loss): (Probe, Option<f64>)) -> Sensitivity {

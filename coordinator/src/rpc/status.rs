@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use qslm_common::quality::Quality;
 use qslm_common::work::WorkKey;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{
@@ -77,7 +78,9 @@ pub fn write_status(status: driver::ExperimentStatus) -> ExperimentStatus {
         front: status.summary.front,
         hypervolume: status.summary.hypervolume,
         best: status.summary.best.map(write_best),
+        unmet: status.summary.unmet,
         remaining_at_most: status.remaining_at_most,
+        remaining_about: status.remaining_about,
         failures: status.failures,
         priority: status.priority,
         suitable_workers: status.workers.suitable,
@@ -101,10 +104,17 @@ fn write_state(state: driver::State) -> State {
 }
 
 fn write_best(best: driver::Best) -> Best {
-    let driver::Best { candidate, saving, quality, quality_loss, quality_loss_interval } = best;
+    let driver::Best { candidate, saving, kind, quality, quality_loss, quality_loss_interval } = best;
     let candidate = candidate.as_bytes().to_vec();
     let quality_loss_interval = quality_loss_interval.map(Into::into);
-    Best { candidate, saving, quality, quality_loss, quality_loss_interval }
+    Best {
+        candidate,
+        saving,
+        quality,
+        quality_loss,
+        quality_loss_interval,
+        is_accuracy: kind == Quality::Accuracy,
+    }
 }
 
 fn write_failed_trial((work, reason): (WorkKey, String)) -> FailedTrial {

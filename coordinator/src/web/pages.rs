@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::driver::ExperimentStatus;
 use askama::Template;
 use qslm_report::page::{self, render};
-use qslm_report::words::{date, percent};
+use qslm_report::words::{date, lost, percent};
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::driver::{Event, Handle, JobState, JobUnderWay, Refusal, WorkerStatus};
+use crate::driver::{Event, ExperimentStatus, Handle, JobState, JobUnderWay, Refusal, State, WorkerStatus};
 
 /// Age up to which a page is shown again instead of being made again.
 const FRESH: Duration = Duration::from_millis(900);
@@ -106,16 +105,17 @@ struct ExperimentRow {
 impl ExperimentRow {
     fn new(status: &ExperimentStatus) -> Self {
         let best = status.summary.best.as_ref();
+        let is_unmet = status.state == State::Finished && !status.summary.unmet.is_empty();
         Self {
             id: status.id.clone(),
-            state: status.state.name().to_owned(),
+            state: if is_unmet { "unmet" } else { status.state.name() }.to_owned(),
             cells: [
                 status.stage.to_owned(),
                 status.measured.to_string(),
                 status.failed.to_string(),
                 status.summary.front.to_string(),
                 best.map_or(String::new(), |best| percent(best.saving)),
-                best.map_or(String::new(), |best| format!("{:+.2} %", best.quality_loss * 100.0)),
+                best.map_or(String::new(), |best| lost(best.kind, best.quality_loss)),
                 format!("{:.0}", status.tokens_per_second),
                 status.priority.to_string(),
             ],

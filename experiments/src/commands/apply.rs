@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use qslm_engine::checkpoint::packed::{self, Provenance};
+use qslm_report::words::bytes;
 use serde::Serialize;
 
 use crate::codes::{CodesArgs, not_calibrated};
@@ -46,7 +47,7 @@ pub struct Apply {
     /// The packed file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Replace what is there even if it is no packed file; never a store, a float checkpoint or an input
+    /// Replace what is there; never a store, a float checkpoint or an input
     #[arg(long)]
     force: bool,
     /// How to print the result
@@ -69,7 +70,7 @@ impl Apply {
     pub fn run(self) -> Outcome {
         let inputs: Vec<_> = [Some(&self.checkpoint), self.front.as_ref()].into_iter().flatten().collect();
         let inputs: Vec<_> = inputs.into_iter().map(PathBuf::as_path).collect();
-        let place = OutputPlace::new(&self.out, Made::Packed, &inputs, self.force)?;
+        let place = OutputPlace::kept(&self.out, Made::Packed, &inputs, self.force)?;
         let checkpoint = read_checkpoint(&self.checkpoint, !self.real_embedding)?;
         let hash = Input::checkpoint(&self.checkpoint)?.hash()?;
         let mut provenance = Provenance {
@@ -110,13 +111,13 @@ impl Apply {
         match self.output {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => print_pairs(&[
-                ("file".to_owned(), report.file),
+                ("file".to_owned(), format!("{}: {}", report.file, bytes(size.tensors + size.header))),
                 ("candidate".to_owned(), report.candidate),
                 (
                     "tensors".to_owned(),
-                    format!("{} bytes ({:.2} % saved)", size.tensors, report.saving * 100.0),
+                    format!("{} ({:.2} % saved)", bytes(size.tensors), report.saving * 100.0),
                 ),
-                ("header".to_owned(), format!("{} bytes", size.header)),
+                ("header".to_owned(), bytes(size.header)),
             ]),
         }
     }

@@ -14,6 +14,7 @@ use qslm_common::network::Network;
 use qslm_common::scheme::Calibration;
 use qslm_common::storage::CodedSizes;
 use qslm_engine::task::Dataset;
+use qslm_report::words::{bytes, cost, grouped};
 use serde::Serialize;
 
 use crate::codes::CalibrationArgs;
@@ -174,7 +175,7 @@ impl Evaluation {
         backend: Backend,
     ) -> Self {
         let rates = counts.firing_rates(network.channels);
-        let bytes = file_bytes(network, candidate, sizes);
+        let footprint = file_bytes(network, candidate, sizes);
         Self {
             nll_sum: counts.nll.nats(),
             tokens: counts.scored_tokens,
@@ -183,9 +184,9 @@ impl Evaluation {
             sentences: counts.sentences,
             accuracy: counts.accuracy(),
             firing_rates: network.populations().into_iter().zip(rates.into_iter().map(Into::into)).collect(),
-            footprint_bytes: bytes,
+            footprint_bytes: footprint,
             float_bytes: float_bytes(network),
-            saving: qslm_common::footprint::saving(network, bytes),
+            saving: qslm_common::footprint::saving(network, footprint),
             parameters: network.parameters(),
             costs,
             candidate: candidate.id().to_string(),
@@ -200,7 +201,7 @@ impl Evaluation {
         let mut rows = vec![("nll sum".to_owned(), format!("{:.4} nats", self.nll_sum))];
         if let Some(perplexity) = self.perplexity {
             let words = match perplexity {
-                Some(perplexity) => format!("{perplexity:.4} over {} tokens", self.tokens),
+                Some(perplexity) => format!("{perplexity:.4} over {} tokens", grouped(self.tokens)),
                 None => {
                     let mean = self.nll_sum / self.tokens as f64;
                     format!("overflow: {mean:.1} nats per token over {} tokens", self.tokens)
@@ -213,19 +214,23 @@ impl Evaluation {
             rows.push(("accuracy".to_owned(), format!("{:.2} % ({of})", accuracy * 100.0)));
         }
         let saved = format!(
-            "{} of {} bytes ({:.2} % saved)",
-            self.footprint_bytes,
-            self.float_bytes,
+            "{} of {} ({:.2} % saved)",
+            bytes(self.footprint_bytes),
+            bytes(self.float_bytes),
             self.saving * 100.0
         );
         rows.push(("footprint".to_owned(), saved));
         let energy = self.costs.get(&Cost::Energy).copied().unwrap_or(0.0);
-        rows.push(("energy".to_owned(), format!("{:.4} uJ per token", energy * 1e6)));
+        rows.push(("energy".to_owned(), cost(Cost::Energy, energy)));
         for (name, rate) in &self.firing_rates {
             rows.push((format!("firing rate {name}"), format!("{:.4}", rate.as_f64().unwrap_or(0.0))));
         }
-        let speed =
-            format!("{:.2} s, {:.0} tokens/s on {}", self.seconds, self.tokens_per_second, self.backend);
+        let speed = format!(
+            "{:.2} s, {} tokens/s on {}",
+            self.seconds,
+            grouped(self.tokens_per_second as u64),
+            self.backend
+        );
         rows.push(("time".to_owned(), speed));
         crate::output::print_pairs(&rows)
     }

@@ -79,7 +79,7 @@ struct Into {
     /// The store that has the experiment; no coordinator may have it open
     #[arg(long = "into", value_name = "STORE")]
     store: PathBuf,
-    /// The experiment's id, or the beginning of it
+    /// The experiment's id or the beginning of it, or its name, which means the newest of that name
     #[arg(long)]
     experiment: String,
 }

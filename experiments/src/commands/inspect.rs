@@ -13,6 +13,7 @@ use qslm_common::network::Network;
 use qslm_common::storage::CodedSizes;
 use qslm_engine::checkpoint::packed::{Manifest, Provenance};
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError, Inspected};
+use qslm_report::words::{bytes, grouped};
 use serde::Serialize;
 
 use crate::exit::Outcome;
@@ -61,6 +62,9 @@ struct Inspection {
     float_bytes: u64,
     footprint_bytes: u64,
     saving: f64,
+    /// Bytes of the file itself: of a packed one, its tensors and its header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_bytes: Option<u64>,
     packed: bool,
     candidate: String,
     provenance: Option<Provenance>,
@@ -102,7 +106,7 @@ impl Inspect {
             };
         let candidate = manifest.as_ref().map_or_else(|| Candidate::float(&network), Manifest::to_candidate);
         let sizes = manifest.as_ref().map_or_else(CodedSizes::default, Manifest::sizes);
-        let bytes = file_bytes(&network, &candidate, &sizes);
+        let footprint = file_bytes(&network, &candidate, &sizes);
         let unit = |unit: qslm_common::network::Unit| {
             let scheme = candidate.scheme(&unit.name);
             UnitReport {
@@ -128,8 +132,9 @@ impl Inspect {
             vector_parameters: network.vector_parameters(),
             macs_per_token: network.macs_per_token(),
             float_bytes: float_bytes(&network),
-            footprint_bytes: bytes,
-            saving: saving(&network, bytes),
+            footprint_bytes: footprint,
+            saving: saving(&network, footprint),
+            file_bytes: std::fs::metadata(&self.file).ok().map(|file| file.len()),
             packed: manifest.is_some(),
             candidate: candidate.id().to_string(),
             provenance: manifest.map(|manifest| manifest.provenance),
@@ -197,14 +202,18 @@ impl Inspection {
         let mut text = format!(
             "V {vocabulary}, D {channels}, hidden {hidden}, L {blocks}, outputs {outputs}, {embedding} embedding\n\
              {} parameters in {} matrices and {} outside, {} MACs per token\n\
-             {} bytes of {} in float ({:.2} % saved)\n",
-            self.parameters,
+             {} of {} in float ({:.2} % saved){}\n",
+            grouped(self.parameters),
             self.matrices,
-            self.vector_parameters,
-            self.macs_per_token,
-            self.footprint_bytes,
-            self.float_bytes,
+            grouped(self.vector_parameters),
+            grouped(self.macs_per_token),
+            bytes(self.footprint_bytes),
+            bytes(self.float_bytes),
             self.saving * 100.0,
+            match self.file_bytes {
+                Some(file) if self.packed => format!(", {} with the header of the file", bytes(file)),
+                _ => String::new(),
+            },
         );
         self.notes.iter().for_each(|note| text.push_str(&format!("{note}\n")));
         if let Some(provenance) = &self.provenance {
@@ -227,14 +236,14 @@ impl Inspection {
         for unit in &self.units {
             let numbers = [unit.rows as u64, unit.columns as u64, unit.parameters, unit.bytes];
             let mut row = vec![unit.name.clone()];
-            row.extend(numbers.map(|number| number.to_string()));
+            row.extend(numbers.map(grouped));
             row.push(unit.scheme.clone());
             row.extend(unit.activation.clone());
             table.add_row(row);
         }
         let mut vectors = ["one-dimensional", "", "", "", "", ""].map(str::to_owned);
-        vectors[3] = self.vector_parameters.to_string();
-        vectors[4] = self.vector_bytes.to_string();
+        vectors[3] = grouped(self.vector_parameters);
+        vectors[4] = grouped(self.vector_bytes);
         vectors[5].clone_from(&self.vectors);
         table.add_row(vectors);
         let membranes = self.membranes.iter().map(|(name, scheme)| format!("{name} {scheme}\n"));

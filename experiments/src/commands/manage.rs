@@ -6,6 +6,7 @@ use clap::Args;
 use comfy_table::CellAlignment;
 use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
+use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, ListRequest, RetryRequest};
 use serde::Serialize;
 
@@ -92,7 +93,7 @@ Examples:
   qslm front quickstart
   qslm front quickstart --store runs/quickstart.redb --output json > front.json")]
 pub struct Front {
-    /// The experiment's id, or the beginning of it
+    /// The experiment's id or the beginning of it, or its name, which means the newest of that name
     experiment: String,
     #[command(flatten)]
     source: Source,
@@ -160,7 +161,7 @@ pub struct Prioritize {
 
 #[derive(Debug, Args)]
 struct Which {
-    /// The experiment's id, or the beginning of it
+    /// The experiment's id or the beginning of it, or its name, which means the newest of that name
     experiment: String,
     #[command(flatten)]
     target: Target,
@@ -171,7 +172,7 @@ struct Which {
 
 #[derive(Debug, Args)]
 struct One {
-    /// The experiment's id, or the beginning of it
+    /// The experiment's id or the beginning of it, or its name, which means the newest of that name
     experiment: String,
     #[command(flatten)]
     source: Source,
@@ -332,6 +333,9 @@ struct Shown<'a> {
     /// Suitable workers that had faults only.
     set_aside_workers: u32,
     priority: i32,
+    /// What is nearest to each bound, while nothing meets all of them.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    unmet: &'a str,
 }
 
 /// A failed trial as printed.
@@ -379,6 +383,7 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             stuck: &status.stuck,
             set_aside_workers: status.set_aside_workers,
             priority: status.priority,
+            unmet: &status.unmet,
         }
     }
 }
@@ -443,9 +448,12 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
     }
     let stuck = all.iter().filter(|status| !status.stuck.is_empty());
     let stuck: String = stuck.map(|status| format!("{} is stuck: {}\n", status.id, status.stuck)).collect();
+    let unmet = all.iter().filter(|status| status.state() == State::Finished && !status.unmet.is_empty());
+    let unmet: String =
+        unmet.map(|status| format!("{} chose nothing. {}\n", status.id, status.unmet)).collect();
     let failed = all.iter().filter(|status| all.len() == 1 && !status.failed_trials.is_empty());
     let failed: String = failed.flat_map(|status| &status.failed_trials).map(failed_line).collect();
-    print(&format!("{table}\n{stuck}{failed}"))
+    print(&format!("{table}\n{stuck}{unmet}{failed}"))
 }
 
 /// `trial 3fa81c2b9d04 failed: REASON`

@@ -25,7 +25,7 @@ Examples:
   qslm report quickstart --store runs/quickstart.redb --plots figures --scale 3
   qslm report quickstart --store runs/quickstart.redb --format json --out - | jq .sensitivity")]
 pub struct Report {
-    /// The experiment's id, or the beginning of it
+    /// The experiment's id or the beginning of it, or its name, which means the newest of that name
     experiment: String,
     #[command(flatten)]
     source: Source,

@@ -105,8 +105,11 @@ impl Run {
         if self.output == Output::Table {
             let evaluated = finished.evaluated;
             let (store, front) = (store.display(), path.display());
-            let arithmetic = finished.computed_share.map_or(String::new(), |share| {
-                format!("Arithmetic: {:.0} % of what each candidate alone takes\n", share * 100.0)
+            // Of interest to whoever wants to know where the time went.
+            let shown = finished.computed_share.filter(|_| tracing::enabled!(tracing::Level::INFO));
+            let arithmetic = shown.map_or(String::new(), |share| {
+                let percent = share * 100.0;
+                format!("Arithmetic: {percent:.0} % of the products that measuring each candidate alone would take\n")
             });
             print(&format!(
                 "\nEvaluated in this run: {evaluated}\n{arithmetic}Results: {store}\nFront:   {front}\n"

@@ -133,7 +133,7 @@ impl Source {
         Failure::unless_file(store)?;
         let embedded = Embedded::start_to_read(store).await?;
         let value = match embedded.connect().await {
-            Ok(mut client) => f(&mut client).await,
+            Ok(mut client) => f(&mut client).await.map_err(|failure| failure.of_store(store)),
             Err(failure) => Err(failure),
         };
         embedded.stop_after(value).await

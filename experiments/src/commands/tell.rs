@@ -27,7 +27,7 @@ NAME=SCHEME.
 Exit codes: 0 done, 2 no candidate, and why; 3 no such experiment or file; 4 another number is the next one, or nothing more
 can be told; 5 no coordinator.")]
 pub struct Tell {
-    /// The experiment's id, or the beginning of it
+    /// The experiment's id or the beginning of it, or its name, which means the newest of that name
     experiment: String,
     /// File of candidates, a line each
     #[arg(long, value_name = "FILE", required_unless_present = "last")]

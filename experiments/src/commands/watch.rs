@@ -33,7 +33,7 @@ Examples:
 Exit codes: 0 done, or left by q; 3 no such experiment, 5 no coordinator, 6 cancelled, finished with failed trials or no
 candidate within the constraints, 130 interrupted, while the experiment goes on.")]
 pub struct Watch {
-    /// The experiment's id, or the beginning of it [default: all experiments]
+    /// The experiment's id or the beginning of it, or its name, which means the newest of that name [default: all experiments]
     experiment: Option<String>,
     #[command(flatten)]
     target: Target,

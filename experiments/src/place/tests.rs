@@ -54,6 +54,32 @@ fn what_is_read_is_not_written_to_by_whatever_name() {
 }
 
 #[test]
+fn a_file_that_is_kept_is_replaced_by_force_alone() {
+    let folder = Folder::new();
+    let packed = folder.file("p", b"\x20\0\0\0\0\0\0\0{\"__metadata__\":{\"qslm.manifest\":\"{}\"}");
+    let words = OutputPlace::kept(&packed, Made::Packed, &[], false).unwrap_err().to_string();
+    assert!(words.ends_with("/p: is there already; --force replaces it"), "{words}");
+    assert!(OutputPlace::kept(&packed, Made::Packed, &[], true).is_ok());
+    assert!(OutputPlace::kept(&folder.at("new"), Made::Packed, &[], false).is_ok());
+    assert!(OutputPlace::kept(&folder.file("empty", ""), Made::Packed, &[], false).is_ok());
+}
+
+#[test]
+fn a_file_that_was_put_in_the_place_of_the_unfinished_one_has_the_permissions_of_any_new_file() {
+    let folder = Folder::new();
+    let usual = folder.file("usual", "");
+    let place = OutputPlace::new(&folder.at("out"), Made::Front, &[], false).unwrap();
+    let unfinished = place.start().unwrap();
+    // As writers do that write beside and rename.
+    let private = folder.file("private", "{}");
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(private, unfinished.path()).unwrap();
+    unfinished.finish().unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+    assert_eq!(mode(&folder.at("out")), mode(&usual));
+}
+
+#[test]
 fn only_what_a_command_wrote_before_is_replaced_and_inputs_of_anybody_never() {
     let folder = Folder::new();
     let store = folder.file("s", b"redb\x1A\x0A\xA9\x0D\x0A...");

@@ -10,11 +10,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use qslm_common::archive::Archive;
+use qslm_common::cost::Cost;
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::{FrontDocument, FrontRow};
 use qslm_common::job::Job;
 use qslm_common::measurement::Counts;
+use qslm_common::trade_off::TradeOff;
 use qslm_common::work::WorkKey;
 use qslm_search::{AnyStrategy, Playback, Probe, Random, Search, Step, Tell, Tiered};
 
@@ -251,6 +253,25 @@ async fn ids_may_be_cut_short_while_they_are_unique() {
     assert!(matches!(handle.get("form".to_owned()).await, Err(Refusal::Ambiguous(_))));
     assert!(matches!(handle.get("x".to_owned()).await, Err(Refusal::NotFound(_))));
     assert!(matches!(handle.get(String::new()).await, Err(Refusal::Ambiguous(_))));
+}
+
+#[tokio::test]
+async fn a_whole_name_means_the_newest_of_that_name_and_refusals_list_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, _thread) = open(&folder.path().join("s.redb"));
+    let named = |name: &str| Experiment { name: name.to_owned(), ..qslm() };
+    let other =
+        Experiment { trade_off: TradeOff::WeightedSum { mu: 2.0, cost: Cost::Footprint }, ..named("form") };
+    let mut ids = Vec::new();
+    for experiment in [named("form"), other, named("formal")] {
+        ids.push(handle.submit(Submission::new(experiment, 1)).await.unwrap().id);
+    }
+    assert_eq!(handle.get("form".to_owned()).await.unwrap().id, ids[1], "neither the older one nor formal");
+    assert_eq!(handle.get(ids[0].clone()).await.unwrap().id, ids[0]);
+    let refusal = handle.get("for".to_owned()).await.unwrap_err().to_string();
+    assert_eq!(refusal, format!("3 experiments start with \"for\": {}, {}, {}", ids[2], ids[1], ids[0]));
+    let refusal = handle.get("x".to_owned()).await.unwrap_err().to_string();
+    assert_eq!(refusal, format!("no experiment \"x\"; there are {}, {}, {}", ids[2], ids[1], ids[0]));
 }
 
 #[tokio::test]
