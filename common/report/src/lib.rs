@@ -26,4 +26,4 @@ pub use document::{
     Comparison, EngineShare, FORMAT, GivenArtifact, Lifecycle, Reference, ReportDocument, Sample,
     Sensitivity, Stage, worked_ms,
 };
-pub use field::{Field, Point};
+pub use field::{Field, Placed, Point};

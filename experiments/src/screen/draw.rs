@@ -2,8 +2,8 @@
 
 use qslm_proto::v1::ExperimentStatus;
 use qslm_proto::v1::experiment_status::State;
-use qslm_report::Field;
-use qslm_report::words::time;
+use qslm_report::words::{lost_briefly, time};
+use qslm_report::{Field, Placed};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -15,7 +15,7 @@ use ratatui::widgets::{
 };
 
 use super::View;
-use crate::progress::ahead;
+use crate::progress::{ahead, kind_of};
 
 /// Lines of the list of experiments at most, with its header.
 const LIST: u16 = 6;
@@ -98,6 +98,7 @@ fn draw_experiments(frame: &mut Frame<'_>, area: Rect, view: &View) {
 fn experiment_row(status: &ExperimentStatus) -> Row<'static> {
     let (word, colour) = match status.state() {
         State::Running => ("running", Color::Blue),
+        State::Finished if !status.unmet.is_empty() => ("unmet", Color::Yellow),
         State::Finished => ("finished", Color::Green),
         State::Cancelled => ("cancelled", Color::Red),
         State::Paused => ("paused", Color::Yellow),
@@ -113,7 +114,7 @@ fn experiment_row(status: &ExperimentStatus) -> Row<'static> {
         right(status.measured.to_string()),
         right(status.front.to_string()),
         right(best.map_or(String::new(), |best| format!("{:.2} %", best.saving * 100.0))),
-        right(best.map_or(String::new(), |best| format!("{:+.2} %", best.quality_loss * 100.0))),
+        right(best.map_or(String::new(), |best| lost_briefly(kind_of(best), best.quality_loss))),
     ])
 }
 
@@ -140,6 +141,9 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, view: &View) {
     frame.render_widget(gauge.filled_style(Color::Blue).unfilled_style(FAINT), bar);
     let failed = match (status.failed, status.failures.first()) {
         _ if !status.stuck.is_empty() => Line::styled(format!(" stuck: {}", status.stuck), PROBLEM),
+        (0, _) if ended && !status.unmet.is_empty() => {
+            Line::styled(format!(" unmet: {}", status.unmet), PROBLEM)
+        }
         (0, _) => Line::styled(more, FAINT),
         (failed, reason) => {
             let reason = reason.map_or("", String::as_str);
@@ -166,14 +170,10 @@ fn draw_front(frame: &mut Frame<'_>, area: Rect, view: &View) {
         let points = points.map(|point| percent((point.saving, point.loss))).collect();
         series.push((stage.name.clone(), COLOURS[index % COLOURS.len()], Marker::Braille, points));
     }
-    let front = field.front.iter().copied().map(percent).collect();
+    let place = |at: &Placed| percent((at.saving, at.loss));
+    let front = field.front.iter().map(place).collect();
     series.push(("front".to_owned(), Color::White, Marker::Dot, front));
-    series.push((
-        "chosen".to_owned(),
-        Color::Red,
-        Marker::Block,
-        field.chosen.into_iter().map(percent).collect(),
-    ));
+    series.push(("chosen".to_owned(), Color::Red, Marker::Block, field.chosen.iter().map(place).collect()));
     let points = || series.iter().flat_map(|(_, _, _, points)| points);
     let left = (field.left * 100.0).min(99.0);
     let low = points().map(|(_, loss)| *loss).fold(0.0, f64::min);

@@ -4,9 +4,11 @@ mod costs;
 mod firing;
 mod front;
 mod hypervolume;
+mod pairs;
 mod raster;
 mod schemes;
 mod sensitivity;
+mod stage_look;
 
 use kuva::backend::svg::SvgBackend;
 use kuva::render::layout::{Layout, TickFormat};
@@ -23,6 +25,8 @@ const CHOSEN: &str = "#D55E00";
 const FLOAT: &str = "#7F7F7F";
 /// Width of every plot, in the units of its SVG. Narrow enough that its text can be read on a phone.
 const WIDTH: f64 = 720.0;
+/// Colour of the front, everywhere.
+const FRONT: &str = "#333333";
 /// Colour of lines that only guide the eye.
 const GUIDE: &str = "#999999";
 
@@ -39,15 +43,14 @@ pub struct Plot {
 
 /// Every plot that there is data for, in the order of reading.
 pub fn all(report: &ReportDocument) -> Vec<Plot> {
-    let plots = [
-        front::plot(report),
+    let others = [
         hypervolume::plot(report),
         sensitivity::plot(report),
         schemes::plot(report),
         firing::plot(report),
         costs::plot(report),
     ];
-    plots.into_iter().flatten().collect()
+    front::plot(report).into_iter().chain(pairs::plots(report)).chain(others.into_iter().flatten()).collect()
 }
 
 impl Plot {
@@ -87,6 +90,11 @@ impl Plot {
 /// Ticks in percent, of values that are percentages already.
 fn percent_ticks() -> TickFormat {
     TickFormat::Custom(std::sync::Arc::new(|value| format!("{} %", tidy(value))))
+}
+
+/// Ticks in points, of values that are hundredths already.
+fn point_ticks() -> TickFormat {
+    TickFormat::Custom(std::sync::Arc::new(|value| format!("{} pt", tidy(value))))
 }
 
 /// Number with up to four decimals, without those at the end that say nothing.

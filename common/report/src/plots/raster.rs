@@ -1,7 +1,7 @@
 //! A plot as PNG: drawn larger and averaged, because the library smooths neither turned text nor steep lines.
 
 use kuva::backend::png::PngBackend;
-use kuva::render::render::Scene;
+use kuva::render::render::{Primitive, Scene};
 use png::{BitDepth, ColorType, Decoder, Encoder};
 
 /// Pixels of a drawing that become one, along each side.
@@ -12,10 +12,37 @@ const FINE: f32 = 4.0;
 /// The scene as PNG with `scale` pixels per unit.
 pub(super) fn png(scene: &Scene, scale: f32) -> Result<Vec<u8>, String> {
     if scale >= FINE {
-        return PngBackend::new().with_scale(scale).render_scene(scene);
+        return draw(scene, scale);
     }
-    let drawn = PngBackend::new().with_scale(scale * FINER as f32).render_scene(scene)?;
-    average(&drawn).map_err(|error| error.to_string())
+    average(&draw(scene, scale * FINER as f32)?).map_err(|error| error.to_string())
+}
+
+fn draw(scene: &Scene, scale: f32) -> Result<Vec<u8>, String> {
+    // The library takes dashes for pixels, and so fine ones look like a line.
+    let scene = Scene {
+        elements: scene.elements.iter().cloned().map(|element| with_dashes(element, scale)).collect(),
+        background_color: scene.background_color.clone(),
+        text_color: scene.text_color.clone(),
+        font_family: scene.font_family.clone(),
+        ..Scene::new(scene.width, scene.height)
+    };
+    PngBackend::new().with_scale(scale).render_scene(&scene)
+}
+
+/// The element with its dashes in pixels.
+fn with_dashes(mut element: Primitive, scale: f32) -> Primitive {
+    let dashes = match &mut element {
+        Primitive::Line { stroke_dasharray, .. } | Primitive::PolyLine { stroke_dasharray, .. } => {
+            stroke_dasharray
+        }
+        Primitive::Path(path) => &mut path.stroke_dasharray,
+        _ => return element,
+    };
+    if let Some(text) = dashes {
+        let lengths = text.split([' ', ',']).filter_map(|length| length.parse::<f32>().ok());
+        *text = lengths.map(|length| (length * scale).to_string()).collect::<Vec<_>>().join(" ");
+    }
+    element
 }
 
 /// The picture with the mean of every [`FINER`] by [`FINER`] pixels in their place; what is left over at the
@@ -71,6 +98,36 @@ mod tests {
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
         assert_eq!((info.width, info.height, &pixels[..]), (2, 1, &[90, 40][..]));
+    }
+
+    #[test]
+    fn a_dashed_line_has_the_gaps_of_the_svg() {
+        use kuva::render::color::Color;
+        let mut scene = Scene::new(100.0, 20.0);
+        scene.background_color = Some("white".to_owned());
+        scene.add(Primitive::Line {
+            x1: 0.0,
+            y1: 10.0,
+            x2: 100.0,
+            y2: 10.0,
+            stroke: Color::from("black"),
+            stroke_width: 2.0,
+            stroke_dasharray: Some("6 4".to_owned()),
+        });
+        for scale in [1.0, 2.0, 4.0] {
+            let png = png(&scene, scale).unwrap();
+            let mut reader = Decoder::new(std::io::Cursor::new(&png)).read_info().unwrap();
+            let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+            let info = reader.next_frame(&mut pixels).unwrap();
+            let (wide, channels) = (info.width as usize, info.color_type.samples());
+            let row = info.height as usize / 2;
+            let light = |x: usize| pixels[(row * wide + x) * channels] > 128;
+            let changes = (1..wide).filter(|x| light(*x) != light(x - 1)).count();
+            // Ten dashes of six units, each with a gap of four behind it.
+            assert!((17..=21).contains(&changes), "{changes} changes at scale {scale}");
+            let gaps = (0..wide).filter(|x| light(*x)).count() as f64 / wide as f64;
+            assert!((0.2..0.5).contains(&gaps), "{gaps} of the line is gaps at scale {scale}");
+        }
     }
 
     #[test]

@@ -4,9 +4,10 @@ use kuva::plot::BarPlot;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::network::short_name;
+use qslm_common::quality::Quality;
 use qslm_common::space::Axis;
 
-use super::{COLOURS, Plot, WIDTH, percent_ticks};
+use super::{COLOURS, Plot, WIDTH, percent_ticks, point_ticks};
 use crate::{ReportDocument, Sensitivity};
 
 /// Height of a bar with its gap.
@@ -26,11 +27,12 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     // From the top down in the network's order; bars are drawn from the bottom up.
     let bars = BarPlot::new().with_colored_bars(sites.iter().rev().map(bar)).with_horizontal(true);
     let layers: Vec<Layer> = vec![bars.with_tooltips().into()];
+    let quality = report.experiment.task.quality();
     let layout = Layout::auto_from_plots(&layers)
         .with_width(WIDTH)
         .with_height(120.0 + BAR * sites.len() as f64)
-        .with_x_label(report.experiment.task.quality().loss_name())
-        .with_x_tick_format(percent_ticks())
+        .with_x_label(quality.loss_name())
+        .with_x_tick_format(if quality == Quality::Accuracy { point_ticks() } else { percent_ticks() })
         .with_tick_size(10);
     let caption = "The loss of quality when one unit, activation or population alone is quantized and the rest stays float. \
                    The search lowers the least sensitive ones first.";

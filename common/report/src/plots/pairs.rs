@@ -1,0 +1,124 @@
+//! The front on every other pair of objectives: a ring for each of its candidates, and no line where a third one decides.
+
+use kuva::plot::scatter::MarkerShape;
+use kuva::plot::{LegendPosition, ScatterPlot};
+use kuva::render::layout::{Layout, TickFormat};
+use kuva::render::plots::Plot as Layer;
+use qslm_common::cost::Cost;
+use qslm_common::front_document::FrontRow;
+use qslm_common::objective::Objective;
+
+use super::{CHOSEN, FRONT, Plot, WIDTH};
+use crate::ReportDocument;
+use crate::words;
+
+/// Names of the plots in the order of the pairs.
+const NAMES: [&str; 3] = ["pair-1", "pair-2", "pair-3"];
+
+/// A plot per pair of objectives, but for quality and footprint, which the plot of all candidates has. Empty before
+/// anything is on the front.
+pub(super) fn plots(report: &ReportDocument) -> Vec<Plot> {
+    let objectives = &report.experiment.objectives;
+    let quality = Objective::quality_of(&report.experiment.task);
+    let shown = [quality, Objective::Cost(Cost::Footprint)];
+    let pairs =
+        objectives.iter().enumerate().flat_map(|(at, x)| objectives[at + 1..].iter().map(move |y| (*y, *x)));
+    let pairs = pairs.filter(|(x, y)| !(shown.contains(x) && shown.contains(y)));
+    let plot = |(name, (x, y))| pair(report, name, x, y);
+    NAMES.into_iter().zip(pairs).filter_map(plot).collect()
+}
+
+fn pair(report: &ReportDocument, name: &'static str, x: Objective, y: Objective) -> Option<Plot> {
+    let place = |row: &FrontRow| Some((value(row, x)?, value(row, y)?));
+    let rows: Vec<&FrontRow> = report.front.front.iter().filter(|row| place(row).is_some()).collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let label = |row: &FrontRow| {
+        let of = |objective| value(row, objective).map_or(String::new(), |value| said(objective, value));
+        format!("{}: {x} {}, {y} {}", row.candidate.short(), of(x), of(y))
+    };
+    let rings = ScatterPlot::new()
+        .with_data(rows.iter().filter_map(|row| place(row)))
+        .with_color(FRONT)
+        .with_size(5.0)
+        .with_marker_opacity(0.0)
+        .with_marker_stroke_width(1.2)
+        .with_legend("front")
+        .with_tooltip_labels(rows.iter().map(|row| label(row)))
+        .with_tooltips();
+    let mut layers: Vec<Layer> = vec![rings.into()];
+    if let Some((chosen, at)) = report.front.chosen.as_ref().and_then(|row| Some((row, place(row)?))) {
+        let star = ScatterPlot::new().with_data([at]).with_marker(MarkerShape::Star).with_color(CHOSEN);
+        let star = star.with_size(9.0).with_legend("chosen").with_tooltip_labels([label(chosen)]);
+        layers.push(star.with_tooltips().into());
+    }
+    let layout = Layout::auto_from_plots(&layers)
+        .with_width(WIDTH)
+        .with_height(400.0)
+        .with_x_label(x.to_string())
+        .with_y_label(y.to_string())
+        .with_x_tick_format(ticks(x))
+        .with_y_tick_format(ticks(y))
+        .with_legend_position(LegendPosition::OutsideRightTop);
+    let caption = format!(
+        "The candidates of the front by {x} and {y}; lower and further left is better. With three objectives none is \
+         joined to another: what looks worse here is better by the third."
+    );
+    Some(Plot::new(name, format!("{} against {}", capital(&y.to_string()), x), caption, layers, layout))
+}
+
+/// Value of an objective; `None` where the row does not have it.
+fn value(row: &FrontRow, objective: Objective) -> Option<f64> {
+    match objective {
+        Objective::Perplexity => row.perplexity,
+        Objective::Error => row.accuracy.map(|accuracy| 1.0 - accuracy),
+        Objective::FiringRate => Some(row.firing_rate),
+        Objective::Cost(Cost::Footprint) => Some(row.footprint_bytes as f64),
+        Objective::Cost(cost) => row.costs.get(&cost).copied(),
+    }
+}
+
+fn said(objective: Objective, value: f64) -> String {
+    match objective {
+        Objective::Perplexity => format!("{value:.3}"),
+        Objective::Error => words::percent(value),
+        Objective::FiringRate => format!("{value:.4}"),
+        Objective::Cost(cost) => words::cost(cost, value),
+    }
+}
+
+fn ticks(objective: Objective) -> TickFormat {
+    TickFormat::Custom(std::sync::Arc::new(move |value| match objective {
+        Objective::Cost(cost) if cost.unit().starts_with("bytes") => words::with_unit(value, "B"),
+        Objective::Cost(cost) => words::cost(cost, value).trim_end_matches(" per token").to_owned(),
+        objective => said(objective, value),
+    }))
+}
+
+fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::report;
+
+    #[test]
+    fn three_objectives_have_the_two_other_pairs_and_two_have_none() {
+        let mut report = report();
+        assert!(plots(&report).is_empty(), "perplexity and footprint are on the plot of all candidates");
+        report.experiment.objectives.push(Objective::Cost(Cost::Energy));
+        let plots = plots(&report);
+        let titles: Vec<_> = plots.iter().map(|plot| (plot.name, plot.title.as_str())).collect();
+        assert_eq!(titles, [("pair-1", "Perplexity against energy"), ("pair-2", "Footprint against energy")]);
+        for plot in &plots {
+            let svg = plot.svg();
+            let rings = svg.matches("</title>").count();
+            assert_eq!(rings, report.front.front.len() + 1, "each candidate of the front and the chosen one");
+            assert!(svg.contains("uJ"), "{svg}");
+        }
+    }
+}
