@@ -47,7 +47,11 @@ impl ModelArgs {
 
     /// The network as the file stores it, float or packed.
     pub fn load(&self) -> Outcome<LoadedModel> {
-        let checkpoint = self.read()?;
+        self.load_read(self.read()?)
+    }
+
+    /// The network of a checkpoint that was read, as its file stores it.
+    pub fn load_read(&self, checkpoint: Checkpoint) -> Outcome<LoadedModel> {
         let float = Candidate::float(checkpoint.network());
         let (built, candidate, sizes) = match checkpoint.manifest() {
             Some(manifest) => (manifest.to_run(), manifest.to_candidate(), manifest.sizes()),

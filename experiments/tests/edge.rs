@@ -167,6 +167,18 @@ fn a_comparison_is_paired_and_says_how_sure_it_is() {
     assert_eq!(worse["before"], float["perplexity"]);
     let table = succeed(&[&["compare"], &CLASSIFIER[..], &["--bits", "4", "--embedding", "sign"]].concat());
     assert!(table.contains("accuracy") && table.contains("over 208 pairs"), "{table}");
+    assert!(!table.contains("significant") && table.contains("points "), "{table}");
+    let table = succeed(&[&["compare"], &MODEL[..], &["--bits", "2", "--margin", "0.03"]].concat());
+    assert!(table.contains("p <= 0.0001, the least that 10,000 permutations can tell"), "{table}");
+    assert!(table.contains("the loss is below +3.00 % with 95 % confidence: no (it is below +"), "{table}");
+    let near = compare(&["--bits", "8", "--embedding", "sign", "--margin", "0.03"]);
+    assert_eq!((&near["margin"], &near["within_margin"]), (&0.03.into(), &true.into()));
+    assert!(
+        near["loss_below"].as_f64().unwrap() < near["loss_interval"][1].as_f64().unwrap(),
+        "one-sided: {near}"
+    );
+    let words = refused(2, &[&["compare"], &MODEL[..], &["--bits", "8", "--margin", "-1"]].concat());
+    assert!(words.contains("expected a number above 0"), "{words}");
     let words = refused(2, &[&["compare"], &MODEL[..]].concat());
     assert!(words.contains("what to compare with is missing"), "{words}");
 }

@@ -59,6 +59,7 @@ fn an_interval_is_about_that_of_the_paired_comparison() {
     let front = folder.path().join(format!("{}.front.json", document["experiment"].as_str().unwrap()));
     let compared = compare("experiments/data/encyclopaedia.txt", &front);
     assert!((compared["loss"].as_f64().unwrap() - loss).abs() < 1e-9, "{compared}");
+    assert_eq!(compared["chosen_on_this_data"], true, "selection and proof used the same text");
     // A bootstrap there, Student's t here.
     let ends = [0, 1].map(|end| compared["loss_interval"][end].as_f64().unwrap());
     let width = high - low;
@@ -131,6 +132,7 @@ fn the_chosen_candidate_is_measured_again_on_data_that_the_search_did_not_see() 
     let holdout = document["holdout"].clone();
     let front = folder.path().join(format!("{}.front.json", document["experiment"].as_str().unwrap()));
     let compared = compare(other.to_str().unwrap(), &front);
+    assert!(compared.get("chosen_on_this_data").is_none(), "{compared}");
     for (ours, theirs) in [("float", "before"), ("quality", "after"), ("quality_loss", "loss")] {
         let (ours, theirs) = (holdout[ours].as_f64().unwrap(), compared[theirs].as_f64().unwrap());
         assert!((ours / theirs - 1.0).abs() < 1e-9, "{holdout} {compared}");

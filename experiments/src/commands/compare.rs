@@ -6,8 +6,10 @@ use clap::Args;
 use qslm_common::cost::Costs;
 use qslm_common::footprint::{file_bytes, saving};
 use qslm_common::measurement::{Counts, overflowed};
+use qslm_common::quality::Quality;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, EvaluateError};
+use qslm_report::words::{lost, lost_at_most};
 use serde::Serialize;
 
 use crate::codes::{CalibrationArgs, CodesArgs};
@@ -15,20 +17,23 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::Input;
 use crate::inputs::DataArgs;
-use crate::output::{Output, print_data, print_pairs};
+use crate::output::{Output, print, print_data, print_pairs};
 use crate::parallel::{evaluate_every, threads};
 use crate::schemes::{LoadedModel, ModelArgs, SchemeArgs};
-use crate::statistics::paired;
+use crate::statistics::{LEAST_P, paired};
 use crate::storage::{StorageArgs, sizes};
 
 /// Compare a quantized network with the float one, sequence by sequence, with a paired significance test.
 ///
-/// The test flips the sign of each window's (or sentence's) difference at random: if there were no difference, each
-/// sign would be as likely. For sentences that is McNemar's test. The interval is a bootstrap over windows.
+/// With --margin the question is the one that people have of a deployed network: is the loss below a margin, with 95 %
+/// confidence? The test flips the sign of each window's (or sentence's) difference at random: if there were no difference,
+/// each sign would be as likely. For sentences that is McNemar's test. The interval is a bootstrap over windows. A candidate
+/// that was chosen on the same data looks better than it is; data that the search did not see tells.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   qslm compare --checkpoint model.safetensors --tokenizer tokenizer.json --text valid.txt --window 128 --bits 4 --embedding sign
+  qslm compare --checkpoint model.pth --tokenizer tokenizer.json --text unseen.txt --front front.json --margin 0.03
   qslm compare --checkpoint sst2.safetensors --tokenizer tokenizer.json --labelled dev.tsv --front runs/sst2-ID.front.json
   qslm compare --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --against packed.safetensors")]
 pub struct Compare {
@@ -53,12 +58,21 @@ pub struct Compare {
     /// Take this candidate of the front instead: its id, or the beginning of it
     #[arg(long, value_name = "ID", requires = "front")]
     candidate: Option<String>,
+    /// Ask whether the loss is below this with 95 % confidence: 0.03 is 3 % more perplexity, or 3 points of accuracy
+    #[arg(long, value_name = "LOSS", allow_negative_numbers = true, value_parser = margin)]
+    margin: Option<f64>,
     /// Threads that evaluate side by side [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
+}
+
+fn margin(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("{text:?}: expected a number above 0"))?;
+    let sane = value.is_finite() && value > 0.0;
+    if sane { Ok(value) } else { Err(format!("{text}: expected a number above 0")) }
 }
 
 /// Printed document; its keys are part of the interface.
@@ -77,17 +91,34 @@ struct ComparedFronts {
     loss: f64,
     /// 95 % interval of the loss.
     loss_interval: (f64, f64),
+    /// The loss is below this with 95 % confidence.
+    loss_below: f64,
+    /// The margin that was asked about, and whether the loss is below it with 95 % confidence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    margin: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    within_margin: Option<bool>,
+    /// True if a search is known to have measured the candidate on this very data; absent if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    chosen_on_this_data: bool,
+    #[serde(skip)]
+    quality: Quality,
     p_value: f64,
     /// Costs of both on a device of 45 nm; see docs/reference/spec.md (Costs).
     costs_before: Costs,
     costs_after: Costs,
 }
 
+/// What follows of choosing and proving on the same data.
+const CHOSEN_HERE: &str = "\nThe search measured this candidate on this very data, and took it because it looked good here: \
+                           loss and interval are too\ngood by that. Proof takes data that the search did not see \
+                           (--text, --labelled, or a spec's [holdout]).\n";
+
 impl Compare {
     /// Measures both and prints.
     pub fn run(self) -> Outcome {
         let threads = threads(self.threads);
-        let (other, data) = self.other()?;
+        let (other, data, of_search) = self.other()?;
         let float = self.model.load()?;
         let (before, after) = (&float.model, &other.model);
         if before.network() != after.network() {
@@ -99,22 +130,31 @@ impl Compare {
             })
         };
         let pairs: Vec<_> = every(before)?.into_iter().zip(every(after)?).collect();
-        let report = ComparedFronts::new(&pairs, &float, &other)?;
+        let report = ComparedFronts::new(&pairs, &float, &other, of_search.as_ref())?.beside(self.margin);
         match self.output {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
         }
     }
 
-    /// The network to compare with, and the data.
-    fn other(&self) -> Outcome<(LoadedModel, Dataset)> {
+    /// The network to compare with, the data, and what a search counted for the network, if one chose it.
+    fn other(&self) -> Outcome<(LoadedModel, Dataset, Option<Counts>)> {
+        let mut of_search = None;
         let loaded = match (&self.against, &self.front) {
-            (Some(file), _) => ModelArgs { checkpoint: file.clone(), ..self.model.clone() }.load()?,
+            (Some(file), _) => {
+                let model = ModelArgs { checkpoint: file.clone(), ..self.model.clone() };
+                let checkpoint = model.read()?;
+                of_search =
+                    checkpoint.manifest().and_then(|manifest| manifest.provenance.measurement.clone());
+                model.load_read(checkpoint)?
+            }
             (None, Some(front)) => {
                 let (front, checkpoint) = (FrontFile::read(front)?, self.model.read()?);
                 let hash = Input::checkpoint(&self.model.checkpoint)?.hash()?;
                 front.check_checkpoint(hash, &self.model.checkpoint)?;
-                let candidate = candidate(front.row(self.candidate.as_deref())?, checkpoint.network())?;
+                let row = front.row(self.candidate.as_deref())?;
+                of_search = Some(row.counts.clone());
+                let candidate = candidate(row, checkpoint.network())?;
                 let codes = self.codes.of(&candidate)?;
                 let storage = self.storage.or(&front.document.storage);
                 let sizes = sizes(&storage, &checkpoint, &candidate, &codes)?;
@@ -132,7 +172,7 @@ impl Compare {
             }
         };
         let data = self.data.load(loaded.model.network())?;
-        Ok((loaded, data))
+        Ok((loaded, data, of_search))
     }
 }
 
@@ -141,6 +181,7 @@ impl ComparedFronts {
         pairs: &[(Counts, Counts)],
         before_model: &LoadedModel,
         after_model: &LoadedModel,
+        of_search: Option<&Counts>,
     ) -> Outcome<Self> {
         let network = before_model.model.network();
         let sum = |of: fn(&(Counts, Counts)) -> &Counts| {
@@ -166,33 +207,52 @@ impl ComparedFronts {
             after: value(&after),
             loss: loss(test.mean),
             loss_interval: (loss(test.interval.0), loss(test.interval.1)),
+            loss_below: loss(test.upper),
+            margin: None,
+            within_margin: None,
+            // The same counts to the last digit come of the same data only.
+            chosen_on_this_data: of_search == Some(&after),
+            quality,
             p_value: test.p_value,
             costs_before: before_model.costs(&before),
             costs_after: after_model.costs(&after),
         })
     }
 
+    /// The same beside a margin that the loss may not reach.
+    fn beside(self, margin: Option<f64>) -> Self {
+        let within_margin = margin.map(|margin| self.loss_below < margin);
+        Self { margin, within_margin, ..self }
+    }
+
     fn print_table(&self) -> Outcome {
         let (low, high) = self.loss_interval;
         let or_overflow = |shown: Option<String>| shown.unwrap_or_else(|| "overflow".to_owned());
         let finite = |share: f64| Some(share * 100.0).filter(|percent| percent.is_finite());
-        let percent = |share: f64| or_overflow(finite(share).map(|percent| format!("{percent:+.2} %")));
+        let percent = |share: f64| or_overflow(finite(share).map(|percent| format!("{percent:+.2}")));
+        let loss = or_overflow(finite(self.loss).map(|_| lost(self.quality, self.loss)));
         let quality = |quality: Option<f64>| or_overflow(quality.map(|quality| format!("{quality:.4}")));
-        let verdict = if self.p_value < 0.05 { "significant" } else { "not significant" };
-        print_pairs(&[
+        let by_chance = match self.p_value <= LEAST_P {
+            true => "p <= 0.0001, the least that 10,000 permutations can tell".to_owned(),
+            false => format!("p = {:.4}", self.p_value),
+        };
+        let mut rows = vec![
             (
                 "candidate".to_owned(),
                 format!("{} ({:.2} % saved)", &self.candidate[..12], self.saving * 100.0),
             ),
             (self.measure.to_owned(), format!("{} to {}", quality(self.before), quality(self.after))),
-            (
-                "loss".to_owned(),
-                format!("{}, 95 % interval {} to {}", percent(self.loss), percent(low), percent(high)),
-            ),
-            (
-                "p-value".to_owned(),
-                format!("{:.4} over {} pairs: {verdict} at 5 %", self.p_value, self.pairs),
-            ),
-        ])
+            ("loss".to_owned(), format!("{loss}, 95 % interval {} to {}", percent(low), percent(high))),
+            ("no difference".to_owned(), format!("{by_chance} (signs flipped over {} pairs)", self.pairs)),
+        ];
+        if let (Some(margin), Some(within)) = (self.margin, self.within_margin) {
+            let (margin, below) = (lost_at_most(self.quality, margin), percent(self.loss_below));
+            let answer = if within { "yes" } else { "no" };
+            let words =
+                format!("the loss is below {margin} with 95 % confidence: {answer} (it is below {below})");
+            rows.push(("margin".to_owned(), words));
+        }
+        print_pairs(&rows)?;
+        if self.chosen_on_this_data { print(CHOSEN_HERE) } else { Ok(()) }
     }
 }
