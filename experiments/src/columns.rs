@@ -11,18 +11,22 @@ use qslm_common::spread::Spread;
 use qslm_proto::convert;
 use qslm_proto::v1::MeasuredCandidate;
 
+use crate::standing::{Judge, Standing};
+
 /// A measured candidate with what is worked out once for several columns.
 pub struct CandidateRow {
     candidate: MeasuredCandidate,
     counts: Counts,
     spread: Option<Spread>,
+    standing: Standing,
 }
 
 impl CandidateRow {
-    /// Row of what a coordinator sent.
-    pub fn new(candidate: MeasuredCandidate) -> Self {
+    /// Row of what a coordinator sent, judged as its experiment does.
+    pub fn new(candidate: MeasuredCandidate, judge: &Judge) -> Self {
         let (counts, spread) = convert::read_counts(candidate.counts.clone().unwrap_or_default());
-        Self { candidate, counts, spread }
+        let standing = judge.standing(&candidate, &counts, spread);
+        Self { candidate, counts, spread, standing }
     }
 }
 
@@ -170,8 +174,22 @@ pub fn columns() -> Vec<Column> {
             "relative increase of perplexity that the search expected when it proposed it; empty where it predicts none",
             |row| row.candidate.predicted_loss,
         ),
+        count("is_float", "1 for the float model, else 0", |row| flag(row.standing.is_float)),
+        count("on_front", "1 on the front, else 0", |row| flag(row.standing.on_front)),
+        count("meets_constraints", "1 within every bound of the constraints, else 0", |row| {
+            flag(row.standing.meets_constraints)
+        }),
+        count("chosen", "1 for the candidate that the trade-off picks, else 0", |row| flag(row.standing.chosen)),
+        number("trade_off", "value of the trade-off; empty before the float model is measured", |row| {
+            row.standing.trade_off
+        }),
     ]);
     columns
+}
+
+/// 1 for what is so, else 0: programs filter by it whatever the form of the export.
+fn flag(is_so: bool) -> u64 {
+    u64::from(is_so)
 }
 
 /// The column of a cost, empty where the spec does not describe what the cost is about.
@@ -231,7 +249,18 @@ mod tests {
         assert_eq!(names[36..41], ["engines", "checkpoint", "data", "protocol", "engine"]);
         assert_eq!(
             names[41..],
-            ["quality_loss_low", "quality_loss_high", "pairs", "squared_differences", "predicted_loss"]
+            [
+                "quality_loss_low",
+                "quality_loss_high",
+                "pairs",
+                "squared_differences",
+                "predicted_loss",
+                "is_float",
+                "on_front",
+                "meets_constraints",
+                "chosen",
+                "trade_off"
+            ]
         );
     }
 }

@@ -24,6 +24,7 @@ mod schemes;
 mod screen;
 mod sensitivity;
 mod spec;
+mod standing;
 mod statistics;
 mod storage;
 mod tensors;

@@ -26,13 +26,16 @@ pub fn read(path: &Path, network: &Network) -> Outcome<Vec<Candidate>> {
     if let Some(problem) = list::wrong_count(lines.len()).filter(|_| !lines.is_empty()) {
         return Err(too_long(problem));
     }
-    let (mut candidates, mut bytes) = (Vec::new(), 0);
+    let (mut candidates, mut bytes, mut wrong) = (Vec::new(), 0, Vec::new());
     for (number, line) in lines {
-        let refuse = |what: String| {
-            Failure::new(Exit::Usage, format!("{}: line {}: {what}", path.display(), number + 1))
+        let value = serde_json::from_str::<Value>(line).map_err(|error| error.to_string());
+        let candidate = match value.and_then(|value| written::candidate(&value, network)) {
+            Ok(candidate) => candidate,
+            Err(what) => {
+                wrong.push(format!("line {}: {what}", number + 1));
+                continue;
+            }
         };
-        let value: Value = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
-        let candidate = written::candidate(&value, network).map_err(refuse)?;
         bytes += candidate.encode().len();
         if let Some(problem) = list::too_large(bytes) {
             // The rest would only make it more.
@@ -40,10 +43,25 @@ pub fn read(path: &Path, network: &Network) -> Outcome<Vec<Candidate>> {
         }
         candidates.push(candidate);
     }
+    if !wrong.is_empty() {
+        return Err(Failure::new(Exit::Usage, format!("{}: {}", path.display(), told(&wrong))));
+    }
     match candidates.is_empty() {
         true => Err(Failure::new(Exit::Usage, format!("{}: no candidates", path.display()))),
         false => Ok(candidates),
     }
+}
+
+/// Lines that an error names.
+const TOLD: usize = 10;
+
+/// What is wrong with lines, on one line.
+fn told(wrong: &[String]) -> String {
+    let more = match wrong.len().saturating_sub(TOLD) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    wrong[..wrong.len().min(TOLD)].join("; ") + &more
 }
 
 #[cfg(test)]
@@ -54,6 +72,19 @@ mod tests {
 
     const NETWORK: Network =
         Network { vocabulary: 64, channels: 16, hidden: 64, blocks: 2, outputs: 64, binary_embedding: true };
+
+    #[test]
+    fn every_line_that_is_wrong_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "{}\n{\"emb.weight\": \"int99\"}\n{\n{\"blok\": \"f32\"}\n").unwrap();
+        let error = read(file.path(), &NETWORK).unwrap_err().to_string();
+        for line in ["line 2: ", "; line 3: ", "; line 4: "] {
+            assert!(error.contains(line), "{error}");
+        }
+        std::fs::write(file.path(), "{\n".repeat(12)).unwrap();
+        let error = read(file.path(), &NETWORK).unwrap_err().to_string();
+        assert!(error.ends_with("; and 2 more") && error.lines().count() == 1, "{error}");
+    }
 
     #[test]
     fn a_list_that_is_too_long_is_refused_at_once_whatever_the_network() {

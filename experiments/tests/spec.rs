@@ -44,6 +44,38 @@ fn what_init_writes_is_valid_and_explains_itself() {
 }
 
 #[test]
+fn what_init_says_comes_next_and_its_files_are_named_from_the_spec() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model.toml");
+    let out = out.to_str().unwrap();
+    let output =
+        qslm(&["init", "--checkpoint", MODEL, "--tokenizer", TOKENIZER, "--text", TEXT, "--out", out]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&format!("next: qslm validate {out}; ")) && said.contains("--dry-run"), "{said}");
+    let text = std::fs::read_to_string(out).unwrap();
+    assert!(text.contains("# kind = \"epsilon_constraint\"") && text.contains("path = \"../"), "{text}");
+    // The hint is one that works.
+    let smallest = ["validate", out, "--set", "trade_off={ kind = \"epsilon_constraint\" }"];
+    assert!(succeed(&smallest).contains("nothing is wrong"));
+}
+
+#[test]
+fn several_specs_are_checked_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = init(folder.path(), "good.toml", ["--text", TEXT], MODEL);
+    let wrong = folder.path().join("wrong.toml");
+    std::fs::write(&wrong, std::fs::read_to_string(&good).unwrap().replace("mu = 1.0", "mu = -1.0")).unwrap();
+    let wrong = wrong.to_str().unwrap();
+    let output = qslm(&["validate", &good, wrong]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains(&format!("{good}: nothing is wrong\n{wrong}:")), "{said}");
+    let output = qslm(&["validate", &good, wrong, "--output", "json"]);
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((rows.as_array().unwrap().len(), rows[0]["spec"].as_str()), (1, Some(wrong)));
+}
+
+#[test]
 fn every_problem_of_a_spec_is_told_at_once_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let spec = folder.path().join("s.toml");

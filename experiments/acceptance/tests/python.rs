@@ -121,6 +121,32 @@ fn a_study_that_optuna_wrote_is_shown_beside_the_front() {
 }
 
 #[test]
+fn a_packed_file_is_loaded_by_numpy_alone_to_the_weights_that_were_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (packed, float) = (path("packed.safetensors"), path("float.safetensors"));
+    let loss = |checkpoint: &str| {
+        let data = ["--tokenizer", "experiments/models/tokenizer.json", "--window", "128", "--windows", "2"];
+        let text = ["--text", "experiments/data/encyclopaedia.txt", "--output", "json"];
+        let said = succeed(&[&["eval", "--checkpoint", checkpoint], &data[..], &text].concat());
+        serde_json::from_str::<serde_json::Value>(&said).unwrap()["nll_sum"].clone()
+    };
+    let schemes = [
+        &["--bits", "4", "--embedding", "sign"][..],
+        &["--bits", "3", "--symmetry", "full", "--granularity", "group:64"],
+        &["--bits", "5", "--symmetry", "affine", "--scales", "pow2", "--embedding", "sign"],
+        &["--bits", "8", "--granularity", "tensor", "--scales", "f32"],
+        &["--bits", "16"],
+    ];
+    for scheme in schemes {
+        let model = ["apply", "--checkpoint", "experiments/models/wikitext2-xs.safetensors", "--force"];
+        succeed(&[&model[..], scheme, &["--out", &packed]].concat());
+        assert!(run("unpack.py", &[&packed, &float]).contains("tensors"));
+        assert_eq!(loss(&float), loss(&packed), "{scheme:?}: the same to the bit");
+    }
+}
+
+#[test]
 fn published_data_sets_become_what_qslm_reads() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

@@ -10,11 +10,13 @@ use clap::{Args, ValueEnum};
 use qslm_proto::v1::GetRequest;
 
 use super::target::Source;
+use crate::client::Client;
 use crate::columns::{CandidateRow, Kind, columns};
 use crate::ending;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{plain_table, print};
 use crate::place::{Made, OutputPlace, Unfinished};
+use crate::standing::Judge;
 use parquet::Parquet;
 use text::{Csv, Lines};
 
@@ -31,7 +33,7 @@ Examples:
   qslm export quickstart --format jsonl | head -1
   qslm export --columns")]
 pub struct Export {
-    /// The experiment's id, or the beginning of it
+    /// The experiment's id or the beginning of it, or its name, which means the newest of that name
     #[arg(required_unless_present = "columns")]
     experiment: Option<String>,
     #[command(flatten)]
@@ -97,14 +99,16 @@ impl Export {
         let place = out.as_ref().map(place).transpose()?;
         self.source
             .with(async |client| {
+                let judge = judge(client, &experiment).await?;
                 let mut stream =
                     client.candidates(GetRequest { experiment: experiment.clone() }).await?.into_inner();
                 // Not before there is something to write: a wrong id leaves no empty file behind.
                 let Some(place) = &place else {
-                    return copy(&mut stream, sink(format, Box::new(std::io::stdout()))?, &name).await;
+                    return copy(&mut stream, sink(format, Box::new(std::io::stdout()))?, &judge, &name)
+                        .await;
                 };
                 let (to, unfinished) = place.writer()?;
-                copy(&mut stream, sink(format, Box::new(to))?, &name).await?;
+                copy(&mut stream, sink(format, Box::new(to))?, &judge, &name).await?;
                 unfinished.map_or(Ok(()), Unfinished::finish)
             })
             .await
@@ -120,15 +124,25 @@ fn sink(format: Format, to: Box<dyn Write + Send>) -> Outcome<Box<dyn Sink>> {
     })
 }
 
+/// What the experiment decides by.
+async fn judge(client: &mut Client, experiment: &str) -> Outcome<Judge> {
+    let request = GetRequest { experiment: experiment.to_owned() };
+    let json = client.describe(request).await?.into_inner().json;
+    let unreadable =
+        |error| Failure::new(Exit::Failure, format!("the coordinator's report cannot be read: {error}"));
+    Ok(Judge::new(serde_json::from_str(&json).map_err(unreadable)?))
+}
+
 /// Writes everything that comes in.
 async fn copy(
     stream: &mut tonic::Streaming<qslm_proto::v1::CandidatesResponse>,
     mut sink: Box<dyn Sink>,
+    judge: &Judge,
     name: &str,
 ) -> Outcome {
     while let Some(message) = stream.message().await? {
         for candidate in message.candidates {
-            if let Err(error) = sink.write(CandidateRow::new(candidate)) {
+            if let Err(error) = sink.write(CandidateRow::new(candidate, judge)) {
                 return ended(&error, name);
             }
         }

@@ -1,6 +1,6 @@
 //! `qslm init`: a spec to start from.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
 use qslm_engine::checkpoint::{Checkpoint, Inspected};
@@ -10,6 +10,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::input::unreadable;
 use crate::output::print;
 use crate::place::{Made, OutputPlace};
+use crate::progress::is_shown;
 
 /// Write a commented spec for a checkpoint and a data set.
 ///
@@ -90,7 +91,15 @@ impl Init {
             .replace("{constraint}", if flag == "text" { MAX_INCREASE } else { MAX_DROP });
         let inputs = [&*self.checkpoint, &*self.tokenizer, data.as_path()];
         OutputPlace::vacant(&out, Made::Spec, &inputs, self.force)?.write(spec.as_bytes())?;
-        print(&format!("{}\n", out.display()))
+        let out = out.display();
+        print(&format!("{out}\n"))?;
+        // What comes next is no part of the answer, which is a path.
+        if is_shown() {
+            qslm_program::say(format_args!(
+                "next: qslm validate {out}; qslm submit {out} --dry-run says what it takes; qslm run {out}"
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -103,14 +112,28 @@ fn name_of(file: &Path) -> String {
     if kept.is_empty() { "experiment".to_owned() } else { kept }
 }
 
-/// A file as a spec may name it: relative to the spec where both lie in one folder, else with its whole path.
+/// A file as a spec may name it: as seen from the spec's folder where both have a folder in common below the root, else with
+/// its whole path.
 fn seen_from(spec: &Path, file: &Path) -> Outcome<String> {
-    let absolute = |path: &Path| std::path::absolute(path).map_err(|error| Failure::file(path, &error));
-    let (spec, file) = (absolute(spec)?, absolute(file)?);
-    let inside = spec.parent().and_then(|folder| file.strip_prefix(folder).ok());
-    let path = inside.unwrap_or(&file).to_string_lossy().into_owned();
+    // Without links and dots: what is above a link is not above what it leads to.
+    let whole = |path: &Path| {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        std::fs::canonicalize(path).map_err(|error| Failure::file(path, &error))
+    };
+    let (folder, file) = (whole(spec.parent().unwrap_or(Path::new("")))?, whole(file)?);
+    let path = relative(&folder, &file).unwrap_or(file).to_string_lossy().into_owned();
     // As TOML writes a string: with everything escaped that has to be.
     Ok(toml::Value::from(path).to_string())
+}
+
+/// The way from a folder to a file; `None` where only the root is above both.
+fn relative(folder: &Path, file: &Path) -> Option<PathBuf> {
+    let common = folder.components().zip(file.components()).take_while(|(a, b)| a == b).count();
+    if common < 2 {
+        return None;
+    }
+    let up = folder.components().skip(common).map(|_| Component::ParentDir);
+    Some(up.chain(file.components().skip(common)).collect())
 }
 
 const SPEC: &str = "\
@@ -144,7 +167,9 @@ embedding = \"{embedding}\"        # \"sign\" (one lossless bit), \"quantize\" o
 kind = \"qslm\"             # the tiered search; or {strategies}
 
 [trade_off]
-kind = \"weighted_sum\"     # P/P0 - mu M/M0; or \"product\" with k, \"epsilon_constraint\"
+# The smallest candidate within the bound on quality, whatever it loses below that:
+# kind = \"epsilon_constraint\"    # without mu
+kind = \"weighted_sum\"     # P/P0 - mu M/M0: a loss counts even within the bound; or \"product\" with k
 mu = 1.0
 
 [run]
@@ -181,9 +206,15 @@ mod tests {
     }
 
     #[test]
-    fn files_beside_the_spec_are_named_from_there() {
-        assert_eq!(seen_from(Path::new("x/s.toml"), Path::new("x/y/m.pth")).unwrap(), "\"y/m.pth\"");
-        let elsewhere = seen_from(Path::new("x/s.toml"), Path::new("y/m.pth")).unwrap();
-        assert!(Path::new(elsewhere.trim_matches('"')).is_absolute());
+    fn files_are_named_as_seen_from_the_spec() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["x/y", "z"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+            std::fs::write(at(name).join("m.pth"), "").unwrap();
+        }
+        assert_eq!(seen_from(&at("x/s.toml"), &at("x/y/m.pth")).unwrap(), "\"y/m.pth\"");
+        assert_eq!(seen_from(&at("x/s.toml"), &at("z/m.pth")).unwrap(), "\"../z/m.pth\"");
+        assert_eq!(relative(Path::new("/a"), Path::new("/b/c")), None, "only the root is above both");
     }
 }

@@ -7,21 +7,22 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, print, print_data};
-use crate::spec;
+use crate::spec::{self, Problem};
 
-/// Check a spec: every problem at once, each with its line.
+/// Check specs: every problem at once, each with its line.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   qslm validate spec.toml
+  qslm validate specs/*.toml
   qslm validate spec.toml --set task.text=wiki.valid.tokens --output json
 
 Exit codes: 0 nothing is wrong, 2 something is, 3 no such spec.")]
 pub struct Validate {
-    /// The spec
-    #[arg(value_name = "SPEC.toml")]
-    spec: PathBuf,
-    /// Change a value of the spec, such as task.windows=64
+    /// The specs
+    #[arg(value_name = "SPEC.toml", required = true)]
+    specs: Vec<PathBuf>,
+    /// Change a value of every spec, such as task.windows=64
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
     /// How to print the result
@@ -32,6 +33,9 @@ pub struct Validate {
 /// Printed row of one problem; its keys are part of the interface.
 #[derive(Serialize)]
 struct ProblemRow<'a> {
+    /// The spec, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spec: Option<String>,
     line: Option<usize>,
     problem: &'a str,
 }
@@ -39,25 +43,44 @@ struct ProblemRow<'a> {
 impl Validate {
     /// Checks and prints.
     pub fn run(self) -> Outcome {
-        let problems = spec::problems(&self.spec, &self.settings)?;
-        let name = self.spec.display();
-        if self.output != Output::Table {
-            let rows =
-                problems.iter().map(|problem| ProblemRow { line: problem.line, problem: &problem.words });
-            print_data(self.output, &rows.collect::<Vec<_>>())?;
-        } else if problems.is_empty() {
-            print(&format!("{name}: nothing is wrong\n"))?;
-        } else {
-            let lines = problems.iter().map(|problem| match problem.line {
-                Some(line) => format!("{name}:{line}: {}\n", problem.words),
-                None => format!("{name}: {}\n", problem.words),
-            });
-            print(&lines.collect::<String>())?;
+        let read = |spec: &PathBuf| Ok((spec.display().to_string(), spec::problems(spec, &self.settings)?));
+        let all: Vec<(String, Vec<Problem>)> = self.specs.iter().map(read).collect::<Outcome<_>>()?;
+        match self.output {
+            Output::Table => {
+                print(&all.iter().map(|(name, problems)| lines(name, problems)).collect::<String>())?;
+            }
+            Output::Json | Output::Yaml => {
+                let several = all.len() > 1;
+                let row = |name: &String, problem| row(several.then(|| name.clone()), problem);
+                let rows =
+                    all.iter().flat_map(|(name, problems)| problems.iter().map(move |one| row(name, one)));
+                print_data(self.output, &rows.collect::<Vec<_>>())?;
+            }
         }
-        match problems.len() {
-            0 => Ok(()),
-            1 => Err(Failure::new(Exit::Usage, format!("{name}: 1 problem"))),
-            many => Err(Failure::new(Exit::Usage, format!("{name}: {many} problems"))),
-        }
+        let wrong: Vec<String> =
+            all.iter().filter_map(|(name, problems)| summary(name, problems.len())).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Usage, wrong.join("; "))) }
     }
+}
+
+fn row(spec: Option<String>, problem: &Problem) -> ProblemRow<'_> {
+    ProblemRow { spec, line: problem.line, problem: &problem.words }
+}
+
+/// A line per problem of a spec.
+fn lines(name: &str, problems: &[Problem]) -> String {
+    if problems.is_empty() {
+        return format!("{name}: nothing is wrong\n");
+    }
+    let line = |problem: &Problem| match problem.line {
+        Some(line) => format!("{name}:{line}: {}\n", problem.words),
+        None => format!("{name}: {}\n", problem.words),
+    };
+    problems.iter().map(line).collect()
+}
+
+/// `s.toml: 2 problems`; `None` without any.
+fn summary(name: &str, problems: usize) -> Option<String> {
+    let noun = if problems == 1 { "problem" } else { "problems" };
+    (problems > 0).then(|| format!("{name}: {problems} {noun}"))
 }

@@ -42,7 +42,7 @@ use crate::listed;
 use crate::making::{Here, Maker};
 use crate::sensitivity::{self, Metric, UnitSensitivity};
 use calibration::{calibrate, draft};
-pub use check::{problems, problems_of_text};
+pub use check::{Problem, problems, problems_of_text};
 pub use written::refuse_toml;
 use written::{HoldoutSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy};
 
