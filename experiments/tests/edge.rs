@@ -177,8 +177,9 @@ fn a_comparison_is_paired_and_says_how_sure_it_is() {
         near["loss_below"].as_f64().unwrap() < near["loss_interval"][1].as_f64().unwrap(),
         "one-sided: {near}"
     );
-    let words = refused(2, &[&["compare"], &MODEL[..], &["--bits", "8", "--margin", "-1"]].concat());
-    assert!(words.contains("expected a number above 0"), "{words}");
+    let output = support::qslm(&[&["compare"], &MODEL[..], &["--bits", "8", "--margin", "-1"]].concat());
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && words.contains("expected a number above 0"), "{words}");
     let words = refused(2, &[&["compare"], &MODEL[..]].concat());
     assert!(words.contains("what to compare with is missing"), "{words}");
 }

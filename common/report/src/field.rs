@@ -117,7 +117,7 @@ impl Field {
         let is_shown = |saving: f64, loss: f64| saving >= left && loss <= highest;
         let (points, others): (Vec<_>, Vec<_>) = all.partition(|point| is_shown(point.saving, point.loss));
         let top = points.iter().map(|point| point.loss).fold(LOWEST, f64::max);
-        let points_left = points.iter().map(|point| point.saving).fold(1.0, f64::min);
+        let first = points.iter().map(|point| point.saving).fold(1.0, f64::min);
         let place = |name: String, row: &FrontRow| {
             let (saving, interval) = (row.saving, row.quality_loss_interval);
             let loss = row.quality_loss.filter(|loss| is_shown(saving, *loss))?;
@@ -137,7 +137,7 @@ impl Field {
             bound,
             budget,
             is_whole: objectives.len() == plane.len() && plane.iter().all(|one| objectives.contains(one)),
-            left: points_left,
+            left: if left.is_finite() { first.min(left) } else { first },
             top,
             cut: others.iter().map(|point| point.count).sum(),
         })
@@ -180,7 +180,7 @@ fn left_of_interest(mut savings: Vec<(f64, u64)>, kept: f64) -> f64 {
     });
     let most = most.map_or(first, |(saving, _)| saving.min(kept));
     let is_mostly_empty = most - first > (last - first) / 2.0;
-    if all >= MANY && is_mostly_empty { most - (last - most) / 4.0 } else { first }
+    if all >= MANY && is_mostly_empty { most - (last - most) / 4.0 } else { first.min(kept) }
 }
 
 #[cfg(test)]
@@ -239,6 +239,7 @@ mod tests {
         assert!((0.89..0.9).contains(&left), "{left}");
         assert!(left_of_interest(wide.clone(), 0.8) < 0.8, "the choice is shown");
         assert_eq!(left_of_interest(wide[..3].to_vec(), f64::INFINITY), 0.5, "of few all are shown");
+        assert_eq!(left_of_interest(wide[2..].to_vec(), 0.4), 0.4, "what is to be seen is seen");
         assert_eq!(left_of_interest(Vec::new(), 0.1), f64::NEG_INFINITY);
     }
 
