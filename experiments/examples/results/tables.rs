@@ -146,7 +146,7 @@ fn measured(
     let nats = |candidate: &Candidate| -> Result<f64> {
         let model = SpikeGpt::new(checkpoint, candidate, BACKEND)?;
         let counts = evaluate(&model, data, 0..data.len(), &|| false)?;
-        Ok(counts.nll.nats() / counts.tokens as f64)
+        Ok(counts.nll.nats() / counts.scored_tokens as f64)
     };
     let before = nats(&float)?;
     let mut losses = UnitLosses::new();

@@ -92,7 +92,7 @@ fn the_loss_of_a_rounded_head_is_what_was_measured() {
     let measured = |candidate: &Candidate| {
         let model = SpikeGpt::new(&checkpoint, candidate, BACKEND).unwrap();
         let counts = evaluate(&model, &dataset, 0..dataset.len(), &|| false).unwrap();
-        counts.nll.nats() / counts.tokens as f64
+        counts.nll.nats() / counts.scored_tokens as f64
     };
     let float = Candidate::float(&network);
     for text in &schemes[2..] {
