@@ -1,5 +1,6 @@
 //! The scripts for Slurm: their bodies, with a stand-in for `srun` that runs its command here.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "the programs are found by PATH")]
 
 mod support;
 
