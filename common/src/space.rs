@@ -138,8 +138,18 @@ pub enum Embedding {
     Sign,
     /// The same ladder as every other unit, as published work does.
     Quantize,
+    /// As [`Embedding::Quantize`], where a scheme is by the frequency of tokens with that of its rows, too. Apart from it,
+    /// because what spaces with such schemes meant before is on record.
+    Frequency,
     /// Left in float.
     Float,
+}
+
+impl Embedding {
+    /// True if the embedding moves along a ladder.
+    pub fn moves(self) -> bool {
+        matches!(self, Self::Quantize | Self::Frequency)
+    }
 }
 
 /// A space that cannot be searched.
@@ -180,6 +190,11 @@ pub enum InvalidSpace {
     /// Widths by the frequency of tokens, and a head whose rows are classes.
     #[error("schemes: {0}: rows of this network's head are no tokens; frequency is for language models")]
     NoTokens(Scheme),
+    /// An embedding by the frequency of tokens, without a scheme for it.
+    #[error(
+        "embedding = \"frequency\": none of its schemes is by frequency, such as int3:full:channel:frequency"
+    )]
+    NoFrequency,
     /// Entropy-coded storage, and a unit under a scheme of which nobody knows what it takes then.
     #[error("coded: nobody knows what the entropy-coded codes of {0} take under {1}")]
     NoSize(String, Scheme),
@@ -239,7 +254,7 @@ impl InvalidSpace {
             Self::WeightsOnly(_) => "activations.symmetry".to_owned(),
             Self::Membrane { .. } => "membranes.bits".to_owned(),
             Self::Uncalibrated(_) => "activations.calibration".to_owned(),
-            Self::Sign => "embedding".to_owned(),
+            Self::Sign | Self::NoFrequency => "embedding".to_owned(),
         }
     }
 }
@@ -420,7 +435,7 @@ impl Space {
             let ruled = axis == Axis::Weights && !self.rules.is_empty();
             group.levels = if ruled { self.steps(group).len() } else { self.levels(axis) };
         }
-        if axis == Axis::Weights && self.embedding != Embedding::Quantize {
+        if axis == Axis::Weights && !self.embedding.moves() {
             // The rest of the network moves; the embedding stays what it is at every level.
             all.retain(|group| group.members != [EMBEDDING]);
         }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use clap::Args;
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
-use qslm_common::network::{Network, Unit};
-use qslm_common::scheme::Scheme;
+use qslm_common::network::{EMBEDDING, Network, Unit};
+use qslm_common::scheme::{Calibration, Scheme};
 use qslm_common::storage::CodedSizes;
 use qslm_common::task::{Data, Task};
 use qslm_engine::checkpoint::calibrated::CodesFile;
 use qslm_engine::jobs::coded::{Coded, units_with_embedding};
+use qslm_engine::jobs::embedding::EmbeddingCodes;
 use qslm_engine::jobs::gptq::{self, Gptq};
 use tokio::runtime::Handle;
 
@@ -21,9 +22,9 @@ use crate::client::{Client, fetch};
 use crate::commands::target::Source;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
-use crate::inputs::DataArgs;
+use crate::inputs::Cut;
 use crate::making::{Files, Here, Maker};
-use crate::schemes::ModelArgs;
+use crate::schemes::{ModelArgs, SchemeArgs, calibrate_on};
 use crate::storage::CodesFiles;
 
 /// What codes are calibrated with.
@@ -43,6 +44,42 @@ pub struct Calibrating<'a> {
     pub act_order: bool,
 }
 
+/// Schemes whose codes calibration makes.
+#[derive(Debug, Default)]
+pub struct CalibratedSchemes {
+    /// Those of linear layers.
+    pub all: BTreeSet<Scheme>,
+    /// Those of the embedding, which are by the frequency of tokens.
+    pub of_embedding: BTreeSet<Scheme>,
+}
+
+impl CalibratedSchemes {
+    /// Those of some units.
+    pub fn of<'a>(units: impl IntoIterator<Item = (&'a str, Scheme)>) -> Self {
+        let mut schemes = Self::default();
+        for (unit, scheme) in units {
+            if scheme.is_calibrated() && !scheme.is_trained() {
+                schemes.all.insert(scheme);
+                if unit == EMBEDDING {
+                    schemes.of_embedding.insert(scheme);
+                }
+            }
+        }
+        schemes
+    }
+
+    /// True if there is nothing to make.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Adds others.
+    pub fn extend(&mut self, others: Self) {
+        self.all.extend(others.all);
+        self.of_embedding.extend(others.of_embedding);
+    }
+}
+
 /// Codes that were made.
 #[derive(Debug, Default)]
 pub struct MadeCodes {
@@ -53,23 +90,27 @@ pub struct MadeCodes {
 }
 
 impl Calibrating<'_> {
-    /// Lets `maker` make the codes of all units under calibrated schemes: a job for each block, and one for the head.
+    /// Lets `maker` make the codes of all units under calibrated schemes: a job for each block, and one for the head. One
+    /// more makes those of the embedding, if it has schemes by the frequency of tokens.
     ///
     /// # Errors
     /// One line that names the job that failed, and why.
     pub fn make(
         &self,
         network: &Network,
-        schemes: &BTreeSet<Scheme>,
+        CalibratedSchemes { all: schemes, of_embedding }: &CalibratedSchemes,
         maker: &dyn Maker,
     ) -> Outcome<MadeCodes> {
         if schemes.is_empty() {
             return Ok(MadeCodes::default());
         }
         let of_part = |part| -> BTreeSet<Scheme> {
-            // Rows of the head alone are tokens.
-            let is_head = part == network.blocks;
-            schemes.iter().map(|scheme| if is_head { *scheme } else { scheme.without_frequency() }).collect()
+            // Of linear layers the rows of the head alone are tokens, where they are no classes.
+            let has_tokens = part == network.blocks && network.predicts_tokens();
+            schemes
+                .iter()
+                .map(|scheme| if has_tokens { *scheme } else { scheme.without_frequency() })
+                .collect()
         };
         let job_of = |part| {
             let gptq = Gptq {
@@ -82,11 +123,21 @@ impl Calibrating<'_> {
             };
             gptq.job(network, self.checkpoint, &self.data)
         };
-        let jobs: Vec<_> = (0..gptq::parts(network)).map(job_of).collect();
+        let embedding = EmbeddingCodes {
+            task: self.task.clone(),
+            binary_embedding: network.binary_embedding,
+            schemes: of_embedding.iter().map(Scheme::to_string).collect(),
+        };
+        let embedding = embedding.job(network, self.checkpoint, &self.data);
+        let embedding = (!of_embedding.is_empty()).then_some(embedding);
+        let jobs: Vec<_> = (0..gptq::parts(network)).map(job_of).chain(embedding).collect();
         let mut made = MadeCodes::default();
         for (part, artifact) in (0..).zip(maker.make_files(&jobs, self.files)?) {
-            let units = gptq::units_of(network, part);
-            made.by_unit.extend(units.into_iter().map(|unit| (unit.name, artifact.hash)));
+            let units = match part == gptq::parts(network) {
+                true => vec![EMBEDDING.to_owned()],
+                false => gptq::units_of(network, part).into_iter().map(|unit| unit.name).collect(),
+            };
+            made.by_unit.extend(units.into_iter().map(|unit| (unit, artifact.hash)));
             made.files.extend(artifact.file.map(|file| (artifact.hash, file)));
         }
         Ok(made)
@@ -123,7 +174,7 @@ pub fn coded_sizes(
             .filter(|(unit, _)| belongs(unit))
             .map(|(unit, scheme)| (unit.name.clone(), scheme.to_string()))
             .collect();
-        let codes = units.iter().find_map(|unit| by_unit.get(&unit.name)).copied();
+        let codes: BTreeSet<_> = units.iter().filter_map(|unit| by_unit.get(&unit.name)).copied().collect();
         let binary_embedding = network.binary_embedding;
         Coded { binary_embedding, part, units: wanted.into_iter().collect() }.job(checkpoint, codes)
     };
@@ -133,25 +184,6 @@ pub fn coded_sizes(
         sizes.extend(Coded::read(&artifact).map_err(|error| Failure::new(Exit::Failure, error))?);
     }
     Ok(sizes)
-}
-
-/// Schemes of a candidate whose codes calibration makes.
-pub fn calibrated_schemes(candidate: &Candidate) -> impl Iterator<Item = Scheme> {
-    let schemes = candidate.schemes().map(|(_, scheme)| scheme);
-    schemes.filter(|scheme| scheme.is_calibrated() && !scheme.is_trained())
-}
-
-/// For commands without calibration data: the candidate, if it needs none.
-///
-/// # Errors
-/// If it takes calibrated codes.
-pub fn not_calibrated(candidate: Candidate) -> Outcome<(Candidate, CodesFiles)> {
-    if calibrated_schemes(&candidate).count() > 0 {
-        let words = "gptq, descent and their like: this command has nothing to calibrate with; take the candidate of a front, or a \
-                     packed file";
-        return Err(Failure::new(Exit::Usage, words));
-    }
-    Ok((candidate, CodesFiles::new()))
 }
 
 /// The candidate with codes where it takes such and names none, or (`all`) wherever it takes such.
@@ -185,19 +217,41 @@ pub struct CalibrationArgs {
     act_order: bool,
 }
 
+/// How a command that reads data for its calibration alone cuts it.
+#[derive(Debug, Clone, Args)]
+pub struct CalibrationWindow {
+    /// Tokens per window of the calibration data
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024, requires = "calibration")]
+    pub window: u32,
+}
+
 impl CalibrationArgs {
+    /// Static ranges of the activations that the flags quantize; `None` if there is nothing to read them off, or they quantize
+    /// none.
+    ///
+    /// # Errors
+    /// If the data cannot be read, or is not for the checkpoint.
+    pub fn ranges(&self, model: &ModelArgs, cut: &Cut, scheme: &SchemeArgs) -> Outcome<Option<Calibration>> {
+        let Some(path) = self.calibration.as_ref().filter(|_| scheme.quantizes_activations()) else {
+            return Ok(None);
+        };
+        let checkpoint = model.read()?;
+        let (input, data) = cut.load_calibration(path, self.calibration_sequences, checkpoint.network())?;
+        calibrate_on(&checkpoint, model.backend, &data, &input).map(Some)
+    }
+
     /// The candidate with calibrated codes where it takes such, and these.
     ///
     /// # Errors
     /// If it takes some and there is nothing to calibrate with, or the codes cannot be made.
     pub fn codes(
         &self,
-        model: &ModelArgs,
-        data: &DataArgs,
+        checkpoint: &Path,
+        cut: &Cut,
         network: &Network,
         candidate: Candidate,
     ) -> Outcome<(Candidate, CodesFiles)> {
-        let schemes: BTreeSet<Scheme> = calibrated_schemes(&candidate).collect();
+        let schemes = CalibratedSchemes::of(candidate.schemes());
         if schemes.is_empty() {
             return Ok((candidate, CodesFiles::new()));
         }
@@ -208,8 +262,8 @@ impl CalibrationArgs {
             )
         };
         let path = self.calibration.as_ref().ok_or_else(needed)?;
-        let (task, text, tokenizer) = data.calibration(path, self.calibration_sequences)?;
-        let checkpoint = Input::checkpoint(&model.checkpoint)?;
+        let (task, text, tokenizer) = cut.calibration(path, self.calibration_sequences)?;
+        let checkpoint = Input::checkpoint(checkpoint)?;
         let hashes = [checkpoint.hash()?, text.hash()?, tokenizer.hash()?];
         let calibrating = Calibrating {
             task,

@@ -64,49 +64,89 @@ impl DataArgs {
     pub fn load(&self, network: &Network) -> Outcome<Dataset> {
         let needs = || Failure::new(Exit::Usage, "--text or --labelled is needed");
         let path = self.text.as_ref().or(self.labelled.as_ref()).ok_or_else(needs)?;
-        let (input, data) = self.load_file(path, self.task()?, network)?;
+        let (input, data) = self.cut()?.load(path, network)?;
         warn_of_fewer("--windows", self.windows, &input, &data);
         Ok(data)
     }
 
-    /// Another file of the same kind and the tokenizer, and how its first `sequences` windows or sentences are cut.
-    pub fn calibration(&self, path: &Path, sequences: u32) -> Outcome<(Task, Input, Input)> {
-        let task = self.calibration_task(sequences)?;
-        let needs = || Failure::new(Exit::Usage, "--tokenizer is needed to read text");
-        let tokenizer = Input::tokenizer(self.tokenizer.as_deref().ok_or_else(needs)?)?;
-        let input = Input::data(path, &task)?;
-        Ok((task, input, tokenizer))
+    /// The cut of other files of the same kind.
+    pub fn cut(&self) -> Outcome<Cut> {
+        Ok(Cut { task: self.task()?, tokenizer: self.tokenizer.clone() })
+    }
+}
+
+/// Cut of data: the task that makes sequences of a file, and the tokenizer.
+#[derive(Debug, Clone)]
+pub struct Cut {
+    task: Task,
+    tokenizer: Option<PathBuf>,
+}
+
+impl Cut {
+    /// Cut of what a network reads: labelled sentences for a classifier, else windows of a text of so many tokens.
+    ///
+    /// # Errors
+    /// If the window is out of its bounds.
+    pub fn for_network(network: &Network, window: u32, tokenizer: Option<PathBuf>) -> Outcome<Self> {
+        match network.is_classifier() {
+            true => Ok(Self { task: Task::Accuracy { sentences: None }, tokenizer }),
+            false => Self::of_text(window, tokenizer),
+        }
     }
 
-    fn calibration_task(&self, sequences: u32) -> Outcome<Task> {
-        let task = match self.task()? {
+    /// Cut of a text into windows of so many tokens.
+    ///
+    /// # Errors
+    /// If the window is out of its bounds.
+    pub fn of_text(window: u32, tokenizer: Option<PathBuf>) -> Outcome<Self> {
+        let task = Task::Perplexity { window, stride: window, windows: None };
+        task.validate().map_err(|error| Failure::new(Exit::Usage, format!("--{error}")))?;
+        Ok(Self { task, tokenizer })
+    }
+
+    /// Tokenizer and a file to calibrate with, and how its first `sequences` windows or sentences are cut.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or there is no tokenizer.
+    pub fn calibration(&self, path: &Path, sequences: u32) -> Outcome<(Task, Input, Input)> {
+        let task = match self.task {
             Task::Perplexity { window, .. } => {
                 Task::Perplexity { window, stride: window, windows: Some(sequences) }
             }
             Task::Accuracy { .. } => Task::Accuracy { sentences: Some(sequences) },
         };
         task.validate().map_err(|error| Failure::new(Exit::Usage, format!("calibration {error}")))?;
-        Ok(task)
+        let (input, tokenizer) = self.inputs(path)?;
+        Ok((task, input, tokenizer))
     }
 
-    /// The first `sequences` windows or sentences of another file of the same kind, to calibrate with.
+    /// The first `sequences` windows or sentences of a file, to calibrate with.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not for such a network.
     pub fn load_calibration(
         &self,
         path: &Path,
         sequences: u32,
         network: &Network,
     ) -> Outcome<(Input, Dataset)> {
-        let (input, data) = self.load_file(path, self.calibration_task(sequences)?, network)?;
+        check_model(network, &self.task).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let (task, input, tokenizer) = self.calibration(path, sequences)?;
+        let data = load_data(&input, &tokenizer, &task, network)?;
         warn_of_fewer("--calibration-sequences", Some(sequences), &input, &data);
         Ok((input, data))
     }
 
-    fn load_file(&self, path: &Path, task: Task, network: &Network) -> Outcome<(Input, Dataset)> {
-        check_model(network, &task).map_err(|error| Failure::new(Exit::Usage, error))?;
+    fn load(&self, path: &Path, network: &Network) -> Outcome<(Input, Dataset)> {
+        check_model(network, &self.task).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let (input, tokenizer) = self.inputs(path)?;
+        let data = load_data(&input, &tokenizer, &self.task, network)?;
+        Ok((input, data))
+    }
+
+    fn inputs(&self, path: &Path) -> Outcome<(Input, Input)> {
         let needs = || Failure::new(Exit::Usage, "--tokenizer is needed to read text");
         let tokenizer = Input::tokenizer(self.tokenizer.as_deref().ok_or_else(needs)?)?;
-        let input = Input::data(path, &task)?;
-        let data = load_data(&input, &tokenizer, &task, network)?;
-        Ok((input, data))
+        Ok((Input::data(path, &self.task)?, tokenizer))
     }
 }

@@ -143,6 +143,8 @@ pub struct SchemeArgs {
 enum EmbeddingArg {
     /// Like every other matrix
     Quantize,
+    /// Like every other matrix, with --rounding frequency its rows as well
+    Frequency,
     /// One lossless bit per weight
     Sign,
     /// 32-bit floats
@@ -231,6 +233,7 @@ impl SchemeArgs {
     fn space(&self, bits: Vec<Width>, vectors: Option<Width>) -> Space {
         let embedding = match self.embedding {
             EmbeddingArg::Quantize => Embedding::Quantize,
+            EmbeddingArg::Frequency => Embedding::Frequency,
             EmbeddingArg::Sign => Embedding::Sign,
             EmbeddingArg::Float => Embedding::Float,
         };

@@ -20,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::parallel;
+use crate::storage::CodesFiles;
 
 /// A measure by its name, as flags and specs say it.
 #[derive(Debug, Clone, Copy)]
@@ -151,18 +152,19 @@ pub struct Options {
     pub threads: usize,
 }
 
-/// Quantizes every unit alone as `candidate` says, skipping those that it leaves without loss, and measures.
-/// `done` is called after each.
+/// Quantizes every unit alone as `candidate` says, skipping those that it leaves without loss, and measures. Calibrated
+/// codes are in `codes`. `done` is called after each.
 pub fn measure(
     checkpoint: &Checkpoint,
-    candidate: &Candidate,
+    (candidate, codes): (&Candidate, &CodesFiles),
     data: &Dataset,
     options: Options,
     done: impl Fn() + Sync,
 ) -> Outcome<Vec<UnitSensitivity>> {
     let Options { backend, mini_batch: sequences, top_k, threads } = options;
     let comparison = Comparison::new(checkpoint, backend, data, MEASURES, MiniBatch { sequences, top_k })
-        .map_err(|error| Failure::new(Exit::Usage, error))?;
+        .map_err(|error| Failure::new(Exit::Usage, error))?
+        .with_codes(codes);
     let units = changed(checkpoint.network(), candidate)?;
     parallel::map(units.len(), threads, |index| {
         let unit = &units[index];

@@ -401,6 +401,131 @@ fn the_same_codes_are_chosen_by_flags() {
     assert!(words.contains("--calibration FILE is needed"), "{words}");
 }
 
+/// Flags of codes that are calibrated, with rows of the embedding by the frequency of their tokens.
+const BY_FREQUENCY: [&str; 14] = [
+    "--bits",
+    "3",
+    "--symmetry",
+    "full",
+    "--rounding",
+    "frequency",
+    "--embedding",
+    "frequency",
+    "--calibration",
+    "experiments/data/encyclopaedia.txt",
+    "--calibration-sequences",
+    "4",
+    "--window",
+    "128",
+];
+
+#[test]
+fn rows_of_the_embedding_have_widths_by_the_frequency_of_their_tokens_in_searches_and_files() {
+    // Its signs alone are read of a binary embedding, so the model is taken as one of numbers.
+    let real = ["--set", "checkpoint.binary_embedding=false"];
+    let global = ["--set", "strategy={ kind = \"grid\", tier = \"global\" }"];
+    let widths = "space={ schemes = [\"int4:full:channel:f16:frequency\", \"int3:full:channel:f16:frequency\"], \
+                  embedding = \"frequency\" }";
+    let steps = "space={ schemes = [\"ec0.50:channel:f16:frequency\", \"ec0.90:channel:f16:frequency\"], \
+                 storage = [\"packed\", \"rans\"], embedding = \"frequency\" }";
+    for space in [widths, steps] {
+        let folder = tempfile::tempdir().unwrap();
+        let more = [&CALIBRATED[..4], &real, &global, &["--set", space]].concat();
+        let (path, document) = front(folder.path(), &more);
+        let is_by_frequency =
+            |row: &&Value| row["schemes"]["emb.weight"].as_str().unwrap().ends_with("frequency");
+        let row = document["front"].as_array().unwrap().iter().find(is_by_frequency).unwrap();
+        assert_ne!(row["codes"]["emb.weight"], row["codes"]["head.weight"], "an artifact of its own");
+        assert!(row["schemes"]["blocks.0.att.key.weight"].as_str().unwrap().ends_with("descent"));
+        let (store, out) = (folder.path().join("s.redb"), folder.path().join("packed.safetensors"));
+        let (store, out) = (store.to_str().unwrap(), out.to_str().unwrap());
+        let apply = ["apply", "--checkpoint", MODEL, "--real-embedding", "--front", &path, "--store", store];
+        let id = row["candidate"].as_str().unwrap();
+        let applied = json(&[&apply[..], &["--candidate", id, "--out", out, "--output", "json"]].concat());
+        assert_eq!(applied["footprint_bytes"], row["footprint_bytes"]);
+        let size = std::fs::metadata(out).unwrap().len();
+        let bytes = ["footprint_bytes", "header_bytes"].map(|key| applied[key].as_u64().unwrap());
+        assert_eq!(size, bytes.iter().sum::<u64>(), "to the byte of the file");
+        let nats = row["counts"]["nll"].as_u64().unwrap() as f64 / f64::from(1 << 24);
+        let measured = eval(out, &[]);
+        assert_eq!(measured["nll_sum"].as_f64(), Some(nats), "the same loss to the bit");
+        assert_eq!(measured["candidate"], row["candidate"]);
+    }
+    let run = ["run", "experiments/specs/plain.toml", "--set", "space.embedding=frequency"];
+    let words = refused(2, &run);
+    assert!(words.contains("embedding = \"frequency\": none of its schemes is by frequency"), "{words}");
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("list.jsonl");
+    let key = "blocks.0.att.key.weight";
+    std::fs::write(&list, format!("{{\"{key}\": \"int3:full:channel:f16:frequency\"}}\n")).unwrap();
+    let strategy = format!("strategy={{ kind = \"list\", candidates = \"{}\" }}", list.display());
+    let words = refused(2, &["run", "experiments/specs/plain.toml", "--set", &strategy]);
+    assert!(words.contains(key) && words.contains("whose rows are tokens"), "{words}");
+}
+
+#[test]
+fn calibrated_codes_of_flags_are_the_same_in_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("packed.safetensors");
+    let out = out.to_str().unwrap();
+    let tokenizer = ["--tokenizer", "experiments/models/tokenizer.json"];
+    let apply = ["apply", "--checkpoint", MODEL, "--real-embedding", "--out", out, "--output", "json"];
+    let applied = json(&[&apply[..], &tokenizer, &BY_FREQUENCY].concat());
+    let (file, flags) = (eval(out, &[]), eval(MODEL, &[&["--real-embedding"], &BY_FREQUENCY[..12]].concat()));
+    assert_eq!(counts(&file), counts(&flags));
+    assert_eq!(
+        (&file["candidate"], &file["footprint_bytes"]),
+        (&flags["candidate"], &applied["footprint_bytes"])
+    );
+    let prompt = ["--prompt", "The lighthouse was", "--tokens", "12"];
+    let generate = |more: &[&str]| succeed(&[&["generate"], &tokenizer[..], &prompt, more].concat());
+    let of_flags = generate(&[&["--checkpoint", MODEL, "--real-embedding"], &BY_FREQUENCY[..]].concat());
+    assert_eq!(generate(&["--checkpoint", out]), of_flags);
+    // Activations with static ranges, too.
+    let activations = ["--activation-bits", "6", "--calibration-sequences", "4", "--window", "128"];
+    let text = ["--calibration", "experiments/data/encyclopaedia.txt"];
+    let ranges = [&["--bits", "4", "--rounding", "gptq"], &activations[..], &text].concat();
+    json(
+        &[
+            &["apply", "--checkpoint", MODEL, "--force", "--out", out, "--output", "json"],
+            &tokenizer[..],
+            &ranges,
+        ]
+        .concat(),
+    );
+    let without_window = ranges.iter().filter(|flag| !["--window", "128"].contains(flag)).copied();
+    assert_eq!(counts(&eval(out, &[])), counts(&eval(MODEL, &without_window.collect::<Vec<_>>())));
+
+    // Each unit alone, its codes from the same artifacts.
+    let data = ["--text", "experiments/data/encyclopaedia.txt", "--window", "128", "--windows", "2"];
+    let sensitivity = |rounding: &str| {
+        let scheme = ["--bits", "2", "--rounding", rounding, "--embedding", "sign", "--metric", "task_loss"];
+        let calibration =
+            ["--calibration", "experiments/data/encyclopaedia.txt", "--calibration-sequences", "4"];
+        let calibration = if rounding == "gptq" { &calibration[..] } else { &[] };
+        let command = ["sensitivity", "--checkpoint", MODEL, "--output", "json"];
+        let report = json(&[&command[..], &tokenizer, &data, &scheme, calibration].concat());
+        let losses =
+            report["units"].as_array().unwrap().iter().map(|unit| unit["task_loss"].as_f64().unwrap());
+        losses.sum::<f64>()
+    };
+    let [gptq, nearest] = ["gptq", "nearest"].map(sensitivity);
+    assert!(gptq < nearest, "what is calibrated loses less: {gptq} and {nearest}");
+    for command in ["generate", "sensitivity", "apply"] {
+        let mut arguments = vec![command, "--checkpoint", MODEL, "--bits", "4", "--rounding", "gptq"];
+        match command {
+            "generate" => arguments.extend(tokenizer.iter().chain(&prompt)),
+            "sensitivity" => arguments.extend(tokenizer.iter().chain(&data)),
+            _ => arguments.extend(["--force", "--out", out]),
+        }
+        let words = refused(2, &arguments);
+        assert!(words.contains("--calibration FILE is needed"), "{command}: {words}");
+    }
+    let mut front = vec!["apply", "--checkpoint", MODEL, "--front", "front.json", "--force", "--out", out];
+    front.extend(text);
+    assert!(refused(2, &front).contains("--calibration is for schemes given by flags"));
+}
+
 #[test]
 fn a_uniform_scheme_can_be_packed_without_a_search() {
     let folder = tempfile::tempdir().unwrap();

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::hash::ContentHash;
-use crate::network::{EMBEDDING, HEAD, Network, Unit};
+use crate::network::{EMBEDDING, Network, Unit};
 use crate::scheme::{Activation, InvalidScheme, Membrane, Scheme};
 
 /// Name of all one-dimensional parameters where names of units stand.
@@ -92,8 +92,10 @@ pub enum InvalidCandidate {
     /// Codes of an artifact for a unit whose scheme takes none.
     #[error("weights of {0}: its scheme takes no codes from an artifact")]
     Codes(String),
-    /// Widths by the frequency of tokens in something else than the head of a language model.
-    #[error("unit {0}: rounding frequency is for the head of a language model, whose rows are tokens")]
+    /// Widths by the frequency of tokens of a matrix whose rows are none.
+    #[error(
+        "unit {0}: rounding frequency is for the embedding and the head of a language model, whose rows are tokens"
+    )]
     NoTokens(String),
     /// A calibrated scheme for what nothing is multiplied with.
     #[error("unit {0}: calibrated schemes are for linear layers")]
@@ -289,7 +291,7 @@ impl Candidate {
     ///
     /// # Errors
     /// The first unit that is missing, unknown, marked `sign` without being a binary embedding, calibrated without
-    /// codes, or with widths by the frequency of tokens that its rows are not; the first activation or membrane of something that the network does not have.
+    /// codes, or with widths by the frequency of tokens where its rows are none; the first activation or membrane of something that the network does not have.
     pub fn validate(&self, network: &Network) -> Result<(), InvalidCandidate> {
         let units = network.units();
         for unit in &units {
@@ -299,11 +301,12 @@ impl Candidate {
             if self.schemes[index] == Scheme::Sign && !lossless {
                 return Err(InvalidCandidate::Sign(unit.name.clone()));
             }
-            if self.schemes[index].is_by_frequency() && !(unit.name == HEAD && network.predicts_tokens()) {
+            let by_frequency = self.schemes[index].is_by_frequency();
+            if by_frequency && !network.has_token_rows(&unit.name) {
                 return Err(InvalidCandidate::NoTokens(unit.name.clone()));
             }
             match (self.schemes[index].is_calibrated(), self.codes.contains_key(&unit.name)) {
-                (true, _) if !unit.is_linear() => {
+                (true, _) if !unit.is_linear() && !by_frequency => {
                     return Err(InvalidCandidate::NotLinear(unit.name.clone()));
                 }
                 (true, false) => return Err(InvalidCandidate::NoCodes(unit.name.clone())),
@@ -427,6 +430,25 @@ pub(super) mod tests {
         );
         let embedding = float.with([EMBEDDING], gptq).with_codes([EMBEDDING], artifact);
         assert_eq!(embedding.validate(&TINY), Err(InvalidCandidate::NotLinear(EMBEDDING.to_owned())));
+    }
+
+    #[test]
+    fn widths_by_the_frequency_of_tokens_are_for_matrices_whose_rows_are_tokens() {
+        let (scheme, artifact) =
+            ("int3:full:channel:f16:frequency".parse().unwrap(), Some(ContentHash::of(b"codes")));
+        let of = |unit: &str| Candidate::float(&TINY).with([unit], scheme).with_codes([unit], artifact);
+        for unit in ["emb.weight", "head.weight"] {
+            assert_eq!(of(unit).validate(&TINY), Ok(()), "{unit}");
+        }
+        let without = Candidate::float(&TINY).with(["emb.weight"], scheme);
+        assert_eq!(without.validate(&TINY), Err(InvalidCandidate::NoCodes("emb.weight".to_owned())));
+        let key = "blocks.0.att.key.weight";
+        assert_eq!(of(key).validate(&TINY), Err(InvalidCandidate::NoTokens(key.to_owned())));
+        // Classes are no tokens; a classifier reads such all the same.
+        let classifier = Network { outputs: 2, ..TINY };
+        let error = of("head.weight").validate(&classifier).unwrap_err();
+        assert_eq!(error, InvalidCandidate::NoTokens("head.weight".to_owned()));
+        assert_eq!(of("emb.weight").validate(&classifier), Ok(()));
     }
 
     #[test]

@@ -199,6 +199,15 @@ impl Network {
         self.outputs == self.vocabulary
     }
 
+    /// True if rows of a unit are the tokens of the vocabulary.
+    pub fn has_token_rows(&self, unit: &str) -> bool {
+        match unit {
+            EMBEDDING => true,
+            HEAD => self.predicts_tokens(),
+            _ => false,
+        }
+    }
+
     /// Rows and columns of a unit of this network, by its name.
     pub fn shape_of(&self, unit: &str) -> (usize, usize) {
         let [v, d, h, o] = [self.vocabulary, self.channels, self.hidden, self.outputs].map(|n| n as usize);

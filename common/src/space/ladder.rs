@@ -41,7 +41,14 @@ impl Space {
                 }
             }
         }
-        let missing = |unit: &&Unit| unit.is_linear() && !self.codes.contains_key(&unit.name);
+        let of_embedding = || self.unit_schemes(network).filter(|(unit, _)| unit.name == EMBEDDING);
+        if self.embedding == Embedding::Frequency
+            && of_embedding().all(|(_, scheme)| !scheme.is_by_frequency())
+        {
+            return Err(InvalidSpace::NoFrequency);
+        }
+        let has_codes = |unit: &Unit| unit.is_linear() || self.embedding == Embedding::Frequency;
+        let missing = |unit: &&Unit| has_codes(unit) && !self.codes.contains_key(&unit.name);
         match units.iter().find(missing) {
             Some(unit) if self.all_schemes().any(Scheme::is_calibrated) => {
                 Err(InvalidSpace::NoCodes(unit.name.clone()))
@@ -71,7 +78,7 @@ impl Space {
 
     /// Bytes of units under a scheme.
     fn bytes_under(&self, scheme: Scheme, units: &[&Unit]) -> u64 {
-        units.iter().map(|unit| stored_bytes(unit, of_unit(scheme, &unit.name), &self.coded)).sum()
+        units.iter().map(|unit| stored_bytes(unit, self.of_unit(scheme, &unit.name), &self.coded)).sum()
     }
 
     /// True if files may hold entropy-coded codes.
@@ -104,7 +111,7 @@ impl Space {
         let levels = self.levels(Axis::Weights);
         let of_unit = move |unit: Unit| {
             let schemes: BTreeSet<_> = match self.ladder_by_rule(&unit.name) {
-                Some(own) => own.iter().map(|scheme| of_unit(*scheme, &unit.name)).collect(),
+                Some(own) => own.iter().map(|scheme| self.of_unit(*scheme, &unit.name)).collect(),
                 None => (0..levels).map(|level| self.scheme(&unit.name, level)).collect(),
             };
             schemes.into_iter().map(move |scheme| (unit.clone(), scheme))
@@ -132,8 +139,19 @@ impl Space {
             _ => {
                 let scheme = self.ladder().take(level + 1).last().unwrap_or(Scheme::Float);
                 let own = self.ladder_by_rule(unit).map(|own| Self::beside(own, scheme));
-                of_unit(own.unwrap_or(scheme), unit)
+                self.of_unit(own.unwrap_or(scheme), unit)
             }
+        }
+    }
+
+    /// The scheme that a unit has in the place of one of a ladder. Nothing is multiplied with the embedding, so inputs
+    /// calibrate none of its codes; the only matrices whose rows are tokens are it and the head.
+    pub(super) fn of_unit(&self, scheme: Scheme, unit: &str) -> Scheme {
+        match unit {
+            EMBEDDING if self.embedding == Embedding::Frequency && scheme.is_by_frequency() => scheme,
+            EMBEDDING => scheme.uncalibrated(),
+            HEAD => scheme,
+            _ => scheme.without_frequency(),
         }
     }
 
@@ -170,16 +188,6 @@ impl Space {
         let vectors = self.vector_scheme(self.levels(Axis::Vectors).saturating_sub(1));
         let vectors = Candidate::float(network).with_vectors(vectors);
         least.values().sum::<u64>() + vector_bytes(network, &vectors)
-    }
-}
-
-/// The scheme that a unit has at a level. Nothing is multiplied with the embedding, so nothing calibrates its codes; rows of
-/// tokens are the head's.
-pub(super) fn of_unit(scheme: Scheme, unit: &str) -> Scheme {
-    match unit {
-        EMBEDDING => scheme.uncalibrated(),
-        HEAD => scheme,
-        _ => scheme.without_frequency(),
     }
 }
 

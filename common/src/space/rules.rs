@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
-use super::ladder::of_unit;
-use super::{Axis, Embedding, Group, InvalidSpace, Space};
+use super::{Axis, Group, InvalidSpace, Space};
 use crate::network::{EMBEDDING, MATRICES, Network};
 use crate::scheme::Scheme;
 
@@ -34,7 +33,7 @@ impl Space {
 
     /// The ladder that a rule gives to a unit; `None` if it has the one of the space.
     pub(super) fn ladder_by_rule(&self, unit: &str) -> Option<&[Scheme]> {
-        if unit == EMBEDDING && self.embedding != Embedding::Quantize {
+        if unit == EMBEDDING && !self.embedding.moves() {
             return None;
         }
         let rule = self.rules.iter().rev().find(|rule| rule.matches(unit))?;
@@ -54,7 +53,7 @@ impl Space {
         let mut ladders = group.members.iter().map(|unit| self.ladder_by_rule(unit));
         let first = ladders.next().flatten();
         if let Some(own) = first.filter(|own| ladders.all(|other| other == Some(own))) {
-            let at = |scheme: &Scheme| group.members.iter().map(|unit| of_unit(*scheme, unit)).collect();
+            let at = |scheme: &Scheme| group.members.iter().map(|unit| self.of_unit(*scheme, unit)).collect();
             return own.iter().map(at).collect();
         }
         let at = |level| group.members.iter().map(|unit| self.scheme(unit, level)).collect();
@@ -125,6 +124,7 @@ impl Space {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Embedding;
     use super::super::tests::space;
     use super::*;
     use crate::candidate::Candidate;

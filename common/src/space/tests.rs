@@ -139,6 +139,37 @@ fn several_quantizers_are_levels_of_each_width_and_floats_are_rounded_once() {
 }
 
 #[test]
+fn an_embedding_has_rows_by_frequency_only_where_the_space_says_so() {
+    let frequency = "int3:full:channel:f16:frequency";
+    let of = |embedding| {
+        let mut space = Space::of(Vec::new(), embedding);
+        space.schemes = ["int4:full:channel:f16", frequency].map(|scheme| scheme.parse().unwrap()).to_vec();
+        space.codes = codes();
+        space
+    };
+    // As before there was any such thing.
+    let before = of(Embedding::Quantize);
+    assert_eq!(before.validate(&PUBLISHED), Ok(()));
+    assert_eq!(before.scheme(EMBEDDING, 1).to_string(), "int3:full:channel:f16");
+    let mut space = of(Embedding::Frequency);
+    assert_eq!(space.validate(&PUBLISHED), Err(InvalidSpace::NoCodes(EMBEDDING.to_owned())));
+    space.codes.insert(EMBEDDING.to_owned(), ContentHash::of(b"codes of the embedding"));
+    assert_eq!(space.validate(&PUBLISHED), Ok(()));
+    let last = space.uniform(&PUBLISHED, 1);
+    assert_eq!(last.validate(&PUBLISHED), Ok(()));
+    assert_eq!(last.scheme(EMBEDDING).to_string(), frequency);
+    assert_eq!(last.scheme("blocks.0.att.key.weight").to_string(), "int3:full:channel:f16:descent");
+    // Two bits for each row.
+    let (rows, _) = PUBLISHED.shape_of(EMBEDDING);
+    let more = space.smallest_footprint(&PUBLISHED) - before.smallest_footprint(&PUBLISHED);
+    assert_eq!(more, (rows as u64).div_ceil(4));
+    let groups = space.groups(&PUBLISHED, Axis::Weights, Tier::Matrix);
+    assert!(groups.iter().any(|group| group.members == [EMBEDDING]), "it moves");
+    space.schemes.pop();
+    assert_eq!(space.validate(&PUBLISHED), Err(InvalidSpace::NoFrequency));
+}
+
+#[test]
 fn a_ladder_may_be_listed_with_widths_and_steps_and_is_ordered_by_what_its_codes_take() {
     let listed = |schemes: &[&str]| Space {
         schemes: schemes.iter().map(|scheme| scheme.parse().unwrap()).collect(),

@@ -3,18 +3,22 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use qslm_common::backend::Backend;
+use qslm_common::candidate::Candidate;
+use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::packed::{self, Provenance};
 use qslm_report::words::bytes;
 use serde::Serialize;
 
-use crate::codes::{CodesArgs, not_calibrated};
+use crate::codes::{CalibrationArgs, CalibrationWindow, CodesArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
+use crate::inputs::Cut;
 use crate::output::{Output, print_data, print_pairs};
 use crate::place::{Made, OutputPlace};
-use crate::schemes::SchemeArgs;
-use crate::storage::StorageArgs;
+use crate::schemes::{ModelArgs, SchemeArgs};
+use crate::storage::{CodesFiles, StorageArgs};
 
 /// Write a candidate as a packed file: sub-byte weights, scales, zero points and a manifest.
 ///
@@ -25,7 +29,9 @@ use crate::storage::StorageArgs;
 Examples:
   qslm apply --checkpoint model.safetensors --front runs/quickstart-1a2b3c4d5e6f.front.json --out packed.safetensors
   qslm apply --checkpoint model.safetensors --front front.json --candidate 9a7d64 --out packed.safetensors
-  qslm apply --checkpoint model.pth --bits 4 --embedding sign --out packed.safetensors")]
+  qslm apply --checkpoint model.pth --bits 4 --embedding sign --out packed.safetensors
+  qslm apply --checkpoint model.pth --bits 3 --rounding gptq --calibration train.txt --tokenizer tokenizer.json --window 128 \
+    --out packed.safetensors")]
 pub struct Apply {
     /// The float checkpoint
     #[arg(long, value_name = "FILE")]
@@ -38,6 +44,13 @@ pub struct Apply {
     candidate: Option<String>,
     #[command(flatten)]
     scheme: SchemeArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
+    calibration_window: CalibrationWindow,
+    /// The checkpoint's tokenizer.json, to read the calibration data
+    #[arg(long, value_name = "FILE", requires = "calibration")]
+    tokenizer: Option<PathBuf>,
     #[command(flatten)]
     codes: CodesArgs,
     #[command(flatten)]
@@ -68,8 +81,8 @@ struct Applied {
 impl Apply {
     /// Writes and prints.
     pub fn run(self) -> Outcome {
-        let inputs: Vec<_> = [Some(&self.checkpoint), self.front.as_ref()].into_iter().flatten().collect();
-        let inputs: Vec<_> = inputs.into_iter().map(PathBuf::as_path).collect();
+        let more = [&self.front, &self.calibration.calibration, &self.tokenizer].into_iter().flatten();
+        let inputs: Vec<_> = more.chain([&self.checkpoint]).map(PathBuf::as_path).collect();
         let place = OutputPlace::kept(&self.out, Made::Packed, &inputs, self.force)?;
         let checkpoint = read_checkpoint(&self.checkpoint, !self.real_embedding)?;
         let hash = Input::checkpoint(&self.checkpoint)?.hash()?;
@@ -80,8 +93,13 @@ impl Apply {
             measurement: None,
         };
         let mut storage = self.storage.or(&[]);
-        let candidate = match (&self.front, self.scheme.candidate(checkpoint.network(), None)?) {
-            (_, Some(candidate)) => not_calibrated(candidate)?.0,
+        let (candidate, codes) = match (&self.front, self.of_flags(&checkpoint)?) {
+            (_, Some(made)) => made,
+            (Some(_), None) if self.calibration.calibration.is_some() => {
+                let words =
+                    "--calibration is for schemes given by flags: codes of a front are in its artifacts";
+                return Err(Failure::new(Exit::Usage, words));
+            }
             (Some(path), None) => {
                 let front = FrontFile::read(path)?;
                 front.check_checkpoint(hash, &self.checkpoint)?;
@@ -89,14 +107,15 @@ impl Apply {
                 let row = front.row(self.candidate.as_deref())?;
                 provenance.experiment = Some(front.document.experiment.clone());
                 provenance.measurement = Some(row.counts.clone());
-                candidate(row, checkpoint.network())?
+                let candidate = candidate(row, checkpoint.network())?;
+                let codes = self.codes.of(&candidate)?;
+                (candidate, codes)
             }
             (None, None) => {
                 let words = "what to write is missing: give --front FILE, or --bits and its like";
                 return Err(Failure::new(Exit::Usage, words));
             }
         };
-        let codes = self.codes.of(&candidate)?;
         let file = place.start()?;
         let size = packed::write(file.path(), &checkpoint, &candidate, &codes, &storage, provenance)
             .map_err(|error| Failure::new(Exit::Failure, format!("{}: {error}", self.out.display())))?;
@@ -120,5 +139,24 @@ impl Apply {
                 ("header".to_owned(), bytes(size.header)),
             ]),
         }
+    }
+
+    /// The candidate that the flags describe, with its calibrated codes; `None` if none is given.
+    fn of_flags(&self, checkpoint: &Checkpoint) -> Outcome<Option<(Candidate, CodesFiles)>> {
+        if self.scheme.is_empty() {
+            return Ok(None);
+        }
+        let network = checkpoint.network();
+        let model = ModelArgs {
+            checkpoint: self.checkpoint.clone(),
+            real_embedding: self.real_embedding,
+            backend: Backend::default(),
+        };
+        let cut = Cut::for_network(network, self.calibration_window.window, self.tokenizer.clone())?;
+        let ranges = self.calibration.ranges(&model, &cut, &self.scheme)?;
+        let candidate = self.scheme.candidate(network, ranges.as_ref())?;
+        candidate
+            .map(|candidate| self.calibration.codes(&self.checkpoint, &cut, network, candidate))
+            .transpose()
     }
 }

@@ -166,9 +166,14 @@ impl Compare {
                 return Err(Failure::new(Exit::Usage, words));
             }
             (None, None) => {
-                self.scheme.load(&self.model, None, Some(&self.storage), |network, candidate| {
-                    self.calibration.codes(&self.model, &self.data, network, candidate)
-                })?
+                let (cut, calibration) = (self.data.cut()?, &self.calibration);
+                let ranges = calibration.ranges(&self.model, &cut, &self.scheme)?;
+                self.scheme.load(
+                    &self.model,
+                    ranges.as_ref(),
+                    Some(&self.storage),
+                    |network, candidate| calibration.codes(&self.model.checkpoint, &cut, network, candidate),
+                )?
             }
         };
         let data = self.data.load(loaded.model.network())?;

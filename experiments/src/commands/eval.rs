@@ -11,7 +11,6 @@ use qslm_common::experiment::check_model;
 use qslm_common::footprint::{file_bytes, float_bytes};
 use qslm_common::measurement::{Counts, overflowed};
 use qslm_common::network::Network;
-use qslm_common::scheme::Calibration;
 use qslm_common::storage::CodedSizes;
 use qslm_engine::task::Dataset;
 use qslm_report::words::{bytes, cost, grouped};
@@ -25,7 +24,7 @@ use crate::inputs::DataArgs;
 use crate::output::{Output, peak_memory_bytes, print_data};
 use crate::parallel::{evaluate_all, threads};
 use crate::place::{Made, OutputPlace};
-use crate::schemes::{LoadedModel, ModelArgs, SchemeArgs, calibrate_on};
+use crate::schemes::{LoadedModel, ModelArgs, SchemeArgs};
 use crate::spec::refuse_toml;
 use crate::storage::StorageArgs;
 use crate::tensors;
@@ -103,11 +102,11 @@ impl Eval {
     pub fn run(self) -> Outcome {
         let logits = self.logits_out.as_deref().map(|path| self.place(path)).transpose()?;
         let device = self.device()?;
-        let path = self.calibration.calibration.as_ref();
-        let ranges = path.filter(|_| self.scheme.quantizes_activations());
-        let ranges = ranges.map(|path| self.calibrate(path)).transpose()?;
+        let cut = self.data.cut()?;
+        let calibration = &self.calibration;
+        let ranges = calibration.ranges(&self.model, &cut, &self.scheme)?;
         let codes = |network: &Network, candidate| {
-            self.calibration.codes(&self.model, &self.data, network, candidate)
+            calibration.codes(&self.model.checkpoint, &cut, network, candidate)
         };
         let loaded = self.scheme.load(&self.model, ranges.as_ref(), Some(&self.storage), codes)?;
         let LoadedModel { model, candidate, sizes } = loaded;
@@ -145,13 +144,6 @@ impl Eval {
         let Some(path) = &self.device else { return Ok(Device::default()) };
         let text = read_text(path)?;
         toml::from_str(&text).map_err(|error| refuse_toml(path, &text, &error))
-    }
-
-    fn calibrate(&self, path: &Path) -> Outcome<Calibration> {
-        let checkpoint = self.model.read()?;
-        let (input, data) =
-            self.data.load_calibration(path, self.calibration.calibration_sequences, checkpoint.network())?;
-        calibrate_on(&checkpoint, self.model.backend, &data, &input)
     }
 
     fn data(&self, network: &Network) -> Outcome<Dataset> {

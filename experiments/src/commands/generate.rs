@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use qslm_common::network::Network;
 use qslm_engine::task::{Sampler, TokenizerFile};
 
-use crate::codes::not_calibrated;
+use crate::codes::{CalibrationArgs, CalibrationWindow};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
+use crate::inputs::Cut;
 use crate::output::print;
 use crate::schemes::{ModelArgs, SchemeArgs};
 
@@ -17,7 +19,9 @@ use crate::schemes::{ModelArgs, SchemeArgs};
 Examples:
   qslm generate --checkpoint model.safetensors --tokenizer tokenizer.json --prompt \"The lighthouse was\"
   qslm generate --checkpoint packed.safetensors --tokenizer tokenizer.json --prompt \"In 1871 ,\" --seed 7
-  qslm generate --checkpoint model.pth --tokenizer tokenizer.json --prompt \"The\" --bits 3 --embedding sign")]
+  qslm generate --checkpoint model.pth --tokenizer tokenizer.json --prompt \"The\" --bits 3 --embedding sign
+  qslm generate --checkpoint model.pth --tokenizer tokenizer.json --prompt \"The\" --bits 3 --rounding gptq \
+    --calibration train.txt --window 128")]
 pub struct Generate {
     #[command(flatten)]
     model: ModelArgs,
@@ -41,6 +45,10 @@ pub struct Generate {
     seed: u64,
     #[command(flatten)]
     scheme: SchemeArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
+    calibration_window: CalibrationWindow,
 }
 
 impl Generate {
@@ -49,8 +57,13 @@ impl Generate {
         let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, format!("--{error}"));
         let mut sampler =
             Sampler::new(self.temperature, self.top_k, self.seed).map_err(|error| usage(&error))?;
-        let model =
-            self.scheme.load(&self.model, None, None, |_, candidate| not_calibrated(candidate))?.model;
+        let (calibration, tokenizer) = (&self.calibration, Some(self.tokenizer.clone()));
+        let cut = Cut::of_text(self.calibration_window.window, tokenizer)?;
+        let ranges = calibration.ranges(&self.model, &cut, &self.scheme)?;
+        let codes = |network: &Network, candidate| {
+            calibration.codes(&self.model.checkpoint, &cut, network, candidate)
+        };
+        let model = self.scheme.load(&self.model, ranges.as_ref(), None, codes)?.model;
         if model.network().is_classifier() {
             let checkpoint = self.model.checkpoint.display();
             let words = format!("{checkpoint}: this checkpoint classifies, it has no next token");

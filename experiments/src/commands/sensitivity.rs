@@ -8,7 +8,7 @@ use comfy_table::CellAlignment;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::codes::not_calibrated;
+use crate::codes::CalibrationArgs;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::inputs::DataArgs;
 use crate::output::{Output, plain_table, print, print_data};
@@ -27,6 +27,7 @@ use crate::statistics::spearman;
 Examples:
   qslm sensitivity --checkpoint model.safetensors --tokenizer tokenizer.json --text valid.txt --window 128 --bits 3
   qslm sensitivity --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --windows 16 --bits 4 --csv units.csv
+  qslm sensitivity --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --bits 3 --rounding gptq --calibration train.txt
   qslm sensitivity --checkpoint sst2.safetensors --tokenizer tokenizer.json --labelled dev.tsv --bits 2 --metric task_loss --metric weight_error
 
 CSV columns: unit, block, module, scheme, then one per measure; empty where a measure does not apply.")]
@@ -37,6 +38,8 @@ pub struct Sensitivity {
     data: DataArgs,
     #[command(flatten)]
     scheme: SchemeArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
     /// Show these measures only; may be given several times
     #[arg(long = "metric", value_enum, value_name = "METRIC")]
     metrics: Vec<Metric>,
@@ -83,7 +86,8 @@ impl Sensitivity {
         }
         let missing = || Failure::new(Exit::Usage, "--bits is needed: what each unit is quantized to, alone");
         let candidate = self.scheme.candidate(checkpoint.network(), None)?.ok_or_else(missing)?;
-        let (candidate, _) = not_calibrated(candidate)?;
+        let (cut, path) = (self.data.cut()?, &self.model.checkpoint);
+        let (candidate, codes) = self.calibration.codes(path, &cut, checkpoint.network(), candidate)?;
         let data = self.data.load(checkpoint.network())?;
         let options = Options {
             backend: self.model.backend,
@@ -94,7 +98,7 @@ impl Sensitivity {
         let bar = ProgressBar::new(checkpoint.network().units().len() as u64);
         let style = ProgressStyle::with_template("[{bar:24}] {pos} of at most {len} units, {eta} left");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
-        let units = measure(&checkpoint, &candidate, &data, options, || bar.inc(1))?;
+        let units = measure(&checkpoint, (&candidate, &codes), &data, options, || bar.inc(1))?;
         bar.finish_and_clear();
         if let Some(place) = place {
             place.write(self.to_csv(&units).as_bytes())?;
@@ -112,7 +116,8 @@ impl Sensitivity {
     }
 
     fn place(&self, path: &Path) -> Outcome<OutputPlace> {
-        let inputs: Vec<_> = self.data.files().chain([&*self.model.checkpoint]).collect();
+        let inputs = self.data.files().chain([&*self.model.checkpoint]);
+        let inputs: Vec<_> = inputs.chain(self.calibration.calibration.as_deref()).collect();
         OutputPlace::new(path, Made::Sensitivities, &inputs, self.force)
     }
 

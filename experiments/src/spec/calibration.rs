@@ -1,14 +1,13 @@
 //! Calibration of a spec: static ranges of activations and calibrated codes, where it asks for such.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use qslm_common::candidate::Candidate;
 use qslm_common::experiment::check_model;
 use qslm_common::hash::ContentHash;
-use qslm_common::network::{Network, Unit};
+use qslm_common::network::{EMBEDDING, Network, Unit};
 use qslm_common::scheme::{Calibration, Scheme, Span};
-use qslm_common::space::Space;
+use qslm_common::space::{Embedding, Space};
 use qslm_common::task::{Data, Task};
 use qslm_engine::jobs::gptq;
 use qslm_engine::jobs::ranges::Ranges;
@@ -16,7 +15,7 @@ use qslm_engine::jobs::ranges::Ranges;
 use super::refuse;
 use super::space::{ActivationRangeSpec, ActivationsSpec};
 use super::written::{CalibrationSpec, Spec, WrittenStrategy};
-use crate::codes::{Calibrating, MadeCodes, calibrated_schemes};
+use crate::codes::{CalibratedSchemes, Calibrating, MadeCodes};
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
@@ -46,17 +45,21 @@ pub(super) struct CalibrationData {
 /// What a spec wants of calibration data.
 struct Wants {
     ranges: bool,
-    schemes: BTreeSet<Scheme>,
+    schemes: CalibratedSchemes,
     table: bool,
 }
 
 impl Wants {
-    fn new(spec: &Spec, space: &Space, listed: &[Candidate]) -> Self {
+    fn new(spec: &Spec, space: &Space, listed: &[Candidate], network: &Network) -> Self {
         let fixed = |activations: &ActivationsSpec| activations.range == ActivationRangeSpec::Static;
-        let of_list = listed.iter().flat_map(calibrated_schemes);
+        let of_embedding = space.unit_schemes(network).filter(|(unit, _)| unit.name == EMBEDDING);
+        let of_embedding: Vec<Scheme> = of_embedding.map(|(_, scheme)| scheme).collect();
+        let mut schemes = CalibratedSchemes::of(of_embedding.into_iter().map(|scheme| (EMBEDDING, scheme)));
+        schemes.all.extend(space.all_schemes().filter(|scheme| scheme.is_calibrated()));
+        listed.iter().for_each(|candidate| schemes.extend(CalibratedSchemes::of(candidate.schemes())));
         Self {
             ranges: spec.space.activations.as_ref().is_some_and(fixed),
-            schemes: space.all_schemes().filter(|scheme| scheme.is_calibrated()).chain(of_list).collect(),
+            schemes,
             table: spec.strategy.as_ref().is_some_and(WrittenStrategy::wants_table),
         }
     }
@@ -78,7 +81,8 @@ pub(super) fn draft(space: &Space, network: &Network) -> Space {
     let linears: Vec<String> =
         network.units().into_iter().filter(Unit::is_linear).map(|unit| unit.name).collect();
     let nothing = ContentHash::of(b"");
-    draft.codes = linears.iter().map(|unit| (unit.clone(), nothing)).collect();
+    let embedding = (space.embedding == Embedding::Frequency).then(|| EMBEDDING.to_owned());
+    draft.codes = linears.iter().cloned().chain(embedding).map(|unit| (unit, nothing)).collect();
     if space.is_coded() {
         // Less than any codes take: what cannot be met even so cannot be met.
         for (unit, scheme) in space.unit_schemes(network) {
@@ -103,7 +107,7 @@ pub(super) fn calibrate(
     network: &Network,
     maker: &dyn Maker,
 ) -> Outcome<Calibrated> {
-    let wants = Wants::new(spec, space, listed);
+    let wants = Wants::new(spec, space, listed, network);
     match (wants.words(), &spec.calibration) {
         ("", None) => Ok(Calibrated::default()),
         ("", Some(_)) => {

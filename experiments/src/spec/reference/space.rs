@@ -71,9 +71,10 @@ pub(super) const SPACE: &[Table] = &[
             ),
             (
                 "embedding",
-                "\"sign\", \"quantize\", \"float\"",
+                "\"sign\", \"quantize\", \"frequency\", \"float\"",
                 "\"sign\" if binary_embedding",
-                "\"sign\" is one lossless bit of a binary embedding",
+                "\"sign\" is one lossless bit of a binary embedding; \"frequency\" is \"quantize\" with rows by how often their \
+                 tokens occur, where a scheme has them",
             ),
             (
                 "storage",

@@ -42,8 +42,8 @@ pub fn units_with_embedding(network: &Network, part: u32) -> Vec<Unit> {
 }
 
 impl Coded {
-    /// The job for a checkpoint; `codes` holds the calibrated codes of the part, if some of its schemes are calibrated.
-    pub fn job(&self, checkpoint: ContentHash, codes: Option<ContentHash>) -> Job {
+    /// The job for a checkpoint; `codes` hold the calibrated codes of the part, if some of its schemes are calibrated.
+    pub fn job(&self, checkpoint: ContentHash, codes: impl IntoIterator<Item = ContentHash>) -> Job {
         let job = Job::new(CODED.name, LARGEST_TABLE).input("checkpoint", JobInput::Artifact(checkpoint));
         with_codes(job, codes).parameters(self)
     }

@@ -136,7 +136,11 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     out.write_all(&artifact).map_err(JobError::artifact)
 }
 
-fn calibrated(text: &str) -> Result<Scheme, JobError> {
+/// A scheme whose codes calibration makes.
+///
+/// # Errors
+/// [`JobError::Invalid`] if it is another one, or none.
+pub(super) fn calibrated(text: &str) -> Result<Scheme, JobError> {
     let scheme: Scheme = text.parse().map_err(|error| JobError::Invalid(format!("schemes: {error}")))?;
     match scheme.is_calibrated() && !scheme.is_trained() {
         true => Ok(scheme),

@@ -9,6 +9,7 @@
 
 mod chosen;
 pub mod coded;
+pub mod embedding;
 pub mod gptq;
 pub mod holdout;
 mod inputs;
@@ -38,6 +39,7 @@ const LARGEST_TABLE: u64 = 16 << 20;
 pub const KINDS: &[&Kind] = &[
     &coded::CODED,
     &coded::CODED_ARTIFACT,
+    &embedding::EMBEDDING_CODES,
     &gptq::GPTQ,
     &holdout::HOLDOUT,
     &output_errors::OUTPUT_ERRORS,

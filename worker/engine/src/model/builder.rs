@@ -10,7 +10,7 @@ use std::sync::Arc;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::hash::ContentHash;
-use qslm_common::network::Network;
+use qslm_common::network::{EMBEDDING, Network};
 use qslm_common::scheme::{Format, Quantizer, Scheme};
 
 use super::Norm;
@@ -170,16 +170,20 @@ impl<'a> Builder<'a> {
         }
     }
 
-    pub(super) fn embedding(&self) -> Arc<Vec<f32>> {
+    pub(super) fn embedding(&self) -> Result<Arc<Vec<f32>>, CannotBuild> {
         let make = || {
-            let mut embedding = self.weights("emb.weight", self.network.channels as usize);
+            let calibrated = codes_of(self.source.codes, self.candidate, &self.network, EMBEDDING);
+            let mut embedding = match calibrated.transpose()? {
+                Some(codes) => codes.dequantize(),
+                None => self.weights(EMBEDDING, self.network.channels as usize),
+            };
             if self.network.binary_embedding {
                 embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });
             }
-            Arc::new(embedding)
+            Ok(Arc::new(embedding))
         };
         match self.caches {
-            Some((caches, of)) => caches.embedding(self.key(of, "emb.weight"), make),
+            Some((caches, of)) => caches.embedding(self.key(of, EMBEDDING), make),
             None => make(),
         }
     }

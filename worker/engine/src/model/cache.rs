@@ -7,7 +7,6 @@
 //! every candidate: the *weight cache* has it by unit and scheme. Both are bounded in bytes, and keep longest
 //! what was used again. A hit is what would be computed, to the bit.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -115,10 +114,15 @@ impl Caches {
     }
 
     /// An embedding under a scheme, `[vocabulary, channel]`, made now on a miss.
-    pub(super) fn embedding(&self, key: MatrixKey, make: impl FnOnce() -> Arc<Vec<f32>>) -> Arc<Vec<f32>> {
-        match get_or_make(&self.embeddings, key, || Ok::<_, Infallible>(make())) {
-            Ok(made) => made,
-        }
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub(super) fn embedding<E>(
+        &self,
+        key: MatrixKey,
+        make: impl FnOnce() -> Result<Arc<Vec<f32>>, E>,
+    ) -> Result<Arc<Vec<f32>>, E> {
+        get_or_make(&self.embeddings, key, make)
     }
 
     pub(super) fn prefix(&self, key: &PrefixKey) -> Option<Arc<Prefix>> {
@@ -204,7 +208,11 @@ pub(super) fn prefix_keys(network: &Network, candidate: &Candidate) -> Vec<Conte
     // Only its signs are read if it is binary, and a float and a sign say the same of them.
     let scheme = embedding.map_or(Scheme::Float, |unit| candidate.scheme(&unit.name));
     let scheme = if network.binary_embedding && scheme == Scheme::Sign { Scheme::Float } else { scheme };
-    text.push_str(&format!("emb {scheme}\n"));
+    text.push_str(&format!("emb {scheme}"));
+    if let Some(artifact) = embedding.and_then(|unit| candidate.codes_of(&unit.name)) {
+        text.push_str(&format!(" from {artifact}"));
+    }
+    text.push('\n');
     let mut prefix = ContentHash::of(text.as_bytes());
     let mut all = vec![prefix];
     for block in 0..network.blocks {
@@ -263,6 +271,13 @@ mod tests {
             float.clone().with([key], gptq).with_codes([key], Some(ContentHash::of(artifact)))
         };
         assert_eq!((common(&from(b"a"), &from(b"a")), common(&from(b"a"), &from(b"b"))), (4, 2));
+        let by_frequency: Scheme = "int4:full:channel:frequency".parse().unwrap();
+        let embedding = |artifact: &[u8]| {
+            let with = float.clone().with(["emb.weight"], by_frequency);
+            with.with_codes(["emb.weight"], Some(ContentHash::of(artifact)))
+        };
+        assert_eq!(common(&embedding(b"a"), &embedding(b"a")), 4);
+        assert_eq!(common(&embedding(b"a"), &embedding(b"b")), 0, "the same scheme of other data");
         let activation =
             float.clone().with_activations(["blocks.1.att.key.weight"], "int8:affine:dynamic".parse().ok());
         assert_eq!(common(&float, &activation), 2);

@@ -109,7 +109,7 @@ impl SpikeGpt {
         Ok(Self {
             network: builder.network,
             prefix_keys: cache::prefix_keys(&builder.network, builder.candidate),
-            embedding: builder.embedding(),
+            embedding: builder.embedding()?,
             ln0: builder.norm("blocks.0.ln0")?,
             blocks: blocks?,
             ln_out: builder.norm("ln_out")?,

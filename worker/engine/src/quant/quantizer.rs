@@ -44,7 +44,8 @@ pub enum Needs {
     Hessian,
     /// The factor, and some of the inputs: [`Statistics::sample`].
     Inputs,
-    /// The second moments, and how often the tokens occur that the rows are: [`Statistics::token_counts`].
+    /// How often the tokens occur that the rows are: [`Statistics::token_counts`]. Of a matrix that inputs are multiplied
+    /// with also the second moments, which the embedding has none of.
     TokenCounts,
     /// The gradients of the loss: [`Statistics::gradients`].
     Gradients,
@@ -79,7 +80,9 @@ impl Statistics<'_> {
             Needs::InputHessian => self.inputs.is_some(),
             Needs::Hessian => self.inputs.is_some() && self.hessian.is_some(),
             Needs::Inputs => self.inputs.is_some() && self.sample.is_some(),
-            Needs::TokenCounts => self.have(Needs::Hessian) && self.token_counts.is_some(),
+            Needs::TokenCounts => {
+                self.token_counts.is_some() && self.inputs.is_some() == self.hessian.is_some()
+            }
             Needs::Gradients => self.gradients.is_some(),
             Needs::Training => false,
         }

@@ -81,7 +81,7 @@ impl RoundingBench {
         let network = *checkpoint.network();
         let data = self.data.load(&network)?;
         let (_, calibration) =
-            self.data.load_calibration(&self.calibration, self.calibration_sequences, &network)?;
+            self.data.cut()?.load_calibration(&self.calibration, self.calibration_sequences, &network)?;
         let threads = parallel::threads(self.threads);
         let study = Study { format, range: quantizer.range, damping: self.damping, checkpoint, calibration };
         let hessians = study.hessians(threads)?;

@@ -1,7 +1,9 @@
-//! Frequency: rows of the head of a language model by how often their tokens occur, a bit more for the most frequent quarter
-//! and a bit less for the rarest, so that the mean width stays; coordinate descent does the rest.
+//! Frequency: rows of the head of a language model, or of the embedding, by how often their tokens occur, a bit more for the
+//! most frequent quarter and a bit less for the rarest, so that the mean width stays; where inputs are multiplied, coordinate
+//! descent does the rest.
 //!
-//! An error in a row of the head changes the logit of one token, which costs in proportion to how probable that token is.
+//! An error in a row of the head changes the logit of one token, which costs in proportion to how probable that token is; one
+//! in a row of the embedding is there as often as its token is read.
 //! Codes with a step in place of a width have a finer one in frequent rows and a coarser one in rare ones, by half a bit.
 
 use qslm_common::scheme::{Format, Range};
