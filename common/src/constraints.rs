@@ -23,6 +23,9 @@ pub struct Constraints {
     pub max_perplexity_increase: Option<f64>,
     /// Largest `float accuracy - accuracy`, as a fraction of all sentences; 0.01 is one point.
     pub max_accuracy_drop: Option<f64>,
+    /// Largest divergence from the float model, in nats per scored token or sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_kl: Option<f64>,
     /// Largest footprint in bytes.
     #[serde(deserialize_with = "bytes::optional")]
     pub max_footprint_bytes: Option<u64>,
@@ -53,6 +56,7 @@ impl Constraints {
         let increase = self.max_perplexity_increase;
         let finite_positive = |x: f64| x.is_finite() && x >= 0.0;
         within("max_perplexity_increase", increase, finite_positive, "a number of at least 0");
+        within("max_kl", self.max_kl, finite_positive, "a number of at least 0");
         within("max_accuracy_drop", self.max_accuracy_drop, |x| (0.0..=1.0).contains(&x), "0 to 1");
         within("min_saving", self.min_saving, |x| x.is_finite() && x < 1.0, "a number below 1");
         let others = Quality::ALL.into_iter().filter(|quality| *quality != task.quality());
@@ -68,7 +72,7 @@ impl Constraints {
         if let Some(least) = self.min_saving.filter(|least| *least > saving && *least < 1.0) {
             impossible("min_saving", least);
         }
-        if self.confident && !self.bounds_quality() {
+        if self.confident && !self.bounds_loss() {
             problems.push(InvalidObjective::Unbounded);
         }
         for (cost, value) in &self.max {
@@ -89,26 +93,42 @@ impl Constraints {
         }
     }
 
-    /// True if a loss of quality is bounded at all.
-    pub fn bounds_quality(&self) -> bool {
+    /// True if a loss of the task's own quality is bounded.
+    fn bounds_loss(&self) -> bool {
         Quality::ALL.into_iter().any(|quality| self.largest_loss(quality).is_some())
+    }
+
+    /// True if anything is bounded of what quality is lost: the loss, or the divergence.
+    pub fn bounds_quality(&self) -> bool {
+        self.bounds_loss() || self.max_kl.is_some()
+    }
+
+    /// True if `counts` diverge no more from the float model than allowed. Where that was not counted, nobody is.
+    pub fn allow_kl(&self, counts: &Counts) -> bool {
+        self.max_kl.is_none_or(|most| counts.mean_kl().is_some_and(|kl| kl <= most))
     }
 
     /// True if `counts` lose no more quality against `float` than allowed.
     pub fn allow_quality(&self, float: &Counts, counts: &Counts) -> bool {
+        self.allow_kl(counts) && self.allow_mean_loss(float, counts)
+    }
+
+    fn allow_mean_loss(&self, float: &Counts, counts: &Counts) -> bool {
         let within = |most: f64| quality_loss(float, counts) <= most;
         Quality::ALL.into_iter().filter_map(|quality| self.largest_loss(quality)).all(within)
     }
 
     /// True if a measured candidate loses no more quality against `float` than allowed: by the loss, or with
-    /// [`Self::confident`] by the upper end of its interval. Where that is not known, nobody is.
+    /// [`Self::confident`] by the upper end of its interval. Where that is not known, nobody is. A divergence has no
+    /// interval, and is judged as it is.
     pub fn allow_loss(&self, float: &Counts, measured: Measured<'_>) -> bool {
         if !self.confident {
             return self.allow_quality(float, measured.counts);
         }
         let interval = measured.spread.and_then(|spread| spread.loss_interval(float, measured.counts));
         let within = |most: f64| interval.is_some_and(|(_, high)| high <= most);
-        Quality::ALL.into_iter().filter_map(|quality| self.largest_loss(quality)).all(within)
+        self.allow_kl(measured.counts)
+            && Quality::ALL.into_iter().filter_map(|quality| self.largest_loss(quality)).all(within)
     }
 
     /// True if `bytes` is small enough.
@@ -201,6 +221,31 @@ mod tests {
         );
         let hits = |hits| Counts { hits, sentences: 100, ..Default::default() };
         assert!((quality_loss(&hits(80), &hits(78)) - 0.02).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_divergence_is_bounded_beside_a_loss_or_alone() {
+        let at = |kl: Option<f64>| Counts {
+            kl: kl.and_then(Nll::from_nats),
+            nll: Nll::from_nats(30.0).unwrap(),
+            scored_tokens: 10,
+            ..Default::default()
+        };
+        let alone = Constraints { max_kl: Some(0.05), ..Default::default() };
+        let float = at(Some(0.0));
+        assert!(
+            alone.bounds_quality()
+                && alone.problems(&ACCURACY, &space(), &PUBLISHED, &Device::default()).is_empty()
+        );
+        let judged = [Some(0.5), Some(0.51), None].map(|kl| alone.allow_quality(&float, &at(kl)));
+        assert_eq!(judged, [true, false, false], "what was not counted is not within");
+        let both = Constraints { max_perplexity_increase: Some(0.0), ..alone.clone() };
+        assert!(both.allow_quality(&float, &at(Some(0.5))) && !both.allow_quality(&float, &at(Some(0.6))));
+        let confident = Constraints { confident: true, ..alone };
+        assert_eq!(refused(confident, &PERPLEXITY), "confident needs a bound on the quality that is lost");
+        let negative = Constraints { max_kl: Some(-1.0), ..Default::default() };
+        assert_eq!(refused(negative, &PERPLEXITY), "max_kl = -1: expected a number of at least 0");
+        assert!(!serde_json::to_string(&Constraints::default()).unwrap().contains("kl"));
     }
 
     #[test]

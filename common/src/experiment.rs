@@ -187,7 +187,13 @@ impl Experiment {
             network: self.network,
             data: self.data.clone(),
             task: self.task.clone(),
+            kl: self.asks_for_kl(),
         })
+    }
+
+    /// True if an objective or a bound looks at the divergence from the float model. Nobody else pays for counting it.
+    pub fn asks_for_kl(&self) -> bool {
+        self.objectives.contains(&Objective::Kl) || self.constraints.max_kl.is_some()
     }
 
     /// The files that workers need: checkpoint, text, tokenizer, calibrated codes, and the text that is trained on, each once.
@@ -202,7 +208,8 @@ impl Experiment {
     pub fn within_reach(&self) -> Cow<'_, Constraints> {
         let Some(Recovery { reach, .. }) = self.recovery else { return Cow::Borrowed(&self.constraints) };
         let mut constraints = self.constraints.clone();
-        let bounds = [&mut constraints.max_perplexity_increase, &mut constraints.max_accuracy_drop];
+        let Constraints { max_perplexity_increase, max_accuracy_drop, max_kl, .. } = &mut constraints;
+        let bounds = [max_perplexity_increase, max_accuracy_drop, max_kl];
         bounds.into_iter().flatten().for_each(|bound| *bound *= reach);
         Cow::Owned(constraints)
     }
@@ -246,7 +253,7 @@ impl Experiment {
             let not_described = InvalidObjective::NotDescribed(self.trade_off.cost());
             problems.push(InvalidExperiment::TradeOffCost(not_described));
         }
-        if self.racing.is_some() && !self.constraints.bounds_quality() {
+        if self.racing.is_some() && self.constraints.largest_loss(self.task.quality()).is_none() {
             problems.push(InvalidExperiment::RacingWithoutBound);
         }
         problems.extend(
@@ -379,6 +386,14 @@ pub(crate) mod tests {
         let backend = Experiment { backend: Backend::Ndarray, ..one.clone() };
         assert_ne!(key(&one, &float), key(&backend, &float));
         assert_ne!(key(&one, &float), key(&one, &one.space.uniform(&one.network, 0)));
+        // Whoever asks for the divergence measures something else; an objective more asks for nothing else.
+        let mut asks = one.clone();
+        asks.objectives.push(Objective::FiringRate);
+        assert_eq!(key(&one, &float), key(&asks, &float));
+        asks.objectives.push(Objective::Kl);
+        assert_ne!(key(&one, &float), key(&asks, &float));
+        let constraints = Constraints { max_kl: Some(0.1), ..one.constraints.clone() };
+        assert_eq!(key(&asks, &float), key(&Experiment { constraints, ..one.clone() }, &float));
     }
 
     #[test]
@@ -398,7 +413,7 @@ pub(crate) mod tests {
     fn what_is_not_asked_for_leaves_no_trace_in_the_text() {
         // Old experiments keep their ids: new keys appear only where they are used.
         let text = experiment().encode();
-        for key in ["device", "activations", "membranes", "\"max\"", "\"cost\""] {
+        for key in ["device", "activations", "membranes", "kl", "\"max\"", "\"cost\""] {
             assert!(!text.contains(key), "{key}: {text}");
         }
     }

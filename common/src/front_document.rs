@@ -86,6 +86,9 @@ pub struct FrontRow {
     /// 95 % interval of the loss; absent where the spread is not known. See [`crate::spread`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality_loss_interval: Option<(f64, f64)>,
+    /// Divergence from the float model in nats per scored token or sentence; absent where the experiment does not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
     /// Value of the trade-off.
     pub trade_off: Option<f64>,
     /// Spikes per neuron and token over all LIF populations.
@@ -169,6 +172,7 @@ impl FrontRow {
             accuracy: entry.counts.accuracy(),
             quality_loss: float.map(|float| quality_loss(&float.counts, &entry.counts)),
             quality_loss_interval: float.and_then(|float| entry.loss_interval(float)),
+            kl: entry.counts.mean_kl(),
             trade_off: float.map(trade_off),
             firing_rate: entry.counts.mean_firing_rate(network.channels),
             counts: entry.counts.clone(),

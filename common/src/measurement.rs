@@ -46,6 +46,10 @@ pub struct Counts {
     pub processed_tokens: u64,
     /// Spikes of each LIF population, in the order of [`crate::network::Network::populations`].
     pub spikes: Vec<u64>,
+    /// Summed divergence KL(float model || this one) of the predictions that are scored, in the fixed point of the loss;
+    /// `None` where the protocol does not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<Nll>,
 }
 
 /// A sum of counts that does not fit 64 bits, or of networks with different populations.
@@ -78,6 +82,10 @@ impl Counts {
         for (sum, more) in pairs.into_iter().chain(spikes) {
             *sum = sum.checked_add(more).ok_or(CannotAdd)?;
         }
+        if let Some(Nll(more)) = other.kl {
+            let sum = self.kl.unwrap_or_default().0.checked_add(more);
+            self.kl = Some(Nll(sum.ok_or(CannotAdd)?));
+        }
         Ok(())
     }
 
@@ -99,6 +107,13 @@ impl Counts {
     /// Hits per sentence, 0 to 1. `None` without sentences.
     pub fn accuracy(&self) -> Option<f64> {
         (self.sentences > 0).then(|| self.hits as f64 / self.sentences as f64)
+    }
+
+    /// Mean divergence KL(float model || this one) per scored token or sentence, in nats. `None` where nobody asked, or
+    /// nothing was scored.
+    pub fn mean_kl(&self) -> Option<f64> {
+        let items = self.scored_tokens.max(self.sentences);
+        self.kl.filter(|_| items > 0).map(|kl| kl.nats() / items as f64)
     }
 
     /// Spikes per neuron and token of each population of `channels` neurons, 0 to 1.
@@ -137,15 +152,18 @@ mod tests {
 
     fn counts() -> impl Strategy<Value = Counts> {
         let small = 0..1u64 << 40;
-        (small.clone(), small.clone(), small.clone(), small.clone(), prop::collection::vec(small, 3))
-            .prop_map(|(nll, scored_tokens, hits, processed_tokens, spikes)| Counts {
+        let numbers = (small.clone(), small.clone(), small.clone(), small.clone());
+        (numbers, prop::collection::vec(small.clone(), 3), prop::option::of(small.prop_map(Nll))).prop_map(
+            |((nll, scored_tokens, hits, processed_tokens), spikes, kl)| Counts {
                 nll: Nll(nll),
                 scored_tokens,
                 hits,
                 sentences: hits + 1,
                 processed_tokens,
                 spikes,
-            })
+                kl,
+            },
+        )
     }
 
     proptest! {
@@ -171,6 +189,20 @@ mod tests {
         let broken = Counts { nll: Nll(u64::MAX), scored_tokens: 1, ..Counts::zero(0) };
         assert_eq!(broken.perplexity(), Some(f64::MAX));
         assert!(broken.perplexity().is_some_and(overflowed) && !counts.perplexity().is_some_and(overflowed));
+    }
+
+    #[test]
+    fn the_divergence_is_a_mean_over_what_is_scored() {
+        let kl = Nll::from_nats(0.5);
+        let tokens = Counts { kl, scored_tokens: 10, ..Counts::zero(0) };
+        let sentences = Counts { kl, sentences: 4, ..Counts::zero(0) };
+        assert_eq!((tokens.mean_kl(), sentences.mean_kl()), (Some(0.05), Some(0.125)));
+        assert_eq!(Counts { kl, ..Counts::zero(0) }.mean_kl(), None);
+        assert_eq!(Counts { kl: None, ..tokens.clone() }.mean_kl(), None);
+        // What nobody asked for leaves no trace in a document.
+        assert!(!serde_json::to_string(&Counts::zero(1)).unwrap().contains("kl"));
+        let mut sum = Counts { kl: Some(Nll(u64::MAX)), ..Counts::zero(0) };
+        assert_eq!(sum.add(&tokens), Err(CannotAdd));
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Measured<'_> {
     }
 }
 
-/// One number to minimise: `perplexity`, `error`, `firing_rate`, or a cost by its name.
+/// One number to minimise: `perplexity`, `error`, `kl`, `firing_rate`, or a cost by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Objective {
@@ -44,6 +44,9 @@ pub enum Objective {
     Perplexity,
     /// Share of sentences classified wrongly, 0 to 1: `1 - accuracy`.
     Error,
+    /// Divergence of the predictions from the float model's, mean KL(float || candidate) in nats per scored token or
+    /// sentence, 0 to infinity. Small changes show in it that cancel out in a loss.
+    Kl,
     /// Spikes per neuron and token, 0 to 1: what event-driven hardware pays for.
     FiringRate,
     /// A cost of the device.
@@ -119,16 +122,18 @@ impl Objective {
         match self {
             Self::Perplexity => measured.counts.perplexity().unwrap_or(0.0),
             Self::Error => 1.0 - measured.counts.accuracy().unwrap_or(1.0),
+            Self::Kl => measured.counts.mean_kl().unwrap_or(0.0),
             Self::FiringRate => measured.counts.mean_firing_rate(network.channels),
             Self::Cost(cost) => measured.cost(cost).unwrap_or(0.0),
         }
     }
 
-    /// The loss beyond which a candidate adds nothing to the hypervolume: twice the float perplexity, every
-    /// sentence wrong, every neuron firing at every token, the float model's cost. Always above 0.
+    /// The loss beyond which a candidate adds nothing to the hypervolume: twice the float perplexity and the nats that this
+    /// is, every sentence wrong, every neuron firing at every token, the float model's cost. Always above 0.
     pub fn reference(self, float: Measured<'_>) -> f64 {
         match self {
             Self::Perplexity => 2.0 * float.counts.perplexity().unwrap_or(1.0),
+            Self::Kl => std::f64::consts::LN_2,
             Self::Error | Self::FiringRate => 1.0,
             Self::Cost(cost) => float.cost(cost).filter(|value| *value > 0.0).unwrap_or(1.0),
         }
@@ -147,7 +152,7 @@ impl Objective {
         match self {
             Self::Perplexity => Some(Quality::Perplexity),
             Self::Error => Some(Quality::Accuracy),
-            Self::FiringRate | Self::Cost(_) => None,
+            Self::Kl | Self::FiringRate | Self::Cost(_) => None,
         }
     }
 }
@@ -187,6 +192,7 @@ impl fmt::Display for Objective {
         match self {
             Self::Perplexity => f.write_str("perplexity"),
             Self::Error => f.write_str("error"),
+            Self::Kl => f.write_str("kl"),
             Self::FiringRate => f.write_str("firing_rate"),
             Self::Cost(cost) => cost.fmt(f),
         }
@@ -195,7 +201,7 @@ impl fmt::Display for Objective {
 
 /// A name that is no objective.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("objective perplexity, error, firing_rate or a cost: {0}")]
+#[error("objective perplexity, error, kl, firing_rate or a cost: {0}")]
 pub struct UnknownObjective(#[from] UnknownCost);
 
 impl FromStr for Objective {
@@ -205,6 +211,7 @@ impl FromStr for Objective {
         match text {
             "perplexity" => Ok(Self::Perplexity),
             "error" => Ok(Self::Error),
+            "kl" => Ok(Self::Kl),
             "firing_rate" => Ok(Self::FiringRate),
             cost => Ok(Self::Cost(cost.parse()?)),
         }
@@ -239,12 +246,14 @@ mod tests {
 
     #[test]
     fn a_front_has_two_or_three_different_axes_of_the_task() {
-        use Objective::{Error, FiringRate, Perplexity};
+        use Objective::{Error, FiringRate, Kl, Perplexity};
         let footprint = Objective::Cost(Cost::Footprint);
         let check =
             |objectives: &[Objective], task| validate_objectives(objectives, task, &Device::default());
         assert_eq!(check(&[Perplexity, footprint], &PERPLEXITY), Ok(()));
         assert_eq!(check(&[Error, footprint, FiringRate], &ACCURACY), Ok(()));
+        assert_eq!(check(&[Kl, footprint], &PERPLEXITY), Ok(()));
+        assert_eq!(check(&[Error, Kl], &ACCURACY), Ok(()));
         assert!(check(&[footprint], &PERPLEXITY).is_err());
         assert!(check(&[footprint, footprint], &PERPLEXITY).is_err());
         assert!(check(&[Error, footprint], &PERPLEXITY).is_err());
@@ -259,7 +268,7 @@ mod tests {
 
     #[test]
     fn objectives_go_by_name() {
-        for name in ["perplexity", "error", "firing_rate", "footprint", "split_latency"] {
+        for name in ["perplexity", "error", "kl", "firing_rate", "footprint", "split_latency"] {
             assert_eq!(name.parse::<Objective>().unwrap().to_string(), name);
         }
         assert!("speed".parse::<Objective>().unwrap_err().to_string().contains("\"speed\" is no cost"));

@@ -39,7 +39,7 @@ impl Experiment {
         Origin {
             checkpoint: format!("{}{embedding}", self.checkpoint),
             data: format!("{text} {tokenizer}"),
-            protocol: self.task.to_string(),
+            protocol: format!("{}{}", self.task, if self.asks_for_kl() { " kl" } else { "" }),
             engine: format!("{} {}", self.engine_version, self.backend),
         }
     }

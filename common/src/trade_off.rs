@@ -53,7 +53,7 @@ pub enum InvalidTradeOff {
         value: f64,
     },
     /// No bound on quality, without which the smallest candidate is always the broken one.
-    #[error("epsilon_constraint needs max_perplexity_increase or max_accuracy_drop")]
+    #[error("epsilon_constraint needs max_perplexity_increase, max_accuracy_drop or max_kl")]
     Unbounded,
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::backend::Backend;
 use crate::candidate::{Candidate, CandidateId};
 use crate::hash::{ContentHash, named_hash};
+use crate::measurement::Counts;
 use crate::network::Network;
 use crate::task::{Data, Task};
 
@@ -28,12 +29,20 @@ pub struct Protocol {
     pub data: Data,
     /// Task: how the data is cut and scored.
     pub task: Task,
+    /// True if the divergence from the float model is counted as well, for which that runs beside the candidate.
+    pub kl: bool,
 }
 
 impl Protocol {
     /// Protocol on a subset: the first sequences of the data.
     pub fn first(&self, sequences: u32) -> Arc<Self> {
         Arc::new(Self { task: self.task.first(sequences), ..self.clone() })
+    }
+
+    /// True if counts could come from it: from a network of its shape, with a divergence exactly if it asks for one.
+    pub fn could_give(&self, counts: &Counts) -> bool {
+        let Network { channels, .. } = self.network;
+        counts.is_plausible(self.network.population_count(), channels) && counts.kl.is_some() == self.kl
     }
 
     /// The trial that measures `candidate` by this protocol.
@@ -75,6 +84,9 @@ impl Trial {
             data: &'a Data,
             task: &'a Task,
             candidate: CandidateId,
+            /// Absent: not counted, as before there was any such thing.
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            kl: bool,
         }
         let address = Address {
             version: "qslm trial 1",
@@ -85,6 +97,7 @@ impl Trial {
             data: &self.protocol.data,
             task: &self.protocol.task,
             candidate,
+            kl: self.protocol.kl,
         };
         let text = serde_json::to_string(&address).expect("an address has no maps");
         TrialKey::of(text.as_bytes())

@@ -23,6 +23,8 @@ use crate::quality::Quality;
 pub enum Bound {
     /// Largest loss of quality, a fraction; the upper end of its interval where constraints are confident.
     Loss(Quality),
+    /// Largest divergence from the float model, in nats per scored token or sentence.
+    Kl,
     /// Largest footprint in bytes.
     Footprint,
     /// Smallest saving, a fraction.
@@ -68,7 +70,9 @@ pub fn bounds(constraints: &Constraints) -> Vec<(Bound, f64)> {
         Quality::ALL.into_iter().map(|quality| (Bound::Loss(quality), constraints.largest_loss(quality)));
     let bytes = constraints.max_footprint_bytes.map(|bytes| bytes as f64);
     let costs = constraints.max.iter().map(|(cost, most)| (Bound::Cost(*cost), Some(*most)));
-    let all = losses.chain([(Bound::Footprint, bytes), (Bound::Saving, constraints.min_saving)]).chain(costs);
+    let others =
+        [(Bound::Kl, constraints.max_kl), (Bound::Footprint, bytes), (Bound::Saving, constraints.min_saving)];
+    let all = losses.chain(others).chain(costs);
     all.filter_map(|(bound, limit)| Some((bound, limit?))).collect()
 }
 
@@ -86,6 +90,7 @@ impl Bound {
                 Some(measured.spread?.loss_interval(float, measured.counts)?.1)
             }
             Self::Loss(_) => Some(quality_loss(float, measured.counts)),
+            Self::Kl => measured.counts.mean_kl(),
             Self::Footprint => Some(measured.footprint_bytes as f64),
             Self::Saving => Some(footprint::saving(network, measured.footprint_bytes)),
             Self::Cost(cost) => measured.cost(cost),
@@ -152,6 +157,7 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Loss(quality) => f.write_str(quality.bound_name()),
+            Self::Kl => f.write_str("max_kl"),
             Self::Footprint => f.write_str("max_footprint_bytes"),
             Self::Saving => f.write_str("min_saving"),
             Self::Cost(cost) => write!(f, "max.{cost}"),
@@ -164,7 +170,7 @@ impl FromStr for Bound {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let losses = Quality::ALL.into_iter().map(Self::Loss);
-        let all = losses.chain([Self::Footprint, Self::Saving]).chain(Cost::all().map(Self::Cost));
+        let all = losses.chain([Self::Kl, Self::Footprint, Self::Saving]).chain(Cost::all().map(Self::Cost));
         let found = all.into_iter().find(|bound| bound.to_string() == text);
         found.ok_or_else(|| UnknownBound(text.chars().take(80).collect()))
     }
@@ -259,6 +265,7 @@ mod tests {
     fn a_bound_is_written_as_the_key_of_the_spec() {
         for (bound, key) in [
             (Bound::Loss(Quality::Accuracy), "max_accuracy_drop"),
+            (Bound::Kl, "max_kl"),
             (Bound::Footprint, "max_footprint_bytes"),
             (Bound::Saving, "min_saving"),
             (Bound::Cost(Cost::Energy), "max.energy"),

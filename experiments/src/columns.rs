@@ -6,7 +6,7 @@
 
 use qslm_common::cost::{Cost, CostModel};
 use qslm_common::hash::ContentHash;
-use qslm_common::measurement::Counts;
+use qslm_common::measurement::{Counts, Nll};
 use qslm_common::spread::Spread;
 use qslm_proto::convert;
 use qslm_proto::v1::MeasuredCandidate;
@@ -183,6 +183,13 @@ pub fn columns() -> Vec<Column> {
         number("trade_off", "value of the trade-off; empty before the float model is measured", |row| {
             row.standing.trade_off
         }),
+        number(
+            "kl",
+            "mean KL divergence of the predictions from the float model's, in nats per scored token or sentence; empty where \
+             the experiment does not ask",
+            |row| row.counts.mean_kl(),
+        ),
+        number("kl_nats", "the same summed, exact to 2^-24", |row| row.counts.kl.map(Nll::nats)),
     ]);
     columns
 }
@@ -259,7 +266,9 @@ mod tests {
                 "on_front",
                 "meets_constraints",
                 "chosen",
-                "trade_off"
+                "trade_off",
+                "kl",
+                "kl_nats"
             ]
         );
     }

@@ -100,7 +100,7 @@ fn hundredths(row: &FrontRow) -> String {
 
 fn front_table(document: &FrontDocument) -> String {
     let mut table = plain_table();
-    table.set_header([
+    let mut header = vec![
         "",
         "candidate",
         "bytes",
@@ -111,9 +111,13 @@ fn front_table(document: &FrontDocument) -> String {
         "uJ/token",
         "spikes",
         "trade-off",
-        "",
-    ]);
-    for column in 2..10 {
+    ];
+    // Where the experiment asks for it.
+    let has_kl = document.float.iter().chain(&document.front).any(|row| row.kl.is_some());
+    header.extend(has_kl.then_some("kl"));
+    header.push("");
+    table.set_header(header);
+    for column in 2..10 + usize::from(has_kl) {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -122,7 +126,7 @@ fn front_table(document: &FrontDocument) -> String {
     for row in &document.front {
         let uniform = document.uniform.iter().find(|uniform| uniform.row.candidate == row.candidate);
         let mark = if Some(row.candidate) == chosen { "*" } else { "" };
-        table.add_row([
+        let mut cells = vec![
             mark.to_owned(),
             row.candidate.short(),
             grouped(row.footprint_bytes),
@@ -133,8 +137,10 @@ fn front_table(document: &FrontDocument) -> String {
             row.costs.get(&Cost::Energy).map_or(String::new(), |joules| format!("{:.1}", joules * 1e6)),
             format!("{:.4}", row.firing_rate),
             row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
-            uniform.map_or(String::new(), |uniform| gain::name(uniform, document)),
-        ]);
+        ];
+        cells.extend(has_kl.then(|| row.kl.map_or(String::new(), |kl| format!("{kl:.4}"))));
+        cells.push(uniform.map_or(String::new(), |uniform| gain::name(uniform, document)));
+        table.add_row(cells);
     }
     format!("Front of {} (* chosen)\n\n{table}\n", document.experiment)
 }
@@ -149,6 +155,9 @@ fn chosen_tables(row: &FrontRow) -> String {
         row.quality().name(),
         quality(row),
     );
+    if let Some(kl) = row.kl {
+        text.push_str(&format!("  divergence from the float model {kl:.4} nats\n\n"));
+    }
     text.push_str(&scheme_table(row));
     text
 }

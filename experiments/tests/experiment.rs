@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use support::{QSLM, Running, qslm, refused, shared, succeed};
+use support::{QSLM, Running, TINY, qslm, refused, shared, succeed};
 
 const PLAIN: &str = "experiments/specs/plain.toml";
 /// A tenth of the text: enough to search, quick enough to do often.
@@ -77,6 +77,65 @@ fn a_race_chooses_what_a_full_search_chooses() {
     }
     let arguments = ["run", PLAIN, "--set", "racing=soon"];
     assert!(refused(2, &arguments).contains("expected \"proof\" or \"confidence:P\""));
+}
+
+#[test]
+fn an_experiment_may_weigh_and_bound_the_divergence_from_the_float_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |name: &str, more: &[&str]| {
+        let store = folder.path().join(name).to_str().unwrap().to_owned();
+        let objectives =
+            ["--set", "objectives=[\"kl\", \"footprint\"]", "--set", "constraints={ max_kl = 0.2 }"];
+        // A table as a whole takes the place of what was set in it.
+        let arguments = [&["run", PLAIN, "--store", &store], &TINY[..8], &objectives, more].concat();
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        (store, arguments)
+    };
+    let run = |name: &str, more: &[&str]| {
+        let (store, arguments) = of(name, &[more, &["--output", "json"]].concat());
+        let text = succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        (store, serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let (store, front) = run("one", &["--workers", "1"]);
+    let (_, four) = run("four", &["--workers", "4", "--set", "run.shards=1"]);
+    assert_eq!(front, four, "the same bits for any number of workers and shards");
+    assert_eq!(front["objectives"], serde_json::json!(["kl", "footprint"]));
+    let kl = |row: &Value| row["kl"].as_f64().unwrap();
+    assert_eq!((kl(&front["float"]), &front["float"]["counts"]["kl"]), (0.0, &0.into()));
+    let rows = front["front"].as_array().unwrap();
+    assert!(rows.len() > 2);
+    // Ordered by bytes, whoever takes more diverges less.
+    assert!(rows.windows(2).all(|pair| kl(&pair[0]) > kl(&pair[1])), "{front}");
+    let chosen = &front["chosen"];
+    assert!(kl(chosen) > 0.0 && kl(chosen) <= 0.2, "{chosen}");
+    assert!(front["hypervolume"].as_f64().is_some_and(|volume| volume > 0.5), "{front}");
+
+    // What is exported has it, and is taken in again.
+    let id = front["experiment"].as_str().unwrap();
+    let lines = succeed(&["export", id, "--store", &store, "--format", "jsonl"]);
+    let exported = folder.path().join("rows.jsonl");
+    std::fs::write(&exported, &lines).unwrap();
+    let found = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_chosen = found.filter(|row| row["candidate"] == chosen["candidate"]).collect::<Vec<_>>();
+    assert_eq!(of_chosen[0]["kl"], chosen["kl"]);
+    let nats = chosen["counts"]["kl"].as_u64().unwrap() as f64 / f64::from(1 << 24);
+    assert_eq!(of_chosen[0]["kl_nats"].as_f64(), Some(nats));
+    assert!(of_chosen[0]["protocol"].as_str().unwrap().ends_with(" kl"));
+    let import = ["import", "results", exported.to_str().unwrap(), "--into", &store, "--experiment", id];
+    assert!(succeed(&import).starts_with("0 new results"));
+    let table = succeed(&["front", id, "--store", &store]);
+    assert!(table.contains("divergence from the float model"), "{table}");
+
+    // Nobody else pays: the same candidates without it are other trials, and have none.
+    let store = folder.path().join("none");
+    let plain =
+        [&["run", PLAIN, "--store", store.to_str().unwrap()], &TINY[..], &["--output", "json"]].concat();
+    let plain: Value = serde_json::from_str(&succeed(&plain)).unwrap();
+    assert!(plain["float"]["kl"].is_null() && plain["float"]["counts"]["kl"].is_null());
+    assert_eq!(plain["float"]["counts"]["nll"], front["float"]["counts"]["nll"]);
+    let (_, arguments) = of("refused", &["--set", "racing=proof"]);
+    let words = refused(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(words.contains("racing: needs a bound on quality"), "{words}");
 }
 
 #[test]

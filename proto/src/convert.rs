@@ -81,6 +81,7 @@ pub fn write_counts(counts: &Counts, spread: Option<Spread>) -> v1::Counts {
         positions: counts.processed_tokens,
         spikes: counts.spikes.clone(),
         spread: spread.map(|Spread { sequences, squares }| v1::Spread { sequences, squares }),
+        kl: counts.kl.map(|Nll(kl)| kl),
     }
 }
 
@@ -94,6 +95,7 @@ pub fn read_counts(counts: v1::Counts) -> (Counts, Option<Spread>) {
         sentences: counts.sentences,
         processed_tokens: counts.positions,
         spikes: counts.spikes,
+        kl: counts.kl.map(Nll),
     };
     (counts, spread)
 }
@@ -154,31 +156,35 @@ impl TryFrom<v1::Demands> for Demands {
     }
 }
 
-impl From<&Task> for v1::Task {
-    fn from(task: &Task) -> Self {
-        let kind = match *task {
-            Task::Perplexity { window, stride, windows } => {
-                v1::task::Kind::Perplexity(v1::Perplexity { window, stride, windows })
-            }
-            Task::Accuracy { sentences } => v1::task::Kind::Accuracy(v1::Accuracy { sentences }),
-        };
-        Self { kind: Some(kind) }
-    }
+/// A task, and whether the divergence from the float model is counted, as a message.
+fn write_task(task: &Task, kl: bool) -> v1::Task {
+    use v1::task::Kind;
+    let kind = match *task {
+        Task::Perplexity { window, stride, windows } => {
+            let task = v1::Perplexity { window, stride, windows };
+            if kl { Kind::PerplexityAndKl(task) } else { Kind::Perplexity(task) }
+        }
+        Task::Accuracy { sentences } => {
+            let task = v1::Accuracy { sentences };
+            if kl { Kind::AccuracyAndKl(task) } else { Kind::Accuracy(task) }
+        }
+    };
+    v1::Task { kind: Some(kind) }
 }
 
-impl TryFrom<v1::Task> for Task {
-    type Error = Invalid;
-
-    fn try_from(task: v1::Task) -> Result<Self, Invalid> {
-        let task = match task.kind.ok_or_else(|| Invalid::new("task", "neither perplexity nor accuracy"))? {
-            v1::task::Kind::Perplexity(v1::Perplexity { window, stride, windows }) => {
-                Self::Perplexity { window, stride, windows }
-            }
-            v1::task::Kind::Accuracy(v1::Accuracy { sentences }) => Self::Accuracy { sentences },
-        };
-        task.validate().map_err(|error| Invalid::new("task", error))?;
-        Ok(task)
-    }
+/// The task of a message, and whether the divergence from the float model is counted.
+fn read_task(task: v1::Task) -> Result<(Task, bool), Invalid> {
+    use v1::task::Kind;
+    let kind = task.kind.ok_or_else(|| Invalid::new("task", "neither perplexity nor accuracy"))?;
+    let kl = matches!(kind, Kind::PerplexityAndKl(_) | Kind::AccuracyAndKl(_));
+    let task = match kind {
+        Kind::Perplexity(task) | Kind::PerplexityAndKl(task) => {
+            Task::Perplexity { window: task.window, stride: task.stride, windows: task.windows }
+        }
+        Kind::Accuracy(task) | Kind::AccuracyAndKl(task) => Task::Accuracy { sentences: task.sentences },
+    };
+    task.validate().map_err(|error| Invalid::new("task", error))?;
+    Ok((task, kl))
 }
 
 impl From<&Network> for v1::Network {
@@ -209,7 +215,7 @@ impl From<&Trial> for v1::Trial {
             network: Some((&protocol.network).into()),
             text: protocol.data.text.as_bytes().to_vec(),
             tokenizer: protocol.data.tokenizer.as_bytes().to_vec(),
-            task: Some((&protocol.task).into()),
+            task: Some(write_task(&protocol.task, protocol.kl)),
             candidate: trial.candidate.encode(),
         }
     }
@@ -224,13 +230,15 @@ impl TryFrom<v1::Trial> for Trial {
         let candidate =
             Candidate::decode(&trial.candidate).map_err(|error| Invalid::new("candidate", error))?;
         candidate.validate(&network).map_err(|error| Invalid::new("candidate", error))?;
+        let (task, kl) = read_task(trial.task.ok_or_else(missing("task"))?)?;
         let protocol = Protocol {
             engine_version: trial.engine_version,
             backend: trial.backend.parse().map_err(|error| Invalid::new("backend", error))?,
             checkpoint: hash("checkpoint", &trial.checkpoint)?,
             network,
             data: Data { text: hash("text", &trial.text)?, tokenizer: hash("tokenizer", &trial.tokenizer)? },
-            task: trial.task.ok_or_else(missing("task"))?.try_into()?,
+            task,
+            kl,
         };
         Ok(Self { protocol: Arc::new(protocol), candidate })
     }
@@ -238,6 +246,7 @@ impl TryFrom<v1::Trial> for Trial {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
     use qslm_common::backend::Backend;
 
     use super::*;
@@ -252,6 +261,7 @@ mod tests {
             network,
             data: Data { text: ContentHash::of(b"t"), tokenizer: ContentHash::of(b"k") },
             task: Task::Perplexity { window: 8, stride: 4, windows: Some(2) },
+            kl: false,
         };
         Arc::new(protocol).trial(Candidate::float(&network))
     }
@@ -260,6 +270,19 @@ mod tests {
     fn a_trial_survives_the_wire() {
         let trial = trial();
         assert_eq!(Trial::try_from(v1::Trial::from(&trial)), Ok(trial));
+    }
+
+    #[test]
+    fn a_trial_that_asks_for_the_divergence_is_none_that_earlier_workers_can_read() {
+        for task in [trial().protocol.task.clone(), Task::Accuracy { sentences: Some(3) }] {
+            let protocol = Arc::new(Protocol { kl: true, task, ..Protocol::clone(&trial().protocol) });
+            let trial = protocol.trial(trial().candidate);
+            let message = v1::Trial::from(&trial);
+            assert_eq!(Trial::try_from(message.clone()), Ok(trial));
+            // They know the first two fields of the kind, and see none.
+            let bytes = message.task.unwrap().encode_to_vec();
+            assert!([3 << 3 | 2, 4 << 3 | 2].contains(&bytes[0]), "{bytes:?}");
+        }
     }
 
     #[test]
@@ -290,5 +313,7 @@ mod tests {
         for spread in [None, Some(Spread { sequences: 5, squares: 6 })] {
             assert_eq!(read_counts(write_counts(&counts, spread)), (counts.clone(), spread));
         }
+        let diverging = Counts { kl: Some(Nll(0)), ..counts };
+        assert_eq!(read_counts(write_counts(&diverging, None)), (diverging, None), "none is not nothing");
     }
 }

@@ -152,9 +152,23 @@ impl Evaluator {
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Counts>, EvaluationFailure> {
         let model = self.models.get_or_make(&trial.key(), || self.build(trial, files))?;
+        let float = trial.protocol.kl.then(|| self.float_model(trial, files)).transpose()?;
         // Everything that the counts depend on but the candidate.
         let caches = (&self.caches, trial.key_of(CandidateId::of(b"any candidate")).into());
-        task::evaluate_each(&model, data, shard.range(data.len()), Some(caches), interrupt).map_err(failure)
+        let sequences = shard.range(data.len());
+        let each = match float {
+            None => task::evaluate_each(&model, data, sequences, Some(caches), interrupt),
+            Some(float) => {
+                task::evaluate_each_beside(&float, &model, data, sequences, Some(caches), interrupt)
+            }
+        };
+        each.map_err(failure)
+    }
+
+    /// The float model of a trial's protocol.
+    fn float_model(&self, trial: &Trial, files: &Files) -> Result<Arc<SpikeGpt>, EvaluationFailure> {
+        let float = trial.protocol.trial(Candidate::float(&trial.protocol.network));
+        self.models.get_or_make(&float.key(), || self.build(&float, files))
     }
 
     fn build(&self, trial: &Trial, files: &Files) -> Result<Arc<SpikeGpt>, EvaluationFailure> {
@@ -333,6 +347,7 @@ mod tests {
             network,
             data: Data { text: hash, tokenizer: hash },
             task: Task::Accuracy { sentences: None },
+            kl: false,
         };
         let trial = Arc::new(protocol).trial(Candidate::float(&network));
         let nowhere = PathBuf::from("nowhere");

@@ -9,6 +9,7 @@ use qslm_common::ENGINE_VERSION;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
+use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::Network;
 use qslm_common::scheme::Scheme;
 use qslm_common::task::{Data, Shard, Task};
@@ -41,6 +42,7 @@ fn trial(network: Network) -> Trial {
         network,
         data: Data { text: hash(text), tokenizer: hash(tokenizer) },
         task: Task::Perplexity { window: 16, stride: 16, windows: Some(2) },
+        kl: false,
     };
     Arc::new(protocol).trial(Candidate::float(&network))
 }
@@ -66,6 +68,39 @@ fn a_panic_fails_the_trial_with_its_words_and_the_next_evaluation_works() {
     assert!(
         matches!(refused, Err(EvaluationFailure::Machine { reason, .. }) if reason.contains("the trial needs"))
     );
+}
+
+#[test]
+fn a_divergence_is_counted_where_the_trial_asks_and_is_the_same_however_its_data_is_cut() {
+    let files = bundled_files();
+    let network = *Checkpoint::load(&files.checkpoint, true).unwrap().network();
+    let evaluator = Evaluator::new(1);
+    let plain = trial(network);
+    let int3 = Candidate::new(&network, |_| "int3:symmetric:channel".parse().unwrap());
+    let of = |kl, candidate: &Candidate| {
+        let task = Task::Perplexity { window: 16, stride: 16, windows: Some(8) };
+        let protocol = Protocol { kl, task, ..Protocol::clone(&plain.protocol) };
+        Arc::new(protocol).trial(candidate.clone())
+    };
+    let sum = |trial: &Trial, shards: u32| {
+        let shards = (0..shards).map(|index| Shard { index, of: shards });
+        let counts = shards
+            .map(|shard| evaluator.evaluate(trial, &files, shard, &|| false).unwrap().0)
+            .collect::<Vec<_>>();
+        Counts::sum(network.population_count(), &counts).unwrap()
+    };
+    let asked = of(true, &int3);
+    assert_ne!(asked.key(), of(false, &int3).key(), "another trial");
+    let whole = sum(&asked, 1);
+    assert!(whole.mean_kl().unwrap() > 0.01, "{whole:?}");
+    for shards in [2, 3, 8] {
+        assert_eq!(sum(&asked, shards), whole);
+    }
+    // All else is what it is without.
+    let without = sum(&of(false, &int3), 1);
+    assert_eq!(Counts { kl: None, ..whole }, without);
+    let float = sum(&of(true, &Candidate::float(&network)), 2);
+    assert_eq!(float.kl, Some(Nll(0)));
 }
 
 /// Candidates as a search proposes them: one part after the other narrower, then others that share nothing.

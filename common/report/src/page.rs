@@ -37,6 +37,8 @@ struct Body<'a> {
     tiles: Vec<Tile>,
     figures: Vec<Figure>,
     quality_name: &'static str,
+    /// True if the front has divergences.
+    has_kl: bool,
     front: Vec<PageRow>,
     uniform: Vec<[String; 9]>,
     costs: Vec<[String; 4]>,
@@ -60,7 +62,7 @@ struct Figure {
 
 struct PageRow {
     chosen: bool,
-    cells: [String; 9],
+    cells: Vec<String>,
 }
 
 impl<'a> Page<'a> {
@@ -112,6 +114,7 @@ pub fn body(report: &ReportDocument) -> String {
         tiles: tiles(report),
         figures: plots::all(report).into_iter().map(figure).collect(),
         quality_name: quality_name(report),
+        has_kl: report.front.front.iter().any(|row| row.kl.is_some()),
         front: front(report),
         uniform: uniform(report),
         costs: report
@@ -195,6 +198,10 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
         if let (Some(before), Some(after)) = (energy(float), energy(chosen)) {
             tiles.push(tile("energy per token", after, format!("float {before}")));
         }
+        if let Some(kl) = chosen.kl {
+            let note = "nats from the float model".to_owned();
+            tiles.push(tile("divergence", format!("{kl:.4}"), note));
+        }
         let note = format!("spikes per neuron and token, float {:.4}", float.firing_rate);
         tiles.push(tile("firing rate", format!("{:.4}", chosen.firing_rate), note));
     }
@@ -220,7 +227,7 @@ fn front(report: &ReportDocument) -> Vec<PageRow> {
     let chosen = report.front.chosen.as_ref().map(|row| row.candidate);
     let row = |row: &FrontRow| PageRow {
         chosen: Some(row.candidate) == chosen,
-        cells: [
+        cells: vec![
             row.candidate.short(),
             grouped(row.footprint_bytes),
             percent(row.saving),
@@ -230,7 +237,10 @@ fn front(report: &ReportDocument) -> Vec<PageRow> {
             energy(row).unwrap_or_default(),
             format!("{:.4}", row.firing_rate),
             row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
-        ],
+        ]
+        .into_iter()
+        .chain(row.kl.map(|kl| format!("{kl:.4}")))
+        .collect(),
     };
     report.front.front.iter().map(row).collect()
 }

@@ -36,6 +36,7 @@ fn nearest(unmet: &Unmet) -> Option<String> {
     let (value, candidate) = unmet.nearest.zip(unmet.candidate)?;
     let words = match unmet.constraint {
         Bound::Loss(quality) => format!("smallest loss is {}", lost(quality, value)),
+        Bound::Kl => format!("smallest divergence is {value:.4} nats"),
         Bound::Footprint => format!("smallest is {}", bytes(value.round() as u64)),
         Bound::Saving => format!("most that is saved is {}", percent(value)),
         Bound::Cost(of) => format!("least {of} is {}", cost(of, value)),
@@ -46,6 +47,7 @@ fn nearest(unmet: &Unmet) -> Option<String> {
 fn limit(unmet: &Unmet) -> String {
     match unmet.constraint {
         Bound::Loss(quality) => lost_at_most(quality, unmet.limit),
+        Bound::Kl => format!("{} nats", unmet.limit),
         Bound::Footprint => bytes(unmet.limit.round() as u64),
         Bound::Saving => percent(unmet.limit),
         Bound::Cost(of) => cost(of, unmet.limit),
@@ -56,6 +58,7 @@ fn limit(unmet: &Unmet) -> String {
 fn within(unmet: &Unmet) -> String {
     match unmet.constraint {
         Bound::Loss(_) | Bound::Footprint => limit(unmet),
+        Bound::Kl => format!("a divergence of {}", limit(unmet)),
         Bound::Saving => format!("a saving of {}", limit(unmet)),
         Bound::Cost(of) => format!("{of} {}", limit(unmet)),
     }

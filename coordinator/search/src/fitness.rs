@@ -19,8 +19,9 @@ pub(crate) fn fitness(experiment: &Experiment, float: &Entry, entry: &Entry) -> 
         Objective::Perplexity | Objective::Error => mean_loss(entry),
         other => other.loss(&experiment.network, measured),
     };
-    let violation =
-        excess_of_loss(experiment, lost(experiment, float, entry)) + excess_of_costs(experiment, measured);
+    let violation = excess_of_loss(experiment, lost(experiment, float, entry))
+        + excess_of_kl(experiment, kl(entry))
+        + excess_of_costs(experiment, measured);
     Fitness { violation, losses: experiment.objectives.iter().map(objective).collect() }
 }
 
@@ -43,6 +44,16 @@ pub(crate) fn excess_of_bytes(experiment: &Experiment, bytes: u64) -> f64 {
 /// How far a mean loss against the float model is above the bounds on quality.
 pub(crate) fn excess_of_loss(experiment: &Experiment, lost: f64) -> f64 {
     bounds(experiment).map(|most| excess(lost, most)).sum()
+}
+
+/// How far a divergence from the float model is above its bound.
+pub(crate) fn excess_of_kl(experiment: &Experiment, kl: f64) -> f64 {
+    experiment.constraints.max_kl.map_or(0.0, |most| excess(kl, most))
+}
+
+/// Divergence from the float model in nats per scored token or sentence; the largest number where it was not counted.
+pub(crate) fn kl(entry: &Entry) -> f64 {
+    entry.counts.mean_kl().unwrap_or(f64::MAX)
 }
 
 /// Bounds on the mean loss against the float model.
@@ -78,6 +89,9 @@ pub(crate) fn excess(value: f64, bound: f64) -> f64 {
 mod tests {
     use qslm_common::archive::Archive;
     use qslm_common::candidate::Candidate;
+    use qslm_common::constraints::Constraints;
+    use qslm_common::cost::Cost;
+    use qslm_common::measurement::{Counts, Nll};
     use qslm_common::space::Tier;
     use qslm_common::spread::Spread;
     use qslm_testing::{experiment, measure};
@@ -106,6 +120,30 @@ mod tests {
             within += usize::from(allowed);
         }
         assert!((1..candidates.len()).contains(&within));
+    }
+
+    #[test]
+    fn a_divergence_is_an_objective_and_a_bound_as_it_was_counted() {
+        let mut experiment = experiment(Grid { tier: Tier::Block });
+        experiment.objectives = vec![Objective::Kl, Objective::Cost(Cost::Footprint)];
+        experiment.constraints = Constraints { max_kl: Some(0.01), ..Constraints::default() };
+        let diverging =
+            |candidate: &Candidate, nats: f64| Counts { kl: Nll::from_nats(nats), ..measure(candidate) };
+        let (near, far) = (
+            experiment.space.uniform(&experiment.network, 1),
+            experiment.space.uniform(&experiment.network, 3),
+        );
+        let float = Candidate::float(&experiment.network);
+        let mut archive = Archive::default();
+        for (candidate, nats) in [(&float, 0.0), (&near, 0.5), (&far, 4.0)] {
+            archive.insert(&experiment, candidate, diverging(candidate, nats));
+        }
+        let of = |candidate: &Candidate| {
+            let entry = |candidate: &Candidate| archive.get(&candidate.id()).unwrap();
+            fitness(&experiment, entry(&float), entry(candidate))
+        };
+        assert_eq!((of(&near).losses[0], of(&near).violation), (0.005, 0.0), "100 tokens");
+        assert_eq!((of(&far).losses[0], of(&far).violation), (0.04, 3.0));
     }
 
     #[test]

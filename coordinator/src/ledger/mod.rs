@@ -279,8 +279,7 @@ impl Ledger {
         let Some(trial) = open.and_then(|open| open.work.trial()).filter(|_| shard.index < shard.of) else {
             return Settled::Unknown;
         };
-        let network = &trial.trial.protocol.network;
-        if !result.counts.is_plausible(network.population_count(), network.channels) {
+        if !trial.trial.protocol.could_give(&result.counts) {
             return Settled::Implausible;
         }
         self.settle_part(key.into(), shard.index, Part::Counts(result), now)

@@ -182,9 +182,7 @@ impl OpenWork {
         settled: &BTreeMap<Shard, Evidence>,
     ) -> Self {
         // What came in while the trial was not open is checked only now.
-        let network = trial.trial.protocol.network;
-        let plausible =
-            |part: &&Evidence| part.counts.is_plausible(network.population_count(), network.channels);
+        let plausible = |part: &&Evidence| trial.trial.protocol.could_give(&part.counts);
         let shards = (0..of).map(|index| match settled.get(&Shard { index, of }).filter(plausible) {
             Some(part) => ShardState::Settled(Part::Counts(part.clone())),
             None => ShardState::default(),

@@ -202,9 +202,12 @@ fn result(row: &Value, experiment: &Experiment) -> Result<(TrialKey, Counts, Opt
         sentences: count("sentences")?,
         processed_tokens: count("positions")?,
         spikes: spikes.map_err(|error| format!("spikes: {error}"))?,
+        kl: row.get("kl_nats").and_then(Value::as_f64).and_then(Nll::from_nats),
     };
-    if !counts.is_plausible(network.population_count(), network.channels) {
-        return Err("counts that this network cannot give".to_owned());
+    if !experiment.protocol().could_give(&counts) {
+        return Err(
+            "counts that this network cannot give, or without the divergence that it is asked for".to_owned()
+        );
     }
     // Exports of earlier versions have no such columns.
     let spread = match row.get("pairs") {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use qslm_common::candidate::Candidate;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
-use qslm_engine::task::evaluate;
+use qslm_engine::task::{evaluate_each, evaluate_each_beside};
 use qslm_search::{Playback, StagePlan};
 use serde::Serialize;
 
@@ -76,7 +76,7 @@ fn is_zero(jobs: &usize) -> bool {
     *jobs == 0
 }
 
-/// Evaluates the float model for about a second.
+/// Evaluates the float model for about a second, beside itself where the experiment asks for the divergence from it.
 fn tokens_per_second(resolved: &Resolved) -> Outcome<f64> {
     let experiment = &resolved.experiment;
     let [(_, checkpoint), (_, text), (_, tokenizer), ..] = &resolved.files[..] else {
@@ -90,8 +90,13 @@ fn tokens_per_second(resolved: &Resolved) -> Outcome<f64> {
     let model = SpikeGpt::new(&loaded, &float, experiment.backend).map_err(|error| failed(&error))?;
     let (started, mut tokens) = (Instant::now(), 0);
     for sequence in 0..data.len() {
-        let counts = evaluate(&model, &data, sequence..sequence + 1, &|| false);
-        tokens += counts.map_err(|error| failed(&error))?.processed_tokens;
+        let (sequences, nobody) = (sequence..sequence + 1, &|| false);
+        let each = match experiment.asks_for_kl() {
+            true => evaluate_each_beside(&model, &model, &data, sequences, None, nobody),
+            false => evaluate_each(&model, &data, sequences, None, nobody),
+        };
+        let each = each.map_err(|error| failed(&error))?;
+        tokens += each.iter().map(|counts| counts.processed_tokens).sum::<u64>();
         if started.elapsed().as_secs_f64() > SAMPLE {
             break;
         }

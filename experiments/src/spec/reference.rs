@@ -94,7 +94,7 @@ const BEFORE_SPACE: &[Table] = &[
             ("constraints", "table", "none", "what has to hold"),
             (
                 "objectives",
-                "2 or 3 of perplexity, error, firing_rate, any cost",
+                "2 or 3 of perplexity, error, kl, firing_rate, any cost",
                 "quality and footprint",
                 "what the front weighs",
             ),
@@ -289,6 +289,12 @@ const AFTER_SPACE: &[Table] = &[
         keys: &[
             ("max_perplexity_increase", "0 or more", "none", "against the float model; 0.03 is 3 %"),
             ("max_accuracy_drop", "0 to 1", "none", "as a fraction of all sentences; 0.01 is one point"),
+            (
+                "max_kl",
+                "0 or more",
+                "none",
+                "mean KL divergence of the predictions from the float model's, in nats per token or sentence",
+            ),
             (
                 "confident",
                 "true or false",

@@ -7,7 +7,7 @@ use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
-use qslm_engine::task::{Dataset, evaluate, sequence_logits};
+use qslm_engine::task::{Dataset, evaluate, evaluate_each_beside, sequence_logits};
 use safetensors::SafeTensors;
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny");
@@ -61,6 +61,44 @@ fn all_backends_give_the_published_logits_losses_and_firing_rates() {
             let expected = expected.json["firing_rates"][name].as_f64().unwrap();
             assert!((rate - expected).abs() < 1e-6, "{backend}: {name} {rate} {expected}");
         }
+    }
+}
+
+#[test]
+fn the_divergence_is_that_of_the_logits_on_every_backend_and_none_of_the_float_model_itself() {
+    let expected = expected();
+    let checkpoint = Checkpoint::load(&Path::new(DATA).join("model.pth"), true).unwrap();
+    let network = *checkpoint.network();
+    let data = Dataset::rows(&expected.tokens, network.vocabulary).unwrap();
+    let int4 = Candidate::new(&network, |unit| match unit.is_linear() {
+        true => "int4:symmetric:channel".parse().unwrap(),
+        false => qslm_common::scheme::Scheme::Float,
+    });
+    let logs = |row: &[f32]| {
+        let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+        row.iter().map(|x| f64::from(*x) - sum.ln()).collect::<Vec<f64>>()
+    };
+    for backend in [Backend::Native, Backend::Integer, Backend::Flex, Backend::Ndarray] {
+        let float = model(backend);
+        let quantized = SpikeGpt::new(&checkpoint, &int4, backend).unwrap();
+        let kl = |model: &SpikeGpt| {
+            let each = evaluate_each_beside(&float, model, &data, 0..data.len(), None, &|| false).unwrap();
+            each.iter().map(|counts| counts.kl.unwrap().nats()).sum::<f64>()
+        };
+        let mut direct = 0.0;
+        for index in 0..data.len() {
+            let (before, after) =
+                (sequence_logits(&float, &data, index), sequence_logits(&quantized, &data, index));
+            let outputs = network.outputs as usize;
+            // The last token of a row predicts nothing.
+            let rows = before.chunks(outputs).zip(after.chunks(outputs)).rev().skip(1);
+            for (p, q) in rows.map(|(before, after)| (logs(before), logs(after))) {
+                direct += p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            }
+        }
+        assert!(direct > 0.1, "{backend}: {direct} nats");
+        assert!((kl(&quantized) - direct).abs() < 1e-6, "{backend}: {} and {direct}", kl(&quantized));
+        assert_eq!(kl(&model(backend)), 0.0, "{backend}: another copy of the float model");
     }
 }
 

@@ -73,6 +73,7 @@ fn value(row: &FrontRow, objective: Objective) -> Option<f64> {
     match objective {
         Objective::Perplexity => row.perplexity,
         Objective::Error => row.accuracy.map(|accuracy| 1.0 - accuracy),
+        Objective::Kl => row.kl,
         Objective::FiringRate => Some(row.firing_rate),
         Objective::Cost(Cost::Footprint) => Some(row.footprint_bytes as f64),
         Objective::Cost(cost) => row.costs.get(&cost).copied(),
@@ -83,6 +84,7 @@ fn said(objective: Objective, value: f64) -> String {
     match objective {
         Objective::Perplexity => format!("{value:.3}"),
         Objective::Error => words::percent(value),
+        Objective::Kl => format!("{value:.4} nats"),
         Objective::FiringRate => format!("{value:.4}"),
         Objective::Cost(cost) => words::cost(cost, value),
     }

@@ -31,6 +31,9 @@ struct CountsRecord {
     /// Absent in records of programs that did not count it, which pass over it, too.
     #[prost(message, optional, tag = "7")]
     spread: Option<SpreadRecord>,
+    /// Units of 2^-24 nat; absent where the trial does not ask.
+    #[prost(uint64, optional, tag = "8")]
+    kl: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -45,14 +48,17 @@ struct SpreadRecord {
 impl CountsRecord {
     fn new(counts: &Counts, spread: Option<Spread>) -> Self {
         // Every field by name, so that the next one is not forgotten.
-        let Counts { nll: Nll(nll), scored_tokens, hits, sentences, processed_tokens, ref spikes } = *counts;
+        let Counts { nll: Nll(nll), scored_tokens, hits, sentences, processed_tokens, ref spikes, kl } =
+            *counts;
+        let kl = kl.map(|Nll(kl)| kl);
         let spread = spread.map(|Spread { sequences, squares }| SpreadRecord { sequences, squares });
-        Self { nll, scored_tokens, hits, sentences, processed_tokens, spikes: spikes.clone(), spread }
+        Self { nll, scored_tokens, hits, sentences, processed_tokens, spikes: spikes.clone(), spread, kl }
     }
 
     fn into_parts(self) -> (Counts, Option<Spread>) {
-        let Self { nll, scored_tokens, hits, sentences, processed_tokens, spikes, spread } = self;
-        let counts = Counts { nll: Nll(nll), scored_tokens, hits, sentences, processed_tokens, spikes };
+        let Self { nll, scored_tokens, hits, sentences, processed_tokens, spikes, spread, kl } = self;
+        let (nll, kl) = (Nll(nll), kl.map(Nll));
+        let counts = Counts { nll, scored_tokens, hits, sentences, processed_tokens, spikes, kl };
         let spread = spread.map(|SpreadRecord { sequences, squares }| Spread { sequences, squares });
         (counts, spread)
     }
@@ -125,7 +131,15 @@ mod tests {
         let backing = Backing { spread: Some(Spread { sequences: 9, squares: 300 }), ..backing };
         let with_spread = [&fixture[..], &[58, 5, 8, 9, 16, 172, 2]].concat();
         assert_eq!(encode_counts(&counts, &backing), with_spread);
-        assert_eq!(decode_counts(&with_spread).unwrap(), Evidence { counts, backing });
+        assert_eq!(
+            decode_counts(&with_spread).unwrap(),
+            Evidence { counts: counts.clone(), backing: backing.clone() }
+        );
+        // So does a divergence, where one was asked for.
+        let counts = Counts { kl: Some(Nll(0)), ..counts };
+        let with_kl = [&with_spread[..], &[64, 0]].concat();
+        assert_eq!(encode_counts(&counts, &backing), with_kl);
+        assert_eq!(decode_counts(&with_kl).unwrap(), Evidence { counts, backing });
         let error = decode_counts(&fixture[..18]).unwrap_err().to_string();
         assert_eq!(error, "counts record of version Some(2) cannot be read: it is cut short");
     }
@@ -142,10 +156,12 @@ mod tests {
             numbers in prop::array::uniform5(any::<u64>()),
             spikes in prop::collection::vec(any::<u64>(), 0..40),
             spread in prop::option::of((any::<u64>(), any::<u64>())),
+            kl in prop::option::of(any::<u64>().prop_map(Nll)),
         ) {
             let spread = spread.map(|(sequences, squares)| Spread { sequences, squares });
             let [nll, scored_tokens, hits, sentences, processed_tokens] = numbers;
-            let counts = Counts { nll: Nll(nll), scored_tokens, hits, sentences, processed_tokens, spikes };
+            let nll = Nll(nll);
+            let counts = Counts { nll, scored_tokens, hits, sentences, processed_tokens, spikes, kl };
             let travelling = convert::write_counts(&counts, spread).encode_to_vec();
             prop_assert_eq!(&CountsRecord::new(&counts, spread).encode_to_vec(), &travelling);
             let backing = Backing { spread, ..Backing::default() };

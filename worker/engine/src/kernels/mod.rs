@@ -6,6 +6,7 @@
 //! every function is compiled once per instruction set and chosen at run time, and no operation is fused or
 //! reordered by that choice, so all give the same bits.
 
+pub mod divergence;
 pub mod exp;
 pub mod gradient;
 pub mod grid;

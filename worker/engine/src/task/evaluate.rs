@@ -1,7 +1,8 @@
 //! Evaluation: runs sequences through a model and counts losses, hits, spikes, scored and processed tokens.
 //!
 //! Each sequence is computed on its own and adds integers to the counts, so any split of the sequences
-//! over threads, shards and machines gives the same sum.
+//! over threads, shards and machines gives the same sum. Where the divergence from the float model is counted, that reads
+//! each sequence beside the model, and some rows of logits of both are there at a time.
 
 use std::ops::Range;
 
@@ -11,6 +12,7 @@ use qslm_common::quality::Quality;
 use qslm_common::spread::Spread;
 
 use super::dataset::{Dataset, Sequence, Target};
+use crate::kernels::divergence::divergence;
 use crate::kernels::{loss, mean};
 use crate::model::{Caches, Hook, SpikeGpt};
 
@@ -56,7 +58,7 @@ pub fn evaluate(
     // One after the other, so that memory does not grow with the data.
     let mut counts = Counts::zero(model.network().populations().len());
     for index in sequences {
-        let one = evaluate_one(model, data, index, None, interrupt)?;
+        let one = evaluate_one((model, None), data, index, None, interrupt)?;
         counts.add(&one)?;
     }
     Ok(counts)
@@ -77,7 +79,26 @@ pub fn evaluate_each(
     caches: Option<(&Caches, ContentHash)>,
     interrupt: Interrupt<'_>,
 ) -> Result<Vec<Counts>, EvaluateError> {
-    sequences.map(|index| evaluate_one(model, data, index, caches, interrupt)).collect()
+    sequences.map(|index| evaluate_one((model, None), data, index, caches, interrupt)).collect()
+}
+
+/// As [`evaluate_each`], with the divergence of the model's predictions from those of `float`.
+///
+/// # Errors
+/// [`EvaluateError`].
+///
+/// # Panics
+/// If `sequences` reaches beyond the data, or the two networks differ in shape.
+pub fn evaluate_each_beside(
+    float: &SpikeGpt,
+    model: &SpikeGpt,
+    data: &Dataset,
+    sequences: Range<usize>,
+    caches: Option<(&Caches, ContentHash)>,
+    interrupt: Interrupt<'_>,
+) -> Result<Vec<Counts>, EvaluateError> {
+    assert_eq!(float.network(), model.network(), "a float model of the same shape");
+    sequences.map(|index| evaluate_one((model, Some(float)), data, index, caches, interrupt)).collect()
 }
 
 /// Spread of a candidate's losses around the float model's, of the counts of both of the same sequences.
@@ -88,7 +109,7 @@ pub fn spread(quality: Quality, float: &[Counts], each: &[Counts]) -> Spread {
 }
 
 fn evaluate_one(
-    model: &SpikeGpt,
+    models: (&SpikeGpt, Option<&SpikeGpt>),
     data: &Dataset,
     index: usize,
     caches: Option<(&Caches, ContentHash)>,
@@ -97,13 +118,14 @@ fn evaluate_one(
     if interrupt() {
         return Err(EvaluateError::Interrupted);
     }
-    let counts = evaluate_sequence(model, data, index, caches);
+    let counts = evaluate_sequence(models, data, index, caches);
     counts.ok_or(EvaluateError::NotFinite { sequence: index })
 }
 
-/// Counts of one sequence; `None` if its loss is not finite.
+/// Counts of one sequence, with the divergence from a float model if there is one beside; `None` if a loss or divergence is
+/// not finite.
 fn evaluate_sequence(
-    model: &SpikeGpt,
+    (model, float): (&SpikeGpt, Option<&SpikeGpt>),
     data: &Dataset,
     index: usize,
     caches: Option<(&Caches, ContentHash)>,
@@ -111,26 +133,73 @@ fn evaluate_sequence(
     let sequence = data.sequence(index);
     let mut counts = Counts::zero(model.network().populations().len());
     let tokens = data.tokens(sequence.input.clone());
-    let features = match caches {
-        Some((caches, of)) => model.features_cached(tokens, &mut counts.spikes, caches, of, index),
-        None => model.features(tokens, &mut model.start(), &mut counts.spikes),
+    let features_of = |model: &SpikeGpt, spikes: &mut [u64]| match caches {
+        Some((caches, of)) => model.features_cached(tokens, spikes, caches, of, index),
+        None => model.features(tokens, &mut model.start(), spikes),
     };
+    let features = features_of(model, &mut counts.spikes);
+    let of_float = float.map(|float| (float, features_of(float, &mut vec![0; counts.spikes.len()])));
     counts.processed_tokens = tokens.len() as u64;
     match &sequence.target {
         Target::NextToken(scored) => {
-            let features = features[scored_rows(sequence, model.network().channels)].to_vec();
+            let rows = scored_rows(sequence, model.network().channels);
+            let features_scored = features[rows.clone()].to_vec();
             let targets = data.tokens(scored.start + 1..scored.end + 1);
-            counts.nll = Nll::from_nats(model.losses(features, targets).iter().sum())?;
+            let nll = match &of_float {
+                None => model.losses(features_scored, targets).iter().sum(),
+                Some((float, of_float)) => {
+                    let (nll, kl) =
+                        losses_beside((float, &of_float[rows]), (model, &features_scored), targets);
+                    counts.kl = Some(divergence_of(kl)?);
+                    nll
+                }
+            };
+            counts.nll = Nll::from_nats(nll)?;
             counts.scored_tokens = targets.len() as u64;
         }
         Target::Label(label) => {
             let logits = model.logits(mean_row(&features, tokens.len()));
+            if let Some((float, of_float)) = &of_float {
+                let before = float.logits(mean_row(of_float, tokens.len()));
+                counts.kl = Some(divergence_of(divergence(&before, &logits))?);
+            }
             counts.nll = Nll::from_nats(loss::nll(&logits, *label))?;
             counts.hits = u64::from(loss::argmax(&logits) == *label);
             counts.sentences = 1;
         }
     }
     Some(counts)
+}
+
+/// Logits of both networks that are there at a time.
+const LOGITS_AT_ONCE: usize = 1 << 21;
+
+/// Loss of the targets, and divergence of the model's predictions from the float model's, each summed over the rows of
+/// features, `[targets, channel]` of each network.
+fn losses_beside(
+    (float, of_float): (&SpikeGpt, &[f32]),
+    (model, of_model): (&SpikeGpt, &[f32]),
+    targets: &[u32],
+) -> (f64, f64) {
+    let [channels, outputs] = [model.network().channels, model.network().outputs].map(|n| n as usize);
+    let block = (LOGITS_AT_ONCE / outputs).max(1);
+    let features = of_float.chunks(block * channels).zip(of_model.chunks(block * channels));
+    let (mut nll, mut kl) = (0.0, 0.0);
+    for ((before, after), targets) in features.zip(targets.chunks(block)) {
+        let (before, after) = (float.logits(before.to_vec()), model.logits(after.to_vec()));
+        let rows = before.chunks_exact(outputs).zip(after.chunks_exact(outputs));
+        for ((before, after), target) in rows.zip(targets) {
+            nll += loss::nll(after, *target as usize);
+            kl += divergence(before, after);
+        }
+    }
+    (nll, kl)
+}
+
+/// Fixed point of a divergence in nats; `None` if it is not finite.
+fn divergence_of(kl: f64) -> Option<Nll> {
+    // Rounding may leave a little less than nothing. What is no number stays so, which `max` would hide.
+    Nll::from_nats(if kl < 0.0 { 0.0 } else { kl })
 }
 
 /// The range of a sequence's features, `[time, channel]`, whose rows predict something.

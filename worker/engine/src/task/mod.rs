@@ -9,6 +9,8 @@ mod tokenizer;
 
 pub use calibrate::{NotFinite, calibrate, watch_part};
 pub use dataset::{DataError, Dataset};
-pub use evaluate::{EvaluateError, Interrupt, evaluate, evaluate_each, sequence_logits, spread};
+pub use evaluate::{
+    EvaluateError, Interrupt, evaluate, evaluate_each, evaluate_each_beside, sequence_logits, spread,
+};
 pub use sample::{Sampler, SamplerError};
 pub use tokenizer::{Decoder, TokenizerError, TokenizerFile};

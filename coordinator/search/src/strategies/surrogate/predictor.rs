@@ -9,7 +9,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::objective::Objective;
 
 use super::genes::Genes;
-use crate::fitness::{bounds, excess, excess_of_bytes, lost, mean_loss};
+use crate::fitness::{bounds, excess, excess_of_bytes, kl, lost, mean_loss};
 use crate::nsga2::{Fitness, Genome};
 use crate::rbf::Rbf;
 
@@ -20,6 +20,8 @@ enum Quantity {
     Loss,
     /// The loss that the bounds are held to, where that is the upper end of an interval.
     UpperLoss,
+    /// Divergence from the float model.
+    Kl,
     /// Spikes per neuron and token.
     FiringRate,
     /// A cost that depends on more than bytes.
@@ -65,6 +67,7 @@ impl<'a> Predictor<'a> {
         };
         let objective = |objective: &Objective| match objective {
             Objective::Perplexity | Objective::Error => value(Quantity::Loss),
+            Objective::Kl => value(Quantity::Kl),
             Objective::FiringRate => value(Quantity::FiringRate),
             Objective::Cost(of) => cost(*of),
         };
@@ -72,7 +75,8 @@ impl<'a> Predictor<'a> {
         let bounded = value(if constraints.confident { Quantity::UpperLoss } else { Quantity::Loss });
         let of_loss = bounds(self.experiment).map(|most| excess(bounded, squashed(most))).sum::<f64>();
         let of_costs = constraints.max.iter().map(|(of, most)| excess(cost(*of), *most)).sum::<f64>();
-        let violation = of_loss + excess_of_bytes(self.experiment, bytes) + of_costs;
+        let of_kl = constraints.max_kl.map_or(0.0, |most| excess(value(Quantity::Kl), squashed(most)));
+        let violation = of_loss + of_kl + excess_of_bytes(self.experiment, bytes) + of_costs;
         Fitness { violation, losses: self.experiment.objectives.iter().map(objective).collect() }
     }
 }
@@ -80,9 +84,15 @@ impl<'a> Predictor<'a> {
 /// What objectives and bounds look at, beside the bytes.
 fn quantities(experiment: &Experiment) -> Vec<Quantity> {
     let upper = experiment.constraints.confident.then_some(Quantity::UpperLoss);
+    let kl = experiment.asks_for_kl().then_some(Quantity::Kl);
     let rate = experiment.objectives.contains(&Objective::FiringRate).then_some(Quantity::FiringRate);
     let costs = experiment.deciding_costs().into_iter().filter(|cost| *cost != Cost::Footprint);
-    std::iter::once(Quantity::Loss).chain(upper).chain(rate).chain(costs.map(Quantity::Cost)).collect()
+    std::iter::once(Quantity::Loss)
+        .chain(upper)
+        .chain(kl)
+        .chain(rate)
+        .chain(costs.map(Quantity::Cost))
+        .collect()
 }
 
 impl Quantity {
@@ -91,6 +101,7 @@ impl Quantity {
         match self {
             Self::Loss => squashed(mean_loss(entry) - mean_loss(float)),
             Self::UpperLoss => squashed(lost(experiment, float, entry)),
+            Self::Kl => squashed(kl(entry)),
             Self::FiringRate => Objective::FiringRate.loss(&experiment.network, entry.measured()),
             Self::Cost(cost) => entry.measured().cost(cost).unwrap_or(0.0),
         }
@@ -128,5 +139,7 @@ mod tests {
         experiment.constraints.max.insert(Cost::Energy, 1.0);
         let all = [Quantity::Loss, Quantity::UpperLoss, Quantity::FiringRate, Quantity::Cost(Cost::Energy)];
         assert_eq!(quantities(&experiment), all);
+        experiment.constraints.max_kl = Some(0.1);
+        assert_eq!(quantities(&experiment)[..3], [Quantity::Loss, Quantity::UpperLoss, Quantity::Kl]);
     }
 }
