@@ -108,6 +108,11 @@ impl Constraints {
         self.max_kl.is_none_or(|most| counts.mean_kl().is_some_and(|kl| kl <= most))
     }
 
+    /// True if bytes or costs are bounded at all.
+    pub fn bounds_size(&self) -> bool {
+        self.max_footprint_bytes.is_some() || self.min_saving.is_some() || !self.max.is_empty()
+    }
+
     /// True if `counts` lose no more quality against `float` than allowed.
     pub fn allow_quality(&self, float: &Counts, counts: &Counts) -> bool {
         self.allow_kl(counts) && self.allow_mean_loss(float, counts)

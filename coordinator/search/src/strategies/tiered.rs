@@ -177,10 +177,7 @@ impl Tiered {
 
     /// The search for bounds on bytes and costs, if there are any and nothing moves that has no bytes.
     fn allocation(&self, experiment: &Experiment) -> Option<Allocate> {
-        let constraints = &experiment.constraints;
-        let is_bounded = constraints.max_footprint_bytes.is_some()
-            || constraints.min_saving.is_some()
-            || !constraints.max.is_empty();
+        let is_bounded = experiment.constraints.bounds_size();
         let sensitivity_sequences = self.sensitivity_sequences;
         let allocate = Allocate { sensitivity_sequences, ..Allocate::over(Tier::Matrix, Fit::Regression) };
         (self.is_guided() && is_bounded && allocate.problems(experiment).is_empty()).then_some(allocate)
