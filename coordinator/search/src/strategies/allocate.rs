@@ -141,14 +141,10 @@ impl Strategy for Allocate {
             candidates_at_most: candidates,
         };
         let probes = self.subset(experiment).map_or(0, |subset| subset.candidates);
-        let neighbours = match self.fit.unwrap_or_default() {
-            Fit::Law => NEIGHBOURS.min(groups),
-            Fit::Regression => NEIGHBOURS,
-        };
         vec![
             plan(SENSITIVITY, first + probes),
             plan(ALLOCATION, (ROUNDS * AT_A_TIME) as u64),
-            plan(NEIGHBOUR, neighbours as u64),
+            plan(NEIGHBOUR, self.neighbours(groups) as u64),
         ]
     }
 
@@ -194,6 +190,14 @@ impl Allocate {
     /// Sequences that sensitivity is measured on, if those are not all.
     fn subset_of(&self, experiment: &Experiment) -> Option<u32> {
         subset::of(self.sensitivity_sequences, experiment)
+    }
+
+    /// Neighbours of the best that are tried at most, among so many groups.
+    fn neighbours(&self, groups: usize) -> usize {
+        match self.fit.unwrap_or_default() {
+            Fit::Law => NEIGHBOURS.min(groups),
+            Fit::Regression => NEIGHBOURS,
+        }
     }
 }
 
@@ -299,5 +303,7 @@ impl Search for AllocateSearch {
     }
 }
 
+#[cfg(test)]
+mod budgets;
 #[cfg(test)]
 mod tests;

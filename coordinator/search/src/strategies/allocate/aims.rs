@@ -2,10 +2,14 @@
 //!
 //! | bounds | aims |
 //! |---|---|
-//! | on bytes or costs | the best at the largest allocation within them, a little below, and exchanges between two groups there |
+//! | on bytes or costs | the best at the largest allocation within them, alone; then exchanges between two groups there that may lose less |
 //! | on quality | around the bound as it is predicted; then there again, and between what met it and what did not |
 //! | both | the same no larger than the one allows; where nothing met the other, at the largest |
 //! | none | the convex hull, evenly from the largest to the smallest |
+//!
+//! Within a budget the program is exact, so what it is asked again for it answered already unless the fit has changed its
+//! mind, and every exchange is predicted to lose more than its answer. How far such a prediction is off is known: by a share
+//! of what each group changes. An exchange that by that gains next to nothing is not measured.
 //!
 //! Costs need firing rates, which are measured: of an allocation they are taken to be those of the nearest in bytes that
 //! was, or of the float model. Along the front they grow with bytes, nearly.
@@ -15,7 +19,7 @@ use qslm_common::candidate::CandidateId;
 use qslm_common::measurement::Counts;
 
 use super::AT_A_TIME;
-use super::model::Model;
+use super::model::{MISFIT, Model, NOISE};
 use super::probes::Probes;
 use crate::knapsack::{Answer, Choice, Front, hull};
 
@@ -23,8 +27,12 @@ use crate::knapsack::{Answer, Choice, Front, hull};
 const AROUND_THE_BOUND: [f64; 6] = [1.0, 0.85, 1.2, 0.7, 1.5, 0.5];
 /// The same once whole allocations were measured.
 const AT_THE_BOUND: [f64; 6] = [1.0, 1.03, 0.97, 1.08, 0.93, 1.2];
-/// Shares of the largest bytes that are allowed.
-const BELOW_THE_LIMIT: [f64; 3] = [1.0, 0.99, 0.97];
+/// Share of the largest bytes that are allowed from which on they count as used.
+const USED_OF_THE_LIMIT: f64 = 0.99;
+/// Standard deviations by which a predicted gain may be too small.
+const DEVIATIONS: f64 = 2.0;
+/// Gain in nats per token or sentence that is worth an evaluation: a tenth of the noise of a measured loss.
+const LEAST_GAIN: f64 = NOISE / 10.0;
 /// Neighbours that are looked at, at most.
 const MOST_MOVED: usize = 64;
 
@@ -44,6 +52,8 @@ pub(super) struct Aims<'a> {
     units: &'a [Vec<Choice>],
     front: &'a Front,
     tried: &'a [Tried],
+    /// The best that was measured, if it meets every bound.
+    winner: Option<&'a Tried>,
     /// The place on the front of the largest allocation within the bounds on bytes and costs; `None` if none is.
     limit: Option<usize>,
 }
@@ -59,7 +69,8 @@ impl<'a> Aims<'a> {
         tried: &'a [Tried],
     ) -> Option<Self> {
         let float = archive.float(&probes.experiment)?;
-        let mut aims = Self { probes, archive, float, model, units, front, tried, limit: None };
+        let winner = winner(probes, archive, tried);
+        let mut aims = Self { probes, archive, float, model, units, front, tried, winner, limit: None };
         front.len().checked_sub(1)?;
         let places: Vec<usize> = (0..front.len()).collect();
         aims.limit = places.partition_point(|place| aims.is_within(&front.answer(*place))).checked_sub(1);
@@ -83,12 +94,14 @@ impl<'a> Aims<'a> {
         self.probes.experiment.constraints.bounds_quality()
     }
 
+    /// True if bytes or costs alone are bounded.
+    pub(super) fn is_budget(&self) -> bool {
+        is_budget(self.probes)
+    }
+
     /// True if bytes or costs are bounded.
     fn bounds_size(&self) -> bool {
-        let constraints = &self.probes.experiment.constraints;
-        constraints.max_footprint_bytes.is_some()
-            || constraints.min_saving.is_some()
-            || !constraints.max.is_empty()
+        self.probes.experiment.constraints.bounds_size()
     }
 
     /// True if the allocation was tried.
@@ -99,6 +112,20 @@ impl<'a> Aims<'a> {
     /// True unless a bound on bytes or costs rules it out that others are within.
     pub(super) fn may_be_tried(&self, answer: &Answer) -> bool {
         self.limit.is_none() || self.is_within(answer)
+    }
+
+    /// True unless it would be chosen for its loss, and by all that is known gains next to nothing over the best that was
+    /// measured.
+    pub(super) fn may_win(&self, answer: &Answer) -> bool {
+        let Some(winner) = self.winner.filter(|_| self.is_budget()) else {
+            return true;
+        };
+        let moved = self.units.iter().zip(winner.predicted.choices.iter().zip(&answer.choices));
+        let (gain, squares) = moved.fold((0.0, 0.0), |(gain, squares), (unit, (from, to))| {
+            let less = unit[*from].loss - unit[*to].loss;
+            (gain + less, squares + less * less)
+        });
+        gain + DEVIATIONS * MISFIT * squares.sqrt() > LEAST_GAIN
     }
 
     /// True if an allocation is within the bounds on bytes and, with the firing rates of the nearest, on costs.
@@ -116,7 +143,7 @@ impl<'a> Aims<'a> {
 
     /// Allocations that were measured, with their entries.
     fn measured(&self) -> impl Iterator<Item = (&Tried, &Entry)> {
-        self.tried.iter().filter_map(|tried| Some((tried, self.archive.get(&tried.id)?)))
+        measured(self.archive, self.tried)
     }
 
     /// Counts of what was measured nearest to so many bytes.
@@ -151,7 +178,7 @@ impl<'a> Aims<'a> {
     /// At the bound as it is predicted by now, and between what met it and what did not. Where nothing met it, at the
     /// limit: what loses least is there. Nothing if that was tried, and no other can be as good.
     fn at_the_bound(&self, limit: usize) -> Vec<Answer> {
-        let good = self.measured().filter(|(_, entry)| self.is_allowed(entry));
+        let good = self.measured().filter(|(_, entry)| is_allowed(self.probes, self.float, entry));
         let good = good.map(|(tried, _)| tried.predicted.bytes).min();
         let high = good.unwrap_or_else(|| self.front.bytes(limit));
         let bad = self.tried.iter().map(|tried| tried.predicted.bytes).filter(|bytes| *bytes < high);
@@ -177,11 +204,10 @@ impl<'a> Aims<'a> {
         std::iter::once(top).chain(below).collect()
     }
 
-    /// The best at the limit and a little below it, then exchanges.
+    /// The best at the limit; once something was measured, whose loss tells what groups lose together, exchanges after it.
     fn at_the_limit(&self, limit: usize) -> Vec<Answer> {
-        let bytes = self.front.bytes(limit) as f64;
-        let below = |share: &f64| self.front.within((bytes * share) as u64);
-        self.filled(BELOW_THE_LIMIT.iter().filter_map(below).collect(), limit)
+        let exchanges = (!self.tried.is_empty()).then(|| self.exchanges_at(limit));
+        std::iter::once(self.front.answer(limit)).chain(exchanges.into_iter().flatten()).collect()
     }
 
     /// Places evenly between two numbers of bytes, both of which were tried.
@@ -208,38 +234,16 @@ impl<'a> Aims<'a> {
         spread
     }
 
-    /// True if a measured allocation meets every bound.
-    fn is_allowed(&self, entry: &Entry) -> bool {
-        let experiment = &self.probes.experiment;
-        experiment.constraints.allow(&experiment.network, &self.float.counts, entry.measured())
-    }
-
-    /// The best that was measured: the smallest within a bound on quality, else what loses least within those on bytes and
-    /// costs, else what the trade-off prefers.
-    fn winner(&self) -> Option<&Tried> {
-        let experiment = &self.probes.experiment;
-        let allowed = self.measured().filter(|(_, entry)| self.is_allowed(entry));
-        let best = if self.bounds_quality() {
-            allowed.min_by_key(|(tried, entry)| (tried.predicted.bytes, entry.counts.nll))
-        } else if self.bounds_size() {
-            allowed.min_by_key(|(tried, entry)| (entry.counts.nll, tried.predicted.bytes))
-        } else {
-            let value = |entry: &Entry| experiment.trade_off.value(self.float.measured(), entry.measured());
-            allowed.max_by(|a, b| value(a.1).total_cmp(&value(b.1)))
-        };
-        best.map(|(tried, _)| tried)
-    }
-
     /// Neighbours of the best that was measured: those first that are predicted to lose least of the smaller ones, or, where
     /// bytes or costs alone are bounded, of all within the bounds. Without bounds smaller ones at the least price of a byte.
     pub(super) fn neighbours(&self) -> Vec<Answer> {
-        let (Some(winner), Some(limit)) = (self.winner(), self.limit) else { return Vec::new() };
+        let (Some(winner), Some(limit)) = (self.winner, self.limit) else { return Vec::new() };
         let from = self.priced(&winner.predicted.choices);
         if self.bounds_quality() {
             return self.moved(&from, |to| (to.bytes < from.bytes).then_some(to.loss));
         }
         if self.bounds_size() {
-            return self.moved(&from, |to| (to.bytes <= self.front.bytes(limit)).then_some(to.loss));
+            return self.exchanges(&from, limit);
         }
         let price = |to: &Moved| {
             let saved = from.bytes.checked_sub(to.bytes).filter(|saved| *saved > 0)?;
@@ -248,10 +252,19 @@ impl<'a> Aims<'a> {
         self.moved(&from, price)
     }
 
-    /// Neighbours of the best at the limit that are no larger, those first that are predicted to lose least.
+    /// Neighbours of the best at the limit.
     fn exchanges_at(&self, limit: usize) -> Vec<Answer> {
-        let from = self.front.answer(limit);
-        self.moved(&from, |to| (to.bytes <= from.bytes).then_some(to.loss))
+        self.exchanges(&self.front.answer(limit), limit)
+    }
+
+    /// Neighbours within the limit: those first that take nearly all of it, and of these that are predicted to lose least.
+    fn exchanges(&self, from: &Answer, limit: usize) -> Vec<Answer> {
+        let most = self.front.bytes(limit);
+        let is_full = |to: &Moved| to.bytes as f64 >= USED_OF_THE_LIMIT * most as f64;
+        let value = |to: &Moved, full: bool| (to.bytes <= most && is_full(to) == full).then_some(to.loss);
+        let mut exchanges = self.moved(from, |to| value(to, true));
+        exchanges.extend(self.moved(from, |to| value(to, false)));
+        exchanges
     }
 
     /// Choices with their bytes and losses as they are predicted by now.
@@ -294,6 +307,47 @@ impl<'a> Aims<'a> {
         };
         larger.into_iter().chain(smaller).map(moved).collect()
     }
+}
+
+/// Allocations that were measured, with their entries.
+fn measured<'a>(archive: &'a Archive, tried: &'a [Tried]) -> impl Iterator<Item = (&'a Tried, &'a Entry)> {
+    tried.iter().filter_map(|tried| Some((tried, archive.get(&tried.id)?)))
+}
+
+/// True if a measured allocation meets every bound.
+fn is_allowed(probes: &Probes, float: &Entry, entry: &Entry) -> bool {
+    let experiment = &probes.experiment;
+    experiment.constraints.allow(&experiment.network, &float.counts, entry.measured())
+}
+
+/// The best that was measured: the smallest within a bound on quality, else what loses least within those on bytes and
+/// costs, else what the trade-off prefers.
+fn winner<'a>(probes: &Probes, archive: &'a Archive, tried: &'a [Tried]) -> Option<&'a Tried> {
+    let experiment = &probes.experiment;
+    let float = archive.float(experiment)?;
+    let allowed = measured(archive, tried).filter(|(_, entry)| is_allowed(probes, float, entry));
+    let best = if experiment.constraints.bounds_quality() {
+        allowed.min_by_key(|(tried, entry)| (tried.predicted.bytes, entry.counts.nll))
+    } else if experiment.constraints.bounds_size() {
+        allowed.min_by_key(|(tried, entry)| (entry.counts.nll, tried.predicted.bytes))
+    } else {
+        let value = |entry: &Entry| experiment.trade_off.value(float.measured(), entry.measured());
+        allowed.max_by(|a, b| value(a.1).total_cmp(&value(b.1)))
+    };
+    best.map(|(tried, _)| tried)
+}
+
+/// True if bytes or costs alone are bounded.
+fn is_budget(probes: &Probes) -> bool {
+    let constraints = &probes.experiment.constraints;
+    constraints.bounds_size() && !constraints.bounds_quality()
+}
+
+/// True if a budget is answered: the last of the rounds, from this place among those tried on, found nothing that loses less
+/// than the rounds before.
+pub(super) fn is_settled(probes: &Probes, archive: &Archive, tried: &[Tried], last: usize) -> bool {
+    let before = |winner: &Tried| tried[..last].iter().any(|one| one.id == winner.id);
+    is_budget(probes) && winner(probes, archive, tried).is_some_and(before)
 }
 
 /// An answer with one or two choices changed.

@@ -15,9 +15,9 @@ use crate::knapsack::Choice;
 use crate::least_squares::{Row, non_negative};
 
 /// Noise of a measured loss, in nats per token or sentence.
-const NOISE: f64 = 1e-3;
+pub(super) const NOISE: f64 = 1e-3;
 /// Share of a loss that the law does not know of.
-const MISFIT: f64 = 0.25;
+pub(super) const MISFIT: f64 = 0.25;
 /// Largest factor between losses together and alone, and its inverse the smallest.
 const LARGEST_TOGETHER: f64 = 10.0;
 /// Largest factor between the squared errors of two levels of a group.

@@ -8,12 +8,15 @@
 //!    +--------------------------------------------------------------------------------------------+
 //! ```
 //!
+//! A budget ends where a round has nothing to propose that could gain anything, or brought nothing better than those
+//! before: most of its answers are there after the first, whose loss tells what groups lose together and so moves no choice.
+//!
 //! It looks at nothing but groups alone and what it proposed itself, so a search that starts over takes the same path.
 
 use qslm_common::archive::Archive;
 use qslm_common::candidate::CandidateId;
 
-use super::aims::{Aims, Tried};
+use super::aims::{Aims, Tried, is_settled};
 use super::model::Model;
 use super::probes::Probes;
 use super::{ALLOCATION, AT_A_TIME, NEIGHBOUR, NEIGHBOURS, ROUNDS, Round, Rounds};
@@ -22,6 +25,8 @@ use crate::prediction::nats_per_item;
 
 /// States of the program after each group: 128 groups of 9 levels take 0.4 s, and then less is lost than on the hull.
 const STATES: usize = 1 << 14;
+/// Allocations that are tried at a time within a budget: all are much alike, and a fit to a few of them tells more.
+const AT_A_LIMIT: usize = 3;
 /// Answers of which the costs are worked out, to find those within the bounds.
 const CONSIDERED: usize = 256;
 
@@ -31,6 +36,8 @@ pub(super) struct Regression {
     /// The model, once groups were measured alone.
     model: Option<Model>,
     tried: Vec<Tried>,
+    /// Place of the first that the last round tried.
+    last: usize,
     /// Rounds so far.
     rounds: usize,
     is_over: bool,
@@ -60,8 +67,11 @@ impl Rounds for Regression {
 
 impl Regression {
     fn propose(&mut self, probes: &Probes, archive: &Archive) -> Option<Round> {
-        let Self { model, tried, rounds, is_over } = self;
+        let Self { model, tried, last, rounds, is_over } = self;
         let (model, float) = (model.as_mut()?, archive.float(&probes.experiment)?);
+        if is_settled(probes, archive, tried, *last) {
+            return None;
+        }
         let before = nats_per_item(&float.counts);
         model.refit(tried.iter().filter_map(|tried| {
             let entry = archive.get(&tried.id)?;
@@ -73,7 +83,8 @@ impl Regression {
         let mut round = None;
         if *rounds < ROUNDS {
             let asked = aims.next(*rounds);
-            round = Some((ALLOCATION, new_ones(&aims, asked, AT_A_TIME)));
+            let most = if aims.is_budget() { AT_A_LIMIT } else { AT_A_TIME };
+            round = Some((ALLOCATION, new_ones(&aims, asked, most)));
             *rounds += 1;
         }
         let (stage, new) = match round.filter(|(_, new)| !new.is_empty()) {
@@ -87,12 +98,13 @@ impl Regression {
             new.iter().map(|answer| probes.candidate(&model.levels(&answer.choices))).collect();
         let noted =
             candidates.iter().zip(new).map(|(candidate, predicted)| Tried { id: candidate.id(), predicted });
+        *last = tried.len();
         tried.extend(noted);
         (!candidates.is_empty()).then_some(Round { stage, candidates })
     }
 }
 
-/// The first of these answers that were not tried and that no bound rules out.
+/// The first of these answers that were not tried, that no bound rules out, and that may be what is looked for.
 fn new_ones(aims: &Aims<'_>, asked: Vec<Answer>, most: usize) -> Vec<Answer> {
     let mut new: Vec<Answer> = Vec::new();
     for answer in asked.into_iter().take(CONSIDERED) {
@@ -101,6 +113,7 @@ fn new_ones(aims: &Aims<'_>, asked: Vec<Answer>, most: usize) -> Vec<Answer> {
             && new.iter().all(is_new)
             && !aims.was_tried(&answer)
             && aims.may_be_tried(&answer)
+            && aims.may_win(&answer)
         {
             new.push(answer);
         }

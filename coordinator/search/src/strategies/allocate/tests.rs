@@ -112,15 +112,13 @@ fn a_budget_in_bytes_is_met_and_used() {
         let constraints = Constraints { max_footprint_bytes: Some(budget), ..Default::default() };
         let by_loss = TradeOff::WeightedSum { mu: 0.0, cost: Cost::Footprint };
         let experiment = Experiment { trade_off: by_loss, ..bounded(constraints) };
-        for (counts, is_exact) in [(all_well as fn(&Candidate) -> _, true), (less_together, false)] {
+        for counts in [all_well, less_together] {
             let played = play(&experiment, counts);
             let used = |bytes: u64| bytes as f64 / budget as f64;
             let all: Vec<f64> = played.proposed.iter().map(|one| used(experiment.footprint(one))).collect();
             assert!(all.iter().all(|used| *used <= 1.0), "budget {budget}: {all:?}");
-            assert!(all.iter().filter(|used| **used >= 0.99).count() >= 2, "budget {budget}: {all:?}");
-            // Where hardly anything is lost, noise may prefer less.
             let chosen = used(played.archive.chosen().unwrap().entry.footprint_bytes);
-            assert!(chosen >= 0.99 || !is_exact, "budget {budget}: {chosen}");
+            assert!(chosen >= 0.99, "budget {budget}: {chosen}");
         }
     }
 }
@@ -138,8 +136,10 @@ fn a_budget_loses_no_more_than_the_best_of_as_many_bytes() {
         let bounds = Constraints { max_footprint_bytes: Some(budget), ..Default::default() };
         let all = qslm_testing::run(&Experiment { constraints: bounds.clone(), ..grid.clone() }, |_| false).0;
         let played = play(&Experiment { constraints: bounds, ..experiment.clone() }, all_well);
-        let nll = |archive: &Archive| archive.chosen().unwrap().entry.counts.nll;
-        assert_eq!(nll(&played.archive), nll(&all), "{budget}");
+        let nats = |archive: &Archive| archive.chosen().unwrap().entry.counts.nll.nats() / 100.0;
+        // What gains less is not worth an evaluation.
+        let (found, best) = (nats(&played.archive), nats(&all));
+        assert!(found - best < 1e-4, "budget {budget}: {found} {best}");
     }
 }
 

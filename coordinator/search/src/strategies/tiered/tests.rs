@@ -238,8 +238,8 @@ fn a_budget_alone_steers_the_search() {
     let best =
         archive.iter().filter(|(_, entry)| entry.footprint_bytes <= most).map(|(_, e)| e.counts.nll.0).min();
     assert!(best.unwrap() < uniform.counts.nll.0, "mixed widths lose less in as many bytes");
-    let within = archive.iter().filter(|(_, entry)| entry.footprint_bytes <= most).count();
-    assert!(within > 10, "{within} of {}", archive.len());
+    let used = archive.iter().map(|(_, entry)| entry.footprint_bytes).filter(|bytes| *bytes <= most).max();
+    assert!(used.unwrap() as f64 >= 0.99 * most as f64, "{used:?} of {most}");
     assert!(stages.iter().any(|(stage, _)| *stage == "allocation"), "{stages:?}");
     let planned: u64 = Tiered { plain: Some(false), ..Tiered::default() }
         .outline(&budget, 16)
