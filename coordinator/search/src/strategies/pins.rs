@@ -1,5 +1,6 @@
 //! Pins: what strategies that draw propose first, as a hash. Another one means that seeds on record take other paths, or
-//! that the path depends on the machine; neither may happen unnoticed.
+//! that the path depends on the machine; neither may happen unnoticed. Strategies without a seed draw nothing: what they
+//! propose follows from the space and from what was measured.
 
 use qslm_common::archive::Archive;
 use qslm_common::experiment::Experiment;
@@ -8,7 +9,7 @@ use qslm_common::space::Tier;
 use qslm_testing::{experiment, measure};
 
 use crate::testing::start;
-use crate::{Evolve, Haq, Random, Step};
+use crate::{Evolve, Haq, Random, Step, Surrogate, registry};
 
 /// Draws that are pinned.
 const DRAWS: usize = 1000;
@@ -50,6 +51,30 @@ fn the_first_thousand_candidates_of_an_evolution_stay_what_they_are() {
     });
     let pinned = "d97a7dd05d48c13da9b7ec95daf2dae7abac3a30ac2c052f253ef128b979edc4";
     assert_eq!(pin(&evolve), (DRAWS, pinned.to_owned()));
+}
+
+#[test]
+fn the_first_thousand_candidates_of_a_search_by_a_surrogate_stay_what_they_are() {
+    // The float model and the first sample, then sixteen iterations.
+    let surrogate = experiment(Surrogate {
+        tier: Tier::Matrix,
+        initial: 200,
+        iterations: 16,
+        batch: 50,
+        seed: 1,
+        prune: None,
+        sensitivity_sequences: None,
+        warm_start: Vec::new(),
+    });
+    let pinned = "74e4d43e9f662f72a9b957bbf5e3d595df037ccd2a3a4b9fab6445bd12f06cef";
+    assert_eq!(pin(&surrogate), (DRAWS, pinned.to_owned()));
+}
+
+#[test]
+fn whoever_has_a_seed_is_pinned_here() {
+    let seeded = registry().iter().filter(|one| one.keys.iter().any(|key| key.name == "seed"));
+    let kinds: Vec<&str> = seeded.map(|one| one.kind).collect();
+    assert_eq!(kinds, ["random", "evolve", "surrogate", "haq"]);
 }
 
 #[test]
