@@ -199,6 +199,12 @@ impl Allocate {
             Fit::Regression => NEIGHBOURS,
         }
     }
+
+    /// The most candidates beside the float model.
+    pub(super) fn candidates_at_most(&self, experiment: &Experiment) -> u64 {
+        let groups = experiment.moving(self.tier).len();
+        (2 * groups + ROUNDS * AT_A_TIME + self.neighbours(groups)) as u64
+    }
 }
 
 /// Names of the stages.

@@ -20,6 +20,14 @@ pub(super) const TIER: Key = Key {
     means: "what moves together",
 };
 
+/// The key of the seed of whatever draws.
+pub(super) const SEED: Key = Key {
+    name: "seed",
+    takes: "whole number",
+    default: "required",
+    means: "the same seed takes the same path, everywhere",
+};
+
 /// The float model, which all is measured against, and the combinations with these numbers.
 pub(super) fn candidates(experiment: &Experiment, tier: Tier, numbers: Numbers) -> Candidates {
     let (space, network) = (&experiment.space, &experiment.network);

@@ -4,8 +4,6 @@
 //! best of all that was measured. What loses more than the constraints allow comes after all that does not, so a budget
 //! draws the search to where its bounds meet. See [`crate::nsga2`].
 
-use std::collections::BTreeSet;
-
 use qslm_common::archive::Archive;
 use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::experiment::Experiment;
@@ -14,7 +12,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::combinations::{self, TIER, outside};
+use super::combinations::{self, SEED, TIER, outside};
+use super::proposed::Proposed;
 use super::warm::{self, WARM_START};
 use crate::fitness::fitness;
 use crate::nsga2::{Fitness, Genome, Variation, fitnesses, keep_best, standings};
@@ -39,8 +38,6 @@ pub struct Evolve {
 
 /// Largest population: sorting takes its square.
 const LARGEST_POPULATION: u32 = 1000;
-/// Draws for a candidate that was not proposed before, until the generation goes without it.
-const DRAWS: usize = 100;
 
 impl Strategy for Evolve {
     const KIND: &'static str = "evolve";
@@ -54,12 +51,7 @@ impl Strategy for Evolve {
             means: "candidates of a generation",
         },
         Key { name: "generations", takes: "1 to 10000", default: "required", means: "how many of them" },
-        Key {
-            name: "seed",
-            takes: "whole number",
-            default: "required",
-            means: "the same seed takes the same path, everywhere",
-        },
+        SEED,
         WARM_START,
     ];
 
@@ -88,7 +80,7 @@ impl Strategy for Evolve {
             levels,
             base,
             warm_start: self.warm_start.clone(),
-            proposed: BTreeSet::new(),
+            proposed: Proposed::default(),
             under_way: Vec::new(),
             parents: Vec::new(),
         })
@@ -122,7 +114,7 @@ struct EvolveSearch {
     /// Genomes to begin with.
     warm_start: Vec<Genome>,
     /// Genomes that were proposed.
-    proposed: BTreeSet<Genome>,
+    proposed: Proposed,
     /// The generation that is being measured.
     under_way: Vec<(Genome, CandidateId)>,
     /// The best that were measured.
@@ -178,43 +170,22 @@ impl EvolveSearch {
         let warm = warm::spread(std::mem::take(&mut self.warm_start), self.population);
         let given = warm.into_iter().chain((0..most).map(uniform));
         let given: Vec<Genome> = given.take(self.population).collect();
-        let levels = self.levels.clone();
-        self.new_ones(given, |rng| levels.iter().map(|levels| rng.random_range(0..*levels)).collect())
+        let Self { levels, rng, .. } = self;
+        let draw = || levels.iter().map(|levels| rng.random_range(0..*levels)).collect();
+        self.proposed.new_ones(given, self.population, draw)
     }
 
     /// Children of the parents; drawn at random where there are none.
     fn breed(&mut self) -> Vec<Genome> {
-        let (parents, levels) = (std::mem::take(&mut self.parents), self.levels.clone());
-        let standings = standings(&fitnesses(&parents));
+        let Self { parents, levels, rng, .. } = self;
+        let standings = standings(&fitnesses(parents));
         let genomes: Vec<&Genome> = parents.iter().map(|(genome, _)| genome).collect();
-        let variation = Variation { levels: &levels, parents: &genomes, standings: &standings };
-        let children = self.new_ones(Vec::new(), |rng| match genomes.is_empty() {
+        let variation = Variation { levels, parents: &genomes, standings: &standings };
+        let draw = || match genomes.is_empty() {
             true => levels.iter().map(|levels| rng.random_range(0..*levels)).collect(),
             false => variation.child(rng),
-        });
-        self.parents = parents;
-        children
-    }
-
-    /// A generation of genomes that were not proposed before: some that are given, then what is drawn.
-    fn new_ones(
-        &mut self,
-        given: Vec<Genome>,
-        mut draw: impl FnMut(&mut ChaCha8Rng) -> Genome,
-    ) -> Vec<Genome> {
-        let mut new: Vec<Genome> =
-            given.into_iter().filter(|genome| self.proposed.insert(genome.clone())).collect();
-        'places: while new.len() < self.population {
-            for _ in 0..DRAWS {
-                let genome = draw(&mut self.rng);
-                if self.proposed.insert(genome.clone()) {
-                    new.push(genome);
-                    continue 'places;
-                }
-            }
-            break;
-        }
-        new
+        };
+        self.proposed.new_ones(Vec::new(), self.population, draw)
     }
 }
 

@@ -11,6 +11,7 @@ mod haq;
 pub mod list;
 mod memory_driven;
 mod one_shot;
+mod proposed;
 mod random;
 mod ranked;
 mod subset;

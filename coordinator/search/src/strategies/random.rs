@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::combinations::{self, TIER};
+use super::combinations::{self, SEED, TIER};
 use super::one_shot::OneShot;
 use crate::candidates::Numbers;
 use crate::{Key, Problem, Search, Strategy};
@@ -31,16 +31,8 @@ pub struct Random {
 impl Strategy for Random {
     const KIND: &'static str = "random";
     const ABOUT: &'static str = "Combinations drawn with equal chances, without repetition.";
-    const KEYS: &'static [Key] = &[
-        TIER,
-        Key { name: "trials", takes: "1 to 1000000", default: "required", means: "how many" },
-        Key {
-            name: "seed",
-            takes: "whole number",
-            default: "required",
-            means: "the same seed draws the same, everywhere",
-        },
-    ];
+    const KEYS: &'static [Key] =
+        &[TIER, Key { name: "trials", takes: "1 to 1000000", default: "required", means: "how many" }, SEED];
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
         combinations::problems(u64::from(self.trials).min(experiment.combinations(self.tier)))

@@ -33,7 +33,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::combinations::{TIER, outside};
+use super::combinations::{SEED, TIER, outside};
+use super::proposed::Proposed;
 use super::subset::{self, SENSITIVITY_SEQUENCES};
 use super::warm::{self, WARM_START};
 use crate::fitness::fitness;
@@ -81,8 +82,6 @@ const LEARNED: usize = 500;
 /// Population and generations on the predictor.
 const POPULATION: usize = 200;
 const GENERATIONS: usize = 20;
-/// Draws for a candidate that was not proposed before, until the generation goes without it.
-const DRAWS: usize = 100;
 
 const SENSITIVITY: &str = "sensitivity";
 const SAMPLE: &str = "sample";
@@ -110,12 +109,7 @@ impl Strategy for Surrogate {
             default: "required",
             means: "candidates that are measured each time",
         },
-        Key {
-            name: "seed",
-            takes: "whole number",
-            default: "required",
-            means: "the same seed takes the same path, everywhere",
-        },
+        SEED,
         Key {
             name: "prune",
             takes: "1 or more",
@@ -168,7 +162,7 @@ impl Strategy for Surrogate {
             batch: self.batch as usize,
             prune: self.prune,
             warm_start: self.warm_start.clone(),
-            proposed: BTreeSet::new(),
+            proposed: Proposed::default(),
             under_way: Vec::new(),
             measured: Vec::new(),
             best: Vec::new(),
@@ -247,7 +241,7 @@ struct SurrogateSearch {
     /// Genomes to begin with.
     warm_start: Vec<Genome>,
     /// Genomes that were proposed on all data.
-    proposed: BTreeSet<Genome>,
+    proposed: Proposed,
     /// The generation that is being measured.
     under_way: Vec<(Genome, CandidateId)>,
     /// Those that were measured and whose groups are at levels that they may take, in order.
@@ -358,7 +352,7 @@ impl SurrogateSearch {
         let warm = warm::spread(warm, self.initial);
         let uniform = (0..most).map(|level| self.genes.uniform(level));
         let given: Vec<Genome> = warm.into_iter().chain(uniform).collect();
-        let genomes = self.fresh(given, self.initial, Genes::drawn);
+        let genomes = self.proposed.new_ones(given, self.initial, || self.genes.drawn(&mut self.rng));
         // With sensitivities it was measured before.
         let float = self.prune.is_none().then(|| self.float());
         let candidates = self.proposing(&genomes);
@@ -379,10 +373,13 @@ impl SurrogateSearch {
         let standings = standings(&fitnesses(&population));
         let filling = self.filling(&population, &standings);
         let parents: Vec<&Genome> = population.iter().map(|(genome, _)| genome).collect();
-        let genomes = self.fresh(filling, self.batch, |genes, rng| match parents.is_empty() {
+        let Self { genes, rng, .. } = self;
+        let variation = Variation { levels: &genes.levels, parents: &parents, standings: &standings };
+        let draw = || match parents.is_empty() {
             true => genes.drawn(rng),
-            false => Variation { levels: &genes.levels, parents: &parents, standings: &standings }.child(rng),
-        });
+            false => variation.child(rng),
+        };
+        let genomes = self.proposed.new_ones(filling, self.batch, draw);
         if genomes.is_empty() {
             // All that there is was measured.
             return (State::Finished, Step::Finished);
@@ -446,26 +443,6 @@ impl SurrogateSearch {
             }
         }
         chosen
-    }
-
-    /// At most `count` genomes that were not proposed before: some that are given, then what is drawn.
-    fn fresh(
-        &mut self,
-        given: Vec<Genome>,
-        count: usize,
-        draw: impl Fn(&Genes, &mut ChaCha8Rng) -> Genome,
-    ) -> Vec<Genome> {
-        let (mut new, mut given) = (Vec::new(), given.into_iter());
-        while new.len() < count {
-            let next = given.by_ref().find(|genome| self.proposed.insert(genome.clone()));
-            let next = next.or_else(|| {
-                let mut drawn = (0..DRAWS).map(|_| draw(&self.genes, &mut self.rng));
-                drawn.find(|genome| self.proposed.insert(genome.clone()))
-            });
-            let Some(genome) = next else { break };
-            new.push(genome);
-        }
-        new
     }
 
     /// Candidates of genomes that are measured next.

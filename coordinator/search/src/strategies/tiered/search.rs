@@ -325,10 +325,8 @@ impl Search for TieredSearch {
             let axes = self.space().axes().into_iter().filter(|next| *next > axis);
             axes.map(|axis| tier(axis, Tier::Global) + below(axis, Tier::Global)).sum::<u64>()
         };
-        let allocated = self.allocation.as_ref().map_or(0, |allocation| {
-            let search = allocation.start(&self.experiment);
-            search.remaining_at_most().unwrap_or(0)
-        });
+        let at_most = |allocation: &Allocate| allocation.candidates_at_most(&self.experiment);
+        let allocated = self.allocation.as_ref().map_or(0, at_most);
         let weights = || below(Axis::Weights, Tier::Global) + after(Axis::Weights) + allocated;
         let global = self.space().levels(Axis::Weights) as u64;
         Some(match &self.state {
