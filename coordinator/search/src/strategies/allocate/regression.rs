@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A budget ends where a round has nothing to propose that could gain anything, or brought nothing better than those
-//! before: most of its answers are there after the first, whose loss tells what groups lose together and so moves no choice.
+//! before: the first allocation tells what groups lose together, which moves no choice, so its answer is often the last.
 //!
 //! It looks at nothing but groups alone and what it proposed itself, so a search that starts over takes the same path.
 
