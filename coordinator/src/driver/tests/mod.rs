@@ -1,5 +1,6 @@
 //! The driver with a real store: what is acknowledged stays, and the answer does not depend on the workers.
 
+mod busy;
 mod ends;
 mod faults;
 mod jobs;
