@@ -63,6 +63,8 @@ pub struct Playback {
     stage: &'static str,
     /// True if the search has nothing to do before the next tell.
     waiting: bool,
+    /// True if the search is to be asked again, since it knows no next step yet.
+    thinking: bool,
     finished: bool,
 }
 
@@ -181,6 +183,7 @@ impl Playback {
             tells: Vec::new(),
             stage: "",
             waiting: false,
+            thinking: false,
             finished: false,
             experiment,
         }
@@ -193,7 +196,7 @@ impl Playback {
             // What was trained may have taken places on the front of those that were picked to be trained.
             self.archive = Archive::default();
         }
-        (self.generation, self.pruning.spared, self.finished) = (None, 0, false);
+        (self.generation, self.pruning.spared, self.finished, self.thinking) = (None, 0, false, false);
         self.making = Making::default();
         self.search = (self.start)(&self.experiment);
         self.tell_again();
@@ -209,7 +212,8 @@ impl Playback {
 
     /// Asks the search for its next generation, or for jobs ([`Playback::take_jobs`]), once nothing of the last ones is
     /// open. `is_measured` tells whether a trial has a result; it is asked about a few, to find where a search that was
-    /// interrupted goes on. Returns whether there is anything; if not, the search is finished, or waits for a tell.
+    /// interrupted goes on. Returns whether there is anything, or is to be asked for again ([`Playback::is_thinking`]); if not,
+    /// the search is finished, or waits for a tell.
     ///
     /// # Errors
     /// Those of `is_measured`.
@@ -218,7 +222,9 @@ impl Playback {
         mut is_measured: impl FnMut(&TrialKey) -> Result<bool, E>,
     ) -> Result<bool, E> {
         self.making = Making::default();
-        let generation = match self.search.next(&self.archive) {
+        let step = self.search.next(&self.archive);
+        self.thinking = step == Step::Again;
+        let generation = match step {
             Step::Measure(generation) => generation,
             Step::Make(jobs) => {
                 let untaken: Vec<AddressedJob> = jobs.into_iter().map(AddressedJob::from).collect();
@@ -226,6 +232,7 @@ impl Playback {
                 (self.generation, self.stage) = (None, MAKING);
                 return Ok(true);
             }
+            Step::Again => return Ok(true),
             Step::Wait => {
                 (self.generation, self.stage, self.waiting) = (None, WAITING, true);
                 return Ok(false);
@@ -390,6 +397,11 @@ impl Playback {
     /// True if the search has nothing to do before it is told something.
     pub fn is_waiting(&self) -> bool {
         self.waiting
+    }
+
+    /// True if the search knew no next step when it was asked, and is to be asked again.
+    pub fn is_thinking(&self) -> bool {
+        self.thinking
     }
 
     /// True if the search proposes nothing more.

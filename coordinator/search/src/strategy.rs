@@ -117,6 +117,9 @@ pub enum Step {
     Make(Vec<Job>),
     /// Wait: nothing before the next tell.
     Wait,
+    /// Again: not known yet; to be asked again with the same archive. What takes long is done in slices, so that whoever asks
+    /// can serve others between them.
+    Again,
     /// Nothing more.
     Finished,
 }
@@ -150,6 +153,16 @@ pub trait Search: Send {
     /// Next step of the search. Called with the archive once every candidate proposed so far is settled, and every job. A
     /// candidate that is not in the archive failed, or was pruned; a job whose artifact is not there failed.
     fn next(&mut self, archive: &Archive) -> Step;
+
+    /// Next step of the search that is not [`Step::Again`], for who has nobody to serve meanwhile.
+    fn next_at_last(&mut self, archive: &Archive) -> Step {
+        loop {
+            match self.next(archive) {
+                Step::Again => {}
+                step => return step,
+            }
+        }
+    }
 
     /// Takes a tell: a generation for a search whose candidates come from outside. All that were told are handed in again,
     /// in their order, to a search that starts over.

@@ -142,12 +142,19 @@ impl Driver {
         beforehand: bool,
         now: Moment,
     ) -> Result<Option<Grant>, DriverError> {
-        for owner in self.turns(waiting, now) {
-            if self.ledger.shard_counts(owner).pending == 0 && owner != Owner::PEOPLE {
+        let turns = self.turns(waiting, now);
+        let pending = |driver: &Self, owner: Owner| driver.ledger.shard_counts(owner).pending;
+        // Of all that it may work for: else the last few shards of one search would wait until others have few, too.
+        let mut enough: u32 = turns.iter().map(|owner| pending(self, *owner)).sum();
+        for owner in turns {
+            let is_thinking = |index: usize| self.experiments[index].search.is_thinking();
+            let is_dry = pending(self, owner) == 0 && owner != Owner::PEOPLE;
+            // Each turn has one slice of what it works out, however many workers wait.
+            if is_dry && !is_thinking(owner.index()) {
                 self.advance(owner.index())?;
+                enough += pending(self, owner);
             }
-            let pending = self.ledger.shard_counts(owner).pending;
-            if beforehand && !self.workers.are_outnumbered_by(pending) {
+            if beforehand && !self.workers.are_outnumbered_by(enough) {
                 continue;
             }
             let (lease, ends) = (self.next_lease, now + self.options.lease_ttl);

@@ -166,6 +166,11 @@ impl SearchRun {
         self.record.demands.are_met(self.experiment().backend, worker)
     }
 
+    /// True if the search works out its next generation, a slice at a time.
+    pub(super) fn is_thinking(&self) -> bool {
+        self.playback.is_thinking()
+    }
+
     pub(super) fn is_looking_up(&self) -> bool {
         self.looking_up
     }
@@ -258,6 +263,9 @@ impl SearchRun {
                 _ if ledger.open_count(self.owner) > 0 || !closed.is_empty() || self.passed_over => break,
                 _ => {
                     self.propose(store)?;
+                    if self.is_thinking() {
+                        break;
+                    }
                     continue;
                 }
             };
@@ -265,7 +273,7 @@ impl SearchRun {
             self.look_up(drawn, ledger, store, unwritten, filed, &mut closed)?;
         }
         let has_more = self.playback.has_more() && self.wanted(ledger).is_some();
-        self.looking_up = left == 0 && (self.playback.has_more_measured() || has_more);
+        self.looking_up = self.is_thinking() || left == 0 && (self.playback.has_more_measured() || has_more);
         Ok(closed)
     }
 

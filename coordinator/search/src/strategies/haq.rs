@@ -30,7 +30,7 @@
 
 mod walk;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use qslm_common::archive::Archive;
 use qslm_common::candidate::{Candidate, CandidateId};
@@ -42,7 +42,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::combinations::{TIER, outside};
+use super::combinations::{SEED, TIER, outside};
 use crate::ddpg::{Agent, Episode, explore, products_of_update};
 use crate::elementary::exp;
 use crate::{Generation, Key, Problem, Search, StagePlan, Step, Strategy};
@@ -96,9 +96,12 @@ const WORST_LOSS: f64 = 1.0;
 const IDLE: u32 = 20;
 /// Most groups: each walk works out what a candidate takes at every one of them.
 const MOST_GROUPS: usize = 1000;
-/// Most multiplications of learning between two generations: the coordinator does nothing else meanwhile, for a few
-/// seconds.
+/// Most multiplications of learning between two generations, a few seconds: workers of other experiments are served
+/// meanwhile, those of this one wait.
 const MOST_BETWEEN: u64 = 10_000_000_000;
+/// Multiplications of a slice of learning, after which whoever asked for the next generation may serve others: about a
+/// hundredth of a second. A slice is one update at least.
+const SLICE: u64 = 20_000_000;
 /// Most of them in all, four to eight minutes: a coordinator that starts, and an export, do them again.
 const MOST_IN_ALL: u64 = 1_200_000_000_000;
 
@@ -126,12 +129,7 @@ impl Strategy for Haq {
             default: "64",
             means: "units of each hidden layer of the agent; published: 300, which takes about 15 times as long to learn",
         },
-        Key {
-            name: "seed",
-            takes: "whole number",
-            default: "required",
-            means: "the same seed takes the same path, everywhere",
-        },
+        SEED,
     ];
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
@@ -163,9 +161,9 @@ impl Strategy for Haq {
 
     fn start(&self, experiment: &Experiment) -> Box<dyn Search> {
         let walk = Walk::new(experiment, self.tier);
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let (mut rng, walk_state) = (ChaCha8Rng::seed_from_u64(self.seed), walk.state_size());
         Box::new(HaqSearch {
-            agent: Agent::new(walk.state_size(), self.hidden as usize, &mut rng),
+            agent: Agent::new(walk_state, self.hidden as usize, &mut rng),
             experiment: experiment.clone(),
             walk,
             rng,
@@ -175,7 +173,9 @@ impl Strategy for Haq {
             idle: 0,
             has_started: false,
             proposed: BTreeSet::new(),
-            under_way: Vec::new(),
+            under_way: VecDeque::new(),
+            updates: 0,
+            at_a_time: (SLICE / products_of_update(walk_state as u64, u64::from(self.hidden))).max(1),
         })
     }
 
@@ -230,8 +230,13 @@ struct HaqSearch {
     /// True once the float model is proposed.
     has_started: bool,
     proposed: BTreeSet<CandidateId>,
-    /// Walks that are being measured: the number of each, what was seen and done, and the candidate that it led to.
-    under_way: Vec<(u32, Episode, CandidateId)>,
+    /// Walks that are being measured or learned from: the number of each, what was seen and done, and the candidate that it
+    /// led to.
+    under_way: VecDeque<(u32, Episode, CandidateId)>,
+    /// Updates to come before the next of these is looked at.
+    updates: usize,
+    /// Updates of a slice.
+    at_a_time: u64,
 }
 
 impl Search for HaqSearch {
@@ -244,7 +249,9 @@ impl Search for HaqSearch {
             return Step::Finished;
         }
         while self.walked < self.episodes && self.idle < IDLE {
-            self.learn(archive);
+            if !self.learn(archive) {
+                return Step::Again;
+            }
             let new = self.walks();
             // Of what was measured before, the agent learns at once.
             if is_first || !new.is_empty() {
@@ -280,7 +287,7 @@ impl HaqSearch {
                 None => rng.random_range(0.0..1.0),
                 Some(deviation) => explore(agent.act(state), deviation, rng),
             });
-            self.under_way.push((*walked, episode, candidate.id()));
+            self.under_way.push_back((*walked, episode, candidate.id()));
             *walked += 1;
             if self.proposed.insert(candidate.id()) {
                 new.push(candidate);
@@ -290,17 +297,21 @@ impl HaqSearch {
         new
     }
 
-    /// Learns from the walks that were measured, in their order.
-    fn learn(&mut self, archive: &Archive) {
-        for (number, mut episode, id) in std::mem::take(&mut self.under_way) {
-            let Some(float) = archive.float(&self.experiment) else { return };
-            let loss = archive.get(&id).map(|entry| loss(&float.counts, &entry.counts));
-            episode.reward = reward(loss);
-            self.agent.observe(episode);
-            if number >= WARM_UP {
-                (0..self.walk.steps()).for_each(|_| self.agent.learn(&mut self.rng));
+    /// Learns a slice from the walks that were measured, in their order. Returns whether that was all.
+    fn learn(&mut self, archive: &Archive) -> bool {
+        for _ in 0..self.at_a_time {
+            while self.updates == 0 {
+                let Some((number, mut episode, id)) = self.under_way.pop_front() else { return true };
+                let Some(float) = archive.float(&self.experiment) else { return true };
+                let loss = archive.get(&id).map(|entry| loss(&float.counts, &entry.counts));
+                episode.reward = reward(loss);
+                self.agent.observe(episode);
+                self.updates = if number >= WARM_UP { self.walk.steps() } else { 0 };
             }
+            self.agent.learn(&mut self.rng);
+            self.updates -= 1;
         }
+        false
     }
 }
 

@@ -18,7 +18,7 @@ const DRAWS: usize = 1000;
 fn pin(experiment: &Experiment) -> (usize, String) {
     let (mut search, mut archive) = (start(experiment), Archive::default());
     let mut ids = Vec::new();
-    while let Step::Measure(generation) = search.next(&archive) {
+    while let Step::Measure(generation) = search.next_at_last(&archive) {
         for candidate in generation.candidates.iter().take(DRAWS - ids.len()) {
             ids.push(candidate.id().to_string());
             if ids.len() % 7 != 0 {

@@ -102,7 +102,7 @@ pub fn run_told(
     let mut search = AnyStrategy::parse(&experiment.strategy).unwrap().start(experiment);
     tells.iter().for_each(|tell| search.told(tell));
     let (mut archive, mut stages) = (Archive::default(), Vec::new());
-    while let Step::Measure(generation) = search.next(&archive) {
+    while let Step::Measure(generation) = search.next_at_last(&archive) {
         assert!(stages.len() < 1000, "the strategy does not end");
         stages.push((generation.stage, generation.candidates.len()));
         for candidate in generation.candidates.iter() {

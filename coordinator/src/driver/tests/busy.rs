@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use qslm_common::archive::Archive;
 use qslm_common::experiment::Experiment;
+use qslm_common::front_document::FrontDocument;
 use qslm_common::space::Tier;
 use qslm_common::strategy::StrategySpec;
 use qslm_common::trial::{Addressed, TrialKey};
-use qslm_search::{Allocate, AnyStrategy, Evolve, Fit, Step, Surrogate, Tiered};
+use qslm_search::{Allocate, AnyStrategy, Evolve, Fit, Haq, Random, Step, Surrogate, Tiered};
 use tokio::sync::oneshot;
 
 use super::{finished, report};
@@ -19,7 +20,7 @@ use crate::driver::committer::measured;
 use crate::driver::*;
 use crate::ledger::Grant;
 use crate::store::disk::Disk;
-use qslm_testing::{experiment, measure};
+use qslm_testing::{experiment, measure, run};
 
 const WORKERS: usize = 50;
 /// Shards of a trial: one for every four workers, about.
@@ -217,14 +218,49 @@ impl Cluster {
 }
 
 #[test]
+#[expect(clippy::disallowed_macros, reason = "the figure is half of what it is for")]
 fn four_strategies_at_once_keep_fifty_workers_busy() {
     let experiments = experiments();
     let (work, searches) = bound(&experiments);
     let bound = searches.iter().copied().max().unwrap().max(work);
     let makespan = Cluster::new(&experiments).run();
     let efficiency = f64::from(bound) / makespan;
-    assert!(
-        efficiency >= 0.95,
+    println!(
         "{efficiency}: {makespan} where {work} of all work and {searches:?} of each alone are the least"
     );
+    assert!(efficiency >= 0.95, "{efficiency}");
+}
+
+#[test]
+fn workers_of_others_are_served_while_an_agent_learns() {
+    let tier = Tier::Matrix;
+    let mut haq = experiment(Haq { tier, episodes: 48, parallel: 24, hidden: 64, seed: 1 });
+    let bytes = |level| haq.footprint(&haq.space.uniform(&haq.network, level));
+    haq.constraints.max_footprint_bytes = Some(bytes(0).midpoint(bytes(4)));
+    let random = experiment(Random { tier, trials: 400, seed: 1 });
+    let random = Experiment { name: "random".to_owned(), ..random };
+    let mut cluster = Cluster::new(&[haq.clone(), random.clone()]);
+    let is_learning = |cluster: &Cluster| cluster.driver.experiments[0].search.is_thinking();
+    while !is_learning(&cluster) {
+        cluster.settle();
+        assert!(cluster.pass(), "it never learns");
+        cluster.driver.turn(cluster.now).unwrap();
+    }
+    let (reply, mut answer) = oneshot::channel();
+    cluster.apply(Request::Report(report("late", 1), reply));
+    cluster.driver.turn(cluster.now).unwrap();
+    let answer = answer.try_recv().unwrap().unwrap();
+    assert!(
+        cluster.now < Moment::START + 30 * EVALUATION,
+        "its last shards waited for the other's: {:?}",
+        cluster.now
+    );
+    let lease = &answer.leases[0];
+    assert!(is_learning(&cluster), "one turn has one slice of learning");
+    assert_eq!(cluster.driver.account(lease.owner), random.id());
+    let (nobody, _) = oneshot::channel();
+    cluster.apply(Request::Report(report("late", 0), nobody));
+    cluster.run();
+    let front = FrontDocument::new(&haq, &run(&haq, |_| false).0).to_json();
+    assert_eq!(cluster.driver.experiments[0].front_document(), front, "the agent takes the same path");
 }

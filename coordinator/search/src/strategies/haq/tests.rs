@@ -83,7 +83,7 @@ fn a_search_that_starts_over_with_all_results_takes_the_same_path() {
     let more = experiment.space.uniform(&experiment.network, 4);
     archive.insert(&experiment, &more, measure(&more));
     let (mut search, mut again) = (start(&experiment), Archive::default());
-    while let Step::Measure(generation) = search.next(&archive) {
+    while let Step::Measure(generation) = search.next_at_last(&archive) {
         for candidate in generation.candidates.iter() {
             again.insert(&experiment, &candidate, measure(&candidate));
         }
