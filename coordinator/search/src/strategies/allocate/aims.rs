@@ -22,6 +22,7 @@ use super::AT_A_TIME;
 use super::model::{MISFIT, Model, NOISE};
 use super::probes::Probes;
 use crate::knapsack::{Answer, Choice, Front, hull};
+use crate::prediction::nats_per_item;
 
 /// Predicted losses of the first allocations, as multiples of the bound, the most telling first.
 const AROUND_THE_BOUND: [f64; 6] = [1.0, 0.85, 1.2, 0.7, 1.5, 0.5];
@@ -234,13 +235,23 @@ impl<'a> Aims<'a> {
         spread
     }
 
-    /// Neighbours of the best that was measured: those first that are predicted to lose least of the smaller ones, or, where
-    /// bytes or costs alone are bounded, of all within the bounds. Without bounds smaller ones at the least price of a byte.
+    /// Neighbours of the best that was measured: where quality is bounded, those first that save most of what are predicted to
+    /// stay within the bound; where bytes or costs alone are, those that are predicted to lose least within them. Without bounds smaller ones at the least price of a byte.
     pub(super) fn neighbours(&self) -> Vec<Answer> {
         let (Some(winner), Some(limit)) = (self.winner, self.limit) else { return Vec::new() };
         let from = self.priced(&winner.predicted.choices);
         if self.bounds_quality() {
-            return self.moved(&from, |to| (to.bytes < from.bytes).then_some(to.loss));
+            let room = self.room(winner);
+            return self.moved(&from, |to| {
+                let saved = from.bytes.checked_sub(to.bytes).filter(|saved| *saved > 0)?;
+                let excess = room.map(|room| to.loss - from.loss - room);
+                Some(match excess {
+                    // What is predicted to stay within the bound, by what it saves; then what goes beyond by least.
+                    Some(excess) if excess <= 0.0 => -(saved as f64),
+                    Some(excess) => excess,
+                    None => to.loss,
+                })
+            });
         }
         if self.bounds_size() {
             return self.exchanges(&from, limit);
@@ -250,6 +261,12 @@ impl<'a> Aims<'a> {
             Some((to.loss - from.loss) / saved as f64)
         };
         self.moved(&from, price)
+    }
+
+    /// What an allocation may lose beyond what it was measured to, in nats, if it is perplexity that is bounded.
+    fn room(&self, tried: &Tried) -> Option<f64> {
+        let entry = self.archive.get(&tried.id)?;
+        Some(self.probes.bound()? - (nats_per_item(&entry.counts) - nats_per_item(&self.float.counts)))
     }
 
     /// Neighbours of the best at the limit.
