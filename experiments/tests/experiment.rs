@@ -139,6 +139,56 @@ fn an_experiment_may_weigh_and_bound_the_divergence_from_the_float_model() {
 }
 
 #[test]
+fn a_table_of_the_calibration_data_takes_the_place_of_groups_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let calibration =
+        ["--set", "calibration.text=experiments/data/almanac.txt", "--set", "calibration.sequences=4"];
+    let allocate = |table: &str| format!("strategy={{kind=\"allocate\", tier=\"module\"{table}}}");
+    let evaluations = |name: &str, table: &str, more: &[&str]| {
+        let store = folder.path().join(name);
+        let (strategy, store) = (allocate(table), store.to_str().unwrap().to_owned());
+        let run = [
+            "run",
+            "experiments/specs/plain.toml",
+            "--store",
+            &store,
+            "--set",
+            &strategy,
+            "--set",
+            "task.windows=4",
+        ];
+        let text = succeed(&[&run[..], &["--output", "json"], more].concat());
+        let front: serde_json::Value = serde_json::from_str(&text).unwrap();
+        (front["measured"].as_u64().unwrap(), text)
+    };
+    let measured = evaluations("alone", "", &[]).0;
+    let (by_fisher, front) = evaluations("fisher", ", table=\"fisher\"", &calibration);
+    let (by_outputs, _) = evaluations("outputs", ", table=\"outputs\"", &calibration);
+    // Blocks, embedding and head at two levels, in the place of nine modules.
+    assert!(by_fisher < measured && by_outputs < measured, "{by_fisher} {by_outputs} {measured}");
+    // The same bytes of calibrated codes and tables, made by other threads.
+    let gptq = [&calibration[..], &["--set", "space.rounding=gptq", "--set", "space.symmetry=full"]].concat();
+    let one = evaluations("one", ", table=\"fisher\"", &[&gptq[..], &["--workers", "1"]].concat());
+    assert_eq!(one, evaluations("two", ", table=\"fisher\"", &[&gptq[..], &["--workers", "2"]].concat()));
+    assert_ne!(one.1, front);
+
+    let refused_with = |table: &str, more: &[&str], words: &str| {
+        let (strategy, store) = (allocate(table), folder.path().join("no"));
+        let run =
+            ["run", "experiments/specs/plain.toml", "--store", store.to_str().unwrap(), "--set", &strategy];
+        let said = refused(2, &[&run[..], more].concat());
+        assert!(said.contains(words), "{said}");
+    };
+    refused_with(", table=\"fisher\"", &[], "strategy.table needs a [calibration] table that names its data");
+    refused_with(", losses=[[1]]", &calibration, "strategy.losses: a job makes it");
+    refused_with(
+        ", table=\"hessian\"",
+        &calibration,
+        "unknown variant `hessian`, expected `fisher` or `outputs`",
+    );
+}
+
+#[test]
 fn sensitivity_on_part_of_the_data_takes_less() {
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &str, more: &[&str]| {

@@ -48,12 +48,20 @@ fn what_init_says_comes_next_and_its_files_are_named_from_the_spec() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model.toml");
     let out = out.to_str().unwrap();
+    let texts = folder.path().join("texts");
+    std::fs::create_dir(&texts).unwrap();
+    let near = texts.join("near.txt");
+    std::fs::copy(root().join(TEXT), &near).unwrap();
+    let near = near.to_str().unwrap();
     let output =
-        qslm(&["init", "--checkpoint", MODEL, "--tokenizer", TOKENIZER, "--text", TEXT, "--out", out]);
+        qslm(&["init", "--checkpoint", MODEL, "--tokenizer", TOKENIZER, "--text", near, "--out", out]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&format!("next: qslm validate {out}; ")) && said.contains("--dry-run"), "{said}");
     let text = std::fs::read_to_string(out).unwrap();
-    assert!(text.contains("# kind = \"epsilon_constraint\"") && text.contains("path = \"../"), "{text}");
+    assert!(
+        text.contains("# kind = \"epsilon_constraint\"") && text.contains("text = \"texts/near.txt\""),
+        "{text}"
+    );
     // The hint is one that works.
     let smallest = ["validate", out, "--set", "trade_off={ kind = \"epsilon_constraint\" }"];
     assert!(succeed(&smallest).contains("nothing is wrong"));

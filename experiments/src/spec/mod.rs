@@ -200,11 +200,13 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
         }
         None => None,
     };
+    let losses_problem = table::problem(&strategy);
     table::draft(&mut strategy, &experiment);
     experiment.strategy = strategy.spec();
     let (shards, demands) = (spec.run.shards, spec.run.workers.clone());
     let mut problems: Vec<KeyProblem> =
         qslm_search::problems(&experiment).into_iter().map(Into::into).collect();
+    problems.extend(losses_problem);
     if !(1..=MAX_SHARDS).contains(&shards) {
         let words = format!("run.shards = {shards}: expected 1 to {MAX_SHARDS}");
         problems.push(KeyProblem::new("run.shards", words));

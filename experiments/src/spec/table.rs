@@ -15,10 +15,18 @@ use qslm_engine::jobs::output_errors::OutputErrors;
 use qslm_search::{Allocate, AnyStrategy, PER_NAT, Table};
 use qslm_train::jobs::FisherLosses;
 
+use super::KeyProblem;
 use super::calibration::CalibrationData;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
 use crate::making::Maker;
+
+/// What is wrong with a strategy as it is written: losses are a job's to say.
+pub(super) fn problem(strategy: &AnyStrategy) -> Option<KeyProblem> {
+    let AnyStrategy::Allocate(allocate) = strategy else { return None };
+    let words = "strategy.losses: a job makes it, for strategy.table; expected none";
+    (!allocate.losses.is_empty()).then(|| KeyProblem::new("strategy.losses", words))
+}
 
 /// Puts a table where a strategy wants one that says nothing yet, so that all else can be checked before it is made.
 pub(super) fn draft(strategy: &mut AnyStrategy, experiment: &Experiment) {

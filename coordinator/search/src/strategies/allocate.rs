@@ -107,6 +107,13 @@ impl Strategy for Allocate {
             means: "groups of weights are not measured alone, but whole blocks are, and what these lose is shared out as the \
                     Fisher information of the calibration data says, or the share of their outputs that is off",
         },
+        Key {
+            name: "losses",
+            takes: "lists of integers",
+            default: "made",
+            means: "what the table says, by group of weights and level, in 10^-9 nats: a job makes it when the spec is \
+                    resolved, and it is not to be written",
+        },
     ];
 
     fn problems(&self, experiment: &Experiment) -> Vec<Problem> {
@@ -311,5 +318,7 @@ impl Search for AllocateSearch {
 
 #[cfg(test)]
 mod budgets;
+#[cfg(test)]
+mod tables;
 #[cfg(test)]
 mod tests;

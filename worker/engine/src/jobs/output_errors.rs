@@ -108,7 +108,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let inputs = inputs(folder.path(), TEXT);
         let unit = "blocks.0.ffn.key.weight";
-        let schemes = ["float", "f16", "int4:full:channel:f16", "int2:full:channel:f16"];
+        let schemes = ["f32", "f16", "int4:full:channel:f16", "int2:full:channel:f16"];
         let units = schemes.map(|scheme| (unit.to_owned(), scheme.to_owned())).to_vec();
         let task = Task::Perplexity { window: 8, stride: 8, windows: None };
         let parameters = OutputErrors { task: task.clone(), binary_embedding: true, part: 0, units };
@@ -118,7 +118,7 @@ mod tests {
         make(&job, &inputs, &(), &mut artifact).unwrap();
         let losses = OutputErrors::read(&artifact).unwrap();
         let loss = |text: &str| losses[unit][&text.parse().unwrap()];
-        assert_eq!(loss("float"), 0.0);
+        assert_eq!(loss("f32"), 0.0);
         let rest = ["f16", "int4:full:channel:f16", "int2:full:channel:f16"].map(loss);
         assert!(0.0 < rest[0] && rest[0] < rest[1] && rest[1] < rest[2] && rest[2] < 1.0, "{rest:?}");
 

@@ -51,8 +51,8 @@ impl Fisher {
         let predictions = if self.is_classifier { 1 } else { tokens.len() };
         let draws: Vec<u32> = (0..predictions).map(|_| (self.draws.next() >> 32) as u32).collect();
         let window = Window { tokens, targets: &draws };
-        // Gradients are of a mean; those of the sum are as many times as large, and its square is to be divided once again.
-        self.squares.scale = predictions as f32;
+        // Gradients are of a mean; those of the sum, whose square counts, are as many times as large.
+        self.squares.scale = (predictions * predictions) as f32;
         self.workspace.backward(&self.weights, &[window], Objective::Sampled, &mut self.squares);
         self.squares.complete_vectors();
         self.predictions += predictions as u64;

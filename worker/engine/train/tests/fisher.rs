@@ -33,7 +33,7 @@ fn of(checkpoint: &Checkpoint, sequences: &[&[u32]], seed: u64, threads: usize) 
 fn of_the_head_it_is_the_variance_of_its_softmax_times_the_square_of_its_input() {
     let checkpoint = checkpoint();
     let network = checkpoint.network();
-    let tokens: Vec<u32> = (0..24).map(|i| (i * 7 % network.vocabulary) as u32).collect();
+    let tokens: Vec<u32> = (0..24).map(|i| i * 7 % network.vocabulary).collect();
     let model = SpikeGpt::new(&checkpoint, &Candidate::float(network), BACKEND).unwrap();
     let mut spikes = vec![0; network.population_count()];
     let features = model.features(&tokens, &mut model.start(), &mut spikes);
@@ -61,9 +61,8 @@ fn of_the_head_it_is_the_variance_of_its_softmax_times_the_square_of_its_input()
 #[test]
 fn threads_change_no_bit_of_it_and_another_seed_does() {
     let checkpoint = checkpoint();
-    let sequences: Vec<Vec<u32>> = (0..5)
-        .map(|k| (0..9 + k).map(|i| ((i * i + k) % checkpoint.network().vocabulary) as u32).collect())
-        .collect();
+    let sequences: Vec<Vec<u32>> =
+        (0..5).map(|k| (0..9 + k).map(|i| (i * i + k) % checkpoint.network().vocabulary).collect()).collect();
     let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
     let one = of(&checkpoint, &sequences, 1, 1);
     assert_eq!(one, of(&checkpoint, &sequences, 1, 3));
@@ -98,8 +97,8 @@ fn the_loss_of_a_rounded_head_is_what_was_measured() {
     for text in &schemes[2..] {
         let rounded = float.clone().with([HEAD], text.parse().unwrap());
         let (predicted, lost) = (losses[HEAD][&text.parse().unwrap()], measured(&rounded) - measured(&float));
-        // The text is the one that the network was trained on or like it, so that labels are as if drawn.
-        assert!(predicted > lost / 2.0 && predicted < 2.0 * lost, "{text}: {predicted} {lost}");
+        // It is of other text than the network was trained on, whose tokens are not quite as if the network drew them.
+        assert!(predicted > lost / 3.0 && predicted < 3.0 * lost, "{text}: {predicted} {lost}");
     }
     let wrong = FisherLosses { units: vec![("head".to_owned(), "f16".to_owned())], ..parameters };
     let error = shared::made_of(&wrong.job(ContentHash::of(b"c"), &data, []), &inputs(), &()).unwrap_err();
