@@ -25,7 +25,7 @@ use crate::making::Maker;
 pub(super) fn problem(strategy: &AnyStrategy) -> Option<KeyProblem> {
     let AnyStrategy::Allocate(allocate) = strategy else { return None };
     let words = "strategy.losses: a job makes it, for strategy.table; expected none";
-    (!allocate.losses.is_empty()).then(|| KeyProblem::new("strategy.losses", words))
+    (!allocate.losses.is_empty()).then(|| KeyProblem::new("strategy.losses", words.to_owned()))
 }
 
 /// Puts a table where a strategy wants one that says nothing yet, so that all else can be checked before it is made.
