@@ -158,7 +158,8 @@ fn second_sweep(namespace: &Namespace, image: &str, first: &Value) {
     namespace.apply("overlays/batch", image);
     namespace.succeed(&["wait", "--for=jsonpath={.status.ready}=4", "job/qslm-worker", "--timeout=600s"]);
     let submit = namespace.made("submit", image);
-    let named = submit.replace("        - --wait\n", "        - --wait\n        - --set\n        - name=second\n");
+    let named =
+        submit.replace("        - --wait\n", "        - --wait\n        - --set\n        - name=second\n");
     assert_ne!(submit, named);
     namespace.apply_text(&named);
     for job in ["job/qslm-submit", "job/qslm-worker"] {
@@ -171,7 +172,9 @@ fn second_sweep(namespace: &Namespace, image: &str, first: &Value) {
 
 /// Fresh tokens beside the old ones, and then alone: no coordinator is started again for it.
 fn rotation(namespace: &Namespace) {
-    let started = || namespace.succeed(&["get", "pod", "qslm-coordinator-0", "--output", "jsonpath={.status.startTime}"]);
+    let started = || {
+        namespace.succeed(&["get", "pod", "qslm-coordinator-0", "--output", "jsonpath={.status.startTime}"])
+    };
     let (before, worker) = (started(), namespace.secret("worker"));
     let file = tempfile::NamedTempFile::new().unwrap();
     for way in ["--keep", "--only"] {

@@ -25,8 +25,9 @@ async fn a_browser_sees_the_front_grow_until_the_experiment_is_finished() {
     browser.value("document.querySelector('#experiments a').click()").await;
     let wait = || browser.client.wait().at_most(PATIENCE);
     wait().for_element(Locator::Css("#front-table tr.chosen")).await.unwrap();
-    let volume = "[...document.querySelectorAll('.tiles div')].find(div => div.textContent.includes('hypervolume'))\
-                  .querySelector('dd').textContent";
+    // The number, before what it is a share of.
+    let volume = "parseFloat([...document.querySelectorAll('.tiles div')].find(div => div.textContent.includes('hypervolume'))\
+                  .querySelector('dd').textContent)";
     let mut seen = vec![browser.value(volume).await];
     // The page tells when it was brought up to date, so nothing has to be guessed.
     browser.value("window.changes = 0, new MutationObserver(() => window.changes++).observe(document.getElementById('content'), {childList: true})").await;
@@ -44,7 +45,7 @@ async fn a_browser_sees_the_front_grow_until_the_experiment_is_finished() {
         .expect("the page stands still");
         seen.push(browser.value(volume).await);
     }
-    let volumes: Vec<f64> = seen.iter().map(|text| text.as_str().unwrap().parse().unwrap()).collect();
+    let volumes: Vec<f64> = seen.iter().map(|volume| volume.as_f64().unwrap()).collect();
     assert!(volumes.is_sorted(), "{volumes:?}");
     let mut different = volumes.clone();
     different.dedup();

@@ -152,7 +152,8 @@ fn what_was_applied_differs_from_nothing_that_the_server_gives_back() {
             let spec = &document["spec"];
             let empty = |rules: &Value| rules.as_array().is_some_and(Vec::is_empty);
             assert!(!empty(&spec["egress"]) && !empty(&spec["ingress"]), "{what}: an empty list is left out");
-            let rules = ["ingress", "egress"].into_iter().flat_map(|way| spec[way].as_array().into_iter().flatten());
+            let rules =
+                ["ingress", "egress"].into_iter().flat_map(|way| spec[way].as_array().into_iter().flatten());
             let of_rules = rules.flat_map(|rule| rule["ports"].as_array().into_iter().flatten());
             let of_service = spec["ports"].as_array().into_iter().flatten();
             for port in of_rules.chain(of_service) {
@@ -204,10 +205,14 @@ fn certificates_are_signed_for_the_names_that_pods_and_port_forwards_use() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let secrets = parsed(&String::from_utf8(output.stdout).unwrap());
     let wanted: BTreeSet<&str> = ["qslm-coordinator-tls", "qslm-worker-tls"].into();
-    assert_eq!(secrets.iter().map(|secret| secret["metadata"]["name"].as_str().unwrap()).collect::<BTreeSet<_>>(), wanted);
+    assert_eq!(
+        secrets.iter().map(|secret| secret["metadata"]["name"].as_str().unwrap()).collect::<BTreeSet<_>>(),
+        wanted
+    );
     let folder = tempfile::tempdir().unwrap();
     let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").args(arguments).current_dir(folder.path()).output().expect("openssl");
+        let output =
+            Command::new("openssl").args(arguments).current_dir(folder.path()).output().expect("openssl");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
