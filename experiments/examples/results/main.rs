@@ -123,6 +123,7 @@ fn main() -> Result<()> {
         results.task(&mut page, task)?;
     }
     results.codes(&mut page, &language, &sentiment)?;
+    results.tables(&mut page, &language)?;
     results.recovery(&mut page, &language)?;
     results.coded_recovery(&mut page, &language)?;
     results.trainers(&mut page, &language)?;
