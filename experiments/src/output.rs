@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -89,4 +89,11 @@ pub fn plain_table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table
+}
+
+/// Aligns columns to the right: those of which `has_numbers`, given their place, is true.
+pub fn align_right(table: &mut Table, has_numbers: impl Fn(usize) -> bool) {
+    for (_, column) in table.column_iter_mut().enumerate().filter(|(place, _)| has_numbers(*place)) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
 }

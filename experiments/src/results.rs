@@ -1,6 +1,5 @@
 //! The result of an experiment as tables.
 
-use comfy_table::CellAlignment;
 use qslm_common::cost::Cost;
 use qslm_common::front_document::{FrontDocument, FrontRow};
 use qslm_common::network::{EMBEDDING, HEAD, MATRICES, block_units};
@@ -9,7 +8,7 @@ use qslm_common::unmet::Unmet;
 use qslm_report::words::{bytes, costs, grouped, interval, interval_clause, loss, lost_heading, quality};
 use qslm_report::{gain, unmet};
 
-use crate::output::plain_table;
+use crate::output::{align_right, plain_table};
 
 /// What the columns and the hypervolume mean, in a line each.
 const LEGEND: &str = "  spikes: per neuron and token; trade-off: the chosen candidate has the largest that the constraints allow\n  \
@@ -68,11 +67,7 @@ fn uniform_table(document: &FrontDocument) -> String {
         "bytes",
         "fewer",
     ]);
-    for column in [2, 3, 4, 5, 7, 8] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align_right(&mut table, |place| [2, 3, 4, 5, 7, 8].contains(&place));
     for one in gains {
         let row = &one.uniform.row;
         let better = one.better.map(|better| (better.candidate.short(), grouped(better.footprint_bytes)));
@@ -117,11 +112,7 @@ fn front_table(document: &FrontDocument) -> String {
     header.extend(has_kl.then_some("kl"));
     header.push("");
     table.set_header(header);
-    for column in 2..10 + usize::from(has_kl) {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align_right(&mut table, |place| (2..10 + usize::from(has_kl)).contains(&place));
     let chosen = document.chosen.as_ref().map(|row| row.candidate);
     for row in &document.front {
         let uniform = document.uniform.iter().find(|uniform| uniform.row.candidate == row.candidate);
@@ -166,11 +157,7 @@ fn chosen_tables(row: &FrontRow) -> String {
 fn cost_table(float: Option<&FrontRow>, chosen: &FrontRow) -> String {
     let mut table = plain_table();
     table.set_header(["  cost", "float", "chosen", ""]);
-    for column in 1..4 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align_right(&mut table, |place| (1..4).contains(&place));
     for [cost, before, after, change] in costs(float, chosen) {
         table.add_row([format!("  {cost}"), before, after, change]);
     }

@@ -306,13 +306,12 @@ impl Loop {
 
     /// Goes on without an answer: what is in hand goes to disk, and the next call waits a little.
     fn note_failure(&mut self, status: &tonic::Status) -> anyhow::Result<()> {
-        let is_let_in = self.contact.known || status.code() != Code::Unauthenticated;
-        let since = *self.contact.shut_out_since.get_or_insert_with(tokio::time::Instant::now);
-        let patience = self.agent.token_patience;
-        refuse_for_good(status, is_let_in || since.elapsed() < patience)?;
-        if is_let_in {
-            self.contact.shut_out_since = None;
-        } else if self.contact.failures == 0 {
+        let is_shut_out = !self.contact.known && status.code() == Code::Unauthenticated;
+        let now = tokio::time::Instant::now();
+        self.contact.shut_out_since = is_shut_out.then(|| self.contact.shut_out_since.unwrap_or(now));
+        let (since, patience) = (self.contact.shut_out_since, self.agent.token_patience);
+        refuse_for_good(status, since.is_none_or(|since| now - since < patience))?;
+        if is_shut_out && self.contact.failures == 0 {
             let worker = &self.agent.name;
             tracing::error!(
                 worker,

@@ -7,8 +7,6 @@ use qslm_common::experiment::Experiment;
 use qslm_common::space::Axis;
 use qslm_search::{AnyStrategy, Strategy, Tiered};
 
-use super::run::ExperimentRun;
-
 /// Share that the tiered search visits beyond its sensitivities: 60 of 220 with the bundled model, text and plain spec.
 const TIERED: f64 = 0.27;
 
@@ -49,22 +47,12 @@ impl Visited {
     }
 }
 
-/// Share that the search of one of these experiments will visit of what it may still propose, about: the mean of finished
-/// ones like it, or what is usual. `None` where nothing is known.
-pub(super) fn share(all: &[ExperimentRun], index: usize) -> Option<f64> {
-    let run = &all[index];
-    // Of a search that is over, or waits for nobody, nobody asks.
-    if !run.search.is_active() {
-        return None;
-    }
-    let experiment = run.search.playback().experiment();
+/// Share that the search of an experiment will visit of what it may still propose, about: the mean of finished ones like
+/// it, or what is usual. `None` where nothing is known.
+pub(super) fn share<'a>(experiment: &Experiment, finished: impl Iterator<Item = &'a Visited>) -> Option<f64> {
     let like = Likeness::of(experiment);
-    let shares: Vec<f64> = all
-        .iter()
-        .filter_map(|other| other.view.visited())
-        .filter(|visited| visited.like == like)
-        .map(|visited| visited.share)
-        .collect();
+    let shares: Vec<f64> =
+        finished.filter(|visited| visited.like == like).map(|visited| visited.share).collect();
     let usual = (like.strategy == Tiered::KIND).then_some(TIERED);
     if shares.is_empty() { usual } else { Some(shares.iter().sum::<f64>() / shares.len() as f64) }
 }

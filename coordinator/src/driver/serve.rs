@@ -112,8 +112,16 @@ impl Driver {
         }
     }
 
+    /// Share that a search will visit of what it may still propose; see [`estimate`]. Of one that is over, or waits for
+    /// nobody, nobody asks.
+    fn share_to_come(&self, index: usize) -> Option<f64> {
+        let search = &self.experiments[index].search;
+        let visited = self.experiments.iter().filter_map(|run| run.view.visited());
+        search.is_active().then(|| estimate::share(search.playback().experiment(), visited)).flatten()
+    }
+
     pub(super) fn status(&mut self, index: usize, now: Moment) -> ExperimentStatus {
-        let share = estimate::share(&self.experiments, index);
+        let share = self.share_to_come(index);
         let ExperimentRun { search, view } = &mut self.experiments[index];
         let status = view.status(search, &self.ledger, now, self.workers.counts(index, search));
         status.with_share(share)
@@ -125,7 +133,7 @@ impl Driver {
 
     /// Shows watchers the status of an experiment if it changed.
     pub(super) fn publish(&mut self, index: usize, now: Moment) {
-        let share = estimate::share(&self.experiments, index);
+        let share = self.share_to_come(index);
         let ExperimentRun { search, view } = &mut self.experiments[index];
         view.publish(search, &self.ledger, now, self.workers.counts(index, search), share);
     }

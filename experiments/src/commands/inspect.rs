@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use comfy_table::CellAlignment;
 use qslm_common::candidate::Candidate;
 use qslm_common::footprint::{file_bytes, float_bytes, saving, stored_bytes, vector_bytes};
 use qslm_common::network::Network;
@@ -19,7 +18,7 @@ use serde::Serialize;
 use crate::exit::Outcome;
 use crate::input::unreadable;
 use crate::inputs::DataArgs;
-use crate::output::{Output, plain_table, print, print_data};
+use crate::output::{Output, align_right, plain_table, print, print_data};
 use statistics::UnitStatistics;
 
 /// Print hierarchy, shapes, parameters, bytes and schemes of a checkpoint, and what tells which quantizers can help it.
@@ -228,11 +227,7 @@ impl Inspection {
         let mut header = vec!["unit", "rows", "columns", "parameters", "bytes", "scheme"];
         header.extend(quantized_inputs.then_some("activation"));
         table.set_header(header);
-        for column in 1..5 {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
+        align_right(&mut table, |place| (1..5).contains(&place));
         for unit in &self.units {
             let numbers = [unit.rows as u64, unit.columns as u64, unit.parameters, unit.bytes];
             let mut row = vec![unit.name.clone()];

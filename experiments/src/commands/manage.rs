@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use comfy_table::CellAlignment;
 use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
 use qslm_proto::v1::experiment_status::State;
@@ -17,7 +16,7 @@ use crate::client::{connect, submit};
 use crate::exit::Outcome;
 use crate::finished::Finished;
 use crate::making::{Here, Maker, OnWorkers};
-use crate::output::{Listed, Output, plain_table, print, print_data};
+use crate::output::{Listed, Output, align_right, plain_table, print, print_data};
 use crate::spec::{resolve, resolve_with};
 
 /// Submit an experiment to a coordinator; its id is printed.
@@ -443,9 +442,7 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
         }
         table.add_row(row);
     }
-    for column in table.column_iter_mut().skip(3) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    align_right(&mut table, |place| place >= 3);
     let stuck = all.iter().filter(|status| !status.stuck.is_empty());
     let stuck: String = stuck.map(|status| format!("{} is stuck: {}\n", status.id, status.stuck)).collect();
     let unmet = all.iter().filter(|status| status.state() == State::Finished && !status.unmet.is_empty());

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::data::load_data;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Output, plain_table, print, print_data};
+use crate::output::{Output, align_right, plain_table, print, print_data};
 use crate::parallel;
 use crate::spec::Resolved;
 
@@ -111,9 +111,7 @@ impl Plan {
         for tier in &self.tiers {
             table.add_row([&tier.stage, &tier.groups.to_string(), &tier.candidates_at_most.to_string()]);
         }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(comfy_table::CellAlignment::Right);
-        }
+        align_right(&mut table, |place| place >= 1);
         let time = self.seconds_at_most.map(|seconds| std::time::Duration::from_secs_f64(seconds.min(1e9)));
         let (Some(candidates), Some(evaluations), Some(time)) =
             (self.candidates_at_most, self.evaluations_at_most, time)

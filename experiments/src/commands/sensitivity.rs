@@ -4,14 +4,13 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use comfy_table::CellAlignment;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::codes::CalibrationArgs;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::inputs::DataArgs;
-use crate::output::{Output, plain_table, print, print_data};
+use crate::output::{Output, align_right, plain_table, print, print_data};
 use crate::parallel::threads;
 use crate::place::{Made, OutputPlace};
 use crate::schemes::{ModelArgs, SchemeArgs};
@@ -124,9 +123,7 @@ impl Sensitivity {
     fn table(&self, units: &[UnitSensitivity], correlations: &[Option<f64>]) -> String {
         let mut table = plain_table();
         table.set_header(["unit"].into_iter().chain(self.metrics.iter().map(|metric| metric.name())));
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+        align_right(&mut table, |place| place >= 1);
         for row in units {
             let value = |metric: &Metric| row.value(*metric).map_or("-".to_owned(), |v| format!("{v:.3e}"));
             table.add_row(std::iter::once(row.unit.clone()).chain(self.metrics.iter().map(value)));

@@ -20,7 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{Output, plain_table, print, print_data};
+use crate::output::{Output, align_right, plain_table, print, print_data};
 
 /// Measure the parts of qslm on this machine.
 ///
@@ -117,9 +117,7 @@ fn show(rows: &[impl Serialize], columns: &[&str], output: Output) -> Outcome {
             other => other.to_string().trim_matches('"').to_owned(),
         }));
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(comfy_table::CellAlignment::Right);
-    }
+    align_right(&mut table, |place| place >= 1);
     print(&format!("{table}\n"))
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use comfy_table::CellAlignment;
 use qslm_common::candidate::Candidate;
 use qslm_common::network::Unit;
 use qslm_common::scheme::Scheme;
@@ -16,7 +15,7 @@ use serde::Serialize;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_checkpoint;
 use crate::inputs::DataArgs;
-use crate::output::plain_table;
+use crate::output::{align_right, plain_table};
 use crate::parallel;
 
 /// Widths whose entropy is told: of codes that are all used, with the range of least squared error.
@@ -107,9 +106,7 @@ pub(super) fn table(all: &[UnitStatistics]) -> String {
         header.extend(["inputs max/median", "condition", "left by gptq"].map(str::to_owned));
     }
     table.set_header(header);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    align_right(&mut table, |place| place >= 1);
     for unit in all {
         let mut row =
             vec![unit.unit.clone(), format!("{:+.2}", unit.kurtosis), format!("{:.2}", unit.max_over_rms)];

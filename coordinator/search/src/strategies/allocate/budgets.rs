@@ -45,7 +45,7 @@ fn of_size() -> Experiment {
 
 /// Loss in nats per token of a network in which the law does not quite hold: sensitivities of units, the powers of their
 /// errors that losses go with and what they lose together are drawn from a seed.
-fn lost(seed: u64, candidate: &Candidate) -> f64 {
+pub(super) fn lost(seed: u64, candidate: &Candidate) -> f64 {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (mut lost, mut quantized) = (0.0, 0);
     for (_, scheme) in candidate.schemes() {

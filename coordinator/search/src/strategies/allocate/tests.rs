@@ -172,22 +172,11 @@ fn a_bound_on_quality_is_met_by_no_more_bytes_than_the_tiers_and_the_law_find() 
     }
 }
 
-/// Counts of a network in which the law does not quite hold: sensitivities of units, the powers of their errors that losses
-/// go with, what they lose together, and noise are drawn from a seed.
+/// Counts of a network in which the law does not quite hold, with noise of the candidate's own.
 fn drawn(seed: u64, candidate: &Candidate) -> Option<Counts> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let (mut lost, mut quantized) = (0.0, 0);
-    for (_, scheme) in candidate.schemes() {
-        let sensitivity = 10f64.powf(rng.random_range(-150..0) as f64 / 100.0);
-        let power = rng.random_range(80..120) as f64 / 100.0;
-        let error = errors::squared_error(scheme);
-        lost += if error > 0.0 { sensitivity * error.powf(power) } else { 0.0 };
-        quantized += usize::from(error > 0.0);
-    }
-    let together = if quantized > 1 { rng.random_range(50..110) as f64 / 100.0 } else { 1.0 };
     let noise = f64::from(candidate.id().as_bytes()[7]) / 256.0 - 0.5;
-    let counts = measure(candidate);
-    Some(Counts { nll: Nll::from_nats(400.0 + 100.0 * (together * lost + 1e-3 * noise))?, ..counts })
+    let lost = super::budgets::lost(seed, candidate);
+    Some(Counts { nll: Nll::from_nats(400.0 + 100.0 * (lost + 1e-3 * noise))?, ..measure(candidate) })
 }
 
 #[test]
