@@ -101,6 +101,12 @@ pub enum InvalidExperiment {
     /// A classifier, and a trainer that has none of their sentences.
     #[error("recovery.trainer: this checkpoint classifies, and qat alone trains classifiers")]
     RecoveryOfClassifier,
+    /// A network without a backward pass.
+    #[error("recovery: {0}")]
+    NotTrained(#[from] crate::network::NotTrained),
+    /// Something of spikes, and a network that has none.
+    #[error("{0}: this network has no spikes")]
+    NoSpikes(&'static str),
     /// See [`crate::network::InvalidNetwork`].
     #[error("network: {0}")]
     Network(#[from] crate::network::InvalidNetwork),
@@ -139,6 +145,8 @@ impl InvalidExperiment {
             Self::RacingWithoutBound => "racing".to_owned(),
             Self::Recovery(invalid) => within("recovery", Some(invalid.key.to_owned())),
             Self::RecoveryOfClassifier => "recovery.trainer".to_owned(),
+            Self::NotTrained(_) => "recovery".to_owned(),
+            Self::NoSpikes(key) => key.split(':').next().unwrap_or(key).to_owned(),
             Self::Task(invalid) => within("task", Some(invalid.key().to_owned())),
             Self::WrongModel(_) => "task".to_owned(),
             Self::Space(invalid) => within("space", Some(invalid.key())),
@@ -263,6 +271,15 @@ impl Experiment {
         if self.network.is_classifier() && trainer.is_some_and(|trainer| *trainer != Trainer::Qat) {
             problems.push(InvalidExperiment::RecoveryOfClassifier);
         }
+        if self.recovery.is_some() {
+            problems.extend(self.network.dynamics.trainable().err().map(Into::into));
+        }
+        if !self.network.is_spiking() {
+            let firing_rate =
+                self.objectives.contains(&Objective::FiringRate).then_some("objectives: firing_rate");
+            let membranes = self.space.membranes.is_some().then_some("space.membranes");
+            problems.extend(firing_rate.into_iter().chain(membranes).map(InvalidExperiment::NoSpikes));
+        }
         problems
     }
 
@@ -317,6 +334,7 @@ pub fn check_model(network: &Network, task: &Task) -> Result<(), InvalidExperime
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use crate::network::Dynamics;
     use proptest::prelude::{prop_assert_eq, proptest};
 
     use super::*;
@@ -336,6 +354,7 @@ pub(crate) mod tests {
                 blocks: 2,
                 outputs: 96,
                 binary_embedding: true,
+                dynamics: Dynamics::SPIKEGPT,
             },
             data: Data { text: ContentHash::of(b"text"), tokenizer: ContentHash::of(b"tokenizer") },
             task: Task::Perplexity { window: 128, stride: 128, windows: None },

@@ -33,10 +33,10 @@ pub fn stored_bytes(unit: &Unit, scheme: Scheme, sizes: &CodedSizes) -> u64 {
     }
 }
 
-/// Bytes of all one-dimensional parameters under `candidate`.
+/// Bytes of all parameters outside matrices under `candidate`.
 pub fn vector_bytes(network: &Network, candidate: &Candidate) -> u64 {
-    let one = matrix_bytes(1, network.channels as usize, candidate.vectors());
-    one * network.vector_count()
+    let one = |elements| matrix_bytes(1, elements, candidate.vectors());
+    one(network.channels as usize) * network.vector_count() + one(1) * network.scalar_count()
 }
 
 fn matrix_bytes(rows: usize, columns: usize, scheme: Scheme) -> u64 {

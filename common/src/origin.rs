@@ -36,8 +36,12 @@ impl Experiment {
     pub fn origin(&self) -> Origin {
         let Data { text, tokenizer } = &self.data;
         let embedding = if self.network.binary_embedding { "" } else { " real-embedding" };
+        let dynamics = match &self.network.dynamics {
+            dynamics if dynamics.is_default() => String::new(),
+            dynamics => format!(" {}", serde_json::to_string(dynamics).expect("dynamics have no maps")),
+        };
         Origin {
-            checkpoint: format!("{}{embedding}", self.checkpoint),
+            checkpoint: format!("{}{embedding}{dynamics}", self.checkpoint),
             data: format!("{text} {tokenizer}"),
             protocol: format!("{}{}", self.task, if self.asks_for_kl() { " kl" } else { "" }),
             engine: format!("{} {}", self.engine_version, self.backend),

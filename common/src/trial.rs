@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::candidate::{Candidate, CandidateId};
 use crate::hash::{ContentHash, named_hash};
 use crate::measurement::Counts;
-use crate::network::Network;
+use crate::network::{Dynamics, Network};
 use crate::task::{Data, Task};
 
 /// Protocol: everything but the candidate that the counts of a trial depend on. The trials of an experiment share it.
@@ -66,8 +66,8 @@ named_hash! {
 }
 
 impl Trial {
-    /// The content address. The network's sizes follow from the checkpoint; whether its embedding is binary
-    /// does not.
+    /// The content address. The network's sizes follow from the checkpoint; whether its embedding is binary, and its
+    /// dynamics, do not.
     pub fn key(&self) -> TrialKey {
         self.key_of(self.candidate.id())
     }
@@ -87,6 +87,9 @@ impl Trial {
             /// Absent: not counted, as before there was any such thing.
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             kl: bool,
+            /// Absent: SpikeGPT's.
+            #[serde(skip_serializing_if = "Dynamics::is_default")]
+            dynamics: Dynamics,
         }
         let address = Address {
             version: "qslm trial 1",
@@ -98,6 +101,7 @@ impl Trial {
             task: &self.protocol.task,
             candidate,
             kl: self.protocol.kl,
+            dynamics: self.protocol.network.dynamics,
         };
         let text = serde_json::to_string(&address).expect("an address has no maps");
         TrialKey::of(text.as_bytes())

@@ -26,8 +26,15 @@ const FLASH_PAGES: CostModel = CostModel {
     value: |subject| Some(footprint_bytes(subject.network, subject.candidate).div_ceil(PAGE) as f64),
 };
 
-const TINY: Network =
-    Network { vocabulary: 96, channels: 48, hidden: 192, blocks: 2, outputs: 96, binary_embedding: true };
+const TINY: Network = Network {
+    vocabulary: 96,
+    channels: 48,
+    hidden: 192,
+    blocks: 2,
+    outputs: 96,
+    binary_embedding: true,
+    dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+};
 
 fn pages(scheme: &str) -> f64 {
     let scheme = scheme.parse().unwrap();

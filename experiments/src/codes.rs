@@ -115,7 +115,7 @@ impl Calibrating<'_> {
         let job_of = |part| {
             let gptq = Gptq {
                 task: self.task.clone(),
-                binary_embedding: network.binary_embedding,
+                member: network.into(),
                 part,
                 schemes: of_part(part).iter().map(Scheme::to_string).collect(),
                 damping: self.damping,
@@ -125,7 +125,7 @@ impl Calibrating<'_> {
         };
         let embedding = EmbeddingCodes {
             task: self.task.clone(),
-            binary_embedding: network.binary_embedding,
+            member: network.into(),
             schemes: of_embedding.iter().map(Scheme::to_string).collect(),
         };
         let embedding = embedding.job(network, self.checkpoint, &self.data);
@@ -175,8 +175,8 @@ pub fn coded_sizes(
             .map(|(unit, scheme)| (unit.name.clone(), scheme.to_string()))
             .collect();
         let codes: BTreeSet<_> = units.iter().filter_map(|unit| by_unit.get(&unit.name)).copied().collect();
-        let binary_embedding = network.binary_embedding;
-        Coded { binary_embedding, part, units: wanted.into_iter().collect() }.job(checkpoint, codes)
+        let member = network.into();
+        Coded { member, part, units: wanted.into_iter().collect() }.job(checkpoint, codes)
     };
     let jobs: Vec<_> = (0..gptq::parts(network)).map(of_part).collect();
     let mut sizes = CodedSizes::default();

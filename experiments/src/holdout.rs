@@ -67,8 +67,8 @@ impl Holdout {
         let of = self.sequences.clamp(1, PARTS) as u32;
         let job = |index| {
             let (task, candidate) = (self.task.clone(), candidate.encode());
-            let binary_embedding = experiment.network.binary_embedding;
-            let part = holdout::Holdout { task, binary_embedding, candidate, shard: (index, of) };
+            let member = (&experiment.network).into();
+            let part = holdout::Holdout { task, member, candidate, shard: (index, of) };
             part.job(experiment.checkpoint, &data)
         };
         let jobs: Vec<_> = (0..of).map(job).collect();

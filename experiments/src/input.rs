@@ -5,6 +5,7 @@
 //! what they are sent. A file that has none of it is used in place, under the hash of its own bytes.
 
 mod tokenizer;
+mod vocabulary;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qslm_common::hash::ContentHash;
+use qslm_common::network::Member;
 use qslm_common::task::Task;
 use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
 use qslm_engine::foreign;
@@ -76,9 +78,18 @@ impl Input {
         Ok(Self { named: path.to_owned(), copy: lines.copy.map(share) })
     }
 
-    /// A `tokenizer.json`, which neither cuts nor pads.
+    /// A `tokenizer.json`, which neither cuts nor pads, or a vocabulary of another form, which becomes one.
     pub fn tokenizer(path: &Path) -> Outcome<Self> {
         let failed = |error: io::Error| Failure::file(path, &error);
+        // What comes out of a pipe is there once, and is a `tokenizer.json`.
+        if path.is_file() || !path.exists() {
+            let refuse = |words| Failure::new(Exit::Failure, format!("{}: {words}", path.display()));
+            if let Some(vocabulary::Converted { json, note }) = vocabulary::convert(path).map_err(refuse)? {
+                say(path, &note);
+                let copy = Some(share(copy_of(&json).map_err(failed)?));
+                return Ok(Self { named: path.to_owned(), copy });
+            }
+        }
         let bytes = std::fs::read(path).map_err(failed)?;
         let (normal, notes) = tokenizer::normal(&bytes);
         notes.iter().for_each(|note| say(path, note));
@@ -145,8 +156,8 @@ pub fn unreadable(path: &Path, error: &CheckpointError) -> Failure {
 }
 
 /// Reads a checkpoint, and says what was done to the names of its tensors.
-pub fn read_checkpoint(path: &Path, binary_embedding: bool) -> Outcome<Checkpoint> {
-    let loaded = Checkpoint::load(path, binary_embedding).map_err(|error| unreadable(path, &error))?;
+pub fn read_checkpoint(path: &Path, member: impl Into<Member>) -> Outcome<Checkpoint> {
+    let loaded = Checkpoint::load(path, member).map_err(|error| unreadable(path, &error))?;
     loaded.notes().iter().for_each(|note| say(path, note));
     Ok(loaded)
 }

@@ -15,6 +15,7 @@ mod input;
 mod inputs;
 mod listed;
 mod making;
+mod member;
 mod output;
 mod parallel;
 mod place;

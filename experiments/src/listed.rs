@@ -70,8 +70,15 @@ mod tests {
 
     use super::*;
 
-    const NETWORK: Network =
-        Network { vocabulary: 64, channels: 16, hidden: 64, blocks: 2, outputs: 64, binary_embedding: true };
+    const NETWORK: Network = Network {
+        vocabulary: 64,
+        channels: 16,
+        hidden: 64,
+        blocks: 2,
+        outputs: 64,
+        binary_embedding: true,
+        dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+    };
 
     #[test]
     fn every_line_that_is_wrong_is_told() {

@@ -22,6 +22,7 @@ use qslm_engine::task::Dataset;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::{Input, read_checkpoint};
+use crate::member::MemberArgs;
 use crate::storage::{CodesFiles, StorageArgs, sizes};
 
 /// The checkpoint that a command works on.
@@ -30,9 +31,8 @@ pub struct ModelArgs {
     /// Checkpoint in PyTorch or safetensors format, float or packed, or the index of one in several files
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
-    /// The model was trained on real-valued embeddings instead of their signs
-    #[arg(long)]
-    pub real_embedding: bool,
+    #[command(flatten)]
+    pub member: MemberArgs,
     /// Backend, which computes matrix products: native, integer, flex or ndarray; cuda or wgpu in programs built
     /// for them
     #[arg(long, default_value_t)]
@@ -42,7 +42,7 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Reads the file.
     pub fn read(&self) -> Outcome<Checkpoint> {
-        read_checkpoint(&self.checkpoint, !self.real_embedding)
+        read_checkpoint(&self.checkpoint, self.member.member(&self.checkpoint)?)
     }
 
     /// The network as the file stores it, float or packed.

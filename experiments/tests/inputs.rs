@@ -266,6 +266,7 @@ fn tensors_that_were_one_are_found_and_others_beside_the_network_are_left_aside(
         blocks: 1,
         outputs: 9,
         binary_embedding: true,
+        dynamics: qslm_common::network::Dynamics::SPIKEGPT,
     };
     let matrices = network.units().into_iter().map(|unit| (unit.name, vec![unit.rows, unit.columns]));
     let vectors = network.vectors().into_iter().map(|vector| (vector.name, vector.shape));

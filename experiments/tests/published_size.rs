@@ -19,6 +19,7 @@ const PUBLISHED: Network = Network {
     blocks: 18,
     outputs: 50_277,
     binary_embedding: true,
+    dynamics: qslm_common::network::Dynamics::SPIKEGPT,
 };
 
 /// Random weights at which the network neither explodes nor falls silent.

@@ -3,13 +3,14 @@
 //! Outwards a conversion cannot fail. Inwards it is the border: sizes, hashes, texts and enums are checked
 //! here, and [`Invalid`] names the field.
 
+mod network;
+
 use std::sync::Arc;
 
 use qslm_common::candidate::Candidate;
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
-use qslm_common::network::Network;
 use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::{Protocol, Trial};
@@ -187,24 +188,6 @@ fn read_task(task: v1::Task) -> Result<(Task, bool), Invalid> {
     Ok((task, kl))
 }
 
-impl From<&Network> for v1::Network {
-    fn from(network: &Network) -> Self {
-        let Network { vocabulary, channels, hidden, blocks, outputs, binary_embedding } = *network;
-        Self { vocabulary, channels, hidden, blocks, outputs, binary_embedding }
-    }
-}
-
-impl TryFrom<v1::Network> for Network {
-    type Error = Invalid;
-
-    fn try_from(network: v1::Network) -> Result<Self, Invalid> {
-        let v1::Network { vocabulary, channels, hidden, blocks, outputs, binary_embedding } = network;
-        let network = Self { vocabulary, channels, hidden, blocks, outputs, binary_embedding };
-        network.validate().map_err(|error| Invalid::new("network", error))?;
-        Ok(network)
-    }
-}
-
 impl From<&Trial> for v1::Trial {
     fn from(trial: &Trial) -> Self {
         let protocol = &trial.protocol;
@@ -212,7 +195,8 @@ impl From<&Trial> for v1::Trial {
             engine_version: protocol.engine_version,
             backend: protocol.backend.to_string(),
             checkpoint: protocol.checkpoint.as_bytes().to_vec(),
-            network: Some((&protocol.network).into()),
+            network: network::plain(&protocol.network),
+            member: network::member(&protocol.network),
             text: protocol.data.text.as_bytes().to_vec(),
             tokenizer: protocol.data.tokenizer.as_bytes().to_vec(),
             task: Some(write_task(&protocol.task, protocol.kl)),
@@ -226,7 +210,7 @@ impl TryFrom<v1::Trial> for Trial {
 
     fn try_from(trial: v1::Trial) -> Result<Self, Invalid> {
         let missing = |field| move || Invalid::new(field, "missing");
-        let network: Network = trial.network.ok_or_else(missing("network"))?.try_into()?;
+        let network = network::read(trial.network, trial.member)?;
         let candidate =
             Candidate::decode(&trial.candidate).map_err(|error| Invalid::new("candidate", error))?;
         candidate.validate(&network).map_err(|error| Invalid::new("candidate", error))?;
@@ -248,12 +232,20 @@ impl TryFrom<v1::Trial> for Trial {
 mod tests {
     use prost::Message;
     use qslm_common::backend::Backend;
+    use qslm_common::network::{Dynamics, Family, Network};
 
     use super::*;
 
     fn trial() -> Trial {
-        let network =
-            Network { vocabulary: 9, channels: 4, hidden: 16, blocks: 1, outputs: 9, binary_embedding: true };
+        let network = Network {
+            vocabulary: 9,
+            channels: 4,
+            hidden: 16,
+            blocks: 1,
+            outputs: 9,
+            binary_embedding: true,
+            dynamics: Dynamics::SPIKEGPT,
+        };
         let protocol = Protocol {
             engine_version: 1,
             backend: Backend::Ndarray,
@@ -282,6 +274,19 @@ mod tests {
             // They know the first two fields of the kind, and see none.
             let bytes = message.task.unwrap().encode_to_vec();
             assert!([3 << 3 | 2, 4 << 3 | 2].contains(&bytes[0]), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_trial_of_another_member_is_none_that_earlier_workers_can_read() {
+        for (family, _) in Family::all().filter(|(family, _)| *family != Family::SpikeGpt) {
+            let dynamics = family.member().dynamics;
+            let network = Network { dynamics, ..trial().protocol.network };
+            let protocol = Arc::new(Protocol { network, ..Protocol::clone(&trial().protocol) });
+            let trial = protocol.trial(trial().candidate);
+            let message = v1::Trial::from(&trial);
+            assert_eq!(message.network, None, "they find no network");
+            assert_eq!(Trial::try_from(message), Ok(trial), "{family}");
         }
     }
 

@@ -13,7 +13,7 @@ use qslm_common::candidate::{Candidate, CandidateId};
 use qslm_common::footprint::float_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
-use qslm_common::network::Network;
+use qslm_common::network::{Member, Network};
 use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::{Trial, TrialKey};
@@ -38,7 +38,7 @@ const CODES_FILES: usize = 8;
 
 /// Evaluates shards, several at a time if asked from several threads.
 pub struct Evaluator {
-    checkpoints: Memo<(ContentHash, bool), Arc<Checkpoint>>,
+    checkpoints: Memo<(ContentHash, Member), Arc<Checkpoint>>,
     datasets: Memo<(Data, Task, Network), Arc<Dataset>>,
     /// Shards of one trial usually come one after the other.
     models: Memo<TrialKey, Arc<SpikeGpt>>,
@@ -173,9 +173,10 @@ impl Evaluator {
 
     fn build(&self, trial: &Trial, files: &Files) -> Result<Arc<SpikeGpt>, EvaluationFailure> {
         let protocol = &trial.protocol;
-        let key = (protocol.checkpoint, protocol.network.binary_embedding);
+        let member = Member::from(&protocol.network);
+        let key = (protocol.checkpoint, member);
         let load = || {
-            let loaded = Checkpoint::load(&files.checkpoint, protocol.network.binary_embedding);
+            let loaded = Checkpoint::load(&files.checkpoint, member);
             loaded.map(Arc::new).map_err(|error| match error {
                 CheckpointError::Io(error) => {
                     EvaluationFailure::machine(Cause::Disk, format!("checkpoint: {error}"))
@@ -193,8 +194,7 @@ impl Evaluator {
             ));
         }
         // Matrices do not depend on the data.
-        let of =
-            format!("{} {} {}", protocol.checkpoint, protocol.network.binary_embedding, protocol.backend);
+        let of = format!("{} {} {}", protocol.checkpoint, member.binary_embedding, protocol.backend);
         let of = ContentHash::of(of.as_bytes());
         let codes = CodesOnDisk { evaluator: self, files: &files.codes };
         let caches = (&self.caches, of);
@@ -338,6 +338,7 @@ mod tests {
             blocks: 18,
             outputs: 50_277,
             binary_embedding: true,
+            dynamics: Dynamics::SPIKEGPT,
         };
         let hash = ContentHash::of(b"");
         let protocol = Protocol {

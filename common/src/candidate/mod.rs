@@ -368,8 +368,15 @@ fn put<'a, T: Copy>(
 pub(super) mod tests {
     use super::*;
 
-    pub(super) const TINY: Network =
-        Network { vocabulary: 96, channels: 48, hidden: 192, blocks: 4, outputs: 96, binary_embedding: true };
+    pub(super) const TINY: Network = Network {
+        vocabulary: 96,
+        channels: 48,
+        hidden: 192,
+        blocks: 4,
+        outputs: 96,
+        binary_embedding: true,
+        dynamics: crate::network::Dynamics::SPIKEGPT,
+    };
 
     pub(super) fn uniform(scheme: &str) -> Candidate {
         let scheme = scheme.parse().unwrap();

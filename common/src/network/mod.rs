@@ -6,10 +6,16 @@
 //! SpikeGPT (its names, how many matrices a block has, which population follows which half) stands in
 //! `spikegpt.rs` alone.
 
+mod dynamics;
+mod family;
 mod spikegpt;
 
+pub use dynamics::{
+    Comparison, Constant, Dynamics, InvalidParameter, Neuron, NotTrained, Parameter, Placement, Reset,
+};
+pub use family::{Family, Member, UnknownFamily};
 pub use spikegpt::{
-    EMBEDDING, HEAD, InvalidNetwork, MATRICES, Network, block_units, population_name, populations_of,
+    EMBEDDING, HEAD, InvalidNetwork, LOG_TAU, LOG_THRESHOLD, MATRICES, Network, block_units, population_name,
     short_name,
 };
 
@@ -46,13 +52,20 @@ pub enum Module {
     Ffn,
 }
 
-/// A one-dimensional parameter: of a layer norm, of mixing, or of decay.
+/// A parameter of at most one dimension: of a layer norm, of mixing, of decay, or a scalar of a population.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vector {
     /// Key in the checkpoint, such as `blocks.0.ln0.bias`.
     pub name: String,
-    /// `[D]` or `[1, 1, D]`.
+    /// `[D]`, `[1, 1, D]` or `[]`.
     pub shape: Vec<usize>,
+}
+
+impl Vector {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 /// LIF neurons that fire into the residual stream together.

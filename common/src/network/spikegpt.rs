@@ -1,14 +1,14 @@
 //! SpikeGPT: the six numbers that fix a network, and all that follows from its being this architecture.
 //!
 //! A network is emb, blocks, head; a block is an att half (time mixing) and an ffn half (channel mixing), and
-//! a LIF population of one neuron per channel follows each half. Names are the checkpoint's. A second
-//! architecture would be a second file like this one.
+//! a LIF population of one neuron per channel follows each half, or stands before it, or is not there at all, as the
+//! network's [`Dynamics`] say. Names are the checkpoint's. A second architecture would be a second file like this one.
 //!
 //! Source: the published training code; docs/model.md, The network.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Module, Node, NodeKind, Population, Unit, UnitPlace, Vector};
+use super::{Dynamics, Module, Node, NodeKind, Parameter, Population, Unit, UnitPlace, Vector};
 
 /// The six numbers that fix every tensor of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Network {
     pub outputs: u32,
     /// True if only the sign of an embedding weight reaches the network: `x = step(emb[token])`.
     pub binary_embedding: bool,
+    /// What it does between its linear layers; not written where it is what SpikeGPT does.
+    #[serde(default, skip_serializing_if = "Dynamics::is_default")]
+    pub dynamics: Dynamics,
 }
 
 /// Name of the embedding's unit.
@@ -57,17 +60,29 @@ const SQUARE_PER_BLOCK: u64 = 5;
 /// Matrices of a block of D x H or H x D: the ffn's key and value.
 const WIDE_PER_BLOCK: u64 = 2;
 
+/// Name of a population's learned leak: `1 / (1 + softplus(log_tau))`.
+pub const LOG_TAU: &str = "log_tau";
+
+/// Name of a population's learned threshold: `softplus(log_threshold)`.
+pub const LOG_THRESHOLD: &str = "log_threshold";
+
 /// Numbers per channel that a block keeps from token to token beside its potentials: two token shifts, three
 /// sums of the WKV recurrence.
 const STATE_PER_CHANNEL: u64 = 5;
 
-/// A size that no network may have.
+/// A number that no network may have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} = {value}: a network has {bound}")]
 pub struct InvalidNetwork {
     what: &'static str,
-    value: u32,
+    value: String,
     bound: &'static str,
+}
+
+impl InvalidNetwork {
+    pub(super) fn new(what: &'static str, value: &dyn std::fmt::Display, bound: &'static str) -> Self {
+        Self { what, value: value.to_string(), bound }
+    }
 }
 
 /// Bounds that keep every product of sizes far inside 64 bits, and a hostile peer's plan small.
@@ -80,18 +95,18 @@ const BOUNDS: [(&str, u32, &str); 5] = [
 ];
 
 impl Network {
-    /// Checks that every size is positive and sane.
+    /// Checks that every size is positive and sane, and that its dynamics are.
     ///
     /// # Errors
-    /// The first size outside its bound.
+    /// The first number outside its bound.
     pub fn validate(&self) -> Result<(), InvalidNetwork> {
         let sizes = [self.vocabulary, self.channels, self.hidden, self.blocks, self.outputs];
         for ((what, most, bound), value) in BOUNDS.into_iter().zip(sizes) {
             if value == 0 || value > most {
-                return Err(InvalidNetwork { what, value, bound });
+                return Err(InvalidNetwork::new(what, &value, bound));
             }
         }
-        Ok(())
+        self.dynamics.validate()
     }
 
     /// True if the head scores classes instead of tokens.
@@ -118,18 +133,25 @@ impl Network {
             units,
             population,
         };
-        let half = |block: u32, half: Module, index| {
+        let half = |block: u32, half: Module, index: Option<usize>| {
             let name = format!("blocks.{block}.{}", half.name());
-            let population = Population { index, name: population_name(index), neurons: self.channels };
-            leaf(&name, NodeKind::Module(half), self.half(block, half), Some(population))
+            let population =
+                |index| Population { index, name: population_name(index), neurons: self.channels };
+            leaf(&name, NodeKind::Module(half), self.half(block, half), index.map(population))
         };
         let block = |block| Node {
             name: format!("blocks.{block}"),
             kind: NodeKind::Block(block),
             children: HALVES
                 .into_iter()
-                .zip(populations_of(block as usize))
-                .map(|(module, population)| half(block, module, population))
+                .enumerate()
+                .map(|(at, module)| {
+                    half(
+                        block,
+                        module,
+                        self.populations_of(block as usize).map(|populations| populations[at]),
+                    )
+                })
                 .collect(),
             units: Vec::new(),
             population: None,
@@ -161,7 +183,7 @@ impl Network {
         of_half.map(|matrix| unit(unit_name(block, matrix))).collect()
     }
 
-    /// Every other parameter, in the order of the checkpoint. All have D elements.
+    /// Every other parameter, in the order of the checkpoint.
     pub fn vectors(&self) -> Vec<Vector> {
         let d = self.channels as usize;
         let flat = |name: String| Vector { name, shape: vec![d] };
@@ -179,6 +201,10 @@ impl Network {
                 .extend(["time_decay", "time_first"].map(|name| flat(format!("blocks.{block}.att.{name}"))));
             vectors.extend(["k", "v", "r"].map(|name| mix(format!("blocks.{block}.att.time_mix_{name}"))));
             vectors.extend(["k", "r"].map(|name| mix(format!("blocks.{block}.ffn.time_mix_{name}"))));
+            for population in self.populations_of(block as usize).into_iter().flatten().map(population_name) {
+                let scalar = |name| Vector { name: format!("{population}.{name}"), shape: Vec::new() };
+                vectors.extend(self.learned().map(scalar));
+            }
         }
         vectors.extend(norm("ln_out".to_owned()));
         vectors
@@ -191,7 +217,27 @@ impl Network {
 
     /// Number of LIF populations.
     pub fn population_count(&self) -> usize {
-        POPULATIONS_PER_BLOCK * self.blocks as usize
+        if self.is_spiking() { POPULATIONS_PER_BLOCK * self.blocks as usize } else { 0 }
+    }
+
+    /// True if it has populations that fire.
+    pub fn is_spiking(&self) -> bool {
+        self.dynamics.neuron.is_some()
+    }
+
+    /// Indices of the populations of a block, in the order of the forward pass; `None` if there are no spikes.
+    pub fn populations_of(&self, block: usize) -> Option<[usize; POPULATIONS_PER_BLOCK]> {
+        let first = POPULATIONS_PER_BLOCK * block;
+        self.is_spiking().then(|| std::array::from_fn(|of_block| first + of_block))
+    }
+
+    /// Names of the scalars that each population learned.
+    fn learned(&self) -> impl Iterator<Item = &'static str> {
+        let learned = |name, of: Parameter| (of == Parameter::Learned).then_some(name);
+        let neuron = self.dynamics.neuron.as_ref();
+        let names =
+            neuron.map(|neuron| [learned(LOG_TAU, neuron.leak), learned(LOG_THRESHOLD, neuron.threshold)]);
+        names.into_iter().flatten().flatten()
     }
 
     /// True if rows of the head are the tokens of the vocabulary, not classes.
@@ -226,14 +272,19 @@ impl Network {
         (v + o) * d + l * self.macs_per_block()
     }
 
-    /// Number of one-dimensional parameters.
+    /// Number of one-dimensional parameters, of D elements each.
     pub fn vector_count(&self) -> u64 {
         VECTORS_PER_BLOCK * u64::from(self.blocks) + VECTORS_OUTSIDE
     }
 
+    /// Number of scalars that its populations learned.
+    pub fn scalar_count(&self) -> u64 {
+        (self.learned().count() * self.population_count()) as u64
+    }
+
     /// Number of parameters outside matrices.
     pub fn vector_parameters(&self) -> u64 {
-        self.vector_count() * u64::from(self.channels)
+        self.vector_count() * u64::from(self.channels) + self.scalar_count()
     }
 
     /// Number of all parameters.
@@ -265,12 +316,6 @@ pub fn population_name(index: usize) -> String {
     format!("blocks.{block}.lif{}", of_block + 1)
 }
 
-/// Indices of the populations of a block, in the order of the forward pass.
-pub fn populations_of(block: usize) -> [usize; POPULATIONS_PER_BLOCK] {
-    let first = POPULATIONS_PER_BLOCK * block;
-    std::array::from_fn(|of_block| first + of_block)
-}
-
 /// Names of the units of a block, in the order of [`MATRICES`].
 pub fn block_units(block: u32) -> [String; MATRICES.len()] {
     MATRICES.map(|matrix| unit_name(block, matrix))
@@ -297,6 +342,7 @@ impl Module {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::Family;
     use super::*;
 
     /// The published "216M" model.
@@ -307,6 +353,7 @@ pub(crate) mod tests {
         blocks: 18,
         outputs: 50_277,
         binary_embedding: true,
+        dynamics: Dynamics::SPIKEGPT,
     };
 
     #[test]
@@ -334,14 +381,19 @@ pub(crate) mod tests {
     fn what_is_counted_is_what_is_listed() {
         let classifier =
             Network { vocabulary: 10, channels: 3, hidden: 7, blocks: 2, outputs: 5, ..PUBLISHED };
-        for network in [PUBLISHED, classifier] {
+        let learned = Network { dynamics: Family::SpikeRuGpt.member().dynamics, ..classifier };
+        let silent = Network { dynamics: Dynamics::NO_SPIKES, ..classifier };
+        for network in [PUBLISHED, classifier, learned, silent] {
             let units = network.units();
             assert_eq!(network.matrix_parameters(), units.iter().map(Unit::weights).sum::<u64>());
             assert!(units.iter().all(|unit| network.shape_of(&unit.name) == (unit.rows, unit.columns)));
             let vectors = network.vectors();
-            assert_eq!(network.vector_count(), vectors.len() as u64);
-            let elements = vectors.iter().map(|vector| vector.shape.iter().product::<usize>() as u64);
+            assert_eq!(network.vector_count() + network.scalar_count(), vectors.len() as u64);
+            let elements = vectors.iter().map(|vector| vector.elements() as u64);
             assert_eq!(network.vector_parameters(), elements.sum::<u64>());
+            let populations =
+                network.tree().all_populations().map(|one| one.name.clone()).collect::<Vec<_>>();
+            assert_eq!(network.populations(), populations);
         }
     }
 
@@ -372,7 +424,19 @@ pub(crate) mod tests {
         let of_block: Vec<_> = units.iter().filter(|unit| unit.block() == Some(3)).collect();
         assert!(of_block.iter().map(|unit| &unit.name).eq(&block_units(3)));
         assert_eq!(short_name(&of_block[0].name), "3.att.key");
-        assert_eq!(populations_of(3).map(population_name), ["blocks.3.lif1", "blocks.3.lif2"]);
+        let populations = PUBLISHED.populations_of(3).unwrap().map(population_name);
+        assert_eq!(populations, ["blocks.3.lif1", "blocks.3.lif2"]);
+    }
+
+    #[test]
+    fn only_what_differs_from_spikegpt_is_written() {
+        let text = serde_json::to_string(&PUBLISHED).unwrap();
+        assert!(text.ends_with(r#""binary_embedding":true}"#), "{text}");
+        let silent = Network { dynamics: Dynamics::NO_SPIKES, ..PUBLISHED };
+        let text = serde_json::to_string(&silent).unwrap();
+        assert!(text.ends_with(r#""dynamics":{"neuron":null}}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Network>(&text).unwrap(), silent);
+        assert_eq!((silent.populations(), silent.population_count()), (Vec::new(), 0));
     }
 
     #[test]

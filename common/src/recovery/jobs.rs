@@ -7,7 +7,7 @@ use crate::candidate::Candidate;
 use crate::footprint::float_bytes;
 use crate::hash::ContentHash;
 use crate::job::{CHECKPOINT_TIMES, Job, JobInput, LARGEST_DOCUMENT};
-use crate::network::Network;
+use crate::network::{Member, Network};
 
 /// Kinds of the jobs; the engine of the workers knows them.
 pub mod kinds {
@@ -35,7 +35,8 @@ const HEADER: u64 = 1 << 20;
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     /// True if the embedding is binary.
-    pub binary_embedding: bool,
+    #[serde(rename = "binary_embedding")]
+    pub member: Member,
     /// Canonical text of the candidate, without artifacts.
     pub candidate: String,
     /// The plan.
@@ -62,7 +63,7 @@ impl Recovery {
         candidate: &Candidate,
     ) -> Option<Vec<Job>> {
         let parameters = Parameters {
-            binary_embedding: network.binary_embedding,
+            member: network.into(),
             candidate: student(network, candidate)?.encode(),
             plan: self.plan.clone(),
             module: None,

@@ -144,8 +144,15 @@ mod tests {
 
     use super::*;
 
-    const NETWORK: Network =
-        Network { vocabulary: 64, channels: 16, hidden: 64, blocks: 2, outputs: 64, binary_embedding: true };
+    const NETWORK: Network = Network {
+        vocabulary: 64,
+        channels: 16,
+        hidden: 64,
+        blocks: 2,
+        outputs: 64,
+        binary_embedding: true,
+        dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+    };
 
     #[test]
     fn the_longest_pattern_that_fits_counts_and_the_rest_stays_float() {

@@ -103,8 +103,15 @@ pub fn candidate(data: &[u8]) {
 }
 
 /// Network that candidates are told of.
-const TOLD: Network =
-    Network { vocabulary: 64, channels: 16, hidden: 64, blocks: 2, outputs: 64, binary_embedding: true };
+const TOLD: Network = Network {
+    vocabulary: 64,
+    channels: 16,
+    hidden: 64,
+    blocks: 2,
+    outputs: 64,
+    binary_embedding: true,
+    dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+};
 
 /// A message of the protocol, and what becomes of it; the first byte says which.
 ///

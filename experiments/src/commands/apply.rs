@@ -15,6 +15,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
 use crate::inputs::Cut;
+use crate::member::MemberArgs;
 use crate::output::{Output, print_data, print_pairs};
 use crate::place::{Made, OutputPlace};
 use crate::schemes::{ModelArgs, SchemeArgs};
@@ -55,8 +56,8 @@ pub struct Apply {
     codes: CodesArgs,
     #[command(flatten)]
     storage: StorageArgs,
-    #[arg(long)]
-    real_embedding: bool,
+    #[command(flatten)]
+    member: MemberArgs,
     /// The packed file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -84,7 +85,7 @@ impl Apply {
         let more = [&self.front, &self.calibration.calibration, &self.tokenizer].into_iter().flatten();
         let inputs: Vec<_> = more.chain([&self.checkpoint]).map(PathBuf::as_path).collect();
         let place = OutputPlace::kept(&self.out, Made::Packed, &inputs, self.force)?;
-        let checkpoint = read_checkpoint(&self.checkpoint, !self.real_embedding)?;
+        let checkpoint = read_checkpoint(&self.checkpoint, self.member.member(&self.checkpoint)?)?;
         let hash = Input::checkpoint(&self.checkpoint)?.hash()?;
         let mut provenance = Provenance {
             qslm: env!("CARGO_PKG_VERSION").to_owned(),
@@ -149,7 +150,7 @@ impl Apply {
         let network = checkpoint.network();
         let model = ModelArgs {
             checkpoint: self.checkpoint.clone(),
-            real_embedding: self.real_embedding,
+            member: self.member.clone(),
             backend: Backend::default(),
         };
         let cut = Cut::for_network(network, self.calibration_window.window, self.tokenizer.clone())?;

@@ -8,6 +8,7 @@ use qslm_search::{Strategy, Tiered, registry};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::unreadable;
+use crate::member::MemberArgs;
 use crate::output::print;
 use crate::place::{Made, OutputPlace};
 use crate::progress::is_shown;
@@ -33,9 +34,8 @@ pub struct Init {
     /// Lines of `sentence TAB label` to classify
     #[arg(long, value_name = "FILE", group = "data")]
     labelled: Option<PathBuf>,
-    /// The model was trained on real-valued embeddings instead of their signs
-    #[arg(long)]
-    real_embedding: bool,
+    #[command(flatten)]
+    member: MemberArgs,
     /// Name of the experiment [default: the checkpoint's]
     #[arg(long)]
     name: Option<String>,
@@ -50,9 +50,9 @@ pub struct Init {
 impl Init {
     /// Writes the spec and prints where it is.
     pub fn run(self) -> Outcome {
-        let binary = !self.real_embedding;
-        let Inspected { network, manifest, .. } = Checkpoint::inspect(&self.checkpoint, binary)
-            .map_err(|error| unreadable(&self.checkpoint, &error))?;
+        let Inspected { network, manifest, .. } =
+            Checkpoint::inspect(&self.checkpoint, self.member.member(&self.checkpoint)?)
+                .map_err(|error| unreadable(&self.checkpoint, &error))?;
         if manifest.is_some() {
             let file = self.checkpoint.display();
             let words = format!("{file} is packed already: search from the float checkpoint");
@@ -83,10 +83,10 @@ impl Init {
             .replace("{name}", &name)
             .replace("{checkpoint}", &relative(&self.checkpoint)?)
             .replace("{tokenizer}", &relative(&self.tokenizer)?)
-            .replace("{binary}", if binary { "true" } else { "false" })
+            .replace("{binary}", if network.binary_embedding { "true" } else { "false" })
             .replace("{task}", if flag == "text" { PERPLEXITY } else { ACCURACY })
             .replace("{data}", &relative(data)?)
-            .replace("{embedding}", if binary { "sign" } else { "quantize" })
+            .replace("{embedding}", if network.binary_embedding { "sign" } else { "quantize" })
             .replace("{strategies}", &others.join(", "))
             .replace("{constraint}", if flag == "text" { MAX_INCREASE } else { MAX_DROP });
         let inputs = [&*self.checkpoint, &*self.tokenizer, data.as_path()];

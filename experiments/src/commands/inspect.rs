@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::exit::Outcome;
 use crate::input::unreadable;
 use crate::inputs::DataArgs;
+use crate::member::MemberArgs;
 use crate::output::{Output, align_right, plain_table, print, print_data};
 use statistics::UnitStatistics;
 
@@ -34,9 +35,8 @@ pub struct Inspect {
     /// its tensors are listed
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The model was trained on real-valued embeddings instead of their signs
-    #[arg(long)]
-    real_embedding: bool,
+    #[command(flatten)]
+    member: MemberArgs,
     /// Print statistics of the weights: kurtosis, largest over root mean square, entropy of codes at each width. With data
     /// also of what enters each matrix: largest over median second moment, condition of the Hessian, loss that GPTQ leaves
     #[arg(long)]
@@ -98,11 +98,11 @@ struct UnitReport {
 impl Inspect {
     /// Reads the header and prints.
     pub fn run(self) -> Outcome {
-        let Inspected { network, manifest, notes } =
-            match Checkpoint::inspect(&self.file, !self.real_embedding) {
-                Ok(inspected) => inspected,
-                Err(error) => return self.list(&error),
-            };
+        let member = self.member.member(&self.file)?;
+        let Inspected { network, manifest, notes } = match Checkpoint::inspect(&self.file, member) {
+            Ok(inspected) => inspected,
+            Err(error) => return self.list(&error),
+        };
         let candidate = manifest.as_ref().map_or_else(|| Candidate::float(&network), Manifest::to_candidate);
         let sizes = manifest.as_ref().map_or_else(CodedSizes::default, Manifest::sizes);
         let footprint = file_bytes(&network, &candidate, &sizes);
@@ -120,7 +120,7 @@ impl Inspect {
         };
         let units: Vec<_> = network.units().into_iter().map(unit).collect();
         let statistics = match self.statistics {
-            true => Some(statistics::of(&self.file, !self.real_embedding, &self.data)?),
+            true => Some(statistics::of(&self.file, member, &self.data)?),
             false => None,
         };
         let report = Inspection {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Instant;
 
 use qslm_common::candidate::Candidate;
+use qslm_common::network::Member;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{evaluate_each, evaluate_each_beside};
@@ -82,8 +83,8 @@ fn tokens_per_second(resolved: &Resolved) -> Outcome<f64> {
     let [(_, checkpoint), (_, text), (_, tokenizer), ..] = &resolved.files[..] else {
         return Err(Failure::new(Exit::Failure, "an experiment has at least three files"));
     };
-    let binary = experiment.network.binary_embedding;
-    let loaded = Checkpoint::load(checkpoint.path(), binary).map_err(|error| checkpoint.failure(&error))?;
+    let member = Member::from(&experiment.network);
+    let loaded = Checkpoint::load(checkpoint.path(), member).map_err(|error| checkpoint.failure(&error))?;
     let data = load_data(text, tokenizer, &experiment.task, &experiment.network)?;
     let float = Candidate::float(&experiment.network);
     let failed = |error: &(dyn std::error::Error + 'static)| checkpoint.failure(error);

@@ -18,6 +18,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
 use crate::making::{Here, Maker};
+use crate::member::MemberArgs;
 use crate::output::{Output, print_data, print_pairs};
 use crate::place::{Made, OutputPlace};
 use crate::spec::recovery::{plan_of, read_lessons};
@@ -59,8 +60,8 @@ pub struct Recover {
     settings: Vec<String>,
     #[command(flatten)]
     storage: StorageArgs,
-    #[arg(long)]
-    real_embedding: bool,
+    #[command(flatten)]
+    member: MemberArgs,
     /// The packed file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -93,7 +94,7 @@ impl Recover {
         let inputs = [&self.checkpoint, &self.tokenizer, &self.front].into_iter().chain(lessons);
         let inputs: Vec<_> = inputs.map(PathBuf::as_path).collect();
         let place = OutputPlace::new(&self.out, Made::Packed, &inputs, self.force)?;
-        let checkpoint = read_checkpoint(&self.checkpoint, !self.real_embedding)?;
+        let checkpoint = read_checkpoint(&self.checkpoint, self.member.member(&self.checkpoint)?)?;
         let network = *checkpoint.network();
         let front = FrontFile::read(&self.front)?;
         let float = Input::checkpoint(&self.checkpoint)?;

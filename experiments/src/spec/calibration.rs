@@ -132,8 +132,7 @@ pub(super) fn calibrate(
             let data = Data { text: input.hash()?, tokenizer: tokenizer.0 };
             let files = [checkpoint, (data.text, &input), tokenizer];
             let ranges = wants.ranges.then(|| {
-                let ranges =
-                    Ranges { task: task.clone(), binary_embedding: spec.checkpoint.binary_embedding };
+                let ranges = Ranges { task: task.clone(), member: network.into() };
                 let made = maker.make_one(&ranges.job(checkpoint.0, &data), &files)?;
                 Ranges::read(&made).map_err(|error| Failure::new(Exit::Failure, error))
             });

@@ -22,7 +22,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
-use qslm_common::network::Network;
+use qslm_common::network::{Member, Network};
 use qslm_common::objective::Objective;
 use qslm_common::space::{Axis, Space, Tier};
 use qslm_common::task::{Data, MAX_SHARDS, Task};
@@ -40,6 +40,7 @@ use crate::holdout::{HeldOut, Holdout};
 use crate::input::{Input, read_checkpoint, unreadable};
 use crate::listed;
 use crate::making::{Here, Maker};
+use crate::member;
 use crate::sensitivity::{self, Metric, UnitSensitivity};
 use calibration::{calibrate, draft};
 pub use check::{Problem, problems, problems_of_text};
@@ -157,14 +158,16 @@ impl From<Failure> for Refused {
 fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolved, Refused> {
     let mut spec = written::read(path, settings)?;
     let (files, task) = find(path, &mut spec)?;
+    let base = member::base(&files.checkpoint, spec.checkpoint.family)?;
+    let member = spec.checkpoint.member(base).map_err(|problem| Refused::Spec(vec![problem]))?;
     // A list that is too long is told before anything large is read.
-    let listed = listed(path, &spec, &files)?;
-    let network = float_network(path, &spec, &files)?;
+    let listed = listed(path, &spec, member, &files)?;
+    let network = float_network(path, member, &files)?;
     let checkpoint = Input::checkpoint(&files.checkpoint)?;
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
     let inputs = [(checkpoint.hash()?, &checkpoint), (tokenizer.hash()?, &tokenizer)];
     spec.space.problems()?;
-    let mut space = spec.space.resolve(spec.checkpoint.binary_embedding, &network);
+    let mut space = spec.space.resolve(network.binary_embedding, &network);
     // Whatever is wrong besides is told before anything is made.
     let draft = draft(&space, &network);
     let with_codes_of = |space: &Space, all| {
@@ -344,8 +347,8 @@ fn find(path: &Path, spec: &mut Spec) -> Outcome<(Files, Task)> {
 }
 
 /// The shape of the checkpoint, all of which is checked. It is not kept: whatever is made next reads it for itself.
-fn float_network(path: &Path, spec: &Spec, files: &Files) -> Outcome<Network> {
-    let loaded = read_checkpoint(&files.checkpoint, spec.checkpoint.binary_embedding)?;
+fn float_network(path: &Path, member: Member, files: &Files) -> Outcome<Network> {
+    let loaded = read_checkpoint(&files.checkpoint, member)?;
     match loaded.manifest() {
         None => Ok(*loaded.network()),
         Some(_) => {
@@ -373,11 +376,11 @@ fn held_out(
 }
 
 /// The candidates of a written list.
-fn listed(path: &Path, spec: &Spec, files: &Files) -> Outcome<Vec<Candidate>> {
+fn listed(path: &Path, spec: &Spec, member: Member, files: &Files) -> Outcome<Vec<Candidate>> {
     let Some(WrittenStrategy::List(WrittenList { candidates })) = &spec.strategy else {
         return Ok(Vec::new());
     };
-    let shape = Checkpoint::inspect(&files.checkpoint, spec.checkpoint.binary_embedding);
+    let shape = Checkpoint::inspect(&files.checkpoint, member);
     let shape = shape.map_err(|error| unreadable(&files.checkpoint, &error))?;
     let file = path.parent().unwrap_or(Path::new("")).join(candidates);
     listed::read(&file, &shape.network)
@@ -452,7 +455,7 @@ impl Ranking {
                 sequences: self.sequences,
                 mini_batch: self.sequences,
                 top_k: self.top_k,
-                binary_embedding: network.binary_embedding,
+                member: network.into(),
                 units: units.iter().cloned().collect(),
                 codes: units
                     .iter()

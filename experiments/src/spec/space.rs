@@ -293,8 +293,15 @@ mod tests {
 
     use super::*;
 
-    const NETWORK: Network =
-        Network { vocabulary: 64, channels: 32, hidden: 128, blocks: 2, outputs: 64, binary_embedding: true };
+    const NETWORK: Network = Network {
+        vocabulary: 64,
+        channels: 32,
+        hidden: 128,
+        blocks: 2,
+        outputs: 64,
+        binary_embedding: true,
+        dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+    };
 
     fn space(text: &str) -> Space {
         let spec: SpaceSpec = toml::from_str(text).unwrap();

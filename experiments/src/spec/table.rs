@@ -95,7 +95,7 @@ fn jobs(
     data: &CalibrationData,
 ) -> Vec<Job> {
     let Experiment { network, checkpoint, space, .. } = experiment;
-    let (task, binary_embedding) = (data.task.clone(), network.binary_embedding);
+    let (task, member) = (data.task.clone(), network.into());
     let texts = |units: &mut dyn Iterator<Item = &String>| -> Vec<(String, String)> {
         let of_unit = |unit: &String| {
             let schemes = asked.get(unit).into_iter().flatten();
@@ -112,18 +112,14 @@ fn jobs(
         Table::Fisher => {
             let codes: BTreeSet<ContentHash> = asked.keys().filter_map(codes_of).collect();
             let units = texts(&mut asked.keys());
-            vec![FisherLosses { task, binary_embedding, units }.job(*checkpoint, &data.hashes, codes)]
+            vec![FisherLosses { task, member, units }.job(*checkpoint, &data.hashes, codes)]
         }
         Table::Outputs => {
             let of_part = |part| {
                 let units = names_of(network, part);
                 let codes = units.iter().find_map(codes_of);
                 let units = texts(&mut units.iter());
-                OutputErrors { task: task.clone(), binary_embedding, part, units }.job(
-                    *checkpoint,
-                    &data.hashes,
-                    codes,
-                )
+                OutputErrors { task: task.clone(), member, part, units }.job(*checkpoint, &data.hashes, codes)
             };
             (0..gptq::parts(network)).map(of_part).collect()
         }

@@ -6,6 +6,7 @@ use qslm_common::backend::Backend;
 use qslm_common::constraints::Constraints;
 use qslm_common::cost::Device;
 use qslm_common::demands::Demands;
+use qslm_common::network::{Family, Member};
 use qslm_common::objective::Objective;
 use qslm_common::racing::Racing;
 use qslm_common::space::Tier;
@@ -17,10 +18,11 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 use super::recovery::RecoverySpec;
-use super::refuse;
 use super::space::SpaceSpec;
+use super::{KeyProblem, refuse};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_text;
+use crate::member::{DynamicsSpec, member};
 use crate::sensitivity::Metric;
 
 /// A spec as written.
@@ -56,8 +58,20 @@ pub(super) struct Spec {
 pub(super) struct CheckpointSpec {
     pub(super) path: Option<PathBuf>,
     pub(super) tokenizer: Option<PathBuf>,
-    #[serde(default = "yes")]
-    pub(super) binary_embedding: bool,
+    pub(super) family: Option<Family>,
+    pub(super) binary_embedding: Option<bool>,
+    #[serde(default)]
+    pub(super) neuron: DynamicsSpec,
+}
+
+impl CheckpointSpec {
+    /// What it says of the network beside its file.
+    pub(super) fn member(&self, base: (Family, Member)) -> Result<Member, KeyProblem> {
+        member(base, self.binary_embedding, &self.neuron).map_err(|(key, words)| {
+            let key = ["checkpoint.neuron", key].join(if key.is_empty() { "" } else { "." });
+            KeyProblem::new(&key, format!("checkpoint.neuron: {words}"))
+        })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -174,10 +188,6 @@ impl Default for RunSpec {
     fn default() -> Self {
         Self { shards: 4, workers: Demands::default() }
     }
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn ten() -> u32 {
@@ -376,7 +386,7 @@ mod tests {
     #[test]
     fn what_is_left_out_has_a_default() {
         let spec = parse(SPEC, &[]).unwrap();
-        assert!(spec.checkpoint.binary_embedding && spec.run.shards == 4);
+        assert!(spec.checkpoint.binary_embedding.is_none() && spec.run.shards == 4);
         assert!(spec.space.bits.is_none());
     }
 

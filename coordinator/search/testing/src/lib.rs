@@ -34,6 +34,7 @@ pub fn experiment(strategy: impl Into<StrategySpec>) -> Experiment {
             blocks: 2,
             outputs: 64,
             binary_embedding: true,
+            dynamics: qslm_common::network::Dynamics::SPIKEGPT,
         },
         data: Data { text: ContentHash::of(b"text"), tokenizer: ContentHash::of(b"tokenizer") },
         task: Task::Perplexity { window: 8, stride: 8, windows: None },

@@ -145,6 +145,7 @@ impl EvalBench {
             blocks: self.blocks,
             outputs: self.vocabulary,
             binary_embedding: true,
+            dynamics: qslm_common::network::Dynamics::SPIKEGPT,
         }
     }
 
@@ -240,7 +241,9 @@ impl EvalBench {
         let wkv = self.median(|| {
             wkv::scan(&decay, &vector, &x, &y, &mut wkv::WkvState::start(channels), out);
         });
-        let lif = self.median(|| _ = black_box(lif::scan(&x, &mut vec![0.0; channels], out, None)));
+        let lif = self.median(|| {
+            _ = black_box(lif::scan(&lif::Neuron::SPIKEGPT, &x, &mut vec![0.0; channels], out, None))
+        });
         let norm = self.median(|| norm::layer_norm(&x, &vector, &vector, out));
         let mix = self.median(|| shift::mix(&x, &vector, &vector, out));
         let gate = self.median(|| shift::gate(&x, out));

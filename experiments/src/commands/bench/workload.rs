@@ -28,8 +28,15 @@ pub(super) fn capabilities() -> Capabilities {
 /// An experiment of four blocks whose files are all empty.
 pub(super) fn experiment(strategy: impl Into<StrategySpec>) -> Outcome<Experiment> {
     let file = ContentHash::of(b"");
-    let network =
-        Network { vocabulary: 64, channels: 16, hidden: 64, blocks: 4, outputs: 64, binary_embedding: true };
+    let network = Network {
+        vocabulary: 64,
+        channels: 16,
+        hidden: 64,
+        blocks: 4,
+        outputs: 64,
+        binary_embedding: true,
+        dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+    };
     let bits = [8, 6, 4, 3, 2].into_iter().filter_map(|bits| Width::try_from(bits).ok()).collect();
     let experiment = Experiment {
         name: "bench".to_owned(),

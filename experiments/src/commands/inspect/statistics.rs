@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use qslm_common::candidate::Candidate;
-use qslm_common::network::Unit;
+use qslm_common::network::{Member, Unit};
 use qslm_common::scheme::Scheme;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::jobs::{BACKEND, gptq};
@@ -43,8 +43,8 @@ pub(super) struct UnitStatistics {
 }
 
 /// Statistics of all matrices of a float checkpoint, in the network's order; of their inputs, too, if data is named.
-pub(super) fn of(path: &Path, binary_embedding: bool, data: &DataArgs) -> Outcome<Vec<UnitStatistics>> {
-    let checkpoint = read_checkpoint(path, binary_embedding)?;
+pub(super) fn of(path: &Path, member: Member, data: &DataArgs) -> Outcome<Vec<UnitStatistics>> {
+    let checkpoint = read_checkpoint(path, member)?;
     if checkpoint.manifest().is_some() {
         let words = format!("--statistics: {} is packed already: take the float one", path.display());
         return Err(Failure::new(Exit::Usage, words));

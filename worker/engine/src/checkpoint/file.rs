@@ -68,7 +68,7 @@ fn looks_like_safetensors(start: &[u8]) -> bool {
 }
 
 /// The reader's words, on one line.
-fn refuse(format: &'static str, reason: &dyn std::fmt::Display) -> CheckpointError {
+pub(super) fn refuse(format: &'static str, reason: &dyn std::fmt::Display) -> CheckpointError {
     let reason = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     CheckpointError::Format { format, reason }
 }

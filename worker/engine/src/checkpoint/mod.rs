@@ -9,21 +9,23 @@ mod file;
 mod naming;
 pub mod packed;
 mod parts;
+mod recognise;
 mod safe_file;
 mod shape;
 mod shards;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
-use qslm_common::network::Network;
+use qslm_common::network::{Member, Network};
 
 use crate::quant::Codes;
 use file::TensorFile;
 use naming::Naming;
 pub(crate) use parts::coded_codes;
+pub use recognise::{Recognised, Vocabulary, recognise, vocabulary};
 
 /// The parameters of a network: 32-bit floats, or the codes of a packed file.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,6 +137,16 @@ pub enum CheckpointError {
         /// Row-major index.
         index: usize,
     },
+    /// What the file says of its own network, which is none of the family.
+    #[error("config.{key} = {given}: expected {expected}")]
+    Configuration {
+        /// Key of its configuration.
+        key: &'static str,
+        /// Its value.
+        given: String,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// Sizes beyond any network.
     #[error(transparent)]
     Network(#[from] qslm_common::network::InvalidNetwork),
@@ -143,20 +155,20 @@ pub enum CheckpointError {
 impl Checkpoint {
     /// Reads a PyTorch (`.pth`) or safetensors file, float or packed; which of them is seen from the bytes.
     ///
-    /// `binary_embedding` says whether a float model was trained to see only the sign of its embedding, which
-    /// the tensors do not tell; a packed file says so itself.
+    /// `member` says what the tensors do not tell: whether a float model was trained to see only the sign of its embedding,
+    /// and its dynamics. A packed file says so itself.
     ///
     /// # Errors
     /// [`CheckpointError`] names the tensor, what it is and what it should be. Nothing that a PyTorch file
     /// may carry besides tensors is ever executed.
-    pub fn load(path: &Path, binary_embedding: bool) -> Result<Self, CheckpointError> {
+    pub fn load(path: &Path, member: impl Into<Member>) -> Result<Self, CheckpointError> {
         let mut file = file::open(path)?;
         if let Some((manifest, file)) = file.packed()? {
             let tensors = packed::read(file, &manifest)?;
             let (network, manifest, notes) = (manifest.network, Some(manifest), Vec::new());
             return Ok(Self { network, tensors, manifest, notes });
         }
-        let (naming, network) = float_network(&file, binary_embedding)?;
+        let (naming, network) = float_network(&file, member.into())?;
         let mut tensors = BTreeMap::new();
         for name in naming.names() {
             let in_file = naming.in_file(name);
@@ -171,12 +183,12 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`Checkpoint::load`], except for what only the weights can show.
-    pub fn inspect(path: &Path, binary_embedding: bool) -> Result<Inspected, CheckpointError> {
+    pub fn inspect(path: &Path, member: impl Into<Member>) -> Result<Inspected, CheckpointError> {
         let mut file = file::open(path)?;
         if let Some((manifest, _)) = file.packed()? {
             return Ok(Inspected { network: manifest.network, manifest: Some(manifest), notes: Vec::new() });
         }
-        let (naming, network) = float_network(&file, binary_embedding)?;
+        let (naming, network) = float_network(&file, member.into())?;
         Ok(Inspected { network, manifest: None, notes: naming.notes() })
     }
 
@@ -264,9 +276,24 @@ impl Checkpoint {
 }
 
 /// The map between the names of a float file and those of its network, and the network.
-fn float_network(file: &TensorFile, binary_embedding: bool) -> Result<(Naming, Network), CheckpointError> {
-    let naming = Naming::read(&file.names(), &file.metadata())?;
-    let network = shape::network(&naming.shapes(&file.shapes()), binary_embedding);
+fn float_network(file: &TensorFile, member: Member) -> Result<(Naming, Network), CheckpointError> {
+    let mut naming = Naming::read(&file.names(), &file.metadata())?;
+    let types: BTreeMap<String, String> =
+        file.listed().into_iter().map(|tensor| (tensor.name, tensor.dtype)).collect();
+    let is_buffer = |name: &str| {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        let is_float = |dtype: &String| FLOATS.iter().any(|float| dtype.eq_ignore_ascii_case(float));
+        MASKS.contains(&last) || !types.get(naming.in_file(name)).is_some_and(is_float)
+    };
+    let network = shape::network(&naming.shapes(&file.shapes()), member, is_buffer);
+    let buffers: Vec<String> = match &network {
+        Ok(network) => {
+            let parameters = parameters(network);
+            naming.names().filter(|name| !parameters.contains(*name)).cloned().collect()
+        }
+        Err(_) => Vec::new(),
+    };
+    naming.leave_aside(&buffers);
     // What is wrong is named as the file names it.
     let network = network.map_err(|error| match error {
         CheckpointError::Missing(name) => CheckpointError::Missing(naming.would_be(&name)),
@@ -279,6 +306,18 @@ fn float_network(file: &TensorFile, binary_embedding: bool) -> Result<(Naming, N
         other => other,
     })?;
     Ok((naming, network))
+}
+
+/// Types of parameters; a tensor of another type that no network has is a buffer: a counter, a mask.
+const FLOATS: [&str; 4] = ["f16", "bf16", "f32", "f64"];
+
+/// Buffers of floats that the published code registers and its networks do not compute with.
+const MASKS: [&str; 2] = ["copy_mask", "tiny_mask"];
+
+/// Names of all parameters of a network.
+fn parameters(network: &Network) -> BTreeSet<String> {
+    let units = network.units().into_iter().map(|unit| unit.name);
+    units.chain(network.vectors().into_iter().map(|vector| vector.name)).collect()
 }
 
 fn check_finite(name: &str, values: &[f32]) -> Result<(), CheckpointError> {

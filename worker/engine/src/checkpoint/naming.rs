@@ -4,9 +4,12 @@
 //! their like put a word before every name or into it; a file in which two tensors were one has the second in
 //! its metadata. Nothing here guesses: what two readings would fit is refused.
 
+mod dialect;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::CheckpointError;
+pub(super) use dialect::Dialect;
 
 /// Words that wrappers of PyTorch put before a name or into it; no tensor of a network has one in its name.
 const WRAPPERS: [&str; 5] =
@@ -25,6 +28,8 @@ pub(super) struct Naming {
     /// Wrappers that were left out, and of how many names.
     wrappers: BTreeSet<&'static str>,
     wrapped: usize,
+    /// The program whose names the file has, if they are not ours.
+    dialect: Option<Dialect>,
     /// Tensors that stand beside the network.
     aside: Vec<String>,
     /// Names of the network that stand for the tensor of another.
@@ -54,6 +59,8 @@ impl Naming {
                 return Err(CheckpointError::Ambiguous(reason));
             }
         }
+        let (plain, dialect) = dialect::translate(plain);
+        naming.dialect = dialect;
         naming.prefix = prefix(&plain)?;
         for (name, of) in plain {
             match name.strip_prefix(&naming.prefix) {
@@ -78,6 +85,17 @@ impl Naming {
         self.wrapped += 1;
         self.wrappers.extend(found);
         without_wrappers(name)
+    }
+
+    /// The program whose names the file has; `None` if they are ours.
+    pub(super) fn dialect(&self) -> Option<Dialect> {
+        self.dialect
+    }
+
+    /// Leaves tensors aside that are no parameters, by the names that they would have in the network.
+    pub(super) fn leave_aside(&mut self, names: &[String]) {
+        let theirs = names.iter().filter_map(|name| self.names.remove(name)).collect::<Vec<_>>();
+        self.aside.extend(theirs);
     }
 
     /// The network's names.
@@ -111,6 +129,7 @@ impl Naming {
         if !self.prefix.is_empty() {
             notes.push(format!("`{}` was taken off {} names", self.prefix, self.names.len()));
         }
+        notes.extend(self.dialect.map(|dialect| format!("names are {dialect}'s")));
         if let Some(first) = self.aside.first() {
             notes.push(format!("{} other tensors were left aside, such as {first}", self.aside.len()));
         }

@@ -2,24 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use qslm_common::network::Network;
+use qslm_common::network::{Member, Network};
 
 use super::CheckpointError;
 
-/// Reads the sizes off a few tensors, then holds every tensor to them.
+/// Reads the sizes off a few tensors, then holds every tensor to them. Those that no network has are left aside if they are
+/// buffers.
 ///
 /// # Errors
 /// The first tensor that is missing, extra, or in another shape than the sizes ask for.
 pub(super) fn network(
     shapes: &BTreeMap<String, Vec<usize>>,
-    binary_embedding: bool,
+    member: Member,
+    is_buffer: impl Fn(&str) -> bool,
 ) -> Result<Network, CheckpointError> {
     let [vocabulary, channels] = matrix(shapes, "emb.weight")?;
     let [hidden, _] = matrix(shapes, "blocks.0.ffn.key.weight")?;
     let [outputs, _] = matrix(shapes, "head.weight")?;
     let blocks =
         shapes.keys().filter_map(|name| block_of(name)).max().map_or(0, |last| last.saturating_add(1));
-    let network = Network { vocabulary, channels, hidden, blocks, outputs, binary_embedding };
+    let Member { binary_embedding, dynamics } = member;
+    let network = Network { vocabulary, channels, hidden, blocks, outputs, binary_embedding, dynamics };
     network.validate()?;
 
     let matrices = network.units().into_iter().map(|unit| (unit.name, vec![unit.rows, unit.columns]));
@@ -27,15 +30,23 @@ pub(super) fn network(
     let expected: BTreeMap<String, Vec<usize>> = matrices.chain(vectors).collect();
     for (name, shape) in &expected {
         let given = shapes.get(name).ok_or_else(|| CheckpointError::Missing(name.clone()))?;
-        if given != shape {
+        if given != shape && !is_squeezed(given, shape) {
             let expected = format!("{shape:?}");
             return Err(CheckpointError::Shape { name: name.clone(), given: given.clone(), expected });
         }
     }
-    match shapes.keys().find(|name| !expected.contains_key(*name)) {
+    match shapes.keys().find(|name| !expected.contains_key(*name) && !is_buffer(name)) {
         Some(name) => Err(CheckpointError::Extra { name: name.clone(), blocks }),
         None => Ok(network),
     }
+}
+
+/// True if all dimensions of one are left out that shape leaves no choice in: `[D]` for `[1, 1, D]`.
+fn is_squeezed(given: &[usize], expected: &[usize]) -> bool {
+    !expected.is_empty()
+        && given.len() == 1
+        && given == &expected[expected.len() - 1..]
+        && expected[..expected.len() - 1].iter().all(|size| *size == 1)
 }
 
 /// Rows and columns of a tensor that has to be there and be a matrix.
@@ -59,6 +70,8 @@ fn block_of(name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use qslm_common::network::Dynamics;
+
     use super::*;
 
     fn shapes() -> BTreeMap<String, Vec<usize>> {
@@ -69,6 +82,7 @@ mod tests {
             blocks: 2,
             outputs: 20,
             binary_embedding: true,
+            dynamics: Dynamics::SPIKEGPT,
         };
         let matrices = network.units().into_iter().map(|unit| (unit.name, vec![unit.rows, unit.columns]));
         matrices.chain(network.vectors().into_iter().map(|vector| (vector.name, vector.shape))).collect()
@@ -77,14 +91,40 @@ mod tests {
     fn refused(change: impl FnOnce(&mut BTreeMap<String, Vec<usize>>)) -> String {
         let mut shapes = shapes();
         change(&mut shapes);
-        network(&shapes, true).unwrap_err().to_string()
+        network(&shapes, true.into(), |_| false).unwrap_err().to_string()
     }
 
     #[test]
     fn the_sizes_are_read_off_the_tensors() {
-        let network = network(&shapes(), true).unwrap();
+        let network = network(&shapes(), true.into(), |_| false).unwrap();
         assert_eq!((network.vocabulary, network.channels, network.hidden, network.blocks), (20, 8, 32, 2));
         assert!(!network.is_classifier());
+    }
+
+    #[test]
+    fn what_is_squeezed_or_a_buffer_fits_too() {
+        let mut shapes = shapes();
+        shapes.insert("blocks.0.att.time_mix_k".to_owned(), vec![8]);
+        shapes.insert("copy_mask".to_owned(), vec![4, 4]);
+        assert!(network(&shapes, true.into(), |name| name == "copy_mask").is_ok());
+        shapes.insert("blocks.0.att.time_mix_k".to_owned(), vec![9]);
+        assert!(network(&shapes, true.into(), |name| name == "copy_mask").is_err());
+    }
+
+    #[test]
+    fn learned_neurons_are_tensors_of_the_network() {
+        let member = qslm_common::network::Family::SpikeRuGpt.member();
+        let words = network(&shapes(), member, |_| false).unwrap_err().to_string();
+        assert_eq!(words, "missing tensor blocks.0.lif1.log_tau");
+        let mut shapes = shapes();
+        for name in ["0.lif1", "0.lif2", "1.lif1", "1.lif2"] {
+            for scalar in ["log_tau", "log_threshold"] {
+                shapes.insert(format!("blocks.{name}.{scalar}"), Vec::new());
+            }
+        }
+        assert_eq!(network(&shapes, member, |_| false).unwrap().vector_parameters(), 26 * 8 + 8);
+        let words = network(&shapes, true.into(), |_| false).unwrap_err().to_string();
+        assert!(words.starts_with("extra tensor blocks.0.lif1.log_tau"), "{words}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
-use qslm_common::network::{EMBEDDING, Network, Unit};
+use qslm_common::network::{EMBEDDING, Member, Network, Unit};
 use qslm_common::recovery::kinds;
 use qslm_common::storage::CodedSizes;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,8 @@ pub const CODED: Kind =
 #[serde(deny_unknown_fields)]
 pub struct Coded {
     /// True if the embedding is binary.
-    pub binary_embedding: bool,
+    #[serde(rename = "binary_embedding")]
+    pub member: Member,
     /// Part of the network: the index of a block, or that after the last for the head and the embedding.
     pub part: u32,
     /// Units with schemes of integers.
@@ -98,8 +99,8 @@ fn bytes_of(codes: &Codes) -> u64 {
 }
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Coded { binary_embedding, part, units: wanted } = parameters(job)?;
-    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let Coded { member, part, units: wanted } = parameters(job)?;
+    let checkpoint = inputs.checkpoint(member)?;
     let network = checkpoint.network();
     let (known, artifacts) = (units_with_embedding(network, part), inputs.codes(job)?);
     let mut sizes = CodedSizes::default();
@@ -133,7 +134,7 @@ mod tests {
             ("head.weight".to_owned(), "int8:symmetric:tensor".to_owned()),
             ("emb.weight".to_owned(), "int2:full:channel:f16".to_owned()),
         ];
-        let coded = Coded { binary_embedding: true, part, units: units.clone() };
+        let coded = Coded { member: true.into(), part, units: units.clone() };
         let mut artifact = Vec::new();
         make(&coded.job(ContentHash::of(b"c"), None), &inputs, &(), &mut artifact).unwrap();
         let sizes = Coded::read(&artifact).unwrap();
@@ -178,7 +179,7 @@ mod tests {
         let refused = |units: &[(&str, &str)]| {
             let units =
                 units.iter().map(|(unit, scheme)| ((*unit).to_owned(), (*scheme).to_owned())).collect();
-            let job = Coded { binary_embedding: true, part, units }.job(ContentHash::of(b"c"), None);
+            let job = Coded { member: true.into(), part, units }.job(ContentHash::of(b"c"), None);
             make(&job, &inputs, &(), &mut Vec::new()).unwrap_err().to_string()
         };
         assert_eq!(refused(&[("head.weight", "f16")]), "units: head.weight f16: no codes");

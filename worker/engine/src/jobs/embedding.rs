@@ -8,7 +8,7 @@ use std::io::Write;
 use qslm_common::footprint::unit_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
-use qslm_common::network::{EMBEDDING, Network};
+use qslm_common::network::{EMBEDDING, Member, Network};
 use qslm_common::scheme::Scheme;
 use qslm_common::task::{Data, Task};
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,8 @@ pub struct EmbeddingCodes {
     /// Task: how the calibration data is cut.
     pub task: Task,
     /// True if the embedding is binary.
-    pub binary_embedding: bool,
+    #[serde(rename = "binary_embedding")]
+    pub member: Member,
     /// Schemes, all of which are by the frequency of tokens.
     pub schemes: Vec<String>,
 }
@@ -53,9 +54,9 @@ impl EmbeddingCodes {
 }
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let EmbeddingCodes { task, binary_embedding, schemes } = parameters(job)?;
+    let EmbeddingCodes { task, member, schemes } = parameters(job)?;
     let schemes = schemes.iter().map(|text| by_frequency(text)).collect::<Result<Vec<_>, _>>()?;
-    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let checkpoint = inputs.checkpoint(member)?;
     let network = checkpoint.network();
     let data = inputs.data(&task, network)?;
     let token_counts = data.token_counts(network.vocabulary);
@@ -98,7 +99,7 @@ mod tests {
     fn parameters(schemes: &[&str]) -> EmbeddingCodes {
         EmbeddingCodes {
             task: Task::Perplexity { window: 4, stride: 4, windows: None },
-            binary_embedding: false,
+            member: false.into(),
             schemes: schemes.iter().map(|scheme| (*scheme).to_owned()).collect(),
         }
     }

@@ -10,7 +10,7 @@ use std::io::Write;
 use qslm_common::footprint::unit_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
-use qslm_common::network::{Network, Unit, UnitPlace};
+use qslm_common::network::{Member, Network, Unit, UnitPlace};
 use qslm_common::scheme::Scheme;
 use qslm_common::task::{Data, Task};
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,8 @@ pub struct Gptq {
     /// Task: how the calibration data is cut.
     pub task: Task,
     /// True if the embedding is binary.
-    pub binary_embedding: bool,
+    #[serde(rename = "binary_embedding")]
+    pub member: Member,
     /// Part of the network: the index of a block, or that after the last for the head.
     pub part: u32,
     /// Schemes, all of which are calibrated.
@@ -81,12 +82,12 @@ impl Gptq {
 }
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Gptq { task, binary_embedding, part, schemes, damping, act_order } = parameters(job)?;
+    let Gptq { task, member, part, schemes, damping, act_order } = parameters(job)?;
     let schemes = schemes.iter().map(|text| calibrated(text)).collect::<Result<Vec<_>, _>>()?;
     if !(0.0..=MOST_DAMPING).contains(&damping) {
         return Err(JobError::Invalid(format!("damping = {damping}: expected 0 to {MOST_DAMPING}")));
     }
-    let float = inputs.float(binary_embedding)?;
+    let float = inputs.float(member)?;
     let network = float.network();
     let units = units_of(network, part);
     if units.is_empty() {
@@ -102,7 +103,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let token_counts = has_tokens.then(|| data.token_counts(network.vocabulary));
     let steps = data.len() as u64 + units.len() as u64;
     let hessians = see(&float, &data, part, &units, watch, steps)?;
-    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let checkpoint = inputs.checkpoint(member)?;
     let mut writer = CodesWriter::default();
     for (done, (unit, hessian)) in units.iter().zip(hessians).enumerate() {
         if watch.is_interrupted() {
@@ -203,7 +204,7 @@ mod tests {
     fn gptq(part: u32) -> Gptq {
         Gptq {
             task: Task::Perplexity { window: 4, stride: 4, windows: None },
-            binary_embedding: true,
+            member: true.into(),
             part,
             schemes: vec![
                 "int3:affine:channel:gptq".to_owned(),

@@ -6,6 +6,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
 use qslm_common::measurement::Counts;
+use qslm_common::network::Member;
 use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Shard, Task};
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,8 @@ pub struct Holdout {
     /// Task: how the data is cut.
     pub task: Task,
     /// True if the embedding is binary.
-    pub binary_embedding: bool,
+    #[serde(rename = "binary_embedding")]
+    pub member: Member,
     /// Canonical text of the candidate.
     pub candidate: String,
     /// The part of the data: its index, and how many there are.
@@ -66,14 +68,14 @@ impl Holdout {
 }
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Holdout { task, binary_embedding, candidate, shard: (index, of) } = parameters(job)?;
+    let Holdout { task, member, candidate, shard: (index, of) } = parameters(job)?;
     let shard = Shard { index, of };
     if !shard.is_valid() {
         return Err(JobError::Invalid(format!("shard: {index} of {of}")));
     }
     let candidate =
         Candidate::decode(&candidate).map_err(|error| JobError::Invalid(format!("candidate: {error}")))?;
-    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let checkpoint = inputs.checkpoint(member)?;
     let network = checkpoint.network();
     let data = inputs.data(&task, network)?;
     let mut done = 0;
@@ -115,8 +117,7 @@ mod tests {
         let candidate = Candidate::new(&network, |_| "int2:symmetric:tensor".parse().unwrap());
         let part = |index, of| {
             let candidate = candidate.encode();
-            let holdout =
-                Holdout { task: task.clone(), binary_embedding: true, candidate, shard: (index, of) };
+            let holdout = Holdout { task: task.clone(), member: true.into(), candidate, shard: (index, of) };
             let mut artifact = Vec::new();
             make(&holdout.job(ContentHash::of(b"c"), &data), &inputs, &(), &mut artifact).map(|()| artifact)
         };

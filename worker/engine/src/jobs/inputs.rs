@@ -8,7 +8,7 @@ use std::sync::Arc;
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
-use qslm_common::network::Network;
+use qslm_common::network::{Member, Network};
 use qslm_common::task::Task;
 
 use super::{BACKEND, JobError};
@@ -31,9 +31,9 @@ pub struct Inputs {
 /// What jobs read of files that do not change meanwhile, by their paths and how they are read; gone with the last of its
 /// owners.
 pub struct Loaded {
-    checkpoints: Memo<(PathBuf, bool), Arc<Checkpoint>>,
+    checkpoints: Memo<(PathBuf, Member), Arc<Checkpoint>>,
     data: Memo<DataKey, Arc<Dataset>>,
-    floats: Memo<(PathBuf, bool), Arc<SpikeGpt>>,
+    floats: Memo<(PathBuf, Member), Arc<SpikeGpt>>,
 }
 
 /// Text, tokenizer, and how they are cut into the sequences of a network.
@@ -78,11 +78,10 @@ impl Inputs {
     ///
     /// # Errors
     /// [`JobError`], also if it is packed.
-    pub fn checkpoint(&self, binary_embedding: bool) -> Result<Arc<Checkpoint>, JobError> {
+    pub fn checkpoint(&self, member: impl Into<Member>) -> Result<Arc<Checkpoint>, JobError> {
+        let member = member.into();
         let path = self.path("checkpoint")?;
-        self.loaded
-            .checkpoints
-            .get_or_make(&(path.to_owned(), binary_embedding), || load_checkpoint(path, binary_embedding))
+        self.loaded.checkpoints.get_or_make(&(path.to_owned(), member), || load_checkpoint(path, member))
     }
 
     /// The artifacts with calibrated codes among the inputs of a job; see [`with_codes`].
@@ -110,10 +109,11 @@ impl Inputs {
     ///
     /// # Errors
     /// [`JobError`], also if the checkpoint is packed.
-    pub fn float(&self, binary_embedding: bool) -> Result<Arc<SpikeGpt>, JobError> {
-        let key = (self.path("checkpoint")?.to_owned(), binary_embedding);
+    pub fn float(&self, member: impl Into<Member>) -> Result<Arc<SpikeGpt>, JobError> {
+        let member = member.into();
+        let key = (self.path("checkpoint")?.to_owned(), member);
         self.loaded.floats.get_or_make(&key, || {
-            let checkpoint = self.checkpoint(binary_embedding)?;
+            let checkpoint = self.checkpoint(member)?;
             let float = Candidate::float(checkpoint.network());
             SpikeGpt::new(&checkpoint, &float, BACKEND).map(Arc::new).map_err(JobError::invalid)
         })
@@ -138,8 +138,8 @@ impl Inputs {
     }
 }
 
-fn load_checkpoint(path: &Path, binary_embedding: bool) -> Result<Arc<Checkpoint>, JobError> {
-    let loaded = Checkpoint::load(path, binary_embedding).map_err(|error| match error {
+fn load_checkpoint(path: &Path, member: Member) -> Result<Arc<Checkpoint>, JobError> {
+    let loaded = Checkpoint::load(path, member).map_err(|error| match error {
         CheckpointError::Io(error) => JobError::Io { name: "checkpoint".to_owned(), error },
         other => JobError::Invalid(format!("checkpoint: {other}")),
     })?;

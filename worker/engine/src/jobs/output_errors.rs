@@ -8,6 +8,7 @@ use std::io::Write;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
+use qslm_common::network::Member;
 use qslm_common::task::{Data, Task};
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,8 @@ pub struct OutputErrors {
     /// Task: how the calibration data is cut.
     pub task: Task,
     /// True if the embedding is binary.
-    pub binary_embedding: bool,
+    #[serde(rename = "binary_embedding")]
+    pub member: Member,
     /// Part of the network: the index of a block, or that after the last for the head.
     pub part: u32,
     /// Units with schemes.
@@ -55,14 +57,14 @@ impl OutputErrors {
 }
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let OutputErrors { task, binary_embedding, part, units } = parameters(job)?;
-    let float = inputs.float(binary_embedding)?;
+    let OutputErrors { task, member, part, units } = parameters(job)?;
+    let float = inputs.float(member)?;
     let linears = units_of(float.network(), part);
     let asked = Asked::read(&units, &units_with_embedding(float.network(), part))?;
     let data = inputs.data(&task, float.network())?;
     let steps = (data.len() + asked.len()) as u64;
     let hessians = see(&float, &data, part, &linears, watch, steps)?;
-    let (checkpoint, artifacts) = (inputs.checkpoint(binary_embedding)?, inputs.codes(job)?);
+    let (checkpoint, artifacts) = (inputs.checkpoint(member)?, inputs.codes(job)?);
     let mut losses = UnitLosses::new();
     for (done, asked) in asked.iter().enumerate() {
         if watch.is_interrupted() {
@@ -72,7 +74,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         let of_unit = linears.iter().zip(&hessians).find(|(unit, _)| unit.name == *name);
         let size = |weights: &[f32]| match of_unit {
             Some((_, hessian)) => hessian.output_error(weights),
-            None if binary_embedding => 0.0,
+            None if member.binary_embedding => 0.0,
             None => weights.iter().map(|w| f64::from(*w) * f64::from(*w)).sum(),
         };
         let whole = size(&checkpoint.tensor(name)).max(f64::MIN_POSITIVE);
@@ -111,7 +113,7 @@ mod tests {
         let schemes = ["f32", "f16", "int4:full:channel:f16", "int2:full:channel:f16"];
         let units = schemes.map(|scheme| (unit.to_owned(), scheme.to_owned())).to_vec();
         let task = Task::Perplexity { window: 8, stride: 8, windows: None };
-        let parameters = OutputErrors { task: task.clone(), binary_embedding: true, part: 0, units };
+        let parameters = OutputErrors { task: task.clone(), member: true.into(), part: 0, units };
         let data = Data { text: ContentHash::of(b"t"), tokenizer: ContentHash::of(b"k") };
         let job = parameters.job(ContentHash::of(b"c"), &data, None);
         let mut artifact = Vec::new();

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
+use qslm_common::network::Member;
 use qslm_common::scheme::{Calibration, Span};
 use qslm_common::task::{Data, Task};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,8 @@ pub struct Ranges {
     /// Task: how the calibration data is cut.
     pub task: Task,
     /// True if the embedding is binary.
-    pub binary_embedding: bool,
+    #[serde(rename = "binary_embedding")]
+    pub member: Member,
 }
 
 impl Ranges {
@@ -43,10 +45,10 @@ impl Ranges {
 }
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Ranges { task, binary_embedding } = parameters(job)?;
+    let Ranges { task, member } = parameters(job)?;
     let text = job.inputs.get("text").and_then(JobInput::artifact);
     let text = text.ok_or_else(|| JobError::invalid("input \"text\" is no artifact"))?;
-    let float = inputs.float(binary_embedding)?;
+    let float = inputs.float(member)?;
     let data = inputs.data(&task, float.network())?;
     write_document(&see(&float, &data, text, watch)?, out)
 }

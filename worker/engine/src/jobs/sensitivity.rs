@@ -5,7 +5,7 @@ use std::io::Write;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
-use qslm_common::network::Unit;
+use qslm_common::network::{Member, Unit};
 use qslm_common::scheme::Scheme;
 use qslm_common::task::{Data, Task};
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,8 @@ pub struct Sensitivity {
     /// Tokens that LSAQ compares.
     pub top_k: u32,
     /// True if the embedding is binary.
-    pub binary_embedding: bool,
+    #[serde(rename = "binary_embedding")]
+    pub member: Member,
     /// Scheme of every unit to score, by its name.
     pub units: BTreeMap<String, String>,
     /// Artifacts that hold the codes of units whose scheme is calibrated.
@@ -73,8 +74,8 @@ impl Sensitivity {
 }
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Sensitivity { task, sequences, mini_batch, top_k, binary_embedding, units, codes } = parameters(job)?;
-    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let Sensitivity { task, sequences, mini_batch, top_k, member, units, codes } = parameters(job)?;
+    let checkpoint = inputs.checkpoint(member)?;
     let network = checkpoint.network();
     let data = inputs.data(&task.first(sequences), network)?;
     let mini_batch = MiniBatch { sequences: mini_batch as usize, top_k: top_k as usize };
@@ -180,7 +181,7 @@ mod tests {
             sequences: 2,
             mini_batch: 1,
             top_k: 1,
-            binary_embedding: true,
+            member: true.into(),
             units,
             codes: BTreeMap::new(),
         };

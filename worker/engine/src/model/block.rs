@@ -1,6 +1,7 @@
-//! One block: `x += LIF1(ATT(LN1 x))`, then `x += LIF2(FFN(LN2 x))`.
+//! One block: `x += LIF1(ATT(LN1 x))`, then `x += LIF2(FFN(LN2 x))`; or with the populations inside,
+//! `x += ATT(LIF1(LN1 x))`, or without any, `x += ATT(LN1 x)`, as the network's dynamics say.
 
-use qslm_common::network::{population_name, populations_of};
+use qslm_common::network::{Placement, population_name};
 use qslm_common::scheme::Membrane;
 
 use super::Norm;
@@ -8,24 +9,31 @@ use super::builder::{Builder, CannotBuild};
 use super::hook::Hook;
 use super::linear::Linear;
 use super::state::BlockState;
-use crate::kernels::{lif, shift, wkv};
+use crate::kernels::lif::{self, Neuron};
+use crate::kernels::{shift, wkv};
 
 /// The parameters of `blocks.INDEX`.
 #[derive(Debug)]
 pub(super) struct Block {
     ln1: Norm,
     att: TimeMix,
-    lif1: Population,
+    lif1: Option<Population>,
     ln2: Norm,
     ffn: ChannelMix,
-    lif2: Population,
+    lif2: Option<Population>,
+    placement: Placement,
+    /// What the outputs of both halves are multiplied with, a power of two; 1 unless the network is rescaled.
+    scale: f32,
+    /// True if the residual stream is halved after it.
+    halves: bool,
 }
 
-/// D neurons without parameters.
+/// D neurons.
 #[derive(Debug)]
 struct Population {
     /// Its index among the network's.
     index: usize,
+    neuron: Neuron,
     /// The fixed-point scheme of its potentials; `None` for float.
     membrane: Option<Membrane>,
 }
@@ -61,11 +69,13 @@ impl Block {
         let at = |name: &str| format!("blocks.{index}.{name}");
         let vector = |name: &str| builder.vector(&at(name));
         let linear = |name: &str| builder.linear(&at(name));
-        let population = |index| {
-            let membrane = builder.candidate.membrane(&population_name(index));
-            Population { index, membrane }
+        let population = |index| -> Result<Population, CannotBuild> {
+            let name = population_name(index);
+            let membrane = builder.candidate.membrane(&name);
+            Ok(Population { index, neuron: builder.neuron(&name)?, membrane })
         };
-        let [first, second] = populations_of(index as usize);
+        let populations = builder.network.populations_of(index as usize);
+        let dynamics = &builder.network.dynamics;
         Ok(Self {
             ln1: builder.norm(&at("ln1"))?,
             att: TimeMix {
@@ -79,7 +89,7 @@ impl Block {
                 receptance: linear("att.receptance.weight")?,
                 output: linear("att.output.weight")?,
             },
-            lif1: population(first),
+            lif1: populations.map(|[first, _]| population(first)).transpose()?,
             ln2: builder.norm(&at("ln2"))?,
             ffn: ChannelMix {
                 time_mix_k: vector("ffn.time_mix_k")?,
@@ -88,26 +98,80 @@ impl Block {
                 value: linear("ffn.value.weight")?,
                 receptance: linear("ffn.receptance.weight")?,
             },
-            lif2: population(second),
+            lif2: populations.map(|[_, second]| population(second)).transpose()?,
+            placement: dynamics.placement,
+            scale: 0.5f32.powi(dynamics.halvings(index) as i32),
+            halves: dynamics.halves_after(index),
         })
     }
 
-    /// Adds the block's spikes to the residual stream `x`, `[time, channel]`. Returns how many each of
-    /// its two populations fired.
+    /// Takes the residual stream `x`, `[time, channel]`, through the block. Returns how many spikes each of its two
+    /// populations fired.
     pub(super) fn forward(&self, x: &mut [f32], state: &mut BlockState, hook: &mut dyn Hook) -> [u64; 2] {
-        let att = self.att.forward(self.ln1.apply(x), state, hook);
-        let lif1 = self.lif1.fire(&att, &mut state.lif1, x, hook);
-        let ffn = self.ffn.forward(self.ln2.apply(x), &mut state.ffn_shift, hook);
-        let lif2 = self.lif2.fire(&ffn, &mut state.lif2, x, hook);
+        let (y, before) = self.before(&self.lif1, self.ln1.apply(x), &mut state.lif1, hook);
+        let att = self.scaled(self.att.forward(y, state, hook));
+        let lif1 = before + self.after(&self.lif1, &att, &mut state.lif1, x, hook);
+        let (y, before) = self.before(&self.lif2, self.ln2.apply(x), &mut state.lif2, hook);
+        let ffn = self.scaled(self.ffn.forward(y, &mut state.ffn_shift, hook));
+        let lif2 = before + self.after(&self.lif2, &ffn, &mut state.lif2, x, hook);
+        if self.halves {
+            x.iter_mut().for_each(|x| *x *= 0.5);
+        }
         [lif1, lif2]
+    }
+
+    /// What enters a half: `y`, or the spikes that it makes a population fire, with their number.
+    fn before(
+        &self,
+        population: &Option<Population>,
+        y: Vec<f32>,
+        potential: &mut [f32],
+        hook: &mut dyn Hook,
+    ) -> (Vec<f32>, u64) {
+        match population {
+            Some(population) if self.placement == Placement::Before => {
+                let mut spikes = vec![0.0; y.len()];
+                let fired = population.fire(&y, potential, &mut spikes, hook);
+                (spikes, fired)
+            }
+            _ => (y, 0),
+        }
+    }
+
+    /// Adds what left a half to the residual stream, or the spikes that it makes a population fire; returns their number.
+    fn after(
+        &self,
+        population: &Option<Population>,
+        y: &[f32],
+        potential: &mut [f32],
+        residual: &mut [f32],
+        hook: &mut dyn Hook,
+    ) -> u64 {
+        match population {
+            Some(population) if self.placement == Placement::After => {
+                population.fire(y, potential, residual, hook)
+            }
+            _ => {
+                residual.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+                0
+            }
+        }
+    }
+
+    /// The output of a half, divided as the network's rescaling says.
+    fn scaled(&self, mut y: Vec<f32>) -> Vec<f32> {
+        if self.scale != 1.0 {
+            y.iter_mut().for_each(|y| *y *= self.scale);
+        }
+        y
     }
 }
 
 impl Population {
-    /// Adds the spikes to the residual stream and returns how many there were.
-    fn fire(&self, input: &[f32], potential: &mut [f32], residual: &mut [f32], hook: &mut dyn Hook) -> u64 {
-        hook.potentials(self.index, &|| lif::potentials(input, potential, self.membrane));
-        lif::scan(input, potential, residual, self.membrane)
+    /// Adds the spikes to `out` and returns how many there were.
+    fn fire(&self, input: &[f32], potential: &mut [f32], out: &mut [f32], hook: &mut dyn Hook) -> u64 {
+        hook.potentials(self.index, &|| lif::potentials(&self.neuron, input, potential, self.membrane));
+        lif::scan(&self.neuron, input, potential, out, self.membrane)
     }
 }
 

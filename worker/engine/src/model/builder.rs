@@ -10,7 +10,7 @@ use std::sync::Arc;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::hash::ContentHash;
-use qslm_common::network::{EMBEDDING, Network};
+use qslm_common::network::{EMBEDDING, LOG_TAU, LOG_THRESHOLD, Network};
 use qslm_common::scheme::{Format, Quantizer, Scheme};
 
 use super::Norm;
@@ -19,6 +19,7 @@ use super::linear::{Linear, Matrix};
 use crate::backend::{Compute, NotBuiltIn};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::calibrated::{CodeSource, CodesError, codes_of, vector_of};
+use crate::kernels::lif::Neuron;
 use crate::quant::{Codes, Statistics, Weights, fake_quantize, quantize};
 
 /// The reason why there is no such model.
@@ -101,7 +102,31 @@ impl<'a> Builder<'a> {
 
     /// The values of a one-dimensional parameter as the candidate stores it: a row of its own.
     pub(super) fn vector(&self, name: &str) -> Result<Vec<f32>, CannotBuild> {
-        let columns = self.network.channels as usize;
+        self.row(name, self.network.channels as usize)
+    }
+
+    /// The neuron of a population, with what it learned as the candidate stores it.
+    pub(super) fn neuron(&self, population: &str) -> Result<Neuron, CannotBuild> {
+        let dynamics = &self.network.dynamics;
+        let of = dynamics.neuron.as_ref().expect("a network with populations has neurons");
+        let softplus = |name: &str| -> Result<f64, CannotBuild> {
+            let learned = f64::from(self.row(&format!("{population}.{name}"), 1)?[0]);
+            // As PyTorch has it, without overflow where it is a line.
+            Ok(if learned > 20.0 { learned } else { learned.exp().ln_1p() })
+        };
+        let leak = match of.leak.fixed() {
+            Some(leak) => leak,
+            None => (1.0 / (1.0 + softplus(LOG_TAU)?)) as f32,
+        };
+        let threshold = match of.threshold.fixed() {
+            Some(threshold) => threshold,
+            None => softplus(LOG_THRESHOLD)? as f32,
+        };
+        Ok(Neuron::new(of, leak, threshold))
+    }
+
+    /// The values of a parameter of at most one dimension as the candidate stores it: a row of its own.
+    fn row(&self, name: &str, columns: usize) -> Result<Vec<f32>, CannotBuild> {
         match vector_of(self.source.codes, self.candidate, name, columns).transpose()? {
             Some(values) => Ok(values.into_floats()),
             None => {

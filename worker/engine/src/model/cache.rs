@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use qslm_common::candidate::{Candidate, VECTORS};
 use qslm_common::hash::ContentHash;
-use qslm_common::network::{Network, UnitPlace, population_name, populations_of};
+use qslm_common::network::{Network, UnitPlace, population_name};
 use qslm_common::scheme::Scheme;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
@@ -228,7 +228,7 @@ pub(super) fn prefix_keys(network: &Network, candidate: &Candidate) -> Vec<Conte
             }
             text.push('\n');
         }
-        for population in populations_of(block as usize) {
+        for population in network.populations_of(block as usize).into_iter().flatten() {
             if let Some(membrane) = candidate.membrane(&population_name(population)) {
                 text.push_str(&format!("{population} {membrane}\n"));
             }
@@ -241,10 +241,20 @@ pub(super) fn prefix_keys(network: &Network, candidate: &Candidate) -> Vec<Conte
 
 #[cfg(test)]
 mod tests {
+    use qslm_common::network::Dynamics;
+
     use super::*;
 
     fn network() -> Network {
-        Network { vocabulary: 32, channels: 16, hidden: 64, blocks: 3, outputs: 32, binary_embedding: true }
+        Network {
+            vocabulary: 32,
+            channels: 16,
+            hidden: 64,
+            blocks: 3,
+            outputs: 32,
+            binary_embedding: true,
+            dynamics: Dynamics::SPIKEGPT,
+        }
     }
 
     /// Number of block borders with a prefix that two candidates share.

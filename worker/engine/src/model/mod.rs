@@ -19,7 +19,7 @@ use std::sync::Arc;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
-use qslm_common::network::{Network, populations_of};
+use qslm_common::network::Network;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::calibrated::CodeSource;
@@ -35,7 +35,7 @@ pub use cache::{Caches, Reuse};
 pub use hook::{Hook, Unwatched};
 pub use state::State;
 
-/// A network ready to run.
+/// A network of the family, ready to run.
 #[derive(Debug)]
 pub struct SpikeGpt {
     network: Network,
@@ -203,8 +203,8 @@ impl SpikeGpt {
         let mut state = self.start();
         for index in from..self.blocks.len() {
             self.pass_block(index, &mut x, &mut state, spikes, &mut Unwatched);
-            let prefix =
-                Prefix { residual: x.clone(), spikes: spikes[..populations_of(index + 1)[0]].to_vec() };
+            let fired = self.network.populations_of(index).map_or(0, |[_, last]| last + 1);
+            let prefix = Prefix { residual: x.clone(), spikes: spikes[..fired].to_vec() };
             caches.insert_prefix(key(index + 1), prefix);
         }
         let block = self.network.macs_per_block();
@@ -214,7 +214,7 @@ impl SpikeGpt {
         self.ln_out.apply(&x)
     }
 
-    /// Takes the residual stream `x` through a block, and adds the spikes of its two populations.
+    /// Takes the residual stream `x` through a block, and adds the spikes of its populations.
     fn pass_block(
         &self,
         index: usize,
@@ -223,10 +223,10 @@ impl SpikeGpt {
         spikes: &mut [u64],
         hook: &mut dyn Hook,
     ) {
-        let [lif1, lif2] = self.blocks[index].forward(x, &mut state.blocks[index], hook);
-        let [first, second] = populations_of(index);
-        spikes[first] += lif1;
-        spikes[second] += lif2;
+        let fired = self.blocks[index].forward(x, &mut state.blocks[index], hook);
+        for (population, fired) in self.network.populations_of(index).into_iter().flatten().zip(fired) {
+            spikes[population] += fired;
+        }
     }
 
     /// The residual stream that enters the first block, `[time, channel]`.

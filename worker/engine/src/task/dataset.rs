@@ -335,8 +335,15 @@ mod tests {
         let json = file(tokenizer.as_bytes());
         let tokenizer = TokenizerFile::load(json.path(), 3).unwrap();
         let text: String = (0..40).map(|line| ["a b\n", "b a b\n", "c\n", "\n"][line % 4]).collect();
-        let network =
-            Network { vocabulary: 3, channels: 8, hidden: 32, blocks: 1, outputs: 3, binary_embedding: true };
+        let network = Network {
+            vocabulary: 3,
+            channels: 8,
+            hidden: 32,
+            blocks: 1,
+            outputs: 3,
+            binary_embedding: true,
+            dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+        };
         // What follows is no text, so that whoever reads it fails.
         let (good, bad) = (file(text.as_bytes()), file(&[text.as_bytes(), b"\xff\n"].concat()));
         let load = |path: &Path, window, stride, windows| {

@@ -52,7 +52,15 @@ fn main() -> Result<(), Failure> {
 fn network(channels: &str, blocks: &str, vocabulary: &str) -> Result<Network, Failure> {
     let (channels, vocabulary) = (channels.parse()?, vocabulary.parse()?);
     let (hidden, blocks) = (4 * channels, blocks.parse()?);
-    Ok(Network { vocabulary, channels, hidden, blocks, outputs: vocabulary, binary_embedding: true })
+    Ok(Network {
+        vocabulary,
+        channels,
+        hidden,
+        blocks,
+        outputs: vocabulary,
+        binary_embedding: true,
+        dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+    })
 }
 
 fn method_of(optimizer: &str) -> Result<(Method, States), Failure> {

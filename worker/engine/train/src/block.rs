@@ -22,13 +22,13 @@ pub(crate) struct BlockTape {
     receptance: Vec<f32>,
     /// What came out of the recurrence, before the gate.
     wkv: Vec<f32>,
-    /// The sums of the first population.
+    /// The sums of the first population; what the att gave where there are no spikes.
     sums1: Vec<f32>,
     ffn_key: Vec<f32>,
     ffn_receptance: Vec<f32>,
     /// What came out of the ffn's value, before the gate.
     ffn_value: Vec<f32>,
-    /// The sums of the second population.
+    /// The sums of the second population; what the ffn gave where there are no spikes.
     sums2: Vec<f32>,
 }
 
@@ -165,7 +165,7 @@ impl BlockWeights {
         gradient::shift::gate_to(&tape.receptance, &tape.wkv, mixed);
         self.linears[matrix::OUTPUT].multiply(mixed, sized(&mut tape.sums1, size));
         look(half::ATT, &tape.sums1);
-        gradient::lif::scan_with_sums(&mut tape.sums1, row, x);
+        self.fire(&mut tape.sums1, row, x);
 
         layer_norm(x, &vectors[vector::LN2_WEIGHT], &vectors[vector::LN2_BIAS], y);
         row.fill(0.0);
@@ -179,7 +179,23 @@ impl BlockWeights {
         let sums2 = sized(&mut tape.sums2, size);
         gradient::shift::gate_to(&tape.ffn_receptance, &tape.ffn_value, sums2);
         look(half::FFN, sums2);
-        gradient::lif::scan_with_sums(sums2, row, x);
+        self.fire(sums2, row, x);
+    }
+
+    /// Adds what the output of a half makes a population fire to the residual stream `x`, or that output itself where there
+    /// are no spikes; of a population it becomes the sums.
+    fn fire(&self, out: &mut [f32], row: &mut [f32], x: &mut [f32]) {
+        match &self.neuron {
+            Some(neuron) => gradient::lif::scan_with_sums(neuron, out, row, x),
+            None => add(out, x),
+        }
+    }
+
+    /// From the gradient in what [`BlockWeights::fire`] added to that in the output of the half.
+    fn fire_back(&self, sums: &[f32], d: &mut [f32], row: &mut [f32], reset: Reset) {
+        if let Some(neuron) = &self.neuron {
+            gradient::lif::scan(neuron, sums, d, row, reset);
+        }
     }
 
     /// Takes `d`, the gradient in the residual stream of a window, back through the block: from what left it to what
@@ -218,14 +234,17 @@ impl BlockWeights {
         let (y, mixed, row) = (sized(y, size), sized(mixed, size), zeroed(row, channels));
         let (x, d, d_y) = (sized(x, size), sized(d, size), zeroed(d_y, size));
         x.copy_from_slice(&tape.x);
-        gradient::lif::add_spikes(&tape.sums1, x);
+        match &self.neuron {
+            Some(neuron) => gradient::lif::add_spikes(neuron, &tape.sums1, x),
+            None => add(&tape.sums1, x),
+        }
         layer_norm(x, &self.vectors[vector::LN2_WEIGHT], &self.vectors[vector::LN2_BIAS], y);
         shift::mix(y, row, &self.vectors[vector::FFN_MIX_K], sides.x[matrix::FFN_KEY]);
         shift::mix(y, row, &self.vectors[vector::FFN_MIX_R], sides.x[matrix::FFN_RECEPTANCE]);
         gradient::shift::squared_relu_to(&tape.ffn_key, sides.x[matrix::FFN_VALUE]);
 
         d.copy_from_slice(d_residual);
-        gradient::lif::scan(&tape.sums2, d, row, reset);
+        self.fire_back(&tape.sums2, d, row, reset);
         injected.into_iter().for_each(|injected| injected.add_to(half::FFN, d));
         gradient::shift::gate(&tape.ffn_receptance, &tape.ffn_value, d, sides.d[matrix::FFN_RECEPTANCE]);
         sides.d[matrix::FFN_VALUE].copy_from_slice(d);
@@ -269,7 +288,7 @@ impl BlockWeights {
 
         let d_out = &mut *sides.d[matrix::OUTPUT];
         d_out.copy_from_slice(d_residual);
-        gradient::lif::scan(&tape.sums1, d_out, row, reset);
+        self.fire_back(&tape.sums1, d_out, row, reset);
         injected.into_iter().for_each(|injected| injected.add_to(half::ATT, d_out));
         self.linears[matrix::OUTPUT].multiply_transposed(d_out, d);
         gradient::shift::gate(&tape.receptance, &tape.wkv, d, sides.d[matrix::RECEPTANCE]);
@@ -293,6 +312,10 @@ impl BlockWeights {
     }
 }
 
+fn add(out: &[f32], x: &mut [f32]) {
+    x.iter_mut().zip(out).for_each(|(x, out)| *x += out);
+}
+
 /// The gradients in a vector and in the one after it.
 fn both(vectors: &mut VectorGradients, first: usize) -> [&mut [f32]; 2] {
     let (before, after) = vectors.split_at_mut(first + 1);
@@ -311,8 +334,15 @@ mod tests {
     use crate::weights::{Weights, vector_names};
 
     /// The small network of `tests/golden.py`.
-    const NETWORK: Network =
-        Network { vocabulary: 24, channels: 16, hidden: 64, blocks: 2, outputs: 24, binary_embedding: true };
+    const NETWORK: Network = Network {
+        vocabulary: 24,
+        channels: 16,
+        hidden: 64,
+        blocks: 2,
+        outputs: 24,
+        binary_embedding: true,
+        dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+    };
 
     /// The largest difference, as a share of the largest number that was expected.
     fn error(found: &[f32], expected: &[f32]) -> f32 {

@@ -9,8 +9,11 @@ mod qat;
 mod stepping;
 
 use std::io::Write;
+use std::sync::Arc;
 
 use qslm_common::job::Job;
+use qslm_common::network::Member;
+use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::jobs::{Inputs, JobError, KINDS, Kind, Watch, make_of};
 
 pub use block_ap::BLOCK_AP;
@@ -23,6 +26,16 @@ pub use qat::QAT;
 /// Every kind of job that a worker knows.
 pub fn kinds() -> impl Iterator<Item = &'static Kind> {
     KINDS.iter().copied().chain([&BLOCK_AP, &CONTROL, &E2E_QP, &FISHER, &MREM, &MREM_JOIN, &QAT])
+}
+
+/// The float checkpoint of a job that goes back through its network.
+///
+/// # Errors
+/// [`JobError`], also if such a network is not trained.
+fn checkpoint_to_train(inputs: &Inputs, member: Member) -> Result<Arc<Checkpoint>, JobError> {
+    let checkpoint = inputs.checkpoint(member)?;
+    checkpoint.network().dynamics.trainable().map_err(JobError::invalid)?;
+    Ok(checkpoint)
 }
 
 /// Makes a job's artifact.

@@ -105,7 +105,15 @@ mod tests {
 
     fn network(blocks: u32, channels: u32, vocabulary: u32) -> Network {
         let (hidden, outputs) = (4 * channels, vocabulary);
-        Network { vocabulary, channels, hidden, blocks, outputs, binary_embedding: true }
+        Network {
+            vocabulary,
+            channels,
+            hidden,
+            blocks,
+            outputs,
+            binary_embedding: true,
+            dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+        }
     }
 
     fn longest(network: &Network, parts: &[Part]) -> u64 {

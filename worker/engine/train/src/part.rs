@@ -59,8 +59,15 @@ impl Part {
 mod tests {
     use super::*;
 
-    const NETWORK: Network =
-        Network { vocabulary: 24, channels: 16, hidden: 64, blocks: 12, outputs: 24, binary_embedding: true };
+    const NETWORK: Network = Network {
+        vocabulary: 24,
+        channels: 16,
+        hidden: 64,
+        blocks: 12,
+        outputs: 24,
+        binary_embedding: true,
+        dynamics: qslm_common::network::Dynamics::SPIKEGPT,
+    };
 
     #[test]
     fn every_parameter_is_in_one_stage_but_the_embedding_in_none() {

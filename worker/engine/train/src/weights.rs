@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use qslm_common::network::{EMBEDDING, HEAD, MATRICES, Network, block_units};
+use qslm_engine::kernels::lif::Neuron;
 use qslm_engine::kernels::product::Packed;
 
 use crate::parallel::for_each;
@@ -52,6 +53,8 @@ pub(crate) struct BlockWeights {
     pub(crate) vectors: [Vec<f32>; VECTORS.len()],
     /// `w = -exp(time_decay)`.
     pub(crate) decay: Vec<f32>,
+    /// The neuron of its populations; `None` without spikes.
+    pub(crate) neuron: Option<Neuron>,
 }
 
 /// A matrix for `y = W x` and for `dx = W^T dy`.
@@ -125,10 +128,17 @@ pub(crate) fn norm_names(norm: &str) -> [String; 2] {
 
 impl Weights {
     /// Room for the weights of a network.
+    ///
+    /// # Panics
+    /// If it is none that is trained: see [`crate::trainable`].
     pub fn new(network: &Network) -> Self {
+        let neuron = network.dynamics.neuron.as_ref().map(|neuron| {
+            Neuron::fixed(neuron).expect("networks with learned neurons are not trained: see trainable")
+        });
+        let block = |_| BlockWeights { neuron, ..BlockWeights::default() };
         Self {
             network: *network,
-            blocks: (0..network.blocks).map(|_| BlockWeights::default()).collect(),
+            blocks: (0..network.blocks).map(block).collect(),
             head: Linear::default(),
             embedding: Vec::new(),
             ln0: Default::default(),

@@ -36,6 +36,7 @@ fn of_size() -> Experiment {
             blocks: 4,
             outputs: 2048,
             binary_embedding: true,
+            dynamics: qslm_common::network::Dynamics::SPIKEGPT,
         },
         space: Space { granularity: Granularity::Channel, ..Space::of(bits, Embedding::Sign) },
         trade_off: TradeOff::WeightedSum { mu: 0.0, cost: Cost::Footprint },

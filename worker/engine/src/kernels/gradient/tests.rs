@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::lif::Neuron;
 use super::{fake_quant, lif, norm, rate, shift, wkv};
 use crate::kernels::grid::{self, Grid};
 
@@ -237,13 +238,13 @@ proptest! {
     fn spikes_and_sums_are_those_of_inference(time in 1usize..20, channels in 1usize..20) {
         let input = wave(time * channels, 0.73, 4.0);
         let (mut residual, mut again, mut sums) = (input.clone(), input.clone(), input.clone());
-        let expected = crate::kernels::lif::potentials(&input, &vec![0.0; channels], None);
-        crate::kernels::lif::scan(&input, &mut vec![0.0; channels], &mut residual, None);
-        lif::scan_with_sums(&mut sums, &mut vec![7.0; channels], &mut again);
+        let expected = crate::kernels::lif::potentials(&Neuron::SPIKEGPT, &input, &vec![0.0; channels], None);
+        crate::kernels::lif::scan(&Neuron::SPIKEGPT, &input, &mut vec![0.0; channels], &mut residual, None);
+        lif::scan_with_sums(&Neuron::SPIKEGPT, &mut sums, &mut vec![7.0; channels], &mut again);
         prop_assert_eq!(&again, &residual);
         prop_assert_eq!(&sums, &expected);
         let mut added = input.clone();
-        lif::add_spikes(&sums, &mut added);
+        lif::add_spikes(&Neuron::SPIKEGPT, &sums, &mut added);
         prop_assert_eq!(&added, &residual);
     }
 }
@@ -268,7 +269,7 @@ fn of_one_neuron_by_hand() {
     for (reset, attached) in [(lif::Reset::Attached, 1.0), (lif::Reset::Detached, 0.0)] {
         let first = (0.25 * slope(1.5) - attached * second * 1.5 * slope(1.5)) / 2.0;
         let mut found = d;
-        lif::scan(&sums, &mut found, &mut [9.0], reset);
+        lif::scan(&Neuron::SPIKEGPT, &sums, &mut found, &mut [9.0], reset);
         assert_close(&found, &[first, second], "input");
     }
 }

@@ -25,9 +25,9 @@ pub const BLOCK_AP: Kind = Kind {
 const ZERO_POINT_RATE: f32 = 1e-2;
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Parameters { binary_embedding, candidate, plan, .. } = parameters(job)?;
+    let Parameters { member, candidate, plan, .. } = parameters(job)?;
     let candidate = candidate_of(&candidate)?;
-    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let checkpoint = super::checkpoint_to_train(inputs, member)?;
     let network = checkpoint.network();
     let (data, teacher) = (text(inputs, network, &plan)?, teacher(inputs, network, &plan)?);
     let run = BlockAp::new(&checkpoint, teacher, &candidate, Lessons::of(&data), plan_of_parts(&plan));

@@ -8,6 +8,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
 use qslm_common::measurement::Counts;
+use qslm_common::network::Member;
 use qslm_common::recovery::{Recovery, TrainingPlan};
 use qslm_common::task::Task;
 use qslm_engine::jobs::holdout::HeldOut;
@@ -31,7 +32,8 @@ const LARGEST: u64 = 16 << 20;
 struct Control {
     /// Task: how the data is cut.
     task: Task,
-    binary_embedding: bool,
+    #[serde(rename = "binary_embedding")]
+    member: Member,
     plan: TrainingPlan,
 }
 
@@ -40,7 +42,7 @@ struct Control {
 pub fn control_of(experiment: &Experiment, recovery: &Recovery, data: ContentHash) -> Job {
     let parameters = Control {
         task: experiment.task.clone(),
-        binary_embedding: experiment.network.binary_embedding,
+        member: (&experiment.network).into(),
         plan: recovery.plan.clone(),
     };
     let bytes = LARGEST + experiment.network.parameters() * 4;
@@ -61,8 +63,8 @@ pub fn read_control(artifact: &[u8]) -> Result<HeldOut, JobError> {
 }
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Control { task, binary_embedding, plan } = parameters(job)?;
-    let mut checkpoint = (*inputs.checkpoint(binary_embedding)?).clone();
+    let Control { task, member, plan } = parameters(job)?;
+    let mut checkpoint = (*super::checkpoint_to_train(inputs, member)?).clone();
     let network = *checkpoint.network();
     let float = Candidate::float(&network);
     let data = inputs.data_of("data", &task, &network)?;
@@ -70,7 +72,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         let each = evaluate_each(model, &data, 0..data.len(), None, &|| watch.is_interrupted());
         each.map_err(JobError::invalid)
     };
-    let before = counts(&*inputs.float(binary_embedding)?)?;
+    let before = counts(&*inputs.float(member)?)?;
     let trained = qat::train(inputs, &checkpoint, &float, &plan, watch)?;
     for (name, values) in trained.tensors.iter() {
         checkpoint.replace(name, values.to_vec());

@@ -22,12 +22,12 @@ pub const E2E_QP: Kind =
 const CODES: &str = "codes";
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Parameters { binary_embedding, candidate, plan, .. } = parameters(job)?;
+    let Parameters { member, candidate, plan, .. } = parameters(job)?;
     let candidate = candidate_of(&candidate)?;
     let Trainer::BlockAp { end_to_end_steps, end_to_end_rate } = plan.trainer else {
         return Err(JobError::invalid("plan: e2e_qp is the second phase of the trainer block_ap"));
     };
-    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let checkpoint = super::checkpoint_to_train(inputs, member)?;
     let network = checkpoint.network();
     let frozen = read(inputs, network, &candidate)?;
     // The same windows as the first phase, at the second one's length and rate.

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
+use qslm_common::network::Member;
 use qslm_common::task::{Data, Task};
 use qslm_engine::jobs::{
     Asked, Inputs, JobError, Kind, UnitLosses, Watch, over_data, parameters, read_document, weight_errors,
@@ -31,7 +32,8 @@ pub struct FisherLosses {
     /// Task: how the calibration data is cut.
     pub task: Task,
     /// True if the embedding is binary.
-    pub binary_embedding: bool,
+    #[serde(rename = "binary_embedding")]
+    pub member: Member,
     /// Units with schemes.
     pub units: Vec<(String, String)>,
 }
@@ -57,8 +59,8 @@ impl FisherLosses {
 }
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let FisherLosses { task, binary_embedding, units } = parameters(job)?;
-    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let FisherLosses { task, member, units } = parameters(job)?;
+    let checkpoint = super::checkpoint_to_train(inputs, member)?;
     let network = checkpoint.network();
     let asked = Asked::read(&units, &network.units())?;
     let data = inputs.data(&task, network)?;

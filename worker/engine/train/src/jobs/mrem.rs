@@ -149,7 +149,7 @@ fn round(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> 
     let Some((module, round)) = parameters.module else {
         return Err(JobError::invalid("module: a round is one of a module"));
     };
-    let checkpoint = inputs.checkpoint(parameters.binary_embedding)?;
+    let checkpoint = super::checkpoint_to_train(inputs, parameters.member)?;
     let run = Modules::of(Parameters { module: None, ..parameters }, &checkpoint)?;
     let (count, rounds) = (run.parts.len(), run.rounds);
     if module as usize >= count || round >= rounds {
@@ -194,7 +194,7 @@ fn round(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> 
 
 fn join(job: &Job, inputs: &Inputs, _: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
     let parameters: Parameters = parameters(job)?;
-    let checkpoint = inputs.checkpoint(parameters.binary_embedding)?;
+    let checkpoint = super::checkpoint_to_train(inputs, parameters.member)?;
     let run = Modules::of(parameters, &checkpoint)?;
     let last =
         run.rounds.checked_sub(1).ok_or_else(|| JobError::invalid("rounds = 0: expected 1 at least"))?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use qslm_common::candidate::Candidate;
 use qslm_common::job::Job;
-use qslm_common::network::Network;
+use qslm_common::network::{Member, Network};
 use qslm_common::recovery::{self, Optimizer, Parameters, TrainingPlan, kinds};
 use qslm_common::task::Task;
 use qslm_engine::checkpoint::Checkpoint;
@@ -42,9 +42,9 @@ const SCALE_RATE_OF_LION: f32 = 2e-3;
 const CLIP: f64 = 1.0;
 
 fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), JobError> {
-    let Parameters { binary_embedding, candidate, plan, .. } = parameters(job)?;
+    let Parameters { member, candidate, plan, .. } = parameters(job)?;
     let candidate = candidate_of(&candidate)?;
-    let checkpoint = inputs.checkpoint(binary_embedding)?;
+    let checkpoint = super::checkpoint_to_train(inputs, member)?;
     let network = *checkpoint.network();
     let trained = train(inputs, &checkpoint, &candidate, &plan, watch)?;
     let artifact = artifact(&network, &candidate, &trained);
@@ -95,7 +95,7 @@ pub(super) fn teacher(
     if plan.distillation == 0.0 {
         return Ok(None);
     }
-    inputs.float(network.binary_embedding).map(Some)
+    inputs.float(Member::from(network)).map(Some)
 }
 
 /// Reads the candidate that a job names.

@@ -1,0 +1,210 @@
+//! What a checkpoint does not tell of its network: a family by name, and what differs from it, in a spec or by flags.
+
+use std::path::Path;
+
+use clap::Args;
+use qslm_common::network::{
+    Comparison, Constant, Dynamics, Family, Member, Neuron, Parameter, Placement, Reset,
+};
+use qslm_engine::checkpoint::{self, Recognised};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::de::value::{Error, StrDeserializer};
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::input::unreadable;
+
+/// Flags that say what a float checkpoint does not tell; a packed one says it itself.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "What a float checkpoint does not tell")]
+pub struct MemberArgs {
+    /// Family of the model: spikegpt, spikegpt-char, rwkv4, spikerugpt or myelin [default: what the file tells, else spikegpt]
+    #[arg(long, value_name = "NAME")]
+    pub family: Option<Family>,
+    /// The model was trained on real-valued embeddings instead of their signs
+    #[arg(long)]
+    pub real_embedding: bool,
+    #[command(flatten)]
+    pub dynamics: DynamicsSpec,
+}
+
+/// Dynamics that differ from those of the family: the table `[checkpoint.neuron]` of a spec, and flags.
+#[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DynamicsSpec {
+    /// Share of a neuron's potential that is left after a token, 0 to 1, or "learned"
+    #[arg(long, value_name = "NUMBER", hide_short_help = true)]
+    pub leak: Option<Parameter>,
+    /// Factor of a neuron's input
+    #[arg(long, value_name = "NUMBER", hide_short_help = true, value_parser = constant)]
+    pub gain: Option<Constant>,
+    /// Potential at which a neuron fires, or "learned"
+    #[arg(long, value_name = "NUMBER", hide_short_help = true)]
+    pub threshold: Option<Parameter>,
+    /// What becomes of a potential that fired: hard (0), soft (less the threshold) or none
+    #[arg(long, value_name = "KIND", hide_short_help = true, value_parser = word::<Reset>)]
+    pub reset: Option<Reset>,
+    /// Whether a potential at the threshold fires: at-least or above
+    #[arg(long, value_name = "KIND", hide_short_help = true, value_parser = word::<Comparison>)]
+    pub comparison: Option<Comparison>,
+    /// Potential before the first token
+    #[arg(long, value_name = "NUMBER", hide_short_help = true, value_parser = constant, allow_hyphen_values = true)]
+    pub initial: Option<Constant>,
+    /// Whether spikes leave a half of a block or enter it: after or before
+    #[arg(long, value_name = "PLACE", hide_short_help = true, value_parser = word::<Placement>)]
+    pub placement: Option<Placement>,
+    /// Whether there are spikes at all: true or false
+    #[arg(long, value_name = "BOOL", hide_short_help = true)]
+    pub spiking: Option<bool>,
+    /// Blocks after which the residual stream is halved, as the published script does every 6; 0: never
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub rescale_every: Option<u32>,
+}
+
+impl MemberArgs {
+    /// The member that a file and the flags describe.
+    pub fn member(&self, checkpoint: &Path) -> Outcome<Member> {
+        let binary = self.real_embedding.then_some(false);
+        let member = member(base(checkpoint, self.family)?, binary, &self.dynamics);
+        member.map_err(|(_, words)| Failure::new(Exit::Usage, words))
+    }
+}
+
+/// The family that is asked for, else the one that the file tells, else SpikeGPT; and its member, for which what a file says of
+/// itself goes before the preset.
+pub fn base(checkpoint: &Path, asked: Option<Family>) -> Outcome<(Family, Member)> {
+    let preset = |family: Family| (family, family.member());
+    if asked.is_some_and(|family| family != Family::Myelin) {
+        return Ok(preset(asked.unwrap_or(Family::SpikeGpt)));
+    }
+    let recognised = checkpoint::recognise(checkpoint).map_err(|error| unreadable(checkpoint, &error))?;
+    Ok(match (asked, recognised) {
+        (None, Some(Recognised { family, member, because })) => {
+            tracing::warn!("{}: read as {family}: {because}", checkpoint.display());
+            (family, member)
+        }
+        (Some(family), Some(recognised)) if recognised.family == family => (family, recognised.member),
+        (asked, _) => preset(asked.unwrap_or(Family::SpikeGpt)),
+    })
+}
+
+/// The member that a family's and what differs from it make.
+///
+/// # Errors
+/// The key that means nothing or is out of its bound, and a line on it.
+pub fn member(
+    (family, mut member): (Family, Member),
+    binary_embedding: Option<bool>,
+    changes: &DynamicsSpec,
+) -> Result<Member, (&'static str, String)> {
+    member.binary_embedding = binary_embedding.unwrap_or(member.binary_embedding);
+    let dynamics = &mut member.dynamics;
+    match changes.spiking {
+        Some(true) => dynamics.neuron = dynamics.neuron.or(Some(Neuron::SPIKEGPT)),
+        Some(false) => dynamics.neuron = None,
+        None => {}
+    }
+    match &mut dynamics.neuron {
+        Some(neuron) => changes.apply(neuron),
+        None => {
+            if let Some(key) = changes.of_neurons() {
+                let of =
+                    if changes.spiking.is_some() { "spiking = false".to_owned() } else { family.to_string() };
+                return Err((key, format!("{key} is of neurons, and {of} has none")));
+            }
+        }
+    }
+    dynamics.placement = changes.placement.unwrap_or(dynamics.placement);
+    dynamics.rescale_every = changes.rescale_every.unwrap_or(dynamics.rescale_every);
+    Dynamics::validate(dynamics).map_err(|error| ("", error.to_string()))?;
+    Ok(member)
+}
+
+impl DynamicsSpec {
+    fn apply(&self, neuron: &mut Neuron) {
+        let Self { leak, gain, threshold, reset, comparison, initial, .. } = *self;
+        neuron.leak = leak.unwrap_or(neuron.leak);
+        neuron.gain = gain.unwrap_or(neuron.gain);
+        neuron.threshold = threshold.unwrap_or(neuron.threshold);
+        neuron.reset = reset.unwrap_or(neuron.reset);
+        neuron.comparison = comparison.unwrap_or(neuron.comparison);
+        neuron.initial = initial.unwrap_or(neuron.initial);
+    }
+
+    /// The first key that is given and is of neurons.
+    fn of_neurons(&self) -> Option<&'static str> {
+        let keys = [
+            ("leak", self.leak.is_some()),
+            ("gain", self.gain.is_some()),
+            ("threshold", self.threshold.is_some()),
+            ("reset", self.reset.is_some()),
+            ("comparison", self.comparison.is_some()),
+            ("initial", self.initial.is_some()),
+            ("placement", self.placement.is_some()),
+        ];
+        keys.into_iter().find(|(_, is_given)| *is_given).map(|(key, _)| key)
+    }
+}
+
+/// A flag's word as a spec would write it.
+fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    T::deserialize(StrDeserializer::<Error>::new(text)).map_err(|error| error.to_string())
+}
+
+fn constant(text: &str) -> Result<Constant, String> {
+    let constant = text.parse().ok().and_then(Constant::new);
+    constant.ok_or_else(|| "expected a finite number".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes(toml: &str) -> DynamicsSpec {
+        toml::from_str(toml).unwrap()
+    }
+
+    fn member(
+        family: Option<Family>,
+        binary: Option<bool>,
+        changes: &DynamicsSpec,
+    ) -> Result<Member, (&'static str, String)> {
+        let family = family.unwrap_or(Family::SpikeGpt);
+        super::member((family, family.member()), binary, changes)
+    }
+
+    #[test]
+    fn what_is_not_said_is_the_familys() {
+        assert_eq!(member(None, None, &changes("")), Ok(true.into()));
+        assert_eq!(member(None, Some(false), &changes("")), Ok(false.into()));
+        assert_eq!(member(Some(Family::Rwkv4), None, &changes("")), Ok(Family::Rwkv4.member()));
+        let slow =
+            member(Some(Family::Myelin), None, &changes("leak = 0.75\nplacement = \"before\"")).unwrap();
+        let neuron = slow.dynamics.neuron.unwrap();
+        assert_eq!((neuron.leak.fixed(), neuron.gain.value()), (Some(0.75), 1.0));
+        assert_eq!(slow.dynamics.placement, Placement::Before);
+        let silent = member(None, Some(false), &changes("spiking = false\nrescale_every = 6")).unwrap();
+        assert_eq!((silent.dynamics.neuron, silent.dynamics.rescale_every), (None, 6));
+        let spiking =
+            member(Some(Family::Rwkv4), None, &changes("spiking = true\nreset = \"soft\"")).unwrap();
+        assert_eq!(spiking.dynamics.neuron, Some(Neuron { reset: Reset::Soft, ..Neuron::SPIKEGPT }));
+        let learned = changes("leak = \"learned\"\nthreshold = 0.5");
+        assert_eq!(learned.leak, Some(Parameter::Learned));
+    }
+
+    #[test]
+    fn what_means_nothing_is_named() {
+        let refused = |family, text: &str| member(family, None, &changes(text)).unwrap_err();
+        let (key, words) = refused(Some(Family::Rwkv4), "leak = 0.5");
+        assert_eq!((key, &*words), ("leak", "leak is of neurons, and rwkv4 has none"));
+        let (_, words) = refused(None, "spiking = false\ngain = 1");
+        assert_eq!(words, "gain is of neurons, and spiking = false has none");
+        let (_, words) = refused(None, "threshold = -1");
+        assert_eq!(words, "threshold = -1: a network has 0.0001 to 10000");
+        assert!(toml::from_str::<DynamicsSpec>("leek = 1").is_err());
+        assert!(toml::from_str::<DynamicsSpec>("leak = \"half\"").is_err());
+        let words = word::<Reset>("gentle").unwrap_err();
+        assert!(words.contains("`hard`, `soft`, `none`"), "{words}");
+        assert!(constant("nan").is_err() && constant("1e-1").is_ok());
+    }
+}
