@@ -91,8 +91,9 @@ pub struct FrontRow {
     pub kl: Option<f64>,
     /// Value of the trade-off.
     pub trade_off: Option<f64>,
-    /// Spikes per neuron and token over all LIF populations.
-    pub firing_rate: f64,
+    /// Spikes per neuron and token over all LIF populations; null where the network has none.
+    #[serde(default)]
+    pub firing_rate: Option<f64>,
     /// The raw counts.
     pub counts: Counts,
     /// Costs on the device, per token where the unit says so; see [`crate::cost`]. Empty in files of a

@@ -122,10 +122,10 @@ impl Counts {
         self.spikes.iter().map(|spikes| *spikes as f64 / chances as f64).collect()
     }
 
-    /// Spikes per neuron and token over all populations, 0 to 1.
-    pub fn mean_firing_rate(&self, channels: u32) -> f64 {
+    /// Spikes per neuron and token over all populations, 0 to 1; `None` of a network without spikes.
+    pub fn mean_firing_rate(&self, channels: u32) -> Option<f64> {
         let rates = self.firing_rates(channels);
-        rates.iter().sum::<f64>() / rates.len().max(1) as f64
+        (!rates.is_empty()).then(|| rates.iter().sum::<f64>() / rates.len() as f64)
     }
 
     /// True if the counts could come from a network of this shape: a hit per sentence at most, a spike

@@ -123,7 +123,7 @@ impl Objective {
             Self::Perplexity => measured.counts.perplexity().unwrap_or(0.0),
             Self::Error => 1.0 - measured.counts.accuracy().unwrap_or(1.0),
             Self::Kl => measured.counts.mean_kl().unwrap_or(0.0),
-            Self::FiringRate => measured.counts.mean_firing_rate(network.channels),
+            Self::FiringRate => measured.counts.mean_firing_rate(network.channels).unwrap_or_default(),
             Self::Cost(cost) => measured.cost(cost).unwrap_or(0.0),
         }
     }

@@ -121,9 +121,11 @@ pub fn columns() -> Vec<Column> {
         count("hits", "sentences classified rightly; 0 for a language model", |row| row.counts.hits),
         count("sentences", "classified sentences; 0 for a language model", |row| row.counts.sentences),
         count("positions", "tokens that went through the network", |row| row.counts.processed_tokens),
-        number("firing_rate", "spikes per neuron and token over all populations, 0 to 1", |row| {
-            Some(row.candidate.firing_rate)
-        }),
+        number(
+            "firing_rate",
+            "spikes per neuron and token over all populations, 0 to 1; none of a network without spikes",
+            |row| row.candidate.firing_rate,
+        ),
         text("spikes", "spikes of each population, separated by spaces", spikes),
         text("schemes", "UNIT=SCHEME for everything that may be quantized, separated by spaces", |row| {
             row.candidate.schemes.clone()

@@ -6,10 +6,10 @@ use clap::Args;
 use qslm_common::network::{
     Comparison, Constant, Dynamics, Family, Member, Neuron, Parameter, Placement, Reset,
 };
-use qslm_engine::checkpoint::{self, Recognised};
-use serde::Deserialize;
+use qslm_engine::checkpoint::{self, CheckpointError, Recognised};
 use serde::de::DeserializeOwned;
 use serde::de::value::{Error, StrDeserializer};
+use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::unreadable;
@@ -29,7 +29,7 @@ pub struct MemberArgs {
 }
 
 /// Dynamics that differ from those of the family: the table `[checkpoint.neuron]` of a spec, and flags.
-#[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DynamicsSpec {
     /// Share of a neuron's potential that is left after a token, 0 to 1, or "learned"
@@ -62,30 +62,71 @@ pub struct DynamicsSpec {
 }
 
 impl MemberArgs {
+    /// What the flags say, as a spec has it: lines of `[checkpoint]`, and its table of neurons.
+    pub fn written(&self, checkpoint: &Path) -> Outcome<String> {
+        let Base { family, .. } = Base::of(checkpoint, self.family)?;
+        let mut text = String::new();
+        if family != Family::SpikeGpt {
+            text.push_str(&format!("family = \"{family}\"\n"));
+        }
+        if self.dynamics != DynamicsSpec::default() {
+            let table =
+                toml::to_string(&self.dynamics).map_err(|error| Failure::new(Exit::Failure, error))?;
+            text.push_str(&format!("\n[checkpoint.neuron]\n{table}"));
+        }
+        Ok(text)
+    }
+
     /// The member that a file and the flags describe.
     pub fn member(&self, checkpoint: &Path) -> Outcome<Member> {
         let binary = self.real_embedding.then_some(false);
-        let member = member(base(checkpoint, self.family)?, binary, &self.dynamics);
+        let member = member(Base::said(checkpoint, self.family)?, binary, &self.dynamics);
         member.map_err(|(_, words)| Failure::new(Exit::Usage, words))
     }
 }
 
-/// The family that is asked for, else the one that the file tells, else SpikeGPT; and its member, for which what a file says of
-/// itself goes before the preset.
-pub fn base(checkpoint: &Path, asked: Option<Family>) -> Outcome<(Family, Member)> {
-    let preset = |family: Family| (family, family.member());
-    if asked.is_some_and(|family| family != Family::Myelin) {
-        return Ok(preset(asked.unwrap_or(Family::SpikeGpt)));
-    }
-    let recognised = checkpoint::recognise(checkpoint).map_err(|error| unreadable(checkpoint, &error))?;
-    Ok(match (asked, recognised) {
-        (None, Some(Recognised { family, member, because })) => {
-            tracing::warn!("{}: read as {family}: {because}", checkpoint.display());
-            (family, member)
+/// Family and member before anything that differs is said.
+pub struct Base {
+    /// Family.
+    pub family: Family,
+    member: Member,
+}
+
+impl Base {
+    /// The family that is asked for, else the one that a file tells, else SpikeGPT. What a file says of itself goes before the
+    /// family's preset.
+    pub fn of(checkpoint: &Path, asked: Option<Family>) -> Outcome<Self> {
+        let preset = |family: Family| Self { family, member: family.member() };
+        match asked {
+            None => Ok(recognised(checkpoint)?.unwrap_or_else(|| preset(Family::SpikeGpt))),
+            Some(Family::Myelin) => {
+                let recognised = recognised(checkpoint)?.filter(|base| base.family == Family::Myelin);
+                Ok(recognised.unwrap_or_else(|| preset(Family::Myelin)))
+            }
+            Some(family) => Ok(preset(family)),
         }
-        (Some(family), Some(recognised)) if recognised.family == family => (family, recognised.member),
-        (asked, _) => preset(asked.unwrap_or(Family::SpikeGpt)),
-    })
+    }
+
+    /// As [`Base::of`]; what only the file told is said.
+    pub fn said(checkpoint: &Path, asked: Option<Family>) -> Outcome<Self> {
+        if asked.is_none()
+            && let Ok(Some(Recognised { family, because, .. })) = checkpoint::recognise(checkpoint)
+        {
+            tracing::warn!("{}: read as {family}: {because}", checkpoint.display());
+        }
+        Self::of(checkpoint, asked)
+    }
+}
+
+/// What a file tells. One that cannot be read tells nothing: whoever loads it says why.
+fn recognised(path: &Path) -> Outcome<Option<Base>> {
+    match checkpoint::recognise(path) {
+        Ok(found) => Ok(found.map(|Recognised { family, member, .. }| Base { family, member })),
+        Err(error @ (CheckpointError::Configuration { .. } | CheckpointError::Network(_))) => {
+            Err(unreadable(path, &error))
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 /// The member that a family's and what differs from it make.
@@ -93,7 +134,7 @@ pub fn base(checkpoint: &Path, asked: Option<Family>) -> Outcome<(Family, Member
 /// # Errors
 /// The key that means nothing or is out of its bound, and a line on it.
 pub fn member(
-    (family, mut member): (Family, Member),
+    Base { family, mut member }: Base,
     binary_embedding: Option<bool>,
     changes: &DynamicsSpec,
 ) -> Result<Member, (&'static str, String)> {
@@ -170,7 +211,7 @@ mod tests {
         changes: &DynamicsSpec,
     ) -> Result<Member, (&'static str, String)> {
         let family = family.unwrap_or(Family::SpikeGpt);
-        super::member((family, family.member()), binary, changes)
+        super::member(Base { family, member: family.member() }, binary, changes)
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn front_table(document: &FrontDocument) -> String {
             hundredths(row),
             interval(row.quality_loss_interval),
             row.costs.get(&Cost::Energy).map_or(String::new(), |joules| format!("{:.1}", joules * 1e6)),
-            format!("{:.4}", row.firing_rate),
+            row.firing_rate.map_or("no spikes".to_owned(), |rate| format!("{rate:.4}")),
             row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
         ];
         cells.extend(has_kl.then(|| row.kl.map_or(String::new(), |kl| format!("{kl:.4}"))));

@@ -202,8 +202,10 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
             let note = "nats from the float model".to_owned();
             tiles.push(tile("divergence", format!("{kl:.4}"), note));
         }
-        let note = format!("spikes per neuron and token, float {:.4}", float.firing_rate);
-        tiles.push(tile("firing rate", format!("{:.4}", chosen.firing_rate), note));
+        if let (Some(before), Some(after)) = (float.firing_rate, chosen.firing_rate) {
+            let note = format!("spikes per neuron and token, float {before:.4}");
+            tiles.push(tile("firing rate", format!("{after:.4}"), note));
+        }
     }
     let measured = report.front.measured.to_string();
     let failed = if report.failed > 0 { format!("{} failed", report.failed) } else { String::new() };
@@ -235,7 +237,7 @@ fn front(report: &ReportDocument) -> Vec<PageRow> {
             loss(row),
             interval(row.quality_loss_interval),
             energy(row).unwrap_or_default(),
-            format!("{:.4}", row.firing_rate),
+            row.firing_rate.map_or("no spikes".to_owned(), |rate| format!("{rate:.4}")),
             row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
         ]
         .into_iter()

@@ -3,7 +3,9 @@
 //! **As built.** In the graph of the published training code every linear reads real numbers: its input is a
 //! layer norm of the residual stream (docs/model.md, The network). So every weight is one multiply-accumulate
 //! (MAC), and the only accumulates without a multiplication (AC) are the spikes that populations add to the
-//! residual.
+//! residual. Without spikes, the halves of blocks add D numbers each. Where spikes enter the halves, their first linears read
+//! token shifts of spikes, `m s + (1 - m) s~`, no MAC where both are 0: a share `(1 - rate)^2` if spikes of a neuron come
+//! independently of its last one.
 //!
 //! **As published.** Spiking papers count the linears of a module as fed by the spikes of the population
 //! before it: each weight costs `rate` accumulates, where `rate` is that population's measured spikes per
@@ -15,7 +17,7 @@
 use super::{CostModel, CostUnit, Sees};
 use crate::candidate::Candidate;
 use crate::measurement::Counts;
-use crate::network::{Network, Population, Unit};
+use crate::network::{Network, Placement, Population, Unit};
 use crate::scheme::Scheme;
 
 /// `macs`
@@ -71,12 +73,24 @@ pub struct Operations {
 
 /// Operations per token of every linear and of the residual, as the network is built.
 pub fn as_built(network: &Network, counts: &Counts) -> Vec<Operations> {
-    let linears = network.units().into_iter().filter(Unit::is_linear);
-    let mut all: Vec<_> =
-        linears.map(|unit| Operations { macs: unit.weights() as f64, acs: 0.0, unit: Some(unit) }).collect();
     let rates = counts.firing_rates(network.channels);
-    let spikes = rates.iter().sum::<f64>() * f64::from(network.channels);
-    all.push(Operations { unit: None, macs: 0.0, acs: spikes });
+    let mut all = Vec::new();
+    for part in network.tree().leaves() {
+        let fed_by = part.population.as_ref().filter(|_| network.dynamics.placement == Placement::Before);
+        // A token shift of spikes is a zero where neither this token's neuron fired nor the last one's.
+        let share = fed_by.map(|population| 1.0 - (1.0 - rate(&rates, population)).powi(2));
+        for unit in part.units.iter().filter(|unit| unit.is_linear()) {
+            let share = share.filter(|_| network.reads_token_shift(unit)).unwrap_or(1.0);
+            let macs = share * unit.weights() as f64;
+            all.push(Operations { unit: Some(unit.clone()), macs, acs: 0.0 });
+        }
+    }
+    let channels = f64::from(network.channels);
+    let acs = match network.is_spiking() && network.dynamics.placement == Placement::After {
+        true => rates.iter().sum::<f64>() * channels,
+        false => network.halves() as f64 * channels,
+    };
+    all.push(Operations { unit: None, macs: 0.0, acs });
     all
 }
 
@@ -92,12 +106,21 @@ pub fn as_published(network: &Network, counts: &Counts) -> Vec<Operations> {
     // The rate of the last population that added to the residual.
     let mut before = None;
     for part in network.tree().leaves() {
+        let own = part.population.as_ref().map(|population| rate(&rates, population));
         let linears = part.units.iter().filter(|unit| unit.is_linear());
-        operations.extend(linears.map(|unit| count(unit, before)));
-        let rate = |population: &Population| rates.get(population.index).copied().unwrap_or(0.0);
-        before = part.population.as_ref().map(rate).or(before);
+        match network.dynamics.placement {
+            Placement::After => operations.extend(linears.map(|unit| count(unit, before))),
+            Placement::Before => operations
+                .extend(linears.map(|unit| count(unit, own.filter(|_| network.reads_token_shift(unit))))),
+        }
+        before = own.or(before);
     }
     operations
+}
+
+/// Spikes per neuron and token of a population.
+fn rate(rates: &[f64], population: &Population) -> f64 {
+    rates.get(population.index).copied().unwrap_or(0.0)
 }
 
 /// The sum of one of the numbers.
@@ -118,6 +141,7 @@ pub(super) fn is_integer(candidate: &Candidate, unit: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Dynamics;
     use crate::network::tests::PUBLISHED;
 
     /// Every population fires at `rate`, but the last one not at all.
@@ -126,6 +150,36 @@ mod tests {
         let mut spikes = vec![(rate * 768.0 * processed_tokens as f64) as u64; 36];
         spikes[35] = 0;
         Counts { processed_tokens, spikes, ..Counts::default() }
+    }
+
+    #[test]
+    fn where_spikes_enter_a_half_its_first_linears_skip_zeros() {
+        let dynamics = Dynamics { placement: Placement::Before, ..Dynamics::SPIKEGPT };
+        let network = Network { dynamics, ..PUBLISHED };
+        let of = |all: &[Operations], name: &str| {
+            let found = all.iter().find(|one| one.unit.as_ref().is_some_and(|unit| unit.name == name));
+            let Operations { unit, macs, acs } = found.unwrap().clone();
+            let weights = unit.unwrap().weights() as f64;
+            (macs / weights, acs / weights)
+        };
+        let built = as_built(&network, &counts(0.25));
+        assert_eq!(of(&built, "blocks.1.att.key.weight"), (1.0 - 0.75 * 0.75, 0.0));
+        assert_eq!(of(&built, "blocks.1.att.output.weight"), (1.0, 0.0));
+        assert_eq!(of(&built, "head.weight"), (1.0, 0.0));
+        assert_eq!(built.last().unwrap().acs, 36.0 * 768.0, "both halves of 18 blocks add real numbers");
+        let published = as_published(&network, &counts(0.25));
+        assert_eq!(of(&published, "blocks.0.ffn.key.weight"), (0.0, 0.25));
+        assert_eq!(of(&published, "blocks.0.ffn.value.weight"), (1.0, 0.0));
+    }
+
+    #[test]
+    fn without_spikes_all_is_multiplied_and_halves_add_numbers() {
+        let network = Network { dynamics: Dynamics::NO_SPIKES, ..PUBLISHED };
+        let none = Counts { processed_tokens: 5, ..Counts::zero(0) };
+        let (built, published) = (as_built(&network, &none), as_published(&network, &none));
+        assert_eq!(sum(&built, |one| one.macs), 176_631_552.0);
+        assert_eq!(sum(&built, |one| one.acs), 36.0 * 768.0);
+        assert_eq!((sum(&published, |one| one.macs), sum(&published, |one| one.acs)), (176_631_552.0, 0.0));
     }
 
     #[test]

@@ -226,6 +226,36 @@ impl fmt::Display for Constant {
     }
 }
 
+impl fmt::Display for Dynamics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.neuron {
+            None => f.write_str("no spikes")?,
+            Some(neuron) => {
+                let reset = match neuron.reset {
+                    Reset::Hard => "hard reset",
+                    Reset::Soft => "soft reset",
+                    Reset::None => "no reset",
+                };
+                let Neuron { leak, gain, threshold, .. } = neuron;
+                write!(f, "neurons: leak {leak}, gain {gain}, threshold {threshold}, {reset}")?;
+                if neuron.comparison == Comparison::Above {
+                    f.write_str(", firing above the threshold only")?;
+                }
+                if neuron.initial != Constant::ZERO {
+                    write!(f, ", starting at {}", neuron.initial)?;
+                }
+            }
+        }
+        if self.placement == Placement::Before {
+            f.write_str("; spikes enter the halves of blocks")?;
+        }
+        match self.rescale_every {
+            0 => Ok(()),
+            every => write!(f, "; residual stream halved every {every} blocks"),
+        }
+    }
+}
+
 impl Serialize for Constant {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f32(self.value())
@@ -352,6 +382,23 @@ mod tests {
         assert_eq!(Constant::new(f32::NAN), None);
         assert_eq!(Constant::new(-0.0), Some(Constant::ZERO));
         assert!("half".parse::<Parameter>().is_err() && "inf".parse::<Parameter>().is_err());
+    }
+
+    #[test]
+    fn dynamics_are_told_in_words() {
+        let told = |dynamics: Dynamics| dynamics.to_string();
+        assert_eq!(told(Dynamics::SPIKEGPT), "neurons: leak 0.5, gain 0.5, threshold 1, hard reset");
+        assert_eq!(told(Dynamics::NO_SPIKES), "no spikes");
+        let other = neuron(|n| {
+            (n.leak, n.reset, n.comparison) = (Parameter::Learned, Reset::Soft, Comparison::Above);
+            n.initial = Constant::HALF;
+        });
+        let other = Dynamics { placement: Placement::Before, rescale_every: 6, ..other };
+        assert_eq!(
+            told(other),
+            "neurons: leak learned, gain 0.5, threshold 1, soft reset, firing above the threshold only, starting at 0.5; spikes \
+             enter the halves of blocks; residual stream halved every 6 blocks"
+        );
     }
 
     #[test]

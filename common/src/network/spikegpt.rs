@@ -220,6 +220,11 @@ impl Network {
         if self.is_spiking() { POPULATIONS_PER_BLOCK * self.blocks as usize } else { 0 }
     }
 
+    /// Number of halves of blocks, each of which adds to the residual stream.
+    pub fn halves(&self) -> usize {
+        HALVES.len() * self.blocks as usize
+    }
+
     /// True if it has populations that fire.
     pub fn is_spiking(&self) -> bool {
         self.dynamics.neuron.is_some()
@@ -252,6 +257,14 @@ impl Network {
             HEAD => self.predicts_tokens(),
             _ => false,
         }
+    }
+
+    /// True if what enters a linear is a token shift: the first linears of a half of a block, which read spikes where
+    /// populations stand before the halves.
+    pub fn reads_token_shift(&self, unit: &Unit) -> bool {
+        let is_second =
+            ["att.output.weight", "ffn.value.weight"].iter().any(|name| unit.name.ends_with(name));
+        unit.block().is_some() && !is_second
     }
 
     /// Rows and columns of a unit of this network, by its name.

@@ -84,6 +84,7 @@ impl Init {
             .replace("{checkpoint}", &relative(&self.checkpoint)?)
             .replace("{tokenizer}", &relative(&self.tokenizer)?)
             .replace("{binary}", if network.binary_embedding { "true" } else { "false" })
+            .replace("{family}", &self.member.written(&self.checkpoint)?)
             .replace("{task}", if flag == "text" { PERPLEXITY } else { ACCURACY })
             .replace("{data}", &relative(data)?)
             .replace("{embedding}", if network.binary_embedding { "sign" } else { "quantize" })
@@ -148,7 +149,7 @@ path = {checkpoint}
 tokenizer = {tokenizer}
 # Whether the model was trained to see only the sign of its embedding weights.
 binary_embedding = {binary}
-
+{family}
 {task}
 [space]
 bits = [8, 6, 4, 3, 2]    # 2 to 8, 16 or 32

@@ -1,5 +1,6 @@
 //! `qslm inspect`: what a checkpoint holds, float or packed.
 
+mod first_window;
 mod statistics;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::input::unreadable;
 use crate::inputs::DataArgs;
 use crate::member::MemberArgs;
 use crate::output::{Output, align_right, plain_table, print, print_data};
+use first_window::FirstWindow;
 use statistics::UnitStatistics;
 
 /// Print hierarchy, shapes, parameters, bytes and schemes of a checkpoint, and what tells which quantizers can help it.
@@ -28,6 +30,7 @@ use statistics::UnitStatistics;
 Examples:
   qslm inspect experiments/models/wikitext2-xs.safetensors
   qslm inspect packed.safetensors --output json
+  qslm inspect model.pth --family rwkv4 --tokenizer tokenizer.json --text valid.txt --window 128
   qslm inspect model.safetensors --statistics
   qslm inspect model.safetensors --statistics --tokenizer tokenizer.json --text train.txt --window 128 --windows 64")]
 pub struct Inspect {
@@ -74,6 +77,9 @@ struct Inspection {
     /// Statistics of every matrix, if they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     statistics: Option<Vec<UnitStatistics>>,
+    /// Losses of the first window of a language model, if data was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_window: Option<FirstWindow>,
     /// Scheme of one-dimensional parameters; their bytes.
     vectors: String,
     vector_bytes: u64,
@@ -123,6 +129,10 @@ impl Inspect {
             true => Some(statistics::of(&self.file, member, &self.data)?),
             false => None,
         };
+        let first_window = match self.data.is_given() {
+            true => first_window::of(&self.file, member, &self.data)?,
+            false => None,
+        };
         let report = Inspection {
             network,
             parameters: network.parameters(),
@@ -140,6 +150,7 @@ impl Inspect {
             notes,
             units,
             statistics,
+            first_window,
             vectors: candidate.vectors().to_string(),
             vector_bytes: vector_bytes(&network, &candidate),
             membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
@@ -148,6 +159,7 @@ impl Inspect {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => {
                 print(&report.table())?;
+                report.first_window.iter().try_for_each(|first| print(&first.lines(&network)))?;
                 report.statistics.iter().try_for_each(|all| print(&statistics::table(all)))
             }
         }
@@ -198,8 +210,12 @@ impl Inspection {
     fn table(&self) -> String {
         let Network { vocabulary, channels, hidden, blocks, outputs, .. } = self.network;
         let embedding = if self.network.binary_embedding { "binary" } else { "real-valued" };
+        let dynamics = match self.network.dynamics {
+            dynamics if dynamics.is_default() => String::new(),
+            dynamics => format!("\n{dynamics}"),
+        };
         let mut text = format!(
-            "V {vocabulary}, D {channels}, hidden {hidden}, L {blocks}, outputs {outputs}, {embedding} embedding\n\
+            "V {vocabulary}, D {channels}, hidden {hidden}, L {blocks}, outputs {outputs}, {embedding} embedding{dynamics}\n\
              {} parameters in {} matrices and {} outside, {} MACs per token\n\
              {} of {} in float ({:.2} % saved){}\n",
             grouped(self.parameters),

@@ -40,7 +40,7 @@ use crate::holdout::{HeldOut, Holdout};
 use crate::input::{Input, read_checkpoint, unreadable};
 use crate::listed;
 use crate::making::{Here, Maker};
-use crate::member;
+use crate::member::Base;
 use crate::sensitivity::{self, Metric, UnitSensitivity};
 use calibration::{calibrate, draft};
 pub use check::{Problem, problems, problems_of_text};
@@ -158,7 +158,7 @@ impl From<Failure> for Refused {
 fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolved, Refused> {
     let mut spec = written::read(path, settings)?;
     let (files, task) = find(path, &mut spec)?;
-    let base = member::base(&files.checkpoint, spec.checkpoint.family)?;
+    let base = Base::said(&files.checkpoint, spec.checkpoint.family)?;
     let member = spec.checkpoint.member(base).map_err(|problem| Refused::Spec(vec![problem]))?;
     // A list that is too long is told before anything large is read.
     let listed = listed(path, &spec, member, &files)?;

@@ -22,7 +22,7 @@ use super::space::SpaceSpec;
 use super::{KeyProblem, refuse};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_text;
-use crate::member::{DynamicsSpec, member};
+use crate::member::{Base, DynamicsSpec, member};
 use crate::sensitivity::Metric;
 
 /// A spec as written.
@@ -66,7 +66,7 @@ pub(super) struct CheckpointSpec {
 
 impl CheckpointSpec {
     /// What it says of the network beside its file.
-    pub(super) fn member(&self, base: (Family, Member)) -> Result<Member, KeyProblem> {
+    pub(super) fn member(&self, base: Base) -> Result<Member, KeyProblem> {
         member(base, self.binary_embedding, &self.neuron).map_err(|(key, words)| {
             let key = ["checkpoint.neuron", key].join(if key.is_empty() { "" } else { "." });
             KeyProblem::new(&key, format!("checkpoint.neuron: {words}"))

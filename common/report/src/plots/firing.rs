@@ -9,9 +9,12 @@ use qslm_common::network::population_name;
 use super::{CHOSEN, FLOAT, Plot, WIDTH};
 use crate::ReportDocument;
 
-/// `None` before the float model is measured.
+/// `None` before the float model is measured, and for a network without spikes.
 pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let network = &report.experiment.network;
+    if !network.is_spiking() {
+        return None;
+    }
     let rates = |row: &FrontRow| row.counts.firing_rates(network.channels);
     let mut layers: Vec<Layer> = Vec::new();
     let mut add = |name: &str, colour: &str, row: &FrontRow| {

@@ -74,7 +74,7 @@ fn value(row: &FrontRow, objective: Objective) -> Option<f64> {
         Objective::Perplexity => row.perplexity,
         Objective::Error => row.accuracy.map(|accuracy| 1.0 - accuracy),
         Objective::Kl => row.kl,
-        Objective::FiringRate => Some(row.firing_rate),
+        Objective::FiringRate => row.firing_rate,
         Objective::Cost(Cost::Footprint) => Some(row.footprint_bytes as f64),
         Objective::Cost(cost) => row.costs.get(&cost).copied(),
     }
