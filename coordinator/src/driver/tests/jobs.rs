@@ -54,7 +54,7 @@ async fn a_job_of_a_graphics_card_goes_to_a_worker_that_has_one() {
     assert_eq!(handle.report(knows.clone()).await.unwrap().leases, []);
     assert_eq!(handle.make(request()).await.unwrap().able_workers, 0);
     // It knows the kind, and gets what is made on any machine.
-    assert_eq!(ask(&handle, &[on_card.clone()]).await, [JobState::Pending]);
+    assert_eq!(ask(&handle, std::slice::from_ref(&on_card)).await, [JobState::Pending]);
     assert_eq!(ask(&handle, &[job("qat")]).await, [JobState::Pending]);
     let [given] = &handle.report(knows).await.unwrap().leases[..] else { panic!("one lease") };
     assert_eq!(given.work.job().unwrap().job, job("qat"));
