@@ -7,12 +7,15 @@ use qslm_common::network::EMBEDDING;
 use super::Parameters;
 use super::scans::{lif, wkv};
 use crate::kernels::gradient::lif::Reset;
+use crate::kernels::lif::Neuron;
 use crate::kernels::norm::EPSILON;
 
 /// A network of these parameters.
 pub(super) struct Forward<'a> {
     pub(super) parameters: &'a Parameters,
     pub(super) blocks: usize,
+    /// The neuron of all populations; `None` without spikes.
+    pub(super) neuron: Option<Neuron>,
     pub(super) reset: Reset,
 }
 
@@ -25,11 +28,19 @@ impl Forward<'_> {
         for block in 0..self.blocks {
             let at = |name: &str| format!("blocks.{block}.{name}");
             let y = self.norm(&at("ln1"), x.clone());
-            x = x + lif(self.time_mix(&at("att"), y), self.reset);
+            x = x + self.fire(self.time_mix(&at("att"), y));
             let y = self.norm(&at("ln2"), x.clone());
-            x = x + lif(self.channel_mix(&at("ffn"), y), self.reset);
+            x = x + self.fire(self.channel_mix(&at("ffn"), y));
         }
         self.norm("ln_out", x)
+    }
+
+    /// What the output of a half makes a population fire, or that output itself where there are no spikes.
+    fn fire(&self, out: Tensor<3>) -> Tensor<3> {
+        match &self.neuron {
+            Some(neuron) => lif(neuron, out, self.reset),
+            None => out,
+        }
     }
 
     /// A vector, for all windows and tokens.

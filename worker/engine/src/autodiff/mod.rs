@@ -17,6 +17,7 @@ use qslm_common::network::{EMBEDDING, HEAD, Network};
 
 use crate::backend::Compute;
 use crate::kernels::gradient::lif::Reset;
+use crate::kernels::lif::Neuron;
 use forward::Forward;
 
 /// Logits that are there at once: 64 MiB of them, and as many of a teacher, each with its gradient.
@@ -34,6 +35,8 @@ pub type Window<'a> = (&'a [u32], &'a [u32]);
 /// A network on a device, of which losses and gradients are found.
 pub struct Graph {
     network: Network,
+    /// The neuron of all populations; `None` without spikes.
+    neuron: Option<Neuron>,
     reset: Reset,
     /// With autodiff.
     device: Device,
@@ -69,10 +72,16 @@ pub fn has(backend: Backend) -> bool {
 
 impl Graph {
     /// A network of this shape without parameters; `None` if the backend is none of Burn's, or this program lacks it.
+    ///
+    /// # Panics
+    /// If its dynamics are none that is trained: see [`Dynamics::trainable`](qslm_common::network::Dynamics::trainable).
     pub fn new(backend: Backend, network: &Network, reset: Reset) -> Option<Self> {
         let Ok(Compute::Burn(device)) = Compute::new(backend) else { return None };
+        let dynamics = &network.dynamics;
+        assert_eq!(dynamics.trainable(), Ok(()));
+        let neuron = dynamics.neuron.as_ref().and_then(Neuron::fixed);
         let (parameters, teacher) = Default::default();
-        Some(Self { network: *network, reset, device: device.autodiff(), parameters, teacher })
+        Some(Self { network: *network, neuron, reset, device: device.autodiff(), parameters, teacher })
     }
 
     /// Takes over a parameter, in the place of what it was before.
@@ -132,10 +141,10 @@ impl Graph {
     fn add(&self, windows: &[Window<'_>], time: usize, (share, scale): (f32, f32), sums: &mut Sums) {
         let tokens: Vec<u32> = windows.iter().flat_map(|(tokens, _)| *tokens).copied().collect();
         let targets: Vec<u32> = windows.iter().flat_map(|(_, targets)| *targets).copied().collect();
-        let (classifies, reset) = (self.network.is_classifier(), self.reset);
+        let (classifies, neuron, reset) = (self.network.is_classifier(), self.neuron, self.reset);
         let rows = |parameters: &Parameters, device: &Device| {
             let blocks = self.network.blocks as usize;
-            let forward = Forward { parameters, blocks, reset };
+            let forward = Forward { parameters, blocks, neuron, reset };
             let features = forward.features(indices(&tokens, device), [windows.len(), time]);
             let [windows, time, channels] = features.dims();
             match classifies {

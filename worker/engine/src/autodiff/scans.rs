@@ -6,9 +6,10 @@
 use std::f32::consts::PI;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use qslm_common::network;
 
 use crate::kernels::gradient::lif::Reset;
-use crate::kernels::lif::THRESHOLD;
+use crate::kernels::lif::Neuron;
 
 /// Tokens of a piece of WKV. What it computes with has the square of that in numbers per piece and channel.
 const PIECE: usize = 8;
@@ -110,23 +111,31 @@ pub(super) fn wkv(k: Tensor<3>, v: Tensor<3>, decay: Tensor<3>, first: Tensor<3>
     Tensor::cat(out, 1)
 }
 
-/// Spikes of leaky integrate-and-fire neurons: leak 1/2, reset to 0. The gradient of a spike is that of
-/// `atan(pi (h - 1)) / pi`, the ATan surrogate.
-pub(super) fn lif(x: Tensor<3>, reset: Reset) -> Tensor<3> {
+/// Spikes of leaky integrate-and-fire neurons. The gradient of a spike is that of `atan(pi (h - threshold)) / pi`, the ATan
+/// surrogate.
+pub(super) fn lif(neuron: &Neuron, x: Tensor<3>, reset: Reset) -> Tensor<3> {
     let [windows, _, channels] = x.dims();
-    let mut v = Tensor::<3>::zeros([windows, 1, channels], &x.device());
+    let Neuron { leak, gain, threshold, fires_at, initial, .. } = *neuron;
+    let mut v = Tensor::<3>::full([windows, 1, channels], initial, &x.device());
     let mut out = Vec::new();
     for x in pieces(x, 1) {
-        let h = v.clone() + (x - v) * 0.5;
-        let fires = h.clone().greater_equal_elem(THRESHOLD).float();
-        let smooth = ((h.clone() - THRESHOLD) * PI).atan() * (1.0 / PI);
+        let h = match neuron.is_mean() {
+            true => v.clone() + (x - v) * 0.5,
+            false => v * leak + x * gain,
+        };
+        let fires = h.clone().greater_equal_elem(fires_at).float();
+        let smooth = ((h.clone() - threshold) * PI).atan() * (1.0 / PI);
         // The smooth part is exactly zero, and its gradient is not.
         let spike = fires + (smooth.clone() - smooth.detach());
         let resets = match reset {
             Reset::Attached => spike.clone(),
             Reset::Detached => spike.clone().detach(),
         };
-        v = (resets.neg() + 1.0) * h;
+        v = match neuron.reset {
+            network::Reset::Hard => (resets.neg() + 1.0) * h,
+            network::Reset::Soft => h - resets * threshold,
+            network::Reset::None => h,
+        };
         out.push(spike);
     }
     Tensor::cat(out, 1)

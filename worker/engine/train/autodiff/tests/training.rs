@@ -8,7 +8,9 @@ mod shared;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::job::Job;
-use qslm_common::network::EMBEDDING;
+use qslm_common::network::{
+    Comparison, Constant, Dynamics, EMBEDDING, Member, Neuron, Parameter, Reset as SpikeReset,
+};
 use qslm_common::recovery::{Parameters, States, TrainingPlan, kinds};
 use qslm_common::task::Task;
 use qslm_engine::checkpoint::Checkpoint;
@@ -123,6 +125,33 @@ fn a_step_on_quantized_weights_finds_the_same_gradients_whatever_it_learns_from(
 }
 
 #[test]
+fn a_step_finds_the_same_gradients_whatever_the_neurons_do() {
+    let task = Task::Perplexity { window: 20, stride: 20, windows: None };
+    let fixed = |value| Parameter::Fixed(Constant::new(value).unwrap());
+    let soft =
+        Neuron { leak: fixed(0.7), reset: SpikeReset::Soft, threshold: fixed(0.8), ..Neuron::SPIKEGPT };
+    let none = Neuron {
+        gain: Constant::new(0.9).unwrap(),
+        reset: SpikeReset::None,
+        comparison: Comparison::Above,
+        initial: Constant::new(0.25).unwrap(),
+        ..Neuron::SPIKEGPT
+    };
+    for neuron in [None, Some(soft), Some(none)] {
+        let dynamics = Dynamics { neuron, ..Dynamics::SPIKEGPT };
+        let member = Member { binary_embedding: true, dynamics };
+        let checkpoint = shared::inputs().checkpoint(member).unwrap();
+        let data = shared::inputs().data(&task, checkpoint.network()).unwrap();
+        let batch = [Window::of(&data.all_tokens()[..21])];
+        let candidate = shared::student(&checkpoint, "int2:full:channel:f16:trained:least_squares", "f16");
+        for reset in [Reset::Attached, Reset::Detached] {
+            let settings = Settings { reset, ..settings(1e-3, 1) };
+            compare_a_step(&checkpoint, &candidate, settings, &batch, 0.5);
+        }
+    }
+}
+
+#[test]
 fn a_classifiers_step_finds_the_same_gradients_on_sentences_of_any_length() {
     let inputs = Inputs::new(shared::files_of_classifier());
     let checkpoint = inputs.checkpoint(true).unwrap();
@@ -183,7 +212,7 @@ fn a_run_learns_as_much_as_the_native_one() {
 fn job(kind: &str, scheme: &str, plan: TrainingPlan) -> Job {
     let checkpoint = shared::inputs().checkpoint(true).unwrap();
     let candidate = shared::student(&checkpoint, scheme, "f16").encode();
-    let parameters = Parameters { binary_embedding: true, candidate, plan, module: None };
+    let parameters = Parameters { member: true.into(), candidate, plan, module: None };
     Job::new(kind, 1 << 24).parameters(&parameters).on(BURN)
 }
 
