@@ -121,12 +121,12 @@ impl Ranked {
             make(job, &calibration, &(), &mut artifact).map(|()| artifact)
         };
         let task = protocol(CALIBRATION);
-        let job = FisherLosses { task: task.clone(), binary_embedding: true, units: asked(&units) };
+        let job = FisherLosses { task: task.clone(), member: true.into(), units: asked(&units) };
         let fisher = FisherLosses::read(&made(&job.job(hash, &data, []))?)?;
         let mut outputs = UnitLosses::new();
         for part in 0..gptq::parts(&network) {
             let units = asked(&units_of(&network, part));
-            let job = OutputErrors { task: task.clone(), binary_embedding: true, part, units };
+            let job = OutputErrors { task: task.clone(), member: true.into(), part, units };
             outputs.extend(OutputErrors::read(&made(&job.job(hash, &data, None))?)?);
         }
         let validation = files(&results.wikitext2).data(&protocol(MEASURED), &network)?;

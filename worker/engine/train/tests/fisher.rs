@@ -82,7 +82,7 @@ fn the_loss_of_a_rounded_head_is_what_was_measured() {
         schemes.map(|scheme| (HEAD.to_owned(), scheme.to_owned())).to_vec();
     units.push(("blocks.1.att.key.weight".to_owned(), schemes[2].to_owned()));
     let data = Data { text: ContentHash::of(b"t"), tokenizer: ContentHash::of(b"k") };
-    let parameters = FisherLosses { task: task.clone(), binary_embedding: true, units };
+    let parameters = FisherLosses { task: task.clone(), member: true.into(), units };
     let job: Job = parameters.job(ContentHash::of(b"c"), &data, []);
     let losses = FisherLosses::read(&shared::made_of(&job, &inputs(), &()).unwrap()).unwrap();
     assert!(losses["blocks.1.att.key.weight"][&schemes[2].parse().unwrap()] > 0.0);

@@ -32,7 +32,7 @@ fn student(checkpoint: &Checkpoint, vectors: &str) -> Candidate {
 }
 
 fn job(candidate: &Candidate, plan: TrainingPlan) -> Job {
-    let parameters = Parameters { binary_embedding: true, candidate: candidate.encode(), plan, module: None };
+    let parameters = Parameters { member: true.into(), candidate: candidate.encode(), plan, module: None };
     Job::new(kinds::QAT, 1 << 24).parameters(&parameters)
 }
 
