@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 macro_rules! backends {
     ($($(#[$default:meta])? $variant:ident = $name:literal, gpu: $gpu:literal, $about:literal;)*) => {
         /// Backend: what computes the products of matrices. The last bits of a result depend on it.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Backend {
             $(
                 #[doc = $about]

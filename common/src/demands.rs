@@ -57,6 +57,11 @@ pub struct TooMuch {
 }
 
 impl Capabilities {
+    /// True if a worker makes jobs of a kind on a backend.
+    pub fn make(&self, kind: &str, backend: Backend) -> bool {
+        self.jobs.contains(kind) && (backend == Backend::Native || self.backends.contains(backend.name()))
+    }
+
     /// # Errors
     /// [`TooMuch`] names the field.
     pub fn validate(&self) -> Result<(), TooMuch> {
@@ -139,6 +144,15 @@ mod tests {
             Demands { labels: BTreeMap::from([("rack".to_owned(), "a".to_owned())]), ..Demands::default() },
         ];
         assert!(more.iter().all(|demands| !demands.are_met(Backend::Native, &worker)));
+    }
+
+    #[test]
+    fn a_worker_makes_the_kinds_that_it_knows_on_the_backends_that_it_has() {
+        let worker =
+            Capabilities { backends: set(&["cuda"]), jobs: set(&["qat"]), ..Capabilities::default() };
+        // What is made on native is made by whoever knows the kind.
+        assert!(worker.make("qat", Backend::Native) && worker.make("qat", Backend::Cuda));
+        assert!(!worker.make("qat", Backend::Wgpu) && !worker.make("gptq", Backend::Cuda));
     }
 
     #[test]

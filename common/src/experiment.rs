@@ -98,6 +98,9 @@ pub enum InvalidExperiment {
     /// See [`crate::recovery::InvalidRecovery`].
     #[error("recovery.{0}")]
     Recovery(#[from] crate::recovery::InvalidRecovery),
+    /// See [`crate::recovery::CannotTrainOn`].
+    #[error("recovery.{0}")]
+    RecoveryBackend(#[from] crate::recovery::CannotTrainOn),
     /// A classifier, and a trainer that has none of their sentences.
     #[error("recovery.trainer: this checkpoint classifies, and qat alone trains classifiers")]
     RecoveryOfClassifier,
@@ -144,6 +147,7 @@ impl InvalidExperiment {
             Self::TradeOffCost(_) => "trade_off.cost".to_owned(),
             Self::RacingWithoutBound => "racing".to_owned(),
             Self::Recovery(invalid) => within("recovery", Some(invalid.key.to_owned())),
+            Self::RecoveryBackend(_) => "recovery.backend".to_owned(),
             Self::RecoveryOfClassifier => "recovery.trainer".to_owned(),
             Self::NotTrained(_) => "recovery".to_owned(),
             Self::NoSpikes(key) => key.split(':').next().unwrap_or(key).to_owned(),
@@ -197,6 +201,13 @@ impl Experiment {
             task: self.task.clone(),
             kl: self.asks_for_kl(),
         })
+    }
+
+    /// True if whoever runs it again gets the same bytes: if neither its measurements nor what it trains are made by
+    /// graphics cards.
+    pub fn is_reproducible(&self) -> bool {
+        let trains_on = self.recovery.as_ref().map(|recovery| recovery.backend);
+        [Some(self.backend), trains_on].into_iter().flatten().all(|backend| !backend.is_gpu())
     }
 
     /// True if an objective or a bound looks at the divergence from the float model. Nobody else pays for counting it.
@@ -267,6 +278,8 @@ impl Experiment {
         problems.extend(
             self.recovery.iter().flat_map(|recovery| recovery.problems(&self.network)).map(Into::into),
         );
+        let backend = self.recovery.as_ref().and_then(|recovery| recovery.check_backend().err());
+        problems.extend(backend.map(Into::into));
         let trainer = self.recovery.as_ref().map(|recovery| &recovery.plan.trainer);
         if self.network.is_classifier() && trainer.is_some_and(|trainer| *trainer != Trainer::Qat) {
             problems.push(InvalidExperiment::RecoveryOfClassifier);
@@ -426,6 +439,23 @@ pub(crate) mod tests {
         assert!(refused(|e| e.engine_version = 99).starts_with("engine version 99"));
         assert!(refused(|e| e.task = Task::Accuracy { sentences: None }).contains("models language"));
         assert!(refused(|e| e.network.outputs = 2).contains("classifies"));
+    }
+
+    #[test]
+    fn what_a_graphics_card_takes_part_in_is_not_reproducible() {
+        let recovery = r#"{"text":"HASH","candidates":1,"reach":2.0,"plan":{"window":8,"batch":1,"steps":1,"rate":0.1,
+            "distillation":1.0,"seed":0}}"#;
+        let recovery = recovery.replace("HASH", &ContentHash::of(b"train").to_string());
+        let mut trains = Experiment { recovery: serde_json::from_str(&recovery).ok(), ..experiment() };
+        assert!(experiment().is_reproducible() && trains.recovery.is_some() && trains.is_reproducible());
+        assert!(!Experiment { backend: Backend::Wgpu, ..experiment() }.is_reproducible());
+        assert!(!trains.encode().contains("\"backend\":\"cuda\""));
+        trains.recovery.iter_mut().for_each(|recovery| recovery.backend = Backend::Cuda);
+        assert!(!trains.is_reproducible() && trains.validate().is_ok());
+        assert_eq!(Experiment::decode(&trains.encode()), Ok(trains.clone()));
+        trains.recovery.iter_mut().for_each(|recovery| recovery.backend = Backend::Integer);
+        let words = trains.validate().unwrap_err().to_string();
+        assert_eq!(words, "recovery.backend = integer: expected native, cuda or wgpu");
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub struct FrontDocument {
     pub experiment: String,
     /// Content hash of the checkpoint.
     pub checkpoint: ContentHash,
+    /// False if graphics cards measured or trained: whoever runs it again gets other last digits, and another trained
+    /// candidate. Absent otherwise.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub reproducible: bool,
     /// The axes of the front.
     pub objectives: Vec<Objective>,
     /// What files of its candidates may store codes as; packed ones only if absent.
@@ -56,6 +60,14 @@ pub struct FrontDocument {
     /// Bounds with what is nearest to each, if nothing that was measured meets all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unmet: Vec<Unmet>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// Uniform candidate: every unit at the same level of the space's ladder.
@@ -128,6 +140,7 @@ impl FrontDocument {
         Self {
             experiment: experiment.id(),
             checkpoint: experiment.checkpoint,
+            reproducible: experiment.is_reproducible(),
             objectives: experiment.objectives.clone(),
             storage: experiment.space.storage.clone(),
             measured: archive.len() + archive.pruned(),
@@ -205,6 +218,7 @@ fn uniform(experiment: &Experiment, archive: &Archive) -> Vec<UniformRow> {
 mod tests {
     use super::*;
     use crate::archive::tests::{archive, counts};
+    use crate::backend::Backend;
     use crate::experiment::tests::experiment;
 
     #[test]
@@ -256,6 +270,17 @@ mod tests {
         archive.insert(&experiment, &Candidate::float(&experiment.network), counts(300.0));
         let json = FrontDocument::new(&experiment, &archive).to_json();
         assert!(!json.contains("uniform") && !json.contains("unmet"), "{json}");
+    }
+
+    #[test]
+    fn a_front_says_so_where_it_is_not_reproducible() {
+        let here = experiment();
+        let there = Experiment { backend: Backend::Cuda, ..here.clone() };
+        let json = |of: &Experiment| FrontDocument::new(of, &Archive::default()).to_json();
+        assert!(!json(&here).contains("reproducible"));
+        assert!(json(&there).contains("\n  \"reproducible\": false,\n"), "{}", json(&there));
+        let read = |of: &Experiment| serde_json::from_str::<FrontDocument>(&json(of)).unwrap();
+        assert_eq!((read(&here).reproducible, read(&there).reproducible), (true, false));
     }
 
     #[test]

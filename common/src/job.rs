@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::backend::Backend;
 use crate::hash::{ContentHash, named_hash};
 
 /// Largest canonical text of a job, in bytes.
@@ -43,12 +44,20 @@ pub struct Job {
     pub kind: String,
     /// [`crate::ENGINE_VERSION`] that the artifact is to come from.
     pub engine_version: u32,
+    /// Backend that it is made on. What a graphics card makes has other bits on another one, or made again; it is recorded
+    /// once all the same.
+    #[serde(default, skip_serializing_if = "is_native")]
+    pub backend: Backend,
     /// Inputs by name.
     pub inputs: BTreeMap<String, JobInput>,
     /// Parameters by name, as the kind reads them.
     pub parameters: BTreeMap<String, Value>,
     /// Bound of the artifact, in bytes.
     pub largest: u64,
+}
+
+fn is_native(backend: &Backend) -> bool {
+    *backend == Backend::Native
 }
 
 /// Input of a job.
@@ -86,10 +95,18 @@ impl Job {
             version: VERSION.to_owned(),
             kind: kind.to_owned(),
             engine_version: crate::ENGINE_VERSION,
+            backend: Backend::Native,
             inputs: BTreeMap::new(),
             parameters: BTreeMap::new(),
             largest,
         }
+    }
+
+    /// The job on a backend.
+    #[must_use]
+    pub fn on(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
     }
 
     /// The job with one more input.
@@ -154,6 +171,9 @@ impl Job {
         if self.version != VERSION {
             return refuse(format!("version = {:?}: expected {VERSION:?}", cut(&self.version)));
         }
+        if !(is_native(&self.backend) || self.backend.is_gpu()) {
+            return refuse(format!("backend = {}: expected native, cuda or wgpu", self.backend));
+        }
         let names = self.inputs.keys().chain(self.parameters.keys()).chain([&self.kind]);
         for name in names {
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
@@ -171,6 +191,11 @@ impl Job {
             return refuse(format!("largest = {}: expected 1 to {LARGEST_ARTIFACT} bytes", self.largest));
         }
         Ok(())
+    }
+
+    /// Kind and backend: what a worker has to be able to do.
+    pub fn kind(&self) -> JobKind<'_> {
+        JobKind { kind: &self.kind, backend: self.backend }
     }
 
     /// Bound of a checkpoint of it while it is under way, in bytes.
@@ -192,10 +217,29 @@ impl Job {
     }
 }
 
+/// Kind of a job, and the backend that it is made on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JobKind<'a> {
+    /// Kind, such as `ranges`.
+    pub kind: &'a str,
+    /// Backend.
+    pub backend: Backend,
+}
+
+/// `qat`, or `qat on cuda`.
+impl fmt::Display for JobKind<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.backend {
+            Backend::Native => f.write_str(self.kind),
+            other => write!(f, "{} on {other}", self.kind),
+        }
+    }
+}
+
 /// In a few words: the kind, and what its parameters are.
 impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.kind)?;
+        self.kind().fmt(f)?;
         for (name, value) in &self.parameters {
             match value {
                 Value::String(text) if text.len() <= 40 => write!(f, " {name}={text}")?,
@@ -267,6 +311,19 @@ mod tests {
     }
 
     #[test]
+    fn the_backend_is_in_the_text_of_a_job_that_asks_for_a_graphics_card() {
+        let on_card = job().on(Backend::Cuda);
+        assert!(on_card.encode().contains("\"engine_version\":3,\"backend\":\"cuda\",\"inputs\""));
+        assert_eq!(Job::decode(&on_card.encode()), Ok(on_card.clone()));
+        assert_ne!(on_card.key(), job().key());
+        assert_eq!(on_card.to_string(), "ranges on cuda label=calibration sequences=64");
+        // Of native there is one text, that without a word of it.
+        assert_eq!(job().on(Backend::Native).encode(), job().encode());
+        let said = on_card.encode().replace("cuda", "native");
+        assert_eq!(Job::decode(&said).unwrap_err().to_string(), "job: not in its canonical form");
+    }
+
+    #[test]
     fn the_order_in_which_a_job_is_put_together_does_not_count() {
         let other = Job::new("ranges", 1000)
             .parameter("label", "calibration")
@@ -285,6 +342,7 @@ mod tests {
         let cases = [
             (Job::new("Ranges!", 1), "\"Ranges!\" is no name: expected 1 to 64 of a to z, 0 to 9 and _"),
             (job().parameter(&"x".repeat(65), 1), "is no name"),
+            (job().on(Backend::Flex), "backend = flex: expected native, cuda or wgpu"),
             (Job::new("ranges", 0), "largest = 0: expected 1 to 68719476736 bytes"),
             (many, "67 inputs: expected at most 64"),
         ];

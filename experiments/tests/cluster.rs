@@ -213,6 +213,33 @@ fn an_experiment_can_be_held_up_and_put_first() {
 }
 
 #[test]
+fn what_a_graphics_card_is_to_train_waits_for_one_and_is_said_not_to_be_reproducible() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_coordinator, url) = coordinator(&folder.path().join("s.redb"));
+    // A program that was built without cards, or a machine without.
+    let _worker = worker(&url, &folder.path().join("cache"), "2");
+    let mut submit = vec!["submit", SPEC, "--coordinator", &url, "--wait"];
+    submit.extend(SMALL);
+    submit.extend(["--set", "recovery={ text = \"almanac.txt\", backend = \"cuda\", reach = 1000.0 }"]);
+    submit.extend(["--set", "recovery.text=experiments/data/almanac.txt"]);
+    let mut waiting = Running::start(Command::new(support::QSLM).args(submit));
+    waiting.wait_for("does no jobs of the kind qat on cuda");
+    let all = json(&["list", "--coordinator", &url, "--output", "json"]);
+    assert_eq!((&all[0]["state"], &all[0]["reproducible"]), (&"stuck".into(), &false.into()), "{all}");
+    let id = all[0]["id"].as_str().unwrap();
+    let listed = succeed(&["list", "--coordinator", &url]);
+    assert!(listed.contains(&format!("{id} is not reproducible: graphics cards")), "{listed}");
+    let front = json(&["front", id, "--coordinator", &url, "--output", "json"]);
+    assert_eq!(front["reproducible"], false, "{front}");
+    // Of others nothing is said.
+    let mut other = vec!["submit", SPEC, "--coordinator", &url, "--output", "json"];
+    other.extend(SMALL);
+    let other = json(&other);
+    assert_eq!(other["reproducible"], serde_json::Value::Null, "{other}");
+    assert!(other.get("reproducible").is_none());
+}
+
+#[test]
 fn what_is_not_there_is_said_so() {
     let folder = tempfile::tempdir().unwrap();
     let (_coordinator, url) = coordinator(&folder.path().join("s.redb"));

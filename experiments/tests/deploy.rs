@@ -222,6 +222,16 @@ fn what_was_trained_is_deployed_as_it_was_measured_and_a_control_stands_beside()
     assert!(refused("recovery.window=60000").contains("tokens, a window takes 60001"));
     let words = refused("recovery.trainer=none");
     assert!(words.contains("unknown variant `none`, expected one of `qat`, `block_ap`, `mrem`"), "{words}");
+    let words = refused("recovery.backend=flex");
+    assert!(words.contains("recovery.backend = flex: expected native, cuda or wgpu"), "{words}");
+    let words = refused("recovery.backend=cuda recovery.trainer=block_ap");
+    assert!(words.contains("recovery.backend = cuda: qat alone trains on graphics cards"), "{words}");
+    let words = refused("recovery.backend=gpu");
+    assert!(words.contains("unknown variant `gpu`, expected one of `native`"), "{words}");
+    if cfg!(not(feature = "cuda")) {
+        let words = refused("recovery.backend=cuda");
+        assert!(words.contains("built without the backend cuda: build it with --features cuda"), "{words}");
+    }
     assert!(refused("recovery.modules=2").contains("recovery.modules: another trainer's"));
     let words = refused("recovery.trainer=mrem recovery.modules=99");
     assert!(words.contains("modules = 99: expected 1 to the number of blocks"), "{words}");
@@ -267,6 +277,7 @@ fn a_candidate_of_a_front_is_trained_without_a_search_by_every_trainer() {
     }
     for (settings, words) in [
         (["steps=0"], "steps = 0: expected 1 to 10000000"),
+        (["backend=flex"], "--set: backend = flex: expected native, cuda or wgpu"),
         (["text=other"], "text: of a spec's [recovery] alone"),
         (["stepz=1"], "did you mean `steps`?"),
     ] {

@@ -174,6 +174,7 @@ fn quantized_and_packed_members_measure_the_same_bits_again() {
             checkpoint: qslm_common::hash::ContentHash::of(b"model"),
             experiment: None,
             measurement: None,
+            reproducible: true,
         };
         packed::write(&path, &checkpoint, &int4, &(), &[], provenance).unwrap();
         // A packed file says itself what it is of.

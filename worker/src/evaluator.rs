@@ -302,7 +302,7 @@ fn load_data(trial: &Trial, files: &Files) -> Result<Arc<Dataset>, EvaluationFai
 mod tests {
     use qslm_common::backend::Backend;
     use qslm_common::candidate::Candidate;
-
+    use qslm_common::network::Dynamics;
     use qslm_common::trial::Protocol;
 
     use super::*;

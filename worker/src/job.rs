@@ -95,6 +95,7 @@ fn failure(error: &JobError) -> EvaluationFailure {
     match error {
         // Another worker may know it, or have a disk that works.
         JobError::Kind(_) => EvaluationFailure::machine(Cause::Other, error),
+        JobError::Backend(_) => EvaluationFailure::machine(Cause::Backend, error),
         JobError::Io { .. } => EvaluationFailure::machine(Cause::Disk, error),
         JobError::Invalid(_) => EvaluationFailure::evaluation(Cause::Other, error),
         JobError::NotFinite(_) => EvaluationFailure::evaluation(Cause::NotFinite, error),

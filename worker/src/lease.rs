@@ -74,23 +74,23 @@ async fn do_job(
     watched: (Arc<AtomicBool>, Arc<Progress>),
     (every, started): (Duration, Instant),
 ) -> ShardReport {
-    let (key, made) = match job::read(&given) {
-        Err(failure) => (NAMELESS.to_vec(), Err(failure)),
+    let (key, backend, made) = match job::read(&given) {
+        Err(failure) => (NAMELESS.to_vec(), qslm_engine::jobs::BACKEND, Err(failure)),
         Ok(job) => {
-            let key = job.key();
+            let (key, backend) = (job.key(), job.backend);
             tracing::Span::current().record("job", tracing::field::display(key));
             tracing::info!(kind = job.kind, "makes an artifact");
             let inputs = given.inputs.into_iter().collect();
             let checkpoints = Checkpoints { every, is_there: given.checkpoint };
             let made = job::make(lease, job, inputs, cache, client, watched, checkpoints).await;
-            (key.as_bytes().to_vec(), made)
+            (key.as_bytes().to_vec(), backend, made)
         }
     };
     let outcome = match made {
         Ok(hash) => shard_report::Outcome::Artifact(hash.as_bytes().to_vec()),
         Err(failure) => shard_report::Outcome::Failure(tell(failure)),
     };
-    let (seconds, engine) = (started.elapsed().as_secs_f64(), fingerprint(qslm_engine::jobs::BACKEND));
+    let (seconds, engine) = (started.elapsed().as_secs_f64(), fingerprint(backend));
     let (outcome, trial) = (Some(outcome), Vec::new());
     ShardReport { lease, trial, index: 0, of: 1, outcome, seconds, engine, job: key }
 }

@@ -294,6 +294,13 @@ fn provenance(report: &ReportDocument) -> Vec<(&'static str, String)> {
         ("objectives", experiment.objectives.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         ("engine", engine(experiment)),
     ];
+    if let Some(recovery) = experiment.recovery.as_ref().filter(|recovery| recovery.backend.is_gpu()) {
+        let note = "graphics cards: whoever trains again gets other bits, of the same quality";
+        rows.push(("trained on", format!("{}, {note}", recovery.backend)));
+    }
+    if !report.front.reproducible {
+        rows.push(("reproducible", "false: graphics cards took part".to_owned()));
+    }
     if let (Some(first), Some(last)) = (report.timeline.first(), report.timeline.last()) {
         rows.push(("measured", format!("{} to {} UTC", date(first.unix_ms), date(last.unix_ms))));
     }
@@ -335,6 +342,9 @@ fn strategy(report: &ReportDocument) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use qslm_common::backend::Backend;
+    use qslm_common::recovery::{Recovery, TrainingPlan};
+
     use super::*;
     use crate::testing::report;
     use crate::{Comparison, Reference};
@@ -372,6 +382,22 @@ mod tests {
         assert!(file(&with).contains(&row) && !file(&report()).contains("made for it"));
         // A document of an earlier version has none.
         assert!(!serde_json::to_string(&report()).unwrap().contains("artifacts"));
+    }
+
+    #[test]
+    fn a_page_says_what_graphics_cards_trained_and_that_it_is_not_reproducible() {
+        let text = qslm_common::hash::ContentHash::of(b"train");
+        let (plan, backend) = (TrainingPlan::default(), Backend::Cuda);
+        let recovery = Recovery { text, candidates: 1, reach: 2.0, plan, backend };
+        let mut with = report();
+        with.experiment.recovery = Some(recovery);
+        with.front.reproducible = with.experiment.is_reproducible();
+        let page = file(&with);
+        for words in ["<td>trained on</td><td>cuda, graphics cards", "<td>reproducible</td><td>false"] {
+            assert!(page.contains(words) && !file(&report()).contains(words), "{words}");
+        }
+        assert!(serde_json::to_string(&with).unwrap().contains("\"reproducible\":false"));
+        assert!(!serde_json::to_string(&report()).unwrap().contains("reproducible"));
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl Recovery {
             // What a round of a module leaves is as much, because the next one goes on from it.
             let largest = if kind == kinds::MREM { CHECKPOINT_TIMES * bytes } else { bytes };
             Job::new(kind, largest)
+                .on(self.backend)
                 .input("checkpoint", JobInput::Artifact(checkpoint))
                 .input("text", JobInput::Artifact(self.text))
                 .input("tokenizer", JobInput::Artifact(tokenizer))

@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Backend;
 use crate::candidate::{Candidate, VECTORS};
 use crate::hash::ContentHash;
 use crate::network::{Network, Unit};
@@ -32,6 +33,9 @@ pub struct Recovery {
     pub reach: f64,
     /// How each of them is trained.
     pub plan: TrainingPlan,
+    /// Backend that finds gradients: native, the same bits everywhere, or that of a graphics card.
+    #[serde(default, skip_serializing_if = "plan::is_default")]
+    pub backend: Backend,
 }
 
 /// A key with its value and its bound.
@@ -57,7 +61,31 @@ impl InvalidRecovery {
     }
 }
 
+/// A backend that does not train so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CannotTrainOn {
+    /// One that trains nothing.
+    #[error("backend = {0}: expected native, cuda or wgpu")]
+    Backend(Backend),
+    /// A trainer that only native has.
+    #[error("backend = {0}: qat alone trains on graphics cards")]
+    Trainer(Backend),
+}
+
 impl Recovery {
+    /// Checks that the trainer trains on the backend.
+    ///
+    /// # Errors
+    /// [`CannotTrainOn`].
+    pub fn check_backend(&self) -> Result<(), CannotTrainOn> {
+        match (self.backend, &self.plan.trainer) {
+            (Backend::Native, _) => Ok(()),
+            (backend, _) if !backend.is_gpu() => Err(CannotTrainOn::Backend(backend)),
+            (_, Trainer::Qat) => Ok(()),
+            (backend, _) => Err(CannotTrainOn::Trainer(backend)),
+        }
+    }
+
     /// Everything that makes no sense.
     pub fn problems(&self, network: &Network) -> Vec<InvalidRecovery> {
         let checked = vec![
@@ -118,7 +146,8 @@ mod tests {
 
     fn recovery() -> Recovery {
         let plan = TrainingPlan { seed: 1, ..TrainingPlan::default() };
-        Recovery { text: ContentHash::of(b"train"), candidates: 2, reach: 10.0, plan }
+        let backend = Backend::default();
+        Recovery { text: ContentHash::of(b"train"), candidates: 2, reach: 10.0, plan, backend }
     }
 
     fn jobs(experiment: &Experiment, plan: TrainingPlan, candidate: &Candidate) -> Option<Vec<Job>> {
@@ -144,6 +173,31 @@ mod tests {
                 "distillation = 1.5: expected 0 to 1"
             ]
         );
+    }
+
+    #[test]
+    fn a_graphics_card_trains_end_to_end_and_its_jobs_say_so() {
+        let experiment = experiment();
+        let uniform = experiment.space.uniform(&experiment.network, 2);
+        let on = |backend, trainer| Recovery {
+            backend,
+            plan: TrainingPlan { trainer, ..recovery().plan },
+            ..recovery()
+        };
+        let refused = |recovery: Recovery| recovery.check_backend().unwrap_err().to_string();
+        assert_eq!(refused(on(Backend::Flex, Trainer::Qat)), "backend = flex: expected native, cuda or wgpu");
+        let modules = Trainer::Mrem { modules: 2, rounds: 2 };
+        assert_eq!(on(Backend::Native, modules.clone()).check_backend(), Ok(()));
+        assert_eq!(refused(on(Backend::Wgpu, modules)), "backend = wgpu: qat alone trains on graphics cards");
+        let card = on(Backend::Cuda, Trainer::Qat);
+        assert_eq!(card.check_backend(), Ok(()));
+        let jobs = |recovery: &Recovery| {
+            let (checkpoint, tokenizer) = (experiment.checkpoint, experiment.data.tokenizer);
+            recovery.jobs(&experiment.network, checkpoint, tokenizer, &uniform).unwrap()
+        };
+        let [here, there] = [recovery(), card].map(|recovery| jobs(&recovery).remove(0));
+        assert_eq!((here.backend, there.backend), (Backend::Native, Backend::Cuda));
+        assert_eq!(there.on(Backend::Native), here, "nothing else differs");
     }
 
     #[test]

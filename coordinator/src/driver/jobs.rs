@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use qslm_common::hash::ContentHash;
-use qslm_common::job::{AddressedJob, Job, JobInput, JobKey};
+use qslm_common::job::{AddressedJob, Job, JobInput, JobKey, JobKind};
 use qslm_common::work::Made;
 
 use super::Driver;
@@ -50,7 +50,8 @@ impl Driver {
             self.jobs.made.remove(&key);
             self.jobs.lost.insert(key);
         }
-        let kinds: BTreeSet<String> = jobs.iter().map(|job| job.job.kind.clone()).collect();
+        let kinds: BTreeSet<JobKind<'_>> = jobs.iter().map(|job| job.job.kind()).collect();
+        let able_workers = self.workers.able(&kinds);
         let mut all = Vec::new();
         for job in jobs {
             let key = job.key;
@@ -65,7 +66,6 @@ impl Driver {
                 }
             }
         }
-        let able_workers = self.workers.able(&kinds);
         self.outbox.answer(reply, Ok(Making { jobs: all, able_workers }));
         Ok(())
     }

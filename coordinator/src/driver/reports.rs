@@ -158,8 +158,9 @@ impl Driver {
                 continue;
             }
             let (lease, ends) = (self.next_lease, now + self.options.lease_ttl);
+            let capabilities = &waiting.capabilities;
             let able =
-                |work: &Work| work.job().is_none_or(|job| waiting.capabilities.jobs.contains(&job.job.kind));
+                |work: &Work| work.job().is_none_or(|job| capabilities.make(&job.job.kind, job.job.backend));
             if let Some(grant) = self.ledger.grant_able(owner, lease, &waiting.worker, &able, now, ends) {
                 self.next_lease = lease.next();
                 self.journal.granted(&grant, &waiting.worker);

@@ -93,6 +93,8 @@ pub struct ExperimentStatus {
     pub id: String,
     /// State.
     pub state: State,
+    /// False if graphics cards measure or train; see [`Experiment::is_reproducible`].
+    pub is_reproducible: bool,
     /// Stage of the search; empty before the first.
     pub stage: &'static str,
     /// Trials of the generation that are settled, or jobs that are done in its place.

@@ -151,6 +151,7 @@ impl View {
         ExperimentStatus {
             id: of.id().to_owned(),
             state: of.state(),
+            is_reproducible: playback.experiment().is_reproducible(),
             stage: playback.stage(),
             generation_settled: (drawn as u32).saturating_sub(open),
             generation_trials: trials as u32,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qslm_common::demands::Capabilities;
+use qslm_common::job::JobKind;
 
 use super::breaker::Breakers;
 use super::rate::SlidingRate;
@@ -190,9 +191,11 @@ impl Workers {
     }
 
     /// Number of workers that are able to do jobs of all these kinds.
-    pub(super) fn able(&self, kinds: &BTreeSet<String>) -> u32 {
-        let able = self.by_name.values().filter(|worker| worker.capabilities.jobs.is_superset(kinds));
-        able.count() as u32
+    pub(super) fn able(&self, kinds: &BTreeSet<JobKind<'_>>) -> u32 {
+        let does_all = |worker: &&Worker| {
+            kinds.iter().all(|JobKind { kind, backend }| worker.capabilities.make(kind, *backend))
+        };
+        self.by_name.values().filter(does_all).count() as u32
     }
 
     /// The workers of an experiment, which has this index.
@@ -215,14 +218,20 @@ impl Workers {
 
     /// Reason why no worker can go on with an experiment whose jobs of these kinds wait: the circuit breakers of all that
     /// may evaluate it are open, or none of them knows a kind.
-    pub(super) fn stuck(&mut self, index: usize, of: &SearchRun, kinds: &BTreeSet<&str>) -> Option<String> {
+    pub(super) fn stuck(
+        &mut self,
+        index: usize,
+        of: &SearchRun,
+        kinds: &BTreeSet<JobKind<'_>>,
+    ) -> Option<String> {
         let WorkerCounts { suitable, set_aside, .. } = self.counts(index, of);
         if !of.is_active() || suitable == 0 {
             return None;
         }
         let suiting = || self.by_name.iter().filter(|(_, worker)| worker.suits(of));
-        let is_unknown =
-            |kind: &&&str| !suiting().any(|(_, worker)| worker.capabilities.jobs.contains(**kind));
+        let is_unknown = |JobKind { kind, backend }: &&JobKind<'_>| {
+            !suiting().any(|(_, worker)| worker.capabilities.make(kind, *backend))
+        };
         if let Some(kind) = kinds.iter().find(is_unknown) {
             return Some(match suitable {
                 1 => format!("the only worker that may work for it does no jobs of the kind {kind}"),

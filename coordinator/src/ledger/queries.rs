@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use qslm_common::evidence::Evidence;
-use qslm_common::job::{AddressedJob, JobKey};
+use qslm_common::job::{AddressedJob, JobKey, JobKind};
 use qslm_common::task::Shard;
 use qslm_common::trial::{Addressed, TrialKey};
 use qslm_common::work::{Part, Work, WorkKey};
@@ -92,11 +92,11 @@ impl Ledger {
     }
 
     /// Kinds of an owner's jobs that wait for a worker.
-    pub fn pending_kinds(&self, owner: Owner) -> BTreeSet<&str> {
+    pub fn pending_kinds(&self, owner: Owner) -> BTreeSet<JobKind<'_>> {
         let pending = self.queues.get(&owner).into_iter().flat_map(|queue| &queue.pending);
         let keys = pending.filter_map(|(order, _)| self.by_order.get(order));
         let jobs = keys.filter_map(|key| self.open.get(key)?.work.job());
-        jobs.map(|job| job.job.kind.as_str()).collect()
+        jobs.map(|job| job.job.kind()).collect()
     }
 
     fn state_of(&self, open: &OpenWork) -> Option<OpenJob> {

@@ -90,6 +90,7 @@ pub fn write_status(status: driver::ExperimentStatus) -> ExperimentStatus {
         told: status.told,
         failed_trials: status.failed_trials.into_iter().map(write_failed_trial).collect(),
         set_aside_workers: status.workers.set_aside,
+        reproducible: (!status.is_reproducible).then_some(false),
     }
 }
 

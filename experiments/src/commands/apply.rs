@@ -92,6 +92,7 @@ impl Apply {
             checkpoint: hash,
             experiment: None,
             measurement: None,
+            reproducible: true,
         };
         let mut storage = self.storage.or(&[]);
         let (candidate, codes) = match (&self.front, self.of_flags(&checkpoint)?) {
@@ -108,6 +109,7 @@ impl Apply {
                 let row = front.row(self.candidate.as_deref())?;
                 provenance.experiment = Some(front.document.experiment.clone());
                 provenance.measurement = Some(row.counts.clone());
+                provenance.reproducible = front.document.reproducible;
                 let candidate = candidate(row, checkpoint.network())?;
                 let codes = self.codes.of(&candidate)?;
                 (candidate, codes)

@@ -237,6 +237,9 @@ impl Inspection {
             text.push_str(&format!(
                 "packed: candidate {candidate} of {experiment}, from checkpoint {checkpoint}\n"
             ));
+            if !provenance.reproducible {
+                text.push_str("not reproducible: graphics cards measured or trained\n");
+            }
         }
         let mut table = plain_table();
         let quantized_inputs = self.units.iter().any(|unit| unit.activation.is_some());

@@ -300,6 +300,9 @@ fn show(status: &ExperimentStatus, output: Listed) -> Outcome {
 struct Shown<'a> {
     id: &'a str,
     state: String,
+    /// False if graphics cards measure or train; absent otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reproducible: Option<bool>,
     stage: &'a str,
     measured: u64,
     failed: u64,
@@ -358,6 +361,7 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
         Self {
             id: &status.id,
             state: status.state().as_str_name().to_lowercase(),
+            reproducible: status.reproducible,
             stage: &status.stage,
             measured: status.measured,
             failed: status.failed,
@@ -386,6 +390,10 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
         }
     }
 }
+
+/// What is said of an experiment in which graphics cards take part.
+const NOT_REPRODUCIBLE: &str =
+    "is not reproducible: graphics cards measure or train, and give other last digits when it is run again";
 
 /// Prints a line per experiment: names alone, the usual columns, or all of them.
 fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
@@ -450,7 +458,9 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
         unmet.map(|status| format!("{} chose nothing. {}\n", status.id, status.unmet)).collect();
     let failed = all.iter().filter(|status| all.len() == 1 && !status.failed_trials.is_empty());
     let failed: String = failed.flat_map(|status| &status.failed_trials).map(failed_line).collect();
-    print(&format!("{table}\n{stuck}{unmet}{failed}"))
+    let on_cards = all.iter().filter(|status| status.reproducible == Some(false));
+    let on_cards: String = on_cards.map(|status| format!("{} {NOT_REPRODUCIBLE}\n", status.id)).collect();
+    print(&format!("{table}\n{stuck}{unmet}{on_cards}{failed}"))
 }
 
 /// `trial 3fa81c2b9d04 failed: REASON`

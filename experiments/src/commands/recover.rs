@@ -102,7 +102,7 @@ impl Recover {
         let row = front.row(self.candidate.as_deref())?;
         let origin = candidate(row, &network)?;
 
-        let plan = plan_of(&self.settings, &network)?;
+        let (plan, backend) = plan_of(&self.settings, &network)?;
         let usage = |words: String| Failure::new(Exit::Usage, words);
         let (path, task) = match (&self.text, &self.labelled) {
             (_, Some(path)) => (path, Task::Accuracy { sentences: None }),
@@ -115,10 +115,12 @@ impl Recover {
         let tokenizer = Input::tokenizer(&self.tokenizer)?;
         let too_short = |words: String| usage(format!("{}: {words}", path.display()));
         let text = read_lessons(path, &task, &tokenizer, &network, too_short)?;
-        let recovery = Recovery { text: text.hash()?, candidates: 1, reach: 1.0, plan };
+        let recovery = Recovery { text: text.hash()?, candidates: 1, reach: 1.0, plan, backend };
         if let Some(problem) = recovery.problems(&network).first() {
             return Err(Failure::new(Exit::Usage, format!("--set: {problem}")));
         }
+        recovery.check_backend().map_err(|error| usage(format!("--set: {error}")))?;
+        qslm_engine::backend::check(backend).map_err(|error| usage(error.to_string()))?;
         let jobs = recovery.jobs(&network, float.hash()?, tokenizer.hash()?, &origin).ok_or_else(|| {
             let words =
                 "cannot be trained: every linear layer has to have codes, and nothing inside may be rounded";
@@ -140,6 +142,7 @@ impl Recover {
             checkpoint: float.hash()?,
             experiment: Some(front.document.experiment.clone()),
             measurement: None,
+            reproducible: front.document.reproducible && !backend.is_gpu(),
         };
         let storage = self.storage.or(&front.document.storage);
         let file = place.start()?;

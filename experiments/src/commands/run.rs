@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use qslm_common::demands::Demands;
+use qslm_common::experiment::Experiment;
 use qslm_coordinator::store::Artifacts;
 use qslm_program::limits;
 use qslm_proto::v1::RetryRequest;
@@ -66,8 +67,12 @@ impl Run {
     /// Runs, shows progress, and prints the front.
     pub async fn run(self) -> Outcome {
         let resolved = resolve(&self.spec, &self.settings)?;
-        qslm_engine::backend::check(resolved.experiment.backend)
-            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        let Experiment { backend, recovery, .. } = &resolved.experiment;
+        for backend in
+            [Some(*backend), recovery.as_ref().map(|recovery| recovery.backend)].into_iter().flatten()
+        {
+            qslm_engine::backend::check(backend).map_err(|error| Failure::new(Exit::Usage, error))?;
+        }
         if matches!(resolved.strategy, AnyStrategy::External(_)) {
             let words = "strategy.kind = \"external\": nobody can tell this process any candidates; start qslm-coordinator \
                          and a worker, then qslm submit and qslm tell";

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use qslm_common::backend::Backend;
 use qslm_common::experiment::{Experiment, check_model};
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
@@ -21,6 +22,8 @@ use crate::input::Input;
 pub(super) struct RecoverySpec {
     #[serde(default)]
     pub(super) trainer: TrainerSpec,
+    #[serde(default)]
+    pub(super) backend: Backend,
     /// A language model's.
     pub(super) text: Option<PathBuf>,
     /// A classifier's.
@@ -180,8 +183,9 @@ pub(super) fn resolve(
     let plan = written.plan(window, experiment.network.blocks).map_err(|error| refuse(path, &error))?;
     let too_short = |words: String| refuse(path, &format!("recovery.text: {words}"));
     let input = read_lessons(&file, &task, tokenizer, &experiment.network, too_short)?;
-    let (text, RecoverySpec { candidates, reach, .. }) = (input.hash()?, written);
-    Ok((Recovery { text, candidates: *candidates, reach: *reach, plan }, (text, input)))
+    let (text, RecoverySpec { candidates, reach, backend, .. }) = (input.hash()?, written);
+    let recovery = Recovery { text, candidates: *candidates, reach: *reach, plan, backend: *backend };
+    Ok((recovery, (text, input)))
 }
 
 /// Data that is trained on, all of which is read; `too_short` makes a failure of the words about a text without a window.
@@ -205,11 +209,11 @@ pub fn read_lessons(
     }
 }
 
-/// The plan that `KEY=VALUE` settings of the table describe, for a checkpoint of this shape.
+/// The plan that `KEY=VALUE` settings of the table describe, for a checkpoint of this shape, and the backend of its training.
 ///
 /// # Errors
 /// One line that names the setting.
-pub fn plan_of(settings: &[String], network: &Network) -> Outcome<TrainingPlan> {
+pub fn plan_of(settings: &[String], network: &Network) -> Outcome<(TrainingPlan, Backend)> {
     let mut table = toml::Table::new();
     settings.iter().try_for_each(|setting| set(&mut table, setting))?;
     let usage = |words: &str| Failure::new(Exit::Usage, format!("--set: {words}"));
@@ -225,7 +229,8 @@ pub fn plan_of(settings: &[String], network: &Network) -> Outcome<TrainingPlan> 
         (true, Some(_)) => return Err(usage("window: sentences enter whole, there are no windows")),
         (true, None) => 1,
     };
-    written.plan(window, network.blocks).map_err(|error| usage(&error))
+    let plan = written.plan(window, network.blocks).map_err(|error| usage(&error))?;
+    Ok((plan, written.backend))
 }
 
 fn one() -> u32 {

@@ -262,6 +262,12 @@ const AFTER_SPACE: &[Table] = &[
                 "\"qat\"",
                 "qat: end to end, codes, scales and vectors; block_ap (EfficientQAT): block by block, then steps of frozen codes end to end; mrem: modules side by side on as many workers, in rounds",
             ),
+            (
+                "backend",
+                "\"native\", \"cuda\", \"wgpu\"",
+                "\"native\"",
+                "what finds gradients. native: the same bits everywhere. cuda and wgpu, by Burn's autodiff, for trainer qat: workers whose programs and machines have that graphics card; what they make is of the same quality, and has other bits whenever it is made again",
+            ),
             ("text", "file", "", "text that a language model may be trained on"),
             ("labelled", "file", "", "labelled sentences that a classifier may be trained on; trainer qat"),
             (

@@ -24,8 +24,11 @@
 //! [`backend`] has the names of the implementations of the product: our own kernels, which are the default,
 //! or Burn on a processor or graphics card. Everything between two products is a kernel in any case, because
 //! the backends' element-wise operations and scans are several times slower on a processor and differ between
-//! backends. [`foreign`] gives files that are something else their names.
+//! backends. [`foreign`] gives files that are something else their names. Programs for graphics cards also have
+//! `autodiff`: gradients by Burn.
 
+#[cfg(feature = "autodiff")]
+pub mod autodiff;
 pub mod backend;
 pub mod checkpoint;
 pub mod foreign;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use qslm_common::backend::Backend;
 use qslm_common::demands::Capabilities;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
@@ -41,6 +42,30 @@ fn artifact(bytes: &[u8]) -> ContentHash {
 async fn ask(handle: &Handle, jobs: &[Job]) -> Vec<JobState> {
     let request = MakeRequest { jobs: jobs.to_vec(), ..MakeRequest::default() };
     handle.make(request).await.unwrap().jobs.into_iter().map(|status| status.state).collect()
+}
+
+#[tokio::test]
+async fn a_job_of_a_graphics_card_goes_to_a_worker_that_has_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, thread) = open(&folder.path().join("store.redb"));
+    let on_card = job("qat").on(Backend::Cuda);
+    let request = || MakeRequest { jobs: vec![on_card.clone()], ..MakeRequest::default() };
+    let knows = of_able("knows", 1, &["qat"]);
+    assert_eq!(handle.report(knows.clone()).await.unwrap().leases, []);
+    assert_eq!(handle.make(request()).await.unwrap().able_workers, 0);
+    // It knows the kind, and gets what is made on any machine.
+    assert_eq!(ask(&handle, std::slice::from_ref(&on_card)).await, [JobState::Pending]);
+    assert_eq!(ask(&handle, &[job("qat")]).await, [JobState::Pending]);
+    let [given] = &handle.report(knows).await.unwrap().leases[..] else { panic!("one lease") };
+    assert_eq!(given.work.job().unwrap().job, job("qat"));
+    let mut has = Capabilities::clone(&of_able("has", 1, &["qat"]).capabilities);
+    has.backends.insert("cuda".to_owned());
+    let has = WorkerReport { capabilities: Arc::new(has), ..report("has", 1) };
+    let [given] = &handle.report(has).await.unwrap().leases[..] else { panic!("one lease") };
+    assert_eq!(given.work.job().unwrap().job, on_card);
+    assert_eq!(handle.make(request()).await.unwrap().able_workers, 1);
+    handle.stop();
+    thread.join().unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -242,7 +242,7 @@ impl EvalBench {
             wkv::scan(&decay, &vector, &x, &y, &mut wkv::WkvState::start(channels), out);
         });
         let lif = self.median(|| {
-            _ = black_box(lif::scan(&lif::Neuron::SPIKEGPT, &x, &mut vec![0.0; channels], out, None))
+            _ = black_box(lif::scan(&lif::Neuron::SPIKEGPT, &x, &mut vec![0.0; channels], out, None));
         });
         let norm = self.median(|| norm::layer_norm(&x, &vector, &vector, out));
         let mix = self.median(|| shift::mix(&x, &vector, &vector, out));

@@ -85,6 +85,17 @@ pub struct Provenance {
     pub experiment: Option<String>,
     /// The counts that the experiment measured.
     pub measurement: Option<Counts>,
+    /// False if graphics cards measured or trained, so that whoever repeats it gets other bits; absent otherwise.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub reproducible: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// Bytes of a packed file.

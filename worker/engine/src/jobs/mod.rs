@@ -29,7 +29,7 @@ use serde::de::DeserializeOwned;
 pub use chosen::{Asked, UnitLosses, weight_errors};
 pub use inputs::{Inputs, Loaded, with_codes};
 
-/// Backend of every job.
+/// Backend of all jobs but those that ask for another.
 pub const BACKEND: Backend = Backend::Native;
 
 /// Largest artifact that is a document of a line per matrix, in bytes.
@@ -94,6 +94,9 @@ pub enum JobError {
     /// A kind that this program does not know.
     #[error("kind = {0:?}: this program knows no such job")]
     Kind(String),
+    /// A backend on which this program does not make the job.
+    #[error("backend = {0}: this program makes no such job")]
+    Backend(Backend),
     /// Parameters or inputs that make no sense.
     #[error("{0}")]
     Invalid(String),

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::JobInput;
@@ -69,8 +70,8 @@ fn main() -> Result<(), Failure> {
     for plan in plans {
         say(&format!("\n{plan}"))?;
         let hash = |name: &str| ContentHash::of(name.as_bytes());
-        let recovery =
-            Recovery { text: hash("text"), candidates: 1, reach: 1.0, plan: serde_json::from_str(plan)? };
+        let (plan, backend) = (serde_json::from_str(plan)?, Backend::Native);
+        let recovery = Recovery { text: hash("text"), candidates: 1, reach: 1.0, plan, backend };
         // Reading is not training: a worker reads once for all jobs of a search.
         let plan = &recovery.plan;
         let task = Task::Perplexity { window: plan.window, stride: plan.window, windows: None };

@@ -107,6 +107,14 @@ impl<'t> Run<'t> {
         Ok(Self { trainer, teacher, draw, lessons, plan, tokens: 0 })
     }
 
+    /// Lets a backend find the gradients; see [`Trainer::compute_on`]. `checkpoint` is that of the run.
+    ///
+    /// # Errors
+    /// [`CannotDistil::Student`], if this program does not train on it.
+    pub fn compute_on(&mut self, backend: Backend, checkpoint: &Checkpoint) -> Result<(), CannotDistil> {
+        Ok(self.trainer.compute_on(backend, checkpoint)?)
+    }
+
     /// Steps that are done.
     pub fn steps(&self) -> u32 {
         self.trainer.steps()

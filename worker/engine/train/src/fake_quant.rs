@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use qslm_common::backend::Backend;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::network::Network;
 use qslm_common::scheme::{Format, Granularity, Quantizer, Range, Rounding, Scales, Scheme, Symmetry};
@@ -44,6 +45,9 @@ pub enum CannotTrain {
     /// Rounding of what training computes in float.
     #[error("the candidate rounds activations or membranes: training rounds weights only")]
     Inner,
+    /// A backend that finds no gradients.
+    #[error("this program does not train on the backend {0}")]
+    Backend(Backend),
 }
 
 /// How the tensors of a candidate are stored while they train.

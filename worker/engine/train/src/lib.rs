@@ -15,7 +15,8 @@
 //! 4. [`fake_quant`] puts quantization inside training: weights on their grid going forward, straight-through and learned
 //!    step sizes going back.
 //! 5. [`optimizer`], [`schedule`] and [`clip`] make a step of gradients; [`step`] joins all of it.
-//!    [`states`] says what of a weight is held from step to step: floats, or int8 codes.
+//!    [`states`] says what of a weight is held from step to step: floats, or int8 codes. On graphics cards Burn's autodiff
+//!    finds the gradients in the place of 2 and 3, and all else is the same.
 //! 6. [`jobs`] has the kinds of jobs that train, with which a worker is asked for all of it.
 //!    [`distil`] is a whole run: a float teacher, a quantized student, [`lessons`] drawn from a seed ([`draw`]), codes at the
 //!    end.

@@ -1,7 +1,13 @@
 //! A training step: weights on their grids, a backward pass, and the optimizer.
 
+#[cfg(feature = "autodiff")]
+mod autodiff;
+
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::network::{EMBEDDING, Network};
+#[cfg(feature = "autodiff")]
+use qslm_engine::autodiff::Graph;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_engine::quant::Codes;
@@ -58,6 +64,11 @@ pub trait Pass {
     /// What it answers.
     type Loss;
 
+    /// Takes over the parameters of a part as a step computes with them.
+    fn load(&mut self, part: &Part, source: &impl Source, weights: &mut Weights, buffers: &mut [Vec<f32>]) {
+        weights.load_part(part, Passes::Both, source, buffers);
+    }
+
     /// Computes the loss with weights on their grids, and the gradient of every parameter.
     fn run(self, workspace: &mut Workspace, weights: &Weights, gradients: &mut impl Gradients) -> Self::Loss;
 }
@@ -93,6 +104,9 @@ pub struct Trainer {
     int8: Option<Int8>,
     weights: Weights,
     workspace: Workspace,
+    /// What finds gradients in the place of weights and workspace, on a backend of Burn.
+    #[cfg(feature = "autodiff")]
+    graph: Option<Graph>,
     /// One for each thread.
     buffers: Vec<Vec<f32>>,
     steps: u32,
@@ -158,6 +172,8 @@ impl Trainer {
             int8,
             weights: Weights::new(&network),
             workspace: Workspace::new(&network, settings.reset, settings.threads),
+            #[cfg(feature = "autodiff")]
+            graph: None,
             buffers: vec![Vec::new(); settings.threads.max(1)],
             steps: 0,
         })
@@ -183,16 +199,38 @@ impl Trainer {
         self.parameters.get_mut(name).copy_from_slice(values);
     }
 
+    /// Lets a backend find the gradients of [`Trainer::step`]; `checkpoint` is the float network, in the place of an
+    /// objective's teacher there. On another than native, sums have no promised order, so no promised bits.
+    ///
+    /// # Errors
+    /// [`CannotTrain::Backend`]: see [`trains_on`].
+    pub fn compute_on(&mut self, backend: Backend, checkpoint: &Checkpoint) -> Result<(), CannotTrain> {
+        match backend {
+            Backend::Native => Ok(()),
+            #[cfg(feature = "autodiff")]
+            other => self.find_by_autodiff(other, checkpoint),
+            #[cfg(not(feature = "autodiff"))]
+            other => {
+                let _ = checkpoint;
+                Err(CannotTrain::Backend(other))
+            }
+        }
+    }
+
     /// Trains on a batch. The loss is that before the step.
     pub fn step(&mut self, batch: &[Window<'_>], objective: Objective<'_>) -> BatchLoss {
+        #[cfg(feature = "autodiff")]
+        if let Some(graph) = self.graph.take() {
+            return self.step_on(graph, batch, objective);
+        }
         self.step_with(EndToEnd { batch, objective })
     }
 
     /// Trains on what a pass finds. What it answers is passed on.
-    pub fn step_with<P: Pass>(&mut self, pass: P) -> P::Loss {
+    pub fn step_with<P: Pass>(&mut self, mut pass: P) -> P::Loss {
         let Self { quant, parameters, gradients, buffers, int8, weights, workspace, .. } = self;
         let held = Held { floats: parameters, matrices: int8.as_ref().map(Int8::weights) };
-        weights.load_part(&self.part, Passes::Both, &Quantized { quant, parameters: &held }, buffers);
+        pass.load(&self.part, &Quantized { quant, parameters: &held }, weights, buffers);
         let (bit_cost, step) = (self.settings.bit_cost, self.steps);
         let (loss, of_int8) = match int8 {
             None => {
@@ -360,6 +398,17 @@ impl Trainer {
 
     fn held(&self) -> Held<'_> {
         Held { floats: &self.parameters, matrices: self.int8.as_ref().map(Int8::weights) }
+    }
+}
+
+/// True if this program trains on a backend.
+pub fn trains_on(backend: Backend) -> bool {
+    match backend {
+        Backend::Native => true,
+        #[cfg(feature = "autodiff")]
+        other => qslm_engine::autodiff::has(other),
+        #[cfg(not(feature = "autodiff"))]
+        _ => false,
     }
 }
 

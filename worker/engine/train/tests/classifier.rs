@@ -277,7 +277,7 @@ fn plan(steps: u32) -> TrainingPlan {
 }
 
 fn job(candidate: &Candidate, plan: TrainingPlan) -> Job {
-    let parameters = Parameters { binary_embedding: true, candidate: candidate.encode(), plan, module: None };
+    let parameters = Parameters { member: true.into(), candidate: candidate.encode(), plan, module: None };
     Job::new(kinds::QAT, 1 << 24).parameters(&parameters)
 }
 

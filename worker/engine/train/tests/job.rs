@@ -32,7 +32,7 @@ fn student(checkpoint: &Checkpoint, vectors: &str) -> Candidate {
 }
 
 fn job(candidate: &Candidate, plan: TrainingPlan) -> Job {
-    let parameters = Parameters { binary_embedding: true, candidate: candidate.encode(), plan, module: None };
+    let parameters = Parameters { member: true.into(), candidate: candidate.encode(), plan, module: None };
     Job::new(kinds::QAT, 1 << 24).parameters(&parameters)
 }
 
@@ -91,6 +91,7 @@ fn a_candidate_takes_codes_and_vectors_from_the_artifact_and_is_packed_with_them
             checkpoint: ContentHash::of(b"checkpoint"),
             experiment: None,
             measurement: None,
+            reproducible: true,
         };
         let size = packed::write(&file, &checkpoint, &trained, &codes, &[], provenance).unwrap();
         assert_eq!(size.tensors, footprint_bytes(&network, &trained), "{vectors}");

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
@@ -52,7 +53,8 @@ impl Bench {
         let checkpoint = Inputs::new(files.clone()).checkpoint(true).unwrap();
         let network = *checkpoint.network();
         let hash = |name: &str| ContentHash::of(name.as_bytes());
-        let recovery = Recovery { text: hash("text"), candidates: 1, reach: 2.0, plan };
+        let backend = Backend::Native;
+        let recovery = Recovery { text: hash("text"), candidates: 1, reach: 2.0, plan, backend };
         let candidate = student(&checkpoint, scheme, vectors);
         let jobs = recovery.jobs(&network, hash("checkpoint"), hash("tokenizer"), &candidate).unwrap();
         let folder = tempfile::tempdir().unwrap();

@@ -1,9 +1,12 @@
-//! Gradients of the backward pass against those of Burn's autodiff, of networks drawn at random.
+//! Gradients of the backward pass against those of Burn's autodiff, of networks drawn at random. Two forward passes are
+//! differentiated: the plain one of this package, and that by which graphics cards train.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 
+use qslm_common::backend::Backend;
+use qslm_engine::autodiff::{Found, Graph};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::kernels::gradient::lif::Reset;
 use qslm_train::network::{Objective, Window, Workspace};
@@ -117,6 +120,15 @@ fn ours(checkpoint: &Checkpoint, tokens: &[u32], reset: Reset) -> (f64, Tensors)
     (loss.objective, gradients)
 }
 
+/// What graphics cards train by, on a processor.
+fn by_graph(checkpoint: &Checkpoint, tokens: &[u32], reset: Reset) -> Found {
+    let mut graph = Graph::new(Backend::Ndarray, checkpoint.network(), reset).unwrap();
+    for (name, values) in Tensors::of_checkpoint(checkpoint).iter() {
+        graph.put(name, values.to_vec());
+    }
+    graph.backward(&[(&tokens[..tokens.len() - 1], &tokens[1..])], 0.0)
+}
+
 /// Error of `found` against `expected`: of the largest number and of the norm, whichever is worse.
 fn error(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
@@ -140,6 +152,13 @@ fn compare(blocks: usize, binary_embedding: bool, reset: Reset) -> f64 {
         }
         compared += 1;
         let checkpoint = checkpoint(&parameters, binary_embedding);
+        let on_card = by_graph(&checkpoint, &tokens, reset);
+        assert!((on_card.cross_entropy / (tokens.len() - 1) as f64 - expected).abs() < 1e-5 * expected);
+        assert_eq!(gradients.len(), on_card.gradients.len());
+        for (name, expected) in &gradients {
+            let error = error(&on_card.gradients[name], expected);
+            assert!(error < TOLERANCE, "{name}, as graphics cards find it: {error:.1e}");
+        }
         let (loss, found) = ours(&checkpoint, &tokens, reset);
         assert!((loss - expected).abs() < 1e-5 * expected, "loss {loss}, by Burn {expected}");
         for name in parameters.keys() {
@@ -164,6 +183,30 @@ fn gradients_are_those_of_burns_autodiff() {
             println!(
                 "{blocks} blocks, binary embedding {binary}, {reset:?}: largest relative error {worst:.1e}"
             );
+        }
+    }
+}
+
+#[test]
+fn keys_whose_powers_are_beyond_all_floats_have_gradients_on_graphics_cards_too() {
+    for seed in 0..4 {
+        let mut draw = Draw(100 + seed);
+        let (mut parameters, tokens) = (draw.network(1), draw.tokens());
+        let (keys, _) = parameters.get_mut("blocks.0.att.key.weight").unwrap();
+        keys.iter_mut().for_each(|w| *w *= 40.0);
+        let plain = Network::new(&parameters, 1, true, false).cross_entropy(&tokens);
+        assert!(!plain.loss.is_finite(), "e^100 is none");
+        let checkpoint = checkpoint(&parameters, true);
+        let (loss, expected) = ours(&checkpoint, &tokens, Reset::Attached);
+        let found = by_graph(&checkpoint, &tokens, Reset::Attached);
+        assert!((found.cross_entropy / (tokens.len() - 1) as f64 - loss).abs() < 1e-5 * loss);
+        for (name, found) in &found.gradients {
+            let expected = expected.get(name);
+            if expected.iter().any(|d| d.abs() > 1e-6) {
+                // Powers of such numbers keep fewer digits.
+                let error = error(found, expected);
+                assert!(error < 10.0 * TOLERANCE, "{name}: {error:.1e}");
+            }
         }
     }
 }

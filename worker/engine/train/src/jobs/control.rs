@@ -47,6 +47,7 @@ pub fn control_of(experiment: &Experiment, recovery: &Recovery, data: ContentHas
     };
     let bytes = LARGEST + experiment.network.parameters() * 4;
     Job::new(CONTROL.name, bytes)
+        .on(recovery.backend)
         .input("checkpoint", JobInput::Artifact(experiment.checkpoint))
         .input("text", JobInput::Artifact(recovery.text))
         .input("tokenizer", JobInput::Artifact(experiment.data.tokenizer))
@@ -73,7 +74,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
         each.map_err(JobError::invalid)
     };
     let before = counts(&*inputs.float(member)?)?;
-    let trained = qat::train(inputs, &checkpoint, &float, &plan, watch)?;
+    let trained = qat::train(inputs, &checkpoint, &float, (&plan, job.backend), watch)?;
     for (name, values) in trained.tensors.iter() {
         checkpoint.replace(name, values.to_vec());
     }

@@ -2,11 +2,12 @@
 //! which a candidate names.
 //!
 //! A run goes on from its last checkpoint, and from there or from the start it makes the same bytes, with however many
-//! threads.
+//! threads. On a graphics card it goes on, too, but other cards and runs make other bytes of the same quality.
 
 use std::io::Write;
 use std::sync::Arc;
 
+use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_common::job::Job;
 use qslm_common::network::{Member, Network};
@@ -46,7 +47,7 @@ fn make(job: &Job, inputs: &Inputs, watch: &dyn Watch, out: &mut dyn Write) -> R
     let candidate = candidate_of(&candidate)?;
     let checkpoint = super::checkpoint_to_train(inputs, member)?;
     let network = *checkpoint.network();
-    let trained = train(inputs, &checkpoint, &candidate, &plan, watch)?;
+    let trained = train(inputs, &checkpoint, &candidate, (&plan, job.backend), watch)?;
     let artifact = artifact(&network, &candidate, &trained);
     out.write_all(&artifact.map_err(JobError::Invalid)?).map_err(JobError::artifact)
 }
@@ -57,13 +58,14 @@ pub(super) fn train(
     inputs: &Inputs,
     checkpoint: &Checkpoint,
     candidate: &Candidate,
-    plan: &TrainingPlan,
+    (plan, backend): (&TrainingPlan, Backend),
     watch: &dyn Watch,
 ) -> Result<Trained, JobError> {
     let network = checkpoint.network();
     let (data, teacher) = (text(inputs, network, plan)?, teacher(inputs, network, plan)?);
     let run = Run::new(checkpoint, teacher, candidate, Lessons::of(&data), plan_of(plan));
     let mut run = run.map_err(JobError::invalid)?;
+    run.compute_on(backend, checkpoint).map_err(JobError::invalid)?;
     if let Some(saved) = watch.checkpoint() {
         // One that cannot be read is none: the run begins anew.
         run.restore(saved);

@@ -13,10 +13,14 @@ use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::jobs::{Inputs, JobError, Watch};
 use qslm_train::jobs::make;
 
-const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../experiments");
+/// Bundled models and data, from whichever package these tests are.
+fn bundled() -> PathBuf {
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    folders.map(|folder| folder.join("experiments")).find(|folder| folder.join("models").is_dir()).unwrap()
+}
 
 pub fn files() -> BTreeMap<String, PathBuf> {
-    let file = |name: &str, path: &str| (name.to_owned(), Path::new(FILES).join(path));
+    let file = |name: &str, path: &str| (name.to_owned(), bundled().join(path));
     [
         file("checkpoint", "models/wikitext2-xs.safetensors"),
         file("tokenizer", "models/tokenizer.json"),
@@ -28,8 +32,8 @@ pub fn files() -> BTreeMap<String, PathBuf> {
 /// Those of a classifier.
 pub fn files_of_classifier() -> BTreeMap<String, PathBuf> {
     let mut files = files();
-    files.insert("checkpoint".to_owned(), Path::new(FILES).join("models/sst2-xs.safetensors"));
-    files.insert("text".to_owned(), Path::new(FILES).join("data/sentences.tsv"));
+    files.insert("checkpoint".to_owned(), bundled().join("models/sst2-xs.safetensors"));
+    files.insert("text".to_owned(), bundled().join("data/sentences.tsv"));
     files
 }
 
