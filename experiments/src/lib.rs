@@ -17,6 +17,7 @@ mod listed;
 mod making;
 mod member;
 mod output;
+mod overlaid;
 mod parallel;
 mod place;
 mod progress;
