@@ -203,7 +203,8 @@ impl Limit {
     fn best_of(self, front: &FrontDocument) -> Option<Found> {
         let found = front.front.iter().filter_map(Found::of).filter(|found| self.allows(found));
         found.min_by(|a, b| {
-            let other = a.quality_loss.total_cmp(&b.quality_loss).then(a.footprint_bytes.cmp(&b.footprint_bytes));
+            let other =
+                a.quality_loss.total_cmp(&b.quality_loss).then(a.footprint_bytes.cmp(&b.footprint_bytes));
             self.order(a).total_cmp(&self.order(b)).then(other)
         })
     }

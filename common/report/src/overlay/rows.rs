@@ -26,8 +26,10 @@ pub const BUDGET: [&str; 7] = ["", "experiment", "candidate", "bytes", "saved", 
 /// A row per experiment.
 pub fn experiments(document: &OverlayDocument) -> Vec<[String; EXPERIMENTS.len()]> {
     let row = |one: &Overlaid| {
-        let of_chosen = |words: &dyn Fn(&FrontRow) -> String| one.front.chosen.as_ref().map_or(String::new(), words);
-        let loss = |row: &FrontRow| row.quality_loss.map_or(String::new(), |loss| lost_briefly(row.quality(), loss));
+        let of_chosen =
+            |words: &dyn Fn(&FrontRow) -> String| one.front.chosen.as_ref().map_or(String::new(), words);
+        let loss =
+            |row: &FrontRow| row.quality_loss.map_or(String::new(), |loss| lost_briefly(row.quality(), loss));
         [
             one.label.clone(),
             one.state.name().to_owned(),
@@ -38,7 +40,7 @@ pub fn experiments(document: &OverlayDocument) -> Vec<[String; EXPERIMENTS.len()
             of_chosen(&|row| grouped(row.footprint_bytes)),
             of_chosen(&quality),
             of_chosen(&loss),
-            gain::reference(&one.front).map_or(String::new(), |gain| grouped(gain.fewer_bytes())),
+            gain::reference(&one.front).map_or("-".to_owned(), |gain| grouped(gain.fewer_bytes())),
         ]
     };
     document.experiments.iter().map(row).collect()

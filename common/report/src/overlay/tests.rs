@@ -50,7 +50,12 @@ fn without_a_number_of_bytes_uniform_candidates_are_the_budgets_and_a_saving_is_
     bytes.sort_unstable();
     assert_eq!(bytes.len(), 2, "the narrowest breaks the network");
     let limits = |document: &OverlayDocument| -> Vec<Limit> {
-        document.budgets.iter().map(|budget| budget.limit).filter(|l| matches!(l, Limit::FootprintBytes(_))).collect()
+        document
+            .budgets
+            .iter()
+            .map(|budget| budget.limit)
+            .filter(|l| matches!(l, Limit::FootprintBytes(_)))
+            .collect()
     };
     assert_eq!(limits(&document), bytes.into_iter().map(Limit::FootprintBytes).collect::<Vec<_>>());
     first.experiment.constraints.min_saving = Some(0.75);
@@ -66,13 +71,17 @@ fn experiments_that_are_called_the_same_are_told_apart_and_what_else_differs_is_
         OverlayDocument::new(reports, &[]).unwrap().experiments.into_iter().map(|one| one.label).collect()
     };
     let kind = first.experiment.strategy.kind().to_owned();
-    assert_eq!(labels(&[first.clone(), second.clone()]), [format!("formula ({kind})"), format!("other ({kind})")]);
+    assert_eq!(
+        labels(&[first.clone(), second.clone()]),
+        [format!("formula ({kind})"), format!("other ({kind})")]
+    );
     second.experiment.name.clone_from(&first.experiment.name);
     let same = labels(&[first.clone(), second.clone()]);
     assert!(same[0] != same[1] && same[0].starts_with(&format!("formula ({kind}) ")), "{same:?}");
 
     let notes = |second: &ReportDocument| {
-        let reports = [first.clone(), second.clone()].map(|report| ReportDocument { state: Lifecycle::Finished, ..report });
+        let reports = [first.clone(), second.clone()]
+            .map(|report| ReportDocument { state: Lifecycle::Finished, ..report });
         OverlayDocument::new(&reports, &[]).unwrap().notes
     };
     assert!(notes(&second).is_empty());
