@@ -17,6 +17,7 @@ use qslm_search::{AnyStrategy, Evolve, List, Ranked, Strategy, Surrogate, regist
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use super::check::culprit;
 use super::recovery::RecoverySpec;
 use super::space::SpaceSpec;
 use super::{KeyProblem, refuse};
@@ -49,6 +50,7 @@ pub(super) struct Spec {
     #[serde(default)]
     pub(super) device: Device,
     pub(super) racing: Option<Racing>,
+    pub(super) max_candidates: Option<u64>,
     #[serde(default)]
     pub(super) run: RunSpec,
 }
@@ -259,12 +261,20 @@ impl HoldoutSpec {
 }
 
 pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
-    let text = read_text(path)?;
-    let at_line = |error| refuse_toml(path, &text, &error);
+    of_text(path, &read_text(path)?, settings)
+}
+
+/// Spec of the text of a file, with settings on top.
+pub(super) fn of_text(path: &Path, text: &str, settings: &[String]) -> Outcome<Spec> {
+    // For some tables the reader knows no more than the table.
+    let at_line = |error: toml::de::Error| {
+        let span = error.span().map(|span| culprit(text, span, error.message()));
+        refuse_at(path, text, span.map(|span| span.start), error.message())
+    };
     if settings.is_empty() {
-        return toml::from_str(&text).map_err(at_line);
+        return toml::from_str(text).map_err(at_line);
     }
-    let mut table: toml::Table = toml::from_str(&text).map_err(at_line)?;
+    let mut table: toml::Table = toml::from_str(text).map_err(at_line)?;
     let before = strategy_of(&table);
     for setting in settings {
         set(&mut table, setting)?;
@@ -300,11 +310,53 @@ fn drop_foreign_keys(table: &mut toml::Table, before: &toml::Table, settings: &[
 
 /// Error of a TOML file, on one line, with the number of the line where it is.
 pub fn refuse_toml(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
-    let line = error.span().map(|span| line_at(text, span.start));
-    let message = suggest(&one_line(error.message()));
+    refuse_at(path, text, error.span().map(|span| span.start), error.message())
+}
+
+fn refuse_at(path: &Path, text: &str, offset: Option<usize>, message: &str) -> Failure {
+    let line = offset.map(|offset| line_at(text, offset));
+    let key = offset.and_then(|offset| key_at(text, offset));
+    let message = with_key(key.as_deref(), suggest(&one_line(message)));
     match line {
         Some(line) => refuse(path, &format!("line {line}: {message}")),
         None => refuse(path, &message),
+    }
+}
+
+/// Key path of the value at an offset: the last key before it, within the last header of a table. `None` where a table
+/// begins, or nothing is set.
+pub(super) fn key_at(text: &str, offset: usize) -> Option<String> {
+    let (mut table, mut key) = (String::new(), None);
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        if start > offset {
+            break;
+        }
+        start += line.len();
+        let line = line.trim();
+        if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            // A list of lists has lines that begin like headers.
+            let name = header.0.trim_start_matches('[').trim();
+            if !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "._-".contains(c)) {
+                (table, key) = (name.to_owned(), None);
+                continue;
+            }
+        }
+        let set = line.split_once('=').map(|(left, _)| left.trim());
+        let is_key = |left: &&str| left.chars().all(|c| c.is_alphanumeric() || "._-".contains(c));
+        key = set.filter(is_key).map(str::to_owned).or(key);
+    }
+    let key = key.filter(|key| !key.is_empty())?;
+    Some(if table.is_empty() { key } else { format!("{table}.{key}") })
+}
+
+/// Words about a value of the wrong type or range with the key that it was given to; other words name theirs.
+pub(super) fn with_key(key: Option<&str>, words: String) -> String {
+    let names_it =
+        words.contains("field `") || words.contains("duplicate key") || words.contains("variant `");
+    match key.filter(|key| !names_it && !words.starts_with(*key)) {
+        Some(key) => format!("{key}: {words}"),
+        None => words,
     }
 }
 
@@ -397,6 +449,19 @@ mod tests {
         let error = parse(&format!("bakend = \"flex\"\n{SPEC}"), &[]).unwrap_err();
         assert!(error.contains("line 1: unknown field `bakend`, expected one of"), "{error}");
         assert!(parse("name = ", &[]).unwrap_err().contains("line 1"));
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_told_with_its_key() {
+        let error = parse(&SPEC.replace("window = 128", "window = \"long\""), &[]).unwrap_err();
+        assert!(error.contains("line 7: task.window: invalid type: string \"long\""), "{error}");
+        let error = parse(&SPEC.replace("name = \"x\"", "name = 3"), &[]).unwrap_err();
+        assert!(error.contains("line 1: name: invalid type: integer `3`"), "{error}");
+        let text = "a = 1\n[b.c]\nd = [\n  [1, 2],\n  3,\n]\n[[e]]\nf = 1\n";
+        let at = |part: &str| key_at(text, text.find(part).unwrap());
+        assert_eq!(at("1\n").as_deref(), Some("a"));
+        assert_eq!([at("3,"), at("2]")], [Some("b.c.d".to_owned()), Some("b.c.d".to_owned())]);
+        assert_eq!((at("f = 1").as_deref(), at("[b.c]")), (Some("e.f"), None));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use qslm_common::candidate::{Candidate, CandidateId};
+use qslm_common::conditions::Conditions;
 use qslm_common::footprint::file_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
@@ -85,6 +86,9 @@ pub struct Provenance {
     pub experiment: Option<String>,
     /// The counts that the experiment measured.
     pub measurement: Option<Counts>,
+    /// Conditions of that measurement; absent in files of an earlier version, and where nothing was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<Conditions>,
 }
 
 /// Bytes of a packed file.

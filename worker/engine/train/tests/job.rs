@@ -91,6 +91,7 @@ fn a_candidate_takes_codes_and_vectors_from_the_artifact_and_is_packed_with_them
             checkpoint: ContentHash::of(b"checkpoint"),
             experiment: None,
             measurement: None,
+            conditions: None,
         };
         let size = packed::write(&file, &checkpoint, &trained, &codes, &[], provenance).unwrap();
         assert_eq!(size.tensors, footprint_bytes(&network, &trained), "{vectors}");
