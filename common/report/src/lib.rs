@@ -12,6 +12,7 @@
 //! [`words`] says numbers as people read them, here and in the tables of a terminal.
 
 mod cloud;
+pub mod condition;
 mod document;
 mod field;
 pub mod gain;

@@ -173,7 +173,7 @@ impl OverlayDocument {
 impl Budget {
     fn new(limit: Limit, experiments: &[Overlaid]) -> Self {
         let found: Vec<Option<Found>> = experiments.iter().map(|one| limit.best_of(&one.front)).collect();
-        let best = found.iter().flatten().map(|found| limit.order(found)).min_by(|a, b| a.total_cmp(b));
+        let best = found.iter().flatten().map(|found| limit.order(found)).min_by(f64::total_cmp);
         let best = experiments.iter().zip(&found).map(|(one, found)| Best {
             experiment: one.id.clone(),
             is_best: found.as_ref().zip(best).is_some_and(|(found, best)| limit.order(found) <= best),

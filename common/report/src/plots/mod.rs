@@ -45,14 +45,10 @@ pub struct Plot {
 
 /// Every plot that there is data for, in the order of reading.
 pub fn all(report: &ReportDocument) -> Vec<Plot> {
-    let others = [
-        hypervolume::plot(report),
-        sensitivity::plot(report),
-        schemes::plot(report),
-        firing::plot(report),
-        costs::plot(report),
-    ];
-    front::plot(report).into_iter().chain(pairs::plots(report)).chain(others.into_iter().flatten()).collect()
+    let first = front::plot(report).into_iter().chain(pairs::plots(report));
+    let course = hypervolume::plot(report).into_iter().chain(sensitivity::plot(report));
+    let chosen = schemes::plots(report).into_iter().chain(firing::plot(report)).chain(costs::plot(report));
+    first.chain(course).chain(chosen).collect()
 }
 
 /// Fronts of several experiments in one picture; `None` before anything is on one of them.
