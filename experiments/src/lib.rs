@@ -24,6 +24,7 @@ mod progress;
 mod results;
 mod schemes;
 mod screen;
+mod selected;
 mod sensitivity;
 mod spec;
 mod standing;

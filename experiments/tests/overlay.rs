@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{json, refused, succeed};
+use support::{json, qslm, refused, succeed};
 
 /// Runs the plain spec under a name with another strategy, and gives its front.
 fn run(store: &str, name: &str, strategy: &str) -> Value {
@@ -71,8 +71,22 @@ fn several_experiments_are_laid_over_each_other_and_the_best_within_each_budget_
     assert!(said.contains("is named twice"), "{said}");
     let said = refused(2, &["report", "grid", "--budget", "5", "--store", &store, "--out", "-"]);
     assert!(said.contains("--budget compares experiments: expected at least 2 of them"), "{said}");
-    let said = refused(2, &["report", "grid", "random", "--budget", "some", "--store", &store]);
-    assert!(said.contains("\"some\": expected bytes"), "{said}");
+    let wrong = qslm(&["report", "grid", "random", "--budget", "some", "--store", &store]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8(wrong.stderr).unwrap().contains("\"some\": expected bytes"));
+
+    // Bits of every matrix are columns on request.
+    let rows = |more: &[&str]| {
+        let arguments = [&["export", "grid", "--store", &store, "--format", "jsonl"], more].concat();
+        let lines = succeed(&arguments);
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    assert!(rows(&[])[1].get("bits:head.weight").is_none());
+    let rows = rows(&["--unit-bits"]);
+    assert_eq!(
+        (&rows[0]["bits:head.weight"], &rows[1]["bits:blocks.0.att.key.weight"]),
+        (&32.0.into(), &8.0.into())
+    );
     let said = refused(3, &["report", "grid", "nothing", "--store", &store, "--out", "-"]);
     assert!(said.contains("nothing"), "{said}");
 }

@@ -140,6 +140,7 @@ impl Recover {
             checkpoint: float.hash()?,
             experiment: Some(front.document.experiment.clone()),
             measurement: None,
+            conditions: front.document.conditions.clone(),
         };
         let storage = self.storage.or(&front.document.storage);
         let file = place.start()?;
