@@ -130,7 +130,8 @@ pub struct Known {
 }
 
 impl Known {
-    /// What is known by a file, if that is a packed one, which says itself what network it is. A file that cannot be read is told of by who loads it.
+    /// What is known by a file, if that is a packed one, which says itself what network it is. One that cannot be read is told
+    /// of by who loads it.
     pub fn of_file(model: &ModelArgs) -> Self {
         let inspected = Checkpoint::inspect(&model.checkpoint, true).ok();
         let provenance =

@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::path::Path;
 
+use super::position::{key_at, line_at, with_key};
 use super::written::{self, Spec, one_line};
 use super::{KeyProblem, Refused, examine, named_files};
 use crate::exit::{Outcome, unusable};
@@ -84,7 +85,7 @@ fn of_text(text: &str) -> (Vec<Problem>, Option<String>) {
         };
         let message = one_line(error.message());
         let span = error.span().map(|span| culprit(&rest, span, error.message()));
-        let line = span.as_ref().map(|span| written::line_at(&rest, span.start));
+        let line = span.as_ref().map(|span| line_at(&rest, span.start));
         if let Some(missing) = message.strip_prefix("missing field ") {
             // Of what was taken out that is no wonder. Whatever lacks a field stays wrong without more of its lines.
             if !taken_out.iter().any(|key: &String| missing.starts_with(&format!("`{key}`"))) {
@@ -92,8 +93,8 @@ fn of_text(text: &str) -> (Vec<Problem>, Option<String>) {
             }
             return (problems, None);
         }
-        let key = span.as_ref().and_then(|span| written::key_at(&rest, span.start));
-        let words = written::with_key(key.as_deref(), written::suggest(&message));
+        let key = span.as_ref().and_then(|span| key_at(&rest, span.start));
+        let words = with_key(key.as_deref(), written::suggest(&message));
         problems.push(Problem { line, words });
         let Some(span) = span else { return (problems, None) };
         taken_out.extend(

@@ -5,6 +5,7 @@
 
 mod calibration;
 mod check;
+mod position;
 pub mod recovery;
 pub mod reference;
 mod space;
