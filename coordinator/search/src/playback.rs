@@ -38,7 +38,7 @@ use crate::cursor::{CHUNK, Cursor};
 use crate::limited::within_limit;
 use crate::parallel::in_parallel;
 use crate::recovery::with_recovery;
-use crate::strategy::Probed;
+use crate::strategy::{Probe, Probed};
 use crate::{AnyStrategy, Prediction, Search, Step, Tell, prediction};
 use pruning::Pruning;
 
@@ -445,7 +445,7 @@ impl Playback {
         let counts = |candidate: &Candidate| self.archive.counts(&candidate.id(), on_subset);
         let Some(float) = counts(&Candidate::float(&self.experiment.network)) else { return Vec::new() };
         let of_float = self.archive.float(&self.experiment).filter(|_| !on_subset);
-        let with_loss = |probe| {
+        let with_loss = |probe: Probe| {
             let loss = counts(&probe.candidate).map(|alone| quality_loss(float, alone));
             let entry = self.archive.get(&probe.candidate.id());
             let interval = entry.zip(of_float).and_then(|(entry, float)| entry.loss_interval(float));

@@ -5,7 +5,7 @@ use kuva::render::annotations::TextAnnotation;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::front_document::FrontRow;
-use qslm_common::network::{EMBEDDING, HEAD, MATRICES, block_units, population_name, populations_of};
+use qslm_common::network::{EMBEDDING, HEAD, MATRICES, block_units, population_name};
 use qslm_common::scheme::{Activation, Membrane, Scheme};
 
 use super::{Plot, WIDTH};
@@ -52,11 +52,15 @@ pub(super) fn plots(report: &ReportDocument) -> Vec<Plot> {
         let caption = "Bits of what enters every matrix of the chosen candidate; 32 is float.".to_owned();
         plots.push(grid("activation-bits", "Bits of activations", caption, matrices, &of_matrices(&of)));
     }
-    if !chosen.membranes.is_empty() {
+    let of_block = |block: u32| {
+        let places = report.experiment.network.populations_of(block as usize)?;
+        Some(places.map(population_name))
+    };
+    if let Some(first) = of_block(0).filter(|_| !chosen.membranes.is_empty()) {
         let of = |name: &String| parsed(chosen.membranes.get(name), |one: Membrane| f64::from(one.bits()));
-        let of_block = |block| populations_of(block as usize).map(population_name);
-        let rows: Vec<Vec<f64>> = (0..blocks).map(|block| of_block(block).iter().map(of).collect()).collect();
-        let columns = of_block(0).map(|name| name.trim_start_matches("blocks.0.").to_owned()).to_vec();
+        let rows: Vec<Vec<f64>> =
+            (0..blocks).filter_map(of_block).map(|names| names.iter().map(of).collect()).collect();
+        let columns = first.map(|name| name.trim_start_matches("blocks.0.").to_owned()).to_vec();
         let caption =
             "Bits of membrane potentials of the chosen candidate, by population; 32 is float.".to_owned();
         plots.push(grid("membrane-bits", "Bits of membranes", caption, columns, &rows));
