@@ -66,6 +66,9 @@ pub struct Experiment {
     /// Training of the smallest candidates when the search is over; `None` trains none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Recovery>,
+    /// Most candidates that the search proposes, the float model included; `None` leaves that to the strategy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_candidates: Option<u64>,
 }
 
 /// The highest priority of an experiment; the lowest is its negative.
@@ -101,6 +104,9 @@ pub enum InvalidExperiment {
     /// See [`crate::recovery::CannotTrainOn`].
     #[error("recovery.{0}")]
     RecoveryBackend(#[from] crate::recovery::CannotTrainOn),
+    /// A search that may propose nothing.
+    #[error("max_candidates = 0: expected at least 1")]
+    NoCandidates,
     /// A classifier, and a trainer that has none of their sentences.
     #[error("recovery.trainer: this checkpoint classifies, and qat alone trains classifiers")]
     RecoveryOfClassifier,
@@ -146,6 +152,7 @@ impl InvalidExperiment {
             Self::Device(invalid) => within("device", Some(invalid.key())),
             Self::TradeOffCost(_) => "trade_off.cost".to_owned(),
             Self::RacingWithoutBound => "racing".to_owned(),
+            Self::NoCandidates => "max_candidates".to_owned(),
             Self::Recovery(invalid) => within("recovery", Some(invalid.key.to_owned())),
             Self::RecoveryBackend(_) => "recovery.backend".to_owned(),
             Self::RecoveryOfClassifier => "recovery.trainer".to_owned(),
@@ -275,6 +282,7 @@ impl Experiment {
         if self.racing.is_some() && self.constraints.largest_loss(self.task.quality()).is_none() {
             problems.push(InvalidExperiment::RacingWithoutBound);
         }
+        problems.extend((self.max_candidates == Some(0)).then_some(InvalidExperiment::NoCandidates));
         problems.extend(
             self.recovery.iter().flat_map(|recovery| recovery.problems(&self.network)).map(Into::into),
         );
@@ -379,6 +387,7 @@ pub(crate) mod tests {
             device: Device::default(),
             racing: None,
             recovery: None,
+            max_candidates: None,
         }
     }
 
@@ -462,7 +471,7 @@ pub(crate) mod tests {
     fn what_is_not_asked_for_leaves_no_trace_in_the_text() {
         // Old experiments keep their ids: new keys appear only where they are used.
         let text = experiment().encode();
-        for key in ["device", "activations", "membranes", "kl", "\"max\"", "\"cost\""] {
+        for key in ["device", "activations", "membranes", "kl", "\"max\"", "\"cost\"", "max_candidates"] {
             assert!(!text.contains(key), "{key}: {text}");
         }
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::{Archive, Entry, Known};
 use crate::candidate::{Candidate, CandidateId};
+use crate::conditions::Conditions;
 use crate::cost::Costs;
 use crate::experiment::Experiment;
 use crate::footprint::saving;
@@ -60,6 +61,9 @@ pub struct FrontDocument {
     /// Bounds with what is nearest to each, if nothing that was measured meets all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unmet: Vec<Unmet>,
+    /// Conditions of its measurements; absent in files of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<Conditions>,
 }
 
 fn yes() -> bool {
@@ -151,6 +155,7 @@ impl FrontDocument {
             front: archive.front().into_iter().map(row).collect(),
             uniform: uniform(experiment, archive),
             unmet: archive.unmet(experiment),
+            conditions: Some(experiment.conditions()),
         }
     }
 
@@ -244,6 +249,7 @@ mod tests {
         let archive = archive(&experiment, [300.1, 301.0, 400.0]);
         let document = FrontDocument::new(&experiment, &archive);
         let mut json = serde_json::to_value(&document).unwrap();
+        json.as_object_mut().unwrap().remove("conditions").unwrap();
         for row in json["front"].as_array_mut().unwrap() {
             row.as_object_mut().unwrap().remove("costs").unwrap();
         }

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::elementary::exp;
+
 /// A summed negative log-likelihood in fixed point: units of 2^-24 nat, about 6e-8.
 ///
 /// Each sequence rounds its own sum once, so a total is off by at most 3e-8 nat per sequence.
@@ -101,7 +103,7 @@ impl Counts {
 
     /// `exp` of the mean loss per scored token, capped at the largest finite number. `None` without tokens.
     pub fn perplexity(&self) -> Option<f64> {
-        (self.scored_tokens > 0).then(|| (self.nll.nats() / self.scored_tokens as f64).exp().min(f64::MAX))
+        (self.scored_tokens > 0).then(|| exp(self.nll.nats() / self.scored_tokens as f64).min(f64::MAX))
     }
 
     /// Hits per sentence, 0 to 1. `None` without sentences.

@@ -4,6 +4,7 @@
 //! summed and what it is summed over, the loss against the float model. Objectives, constraints, races,
 //! trade-offs, tables and plots ask it, and none of them asks which task it is.
 
+use crate::elementary::{exp_m1, ln_1p};
 use crate::measurement::{Counts, overflowed};
 use crate::task::Task;
 
@@ -119,7 +120,7 @@ impl Quality {
     /// perplexities.
     pub fn loss_of(self, difference: f64) -> f64 {
         match self {
-            Self::Perplexity => difference.exp_m1(),
+            Self::Perplexity => exp_m1(difference),
             Self::Accuracy => difference,
         }
     }
@@ -128,7 +129,7 @@ impl Quality {
     /// [`Quality::loss_of`].
     pub fn difference_of(self, loss: f64) -> f64 {
         match self {
-            Self::Perplexity => loss.ln_1p(),
+            Self::Perplexity => ln_1p(loss),
             Self::Accuracy => loss,
         }
     }

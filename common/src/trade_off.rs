@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
+use crate::elementary::exp;
 use crate::objective::Measured;
 
 /// A scalar to maximise over the candidates that meet the constraints.
@@ -106,7 +107,7 @@ impl TradeOff {
         let performance = float.counts.quality().performance_ratio(float.counts, measured.counts);
         match *self {
             Self::WeightedSum { mu, .. } => performance - mu * cost,
-            Self::Product { k, .. } => (1.0 - cost) * (-k * (1.0 - performance).max(0.0)).exp(),
+            Self::Product { k, .. } => (1.0 - cost) * exp(-k * (1.0 - performance).max(0.0)),
             Self::EpsilonConstraint { .. } => -cost,
         }
     }

@@ -108,6 +108,28 @@ const METRICS: &[Metric] = &[
         values: |snapshot| each(snapshot, |status| status.summary.hypervolume),
     },
     Metric {
+        name: "qslm_best_saving",
+        help: "Share of the float model's bytes that the best candidate so far saves, by experiment, once one meets the \
+               constraints",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| status.summary.best.as_ref().map(|best| best.saving)),
+    },
+    Metric {
+        name: "qslm_best_quality_loss",
+        help: "Loss of quality of the best candidate so far against the float model, by experiment",
+        counter: false,
+        values: |snapshot| {
+            each(snapshot, |status| status.summary.best.as_ref().map(|best| best.quality_loss))
+        },
+    },
+    Metric {
+        name: "qslm_remaining_candidates",
+        help: "Candidates that the search may still propose after the generation under way, at most, by experiment, where \
+               its strategy can tell",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| status.remaining_at_most.map(|most| most as f64)),
+    },
+    Metric {
         name: "qslm_tokens_per_second",
         help: "Tokens processed per second by all workers together, lately, by experiment",
         counter: false,

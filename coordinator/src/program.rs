@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use qslm_common::bytes;
 use qslm_program::{LogFlags, Port, limits};
-use qslm_transport::Monitor;
+use qslm_transport::{Monitor, Tokens};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
@@ -119,6 +119,8 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     qslm_program::init_log(&settings.log, settings.log_format)?;
     let stop = qslm_program::cancelled_by_signals()?;
     let (options, door) = (settings.options()?, settings.door()?);
+    let tls = if door.tls.is_some() { "on" } else { "off" };
+    let tokens = door.tokens.as_ref().map_or(0, Tokens::count);
     // Driver, committer and whoever waits for them; the store, sockets, and files that are handed in or out.
     limits::ensure_threads(3)?;
     limits::ensure_files(32)?;
@@ -128,7 +130,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let address = listener.local_addr()?;
-    tracing::info!(%address, store = %settings.store.display(), "listening");
+    tracing::info!(%address, store = %settings.store.display(), tls, tokens, "listening");
     let web = match settings.web {
         Port::Off => None,
         Port::On(wanted) => {

@@ -1,4 +1,5 @@
-"""Lets a sampler of Optuna search an experiment whose strategy is `external`, and a pruner of Optuna prune it.
+"""Lets a sampler of Optuna search an experiment whose strategy is `external`, and a pruner of Optuna prune it. With `--front`
+the sampler sees loss and bytes as two objectives in place of their weighted sum, and nothing is pruned.
 
     qslm submit spec.toml --set strategy.kind=external
     python experiments/python/optuna_search.py 127.0.0.1:7477 EXPERIMENT --study study.db
@@ -61,15 +62,16 @@ def words(space, groups, trial):
 class Generation:
     """A generation that is being measured."""
 
-    def __init__(self, coordinator, experiment, number, trials, weight, finished):
+    def __init__(self, coordinator, experiment, number, trials, given, finished):
         self.coordinator, self.experiment, self.number = coordinator, experiment, number
-        self.trials, self.weight, self.finished = trials, weight, finished
+        self.trials, self.given, self.finished = trials, given, finished
         # By place: the last step that the pruner was shown, whether it asked to prune, and how it ended.
         self.shown, self.cut, self.ends = {}, set(), {}
 
     def value(self, quality_loss, candidate):
         """What the sampler minimises: the quality that is lost, and the bytes that are kept."""
-        return quality_loss + self.weight * (1 - candidate.saving)
+        kept = 1 - candidate.saving
+        return (quality_loss, kept) if self.given.front else quality_loss + self.given.weight * kept
 
     def follow(self):
         """Takes what is new until all is settled, or the connection breaks."""
@@ -85,7 +87,7 @@ class Generation:
     def show(self, trial, candidate):
         """Shows the pruner the prefixes of shards that are new, until it asks to prune."""
         place = candidate.place
-        for prefix in candidate.prefixes:
+        for prefix in [] if self.given.front else candidate.prefixes:
             if place in self.cut or prefix.shards <= self.shown.get(place, 0) or not prefix.HasField("quality_loss"):
                 continue
             self.shown[place] = prefix.shards
@@ -106,6 +108,23 @@ class Generation:
                 study.tell(trial.number, value, state=state)
 
 
+def sampler_of(given, number):
+    """The sampler of a generation, so that one who goes on after an interruption draws the same."""
+    seed = given.seed + number
+    if given.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(population_size=given.size, seed=seed)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=given.size)
+
+
+def study_of(given):
+    """The study, new or gone on with."""
+    storage = given.study and f"sqlite:///{given.study}"
+    named = dict(storage=storage, study_name=given.experiment, load_if_exists=True)
+    if given.front:
+        return optuna.create_study(directions=["minimize", "minimize"], **named)
+    return optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=given.size), **named)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address")
@@ -115,18 +134,17 @@ def main():
     parser.add_argument("--generations", type=int, default=10)
     parser.add_argument("--size", type=int, default=8, help="candidates of a generation")
     parser.add_argument("--weight", type=float, default=0.1, help="quality that all of the float model's bytes are worth")
+    parser.add_argument("--sampler", default="tpe", choices=["tpe", "nsga2"])
+    parser.add_argument("--front", action="store_true", help="two objectives, loss and bytes, in place of their sum")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = given.study and f"sqlite:///{given.study}"
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=given.size)
-    study = optuna.create_study(storage=storage, study_name=given.experiment, load_if_exists=True, pruner=pruner)
+    study = study_of(given)
     with qslm.connect(given.address) as coordinator:
         space = patiently(lambda: coordinator.space(given.experiment))
         groups = groups_of(space, given.tier)
         for number in range(1, given.generations + 1):
-            # Of the generation, so that one who goes on after an interruption draws the same.
-            study.sampler = optuna.samplers.TPESampler(seed=given.seed + number, n_startup_trials=given.size)
+            study.sampler = sampler_of(given, number)
             trials = asked(study, number, given.size, groups)
             finished = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
             if all(trial.number in finished for trial in trials):
@@ -134,12 +152,15 @@ def main():
             candidates = [words(space, groups, trial) for trial in trials]
             last = number == given.generations
             patiently(lambda: coordinator.tell(given.experiment, number, candidates, last))
-            generation = Generation(coordinator, given.experiment, number, trials, given.weight, finished)
+            generation = Generation(coordinator, given.experiment, number, trials, given, finished)
             patiently(generation.follow)
             generation.tell(study)
             counts = [sum(state == end for _, end in generation.ends.values()) for state in (COMPLETE, PRUNED, FAILED)]
             print("generation {}: {} measured, {} pruned, {} failed".format(number, *counts), flush=True)
-        print(f"best: {study.best_value:.4f} with {study.best_trial.params}")
+        if given.front:
+            print(f"on the front: {len(study.best_trials)} of {len(study.trials)}")
+        else:
+            print(f"best: {study.best_value:.4f} with {study.best_trial.params}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ use crate::client::{Client, fetch};
 use crate::commands::target::Source;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
-use crate::inputs::Cut;
+use crate::inputs::{Cut, WINDOW};
 use crate::making::{Files, Here, Maker};
 use crate::schemes::{ModelArgs, SchemeArgs, calibrate_on};
 use crate::storage::CodesFiles;
@@ -201,6 +201,7 @@ pub fn with_codes(mut candidate: Candidate, by_unit: &BTreeMap<String, ContentHa
 
 /// What the flags of a command are calibrated with.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Calibration")]
 pub struct CalibrationArgs {
     /// Text (or labelled sentences) off which static ranges of activations are read, without which each token has its own,
     /// and which codes with --rounding gptq are calibrated with
@@ -221,7 +222,7 @@ pub struct CalibrationArgs {
 #[derive(Debug, Clone, Args)]
 pub struct CalibrationWindow {
     /// Tokens per window of the calibration data
-    #[arg(long, value_name = "TOKENS", default_value_t = 1024, requires = "calibration")]
+    #[arg(long, value_name = "TOKENS", default_value_t = WINDOW, requires = "calibration")]
     pub window: u32,
 }
 
@@ -294,6 +295,11 @@ pub struct CodesArgs {
 }
 
 impl CodesArgs {
+    /// Store or coordinator that is named.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// Artifacts that a candidate names; nothing is asked for if it names none.
     ///
     /// # Errors

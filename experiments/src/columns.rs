@@ -4,9 +4,14 @@
 //! part of the interface; one more column is one entry at the end of [`columns`]. A cost has its column by
 //! being one.
 
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
 use qslm_common::cost::{Cost, CostModel};
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::{Counts, Nll};
+use qslm_common::network::{Network, Unit};
+use qslm_common::scheme::Scheme;
 use qslm_common::spread::Spread;
 use qslm_proto::convert;
 use qslm_proto::v1::MeasuredCandidate;
@@ -19,6 +24,8 @@ pub struct CandidateRow {
     counts: Counts,
     spread: Option<Spread>,
     standing: Standing,
+    /// Bits by unit, worked out when the first of them is asked for.
+    bits: OnceCell<BTreeMap<String, f64>>,
 }
 
 impl CandidateRow {
@@ -26,7 +33,15 @@ impl CandidateRow {
     pub fn new(candidate: MeasuredCandidate, judge: &Judge) -> Self {
         let (counts, spread) = convert::read_counts(candidate.counts.clone().unwrap_or_default());
         let standing = judge.standing(&candidate, &counts, spread);
-        Self { candidate, counts, spread, standing }
+        Self { candidate, counts, spread, standing, bits: OnceCell::new() }
+    }
+
+    fn bits(&self) -> &BTreeMap<String, f64> {
+        self.bits.get_or_init(|| {
+            let schemes = self.candidate.schemes.split(' ').filter_map(|one| one.split_once('='));
+            let bits = schemes.filter_map(|(unit, scheme)| Some((unit, scheme.parse::<Scheme>().ok()?)));
+            bits.map(|(unit, scheme)| (unit.to_owned(), scheme.bits_about())).collect()
+        })
     }
 }
 
@@ -66,6 +81,8 @@ enum Read {
     Count(fn(&CandidateRow) -> u64),
     Number(fn(&CandidateRow) -> Option<f64>),
     Cost(&'static str),
+    /// Bits of this unit.
+    Bits(String),
 }
 
 impl Column {
@@ -74,7 +91,7 @@ impl Column {
         match self.read {
             Read::Text(_) => Kind::Text,
             Read::Count(_) => Kind::Count,
-            Read::Number(_) | Read::Cost(_) => Kind::Number,
+            Read::Number(_) | Read::Cost(_) | Read::Bits(_) => Kind::Number,
         }
     }
 
@@ -84,9 +101,20 @@ impl Column {
             Read::Text(read) => Value::Text(read(row)),
             Read::Count(read) => Value::Count(read(row)),
             Read::Number(read) => Value::Number(read(row)),
+            Read::Bits(unit) => Value::Number(row.bits().get(unit).copied()),
             Read::Cost(name) => Value::Number(row.candidate.costs.get(*name).copied()),
         }
     }
+}
+
+/// Columns of the bits of every unit of a network, on request: `bits:UNIT`.
+pub fn columns_of_bits(network: &Network) -> Vec<Column> {
+    let column = |unit: Unit| Column {
+        name: format!("bits:{}", unit.name),
+        about: "bits per weight of the unit, 32 for floats".to_owned(),
+        read: Read::Bits(unit.name),
+    };
+    network.units().into_iter().map(column).collect()
 }
 
 /// All columns in their order.

@@ -1,5 +1,7 @@
 //! The end of an experiment: waited for, read, printed, and judged.
 
+use std::time::Duration;
+
 use qslm_common::front_document::FrontDocument;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{ExperimentStatus, GetRequest};
@@ -24,11 +26,27 @@ pub enum WhenStuck {
     Fail,
 }
 
+/// Time without news after which it is told if there is no worker.
+const IDLE: Duration = Duration::from_secs(5);
+
 /// Shows progress until the experiment has ended.
 pub async fn until_ended(client: &mut Client, id: &str, when_stuck: WhenStuck) -> Outcome<ExperimentStatus> {
     let mut progress = Progress::new();
     let mut stream = client.watch(GetRequest { experiment: id.to_owned() }).await?.into_inner();
-    while let Some(status) = stream.message().await? {
+    let mut last = None;
+    loop {
+        let status = match (tokio::time::timeout(IDLE, stream.message()).await, &last) {
+            (Ok(status), _) => match status? {
+                Some(status) => status,
+                None => break,
+            },
+            // Nothing has changed for a while.
+            (Err(_), Some(last)) => {
+                progress.tell_idle(last);
+                continue;
+            }
+            (Err(_), None) => continue,
+        };
         if matches!(status.state(), State::Finished | State::Cancelled) {
             progress.finish();
             return Ok(status);
@@ -38,6 +56,7 @@ pub async fn until_ended(client: &mut Client, id: &str, when_stuck: WhenStuck) -
             return Err(Failure::new(Exit::Failure, format!("{} is stuck: {}", status.id, status.stuck)));
         }
         progress.show(&status);
+        last = Some(status);
     }
     Err(Failure::new(Exit::Unavailable, "the coordinator stopped"))
 }

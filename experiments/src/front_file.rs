@@ -21,11 +21,20 @@ pub struct FrontFile {
 impl FrontFile {
     /// Reads a front.
     pub fn read(path: &Path) -> Outcome<Self> {
-        let text = read_text(path)?;
-        let document = serde_json::from_str(&text).map_err(|error| {
+        Self::parse(path.to_owned(), &read_text(path)?)
+    }
+
+    /// Front of its text, with the file or the experiment that it came from.
+    pub fn parse(path: PathBuf, text: &str) -> Outcome<Self> {
+        let document = serde_json::from_str(text).map_err(|error| {
             Failure::new(Exit::Failure, format!("{}: not a front: {error}", path.display()))
         })?;
-        Ok(Self { path: path.to_owned(), document })
+        Ok(Self { path, document })
+    }
+
+    /// The file or experiment, as it is shown.
+    pub fn shown(&self) -> String {
+        self.path.display().to_string()
     }
 
     /// Refuses a checkpoint, by its hash, that the front was not measured on.

@@ -11,9 +11,11 @@ use qslm_engine::task::Dataset;
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
+use crate::selected::Known;
 
 /// Text or labelled sentences, and how they are cut.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Data")]
 pub struct DataArgs {
     /// The checkpoint's tokenizer.json
     #[arg(long, value_name = "FILE")]
@@ -24,18 +26,64 @@ pub struct DataArgs {
     /// Lines of `sentence TAB label` to classify (accuracy)
     #[arg(long, value_name = "FILE", group = "data")]
     labelled: Option<PathBuf>,
-    /// Tokens per window; the network's state starts afresh in each
-    #[arg(long, default_value_t = 1024)]
-    window: u32,
-    /// Tokens from one window's start to the next [default: the window]
+    /// Tokens per window; the network's state starts afresh in each [default: as a search measured the candidate, else 1024]
+    #[arg(long, value_name = "TOKENS")]
+    window: Option<u32>,
+    /// Tokens from one window's start to the next [default: as a search measured the candidate, else the window]
     #[arg(long)]
     stride: Option<u32>,
-    /// Stop after this many windows or sentences
+    /// Stop after this many windows or sentences [default: on the data of the search as many as there, else all]
     #[arg(long, value_name = "N")]
     pub windows: Option<u32>,
 }
 
+/// Tokens per window where nothing says how many.
+pub const WINDOW: u32 = 1024;
+
 impl DataArgs {
+    /// The same with what is not given as a search measured the candidate. Warns where it is given otherwise.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn measured_as(mut self, known: &Known) -> Outcome<Self> {
+        let Some(conditions) = &known.conditions else { return Ok(self) };
+        let whose = &known.whose;
+        if let Some(tokenizer) = &self.tokenizer {
+            known.check_tokenizer(tokenizer)?;
+        }
+        let data = self.text.as_ref().or(self.labelled.as_ref());
+        let is_same = match data {
+            Some(path) => Input::data(path, &self.task()?)?.hash()? == conditions.data.text,
+            None => false,
+        };
+        match conditions.task {
+            Task::Perplexity { window, stride, windows } if self.labelled.is_none() => {
+                let warn = |name: &str, given: u32, measured: u32| {
+                    tracing::warn!("--{name} {given}: {whose} was measured with {measured}");
+                };
+                self.window
+                    .filter(|given| *given != window)
+                    .into_iter()
+                    .for_each(|given| warn("window", given, window));
+                self.stride
+                    .filter(|given| *given != stride)
+                    .into_iter()
+                    .for_each(|given| warn("stride", given, stride));
+                if self.window.is_none() {
+                    self.window = Some(window);
+                    self.stride = self.stride.or(Some(stride));
+                }
+                self.windows = self.windows.or(windows.filter(|_| is_same));
+            }
+            Task::Accuracy { sentences } if self.labelled.is_some() => {
+                self.windows = self.windows.or(sentences.filter(|_| is_same));
+            }
+            // Data of another kind: the network says what it is for.
+            _ => {}
+        }
+        Ok(self)
+    }
+
     /// The files that are named.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         [&self.tokenizer, &self.text, &self.labelled].into_iter().flatten().map(PathBuf::as_path)
@@ -50,11 +98,11 @@ impl DataArgs {
     pub fn task(&self) -> Outcome<Task> {
         let task = match self.labelled {
             Some(_) => Task::Accuracy { sentences: self.windows },
-            None => Task::Perplexity {
-                window: self.window,
-                stride: self.stride.unwrap_or(self.window),
-                windows: self.windows,
-            },
+            None => {
+                let window = self.window.unwrap_or(WINDOW);
+                let stride = self.stride.unwrap_or(window);
+                Task::Perplexity { window, stride, windows: self.windows }
+            }
         };
         task.validate().map_err(|error| Failure::new(Exit::Usage, format!("--{error}")))?;
         Ok(task)

@@ -7,6 +7,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use qslm_common::quality::Quality;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Best, ExperimentStatus};
+use qslm_report::condition::{Work, of_running};
 use qslm_report::words::loss_with_interval;
 
 /// Longest time between two lines; they come at a change of stage, too.
@@ -21,13 +22,22 @@ pub struct Progress {
     last_line: Option<(Instant, String)>,
     /// Reason why it was stuck when that was told last.
     stuck: String,
+    /// True if it was told that there is no worker.
+    told_idle: bool,
 }
 
 impl Progress {
     /// Bar or lines, as standard error is a terminal or not.
     pub fn new() -> Self {
         let bar = bar("{spinner} {prefix:21} [{bar:24}] {pos} of at most {len} candidates\n  {wide_msg}");
-        Self { started: Instant::now(), bar, shown: is_shown(), last_line: None, stuck: String::new() }
+        Self {
+            started: Instant::now(),
+            bar,
+            shown: is_shown(),
+            last_line: None,
+            stuck: String::new(),
+            told_idle: false,
+        }
     }
 
     /// Shows a status.
@@ -62,6 +72,20 @@ impl Progress {
             "" => tracing::warn!("{} goes on", status.id),
             reason => tracing::warn!("{} is stuck, waiting: {reason}", status.id),
         }
+    }
+
+    /// Says once, as long as it lasts, that no worker is there, and how to start one. To be called when nothing has changed for
+    /// a while.
+    pub fn tell_idle(&mut self, status: &ExperimentStatus) {
+        let is_idle = status.state() == State::Running && status.suitable_workers == 0;
+        if is_idle && !std::mem::replace(&mut self.told_idle, is_idle) {
+            let words = match status.workers {
+                0 => "no worker has reported".to_owned(),
+                workers => format!("none of {workers} workers may evaluate it"),
+            };
+            tracing::warn!("{}: {words}; start one: qslm-worker --coordinator URL", status.id);
+        }
+        self.told_idle = is_idle;
     }
 
     /// Time left at the pace so far: `about 25 s left (at most 85 s)`, by what searches like it visited, where that is known,
@@ -131,9 +155,20 @@ pub fn kind_of(best: &Best) -> Quality {
     if best.is_accuracy { Quality::Accuracy } else { Quality::Perplexity }
 }
 
+/// State in words: what a running experiment waits for, if it does.
+pub fn state(status: &ExperimentStatus) -> String {
+    let work = Work {
+        suitable_workers: status.suitable_workers,
+        pending: status.shards_pending,
+        leased: status.shards_leased,
+    };
+    let condition = of_running(work).filter(|_| status.state() == State::Running);
+    condition.map_or_else(|| status.state().as_str_name().to_lowercase(), str::to_owned)
+}
+
 /// An experiment on a line of its own, where several are followed.
 pub fn line(status: &ExperimentStatus) -> String {
-    let state = status.state().as_str_name().to_lowercase();
+    let state = state(status);
     format!("{} {state} {}  {}", status.id, status.stage, describe(status, None))
 }
 
@@ -171,6 +206,18 @@ fn describe(status: &ExperimentStatus, left: Option<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_running_experiment_says_what_it_waits_for() {
+        let mut status = ExperimentStatus { state: State::Running.into(), ..Default::default() };
+        assert_eq!(state(&status), "no worker");
+        status.suitable_workers = 2;
+        assert_eq!(state(&status), "running");
+        status.shards_pending = 4;
+        assert_eq!(state(&status), "waiting (others have priority)");
+        status.state = State::Finished.into();
+        assert_eq!(state(&status), "finished");
+    }
 
     #[test]
     fn the_time_left_is_told_about_and_at_most() {

@@ -95,6 +95,7 @@ impl LoadedModel {
 
 /// One scheme for every matrix.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "One scheme for every matrix")]
 pub struct SchemeArgs {
     /// Bits of every matrix: 2 to 8, 16 or 32
     #[arg(long, group = "matrices")]

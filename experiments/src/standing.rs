@@ -6,6 +6,7 @@ use qslm_common::cost::{Cost, Costs};
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::{FrontDocument, FrontRow};
 use qslm_common::measurement::Counts;
+use qslm_common::network::Network;
 use qslm_common::objective::Measured;
 use qslm_common::spread::Spread;
 use qslm_proto::v1::MeasuredCandidate;
@@ -40,6 +41,11 @@ impl Judge {
         let ReportDocument { experiment, front: FrontDocument { front, chosen, float, .. }, .. } = report;
         let id = |row: &FrontRow| row.candidate.as_bytes().to_vec();
         Self { experiment, front: front.iter().map(id).collect(), chosen: chosen.as_ref().map(id), float }
+    }
+
+    /// Network that its candidates are of.
+    pub fn network(&self) -> &Network {
+        &self.experiment.network
     }
 
     /// Standing of a candidate with these counts.

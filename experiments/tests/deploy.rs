@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{json, refused, root, succeed};
+use support::{json, qslm, refused, root, succeed};
 
 const MODEL: &str = "experiments/models/wikitext2-xs.safetensors";
 
@@ -123,6 +123,67 @@ fn a_packed_candidate_has_the_searchs_bytes_and_measures_the_searchs_numbers() {
             }
         }
     }
+}
+
+#[test]
+fn a_packed_file_is_measured_as_the_search_did_and_whoever_asks_otherwise_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("device.toml"), "[energy]\ndram_pj = 320.0\n").unwrap();
+    let device = ["--set", "device.energy.dram_pj=320.0"];
+    let (path, document) = front(folder.path(), &device);
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (out, store, described) = (at("packed.safetensors"), at("s.redb"), at("device.toml"));
+    succeed(&["apply", "--checkpoint", MODEL, "--front", &path, "--out", &out]);
+    let chosen = &document["chosen"];
+    let text = ["--text", "experiments/data/encyclopaedia.txt"];
+    let run = |command: &str, checkpoint: &str, more: &[&str]| {
+        let files = ["--checkpoint", checkpoint, "--tokenizer", "experiments/models/tokenizer.json"];
+        let output = qslm(&[&[command], &files[..], more].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        (String::from_utf8(output.stdout).unwrap(), said)
+    };
+    let evaluated = |checkpoint: &str, more: &[&str]| -> (Value, String) {
+        let (printed, said) = run("eval", checkpoint, &[&text[..], &["--output", "json"], more].concat());
+        (serde_json::from_str(&printed).unwrap(), said)
+    };
+    // Neither window nor device is named: the file knows both, and so does the experiment in its store.
+    let selected = ["--store", &store, "--experiment", "plain"];
+    for (checkpoint, more) in [(&*out, &[][..]), (MODEL, &selected[..]), (MODEL, &["--front", &path])] {
+        let (measured, said) = evaluated(checkpoint, more);
+        assert_eq!(measured["candidate"], chosen["candidate"]);
+        assert_eq!(measured["perplexity"], chosen["perplexity"]);
+        assert_eq!(measured["of_search"], chosen["perplexity"]);
+        assert_eq!(measured["same_as_search"], true);
+        assert_eq!(measured["costs"]["energy"], chosen["costs"]["energy"]);
+        assert!(!said.contains("WARN"), "{said}");
+    }
+    let (other, said) = evaluated(&out, &["--window", "64", "--device", &described]);
+    assert!(said.contains("--window 64: ") && said.contains(" was measured with 128"), "{said}");
+    assert!(!said.contains("--device"), "it is the same device: {said}");
+    assert_eq!(other["same_as_search"], false);
+    std::fs::write(&described, "[energy]\ndram_pj = 100.0\n").unwrap();
+    let (_, said) = evaluated(&out, &["--device", &described]);
+    assert!(said.contains("was measured for another device"), "{said}");
+
+    // Every command takes the same candidates, and two of them are compared.
+    let (printed, _) =
+        run("generate", MODEL, &[&selected[..], &["--prompt", "The", "--tokens", "3"]].concat());
+    assert_eq!(printed, run("generate", &out, &["--prompt", "The", "--tokens", "3"]).0);
+    let id = chosen["candidate"].as_str().unwrap();
+    let both = ["--candidate", id, "--against-candidate", id, "--output", "json"];
+    let (printed, _) = run("compare", MODEL, &[&text[..], &selected, &both].concat());
+    let compared: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((compared["loss"].as_f64(), &compared["before"]), (Some(0.0), &chosen["perplexity"]));
+    let packed =
+        ["eval", "--checkpoint", &out, "--front", &path, "--tokenizer", "experiments/models/tokenizer.json"];
+    assert!(
+        refused(2, &[&packed[..], &text].concat()).contains("is packed already; name the float checkpoint")
+    );
+    assert!(
+        refused(3, &["apply", "--checkpoint", MODEL, "--store", &store, "--experiment", "zzz", "--out", "x"])
+            .contains("zzz")
+    );
 }
 
 #[test]

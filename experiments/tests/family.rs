@@ -175,6 +175,7 @@ fn quantized_and_packed_members_measure_the_same_bits_again() {
             experiment: None,
             measurement: None,
             reproducible: true,
+            conditions: None,
         };
         packed::write(&path, &checkpoint, &int4, &(), &[], provenance).unwrap();
         // A packed file says itself what it is of.

@@ -152,8 +152,14 @@ pub struct Sensitivity {
     pub axis: Axis,
     /// Name.
     pub name: String,
+    /// Scheme that it alone had; empty in a document of an earlier version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub scheme: String,
     /// The loss of quality; `None` if it could not be measured.
     pub quality_loss: Option<f64>,
+    /// 95 % interval of the loss, where it is known: not on a subset of the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality_loss_interval: Option<(f64, f64)>,
 }
 
 /// Silence from which on it is an interruption, during which no worker worked.

@@ -8,12 +8,15 @@
 //! The way through: measured candidates go into a [`Cloud`] as they come in, a bounded number of [`Spot`]s on
 //! the plane of saving and quality. A [`Field`] is the part of that plane that a picture shows. [`plots`]
 //! draws the document, one file per plot; [`page`] puts the plots, the front and the provenance on a page;
-//! [`gain`] and [`unmet`] say what a search bought and why it chose nothing, [`words`] says numbers as people read them, here and in the tables of a terminal.
+//! [`gain`] and [`unmet`] say what a search bought and why it chose nothing, [`overlay`] lays experiments over each other,
+//! [`words`] says numbers as people read them, here and in the tables of a terminal.
 
 mod cloud;
+pub mod condition;
 mod document;
 mod field;
 pub mod gain;
+pub mod overlay;
 pub mod page;
 pub mod plots;
 #[cfg(test)]

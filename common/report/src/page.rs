@@ -1,14 +1,14 @@
 //! The page of an experiment: one HTML file that needs nothing else, or a part of a live view.
 
+mod provenance;
+
 use askama::Template;
 use qslm_common::cost::Cost;
-use qslm_common::experiment::Experiment;
-use qslm_common::footprint::float_bytes;
 use qslm_common::front_document::FrontRow;
-use qslm_common::task::Task;
 
-use crate::words::{bytes, cost, costs, date, grouped, interval, loss, loss_with_interval, percent, quality};
-use crate::{EngineShare, GivenArtifact, Lifecycle, ReportDocument, gain, plots, unmet};
+use crate::words::{bytes, cost, costs, grouped, interval, loss, loss_with_interval, percent, quality};
+use crate::{Lifecycle, ReportDocument, gain, plots, unmet};
+use provenance::provenance;
 
 /// A whole page with the style of all pages.
 #[derive(Template)]
@@ -164,7 +164,12 @@ fn verdict(report: &ReportDocument) -> String {
 fn state(report: &ReportDocument) -> &'static str {
     let is_unmet =
         report.state == Lifecycle::Finished && report.front.float.is_some() && report.front.chosen.is_none();
-    if is_unmet { "unmet" } else { report.state.name() }
+    match report.state {
+        _ if is_unmet => "unmet",
+        // Also where its store alone is read.
+        Lifecycle::Running if report.workers == 0 => "no worker",
+        state => state.name(),
+    }
 }
 
 /// Words, how far, of how much; no words for one that has ended.
@@ -268,78 +273,6 @@ fn uniform(report: &ReportDocument) -> Vec<[String; 9]> {
     gain::gains(&report.front).into_iter().map(row).collect()
 }
 
-fn provenance(report: &ReportDocument) -> Vec<(&'static str, String)> {
-    let experiment = &report.experiment;
-    let network = &experiment.network;
-    let classes =
-        if network.is_classifier() { format!(", {} classes", network.outputs) } else { String::new() };
-    let mut rows = vec![
-        ("experiment", report.id.clone()),
-        ("checkpoint", experiment.checkpoint.to_string()),
-        ("text", experiment.data.text.to_string()),
-        ("tokenizer", experiment.data.tokenizer.to_string()),
-        (
-            "network",
-            format!(
-                "{} blocks, {} channels, vocabulary {}{classes}: {} parameters, {} as float",
-                network.blocks,
-                network.channels,
-                network.vocabulary,
-                network.parameters(),
-                bytes(float_bytes(network)),
-            ),
-        ),
-        ("task", task(&experiment.task)),
-        ("strategy", strategy(report).to_owned()),
-        ("objectives", experiment.objectives.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-        ("engine", engine(experiment)),
-    ];
-    if let Some(recovery) = experiment.recovery.as_ref().filter(|recovery| recovery.backend.is_gpu()) {
-        let note = "graphics cards: whoever trains again gets other bits, of the same quality";
-        rows.push(("trained on", format!("{}, {note}", recovery.backend)));
-    }
-    if !report.front.reproducible {
-        rows.push(("reproducible", "false: graphics cards took part".to_owned()));
-    }
-    if let (Some(first), Some(last)) = (report.timeline.first(), report.timeline.last()) {
-        rows.push(("measured", format!("{} to {} UTC", date(first.unix_ms), date(last.unix_ms))));
-    }
-    for EngineShare { engine, measured } in &report.engines {
-        rows.push(("measured by", format!("{engine}: {measured} candidates")));
-    }
-    for GivenArtifact { job, artifact } in &report.artifacts {
-        rows.push(("made for it", format!("{job}: {artifact}")));
-    }
-    rows
-}
-
-/// Engine that computed, and what to know about its numbers.
-fn engine(experiment: &Experiment) -> String {
-    let Experiment { engine_version, backend, .. } = experiment;
-    let note = match backend.is_gpu() {
-        true => " on graphics cards: other cards and drivers, and processors, give other last digits",
-        false => "",
-    };
-    format!("version {engine_version}, products by {backend}{note}")
-}
-
-fn task(task: &Task) -> String {
-    let of = |count: &Option<u32>, what: &str| {
-        count.map_or(format!("all {what}"), |count| format!("the first {count} {what}"))
-    };
-    match task {
-        Task::Perplexity { window, stride, windows } => {
-            format!("perplexity, windows of {window} tokens every {stride}, {}", of(windows, "windows"))
-        }
-        Task::Accuracy { sentences } => format!("accuracy, {}", of(sentences, "sentences")),
-    }
-}
-
-fn strategy(report: &ReportDocument) -> &str {
-    // A document of an earlier version has no caption.
-    if report.strategy.is_empty() { report.experiment.strategy.kind() } else { &report.strategy }
-}
-
 #[cfg(test)]
 mod tests {
     use qslm_common::backend::Backend;
@@ -347,7 +280,7 @@ mod tests {
 
     use super::*;
     use crate::testing::report;
-    use crate::{Comparison, Reference};
+    use crate::{Comparison, GivenArtifact, Reference};
 
     #[test]
     fn a_page_says_how_far_the_search_is() {
@@ -413,6 +346,22 @@ mod tests {
     }
 
     #[test]
+    fn the_provenance_has_what_the_choice_was_made_by() {
+        let mut report = report();
+        report.experiment.constraints.max_perplexity_increase = Some(0.03);
+        report.experiment.constraints.max.insert(Cost::Energy, 1e-4);
+        let page = file(&report);
+        for (name, words) in [
+            ("constraints", "max.energy = 0.0001, max_perplexity_increase = 0.03"),
+            ("trade-off", "kind = "),
+            ("space", "int8:symmetric:"),
+            ("device", "the default one of 45 nm"),
+        ] {
+            assert!(page.contains(&format!("<tr><td>{name}</td><td>{words}")), "{name}: {words}");
+        }
+    }
+
+    #[test]
     fn a_search_that_chose_nothing_has_no_green_badge_and_says_what_is_nearest() {
         let mut report = report();
         report.state = Lifecycle::Finished;
@@ -425,6 +374,14 @@ mod tests {
         let page = file(&report);
         assert!(page.contains("class=\"state unmet\"") && !page.contains("state finished\""));
         assert!(page.contains("The smallest is 2 B (") && page.contains("the bound is 1 B. Loosen it."));
+    }
+
+    #[test]
+    fn a_search_that_nobody_works_on_is_not_running() {
+        let mut report = report();
+        assert!(file(&report).contains("class=\"state running\">running"));
+        report.workers = 0;
+        assert!(file(&report).contains("class=\"state no worker\">no worker"));
     }
 
     #[test]

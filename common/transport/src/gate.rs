@@ -108,6 +108,14 @@ async fn call(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
         Ok(()) => gate.admit(request.headers(), (gate.needs)(request.uri().path())),
         Err(wait) => Err(busy("this connection makes too many calls", wait)),
     };
+    if let Err(status) = &admitted
+        && status.code() != tonic::Code::ResourceExhausted
+    {
+        // Of a token that is no caller's nobody is told; what is too fast is told to whoever is.
+        let from = request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_string());
+        let (from, call) = (from.unwrap_or_default(), request.uri().path());
+        tracing::info!(from, call, reason = status.message(), "refused a call");
+    }
     match admitted {
         Ok(caller) => {
             let address = || request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_string());

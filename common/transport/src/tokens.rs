@@ -62,6 +62,9 @@ impl Tokens {
     /// One line that names the file, the line, and what is wrong; never a token.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let path: PathBuf = path.to_owned();
+        if is_readable_by_all(&path) {
+            tracing::warn!("{}: everybody on this machine can read these tokens: chmod o-r", path.display());
+        }
         let file = path.clone();
         let read = move || {
             let size = std::fs::metadata(&file).map(|metadata| metadata.len());
@@ -73,9 +76,28 @@ impl Tokens {
         Ok(Self(Watched::new([path], read)?))
     }
 
+    /// Number of tokens.
+    pub fn count(&self) -> usize {
+        self.0.get().len()
+    }
+
     /// The caller with this token, if there is one.
     pub fn caller(&self, token: &str) -> Option<Arc<Caller>> {
         self.0.get().get(&blake3::hash(token.as_bytes())).cloned()
+    }
+}
+
+/// True if others than the owner and the group of a file may read it, where a system has such.
+fn is_readable_by_all(path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o004 != 0)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        false
     }
 }
 
@@ -123,6 +145,22 @@ mod tests {
     use super::*;
 
     const TOKEN: &str = "0123456789abcdef";
+
+    #[cfg(unix)]
+    #[test]
+    fn tokens_are_counted_and_a_file_that_everybody_can_read_is_noticed() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lines = ["worker w wwwwwwwwwwwwwwww", "# nobody", "reader r rrrrrrrrrrrrrrrr"];
+        std::fs::write(file.path(), lines.join("\n")).unwrap();
+        assert_eq!(Tokens::load(file.path()).unwrap().count(), 2);
+        for (mode, expected) in [(0o600, false), (0o640, false), (0o644, true)] {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_readable_by_all(file.path()), expected, "{mode:o}");
+        }
+        // What is no file (a pipe of a shell) is nobody's to read.
+        assert!(!is_readable_by_all(Path::new("/dev/null")));
+    }
 
     #[test]
     fn a_token_gives_its_caller() {

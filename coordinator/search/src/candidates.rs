@@ -51,6 +51,29 @@ impl Candidates {
         Self(Form::Combinations(Box::new(Combinations { first, base, moves, numbers })))
     }
 
+    /// The first of them, `most` at most.
+    #[must_use]
+    pub(crate) fn first(self, most: usize) -> Self {
+        if self.len() <= most {
+            return self;
+        }
+        Self(match self.0 {
+            Form::List(mut list) => {
+                list.truncate(most);
+                Form::List(list)
+            }
+            Form::Combinations(mut combinations) => {
+                combinations.first.truncate(most);
+                let left = most - combinations.first.len();
+                match &mut combinations.numbers {
+                    Numbers::Below(end) => *end = (*end).min(left as u64),
+                    Numbers::Some(numbers) => numbers.truncate(left),
+                }
+                Form::Combinations(combinations)
+            }
+        })
+    }
+
     /// Number of candidates.
     pub fn len(&self) -> usize {
         match &self.0 {

@@ -9,8 +9,8 @@ use qslm_common::footprint::saving;
 use qslm_common::objective::{Measured, Objective};
 use qslm_common::quality::Quality;
 
-use crate::elementary::ln_1p;
 use crate::nsga2::Fitness;
+use qslm_common::elementary::ln_1p;
 
 /// Fitness of a candidate, beside the float model's entry.
 pub(crate) fn fitness(experiment: &Experiment, float: &Entry, entry: &Entry) -> Fitness {

@@ -20,10 +20,10 @@ mod budget;
 mod candidates;
 mod cursor;
 mod ddpg;
-mod elementary;
 mod fitness;
 mod knapsack;
 mod least_squares;
+mod limited;
 mod nsga2;
 mod parallel;
 mod playback;
@@ -38,6 +38,7 @@ mod valid;
 pub mod written;
 
 pub use candidates::Candidates;
+pub use limited::stages_within_limit;
 pub use playback::{Drawn, Fate, OnRecord, Playback};
 pub use prediction::Prediction;
 pub use recovery::stage_of_recovery;
@@ -45,7 +46,7 @@ pub use strategies::{
     Allocate, AnyStrategy, Beam, Evolve, External, Fit, Grid, Haq, List, MemoryDriven, PER_NAT, Random,
     Ranked, StrategyEntry, Surrogate, Table, Tiered, list, registry, warm,
 };
-pub use strategy::{Generation, Key, Probe, Problem, Search, StagePlan, Step, Strategy, Subset};
+pub use strategy::{Generation, Key, Probe, Probed, Problem, Search, StagePlan, Step, Strategy, Subset};
 pub use told::{InvalidTell, MAX_TOLD_BYTES, Tell};
 pub use valid::{Invalid, decode, problems};
 

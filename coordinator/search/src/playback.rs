@@ -35,9 +35,10 @@ use qslm_common::trial::{Addressed, Protocol, TrialKey};
 use qslm_common::work::WorkKey;
 
 use crate::cursor::{CHUNK, Cursor};
+use crate::limited::within_limit;
 use crate::parallel::in_parallel;
 use crate::recovery::with_recovery;
-use crate::strategy::Probe;
+use crate::strategy::{Probe, Probed};
 use crate::{AnyStrategy, Prediction, Search, Step, Tell, prediction};
 use pruning::Pruning;
 
@@ -143,7 +144,9 @@ impl Playback {
             shards,
             failed,
             strategy,
-            Box::new(move |experiment| with_recovery(start.start(experiment), experiment)),
+            Box::new(move |experiment| {
+                with_recovery(within_limit(start.start(experiment), experiment), experiment)
+            }),
         ))
     }
 
@@ -436,14 +439,17 @@ impl Playback {
     }
 
     /// Probe candidates with the quality that each loses, `None` where it is not measured. Empty before the float model
-    /// is measured, and if the strategy has none.
-    pub fn sensitivity(&self) -> Vec<(Probe, Option<f64>)> {
+    /// is measured, and if the strategy has none. The interval is `None` on a subset, where no spread is kept.
+    pub fn sensitivity(&self) -> Vec<Probed> {
         let on_subset = self.strategy.subset(&self.experiment).is_some();
         let counts = |candidate: &Candidate| self.archive.counts(&candidate.id(), on_subset);
         let Some(float) = counts(&Candidate::float(&self.experiment.network)) else { return Vec::new() };
+        let of_float = self.archive.float(&self.experiment).filter(|_| !on_subset);
         let with_loss = |probe: Probe| {
-            let lost = counts(&probe.candidate).map(|alone| quality_loss(float, alone));
-            (probe, lost)
+            let loss = counts(&probe.candidate).map(|alone| quality_loss(float, alone));
+            let entry = self.archive.get(&probe.candidate.id());
+            let interval = entry.zip(of_float).and_then(|(entry, float)| entry.loss_interval(float));
+            Probed { probe, loss, interval }
         };
         self.search.probes().into_iter().map(with_loss).collect()
     }

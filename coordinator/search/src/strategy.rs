@@ -148,6 +148,36 @@ pub struct Probe {
     pub candidate: Candidate,
 }
 
+/// Probe candidate with what it loses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probed {
+    /// The probe.
+    pub probe: Probe,
+    /// Loss of quality; `None` where it is not measured.
+    pub loss: Option<f64>,
+    /// 95 % interval of the loss; `None` where the spread is not known.
+    pub interval: Option<(f64, f64)>,
+}
+
+impl Probe {
+    /// Scheme that the site alone has, in words.
+    pub fn scheme(&self) -> String {
+        let of = |scheme: Option<String>| scheme.unwrap_or_default();
+        match self.axis {
+            Axis::Weights => self.candidate.scheme(&self.name).to_string(),
+            Axis::Vectors => self.candidate.vectors().to_string(),
+            Axis::Activations => {
+                let mut all = self.candidate.activations();
+                of(all.find(|(name, _)| *name == self.name).map(|(_, scheme)| scheme.to_string()))
+            }
+            Axis::Membranes => {
+                let mut all = self.candidate.membranes();
+                of(all.find(|(name, _)| *name == self.name).map(|(_, scheme)| scheme.to_string()))
+            }
+        }
+    }
+}
+
 /// Search: a strategy under way.
 pub trait Search: Send {
     /// Next step of the search. Called with the archive once every candidate proposed so far is settled, and every job. A

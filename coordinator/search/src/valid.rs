@@ -2,7 +2,7 @@
 
 use qslm_common::experiment::{Experiment, InvalidExperiment};
 
-use crate::{AnyStrategy, Problem};
+use crate::{AnyStrategy, Problem, limited};
 
 /// Reason why an experiment cannot be run.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -64,7 +64,7 @@ fn strategy_problems(strategy: &AnyStrategy, experiment: &Experiment) -> Vec<Pro
     if network.validate().is_err() || space.validate(network).is_err() {
         return Vec::new();
     }
-    strategy.problems(experiment)
+    strategy.problems(experiment).into_iter().chain(limited::problem(experiment)).collect()
 }
 
 #[cfg(test)]

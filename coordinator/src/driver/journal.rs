@@ -48,6 +48,8 @@ impl Journal {
 
     /// Remembers an event, about an experiment or about none.
     pub(super) fn note(&mut self, experiment: &str, text: impl Into<String>) {
+        let text = text.into();
+        tracing::info!(experiment, "{text}");
         self.events.note(self.unix_ms(), experiment, text);
     }
 

@@ -9,6 +9,8 @@ use qslm_common::job::JobKey;
 use qslm_common::quality::Quality;
 use qslm_common::work::{Made, WorkKey};
 
+use qslm_report::condition::{Work, of_running};
+
 use crate::ledger::{OpenJob, ShardCounts};
 
 /// State of an experiment.
@@ -142,6 +144,13 @@ pub struct ExperimentStatus {
 }
 
 impl ExperimentStatus {
+    /// What it waits for, while workers are wanted and nobody works on it.
+    pub fn condition(&self) -> Option<&'static str> {
+        let ShardCounts { pending, leased, .. } = self.shards;
+        let work = Work { suitable_workers: self.workers.suitable, pending, leased };
+        of_running(work).filter(|_| self.state == State::Running)
+    }
+
     /// The same with an estimate of what is still to come, if it is known what share searches like it visit.
     pub(super) fn with_share(self, share: Option<f64>) -> Self {
         let about = share.zip(self.remaining_at_most);

@@ -9,7 +9,7 @@ use qslm_common::objective::quality_loss;
 use qslm_common::trial::Addressed;
 use qslm_report::words::{lost, percent};
 use qslm_report::{FORMAT, Lifecycle, ReportDocument, Sample, Sensitivity, unmet};
-use qslm_search::{Playback, Probe};
+use qslm_search::{Playback, Probed};
 use tokio::sync::watch;
 
 use super::estimate::Visited;
@@ -303,6 +303,13 @@ fn summary(playback: &Playback) -> Summary {
     }
 }
 
-fn sensitivity((probe, quality_loss): (Probe, Option<f64>)) -> Sensitivity {
-    Sensitivity { axis: probe.axis, name: probe.name, quality_loss }
+fn sensitivity(Probed { probe, loss, interval }: Probed) -> Sensitivity {
+    let scheme = probe.scheme();
+    Sensitivity {
+        axis: probe.axis,
+        name: probe.name,
+        scheme,
+        quality_loss: loss,
+        quality_loss_interval: interval,
+    }
 }

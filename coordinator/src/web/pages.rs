@@ -108,7 +108,12 @@ impl ExperimentRow {
         let is_unmet = status.state == State::Finished && !status.summary.unmet.is_empty();
         Self {
             id: status.id.clone(),
-            state: if is_unmet { "unmet" } else { status.state.name() }.to_owned(),
+            state: match status.condition() {
+                _ if is_unmet => "unmet",
+                Some(condition) => condition,
+                None => status.state.name(),
+            }
+            .to_owned(),
             cells: [
                 status.stage.to_owned(),
                 status.measured.to_string(),

@@ -6,6 +6,7 @@
 //!
 //! Every number is read from the JSON that `qslm` prints; stores are kept under `runs/`, so that a second run is quick.
 
+mod optuna;
 mod recovery;
 mod strategies;
 mod tables;

@@ -21,7 +21,7 @@ impl Results {
             "## Strategies at about a hundred evaluations (`strategies.toml`)\n\n\
              Codes as above, calibrated on the training text; the first 128 windows of the validation text. Hypervolume is \
              that of perplexity and bytes; saved is the most within 3 % of perplexity. Strategies that draw have five seeds, their mean and half of its 95 % interval; the others always take one \
-             path. `haq` and `memory_driven` stay within a budget, here nine tenths saved, and see little of the front.\n\n\
+             path. `Optuna` is its samplers by way of the strategy `external`, with loss and bytes as objectives. `haq` and `memory_driven` stay within a budget, here nine tenths saved, and see little of the front.\n\n\
              | strategy | evaluations | hypervolume | saved % |\n|---|---|---|---|\n",
         );
         let strategies: [(&str, &str, bool); 9] = [
@@ -47,14 +47,14 @@ impl Results {
                 true => SEEDS.into_iter().map(|seed| one(Some(seed))).collect::<Result<_>>()?,
                 false => vec![one(None)?],
             };
-            let of = |read: &dyn Fn(&Value) -> f64| fronts.iter().map(read).collect::<Vec<_>>();
-            writeln!(
-                page,
-                "| {words} | {:.0} | {} | {} |",
-                mean(&of(&|front| number(&front["measured"]))),
-                with_interval(&of(&|front| number(&front["hypervolume"])), 4),
-                with_interval(&of(&most_saved), 2),
-            )?;
+            write_row(page, words, &fronts)?;
+        }
+        for (words, sampler) in [("Optuna, TPE", "tpe"), ("Optuna, NSGA-II", "nsga2")] {
+            let fronts: Vec<Value> = SEEDS
+                .into_iter()
+                .map(|seed| self.by_optuna(sampler, seed, &self.settings_of(language, &[])))
+                .collect::<Result<_>>()?;
+            write_row(page, words, &fronts)?;
         }
         page.push('\n');
         self.budgets(page, language)
@@ -92,16 +92,37 @@ impl Results {
         Ok(())
     }
 
+    /// Settings of the spec that all strategies share, with more on top.
+    fn settings_of(&self, language: &Task, more: &[String]) -> Vec<String> {
+        let mut all = vec![
+            format!("{}={}", language.data_key, language.data.display()),
+            format!("calibration.text={}", self.wikitext2_train.display()),
+            // Fewer where this is tried out.
+            format!("task.windows={}", self.first.unwrap_or(128)),
+        ];
+        all.extend_from_slice(more);
+        all
+    }
+
     fn searched(&self, language: &Task, settings: &[String]) -> Result<Value> {
-        let calibration = format!("calibration.text={}", self.wikitext2_train.display());
-        let mut all = vec![calibration];
-        // Fewer where this is tried out.
-        all.extend(self.first.is_none().then(|| "task.windows=128".to_owned()));
-        all.extend_from_slice(settings);
+        let all = self.settings_of(language, settings);
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         self.run(language, "experiments/specs/strategies.toml", "strategies", &all)
             .with_context(|| settings.join(" "))
     }
+}
+
+/// A row of the table: what the fronts of one strategy have, by the mean over its seeds.
+fn write_row(page: &mut String, words: &str, fronts: &[Value]) -> Result<()> {
+    let of = |read: &dyn Fn(&Value) -> f64| fronts.iter().map(read).collect::<Vec<_>>();
+    writeln!(
+        page,
+        "| {words} | {:.0} | {} | {} |",
+        mean(&of(&|front| number(&front["measured"]))),
+        with_interval(&of(&|front| number(&front["hypervolume"])), 4),
+        with_interval(&of(&most_saved), 2),
+    )?;
+    Ok(())
 }
 
 /// Largest saving in percent of a front's candidates that lose at most 3 %.

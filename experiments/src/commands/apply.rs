@@ -10,15 +10,15 @@ use qslm_engine::checkpoint::packed::{self, Provenance};
 use qslm_report::words::bytes;
 use serde::Serialize;
 
-use crate::codes::{CalibrationArgs, CalibrationWindow, CodesArgs};
+use crate::codes::{CalibrationArgs, CalibrationWindow};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
 use crate::inputs::Cut;
 use crate::member::MemberArgs;
 use crate::output::{Output, print_data, print_pairs};
 use crate::place::{Made, OutputPlace};
 use crate::schemes::{ModelArgs, SchemeArgs};
+use crate::selected::{SelectArgs, Selected};
 use crate::storage::{CodesFiles, StorageArgs};
 
 /// Write a candidate as a packed file: sub-byte weights, scales, zero points and a manifest.
@@ -30,6 +30,7 @@ use crate::storage::{CodesFiles, StorageArgs};
 Examples:
   qslm apply --checkpoint model.safetensors --front runs/quickstart-1a2b3c4d5e6f.front.json --out packed.safetensors
   qslm apply --checkpoint model.safetensors --front front.json --candidate 9a7d64 --out packed.safetensors
+  qslm apply --checkpoint model.safetensors --store runs/q.redb --experiment quickstart --out packed.safetensors
   qslm apply --checkpoint model.pth --bits 4 --embedding sign --out packed.safetensors
   qslm apply --checkpoint model.pth --bits 3 --rounding gptq --calibration train.txt --tokenizer tokenizer.json --window 128 \
     --out packed.safetensors")]
@@ -37,12 +38,8 @@ pub struct Apply {
     /// The float checkpoint
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// The front that a run wrote, of which the chosen candidate is taken
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["matrices", "activation_bits", "membrane_bits"])]
-    front: Option<PathBuf>,
-    /// Take this candidate of the front instead: its id, or the beginning of it
-    #[arg(long, value_name = "ID", requires = "front")]
-    candidate: Option<String>,
+    #[command(flatten)]
+    select: SelectArgs,
     #[command(flatten)]
     scheme: SchemeArgs,
     #[command(flatten)]
@@ -52,8 +49,6 @@ pub struct Apply {
     /// The checkpoint's tokenizer.json, to read the calibration data
     #[arg(long, value_name = "FILE", requires = "calibration")]
     tokenizer: Option<PathBuf>,
-    #[command(flatten)]
-    codes: CodesArgs,
     #[command(flatten)]
     storage: StorageArgs,
     #[command(flatten)]
@@ -82,7 +77,7 @@ struct Applied {
 impl Apply {
     /// Writes and prints.
     pub fn run(self) -> Outcome {
-        let more = [&self.front, &self.calibration.calibration, &self.tokenizer].into_iter().flatten();
+        let more = [&self.select.front, &self.calibration.calibration, &self.tokenizer].into_iter().flatten();
         let inputs: Vec<_> = more.chain([&self.checkpoint]).map(PathBuf::as_path).collect();
         let place = OutputPlace::kept(&self.out, Made::Packed, &inputs, self.force)?;
         let checkpoint = read_checkpoint(&self.checkpoint, self.member.member(&self.checkpoint)?)?;
@@ -93,30 +88,29 @@ impl Apply {
             experiment: None,
             measurement: None,
             reproducible: true,
+            conditions: None,
         };
         let mut storage = self.storage.or(&[]);
-        let (candidate, codes) = match (&self.front, self.of_flags(&checkpoint)?) {
+        let (candidate, codes) = match (self.select.is_given(), self.of_flags(&checkpoint)?) {
             (_, Some(made)) => made,
-            (Some(_), None) if self.calibration.calibration.is_some() => {
+            (true, None) if self.calibration.calibration.is_some() => {
                 let words =
                     "--calibration is for schemes given by flags: codes of a front are in its artifacts";
                 return Err(Failure::new(Exit::Usage, words));
             }
-            (Some(path), None) => {
-                let front = FrontFile::read(path)?;
-                front.check_checkpoint(hash, &self.checkpoint)?;
+            (_, None) => {
+                let selected = self.select.of(&self.model(), &checkpoint, None)?;
+                let Some(Selected { front, row, candidate, codes }) = selected else {
+                    let words =
+                        "what to write is missing: give --front FILE or --experiment, or --bits and its like";
+                    return Err(Failure::new(Exit::Usage, words));
+                };
                 storage = self.storage.or(&front.document.storage);
-                let row = front.row(self.candidate.as_deref())?;
-                provenance.experiment = Some(front.document.experiment.clone());
-                provenance.measurement = Some(row.counts.clone());
+                provenance.experiment = Some(front.document.experiment);
+                provenance.measurement = Some(row.counts);
                 provenance.reproducible = front.document.reproducible;
-                let candidate = candidate(row, checkpoint.network())?;
-                let codes = self.codes.of(&candidate)?;
+                provenance.conditions = front.document.conditions;
                 (candidate, codes)
-            }
-            (None, None) => {
-                let words = "what to write is missing: give --front FILE, or --bits and its like";
-                return Err(Failure::new(Exit::Usage, words));
             }
         };
         let file = place.start()?;
@@ -144,17 +138,21 @@ impl Apply {
         }
     }
 
+    fn model(&self) -> ModelArgs {
+        ModelArgs {
+            checkpoint: self.checkpoint.clone(),
+            member: self.member.clone(),
+            backend: Backend::default(),
+        }
+    }
+
     /// The candidate that the flags describe, with its calibrated codes; `None` if none is given.
     fn of_flags(&self, checkpoint: &Checkpoint) -> Outcome<Option<(Candidate, CodesFiles)>> {
         if self.scheme.is_empty() {
             return Ok(None);
         }
         let network = checkpoint.network();
-        let model = ModelArgs {
-            checkpoint: self.checkpoint.clone(),
-            member: self.member.clone(),
-            backend: Backend::default(),
-        };
+        let model = self.model();
         let cut = Cut::for_network(network, self.calibration_window.window, self.tokenizer.clone())?;
         let ranges = self.calibration.ranges(&model, &cut, &self.scheme)?;
         let candidate = self.scheme.candidate(network, ranges.as_ref())?;

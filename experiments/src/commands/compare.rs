@@ -12,16 +12,15 @@ use qslm_engine::task::{Dataset, EvaluateError};
 use qslm_report::words::{lost, lost_at_most};
 use serde::Serialize;
 
-use crate::codes::{CalibrationArgs, CodesArgs};
+use crate::codes::CalibrationArgs;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::front_file::{FrontFile, candidate};
-use crate::input::Input;
 use crate::inputs::DataArgs;
 use crate::output::{Output, print, print_data, print_pairs};
 use crate::parallel::{evaluate_every, threads};
 use crate::schemes::{LoadedModel, ModelArgs, SchemeArgs};
+use crate::selected::{Known, SelectArgs};
 use crate::statistics::{LEAST_P, paired};
-use crate::storage::{StorageArgs, sizes};
+use crate::storage::StorageArgs;
 
 /// Compare a quantized network with the float one, sequence by sequence, with a paired significance test.
 ///
@@ -34,6 +33,8 @@ use crate::storage::{StorageArgs, sizes};
 Examples:
   qslm compare --checkpoint model.safetensors --tokenizer tokenizer.json --text valid.txt --window 128 --bits 4 --embedding sign
   qslm compare --checkpoint model.pth --tokenizer tokenizer.json --text unseen.txt --front front.json --margin 0.03
+  qslm compare --checkpoint model.pth --tokenizer tokenizer.json --text unseen.txt --store runs/q.redb --experiment quickstart \
+    --candidate 9a7d64 --against-candidate 5f10
   qslm compare --checkpoint sst2.safetensors --tokenizer tokenizer.json --labelled dev.tsv --front runs/sst2-ID.front.json
   qslm compare --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --against packed.safetensors")]
 pub struct Compare {
@@ -46,18 +47,16 @@ pub struct Compare {
     #[command(flatten)]
     calibration: CalibrationArgs,
     #[command(flatten)]
-    codes: CodesArgs,
-    #[command(flatten)]
     storage: StorageArgs,
+    #[command(flatten)]
+    select: SelectArgs,
     /// Compare with this checkpoint, float or packed
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["matrices", "activation_bits", "membrane_bits", "front"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["matrices", "activation_bits", "membrane_bits", "searched"])]
     against: Option<PathBuf>,
-    /// Compare with the candidate that a run chose: its front
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["matrices", "activation_bits", "membrane_bits"])]
-    front: Option<PathBuf>,
-    /// Take this candidate of the front instead: its id, or the beginning of it
-    #[arg(long, value_name = "ID", requires = "front")]
-    candidate: Option<String>,
+    /// Compare this candidate of the front with the one that is selected, in the place of the float model: its id, or the
+    /// beginning of it
+    #[arg(long, value_name = "ID", requires = "searched")]
+    against_candidate: Option<String>,
     /// Ask whether the loss is below this with 95 % confidence: 0.03 is 3 % more perplexity, or 3 points of accuracy
     #[arg(long, value_name = "LOSS", allow_negative_numbers = true, value_parser = margin)]
     margin: Option<f64>,
@@ -119,8 +118,12 @@ impl Compare {
     pub fn run(self) -> Outcome {
         let threads = threads(self.threads);
         let (other, data, of_search) = self.other()?;
-        let float = self.model.load()?;
-        let (before, after) = (&float.model, &other.model);
+        let first = match &self.against_candidate {
+            Some(id) => self.select.load(&self.model, Some(&self.storage), Some(id))?.map(|(first, _)| first),
+            None => None,
+        };
+        let first = first.map_or_else(|| self.model.load(), Ok)?;
+        let (before, after) = (&first.model, &other.model);
         if before.network() != after.network() {
             return Err(Failure::new(Exit::Usage, "the two networks differ in shape"));
         }
@@ -130,7 +133,7 @@ impl Compare {
             })
         };
         let pairs: Vec<_> = every(before)?.into_iter().zip(every(after)?).collect();
-        let report = ComparedFronts::new(&pairs, &float, &other, of_search.as_ref())?.beside(self.margin);
+        let report = ComparedFronts::new(&pairs, &first, &other, of_search.as_ref())?.beside(self.margin);
         match self.output {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
@@ -139,45 +142,32 @@ impl Compare {
 
     /// The network to compare with, the data, and what a search counted for the network, if one chose it.
     fn other(&self) -> Outcome<(LoadedModel, Dataset, Option<Counts>)> {
-        let mut of_search = None;
-        let loaded = match (&self.against, &self.front) {
-            (Some(file), _) => {
+        let selected = self.select.load(&self.model, Some(&self.storage), None)?;
+        let (loaded, known) = match (&self.against, selected) {
+            (_, Some(selected)) => selected,
+            (Some(file), None) => {
                 let model = ModelArgs { checkpoint: file.clone(), ..self.model.clone() };
                 let checkpoint = model.read()?;
-                of_search =
-                    checkpoint.manifest().and_then(|manifest| manifest.provenance.measurement.clone());
-                model.load_read(checkpoint)?
-            }
-            (None, Some(front)) => {
-                let (front, checkpoint) = (FrontFile::read(front)?, self.model.read()?);
-                let hash = Input::checkpoint(&self.model.checkpoint)?.hash()?;
-                front.check_checkpoint(hash, &self.model.checkpoint)?;
-                let row = front.row(self.candidate.as_deref())?;
-                of_search = Some(row.counts.clone());
-                let candidate = candidate(row, checkpoint.network())?;
-                let codes = self.codes.of(&candidate)?;
-                let storage = self.storage.or(&front.document.storage);
-                let sizes = sizes(&storage, &checkpoint, &candidate, &codes)?;
-                let model = self.model.build(checkpoint, &candidate, &codes)?;
-                LoadedModel { model, candidate, sizes }
+                (model.load_read(checkpoint)?, Known::of_file(&model))
             }
             (None, None) if self.scheme.is_empty() => {
-                let words = "what to compare with is missing: give --bits and its like, --front or --against";
+                let words = "what to compare with is missing: give --bits and its like, --front, --experiment or --against";
                 return Err(Failure::new(Exit::Usage, words));
             }
             (None, None) => {
                 let (cut, calibration) = (self.data.cut()?, &self.calibration);
                 let ranges = calibration.ranges(&self.model, &cut, &self.scheme)?;
-                self.scheme.load(
+                let loaded = self.scheme.load(
                     &self.model,
                     ranges.as_ref(),
                     Some(&self.storage),
                     |network, candidate| calibration.codes(&self.model.checkpoint, &cut, network, candidate),
-                )?
+                )?;
+                (loaded, Known::default())
             }
         };
-        let data = self.data.load(loaded.model.network())?;
-        Ok((loaded, data, of_search))
+        let data = self.data.clone().measured_as(&known)?.load(loaded.model.network())?;
+        Ok((loaded, data, known.counts))
     }
 }
 

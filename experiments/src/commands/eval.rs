@@ -25,6 +25,7 @@ use crate::output::{Output, peak_memory_bytes, print_data};
 use crate::parallel::{evaluate_all, threads};
 use crate::place::{Made, OutputPlace};
 use crate::schemes::{LoadedModel, ModelArgs, SchemeArgs};
+use crate::selected::{Known, SelectArgs};
 use crate::spec::refuse_toml;
 use crate::storage::StorageArgs;
 use crate::tensors;
@@ -35,6 +36,8 @@ use crate::tensors;
 Examples:
   qslm eval --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --window 128
   qslm eval --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --bits 4 --embedding sign
+  qslm eval --checkpoint packed.safetensors --tokenizer tokenizer.json --text valid.txt
+  qslm eval --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --store runs/q.redb --experiment quickstart
   qslm eval --checkpoint sst2.pth --tokenizer tokenizer.json --labelled dev.tsv --bits 8 --output json
   qslm eval --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --bits 8 --activation-bits 8 --membrane-bits 8
   qslm eval --checkpoint model.pth --tokens tokens.safetensors --logits-out logits.safetensors")]
@@ -46,6 +49,8 @@ pub struct Eval {
     /// Safetensors file whose int32 tensor `tokens` [sequences, length] stands in for text and tokenizer
     #[arg(long, value_name = "FILE", group = "data")]
     tokens: Option<PathBuf>,
+    #[command(flatten)]
+    select: SelectArgs,
     #[command(flatten)]
     scheme: SchemeArgs,
     #[command(flatten)]
@@ -90,6 +95,12 @@ struct Evaluation {
     /// Per token where the unit says so; see docs/device.md.
     costs: Costs,
     candidate: String,
+    /// Perplexity or accuracy that a search measured for it; absent if none is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of_search: Option<f64>,
+    /// True if the search counted the very same, so on the same data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    same_as_search: Option<bool>,
     seconds: f64,
     tokens_per_second: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,21 +112,16 @@ impl Eval {
     /// Measures and prints.
     pub fn run(self) -> Outcome {
         let logits = self.logits_out.as_deref().map(|path| self.place(path)).transpose()?;
-        let device = self.device()?;
-        let cut = self.data.cut()?;
-        let calibration = &self.calibration;
-        let ranges = calibration.ranges(&self.model, &cut, &self.scheme)?;
-        let codes = |network: &Network, candidate| {
-            calibration.codes(&self.model.checkpoint, &cut, network, candidate)
-        };
-        let loaded = self.scheme.load(&self.model, ranges.as_ref(), Some(&self.storage), codes)?;
+        let (loaded, known) = self.load()?;
+        let device = self.device(&known)?;
+        let asked = self.data.clone().measured_as(&known)?;
         let LoadedModel { model, candidate, sizes } = loaded;
         let network = *model.network();
         let problems: Vec<_> = device.problems(&network).iter().map(ToString::to_string).collect();
         if !problems.is_empty() {
             return Err(Failure::new(Exit::Usage, format!("--device: {}", problems.join("; "))));
         }
-        let data = self.data(&network)?;
+        let data = self.data(&asked, &network)?;
         let started = Instant::now();
         let counts = evaluate_all(&model, &data, threads(self.threads)).map_err(|error| {
             Failure::new(Exit::Failure, format!("{}: {error}", self.model.checkpoint.display()))
@@ -128,6 +134,7 @@ impl Eval {
         let costs = device.costs_of(&subject);
         let report =
             Evaluation::new(&network, (&candidate, &sizes), &counts, costs, seconds, self.model.backend);
+        let report = report.beside(known.counts.as_ref(), &counts);
         match self.output {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
@@ -140,14 +147,36 @@ impl Eval {
         OutputPlace::new(path, Made::Logits, &inputs.collect::<Vec<_>>(), self.force)
     }
 
-    fn device(&self) -> Outcome<Device> {
-        let Some(path) = &self.device else { return Ok(Device::default()) };
-        let text = read_text(path)?;
-        toml::from_str(&text).map_err(|error| refuse_toml(path, &text, &error))
+    /// The network, and what a search knows of it.
+    fn load(&self) -> Outcome<(LoadedModel, Known)> {
+        if let Some(selected) = self.select.load(&self.model, Some(&self.storage), None)? {
+            return Ok(selected);
+        }
+        let cut = self.data.cut()?;
+        let calibration = &self.calibration;
+        let ranges = calibration.ranges(&self.model, &cut, &self.scheme)?;
+        let codes = |network: &Network, candidate| {
+            calibration.codes(&self.model.checkpoint, &cut, network, candidate)
+        };
+        let loaded = self.scheme.load(&self.model, ranges.as_ref(), Some(&self.storage), codes)?;
+        Ok((loaded, Known::of_file(&self.model)))
     }
 
-    fn data(&self, network: &Network) -> Outcome<Dataset> {
-        let Some(path) = &self.tokens else { return self.data.load(network) };
+    /// The device that is described, or else that of the search. Warns if that is another.
+    fn device(&self, known: &Known) -> Outcome<Device> {
+        let of_search = known.conditions.as_ref().map(|conditions| &conditions.device);
+        let Some(path) = &self.device else { return Ok(of_search.cloned().unwrap_or_default()) };
+        let text = read_text(path)?;
+        let device = toml::from_str(&text).map_err(|error| refuse_toml(path, &text, &error))?;
+        if of_search.is_some_and(|of_search| *of_search != device) {
+            let (file, whose) = (path.display(), &known.whose);
+            tracing::warn!("--device {file}: {whose} was measured for another device; costs are of this one");
+        }
+        Ok(device)
+    }
+
+    fn data(&self, asked: &DataArgs, network: &Network) -> Outcome<Dataset> {
+        let Some(path) = &self.tokens else { return asked.load(network) };
         check_model(network, &self.data.task()?).map_err(|error| Failure::new(Exit::Usage, error))?;
         let rows = tensors::read_tokens(path)?;
         let mut data = Dataset::rows(&rows, network.vocabulary).map_err(|e| Failure::file(path, &e))?;
@@ -182,11 +211,23 @@ impl Evaluation {
             parameters: network.parameters(),
             costs,
             candidate: candidate.id().to_string(),
+            of_search: None,
+            same_as_search: None,
             seconds,
             tokens_per_second: counts.processed_tokens as f64 / seconds.max(1e-9),
             peak_memory_bytes: peak_memory_bytes(),
             backend,
         }
+    }
+
+    /// The same beside what a search counted, if it is known.
+    fn beside(self, of_search: Option<&Counts>, counts: &Counts) -> Self {
+        let value =
+            of_search.and_then(|known| known.quality().value(known)).filter(|value| !overflowed(*value));
+        // What the search counts besides (a divergence) is no difference.
+        let same = of_search
+            .map(|known| Counts { kl: None, ..known.clone() } == Counts { kl: None, ..counts.clone() });
+        Self { of_search: value, same_as_search: same, ..self }
     }
 
     fn print_table(&self) -> Outcome {
@@ -204,6 +245,15 @@ impl Evaluation {
         if let Some(accuracy) = self.accuracy {
             let of = format!("{} of {} sentences", self.hits, self.sentences);
             rows.push(("accuracy".to_owned(), format!("{:.2} % ({of})", accuracy * 100.0)));
+        }
+        if let (Some(value), Some(same)) = (self.of_search, self.same_as_search) {
+            let value = if self.accuracy.is_some() {
+                format!("{:.2} %", value * 100.0)
+            } else {
+                format!("{value:.4}")
+            };
+            let words = if same { "the same counts" } else { "other data, or less of it" };
+            rows.push(("in the search".to_owned(), format!("{value} ({words})")));
         }
         let saved = format!(
             "{} of {} ({:.2} % saved)",

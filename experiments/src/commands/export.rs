@@ -11,7 +11,7 @@ use qslm_proto::v1::GetRequest;
 
 use super::target::Source;
 use crate::client::Client;
-use crate::columns::{CandidateRow, Kind, columns};
+use crate::columns::{CandidateRow, Column, Kind, columns, columns_of_bits};
 use crate::ending;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{plain_table, print};
@@ -31,6 +31,7 @@ Examples:
   qslm export quickstart > quickstart.csv
   qslm export quickstart --store runs/quickstart.redb --out quickstart.parquet
   qslm export quickstart --format jsonl | head -1
+  qslm export quickstart --unit-bits --out bits.parquet
   qslm export --columns")]
 pub struct Export {
     /// The experiment's id or the beginning of it, or its name, which means the newest of that name
@@ -47,6 +48,9 @@ pub struct Export {
     /// Replace what is there even if it is no export; never a store, a checkpoint or an input
     #[arg(long)]
     force: bool,
+    /// Also write a column bits:UNIT for every matrix: its bits per weight
+    #[arg(long)]
+    unit_bits: bool,
     /// Print the names of the columns and what they say
     #[arg(long, exclusive = true)]
     columns: bool,
@@ -100,27 +104,38 @@ impl Export {
         self.source
             .with(async |client| {
                 let judge = judge(client, &experiment).await?;
+                let mut columns = columns();
+                if self.unit_bits {
+                    columns.extend(columns_of_bits(judge.network()));
+                }
                 let mut stream =
                     client.candidates(GetRequest { experiment: experiment.clone() }).await?.into_inner();
                 // Not before there is something to write: a wrong id leaves no empty file behind.
                 let Some(place) = &place else {
-                    return copy(&mut stream, sink(format, Box::new(std::io::stdout()))?, &judge, &name)
-                        .await;
+                    return copy(
+                        &mut stream,
+                        sink(format, Box::new(std::io::stdout()), columns)?,
+                        &judge,
+                        &name,
+                    )
+                    .await;
                 };
                 let (to, unfinished) = place.writer()?;
-                copy(&mut stream, sink(format, Box::new(to))?, &judge, &name).await?;
+                copy(&mut stream, sink(format, Box::new(to), columns)?, &judge, &name).await?;
                 unfinished.map_or(Ok(()), Unfinished::finish)
             })
             .await
     }
 }
 
-fn sink(format: Format, to: Box<dyn Write + Send>) -> Outcome<Box<dyn Sink>> {
+fn sink(format: Format, to: Box<dyn Write + Send>, columns: Vec<Column>) -> Outcome<Box<dyn Sink>> {
     let to = BufWriter::new(to);
     Ok(match format {
-        Format::Csv => Box::new(Csv::new(to)),
-        Format::Jsonl => Box::new(Lines::new(to)),
-        Format::Parquet => Box::new(Parquet::new(to).map_err(|error| Failure::new(Exit::Failure, error))?),
+        Format::Csv => Box::new(Csv::new(to, columns)),
+        Format::Jsonl => Box::new(Lines::new(to, columns)),
+        Format::Parquet => {
+            Box::new(Parquet::new(to, columns).map_err(|error| Failure::new(Exit::Failure, error))?)
+        }
     })
 }
 

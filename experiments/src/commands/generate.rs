@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use qslm_common::network::Network;
+use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Sampler, TokenizerFile};
 
 use crate::codes::{CalibrationArgs, CalibrationWindow};
@@ -12,6 +13,7 @@ use crate::input::Input;
 use crate::inputs::Cut;
 use crate::output::print;
 use crate::schemes::{ModelArgs, SchemeArgs};
+use crate::selected::{Known, SelectArgs};
 
 /// Continue a text, token by token as it is drawn.
 #[derive(Debug, Args)]
@@ -20,6 +22,7 @@ Examples:
   qslm generate --checkpoint model.safetensors --tokenizer tokenizer.json --prompt \"The lighthouse was\"
   qslm generate --checkpoint packed.safetensors --tokenizer tokenizer.json --prompt \"In 1871 ,\" --seed 7
   qslm generate --checkpoint model.pth --tokenizer tokenizer.json --prompt \"The\" --bits 3 --embedding sign
+  qslm generate --checkpoint model.pth --tokenizer tokenizer.json --prompt \"The\" --front front.json --candidate 9a7d64
   qslm generate --checkpoint model.pth --tokenizer tokenizer.json --prompt \"The\" --bits 3 --rounding gptq \
     --calibration train.txt --window 128")]
 pub struct Generate {
@@ -44,6 +47,8 @@ pub struct Generate {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
+    select: SelectArgs,
+    #[command(flatten)]
     scheme: SchemeArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
@@ -52,23 +57,33 @@ pub struct Generate {
 }
 
 impl Generate {
-    /// Prints the prompt and what follows.
-    pub fn run(self) -> Outcome {
-        let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, format!("--{error}"));
-        let mut sampler =
-            Sampler::new(self.temperature, self.top_k, self.seed).map_err(|error| usage(&error))?;
+    /// The network, and what a search knows of it.
+    fn load(&self) -> Outcome<(SpikeGpt, Known)> {
+        if let Some((loaded, known)) = self.select.load(&self.model, None, None)? {
+            return Ok((loaded.model, known));
+        }
         let (calibration, tokenizer) = (&self.calibration, Some(self.tokenizer.clone()));
         let cut = Cut::of_text(self.calibration_window.window, tokenizer)?;
         let ranges = calibration.ranges(&self.model, &cut, &self.scheme)?;
         let codes = |network: &Network, candidate| {
             calibration.codes(&self.model.checkpoint, &cut, network, candidate)
         };
-        let model = self.scheme.load(&self.model, ranges.as_ref(), None, codes)?.model;
+        let loaded = self.scheme.load(&self.model, ranges.as_ref(), None, codes)?;
+        Ok((loaded.model, Known::of_file(&self.model)))
+    }
+
+    /// Prints the prompt and what follows.
+    pub fn run(self) -> Outcome {
+        let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, format!("--{error}"));
+        let mut sampler =
+            Sampler::new(self.temperature, self.top_k, self.seed).map_err(|error| usage(&error))?;
+        let (model, known) = self.load()?;
         if model.network().is_classifier() {
             let checkpoint = self.model.checkpoint.display();
             let words = format!("{checkpoint}: this checkpoint classifies, it has no next token");
             return Err(Failure::new(Exit::Usage, words));
         }
+        known.check_tokenizer(&self.tokenizer)?;
         let input = Input::tokenizer(&self.tokenizer)?;
         let in_tokenizer = |error: &(dyn std::error::Error + 'static)| input.failure(error);
         let tokenizer = TokenizerFile::load(input.path(), model.network().vocabulary);

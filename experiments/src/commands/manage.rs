@@ -7,6 +7,7 @@ use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, ListRequest, RetryRequest};
+use qslm_report::condition::INTERRUPTED;
 use serde::Serialize;
 
 use super::plan;
@@ -17,6 +18,7 @@ use crate::exit::Outcome;
 use crate::finished::Finished;
 use crate::making::{Here, Maker, OnWorkers};
 use crate::output::{Listed, Output, align_right, plain_table, print, print_data};
+use crate::progress::state;
 use crate::spec::{resolve, resolve_with};
 
 /// Submit an experiment to a coordinator; its id is printed.
@@ -215,7 +217,7 @@ impl List {
             Listed::Json | Listed::Yaml => {
                 print_data(self.output.of_result(), &all.iter().map(Shown::from).collect::<Vec<_>>())
             }
-            form => print_statuses(&all, form),
+            form => print_statuses(&all, form, self.source.is_store()),
         }
     }
 }
@@ -226,7 +228,10 @@ impl Get {
         let request = GetRequest { experiment: self.one.experiment };
         let get = async |client: &mut crate::client::Client| Ok(client.get(request).await?.into_inner());
         let status = self.one.source.with(get).await?;
-        show(&status, self.one.output)
+        match self.one.output {
+            Listed::Json | Listed::Yaml => show(&status, self.one.output),
+            form => print_statuses(std::slice::from_ref(&status), form, self.one.source.is_store()),
+        }
     }
 }
 
@@ -242,14 +247,15 @@ impl Front {
 impl Cancel {
     /// Cancels and prints the status.
     pub async fn run(self) -> Outcome {
-        self.which.change(ChangeRequest { cancelled: Some(true), ..Default::default() }).await
+        let change = ChangeRequest { cancelled: Some(true), ..Default::default() };
+        self.which.change_to(State::Cancelled, change).await
     }
 }
 
 impl Pause {
     /// Holds up and prints the status.
     pub async fn run(self) -> Outcome {
-        self.which.change(ChangeRequest { paused: Some(true), ..Default::default() }).await
+        self.which.change_to(State::Paused, ChangeRequest { paused: Some(true), ..Default::default() }).await
     }
 }
 
@@ -281,16 +287,31 @@ impl Prioritize {
 
 impl Which {
     async fn change(self, change: ChangeRequest) -> Outcome {
+        let output = self.output;
+        show(&self.changed(change).await?, output)
+    }
+
+    /// The same, and says so if the experiment has ended, so that nothing was to be done.
+    async fn change_to(self, wanted: State, change: ChangeRequest) -> Outcome {
+        let output = self.output;
+        let status = self.changed(change).await?;
+        if status.state() != wanted {
+            let state = status.state().as_str_name().to_lowercase();
+            tracing::warn!("{} is {state}: nothing was done", status.id);
+        }
+        show(&status, output)
+    }
+
+    async fn changed(self, change: ChangeRequest) -> Outcome<ExperimentStatus> {
         let request = ChangeRequest { experiment: self.experiment, ..change };
-        let status = self.target.connect().await?.change(request).await?.into_inner();
-        show(&status, self.output)
+        Ok(self.target.connect().await?.change(request).await?.into_inner())
     }
 }
 
 fn show(status: &ExperimentStatus, output: Listed) -> Outcome {
     match output {
         Listed::Json | Listed::Yaml => print_data(output.of_result(), &Shown::from(status)),
-        form => print_statuses(std::slice::from_ref(status), form),
+        form => print_statuses(std::slice::from_ref(status), form, false),
     }
 }
 
@@ -303,6 +324,9 @@ struct Shown<'a> {
     /// False if graphics cards measure or train; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     reproducible: Option<bool>,
+    /// What it waits for, while it is running and nobody works on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    condition: Option<String>,
     stage: &'a str,
     measured: u64,
     failed: u64,
@@ -362,6 +386,9 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             id: &status.id,
             state: status.state().as_str_name().to_lowercase(),
             reproducible: status.reproducible,
+            condition: Some(state(status)).filter(|words| {
+                status.state() == State::Running && *words != status.state().as_str_name().to_lowercase()
+            }),
             stage: &status.stage,
             measured: status.measured,
             failed: status.failed,
@@ -396,7 +423,8 @@ const NOT_REPRODUCIBLE: &str =
     "is not reproducible: graphics cards measure or train, and give other last digits when it is run again";
 
 /// Prints a line per experiment: names alone, the usual columns, or all of them.
-fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
+/// In a store that is read, what is under way is interrupted.
+fn print_statuses(all: &[ExperimentStatus], form: Listed, is_store: bool) -> Outcome {
     if form == Listed::Name {
         return print(&all.iter().map(|status| format!("{}\n", status.id)).collect::<String>());
     }
@@ -423,7 +451,10 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
             |f: fn(&qslm_proto::v1::Best) -> f64| status.best.as_ref().map(f).map_or(String::new(), percent);
         let mut row = vec![
             status.id.clone(),
-            status.state().as_str_name().to_lowercase(),
+            match status.state() {
+                State::Running | State::Stuck if is_store => INTERRUPTED.to_owned(),
+                _ => state(status),
+            },
             status.stage.clone(),
             status.measured.to_string(),
             status.failed.to_string(),

@@ -54,7 +54,8 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
     let (on_subset, share) = resolved.on_subset();
     let whole = candidates.map(|candidates| candidates as f64 - on_subset as f64 * (1.0 - share));
     let (pace, threads) = (tokens_per_second(resolved)?, parallel::threads(None));
-    let mut stages = resolved.strategy.outline(experiment, first as u64);
+    let stages = resolved.strategy.outline(experiment, first as u64);
+    let mut stages = qslm_search::stages_within_limit(stages, experiment);
     stages.extend(qslm_search::stage_of_recovery(experiment));
     let plan = Plan {
         experiment: experiment.id(),

@@ -143,6 +143,7 @@ impl Recover {
             experiment: Some(front.document.experiment.clone()),
             measurement: None,
             reproducible: front.document.reproducible && !backend.is_gpu(),
+            conditions: front.document.conditions.clone(),
         };
         let storage = self.storage.or(&front.document.storage);
         let file = place.start()?;

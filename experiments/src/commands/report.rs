@@ -1,35 +1,45 @@
-//! `qslm report`: an experiment as one HTML file, and its plots as pictures.
+//! `qslm report`: an experiment as one HTML file, and its plots as pictures; several of them side by side.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use qslm_common::bytes;
 use qslm_proto::v1::GetRequest;
-use qslm_report::{ReportDocument as Document, page, plots};
+use qslm_report::overlay::{self, OverlayDocument};
+use qslm_report::plots::{self, Plot};
+use qslm_report::{ReportDocument as Document, page};
 
 use super::target::Source;
 use crate::client::Client;
 use crate::ending;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::print;
+use crate::overlaid;
 use crate::place::{Made, OutputPlace, is_same};
 
 /// Write an experiment as one HTML file: front, hypervolume, sensitivity, chosen bits, firing rates, energy, provenance.
 ///
 /// The file needs no network and no other file; it is readable on a phone and in print. An experiment that is under way
 /// shows how far it is. `--plots` also writes every plot as SVG and PNG, for papers.
+///
+/// Several experiments are laid over each other: their fronts in one plot, a row for each, and which of them is best at the
+/// budgets of their constraints, or at those that `--budget` names. These tables are printed, too.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   qslm report quickstart --store runs/quickstart.redb
   qslm report quickstart --coordinator http://10.0.0.5:7477 --out sweep.html
   qslm report quickstart --store runs/quickstart.redb --plots figures --scale 3
-  qslm report quickstart --store runs/quickstart.redb --format json --out - | jq .sensitivity")]
+  qslm report quickstart --store runs/quickstart.redb --format json --out - | jq .sensitivity
+  qslm report evolve allocate beam --store runs/sweep.redb --budget '450 kB' --budget '500 kB' --out sweep.html")]
 pub struct Report {
-    /// The experiment's id or the beginning of it, or its name, which means the newest of that name
-    experiment: String,
+    /// The experiment's id or the beginning of it, or its name, which means the newest of that name; several are laid over
+    /// each other
+    #[arg(required = true, value_name = "EXPERIMENT")]
+    experiments: Vec<String>,
     #[command(flatten)]
     source: Source,
-    /// The file to write; - for standard output [default: ID.html]
+    /// The file to write; - for standard output [default: ID.html, overlay.html for several]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// A page, or the document that it is made of [default: by the end of the file's name, else html]
@@ -44,6 +54,9 @@ pub struct Report {
     /// Pixels of a PNG per unit of the SVG, which is 720 wide
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     scale: u8,
+    /// Bytes at which several experiments are compared, such as "560 kB"; may be given several times
+    #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
+    budget: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,11 +68,51 @@ enum Format {
 }
 
 impl Format {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Html => "html",
+            Self::Json => "json",
+        }
+    }
+
     fn made(self) -> Made {
         match self {
             Self::Html => Made::Page,
             Self::Json => Made::Report,
         }
+    }
+}
+
+/// What is written and printed.
+struct Shown {
+    text: String,
+    plots: Vec<Plot>,
+    /// Tables for people; empty for one experiment, which has a page of them.
+    tables: String,
+    /// Path unless one is named.
+    usual: PathBuf,
+}
+
+impl Shown {
+    fn of_one(document: &Document, json: String, format: Format) -> Self {
+        let text = if format == Format::Html { page::file(document) } else { json + "\n" };
+        let usual = PathBuf::from(format!("{}.{}", document.id, format.extension()));
+        Self { text, plots: plots::all(document), tables: String::new(), usual }
+    }
+
+    fn of_several(reports: &[Document], budgets: &[u64], format: Format) -> Outcome<Self> {
+        let document = OverlayDocument::new(reports, budgets);
+        let document = document.map_err(|error| Failure::new(Exit::Usage, error))?;
+        let text = match format {
+            Format::Html => overlay::page::file(&document, reports),
+            Format::Json => {
+                let json = serde_json::to_string(&document);
+                json.map_err(|error| Failure::new(Exit::Failure, error))? + "\n"
+            }
+        };
+        let plots = plots::overlay(&document, reports).into_iter().collect();
+        let usual = PathBuf::from(format!("overlay.{}", format.extension()));
+        Ok(Self { text, plots, tables: overlaid::tables(&document), usual })
     }
 }
 
@@ -74,40 +127,51 @@ impl Report {
         let known = [("html", Format::Html), ("htm", Format::Html), ("json", Format::Json)];
         let format = ending::choose(self.format, named, &known, Format::Html)?;
         named.map_or(Ok(()), |out| OutputPlace::new(out, format.made(), &inputs, self.force).map(drop))?;
-        let request = GetRequest { experiment: self.experiment.clone() };
-        let read = async |client: &mut Client| Ok(client.describe(request).await?.into_inner().json);
-        let json = self.source.with(read).await?;
-        let document: Document = serde_json::from_str(&json).map_err(|error| {
+        if self.experiments.len() == 1 && !self.budget.is_empty() {
+            let words = "--budget compares experiments: expected at least 2 of them";
+            return Err(Failure::new(Exit::Usage, words));
+        }
+        let mut read = Vec::new();
+        let texts = async |client: &mut Client| {
+            for experiment in &self.experiments {
+                let request = GetRequest { experiment: experiment.clone() };
+                read.push(client.describe(request).await?.into_inner().json);
+            }
+            Ok(())
+        };
+        self.source.with(texts).await?;
+        let documents = read.iter().map(|json| serde_json::from_str(json));
+        let documents: Vec<Document> = documents.collect::<Result<_, _>>().map_err(|error| {
             Failure::new(Exit::Failure, format!("the coordinator's report cannot be read: {error}"))
         })?;
-        let (text, extension) = match format {
-            Format::Html => (page::file(&document), "html"),
-            Format::Json => (json + "\n", "json"),
+        let shown = match &documents[..] {
+            [document] => Shown::of_one(document, read.swap_remove(0), format),
+            several => Shown::of_several(several, &self.budget, format)?,
         };
         let mut written = Vec::new();
         if let Some(folder) = &self.plots {
-            written.extend(self.write_plots(&document, folder, &inputs)?);
+            written.extend(self.write_plots(&shown.plots, folder, &inputs)?);
         }
         match &self.out {
-            Some(out) if out == Path::new("-") => return print(&text),
+            Some(out) if out == Path::new("-") => return print(&shown.text),
             out => {
-                let usual = || PathBuf::from(format!("{}.{extension}", document.id));
-                let path = out.clone().unwrap_or_else(usual);
+                let path = out.clone().unwrap_or(shown.usual);
                 if let Some(plot) = written.iter().find(|plot| is_same(&path, plot)) {
                     let words = format!("{}: is the plot {}", path.display(), plot.display());
                     return Err(Failure::new(Exit::Conflict, words));
                 }
-                OutputPlace::new(&path, format.made(), &inputs, self.force)?.write(text.as_bytes())?;
+                OutputPlace::new(&path, format.made(), &inputs, self.force)?.write(shown.text.as_bytes())?;
                 written.push(path);
             }
         }
-        print(&written.iter().map(|path| format!("{}\n", path.display())).collect::<String>())
+        let written: String = written.iter().map(|path| format!("{}\n", path.display())).collect();
+        print(&(written + &shown.tables))
     }
 
-    fn write_plots(&self, document: &Document, folder: &Path, inputs: &[&Path]) -> Outcome<Vec<PathBuf>> {
+    fn write_plots(&self, plots: &[Plot], folder: &Path, inputs: &[&Path]) -> Outcome<Vec<PathBuf>> {
         std::fs::create_dir_all(folder).map_err(|error| Failure::folder(folder, &error))?;
         let mut written = Vec::new();
-        for plot in plots::all(document) {
+        for plot in plots {
             let png = plot.png(f32::from(self.scale));
             let png =
                 png.map_err(|error| Failure::new(Exit::Failure, format!("{}.png: {error}", plot.name)))?;

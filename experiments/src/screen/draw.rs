@@ -15,7 +15,7 @@ use ratatui::widgets::{
 };
 
 use super::View;
-use crate::progress::{ahead, kind_of};
+use crate::progress::{self, ahead, kind_of};
 
 /// Lines of the list of experiments at most, with its header.
 const LIST: u16 = 6;
@@ -97,7 +97,11 @@ fn draw_experiments(frame: &mut Frame<'_>, area: Rect, view: &View) {
 
 fn experiment_row(status: &ExperimentStatus) -> Row<'static> {
     let (word, colour) = match status.state() {
-        State::Running => ("running", Color::Blue),
+        State::Running => match progress::state(status).split(' ').next() {
+            Some("no") => ("no worker", Color::Yellow),
+            Some("waiting") => ("waiting", Color::Yellow),
+            _ => ("running", Color::Blue),
+        },
         State::Finished if !status.unmet.is_empty() => ("unmet", Color::Yellow),
         State::Finished => ("finished", Color::Green),
         State::Cancelled => ("cancelled", Color::Red),

@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::path::Path;
 
+use super::position::{key_at, line_at, with_key};
 use super::written::{self, Spec, one_line};
 use super::{KeyProblem, Refused, examine, named_files};
 use crate::exit::{Outcome, unusable};
@@ -28,25 +29,26 @@ pub struct Problem {
 /// If the spec itself cannot be read.
 pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
     let text = read_text(path)?;
-    let (mut problems, spec) = of_text(&text);
-    if let Some(spec) = &spec {
-        for (key, file) in named_files(path, spec) {
+    let (mut problems, rest) = of_text(&text);
+    // The rest is looked at as a whole: what was taken out may have been all that is wrong with a key.
+    let rest = rest.and_then(|rest| match written::of_text(path, &rest, settings) {
+        Ok(spec) => Some(spec),
+        Err(failure) => {
+            problems.push(Problem { line: None, words: failure.to_string() });
+            None
+        }
+    });
+    if let Some(spec) = rest {
+        let known = problems.len();
+        for (key, file) in named_files(path, &spec) {
             if let Some((_, why)) = unusable(&file) {
                 let words = format!("{key} = {:?}: {why}", file.display().to_string());
                 problems.push(Problem { line: line_of(&text, key), words });
             }
         }
-    }
-    // The whole is looked at only where its parts are right.
-    if problems.is_empty() {
-        match examine(path, settings, &Here) {
-            Ok(_) => {}
-            Err(Refused::Spec(refused)) => {
-                let line = |key: Option<String>| line_of(&text, &key?);
-                let problem = |KeyProblem { key, words }| Problem { line: line(key), words };
-                problems.extend(refused.into_iter().map(problem));
-            }
-            Err(Refused::Other(failure)) => problems.push(Problem { line: None, words: failure.to_string() }),
+        // Only with all files is there a whole.
+        if problems.len() == known {
+            problems.extend(problems_of_whole(path, spec, &text));
         }
     }
     problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
@@ -54,23 +56,36 @@ pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
     Ok(problems)
 }
 
+/// Problems of numbers, files, and whether they go together.
+fn problems_of_whole(path: &Path, spec: Spec, text: &str) -> Vec<Problem> {
+    match examine(path, spec, &Here) {
+        Ok(_) => Vec::new(),
+        Err(Refused::Spec(refused)) => {
+            let line = |key: Option<String>| line_of(text, &key?);
+            let problem = |KeyProblem { key, words }| Problem { line: line(key), words };
+            refused.into_iter().map(problem).collect()
+        }
+        Err(Refused::Other(failure)) => vec![Problem { line: None, words: failure.to_string() }],
+    }
+}
+
 /// Every problem of a spec's text that needs no other file to be seen.
 pub fn problems_of_text(text: &str) -> Vec<Problem> {
     of_text(text).0
 }
 
-/// Problems of the text alone, and the spec without them, if that is one.
-fn of_text(text: &str) -> (Vec<Problem>, Option<Spec>) {
+/// Problems of the text alone, and the text without them, if that is a spec.
+fn of_text(text: &str) -> (Vec<Problem>, Option<String>) {
     let (mut problems, mut taken_out) = (Vec::new(), Vec::new());
     let mut rest = text.to_owned();
     loop {
         let error = match toml::from_str::<Spec>(&rest) {
-            Ok(spec) => return (problems, Some(spec)),
+            Ok(_) => return (problems, Some(rest)),
             Err(error) => error,
         };
         let message = one_line(error.message());
         let span = error.span().map(|span| culprit(&rest, span, error.message()));
-        let line = span.as_ref().map(|span| written::line_at(&rest, span.start));
+        let line = span.as_ref().map(|span| line_at(&rest, span.start));
         if let Some(missing) = message.strip_prefix("missing field ") {
             // Of what was taken out that is no wonder. Whatever lacks a field stays wrong without more of its lines.
             if !taken_out.iter().any(|key: &String| missing.starts_with(&format!("`{key}`"))) {
@@ -78,7 +93,9 @@ fn of_text(text: &str) -> (Vec<Problem>, Option<Spec>) {
             }
             return (problems, None);
         }
-        problems.push(Problem { line, words: written::suggest(&message) });
+        let key = span.as_ref().and_then(|span| key_at(&rest, span.start));
+        let words = with_key(key.as_deref(), written::suggest(&message));
+        problems.push(Problem { line, words });
         let Some(span) = span else { return (problems, None) };
         taken_out.extend(
             rest[..span.end]
@@ -95,7 +112,7 @@ fn of_text(text: &str) -> (Vec<Problem>, Option<Spec>) {
 
 /// The span of a mistake. For some tables the reader knows no more than the table: then it is on the line without which it is
 /// another mistake, or none.
-fn culprit(text: &str, span: Range<usize>, message: &str) -> Range<usize> {
+pub(super) fn culprit(text: &str, span: Range<usize>, message: &str) -> Range<usize> {
     if !text[span.start..].starts_with('[') || message.starts_with("missing field") {
         return span;
     }
@@ -173,14 +190,38 @@ mod tests {
         for (line, part) in [
             (2, "unknown field `bakend`"),
             (2, "did you mean `backend`?"),
-            (8, "invalid type: string \"long\""),
-            (10, "9 bits: expected 2 to 8, 16 or 32"),
+            (8, "task.window: invalid type: string \"long\""),
+            (10, "space.bits: 9 bits: expected 2 to 8, 16 or 32"),
             (13, "did you mean `symmetry`?"),
         ] {
             let found = problems.iter().any(|p| p.line == Some(line) && p.words.contains(part));
             assert!(found, "line {line}: {part}: {lines:?} {words:?}");
         }
         assert!(spec.is_none(), "the window is gone, and there is no spec without one");
+    }
+
+    #[test]
+    fn problems_of_values_are_told_beside_those_of_keys() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(root.join("specs/plain.toml")).unwrap();
+        let text = text.replace("../", &format!("{}/", root.display()));
+        let wrong =
+            text.replace("name = \"plain\"", "name = \"PLAIN\"\nbakend = \"flex\"\nmax_candidates = 0");
+        assert_ne!(wrong, text);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spec.toml");
+        std::fs::write(&path, &wrong).unwrap();
+        let settings = ["run.shards=0".to_owned(), "constraints.min_saving=2.0".to_owned()];
+        let problems = problems(&path, &settings).unwrap();
+        for words in [
+            "did you mean `backend`?",
+            "name = \"PLAIN\"",
+            "max_candidates = 0",
+            "run.shards = 0",
+            "min_saving = 2",
+        ] {
+            assert!(problems.iter().any(|problem| problem.words.contains(words)), "{words}: {problems:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod calibration;
 mod check;
+mod position;
 pub mod recovery;
 pub mod reference;
 mod space;
@@ -113,7 +114,7 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
 
 /// As [`resolve`]; what takes a forward pass is made by `maker`.
 pub fn resolve_with(path: &Path, settings: &[String], maker: &dyn Maker) -> Outcome<Resolved> {
-    examine(path, settings, maker).map_err(|refused| match refused {
+    examine(path, written::read(path, settings)?, maker).map_err(|refused| match refused {
         Refused::Spec(problems) => {
             let words: Vec<String> = problems.into_iter().map(|problem| problem.words).collect();
             refuse(path, &words.join("; "))
@@ -155,8 +156,7 @@ impl From<Failure> for Refused {
     }
 }
 
-fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolved, Refused> {
-    let mut spec = written::read(path, settings)?;
+fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, Refused> {
     let (files, task) = find(path, &mut spec)?;
     let base = Base::said(&files.checkpoint, spec.checkpoint.family)?;
     let member = spec.checkpoint.member(base).map_err(|problem| Refused::Spec(vec![problem]))?;
@@ -193,6 +193,7 @@ fn examine(path: &Path, settings: &[String], maker: &dyn Maker) -> Result<Resolv
         device: spec.device.clone(),
         racing: spec.racing,
         recovery: None,
+        max_candidates: spec.max_candidates,
         task,
     };
     let trained_on = match &spec.recovery {

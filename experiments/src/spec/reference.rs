@@ -117,6 +117,13 @@ const BEFORE_SPACE: &[Table] = &[
                  it, or once a t test of the differences to the float model is that sure. They are not on the front then. The \
                  stage of sensitivity is measured to the end. More run.shards are more moments to decide at",
             ),
+            (
+                "max_candidates",
+                "1 or more",
+                "as the strategy has it",
+                "candidates that the search proposes at most, the float model and sensitivities included; what [recovery] \
+                 trains comes on top. Not for strategy external",
+            ),
             ("run", "table", "see below", "what does not change the result"),
         ],
         misspelt: "x_ = 1",

@@ -17,6 +17,8 @@ use qslm_search::{AnyStrategy, Evolve, List, Ranked, Strategy, Surrogate, regist
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use super::check::culprit;
+use super::position::{key_at, line_at, with_key};
 use super::recovery::RecoverySpec;
 use super::space::SpaceSpec;
 use super::{KeyProblem, refuse};
@@ -49,6 +51,7 @@ pub(super) struct Spec {
     #[serde(default)]
     pub(super) device: Device,
     pub(super) racing: Option<Racing>,
+    pub(super) max_candidates: Option<u64>,
     #[serde(default)]
     pub(super) run: RunSpec,
 }
@@ -259,12 +262,20 @@ impl HoldoutSpec {
 }
 
 pub(super) fn read(path: &Path, settings: &[String]) -> Outcome<Spec> {
-    let text = read_text(path)?;
-    let at_line = |error| refuse_toml(path, &text, &error);
+    of_text(path, &read_text(path)?, settings)
+}
+
+/// Spec of the text of a file, with settings on top.
+pub(super) fn of_text(path: &Path, text: &str, settings: &[String]) -> Outcome<Spec> {
+    // For some tables the reader knows no more than the table.
+    let at_line = |error: toml::de::Error| {
+        let span = error.span().map(|span| culprit(text, span, error.message()));
+        refuse_at(path, text, span.map(|span| span.start), error.message())
+    };
     if settings.is_empty() {
-        return toml::from_str(&text).map_err(at_line);
+        return toml::from_str(text).map_err(at_line);
     }
-    let mut table: toml::Table = toml::from_str(&text).map_err(at_line)?;
+    let mut table: toml::Table = toml::from_str(text).map_err(at_line)?;
     let before = strategy_of(&table);
     for setting in settings {
         set(&mut table, setting)?;
@@ -300,17 +311,17 @@ fn drop_foreign_keys(table: &mut toml::Table, before: &toml::Table, settings: &[
 
 /// Error of a TOML file, on one line, with the number of the line where it is.
 pub fn refuse_toml(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
-    let line = error.span().map(|span| line_at(text, span.start));
-    let message = suggest(&one_line(error.message()));
+    refuse_at(path, text, error.span().map(|span| span.start), error.message())
+}
+
+fn refuse_at(path: &Path, text: &str, offset: Option<usize>, message: &str) -> Failure {
+    let line = offset.map(|offset| line_at(text, offset));
+    let key = offset.and_then(|offset| key_at(text, offset));
+    let message = with_key(key.as_deref(), suggest(&one_line(message)));
     match line {
         Some(line) => refuse(path, &format!("line {line}: {message}")),
         None => refuse(path, &message),
     }
-}
-
-/// The number of the line at an offset, from 1.
-pub(super) fn line_at(text: &str, offset: usize) -> usize {
-    1 + text[..offset].matches('\n').count()
 }
 
 /// Adds to the words about an unknown name which of the known ones may be meant.
@@ -397,6 +408,14 @@ mod tests {
         let error = parse(&format!("bakend = \"flex\"\n{SPEC}"), &[]).unwrap_err();
         assert!(error.contains("line 1: unknown field `bakend`, expected one of"), "{error}");
         assert!(parse("name = ", &[]).unwrap_err().contains("line 1"));
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_told_with_its_key() {
+        let error = parse(&SPEC.replace("window = 128", "window = \"long\""), &[]).unwrap_err();
+        assert!(error.contains("line 7: task.window: invalid type: string \"long\""), "{error}");
+        let error = parse(&SPEC.replace("name = \"x\"", "name = 3"), &[]).unwrap_err();
+        assert!(error.contains("line 1: name: invalid type: integer `3`"), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use qslm_common::front_document::FrontRow;
 
 use super::{COLOURS, Plot, WIDTH};
 use crate::ReportDocument;
+use crate::words::with_unit;
 
 /// Costs that add up to [`Cost::Energy`].
 const PARTS: [(Cost, &str); 4] = [
@@ -25,9 +26,13 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
         let parts: Option<Vec<f64>> = PARTS.iter().map(of).collect();
         parts.map(|parts| parts.into_iter().zip(COLOURS).collect::<Vec<(f64, &str)>>())
     };
+    let named = |name: &str, row: &FrontRow| {
+        let all = row.costs.get(&Cost::Energy).map_or(String::new(), |joules| with_unit(*joules, "J"));
+        format!("{name} {all}")
+    };
     let bars = BarPlot::new()
-        .with_group("chosen", microjoules(chosen)?)
-        .with_group("float", microjoules(float)?)
+        .with_group(named("chosen", chosen), microjoules(chosen)?)
+        .with_group(named("float", float), microjoules(float)?)
         .with_legend(PARTS.map(|(_, name)| name).to_vec())
         .with_stacked()
         .with_horizontal(true);

@@ -1,7 +1,7 @@
 //! Firing rates of every population, of the float model and the chosen candidate.
 
 use kuva::plot::{LegendPosition, LinePlot, ScatterPlot};
-use kuva::render::layout::Layout;
+use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot as Layer;
 use qslm_common::front_document::FrontRow;
 use qslm_common::network::population_name;
@@ -37,11 +37,38 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let layout = Layout::auto_from_plots(&layers)
         .with_width(WIDTH)
         .with_height(340.0)
-        .with_x_label("population: two per block, after att and after ffn")
+        .with_x_label("population: block and place, lif1 after att and lif2 after ffn")
         .with_y_label("spikes per neuron and token")
         .with_y_axis_min(0.0)
         .with_x_tick_step(if network.blocks > 8 { 4.0 } else { 1.0 })
+        .with_x_tick_format(names(network.population_count()))
+        .with_x_tick_rotate(-45.0)
         .with_legend_position(LegendPosition::OutsideRightTop);
     let caption = "How often a neuron of each population fires. Event-driven hardware pays for spikes.";
     Some(Plot::new("firing", "Firing rates", caption, layers, layout))
+}
+
+/// Names of populations at their places; nothing between them.
+fn names(populations: usize) -> TickFormat {
+    TickFormat::Custom(std::sync::Arc::new(move |at| {
+        let place = at.round();
+        let is_one = (at - place).abs() < 1e-6 && (0.0..populations as f64).contains(&place);
+        if is_one { population_name(place as usize).replace("blocks.", "") } else { String::new() }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::report;
+
+    #[test]
+    fn every_population_is_named() {
+        let report = report();
+        let svg = plot(&report).unwrap().svg();
+        for population in report.experiment.network.populations() {
+            let name = population.replace("blocks.", "");
+            assert!(svg.contains(&format!(">{name}</text>")), "{name}");
+        }
+    }
 }

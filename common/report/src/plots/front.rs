@@ -13,7 +13,7 @@ use crate::words::{loss_with_interval, lost, lost_at_most, percent};
 use crate::{Comparison, Field, Placed, Point, Reference, ReportDocument, Stage};
 
 /// Front candidates up to which each shows its interval: more would hide what they are about.
-const MOST_INTERVALS: usize = 60;
+pub(super) const MOST_INTERVALS: usize = 60;
 /// Dashes of the bound on the loss, and of the budget.
 const DASHES: [&str; 2] = ["6 4", "2 3"];
 
@@ -37,7 +37,7 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
         layers.push(line.with_stroke_width(1.4).with_legend("front").into());
     }
     layers.extend(rings(&field, quality));
-    layers.extend(uniform(&field, quality));
+    layers.extend(uniform(&field.uniform, quality));
     layers.extend(field.chosen.as_ref().map(|chosen| star(chosen, quality)));
 
     let limits = Limits::new(&field);
@@ -120,7 +120,7 @@ impl Limits {
     }
 }
 
-fn in_hundredths((saving, loss): (f64, f64)) -> (f64, f64) {
+pub(super) fn in_hundredths((saving, loss): (f64, f64)) -> (f64, f64) {
     (saving * 100.0, loss * 100.0)
 }
 
@@ -146,7 +146,7 @@ fn bounds(field: &Field, limits: &Limits, quality: Quality) -> Vec<Layer> {
 }
 
 /// Words about a candidate at its place.
-fn told(at: &Placed, quality: Quality) -> String {
+pub(super) fn told(at: &Placed, quality: Quality) -> String {
     format!(
         "{}: {} saved, {}",
         at.name,
@@ -155,15 +155,17 @@ fn told(at: &Placed, quality: Quality) -> String {
     )
 }
 
+/// Arms of the interval of a loss, downwards and upwards, in hundredths.
+pub(super) fn arm(at: &Placed) -> (f64, f64) {
+    let (low, high) = at.interval.unwrap_or((at.loss, at.loss));
+    ((at.loss - low).max(0.0) * 100.0, (high - at.loss).max(0.0) * 100.0)
+}
+
 /// Rings around the candidates of the front, with their intervals.
 fn rings(field: &Field, quality: Quality) -> Option<Layer> {
     if field.front.is_empty() {
         return None;
     }
-    let arm = |at: &Placed| {
-        let (low, high) = at.interval.unwrap_or((at.loss, at.loss));
-        ((at.loss - low).max(0.0) * 100.0, (high - at.loss).max(0.0) * 100.0)
-    };
     let mut rings = ScatterPlot::new()
         .with_data(field.front.iter().map(|at| in_hundredths((at.saving, at.loss))))
         .with_color(FRONT)
@@ -184,19 +186,19 @@ fn rings(field: &Field, quality: Quality) -> Option<Layer> {
 }
 
 /// Uniform candidates, which take no search.
-fn uniform(field: &Field, quality: Quality) -> Option<Layer> {
-    let places = field.uniform.iter().map(|at| in_hundredths((at.saving, at.loss)));
+pub(super) fn uniform(uniform: &[Placed], quality: Quality) -> Option<Layer> {
+    let places = uniform.iter().map(|at| in_hundredths((at.saving, at.loss)));
     let diamonds = ScatterPlot::new()
         .with_data(places)
         .with_marker(MarkerShape::Diamond)
         .with_color(FRONT)
         .with_size(5.0)
         .with_legend("uniform")
-        .with_labels(field.uniform.iter().map(|at| at.name.trim_start_matches("uniform ").to_owned()))
+        .with_labels(uniform.iter().map(|at| at.name.trim_start_matches("uniform ").to_owned()))
         .with_repel_labels()
-        .with_tooltip_labels(field.uniform.iter().map(|at| told(at, quality)))
+        .with_tooltip_labels(uniform.iter().map(|at| told(at, quality)))
         .with_tooltips();
-    (!field.uniform.is_empty()).then(|| diamonds.into())
+    (!uniform.is_empty()).then(|| diamonds.into())
 }
 
 fn star(chosen: &Placed, quality: Quality) -> Layer {

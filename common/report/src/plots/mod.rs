@@ -4,6 +4,7 @@ mod costs;
 mod firing;
 mod front;
 mod hypervolume;
+mod overlay;
 mod pairs;
 mod raster;
 mod schemes;
@@ -16,6 +17,7 @@ use kuva::render::plots::Plot as Layer;
 use kuva::render::render::{Scene, render_multiple};
 
 use crate::ReportDocument;
+use crate::overlay::OverlayDocument;
 
 /// Colours that stay apart for people with any colour vision, and in grey (Okabe and Ito).
 const COLOURS: [&str; 7] = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C00"];
@@ -43,14 +45,15 @@ pub struct Plot {
 
 /// Every plot that there is data for, in the order of reading.
 pub fn all(report: &ReportDocument) -> Vec<Plot> {
-    let others = [
-        hypervolume::plot(report),
-        sensitivity::plot(report),
-        schemes::plot(report),
-        firing::plot(report),
-        costs::plot(report),
-    ];
-    front::plot(report).into_iter().chain(pairs::plots(report)).chain(others.into_iter().flatten()).collect()
+    let first = front::plot(report).into_iter().chain(pairs::plots(report));
+    let course = hypervolume::plot(report).into_iter().chain(sensitivity::plot(report));
+    let chosen = schemes::plots(report).into_iter().chain(firing::plot(report)).chain(costs::plot(report));
+    first.chain(course).chain(chosen).collect()
+}
+
+/// Fronts of several experiments in one picture; `None` before anything is on one of them.
+pub fn overlay(document: &OverlayDocument, reports: &[ReportDocument]) -> Option<Plot> {
+    overlay::plot(document, reports)
 }
 
 impl Plot {

@@ -8,6 +8,7 @@ use qslm_common::cost::Cost;
 use qslm_common::front_document::FrontRow;
 use qslm_common::objective::Objective;
 
+use super::front::MOST_INTERVALS;
 use super::{CHOSEN, FRONT, Plot, WIDTH};
 use crate::ReportDocument;
 use crate::words;
@@ -38,7 +39,7 @@ fn pair(report: &ReportDocument, name: &'static str, x: Objective, y: Objective)
         let of = |objective| value(row, objective).map_or(String::new(), |value| said(objective, value));
         format!("{}: {x} {}, {y} {}", row.candidate.short(), of(x), of(y))
     };
-    let rings = ScatterPlot::new()
+    let mut rings = ScatterPlot::new()
         .with_data(rows.iter().filter_map(|row| place(row)))
         .with_color(FRONT)
         .with_size(5.0)
@@ -47,6 +48,18 @@ fn pair(report: &ReportDocument, name: &'static str, x: Objective, y: Objective)
         .with_legend("front")
         .with_tooltip_labels(rows.iter().map(|row| label(row)))
         .with_tooltips();
+    let arms = |objective| -> Option<Vec<(f64, f64)>> {
+        let float = report.front.float.as_ref()?;
+        let arms: Vec<_> = rows.iter().map(|row| arms(float, row, objective)).collect();
+        let is_known = rows.len() <= MOST_INTERVALS && arms.iter().any(Option::is_some);
+        is_known.then(|| arms.into_iter().map(Option::unwrap_or_default).collect())
+    };
+    if let Some(arms) = arms(x) {
+        rings = rings.with_x_err_asymmetric(arms);
+    }
+    if let Some(arms) = arms(y) {
+        rings = rings.with_y_err_asymmetric(arms);
+    }
     let mut layers: Vec<Layer> = vec![rings.into()];
     if let Some((chosen, at)) = report.front.chosen.as_ref().and_then(|row| Some((row, place(row)?))) {
         let star = ScatterPlot::new().with_data([at]).with_marker(MarkerShape::Star).with_color(CHOSEN);
@@ -63,7 +76,7 @@ fn pair(report: &ReportDocument, name: &'static str, x: Objective, y: Objective)
         .with_legend_position(LegendPosition::OutsideRightTop);
     let caption = format!(
         "The candidates of the front by {x} and {y}; lower and further left is better. With three objectives none is \
-         joined to another: what looks worse here is better by the third."
+         joined to another: what looks worse here is better by the third. Bars are 95 % intervals, where they are known."
     );
     Some(Plot::new(name, format!("{} against {}", capital(&y.to_string()), x), caption, layers, layout))
 }
@@ -78,6 +91,18 @@ fn value(row: &FrontRow, objective: Objective) -> Option<f64> {
         Objective::Cost(Cost::Footprint) => Some(row.footprint_bytes as f64),
         Objective::Cost(cost) => row.costs.get(&cost).copied(),
     }
+}
+
+/// Arms of the 95 % interval of a quality, downwards and upwards; `None` for what has none.
+fn arms(float: &FrontRow, row: &FrontRow, objective: Objective) -> Option<(f64, f64)> {
+    let (low, high) = row.quality_loss_interval?;
+    let (at, before) = (value(row, objective)?, value(float, objective)?);
+    let (low, high) = match objective {
+        Objective::Perplexity => (before * (1.0 + low), before * (1.0 + high)),
+        Objective::Error => (before + low, before + high),
+        _ => return None,
+    };
+    Some(((at - low).max(0.0), (high - at).max(0.0)))
 }
 
 fn said(objective: Objective, value: f64) -> String {
@@ -122,5 +147,26 @@ mod tests {
             assert_eq!(rings, report.front.front.len() + 1, "each candidate of the front and the chosen one");
             assert!(svg.contains("uJ"), "{svg}");
         }
+    }
+
+    #[test]
+    fn a_quality_has_its_interval_in_units_of_the_axis_and_a_cost_has_none() {
+        let mut report = report();
+        report.experiment.objectives.push(Objective::Cost(Cost::Energy));
+        let lines = |report: &ReportDocument| -> Vec<usize> {
+            plots(report).iter().map(|plot| plot.svg().matches("<line").count()).collect()
+        };
+        let before = lines(&report);
+        for row in &mut report.front.front {
+            row.quality_loss_interval = row.quality_loss.map(|loss| (loss - 0.01, loss + 0.02));
+        }
+        let after = lines(&report);
+        assert!(after[0] > before[0] && after[1] == before[1], "{before:?} {after:?}");
+        let float = report.front.float.clone().unwrap();
+        let row = &report.front.front[0];
+        let (down, up) = arms(&float, row, Objective::Perplexity).unwrap();
+        let perplexity = float.perplexity.unwrap();
+        assert!((down - 0.01 * perplexity).abs() < 1e-9 && (up - 0.02 * perplexity).abs() < 1e-9);
+        assert_eq!(arms(&float, row, Objective::Cost(Cost::Energy)), None);
     }
 }

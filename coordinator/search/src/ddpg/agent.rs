@@ -5,7 +5,7 @@ use rand::{Rng, RngExt};
 use super::adam::Adam;
 use super::mlp::Mlp;
 use super::replay::{Episode, Replay};
-use crate::elementary::sigmoid;
+use qslm_common::elementary::sigmoid;
 
 /// Agent: answers states with actions from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]

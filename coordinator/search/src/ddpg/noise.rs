@@ -2,7 +2,7 @@
 
 use rand::{Rng, RngExt};
 
-use crate::elementary::ln;
+use qslm_common::elementary::ln;
 
 /// Draws until one is from 0 to 1, at most: at least every fourth is, for actions from 0 to 1 and a deviation up to 0.5.
 const DRAWS: usize = 1000;

@@ -66,7 +66,9 @@ pub(super) fn outside(key: &'static str, value: u32, range: RangeInclusive<u32>)
 
 /// Too many candidates, or none.
 pub(super) fn problems(count: u64) -> Vec<Problem> {
-    let words = || format!("strategy: {count} candidates: expected 1 to {MAX_CANDIDATES}");
+    // Where numbers of combinations end.
+    let told = if count == u64::MAX { "2^64 or more".to_owned() } else { count.to_string() };
+    let words = || format!("strategy: {told} candidates: expected 1 to {MAX_CANDIDATES}");
     let wrong = count == 0 || count > MAX_CANDIDATES;
     wrong.then(|| Problem::new("strategy", words())).into_iter().collect()
 }

@@ -44,8 +44,8 @@ use serde::{Deserialize, Serialize};
 
 use super::combinations::{SEED, TIER, outside};
 use crate::ddpg::{Agent, Episode, explore, products_of_update};
-use crate::elementary::exp;
 use crate::{Generation, Key, Problem, Search, StagePlan, Step, Strategy};
+use qslm_common::elementary::exp;
 use walk::Walk;
 
 /// Search by an agent over the groups of a tier.

@@ -49,6 +49,7 @@ pub fn experiment(strategy: impl Into<StrategySpec>) -> Experiment {
         device: Device::default(),
         racing: None,
         recovery: None,
+        max_candidates: None,
     }
 }
 

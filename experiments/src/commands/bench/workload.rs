@@ -54,6 +54,7 @@ pub(super) fn experiment(strategy: impl Into<StrategySpec>) -> Outcome<Experimen
         device: Device::default(),
         racing: None,
         recovery: None,
+        max_candidates: None,
     };
     match qslm_search::problems(&experiment).into_iter().next() {
         Some(problem) => Err(Failure::new(Exit::Failure, problem)),

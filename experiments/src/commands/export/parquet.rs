@@ -11,7 +11,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
 
 use super::Sink;
-use crate::columns::{CandidateRow, Column, Kind, Value, columns};
+use crate::columns::{CandidateRow, Column, Kind, Value};
 
 /// Rows of a group: they are in memory until it is full.
 const GROUP: usize = 32 * 1024;
@@ -25,8 +25,7 @@ pub(super) struct Parquet<W: Write + Send> {
 
 impl<W: Write + Send> Parquet<W> {
     /// Starts a file.
-    pub(super) fn new(to: W) -> Result<Self, ParquetError> {
-        let columns = columns();
+    pub(super) fn new(to: W, columns: Vec<Column>) -> Result<Self, ParquetError> {
         let fields = columns.iter().map(|column| field(column).map(Arc::new)).collect::<Result<_, _>>()?;
         let schema = Type::group_type_builder("candidate").with_fields(fields).build()?;
         let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::Sink;
-use crate::columns::{CandidateRow, Column, Value, columns};
+use crate::columns::{CandidateRow, Column, Value};
 
 /// Comma-separated values with a header.
 pub(super) struct Csv<W: Write> {
@@ -15,8 +15,8 @@ pub(super) struct Csv<W: Write> {
 }
 
 impl<W: Write> Csv<W> {
-    pub(super) fn new(to: W) -> Self {
-        Self { columns: columns(), writer: csv::Writer::from_writer(to), has_header: false }
+    pub(super) fn new(to: W, columns: Vec<Column>) -> Self {
+        Self { columns, writer: csv::Writer::from_writer(to), has_header: false }
     }
 
     fn header(&mut self) -> io::Result<()> {
@@ -59,8 +59,8 @@ pub(super) struct Lines<W: Write> {
 }
 
 impl<W: Write> Lines<W> {
-    pub(super) fn new(to: W) -> Self {
-        Self { columns: columns(), to }
+    pub(super) fn new(to: W, columns: Vec<Column>) -> Self {
+        Self { columns, to }
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use qslm_common::candidate::{Candidate, CandidateId};
+use qslm_common::conditions::Conditions;
 use qslm_common::footprint::file_bytes;
 use qslm_common::hash::ContentHash;
 use qslm_common::measurement::Counts;
@@ -88,6 +89,9 @@ pub struct Provenance {
     /// False if graphics cards measured or trained, so that whoever repeats it gets other bits; absent otherwise.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub reproducible: bool,
+    /// Conditions of that measurement; absent in files of an earlier version, and where nothing was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<Conditions>,
 }
 
 fn yes() -> bool {

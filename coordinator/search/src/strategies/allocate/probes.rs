@@ -10,8 +10,8 @@ use super::super::combinations;
 use super::errors::squared_error;
 use super::table::Losses;
 use super::{Allocate, Strategy};
-use crate::elementary::ln_1p;
 use crate::prediction::nats_per_item;
+use qslm_common::elementary::ln_1p;
 
 /// Loss in nats per token or sentence below which a group's is nothing.
 pub(super) const LEAST_LOSS: f64 = 1e-4;

@@ -12,7 +12,7 @@ use qslm_common::space::{Axis, Group, Tier};
 
 use crate::budget::Budget;
 use crate::ddpg::Episode;
-use crate::elementary::ln;
+use qslm_common::elementary::ln;
 
 /// Groups of a tier, as an agent walks over them.
 pub(super) struct Walk {

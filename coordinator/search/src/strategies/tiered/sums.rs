@@ -9,8 +9,8 @@ use qslm_common::space::{Axis, Group, Tier};
 
 use super::super::allocate::squared_error;
 use crate::Probe;
-use crate::elementary::ln_1p;
 use crate::prediction::nats_per_item;
+use qslm_common::elementary::ln_1p;
 
 /// Predicted losses of groups of the finest tier.
 pub(super) struct Sums {

@@ -1,5 +1,5 @@
-//! Exponential and logarithm with the same bits on every platform: the system's differ in the last ones, and a search whose
-//! path hangs on them would take another path elsewhere. Only `+ - * /`, rounding down and the bits of a number.
+//! Exponential and logarithm with the same bits on every platform: the system's differ in the last ones, and what is decided
+//! by them (a bound, a choice, the path of a search) would be decided otherwise elsewhere. Only `+ - * /`, rounding down and the bits of a number.
 //!
 //! Source: Cody and Waite, "Software manual for the elementary functions", 1980: `e^x = 2^n e^r` with `|r| <= ln 2 / 2`;
 //! `ln x = e ln 2 + 2 artanh((m - 1) / (m + 1))` with `m` next to 1. Both are series here.
@@ -12,11 +12,17 @@ const FRACTION_BITS: u32 = 52;
 const BIAS: i64 = 1023;
 /// Terms that the series of the exponential goes on for: `(ln 2 / 2)^14 / 14!` is below 1e-17.
 const EXP_TERMS: u32 = 14;
+/// Numbers below this in size are near 0.
+const NEAR: f64 = 0.5;
+/// Terms of the series of `e^x - 1` near 0: `0.5^19 / 19!` is below 1e-22.
+const EXP_M1_TERMS: u32 = 19;
+/// Numbers above this are no losses that a search tells apart.
+const FAR: f64 = 100.0;
 /// Last odd power of the series of the logarithm: its argument is below 0.172.
 const LAST_ODD: u32 = 25;
 
 /// `e^x`; infinite above the largest number, 0 below the smallest, and no number for none.
-pub(crate) fn exp(x: f64) -> f64 {
+pub fn exp(x: f64) -> f64 {
     if x.is_nan() {
         return x;
     }
@@ -38,7 +44,7 @@ pub(crate) fn exp(x: f64) -> f64 {
 }
 
 /// Natural logarithm of a positive number; negative infinity of 0, and no number below.
-pub(crate) fn ln(x: f64) -> f64 {
+pub fn ln(x: f64) -> f64 {
     if x.is_nan() || x < 0.0 {
         return f64::NAN;
     }
@@ -65,7 +71,7 @@ pub(crate) fn ln(x: f64) -> f64 {
 }
 
 /// `1 / (1 + e^-x)`.
-pub(crate) fn sigmoid(x: f64) -> f64 {
+pub fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + exp(-x))
 }
 
@@ -74,8 +80,24 @@ fn power_of_two(n: i64) -> f64 {
     f64::from_bits(((n + BIAS) as u64) << FRACTION_BITS)
 }
 
-/// `ln(1 + x)` for `x >= 0`, the same bits everywhere: `2 artanh(x / (2 + x))` as a series.
-pub(crate) fn ln_1p(x: f64) -> f64 {
+/// `e^x - 1`, exact also where it is next to 0.
+pub fn exp_m1(x: f64) -> f64 {
+    if x.is_nan() || x.abs() >= NEAR {
+        return exp(x) - 1.0;
+    }
+    let mut sum = 1.0;
+    for term in (2..EXP_M1_TERMS).rev() {
+        sum = 1.0 + x / f64::from(term) * sum;
+    }
+    x * sum
+}
+
+/// `ln(1 + x)`, exact also where it is next to 0: `2 artanh(x / (2 + x))` as a series.
+pub fn ln_1p(x: f64) -> f64 {
+    // There the series goes on for too long.
+    if !(-NEAR..=FAR).contains(&x) {
+        return ln(1.0 + x);
+    }
     let z = x / (2.0 + x);
     let mut power = z;
     let mut sum = 0.0;
@@ -129,6 +151,26 @@ mod tests {
         [4613303445314885482, 4604847916870499333, 4672420569435133298, 55449777393420802];
     const PINNED_LN: [u64; 4] =
         [4604418534313441775, 13831473067500349217, 4612389785636577100, 4517329190746536476];
+
+    #[test]
+    fn what_is_next_to_zero_keeps_its_digits() {
+        let near = (-100_000..=100_000).map(|step| f64::from(step) * 1e-5 + 1.3e-9);
+        let error = worst(near.clone(), exp_m1, f64::exp_m1);
+        assert!(error < 1e-14, "{error}");
+        let error = worst(near.filter(|x| *x > -0.99), ln_1p, f64::ln_1p);
+        assert!(error < 1e-13, "{error}");
+        assert_eq!(
+            [exp_m1(0.0), exp_m1(f64::NEG_INFINITY), ln_1p(0.0), ln_1p(-1.0)],
+            [0.0, -1.0, 0.0, f64::NEG_INFINITY]
+        );
+        assert!(exp_m1(f64::NAN).is_nan() && ln_1p(f64::NAN).is_nan() && ln_1p(-2.0).is_nan());
+        assert_eq!([exp_m1(f64::INFINITY), ln_1p(f64::INFINITY)], [f64::INFINITY; 2]);
+        let bits = [exp_m1(0.03), exp_m1(-1.5), ln_1p(0.03), ln_1p(-0.7)].map(f64::to_bits);
+        assert_eq!(bits, PINNED_NEAR);
+    }
+
+    const PINNED_NEAR: [u64; 4] =
+        [4584435143185371177, 13828544677842594041, 4584176966097098340, 13831473067500349216];
 
     #[test]
     fn it_is_the_logarithm_of_bounds_that_make_sense() {
