@@ -304,16 +304,37 @@ fn one_set_of_weights_is_read_out_of_every_container() {
         let (nll, recorded) = (measured["nll_sum"].as_f64().unwrap(), expected["nll_sum_spikegpt"].as_f64());
         assert!((nll / recorded.unwrap() - 1.0).abs() < 1e-6, "{name}: {nll}");
     }
-    // Other members of the family compute something else: their names are not read as ours, but listed.
-    for (name, tensor) in [
-        ("hf_rwkv4/model.safetensors", "rwkv.embeddings.weight"),
-        ("myelin_orig_mod_nested.pth", "state_dict.embedding.weight"),
-    ] {
-        let output = qslm(&["inspect", &path(name)]);
-        assert_eq!(output.status.code(), Some(1));
-        says(&String::from_utf8(output.stdout).unwrap(), &[tensor, "[11, 8]"]);
-        says(&String::from_utf8(output.stderr).unwrap(), &["missing tensor "]);
+    let nll = |file: &str, flags: &[&str]| {
+        let checkpoint = path(file);
+        let arguments = ["eval", "--checkpoint", &checkpoint, "--tokens", &tokens, "--output", "json"];
+        support::json(&[&arguments, flags].concat())["nll_sum"].as_f64().unwrap()
+    };
+    // Names of other programs tell the family; flags go before.
+    let told = "hf_rwkv4/model.safetensors";
+    let rwkv4 = expected["nll_sum_rwkv4"].as_f64().unwrap();
+    for (file, flags) in [(told, &[][..]), ("zip_f32.pth", &["--family", "rwkv4"])] {
+        assert!((nll(file, flags) / rwkv4 - 1.0).abs() < 1e-6, "{file}");
     }
+    let spikegpt = expected["nll_sum_spikegpt"].as_f64().unwrap();
+    for file in [told, "myelin_orig_mod_nested.pth", "squeezed_time_mix.pth", "extra_buffers_int64_bool.pth"]
+    {
+        assert!((nll(file, &["--family", "spikegpt"]) / spikegpt - 1.0).abs() < 1e-6, "{file}");
+    }
+    for (file, words) in [
+        (told, "read as rwkv4: its names are those of transformers' RWKV-4"),
+        ("myelin_orig_mod_nested.pth", "read as myelin: its configuration is spikegpt-myelin's"),
+    ] {
+        let output = qslm(&["inspect", &path(file)]);
+        assert_eq!(output.status.code(), Some(0));
+        says(&String::from_utf8(output.stdout).unwrap(), &["no spikes"]);
+        says(&String::from_utf8(output.stderr).unwrap(), &[words]);
+    }
+    let output = qslm(&["inspect", &path("zip_f32.pth"), "--family", "spikerugpt"]);
+    assert_eq!(output.status.code(), Some(1));
+    says(&String::from_utf8(output.stderr).unwrap(), &["missing tensor blocks.0.lif1.log_tau"]);
+    let output = qslm(&["inspect", &path("zip_f32.pth"), "--family", "rwkv4", "--leak", "0.5"]);
+    assert_eq!(output.status.code(), Some(2));
+    says(&String::from_utf8(output.stderr).unwrap(), &["leak is of neurons, and rwkv4 has none"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!
 //! Every number is read from the JSON that `qslm` prints; stores are kept under `runs/`, so that a second run is quick.
 
+mod family;
 mod optuna;
 mod recovery;
 mod strategies;
@@ -61,6 +62,8 @@ enum Section {
     Strategies,
     /// Tables of sensitivities
     Tables,
+    /// SpikeGPT beside its twin without spikes
+    Family,
 }
 
 /// A task with the flags that name its files.
@@ -113,6 +116,7 @@ fn main() -> Result<()> {
             Section::Classifier => results.classifier(&mut page, &sentiment)?,
             Section::Strategies => results.strategies(&mut page, &language)?,
             Section::Tables => results.tables(&mut page, &language)?,
+            Section::Family => results.family(&mut page, &language)?,
         }
         return std::io::Write::write_all(&mut std::io::stdout(), page.as_bytes()).context("standard output");
     }
@@ -125,6 +129,7 @@ fn main() -> Result<()> {
     }
     results.codes(&mut page, &language, &sentiment)?;
     results.tables(&mut page, &language)?;
+    results.family(&mut page, &language)?;
     results.recovery(&mut page, &language)?;
     results.coded_recovery(&mut page, &language)?;
     results.trainers(&mut page, &language)?;

@@ -48,7 +48,7 @@ pub(super) fn convert(path: &Path) -> Result<Option<Converted>, String> {
     if let Some(ids) = listed_characters(&object) {
         return made(characters(&ids)?, "ids are the characters that it lists");
     }
-    if object.contains_key("model") || !object.values().all(Value::is_u64) {
+    if object.is_empty() || !object.values().all(Value::is_u64) {
         return Ok(None);
     }
     let merges = path.with_file_name("merges.txt");

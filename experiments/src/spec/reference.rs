@@ -1,7 +1,9 @@
 //! Every key of a spec, as `docs/reference/spec.md` shows them. A test holds the list to what a spec may say.
 
+mod checkpoint;
 mod space;
 
+use checkpoint::CHECKPOINT;
 use qslm_search::{StrategyEntry, registry};
 use space::SPACE;
 
@@ -29,7 +31,13 @@ pub struct ReferenceTable {
 /// All tables, in the order of reading. A strategy describes itself.
 pub fn tables() -> Vec<ReferenceTable> {
     let strategies = registry().iter().map(ReferenceTable::from);
-    let before = BEFORE_SPACE.iter().chain(SPACE).chain(AFTER_SPACE).map(ReferenceTable::from);
+    let before = TOP
+        .iter()
+        .chain(CHECKPOINT)
+        .chain(BEFORE_SPACE)
+        .chain(SPACE)
+        .chain(AFTER_SPACE)
+        .map(ReferenceTable::from);
     before.chain(strategies).chain(AFTER_STRATEGY.iter().map(ReferenceTable::from)).collect()
 }
 
@@ -67,141 +75,69 @@ const ROOFLINE: &[Key] = &[
     ("bytes_per_s", "bytes above 0", "required", "from the memory that holds the weights"),
 ];
 
-/// Tables before the space.
-const BEFORE_SPACE: &[Table] = &[
-    Table {
-        name: "top level",
-        about: "Relative paths are relative to the spec; those of `--set` to where the command runs.",
-        keys: &[
-            (
-                "name",
-                "1 to 64 of a-z 0-9 - _ .",
-                "required",
-                "what people call the experiment; its id begins with it",
-            ),
-            (
-                "backend",
-                "\"native\", \"integer\", \"flex\", \"ndarray\", \"cuda\", \"wgpu\"",
-                "\"native\"",
-                "what computes matrix products; last bits depend on it. native and integer give the same bits on every \
+/// The top level.
+const TOP: &[Table] = &[Table {
+    name: "top level",
+    about: "Relative paths are relative to the spec; those of `--set` to where the command runs.",
+    keys: &[
+        (
+            "name",
+            "1 to 64 of a-z 0-9 - _ .",
+            "required",
+            "what people call the experiment; its id begins with it",
+        ),
+        (
+            "backend",
+            "\"native\", \"integer\", \"flex\", \"ndarray\", \"cuda\", \"wgpu\"",
+            "\"native\"",
+            "what computes matrix products; last bits depend on it. native and integer give the same bits on every \
                  processor: native in floats, and in exact integers where weights and activations are quantized; integer \
                  wherever weights are, which is faster on processors with AMX. flex and ndarray are Burn's; the last two \
                  are graphics cards, for programs built with --features cuda or wgpu",
-            ),
-            ("checkpoint", "table", "required", "the model"),
-            ("task", "table", "required", "data and protocol"),
-            ("space", "table", "see below", "what may be chosen"),
-            ("constraints", "table", "none", "what has to hold"),
-            (
-                "objectives",
-                "2 or 3 of perplexity, error, kl, firing_rate, any cost",
-                "quality and footprint",
-                "what the front weighs",
-            ),
-            ("trade_off", "table", "weighted_sum", "what picks one candidate of the front"),
-            ("strategy", "table", "qslm", "how candidates are proposed"),
-            ("calibration", "table", "none", "what static ranges are read off"),
-            (
-                "holdout",
-                "table",
-                "none",
-                "data that the search does not see, on which the chosen candidate is measured when it has ended",
-            ),
-            ("recovery", "table", "none", "training of the smallest candidates when the search is over"),
-            ("device", "table", "45 nm energies", "what costs are modelled of"),
-            (
-                "racing",
-                "\"proof\", \"confidence:P\", P from 0.9 to below 1",
-                "none",
-                "when candidates that lose more quality than the constraints allow are pruned: once their shards so far prove \
+        ),
+        ("checkpoint", "table", "required", "the model"),
+        ("task", "table", "required", "data and protocol"),
+        ("space", "table", "see below", "what may be chosen"),
+        ("constraints", "table", "none", "what has to hold"),
+        (
+            "objectives",
+            "2 or 3 of perplexity, error, kl, firing_rate, any cost",
+            "quality and footprint",
+            "what the front weighs",
+        ),
+        ("trade_off", "table", "weighted_sum", "what picks one candidate of the front"),
+        ("strategy", "table", "qslm", "how candidates are proposed"),
+        ("calibration", "table", "none", "what static ranges are read off"),
+        (
+            "holdout",
+            "table",
+            "none",
+            "data that the search does not see, on which the chosen candidate is measured when it has ended",
+        ),
+        ("recovery", "table", "none", "training of the smallest candidates when the search is over"),
+        ("device", "table", "45 nm energies", "what costs are modelled of"),
+        (
+            "racing",
+            "\"proof\", \"confidence:P\", P from 0.9 to below 1",
+            "none",
+            "when candidates that lose more quality than the constraints allow are pruned: once their shards so far prove \
                  it, or once a t test of the differences to the float model is that sure. They are not on the front then. The \
                  stage of sensitivity is measured to the end. More run.shards are more moments to decide at",
-            ),
-            (
-                "max_candidates",
-                "1 or more",
-                "as the strategy has it",
-                "candidates that the search proposes at most, the float model and sensitivities included; what [recovery] \
+        ),
+        (
+            "max_candidates",
+            "1 or more",
+            "as the strategy has it",
+            "candidates that the search proposes at most, the float model and sensitivities included; what [recovery] \
                  trains comes on top. Not for strategy external",
-            ),
-            ("run", "table", "see below", "what does not change the result"),
-        ],
-        misspelt: "x_ = 1",
-    },
-    Table {
-        name: "[checkpoint]",
-        about: "",
-        keys: &[
-            (
-                "path",
-                "file",
-                "required",
-                "SpikeGPT as PyTorch .pth or safetensors, or the model.safetensors.index.json of several",
-            ),
-            (
-                "tokenizer",
-                "file or \"bytes\"",
-                "required",
-                "its tokenizer.json, GPT-2's vocab.json with merges.txt beside it, a JSON list of characters, or a PyTorch \
-                 checkpoint with a vocabulary inside",
-            ),
-            (
-                "family",
-                "spikegpt, spikegpt-char, rwkv4, spikerugpt, myelin",
-                "what the file tells, else spikegpt",
-                "member of the family; see [family](../family.md)",
-            ),
-            (
-                "binary_embedding",
-                "true, false",
-                "the family's",
-                "whether the network sees only the sign of embedding weights, as SpikeGPT does",
-            ),
-            ("neuron", "table", "the family's", "see below, what differs from the family"),
-        ],
-        misspelt: "name = \"x\"\ntask = {}\n[checkpoint]\nx_ = 1",
-    },
-    Table {
-        name: "[checkpoint.neuron]",
-        about: "",
-        keys: &[
-            (
-                "leak",
-                "0 to 1 or \"learned\"",
-                "the family's",
-                "share of a potential that is left after a token",
-            ),
-            ("gain", "0.0001 to 10000", "the family's", "factor of a neuron's input"),
-            (
-                "threshold",
-                "0.0001 to 10000 or \"learned\"",
-                "the family's",
-                "potential at which a neuron fires",
-            ),
-            (
-                "reset",
-                "hard, soft, none",
-                "the family's",
-                "a potential that fired becomes 0, loses the threshold, or stays",
-            ),
-            ("comparison", "at-least, above", "the family's", "whether a potential at the threshold fires"),
-            ("initial", "-10000 to 10000", "the family's", "potential before the first token"),
-            (
-                "placement",
-                "after, before",
-                "the family's",
-                "whether spikes leave a half of a block or enter it",
-            ),
-            ("spiking", "true, false", "the family's", "whether there are spikes at all"),
-            (
-                "rescale_every",
-                "0 to 1024",
-                "the family's",
-                "blocks after which the residual stream is halved; 0: never",
-            ),
-        ],
-        misspelt: "name = \"x\"\ntask = {}\n[checkpoint.neuron]\nx_ = 1",
-    },
+        ),
+        ("run", "table", "see below", "what does not change the result"),
+    ],
+    misspelt: "x_ = 1",
+}];
+
+/// Tables of the task, before the space.
+const BEFORE_SPACE: &[Table] = &[
     Table {
         name: "[task] kind = \"perplexity\"",
         about: "",
