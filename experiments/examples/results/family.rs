@@ -24,7 +24,10 @@ const MODELS: [Model; 2] = [
     Model {
         name: "SpikeGPT (`wikitext2-xs`)",
         store: "family-spiking",
-        settings: &["checkpoint.path=experiments/models/wikitext2-xs.safetensors", "checkpoint.family=spikegpt"],
+        settings: &[
+            "checkpoint.path=experiments/models/wikitext2-xs.safetensors",
+            "checkpoint.family=spikegpt",
+        ],
         search: &[],
     },
     Model {

@@ -419,8 +419,7 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
 }
 
 /// What is said of an experiment in which graphics cards take part.
-const NOT_REPRODUCIBLE: &str =
-    "is not reproducible: graphics cards measure or train, with other last digits each time";
+const NOT_REPRODUCIBLE: &str = "is not reproducible: graphics cards take part, so that digits differ";
 
 /// Prints a line per experiment: names alone, the usual columns, or all of them.
 /// In a store that is read, what is under way is interrupted.
