@@ -37,7 +37,7 @@ const MODELS: [Model; 2] = [
         search: &[
             "checkpoint.path=experiments/models/rwkv4-xs.safetensors",
             "checkpoint.family=rwkv4",
-            "space.embedding=frequency",
+            "space.embedding=quantize",
         ],
     },
 ];

@@ -18,7 +18,7 @@ pub(super) const CHECKPOINT: &[Table] = &[
                 "tokenizer",
                 "file or \"bytes\"",
                 "required",
-                "its tokenizer.json, GPT-2's vocab.json with merges.txt beside it, a JSON list of characters, or a PyTorch \
+                "its tokenizer.json, GPT-2's vocab.json with merges.txt beside it, a JSON list of characters, rwkv_vocab_*.txt, or a PyTorch \
                  checkpoint with a vocabulary inside",
             ),
             (

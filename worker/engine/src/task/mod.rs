@@ -6,6 +6,7 @@ mod evaluate;
 mod sample;
 pub mod sensitivity;
 mod tokenizer;
+mod world;
 
 pub use calibrate::{NotFinite, calibrate, watch_part};
 pub use dataset::{DataError, Dataset};

@@ -1,17 +1,24 @@
-//! The tokenizer of a checkpoint: a `tokenizer.json` of the `tokenizers` crate.
+//! The tokenizer of a checkpoint: a `tokenizer.json` of the `tokenizers` crate, or the vocabulary of RWKV World.
 
 use std::panic::catch_unwind;
 use std::path::Path;
 
 use tokenizers::{ModelWrapper, Tokenizer};
 
+use super::world::{self, World};
 use crate::foreign;
 
-/// A loaded `tokenizer.json`.
+/// A loaded tokenizer.
 pub struct TokenizerFile {
-    inner: Tokenizer,
+    inner: Inner,
     /// Bound of its ids: one more than the largest that it may give.
     ids: u32,
+}
+
+/// Forms of a tokenizer.
+enum Inner {
+    Json(Box<Tokenizer>),
+    World(World),
 }
 
 /// Error of a tokenizer that cannot be used.
@@ -37,7 +44,7 @@ pub enum TokenizerError {
 }
 
 impl TokenizerFile {
-    /// Reads a `tokenizer.json` for an embedding of `vocabulary` rows. Truncation and padding are done if the
+    /// Reads a `tokenizer.json`, or a `rwkv_vocab_*.txt`, for an embedding of `vocabulary` rows. Truncation and padding are done if the
     /// file asks for them: whoever submits takes them off before it is hashed, and workers compute what they
     /// are sent.
     ///
@@ -52,6 +59,11 @@ impl TokenizerFile {
         if let Some(foreign) = foreign::recognise(&bytes) {
             return Err(TokenizerError::Format(format!("it is {}", foreign.what)));
         }
+        if let Some(world) = std::str::from_utf8(&bytes).ok().and_then(World::read) {
+            let world = world.map_err(TokenizerError::Format)?;
+            let largest = world.largest();
+            return Self::within(Inner::World(world), largest, vocabulary);
+        }
         // The reader of `tokenizers` panics on some texts that are no JSON, down to a character or a number
         // that is none, and on some values that are no tokenizer's.
         serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| one_line(error.into()))?;
@@ -64,6 +76,11 @@ impl TokenizerFile {
             return Err(TokenizerError::Dropout(dropout));
         }
         let largest = inner.get_vocab(true).into_values().max();
+        Self::within(Inner::Json(Box::new(inner)), largest, vocabulary)
+    }
+
+    /// The tokenizer with this largest id, if an embedding has a row for it.
+    fn within(inner: Inner, largest: Option<u32>, vocabulary: u32) -> Result<Self, TokenizerError> {
         match largest {
             None => Err(TokenizerError::Format("it has no tokens".to_owned())),
             Some(largest) if largest >= vocabulary => Err(TokenizerError::Vocabulary { largest, vocabulary }),
@@ -77,8 +94,11 @@ impl TokenizerFile {
     /// # Errors
     /// [`TokenizerError::Format`] if the tokenizer's own rules fail on the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|error| TokenizerError::Format(error.to_string()))?;
+        let encoding = match &self.inner {
+            Inner::World(world) => return world.encode(text).map_err(TokenizerError::Format),
+            Inner::Json(json) => json.encode_fast(text, false),
+        };
+        let encoding = encoding.map_err(|error| TokenizerError::Format(error.to_string()))?;
         let ids = encoding.get_ids();
         match ids.iter().find(|id| **id >= self.ids) {
             Some(id) => Err(TokenizerError::Vocabulary { largest: *id, vocabulary: self.ids }),
@@ -89,20 +109,33 @@ impl TokenizerFile {
 
 /// Turns ids back into text, piece by piece: a piece comes once its characters are complete.
 pub struct Decoder<'a> {
-    stream: tokenizers::tokenizer::DecodeStream<
-        'a,
-        tokenizers::ModelWrapper,
-        tokenizers::NormalizerWrapper,
-        tokenizers::PreTokenizerWrapper,
-        tokenizers::PostProcessorWrapper,
-        tokenizers::DecoderWrapper,
-    >,
+    stream: Stream<'a>,
 }
+
+/// Stream of a tokenizer's text.
+enum Stream<'a> {
+    Json(Box<JsonStream<'a>>),
+    /// Bytes of a character that is not complete.
+    World(&'a World, Vec<u8>),
+}
+
+type JsonStream<'a> = tokenizers::tokenizer::DecodeStream<
+    'a,
+    tokenizers::ModelWrapper,
+    tokenizers::NormalizerWrapper,
+    tokenizers::PreTokenizerWrapper,
+    tokenizers::PostProcessorWrapper,
+    tokenizers::DecoderWrapper,
+>;
 
 impl TokenizerFile {
     /// A decoder at the start of a text.
     pub fn decoder(&self) -> Decoder<'_> {
-        Decoder { stream: self.inner.decode_stream(false) }
+        let stream = match &self.inner {
+            Inner::Json(json) => Stream::Json(Box::new(json.decode_stream(false))),
+            Inner::World(world) => Stream::World(world, Vec::new()),
+        };
+        Decoder { stream }
     }
 }
 
@@ -112,7 +145,15 @@ impl Decoder<'_> {
     /// # Errors
     /// [`TokenizerError::Format`] if the tokenizer's own rules fail.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
-        self.stream.step(id).map_err(|error| TokenizerError::Format(error.to_string()))
+        match &mut self.stream {
+            Stream::Json(stream) => {
+                stream.step(id).map_err(|error| TokenizerError::Format(error.to_string()))
+            }
+            Stream::World(world, buffer) => {
+                buffer.extend(world.bytes(id));
+                Ok(world::complete(buffer))
+            }
+        }
     }
 }
 
@@ -133,6 +174,22 @@ mod tests {
     #[test]
     fn words_become_ids() {
         assert_eq!(load(WORDS, 8).unwrap().encode("a b c").unwrap(), [0, 1, 7]);
+    }
+
+    #[test]
+    fn the_vocabulary_of_rwkv_world_is_a_tokenizer_too() {
+        let text = "1 'a' 1\n2 'b' 1\n3 'ab' 2\n4 b'\\xc3' 1\n5 b'\\xa9' 1\n";
+        let world = load(text, 6).unwrap();
+        assert_eq!(world.encode("aab\u{e9}").unwrap(), [1, 3, 4, 5]);
+        let mut decoder = world.decoder();
+        let pieces: Vec<_> = [1, 0, 4, 5].into_iter().map(|id| decoder.push(id).unwrap()).collect();
+        assert_eq!(pieces, [Some("a".to_owned()), None, None, Some("\u{e9}".to_owned())]);
+        assert!(load(text, 5).err().unwrap().to_string().contains("ids up to 5"));
+        assert!(world.encode("c").is_err());
+        assert_eq!(
+            load("1 'a' 1\n2 'b' 7\n", 6).err().unwrap().to_string(),
+            "not a tokenizer: line 2: expected ID 'TOKEN' BYTES"
+        );
     }
 
     #[test]
