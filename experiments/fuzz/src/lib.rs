@@ -12,10 +12,10 @@ use prost::Message;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::demands::{Capabilities, Demands};
 use qslm_common::job::Job;
-use qslm_common::network::Network;
+use qslm_common::network::{Family, Member, Network};
 use qslm_common::trial::Trial;
-use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::checkpoint::calibrated::CodesFile;
+use qslm_engine::checkpoint::{Checkpoint, recognise, vocabulary};
 use qslm_engine::quant::rans;
 use qslm_engine::task::TokenizerFile;
 use qslm_proto::v1;
@@ -28,8 +28,11 @@ use tempfile::NamedTempFile;
 /// If a checkpoint is taken whose tensors are not those of its network.
 pub fn checkpoint(data: &[u8]) {
     as_file(data, |path| {
-        for binary_embedding in [true, false] {
-            let Ok(checkpoint) = Checkpoint::load(path, binary_embedding) else { continue };
+        // What it tells of its family, and a vocabulary inside.
+        let (_told, _vocabulary) = (recognise(path), vocabulary(path));
+        for member in [true.into(), false.into(), Family::SpikeRuGpt.member()] {
+            let member: Member = member;
+            let Ok(checkpoint) = Checkpoint::load(path, member) else { continue };
             for unit in checkpoint.network().units() {
                 assert_eq!(checkpoint.tensor(&unit.name).len(), unit.rows * unit.columns);
             }
@@ -61,7 +64,7 @@ pub fn codes(data: &[u8]) {
     }
 }
 
-/// A `tokenizer.json`, for a vocabulary of 2,048; the rest of the data after a zero byte is encoded.
+/// A `tokenizer.json` or a vocabulary of RWKV World, for a vocabulary of 2,048; the rest of the data after a zero byte is encoded.
 ///
 /// # Panics
 /// If a token is not below the vocabulary.
@@ -222,6 +225,9 @@ mod tests {
         )
     }
 
+    /// A vocabulary of RWKV World.
+    const WORLD: &[u8] = b"1 'a' 1\n2 b'\\xc3' 1\n3 \"'\" 1\n4 'keeper\\n' 7\n5 '\\u2603' 3\n";
+
     #[test]
     fn what_is_right_is_taken() {
         checkpoint(&seed("models/wikitext2-xs.safetensors"));
@@ -251,7 +257,7 @@ mod tests {
         }
 
         #[test]
-        fn a_broken_tokenizer_is_refused(data in any_of(vec![seed("models/tokenizer.json")])) {
+        fn a_broken_tokenizer_is_refused(data in any_of(vec![seed("models/tokenizer.json"), WORLD.to_vec()])) {
             tokenizer(&data);
         }
 
