@@ -95,7 +95,7 @@ pub struct ExperimentStatus {
     pub id: String,
     /// State.
     pub state: State,
-    /// False if graphics cards measure or train; see [`Experiment::is_reproducible`].
+    /// False if graphics cards measure or train; see [`qslm_common::experiment::Experiment::is_reproducible`].
     pub is_reproducible: bool,
     /// Stage of the search; empty before the first.
     pub stage: &'static str,

@@ -130,7 +130,7 @@ impl Weights {
     /// Room for the weights of a network.
     ///
     /// # Panics
-    /// If it is none that is trained: see [`crate::trainable`].
+    /// If it is none that is trained: see [`qslm_common::network::Dynamics::trainable`].
     pub fn new(network: &Network) -> Self {
         let neuron = network.dynamics.neuron.as_ref().map(|neuron| {
             Neuron::fixed(neuron).expect("networks with learned neurons are not trained: see trainable")
