@@ -14,15 +14,17 @@ use serde::{Deserialize, Serialize};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::unreadable;
 
+/// Heading of the flags in a help text.
+const HEADING: &str = "What a float checkpoint does not tell";
+
 /// Flags that say what a float checkpoint does not tell; a packed one says it itself.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "What a float checkpoint does not tell")]
 pub struct MemberArgs {
     /// Family of the model: spikegpt, spikegpt-char, rwkv4, spikerugpt or myelin [default: what the file tells, else spikegpt]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = HEADING, value_name = "NAME")]
     pub family: Option<Family>,
     /// The model was trained on real-valued embeddings instead of their signs
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     pub real_embedding: bool,
     #[command(flatten)]
     pub dynamics: DynamicsSpec,
@@ -33,31 +35,31 @@ pub struct MemberArgs {
 #[serde(deny_unknown_fields)]
 pub struct DynamicsSpec {
     /// Share of a neuron's potential that is left after a token, 0 to 1, or "learned"
-    #[arg(long, value_name = "NUMBER", hide_short_help = true)]
+    #[arg(long, help_heading = HEADING, value_name = "NUMBER", hide_short_help = true)]
     pub leak: Option<Parameter>,
     /// Factor of a neuron's input
-    #[arg(long, value_name = "NUMBER", hide_short_help = true, value_parser = constant)]
+    #[arg(long, help_heading = HEADING, value_name = "NUMBER", hide_short_help = true, value_parser = constant)]
     pub gain: Option<Constant>,
     /// Potential at which a neuron fires, or "learned"
-    #[arg(long, value_name = "NUMBER", hide_short_help = true)]
+    #[arg(long, help_heading = HEADING, value_name = "NUMBER", hide_short_help = true)]
     pub threshold: Option<Parameter>,
     /// What becomes of a potential that fired: hard (0), soft (less the threshold) or none
-    #[arg(long, value_name = "KIND", hide_short_help = true, value_parser = word::<Reset>)]
+    #[arg(long, help_heading = HEADING, value_name = "KIND", hide_short_help = true, value_parser = word::<Reset>)]
     pub reset: Option<Reset>,
     /// Whether a potential at the threshold fires: at-least or above
-    #[arg(long, value_name = "KIND", hide_short_help = true, value_parser = word::<Comparison>)]
+    #[arg(long, help_heading = HEADING, value_name = "KIND", hide_short_help = true, value_parser = word::<Comparison>)]
     pub comparison: Option<Comparison>,
     /// Potential before the first token
-    #[arg(long, value_name = "NUMBER", hide_short_help = true, value_parser = constant, allow_hyphen_values = true)]
+    #[arg(long, help_heading = HEADING, value_name = "NUMBER", hide_short_help = true, value_parser = constant, allow_hyphen_values = true)]
     pub initial: Option<Constant>,
     /// Whether spikes leave a half of a block or enter it: after or before
-    #[arg(long, value_name = "PLACE", hide_short_help = true, value_parser = word::<Placement>)]
+    #[arg(long, help_heading = HEADING, value_name = "PLACE", hide_short_help = true, value_parser = word::<Placement>)]
     pub placement: Option<Placement>,
     /// Whether there are spikes at all: true or false
-    #[arg(long, value_name = "BOOL", hide_short_help = true)]
+    #[arg(long, help_heading = HEADING, value_name = "BOOL", hide_short_help = true)]
     pub spiking: Option<bool>,
     /// Blocks after which the residual stream is halved, as the published script does every 6; 0: never
-    #[arg(long, value_name = "N", hide_short_help = true)]
+    #[arg(long, help_heading = HEADING, value_name = "N", hide_short_help = true)]
     pub rescale_every: Option<u32>,
 }
 

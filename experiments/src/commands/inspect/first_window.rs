@@ -70,7 +70,8 @@ impl FirstWindow {
         );
         let best = self.families.iter().min_by(|a, b| a.nats.total_cmp(&b.nats));
         if let Some(best) = best.filter(|best| best.nats < BETTER * self.nats) {
-            let flag = if best.binary_embedding { "" } else { " --real-embedding" };
+            let is_preset = best.binary_embedding == best.family.member().binary_embedding;
+            let flag = if is_preset { "" } else { " --real-embedding" };
             text.push_str(&format!(
                 "warning: read with --family {}{flag} it has {:.4}: is that the family?\n",
                 best.family, best.nats
