@@ -11,7 +11,7 @@ use qslm_engine::task::Dataset;
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
-use crate::selected::Known;
+use crate::known::Known;
 
 /// Text or labelled sentences, and how they are cut.
 #[derive(Debug, Clone, Args)]

@@ -13,6 +13,7 @@ mod front_file;
 mod holdout;
 mod input;
 mod inputs;
+mod known;
 mod listed;
 mod making;
 mod member;

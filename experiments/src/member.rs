@@ -38,7 +38,7 @@ pub struct DynamicsSpec {
     #[arg(long, help_heading = HEADING, value_name = "NUMBER", hide_short_help = true)]
     pub leak: Option<Parameter>,
     /// Factor of a neuron's input
-    #[arg(long, help_heading = HEADING, value_name = "NUMBER", hide_short_help = true, value_parser = constant)]
+    #[arg(long, help_heading = HEADING, value_name = "NUMBER", hide_short_help = true)]
     pub gain: Option<Constant>,
     /// Potential at which a neuron fires, or "learned"
     #[arg(long, help_heading = HEADING, value_name = "NUMBER", hide_short_help = true)]
@@ -50,7 +50,7 @@ pub struct DynamicsSpec {
     #[arg(long, help_heading = HEADING, value_name = "KIND", hide_short_help = true, value_parser = word::<Comparison>)]
     pub comparison: Option<Comparison>,
     /// Potential before the first token
-    #[arg(long, help_heading = HEADING, value_name = "NUMBER", hide_short_help = true, value_parser = constant, allow_hyphen_values = true)]
+    #[arg(long, help_heading = HEADING, value_name = "NUMBER", hide_short_help = true, allow_hyphen_values = true)]
     pub initial: Option<Constant>,
     /// Whether spikes leave a half of a block or enter it: after or before
     #[arg(long, help_heading = HEADING, value_name = "PLACE", hide_short_help = true, value_parser = word::<Placement>)]
@@ -92,18 +92,20 @@ pub struct Base {
     /// Family.
     pub family: Family,
     member: Member,
+    /// What told it, where nobody asked for it.
+    because: Option<String>,
 }
 
 impl Base {
     /// The family that is asked for, else the one that a file tells, else SpikeGPT. What a file says of itself goes before the
     /// family's preset.
     pub fn of(checkpoint: &Path, asked: Option<Family>) -> Outcome<Self> {
-        let preset = |family: Family| Self { family, member: family.member() };
+        let preset = |family: Family| Self { family, member: family.member(), because: None };
         match asked {
             None => Ok(recognised(checkpoint)?.unwrap_or_else(|| preset(Family::SpikeGpt))),
             Some(Family::Myelin) => {
                 let recognised = recognised(checkpoint)?.filter(|base| base.family == Family::Myelin);
-                Ok(recognised.unwrap_or_else(|| preset(Family::Myelin)))
+                Ok(recognised.map_or_else(|| preset(Family::Myelin), |base| Self { because: None, ..base }))
             }
             Some(family) => Ok(preset(family)),
         }
@@ -111,19 +113,22 @@ impl Base {
 
     /// As [`Base::of`]; what only the file told is said.
     pub fn said(checkpoint: &Path, asked: Option<Family>) -> Outcome<Self> {
-        if asked.is_none()
-            && let Ok(Some(Recognised { family, because, .. })) = checkpoint::recognise(checkpoint)
-        {
+        let base = Self::of(checkpoint, asked)?;
+        if let Self { family, because: Some(because), .. } = &base {
             tracing::warn!("{}: read as {family}: {because}", checkpoint.display());
         }
-        Self::of(checkpoint, asked)
+        Ok(base)
     }
 }
 
 /// What a file tells. One that cannot be read tells nothing: whoever loads it says why.
 fn recognised(path: &Path) -> Outcome<Option<Base>> {
     match checkpoint::recognise(path) {
-        Ok(found) => Ok(found.map(|Recognised { family, member, .. }| Base { family, member })),
+        Ok(found) => Ok(found.map(|Recognised { family, member, because }| Base {
+            family,
+            member,
+            because: Some(because),
+        })),
         Err(error @ (CheckpointError::Configuration { .. } | CheckpointError::Network(_))) => {
             Err(unreadable(path, &error))
         }
@@ -134,12 +139,12 @@ fn recognised(path: &Path) -> Outcome<Option<Base>> {
 /// The member that a family's and what differs from it make.
 ///
 /// # Errors
-/// The key that means nothing or is out of its bound, and a line on it.
+/// A line on what means nothing or is out of its bound, with the key that means nothing.
 pub fn member(
-    Base { family, mut member }: Base,
+    Base { family, mut member, .. }: Base,
     binary_embedding: Option<bool>,
     changes: &DynamicsSpec,
-) -> Result<Member, (&'static str, String)> {
+) -> Result<Member, (Option<&'static str>, String)> {
     member.binary_embedding = binary_embedding.unwrap_or(member.binary_embedding);
     let dynamics = &mut member.dynamics;
     match changes.spiking {
@@ -153,13 +158,13 @@ pub fn member(
             if let Some(key) = changes.of_neurons() {
                 let of =
                     if changes.spiking.is_some() { "spiking = false".to_owned() } else { family.to_string() };
-                return Err((key, format!("{key} is of neurons, and {of} has none")));
+                return Err((Some(key), format!("{key} is of neurons, and {of} has none")));
             }
         }
     }
     dynamics.placement = changes.placement.unwrap_or(dynamics.placement);
     dynamics.rescale_every = changes.rescale_every.unwrap_or(dynamics.rescale_every);
-    Dynamics::validate(dynamics).map_err(|error| ("", error.to_string()))?;
+    Dynamics::validate(dynamics).map_err(|error| (None, error.to_string()))?;
     Ok(member)
 }
 
@@ -194,11 +199,6 @@ fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     T::deserialize(StrDeserializer::<Error>::new(text)).map_err(|error| error.to_string())
 }
 
-fn constant(text: &str) -> Result<Constant, String> {
-    let constant = text.parse().ok().and_then(Constant::new);
-    constant.ok_or_else(|| "expected a finite number".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,9 +211,9 @@ mod tests {
         family: Option<Family>,
         binary: Option<bool>,
         changes: &DynamicsSpec,
-    ) -> Result<Member, (&'static str, String)> {
+    ) -> Result<Member, (Option<&'static str>, String)> {
         let family = family.unwrap_or(Family::SpikeGpt);
-        super::member(Base { family, member: family.member() }, binary, changes)
+        super::member(Base { family, member: family.member(), because: None }, binary, changes)
     }
 
     #[test]
@@ -239,7 +239,7 @@ mod tests {
     fn what_means_nothing_is_named() {
         let refused = |family, text: &str| member(family, None, &changes(text)).unwrap_err();
         let (key, words) = refused(Some(Family::Rwkv4), "leak = 0.5");
-        assert_eq!((key, &*words), ("leak", "leak is of neurons, and rwkv4 has none"));
+        assert_eq!((key, &*words), (Some("leak"), "leak is of neurons, and rwkv4 has none"));
         let (_, words) = refused(None, "spiking = false\ngain = 1");
         assert_eq!(words, "gain is of neurons, and spiking = false has none");
         let (_, words) = refused(None, "threshold = -1");
@@ -248,6 +248,6 @@ mod tests {
         assert!(toml::from_str::<DynamicsSpec>("leak = \"half\"").is_err());
         let words = word::<Reset>("gentle").unwrap_err();
         assert!(words.contains("`hard`, `soft`, `none`"), "{words}");
-        assert!(constant("nan").is_err() && constant("1e-1").is_ok());
+        assert!("nan".parse::<Constant>().is_err() && "1e-1".parse::<Constant>().is_ok());
     }
 }

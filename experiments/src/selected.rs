@@ -1,13 +1,11 @@
 //! A candidate that a search measured, as people name it: by the front that a run wrote, or by its experiment in a store or
 //! of a coordinator. Every command that takes a candidate takes these flags.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use qslm_common::candidate::Candidate;
-use qslm_common::conditions::Conditions;
 use qslm_common::front_document::FrontRow;
-use qslm_common::measurement::Counts;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_proto::v1::GetRequest;
 use tokio::runtime::Handle;
@@ -17,6 +15,7 @@ use crate::codes::CodesArgs;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file::{FrontFile, candidate};
 use crate::input::Input;
+use crate::known::Known;
 use crate::schemes::{LoadedModel, ModelArgs};
 use crate::storage::{CodesFiles, StorageArgs, sizes};
 
@@ -115,47 +114,6 @@ impl SelectArgs {
         let known =
             Known { whose: front.shown(), conditions: front.document.conditions, counts: Some(row.counts) };
         Ok(Some((LoadedModel { model: built, candidate, sizes }, known)))
-    }
-}
-
-/// What a front, or a packed file, knows of the measurement of a candidate.
-#[derive(Debug, Clone, Default)]
-pub struct Known {
-    /// File or experiment that knows it.
-    pub whose: String,
-    /// Conditions of the measurement.
-    pub conditions: Option<Conditions>,
-    /// The counts.
-    pub counts: Option<Counts>,
-}
-
-impl Known {
-    /// What is known by a file, if that is a packed one, which says itself what network it is. One that cannot be read is told
-    /// of by who loads it.
-    pub fn of_file(model: &ModelArgs) -> Self {
-        let inspected = Checkpoint::inspect(&model.checkpoint, true).ok();
-        let provenance =
-            inspected.and_then(|inspected| inspected.manifest).map(|manifest| manifest.provenance);
-        let whose = model.checkpoint.display().to_string();
-        provenance.map_or_else(Self::default, |provenance| Self {
-            whose,
-            conditions: provenance.conditions,
-            counts: provenance.measurement,
-        })
-    }
-
-    /// Warns of a tokenizer that is another than that of the measurement: it makes other tokens.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn check_tokenizer(&self, tokenizer: &Path) -> Outcome {
-        if let Some(conditions) = &self.conditions
-            && Input::tokenizer(tokenizer)?.hash()? != conditions.data.tokenizer
-        {
-            let (file, whose) = (tokenizer.display(), &self.whose);
-            tracing::warn!("--tokenizer {file}: {whose} was measured with another tokenizer");
-        }
-        Ok(())
     }
 }
 

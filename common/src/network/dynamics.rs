@@ -168,7 +168,7 @@ impl Dynamics {
 pub struct NotTrained(&'static str);
 
 /// Blocks that a network may have, at most.
-const MOST_BLOCKS: u32 = 1 << 10;
+pub(super) const MOST_BLOCKS: u32 = 1 << 10;
 
 /// Gains and thresholds that make sense.
 const POSITIVE: std::ops::RangeInclusive<f32> = 1e-4..=1e4;
@@ -256,6 +256,19 @@ impl fmt::Display for Dynamics {
     }
 }
 
+/// Error of a text that is no constant of a neuron.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected a finite number")]
+pub struct InvalidConstant;
+
+impl FromStr for Constant {
+    type Err = InvalidConstant;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().ok().and_then(Self::new).ok_or(InvalidConstant)
+    }
+}
+
 impl Serialize for Constant {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f32(self.value())
@@ -264,9 +277,12 @@ impl Serialize for Constant {
 
 impl<'de> Deserialize<'de> for Constant {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = f32::deserialize(deserializer)?;
-        Self::new(value).ok_or_else(|| D::Error::custom(format!("{value}: expected a finite number")))
+        constant(f32::deserialize(deserializer)?)
     }
+}
+
+fn constant<E: serde::de::Error>(value: f32) -> Result<Constant, E> {
+    Constant::new(value).ok_or_else(|| E::custom(format!("{value}: {InvalidConstant}")))
 }
 
 /// Word for a parameter that the checkpoint holds.
@@ -293,8 +309,7 @@ impl FromStr for Parameter {
         if text == LEARNED {
             return Ok(Self::Learned);
         }
-        let constant = text.parse().ok().and_then(Constant::new);
-        constant.map(Self::Fixed).ok_or_else(|| InvalidParameter(text.to_owned()))
+        text.parse().map(Self::Fixed).map_err(|_: InvalidConstant| InvalidParameter(text.to_owned()))
     }
 }
 
@@ -316,9 +331,7 @@ impl<'de> Deserialize<'de> for Parameter {
             Word(String),
         }
         match Written::deserialize(deserializer)? {
-            Written::Number(value) => Constant::new(value)
-                .map(Self::Fixed)
-                .ok_or_else(|| D::Error::custom(format!("{value}: expected a finite number"))),
+            Written::Number(value) => constant(value).map(Self::Fixed),
             Written::Word(word) => word.parse().map_err(D::Error::custom),
         }
     }

@@ -11,7 +11,8 @@ mod family;
 mod spikegpt;
 
 pub use dynamics::{
-    Comparison, Constant, Dynamics, InvalidParameter, Neuron, NotTrained, Parameter, Placement, Reset,
+    Comparison, Constant, Dynamics, InvalidConstant, InvalidParameter, Neuron, NotTrained, Parameter,
+    Placement, Reset,
 };
 pub use family::{Family, Member, UnknownFamily};
 pub use spikegpt::{

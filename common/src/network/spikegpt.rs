@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::dynamics::MOST_BLOCKS;
 use super::{Dynamics, Module, Node, NodeKind, Parameter, Population, Unit, UnitPlace, Vector};
 
 /// The six numbers that fix every tensor of a network.
@@ -90,7 +91,7 @@ const BOUNDS: [(&str, u32, &str); 5] = [
     ("vocabulary", 1 << 22, "1 to 4194304 tokens"),
     ("channels", 1 << 16, "1 to 65536 channels"),
     ("hidden", 1 << 18, "1 to 262144 hidden channels"),
-    ("blocks", 1 << 10, "1 to 1024 blocks"),
+    ("blocks", MOST_BLOCKS, "1 to 1024 blocks"),
     ("outputs", 1 << 22, "1 to 4194304 outputs"),
 ];
 

@@ -1,12 +1,11 @@
 //! Section on the twin without spikes: the block formats of rwkv.cpp, and the search, on both models.
 
 use std::fmt::Write;
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Results, Task, number, percent};
+use super::{Results, Task, number, output, percent, program};
 
 /// Names in rwkv.cpp of the candidates of `rwkv4.jsonl`, in their order.
 const FORMATS: [&str; 5] = ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"];
@@ -99,16 +98,9 @@ impl Results {
 
     /// Every measured candidate of an experiment, in the order in which it was proposed.
     fn exported(&self, experiment: &str, store: &str) -> Result<Vec<Value>> {
-        let program = std::env::current_exe()?;
-        let program = program.parent().and_then(|folder| folder.parent()).context("no folder")?.join("qslm");
-        let output = Command::new(&program)
-            .args(["export", experiment, "--format", "jsonl", "--store"])
-            .arg(self.store(store))
-            .output()?;
-        if !output.status.success() {
-            bail!("qslm export ended with {}", output.status);
-        }
-        let lines = std::str::from_utf8(&output.stdout)?.lines();
-        lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
+        let store = self.store(store);
+        let arguments = ["export", experiment, "--format", "jsonl", "--store", &store.to_string_lossy()];
+        let text = output(&mut program("qslm")?, &arguments)?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 }

@@ -16,7 +16,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde_json::Value;
 
@@ -567,21 +567,28 @@ impl Results {
     }
 }
 
-/// Runs the program beside this one and reads its JSON.
+/// Runs `qslm` and reads its JSON.
 fn qslm(command: &str, arguments: &[String]) -> Result<Value> {
-    let here = std::env::current_exe()?;
-    let program = here.parent().and_then(Path::parent).context("no folder")?.join("qslm");
     qslm_program::say(format_args!("qslm {command} {}", arguments.join(" ")));
-    let output = Command::new(&program)
-        .arg(command)
-        .args(arguments)
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("{}: build the whole workspace first", program.display()))?;
-    if !output.status.success() {
-        bail!("qslm {command} ended with {}", output.status);
-    }
-    Ok(serde_json::from_slice(&output.stdout)?)
+    let arguments: Vec<&str> = std::iter::once(command).chain(arguments.iter().map(String::as_str)).collect();
+    Ok(serde_json::from_str(&output(&mut program("qslm")?, &arguments)?)?)
+}
+
+/// One of our programs, beside this one.
+fn program(name: &str) -> Result<Command> {
+    let here = std::env::current_exe().context("this program")?;
+    let folder = here.parent().and_then(Path::parent).context("the folder of this program")?;
+    let path = folder.join(name);
+    ensure!(path.exists(), "{}: is not built: cargo build --release --workspace", path.display());
+    Ok(Command::new(path))
+}
+
+/// What a program prints, if it ends well.
+fn output(command: &mut Command, arguments: &[&str]) -> Result<String> {
+    let output = command.args(arguments).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| arguments.join(" "))?;
+    ensure!(output.status.success(), "{}: {}", arguments.join(" "), output.status);
+    String::from_utf8(output.stdout).with_context(|| arguments.join(" "))
 }
 
 fn number(value: &Value) -> f64 {

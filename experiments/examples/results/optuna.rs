@@ -2,13 +2,13 @@
 //! the Python client, as people run them.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::Results;
+use super::{Results, output, program};
 
 /// Candidates of a generation, and generations: a hundred together, as the other strategies have.
 const SIZE: &str = "20";
@@ -68,25 +68,8 @@ fn free_address() -> Result<String> {
     Ok(listener.local_addr()?.to_string())
 }
 
-/// One of our programs, beside this one.
-fn program(name: &str) -> Result<Command> {
-    let here = std::env::current_exe().context("this program")?;
-    let folder = here.parent().and_then(Path::parent).context("the folder of this program")?;
-    let path = folder.join(name);
-    ensure!(path.exists(), "{}: is not built: cargo build --release --workspace", path.display());
-    Ok(Command::new(path))
-}
-
 fn start(name: &str, arguments: &[String]) -> Result<Running> {
     let mut command = program(name)?;
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
     Ok(Running(command.spawn().with_context(|| name.to_owned())?))
-}
-
-/// What a program prints, if it ends well.
-fn output(command: &mut Command, arguments: &[&str]) -> Result<String> {
-    let output = command.args(arguments).stderr(Stdio::inherit()).output();
-    let output = output.with_context(|| arguments.join(" "))?;
-    ensure!(output.status.success(), "{}: {}", arguments.join(" "), output.status);
-    String::from_utf8(output.stdout).with_context(|| arguments.join(" "))
 }

@@ -15,10 +15,11 @@ use serde::Serialize;
 use crate::codes::CalibrationArgs;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::inputs::DataArgs;
+use crate::known::Known;
 use crate::output::{Output, print, print_data, print_pairs};
 use crate::parallel::{evaluate_every, threads};
 use crate::schemes::{LoadedModel, ModelArgs, SchemeArgs};
-use crate::selected::{Known, SelectArgs};
+use crate::selected::SelectArgs;
 use crate::statistics::{LEAST_P, paired};
 use crate::storage::StorageArgs;
 

@@ -11,9 +11,10 @@ use crate::codes::{CalibrationArgs, CalibrationWindow};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
 use crate::inputs::Cut;
+use crate::known::Known;
 use crate::output::print;
 use crate::schemes::{ModelArgs, SchemeArgs};
-use crate::selected::{Known, SelectArgs};
+use crate::selected::SelectArgs;
 
 /// Continue a text, token by token as it is drawn.
 #[derive(Debug, Args)]

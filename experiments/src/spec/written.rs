@@ -71,7 +71,7 @@ impl CheckpointSpec {
     /// What it says of the network beside its file.
     pub(super) fn member(&self, base: Base) -> Result<Member, KeyProblem> {
         member(base, self.binary_embedding, &self.neuron).map_err(|(key, words)| {
-            let key = ["checkpoint.neuron", key].join(if key.is_empty() { "" } else { "." });
+            let key = key.map_or("checkpoint.neuron".to_owned(), |key| format!("checkpoint.neuron.{key}"));
             KeyProblem::new(&key, format!("checkpoint.neuron: {words}"))
         })
     }

@@ -1,14 +1,13 @@
 //! The front: saving against loss of quality, with every candidate that was measured, and what is allowed of it.
 
 use kuva::plot::scatter::MarkerShape;
-use kuva::plot::{LegendPosition, LinePlot, ScatterPlot};
+use kuva::plot::{LinePlot, ScatterPlot};
 use kuva::render::annotations::{ReferenceLine, ShadedRegion};
-use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::quality::Quality;
 
 use super::stage_look::look;
-use super::{CHOSEN, FRONT, GUIDE, Plot, WIDTH, percent_ticks, point_ticks};
+use super::{CHOSEN, FRONT, GUIDE, Plot, plane};
 use crate::words::{loss_with_interval, lost, lost_at_most, percent};
 use crate::{Comparison, Field, Placed, Point, Reference, ReportDocument, Stage};
 
@@ -42,19 +41,8 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
 
     let limits = Limits::new(&field);
     layers.extend(bounds(&field, &limits, quality));
-    let ticks = if quality == Quality::Accuracy { point_ticks() } else { percent_ticks() };
-    let mut layout = Layout::auto_from_plots(&layers)
-        .with_width(WIDTH)
-        .with_height(520.0)
-        .with_x_label("memory saved")
-        .with_y_label(quality.loss_name())
-        .with_x_tick_format(percent_ticks())
-        .with_y_tick_format(ticks)
-        .with_x_axis_min(limits.left)
-        .with_x_axis_max(limits.right)
-        .with_y_axis_min(limits.bottom)
-        .with_y_axis_max(limits.top)
-        .with_legend_position(LegendPosition::OutsideRightTop);
+    let edges = [limits.left, limits.right, limits.bottom, limits.top];
+    let mut layout = plane(&layers, quality, edges);
     if let Some(bound) = field.bound.map(|bound| bound * 100.0).filter(|bound| *bound < limits.top) {
         layout = layout.with_shaded_region(shade(ShadedRegion::horizontal(bound, limits.top)));
         layout = layout.with_reference_line(line(ReferenceLine::horizontal(bound), DASHES[0]));

@@ -12,9 +12,11 @@ mod sensitivity;
 mod stage_look;
 
 use kuva::backend::svg::SvgBackend;
+use kuva::plot::LegendPosition;
 use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot as Layer;
 use kuva::render::render::{Scene, render_multiple};
+use qslm_common::quality::Quality;
 
 use crate::ReportDocument;
 use crate::overlay::OverlayDocument;
@@ -93,6 +95,22 @@ impl Plot {
 /// Ticks in percent, of values that are percentages already.
 fn percent_ticks() -> TickFormat {
     TickFormat::Custom(std::sync::Arc::new(|value| format!("{} %", tidy(value))))
+}
+
+/// The plane of fronts, memory saved against quality lost, within these edges in hundredths: left, right, lower, upper.
+fn plane(layers: &[Layer], quality: Quality, [left, right, bottom, top]: [f64; 4]) -> Layout {
+    Layout::auto_from_plots(layers)
+        .with_width(WIDTH)
+        .with_height(520.0)
+        .with_x_label("memory saved")
+        .with_y_label(quality.loss_name())
+        .with_x_tick_format(percent_ticks())
+        .with_y_tick_format(if quality == Quality::Accuracy { point_ticks() } else { percent_ticks() })
+        .with_x_axis_min(left)
+        .with_x_axis_max(right)
+        .with_y_axis_min(bottom)
+        .with_y_axis_max(top)
+        .with_legend_position(LegendPosition::OutsideRightTop)
 }
 
 /// Ticks in points, of values that are hundredths already.

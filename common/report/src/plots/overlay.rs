@@ -1,14 +1,13 @@
 //! Fronts of several experiments in one picture, a colour each.
 
 use kuva::plot::scatter::MarkerShape;
-use kuva::plot::{LegendPosition, LinePlot, ScatterPlot};
+use kuva::plot::{LinePlot, ScatterPlot};
 use kuva::render::annotations::ReferenceLine;
-use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::quality::Quality;
 
 use super::front::{MOST_INTERVALS, arm, in_hundredths, told, uniform};
-use super::{COLOURS, GUIDE, Plot, WIDTH, percent_ticks, point_ticks};
+use super::{COLOURS, GUIDE, Plot, plane};
 use crate::overlay::{Limit, OverlayDocument};
 use crate::{Field, Placed, ReportDocument};
 
@@ -38,20 +37,9 @@ pub(super) fn plot(document: &OverlayDocument, reports: &[ReportDocument]) -> Op
 
     let places = fields.iter().flat_map(|(_, field)| field.front.iter().chain(&field.chosen)).chain(&beside);
     let places: Vec<(f64, f64)> = places.map(|at| in_hundredths((at.saving, at.loss))).collect();
-    let [left, right, bottom, top] = limits(&places);
-    let ticks = if quality == Quality::Accuracy { point_ticks() } else { percent_ticks() };
-    let mut layout = Layout::auto_from_plots(&layers)
-        .with_width(WIDTH)
-        .with_height(520.0)
-        .with_x_label("memory saved")
-        .with_y_label(quality.loss_name())
-        .with_x_tick_format(percent_ticks())
-        .with_y_tick_format(ticks)
-        .with_x_axis_min(left)
-        .with_x_axis_max(right)
-        .with_y_axis_min(bottom)
-        .with_y_axis_max(top)
-        .with_legend_position(LegendPosition::OutsideRightTop);
+    let edges = limits(&places);
+    let [_, _, bottom, top] = edges;
+    let mut layout = plane(&layers, quality, edges);
     for budget in &document.budgets {
         if let Limit::QualityLoss(bound) = budget.limit
             && (bottom..top).contains(&(bound * 100.0))

@@ -18,6 +18,7 @@ use qslm_common::network::{EMBEDDING, HEAD, Network};
 use crate::backend::Compute;
 use crate::kernels::gradient::lif::Reset;
 use crate::kernels::lif::Neuron;
+use crate::kernels::step::step;
 use forward::Forward;
 
 /// Logits that are there at once: 64 MiB of them, and as many of a teacher, each with its gradient.
@@ -38,6 +39,8 @@ pub struct Graph {
     /// The neuron of all populations; `None` without spikes.
     neuron: Option<Neuron>,
     reset: Reset,
+    /// Rows of the matrices.
+    rows: BTreeMap<String, usize>,
     /// With autodiff.
     device: Device,
     /// Leaves of the graph.
@@ -80,8 +83,9 @@ impl Graph {
         let dynamics = &network.dynamics;
         assert_eq!(dynamics.trainable(), Ok(()));
         let neuron = dynamics.neuron.as_ref().and_then(Neuron::fixed);
+        let rows = network.units().into_iter().map(|unit| (unit.name, unit.rows)).collect();
         let (parameters, teacher) = Default::default();
-        Some(Self { network: *network, neuron, reset, device: device.autodiff(), parameters, teacher })
+        Some(Self { network: *network, neuron, reset, rows, device: device.autodiff(), parameters, teacher })
     }
 
     /// Takes over a parameter, in the place of what it was before.
@@ -106,10 +110,9 @@ impl Graph {
     /// A matrix in its rows, or a vector as a row.
     fn tensor(&self, name: &str, mut values: Vec<f32>, device: &Device) -> Tensor<2> {
         if name == EMBEDDING && self.network.binary_embedding {
-            values.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });
+            step(&mut values);
         }
-        let unit = self.network.units().into_iter().find(|unit| unit.name == name);
-        let rows = unit.map_or(1, |unit| unit.rows);
+        let rows = self.rows.get(name).copied().unwrap_or(1);
         assert!(values.len().is_multiple_of(rows), "{name}: {} values in {rows} rows", values.len());
         let shape = [rows, values.len() / rows];
         Tensor::from_data(TensorData::new(values, shape), device)

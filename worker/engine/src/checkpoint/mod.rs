@@ -15,7 +15,7 @@ mod shape;
 mod shards;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -286,16 +286,8 @@ fn float_network(file: &TensorFile, member: Member) -> Result<(Naming, Network),
         MASKS.contains(&last) || !types.get(naming.in_file(name)).is_some_and(is_float)
     };
     let network = shape::network(&naming.shapes(&file.shapes()), member, is_buffer);
-    let buffers: Vec<String> = match &network {
-        Ok(network) => {
-            let parameters = parameters(network);
-            naming.names().filter(|name| !parameters.contains(*name)).cloned().collect()
-        }
-        Err(_) => Vec::new(),
-    };
-    naming.leave_aside(&buffers);
     // What is wrong is named as the file names it.
-    let network = network.map_err(|error| match error {
+    let (network, buffers) = network.map_err(|error| match error {
         CheckpointError::Missing(name) => CheckpointError::Missing(naming.would_be(&name)),
         CheckpointError::Extra { name, blocks } => {
             CheckpointError::Extra { name: naming.in_file(&name).to_owned(), blocks }
@@ -305,6 +297,7 @@ fn float_network(file: &TensorFile, member: Member) -> Result<(Naming, Network),
         }
         other => other,
     })?;
+    naming.leave_aside(&buffers);
     Ok((naming, network))
 }
 
@@ -313,12 +306,6 @@ const FLOATS: [&str; 4] = ["f16", "bf16", "f32", "f64"];
 
 /// Buffers of floats that the published code registers and its networks do not compute with.
 const MASKS: [&str; 2] = ["copy_mask", "tiny_mask"];
-
-/// Names of all parameters of a network.
-fn parameters(network: &Network) -> BTreeSet<String> {
-    let units = network.units().into_iter().map(|unit| unit.name);
-    units.chain(network.vectors().into_iter().map(|vector| vector.name)).collect()
-}
 
 fn check_finite(name: &str, values: &[f32]) -> Result<(), CheckpointError> {
     match values.iter().position(|value| !value.is_finite()) {

@@ -313,7 +313,7 @@ pub(super) fn read(
         tensors.insert(unit.name, weights);
     }
     for vector in manifest.network.vectors() {
-        let values = parts.matrix(&vector.name, 1, vector.shape.iter().product(), candidate.vectors())?;
+        let values = parts.matrix(&vector.name, 1, vector.elements(), candidate.vectors())?;
         tensors.insert(vector.name, values);
     }
     match parts.left() {

@@ -69,7 +69,7 @@ pub fn recognise(path: &Path) -> Result<Option<Recognised>, CheckpointError> {
         None => {
             // What does not fit is told where it is loaded.
             let sizes = shape::network(&naming.shapes(&file.shapes()), true.into(), |_| true).ok();
-            let published = sizes.and_then(|network| {
+            let published = sizes.and_then(|(network, _)| {
                 let has = |(_, v, d, l): &&(&str, u32, u32, u32)| {
                     (network.vocabulary, network.channels, network.blocks) == (*v, *d, *l)
                 };

@@ -6,8 +6,8 @@ use qslm_common::network::{Member, Network};
 
 use super::CheckpointError;
 
-/// Reads the sizes off a few tensors, then holds every tensor to them. Those that no network has are left aside if they are
-/// buffers.
+/// Reads the sizes off a few tensors, then holds every tensor to them. Beside the network are the tensors that it does not
+/// have, all of which are buffers.
 ///
 /// # Errors
 /// The first tensor that is missing, extra, or in another shape than the sizes ask for.
@@ -15,7 +15,7 @@ pub(super) fn network(
     shapes: &BTreeMap<String, Vec<usize>>,
     member: Member,
     is_buffer: impl Fn(&str) -> bool,
-) -> Result<Network, CheckpointError> {
+) -> Result<(Network, Vec<String>), CheckpointError> {
     let [vocabulary, channels] = matrix(shapes, "emb.weight")?;
     let [hidden, _] = matrix(shapes, "blocks.0.ffn.key.weight")?;
     let [outputs, _] = matrix(shapes, "head.weight")?;
@@ -35,18 +35,18 @@ pub(super) fn network(
             return Err(CheckpointError::Shape { name: name.clone(), given: given.clone(), expected });
         }
     }
-    match shapes.keys().find(|name| !expected.contains_key(*name) && !is_buffer(name)) {
+    let others: Vec<String> = shapes.keys().filter(|name| !expected.contains_key(*name)).cloned().collect();
+    match others.iter().find(|name| !is_buffer(name)) {
         Some(name) => Err(CheckpointError::Extra { name: name.clone(), blocks }),
-        None => Ok(network),
+        None => Ok((network, others)),
     }
 }
 
 /// True if all dimensions of one are left out that shape leaves no choice in: `[D]` for `[1, 1, D]`.
 fn is_squeezed(given: &[usize], expected: &[usize]) -> bool {
-    !expected.is_empty()
-        && given.len() == 1
-        && given == &expected[expected.len() - 1..]
-        && expected[..expected.len() - 1].iter().all(|size| *size == 1)
+    expected
+        .split_last()
+        .is_some_and(|(last, others)| given == [*last] && others.iter().all(|size| *size == 1))
 }
 
 /// Rows and columns of a tensor that has to be there and be a matrix.
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_sizes_are_read_off_the_tensors() {
-        let network = network(&shapes(), true.into(), |_| false).unwrap();
+        let (network, _) = network(&shapes(), true.into(), |_| false).unwrap();
         assert_eq!((network.vocabulary, network.channels, network.hidden, network.blocks), (20, 8, 32, 2));
         assert!(!network.is_classifier());
     }
@@ -106,7 +106,8 @@ mod tests {
         let mut shapes = shapes();
         shapes.insert("blocks.0.att.time_mix_k".to_owned(), vec![8]);
         shapes.insert("copy_mask".to_owned(), vec![4, 4]);
-        assert!(network(&shapes, true.into(), |name| name == "copy_mask").is_ok());
+        let (_, buffers) = network(&shapes, true.into(), |name| name == "copy_mask").unwrap();
+        assert_eq!(buffers, ["copy_mask"]);
         shapes.insert("blocks.0.att.time_mix_k".to_owned(), vec![9]);
         assert!(network(&shapes, true.into(), |name| name == "copy_mask").is_err());
     }
@@ -122,7 +123,7 @@ mod tests {
                 shapes.insert(format!("blocks.{name}.{scalar}"), Vec::new());
             }
         }
-        assert_eq!(network(&shapes, member, |_| false).unwrap().vector_parameters(), 26 * 8 + 8);
+        assert_eq!(network(&shapes, member, |_| false).unwrap().0.vector_parameters(), 26 * 8 + 8);
         let words = network(&shapes, true.into(), |_| false).unwrap_err().to_string();
         assert!(words.starts_with("extra tensor blocks.0.lif1.log_tau"), "{words}");
     }

@@ -26,7 +26,7 @@ pub const CODED: Kind =
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Coded {
-    /// True if the embedding is binary.
+    /// Member of the family that the checkpoint is of.
     #[serde(rename = "binary_embedding")]
     pub member: Member,
     /// Part of the network: the index of a block, or that after the last for the head and the embedding.

@@ -31,7 +31,7 @@ const HEADER: u64 = 1 << 20;
 pub struct EmbeddingCodes {
     /// Task: how the calibration data is cut.
     pub task: Task,
-    /// True if the embedding is binary.
+    /// Member of the family that the checkpoint is of.
     #[serde(rename = "binary_embedding")]
     pub member: Member,
     /// Schemes, all of which are by the frequency of tokens.

@@ -34,7 +34,7 @@ const HEADER: u64 = 1 << 20;
 pub struct Gptq {
     /// Task: how the calibration data is cut.
     pub task: Task,
-    /// True if the embedding is binary.
+    /// Member of the family that the checkpoint is of.
     #[serde(rename = "binary_embedding")]
     pub member: Member,
     /// Part of the network: the index of a block, or that after the last for the head.

@@ -30,7 +30,7 @@ pub const HOLDOUT: Kind = Kind {
 pub struct Holdout {
     /// Task: how the data is cut.
     pub task: Task,
-    /// True if the embedding is binary.
+    /// Member of the family that the checkpoint is of.
     #[serde(rename = "binary_embedding")]
     pub member: Member,
     /// Canonical text of the candidate.

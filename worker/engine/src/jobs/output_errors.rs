@@ -32,7 +32,7 @@ pub const OUTPUT_ERRORS: Kind = Kind {
 pub struct OutputErrors {
     /// Task: how the calibration data is cut.
     pub task: Task,
-    /// True if the embedding is binary.
+    /// Member of the family that the checkpoint is of.
     #[serde(rename = "binary_embedding")]
     pub member: Member,
     /// Part of the network: the index of a block, or that after the last for the head.

@@ -24,7 +24,7 @@ pub const RANGES: Kind =
 pub struct Ranges {
     /// Task: how the calibration data is cut.
     pub task: Task,
-    /// True if the embedding is binary.
+    /// Member of the family that the checkpoint is of.
     #[serde(rename = "binary_embedding")]
     pub member: Member,
 }

@@ -35,7 +35,7 @@ pub struct Sensitivity {
     pub mini_batch: u32,
     /// Tokens that LSAQ compares.
     pub top_k: u32,
-    /// True if the embedding is binary.
+    /// Member of the family that the checkpoint is of.
     #[serde(rename = "binary_embedding")]
     pub member: Member,
     /// Scheme of every unit to score, by its name.

@@ -20,4 +20,5 @@ pub mod peak;
 pub mod product;
 pub mod shift;
 mod simd;
+pub mod step;
 pub mod wkv;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use qslm_common::backend::Backend;
 use qslm_common::candidate::{Candidate, InvalidCandidate};
+use qslm_common::elementary::{exp, ln_1p};
 use qslm_common::hash::ContentHash;
 use qslm_common::network::{EMBEDDING, LOG_TAU, LOG_THRESHOLD, Network};
 use qslm_common::scheme::{Format, Quantizer, Scheme};
@@ -20,6 +21,7 @@ use crate::backend::{Compute, NotBuiltIn};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::calibrated::{CodeSource, CodesError, codes_of, vector_of};
 use crate::kernels::lif::Neuron;
+use crate::kernels::step::step;
 use crate::quant::{Codes, Statistics, Weights, fake_quantize, quantize};
 
 /// The reason why there is no such model.
@@ -112,7 +114,7 @@ impl<'a> Builder<'a> {
         let softplus = |name: &str| -> Result<f64, CannotBuild> {
             let learned = f64::from(self.row(&format!("{population}.{name}"), 1)?[0]);
             // As PyTorch has it, without overflow where it is a line.
-            Ok(if learned > 20.0 { learned } else { learned.exp().ln_1p() })
+            Ok(if learned > 20.0 { learned } else { ln_1p(exp(learned)) })
         };
         let leak = match of.leak.fixed() {
             Some(leak) => leak,
@@ -203,7 +205,7 @@ impl<'a> Builder<'a> {
                 None => self.weights(EMBEDDING, self.network.channels as usize),
             };
             if self.network.binary_embedding {
-                embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });
+                step(&mut embedding);
             }
             Ok(Arc::new(embedding))
         };

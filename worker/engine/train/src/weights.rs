@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use qslm_common::network::{EMBEDDING, HEAD, MATRICES, Network, block_units};
 use qslm_engine::kernels::lif::Neuron;
 use qslm_engine::kernels::product::Packed;
+use qslm_engine::kernels::step::step;
 
 use crate::parallel::for_each;
 use crate::part::Part;
@@ -205,7 +206,7 @@ impl Weights {
         if part.embedding && (self.embedding.is_empty() || !network.binary_embedding) {
             self.embedding = source.values(EMBEDDING, &mut buffer).into_owned();
             if network.binary_embedding {
-                self.embedding.iter_mut().for_each(|w| *w = if *w >= 0.0 { 1.0 } else { 0.0 });
+                step(&mut self.embedding);
             }
         }
     }

@@ -31,7 +31,7 @@ const SEED: u64 = 1;
 pub struct FisherLosses {
     /// Task: how the calibration data is cut.
     pub task: Task,
-    /// True if the embedding is binary.
+    /// Member of the family that the checkpoint is of.
     #[serde(rename = "binary_embedding")]
     pub member: Member,
     /// Units with schemes.
