@@ -116,7 +116,7 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
-    qslm_program::init_log(&settings.log, settings.log_format)?;
+    let _log = qslm_program::init_service_log(&settings.log, settings.log_format)?;
     let stop = qslm_program::cancelled_by_signals()?;
     let (options, door) = (settings.options()?, settings.door()?);
     let tls = if door.tls.is_some() { "on" } else { "off" };

@@ -127,6 +127,22 @@ fn work_goes_on_where_no_log_can_be_written() {
 }
 
 #[test]
+fn work_goes_on_where_nobody_reads_the_log_and_lost_lines_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let [_, mut coordinator, mut worker] = programs(folder.path());
+    // Far more lines than a pipe holds and than may wait for it.
+    let mut coordinator = Running::start(coordinator.args(["--log", "trace"]));
+    let url = coordinator.url();
+    let mut worker = Running::start(worker.args(["--log", "trace", "--coordinator", &url]));
+    succeed(&[&["submit", SPEC, "--wait", "--coordinator", &url], &TINY[..]].concat());
+    coordinator.wait_for("log lines were dropped");
+    for program in [&mut worker, &mut coordinator] {
+        program.read_on();
+        assert_eq!(program.terminate(), Some(0));
+    }
+}
+
+#[test]
 fn data_that_cannot_be_written_is_an_error_with_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("s.redb");

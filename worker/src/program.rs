@@ -113,7 +113,7 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
-    qslm_program::init_log(&settings.log, settings.log_format)?;
+    let _log = qslm_program::init_service_log(&settings.log, settings.log_format)?;
     let stop = qslm_program::cancelled_by_signals()?;
     let slots = settings.slots().map_err(Coded::setting)?;
     let connector = settings.connector().map_err(Coded::setting)?;

@@ -3,12 +3,14 @@
 //! One idea: a program is a function of its settings. [`run`] reads them in layers ([`settings`]: defaults, file, variables,
 //! flags), calls the function on a runtime of its own, and turns its error into one line on standard error and an exit code,
 //! which a [`Coded`] error chooses. Underneath: [`flags`] parses the command line and [`say`] writes a line, also to an end
-//! that is gone; [`init_log`] starts the log; [`cancelled_by_signals`] gives the token by which a program ends within a
-//! bounded time; [`limits`] asks the system for threads and open files before they are needed.
+//! that is gone; [`init_log`] starts the log, and [`init_service_log`] one that never blocks; [`cancelled_by_signals`] gives
+//! the token by which a program ends within a bounded time; [`limits`] asks the system for threads and open files before
+//! they are needed.
 //!
 //! Beside the frame stand a few things that all programs do alike: [`chain`] says an error and its causes on one line,
-//! [`hash_file`] names a file by its content, [`in_pieces`] cuts it for sending, [`quietly`] catches panics of other people's code, [`Port`] is an address
-//! that may be off, and a [`CrashPlan`] says where to die, for tests. Connections and tokens are in `qslm-transport`.
+//! [`hash_file`] names a file by its content, [`in_pieces`] cuts it for sending, [`quietly`] catches panics of other people's
+//! code, [`Port`] is an address that may be off, and a [`CrashPlan`] says where to die, for tests. Connections and tokens are
+//! in `qslm-transport`.
 
 mod chain;
 mod crash;
@@ -24,7 +26,7 @@ pub mod settings;
 pub use chain::chain;
 pub use crash::{CrashPlan, CrashPoints, InvalidPlan};
 pub use hash::{hash_file, hash_reader};
-pub use log::{LogFlags, LogFormat, init_log};
+pub use log::{LogFlags, LogFormat, init_log, init_service_log};
 pub use pieces::in_pieces;
 pub use port::{InvalidAddress, InvalidPort, Port, address, deserialize_address};
 pub use quiet::{panic_words, quietly};

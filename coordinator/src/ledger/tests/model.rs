@@ -233,7 +233,7 @@ impl Model {
         }
         let is_late = |t: usize, lease: &ModelLease| {
             let (settled, together) = self.durations[owner.index()][is_job(self.all[t].key)];
-            let patience = |settled| (3 * (together / settled)).max(Duration::from_secs(1));
+            let patience = |settled: u32| (3 * (together / settled)).max(Duration::from_secs(1));
             settled > 0 && lease.since + patience(settled) <= now
         };
         let late = self.leases().into_iter().filter(|(t, _, lease)| is_late(*t, lease));
