@@ -16,6 +16,7 @@ use crate::measurement::Counts;
 use crate::objective::{Measured, quality_loss};
 use crate::pareto::{self, Frontier};
 use crate::spread::Spread;
+use crate::tasks::TaskName;
 use crate::unmet::{NearestToBounds, Unmet};
 
 /// Entry of one measured candidate.
@@ -25,6 +26,8 @@ pub struct Entry {
     pub counts: Counts,
     /// Spread of the losses around the float model's; `None` where it is not known.
     pub spread: Option<Spread>,
+    /// Spreads on further tasks, where they are known.
+    pub task_spreads: BTreeMap<TaskName, Spread>,
     /// Bytes as the exported file stores them.
     pub footprint_bytes: u64,
     /// Costs beside the footprint, by the models that the experiment decides by; see
@@ -67,8 +70,15 @@ impl Measurement {
             true => experiment.costs(candidate, &counts),
             false => Costs::new(),
         };
-        let entry = Entry { counts, spread, footprint_bytes, costs };
+        let entry = Entry { counts, spread, task_spreads: BTreeMap::new(), footprint_bytes, costs };
         Self { id, losses: losses(experiment, &entry), entry }
+    }
+
+    /// The same with the spreads on further tasks, on which no objective depends.
+    #[must_use]
+    pub fn with_task_spreads(mut self, spreads: BTreeMap<TaskName, Spread>) -> Self {
+        self.entry.task_spreads = spreads;
+        self
     }
 }
 
@@ -139,8 +149,8 @@ impl Entry {
 
     /// View of it that objectives and constraints take.
     pub fn measured(&self) -> Measured<'_> {
-        let Self { ref counts, spread, footprint_bytes, ref costs } = *self;
-        Measured { counts, spread, footprint_bytes, costs }
+        let Self { ref counts, spread, ref task_spreads, footprint_bytes, ref costs } = *self;
+        Measured { counts, spread, task_spreads, footprint_bytes, costs }
     }
 }
 

@@ -13,7 +13,9 @@ use crate::network::Network;
 use crate::objective::{InvalidObjective, Measured, quality_loss};
 use crate::quality::Quality;
 use crate::space::Space;
+use crate::spread::Spread;
 use crate::task::Task;
+use crate::tasks::{FurtherTask, TaskName};
 
 /// Bounds that the chosen setting has to meet. All absent: the trade-off alone decides.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +36,10 @@ pub struct Constraints {
     /// Largest value of any cost, by its name and in its unit.
     #[serde(deserialize_with = "bounds", skip_serializing_if = "BTreeMap::is_empty")]
     pub max: BTreeMap<Cost, f64>,
+    /// Largest loss of quality on further tasks, by name: of perplexity relative to the float model's, of accuracy as a
+    /// fraction of all items.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<TaskName, f64>,
     /// True if the upper end of a loss's 95 % interval has to be within its bound, not the loss alone.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub confident: bool,
@@ -85,6 +91,20 @@ impl Constraints {
         problems
     }
 
+    /// Checks the bounds on further tasks.
+    pub fn task_problems(&self, tasks: &BTreeMap<TaskName, FurtherTask>) -> Vec<InvalidObjective> {
+        let problem = |(name, value): (&TaskName, &f64)| {
+            let Some(of) = tasks.get(name) else { return Some(InvalidObjective::UnknownTask(*name)) };
+            let (most, bound) = match of.task.quality() {
+                Quality::Perplexity => (f64::MAX, "a number of at least 0"),
+                Quality::Accuracy => (1.0, "0 to 1"),
+            };
+            let wrong = !(0.0..=most).contains(value);
+            wrong.then_some(InvalidObjective::TaskBound { name: *name, value: *value, bound })
+        };
+        self.tasks.iter().filter_map(problem).collect()
+    }
+
     /// Largest loss of a quality against the float model, if it is bounded.
     pub fn largest_loss(&self, quality: Quality) -> Option<f64> {
         match quality {
@@ -93,9 +113,9 @@ impl Constraints {
         }
     }
 
-    /// True if a loss of the task's own quality is bounded.
+    /// True if a loss of quality is bounded, on the own task or a further one.
     fn bounds_loss(&self) -> bool {
-        Quality::ALL.into_iter().any(|quality| self.largest_loss(quality).is_some())
+        Quality::ALL.into_iter().any(|quality| self.largest_loss(quality).is_some()) || !self.tasks.is_empty()
     }
 
     /// True if anything is bounded of what quality is lost: the loss, or the divergence.
@@ -121,6 +141,10 @@ impl Constraints {
     fn allow_mean_loss(&self, float: &Counts, counts: &Counts) -> bool {
         let within = |most: f64| quality_loss(float, counts) <= most;
         Quality::ALL.into_iter().filter_map(|quality| self.largest_loss(quality)).all(within)
+            && self
+                .tasks
+                .iter()
+                .all(|(name, most)| task_loss(*name, float, counts).is_some_and(|loss| loss <= *most))
     }
 
     /// True if a measured candidate loses no more quality against `float` than allowed: by the loss, or with
@@ -132,8 +156,12 @@ impl Constraints {
         }
         let interval = measured.spread.and_then(|spread| spread.loss_interval(float, measured.counts));
         let within = |most: f64| interval.is_some_and(|(_, high)| high <= most);
+        let on_task = |(name, most): (&TaskName, &f64)| {
+            task_interval(*name, float, measured).is_some_and(|(_, high)| high <= *most)
+        };
         self.allow_kl(measured.counts)
             && Quality::ALL.into_iter().filter_map(|quality| self.largest_loss(quality)).all(within)
+            && self.tasks.iter().all(on_task)
     }
 
     /// True if `bytes` is small enough.
@@ -149,6 +177,18 @@ impl Constraints {
             && self.allow_footprint(network, measured.footprint_bytes)
             && self.max.iter().all(within)
     }
+}
+
+/// Loss of quality on a further task against the float model; `None` where either was not measured on it.
+pub fn task_loss(name: TaskName, float: &Counts, counts: &Counts) -> Option<f64> {
+    let (float, counts) = (float.tasks.get(&name)?, counts.tasks.get(&name)?);
+    Some(quality_loss(float, counts))
+}
+
+/// 95 % interval of the loss on a further task; `None` where that is not known.
+pub fn task_interval(name: TaskName, float: &Counts, measured: Measured<'_>) -> Option<(f64, f64)> {
+    let (float, counts) = (float.tasks.get(&name)?, measured.counts.tasks.get(&name)?);
+    measured.task_spreads.get(&name).and_then(|spread: &Spread| spread.loss_interval(float, counts))
 }
 
 /// Reads bounds on costs; one that is counted in bytes may be text with a unit.
@@ -254,6 +294,53 @@ mod tests {
     }
 
     #[test]
+    fn further_tasks_are_bounded_by_name() {
+        let name: TaskName = "books".parse().unwrap();
+        let hits = |hits| Counts { hits, sentences: 100, ..Default::default() };
+        let of = |own, on_task: Option<u64>| Counts {
+            tasks: on_task.map(|on_task| (name, hits(on_task))).into_iter().collect(),
+            ..hits(own)
+        };
+        let float = of(80, Some(60));
+        let bound = |most| Constraints { tasks: [(name, most)].into(), ..Default::default() };
+        assert!(bound(0.025).bounds_quality() && !Constraints::default().bounds_quality());
+        let judged = [Some(59), Some(58), Some(57), None]
+            .map(|on_task| bound(0.025).allow_quality(&float, &of(10, on_task)));
+        assert_eq!(judged, [true, true, false, false], "what was not measured is not within");
+        // 100 items of which the candidate gets 2 wrong that the float model gets right.
+        let (costs, counts) = (Costs::new(), of(80, Some(58)));
+        let allowed = |most, spreads: &BTreeMap<TaskName, Spread>| {
+            let spread = Some(Spread { sequences: 100, squares: 0 });
+            let measured = Measured {
+                counts: &counts,
+                spread,
+                task_spreads: spreads,
+                footprint_bytes: 0,
+                costs: &costs,
+            };
+            Constraints { confident: true, ..bound(most) }.allow_loss(&float, measured)
+        };
+        let known = [(name, Spread { sequences: 100, squares: 2 })].into();
+        assert!(allowed(0.05, &known) && !allowed(0.03, &known) && !allowed(0.05, &BTreeMap::new()));
+
+        let tasks =
+            |task| [(name, FurtherTask { text: crate::hash::ContentHash::of(b"books"), task })].into();
+        let problems = |constraints: Constraints, task| {
+            let problems = constraints.task_problems(&tasks(task));
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(problems(bound(0.5), ACCURACY), "");
+        assert_eq!(problems(bound(1.5), ACCURACY), "tasks.books = 1.5: expected 0 to 1");
+        assert_eq!(
+            problems(bound(f64::NAN), PERPLEXITY),
+            "tasks.books = NaN: expected a number of at least 0"
+        );
+        let other = Constraints { tasks: [("x".parse().unwrap(), 0.1)].into(), ..Default::default() };
+        assert_eq!(problems(other, ACCURACY), "x: there is no such further task under [tasks]");
+        assert!(!serde_json::to_string(&Constraints::default()).unwrap().contains("tasks"));
+    }
+
+    #[test]
     fn any_cost_that_is_modelled_can_be_bounded() {
         let bound = |cost, value| Constraints { max: [(cost, value)].into(), ..Default::default() };
         assert!(
@@ -261,7 +348,9 @@ mod tests {
         );
         assert!(refused(bound(Cost::Energy, -1.0), &PERPLEXITY).contains("max.energy = -1"));
         let (float, costs) = (Counts::default(), Costs::from([(Cost::Energy, 2.0)]));
-        let measured = Measured { counts: &float, spread: None, footprint_bytes: 0, costs: &costs };
+        let task_spreads = &BTreeMap::new();
+        let measured =
+            Measured { counts: &float, spread: None, task_spreads, footprint_bytes: 0, costs: &costs };
         assert!(bound(Cost::Energy, 2.0).allow(&PUBLISHED, &float, measured));
         assert!(!bound(Cost::Energy, 1.9).allow(&PUBLISHED, &float, measured));
     }
@@ -278,7 +367,8 @@ mod tests {
         // 100 windows that each lose 2 nats, give or take 1: an error of 0.1 nats of 100 tokens each.
         let spread = Some(Spread { sequences: 100, squares: (100 * (4 + 1)) << 24 });
         let costs = Costs::new();
-        let measured = Measured { counts: &more, spread, footprint_bytes: 0, costs: &costs };
+        let task_spreads = &BTreeMap::new();
+        let measured = Measured { counts: &more, spread, task_spreads, footprint_bytes: 0, costs: &costs };
         let bound = |most, confident| Constraints {
             max_perplexity_increase: Some(most),
             confident,

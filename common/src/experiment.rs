@@ -4,9 +4,13 @@
 //! canonical text. How many workers, shards or hosts take part is not in here: the result does not depend
 //! on them.
 
+mod invalid;
+
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+pub use invalid::InvalidExperiment;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +29,7 @@ use crate::recovery::{Recovery, Trainer};
 use crate::space::{Group, Space, Tier};
 use crate::strategy::StrategySpec;
 use crate::task::{Data, Task};
+use crate::tasks::{FurtherTask, InvalidTasks, MOST_TASKS, TaskName};
 use crate::trade_off::TradeOff;
 use crate::trial::{Protocol, Trial};
 
@@ -69,104 +74,13 @@ pub struct Experiment {
     /// Most candidates that the search proposes, the float model included; `None` leaves that to the strategy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_candidates: Option<u64>,
+    /// Further tasks that every candidate is measured on, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<TaskName, FurtherTask>,
 }
 
 /// The highest priority of an experiment; the lowest is its negative.
 pub const MAX_PRIORITY: i32 = 1000;
-
-/// Reasons why an experiment cannot be run.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum InvalidExperiment {
-    /// Not the canonical text of an experiment.
-    #[error("not an experiment: {0}")]
-    Text(String),
-    /// A name that cannot be part of an id.
-    #[error("name = {0:?}: expected 1 to 64 of a-z, 0-9, '-', '_' and '.'")]
-    Name(String),
-    /// An experiment of another engine version.
-    #[error("engine version {given}: this is version {ENGINE_VERSION}, whose numbers may differ")]
-    Engine {
-        /// The version it was resolved for.
-        given: u32,
-    },
-    /// See [`crate::cost::InvalidDevice`].
-    #[error("device.{0}")]
-    Device(#[from] crate::cost::InvalidDevice),
-    /// A trade-off over something that the spec does not describe.
-    #[error("trade_off.cost: {0}")]
-    TradeOffCost(crate::objective::InvalidObjective),
-    /// A race without a finish.
-    #[error("racing: needs a bound on quality: constraints.max_perplexity_increase or max_accuracy_drop")]
-    RacingWithoutBound,
-    /// See [`crate::recovery::InvalidRecovery`].
-    #[error("recovery.{0}")]
-    Recovery(#[from] crate::recovery::InvalidRecovery),
-    /// See [`crate::recovery::CannotTrainOn`].
-    #[error("recovery.{0}")]
-    RecoveryBackend(#[from] crate::recovery::CannotTrainOn),
-    /// A search that may propose nothing.
-    #[error("max_candidates = 0: expected at least 1")]
-    NoCandidates,
-    /// A classifier, and a trainer that has none of their sentences.
-    #[error("recovery.trainer: this checkpoint classifies, and qat alone trains classifiers")]
-    RecoveryOfClassifier,
-    /// A network without a backward pass.
-    #[error("recovery: {0}")]
-    NotTrained(#[from] crate::network::NotTrained),
-    /// Something of spikes, and a network that has none.
-    #[error("{0}: this network has no spikes")]
-    NoSpikes(&'static str),
-    /// See [`crate::network::InvalidNetwork`].
-    #[error("network: {0}")]
-    Network(#[from] crate::network::InvalidNetwork),
-    /// See [`crate::task::InvalidTask`].
-    #[error("task.{0}")]
-    Task(#[from] crate::task::InvalidTask),
-    /// The checkpoint does not do this task.
-    #[error("task: {0}")]
-    WrongModel(&'static str),
-    /// See [`crate::space::InvalidSpace`].
-    #[error("space.{0}")]
-    Space(#[from] crate::space::InvalidSpace),
-    /// See [`crate::objective::InvalidObjective`].
-    #[error("constraints: {0}")]
-    Constraints(crate::objective::InvalidObjective),
-    /// See [`crate::objective::InvalidObjective`].
-    #[error("objectives: {0}")]
-    Objectives(crate::objective::InvalidObjective),
-    /// See [`crate::trade_off::InvalidTradeOff`].
-    #[error("trade_off: {0}")]
-    TradeOff(#[from] crate::trade_off::InvalidTradeOff),
-}
-
-impl InvalidExperiment {
-    /// Key path of the value to change in a spec, such as `space.bits`; `None` if it is about no key.
-    pub fn key(&self) -> Option<String> {
-        let within = |table: &str, key: Option<String>| match key {
-            Some(key) => format!("{table}.{key}"),
-            None => table.to_owned(),
-        };
-        Some(match self {
-            Self::Text(_) | Self::Engine { .. } | Self::Network(_) => return None,
-            Self::Name(_) => "name".to_owned(),
-            Self::Device(invalid) => within("device", Some(invalid.key())),
-            Self::TradeOffCost(_) => "trade_off.cost".to_owned(),
-            Self::RacingWithoutBound => "racing".to_owned(),
-            Self::NoCandidates => "max_candidates".to_owned(),
-            Self::Recovery(invalid) => within("recovery", Some(invalid.key.to_owned())),
-            Self::RecoveryBackend(_) => "recovery.backend".to_owned(),
-            Self::RecoveryOfClassifier => "recovery.trainer".to_owned(),
-            Self::NotTrained(_) => "recovery".to_owned(),
-            Self::NoSpikes(key) => key.split(':').next().unwrap_or(key).to_owned(),
-            Self::Task(invalid) => within("task", Some(invalid.key().to_owned())),
-            Self::WrongModel(_) => "task".to_owned(),
-            Self::Space(invalid) => within("space", Some(invalid.key())),
-            Self::Constraints(invalid) => within("constraints", invalid.key()),
-            Self::Objectives(_) => "objectives".to_owned(),
-            Self::TradeOff(invalid) => within("trade_off", invalid.key().map(str::to_owned)),
-        })
-    }
-}
 
 impl Experiment {
     /// The canonical text: JSON with the fields in the order of the struct.
@@ -210,6 +124,15 @@ impl Experiment {
         })
     }
 
+    /// The protocols of the further tasks, on all of their data. A divergence is counted on the own task alone.
+    pub fn task_protocols(&self) -> impl Iterator<Item = (TaskName, Arc<Protocol>)> {
+        self.tasks.iter().map(|(name, FurtherTask { text, task })| {
+            let data = Data { text: *text, ..self.data.clone() };
+            let own = self.protocol();
+            (*name, Arc::new(Protocol { data, task: task.clone(), kl: false, ..Protocol::clone(&own) }))
+        })
+    }
+
     /// True if whoever runs it again gets the same bytes: if neither its measurements nor what it trains are made by
     /// graphics cards.
     pub fn is_reproducible(&self) -> bool {
@@ -222,11 +145,12 @@ impl Experiment {
         self.objectives.contains(&Objective::Kl) || self.constraints.max_kl.is_some()
     }
 
-    /// The files that workers need: checkpoint, text, tokenizer, calibrated codes, and the text that is trained on, each once.
+    /// The files that workers need: checkpoint, texts, tokenizer, calibrated codes, and the text that is trained on, each once.
     pub fn artifacts(&self) -> BTreeSet<ContentHash> {
         let files = [self.checkpoint, self.data.text, self.data.tokenizer];
         let trained_on = self.recovery.as_ref().map(|recovery| recovery.text);
-        files.into_iter().chain(self.space.codes.values().copied()).chain(trained_on).collect()
+        let texts = self.tasks.values().map(|further| further.text);
+        files.into_iter().chain(self.space.codes.values().copied()).chain(trained_on).chain(texts).collect()
     }
 
     /// The constraints that a candidate has to meet to be of any use: with the bounds on quality as far away as candidates
@@ -234,9 +158,9 @@ impl Experiment {
     pub fn within_reach(&self) -> Cow<'_, Constraints> {
         let Some(Recovery { reach, .. }) = self.recovery else { return Cow::Borrowed(&self.constraints) };
         let mut constraints = self.constraints.clone();
-        let Constraints { max_perplexity_increase, max_accuracy_drop, max_kl, .. } = &mut constraints;
+        let Constraints { max_perplexity_increase, max_accuracy_drop, max_kl, tasks, .. } = &mut constraints;
         let bounds = [max_perplexity_increase, max_accuracy_drop, max_kl];
-        bounds.into_iter().flatten().for_each(|bound| *bound *= reach);
+        bounds.into_iter().flatten().chain(tasks.values_mut()).for_each(|bound| *bound *= reach);
         Cow::Owned(constraints)
     }
 
@@ -264,6 +188,7 @@ impl Experiment {
             return problems;
         }
         problems.extend(check_model(&self.network, &self.task).err());
+        problems.extend(matches!(self.task, Task::Choice { .. }).then_some(InvalidExperiment::OwnChoice));
         problems.extend(self.device.problems(&self.network).into_iter().map(Into::into));
         match self.space.validate(&self.network) {
             Err(error) => problems.push(error.into()),
@@ -272,7 +197,10 @@ impl Experiment {
                 problems.extend(bounds.into_iter().map(InvalidExperiment::Constraints));
             }
         }
-        let objectives = validate_objectives(&self.objectives, &self.task, &self.device);
+        problems.extend(self.task_problems().into_iter().map(Into::into));
+        let bounds = self.constraints.task_problems(&self.tasks);
+        problems.extend(bounds.into_iter().map(InvalidExperiment::Constraints));
+        let objectives = validate_objectives(&self.objectives, &self.task, &self.tasks, &self.device);
         problems.extend(objectives.err().map(InvalidExperiment::Objectives));
         problems.extend(self.trade_off.validate(self.constraints.bounds_quality()).err().map(Into::into));
         if !self.device.models(self.trade_off.cost()) {
@@ -301,6 +229,23 @@ impl Experiment {
             let membranes = self.space.membranes.is_some().then_some("space.membranes");
             problems.extend(firing_rate.into_iter().chain(membranes).map(InvalidExperiment::NoSpikes));
         }
+        problems
+    }
+
+    /// Problems of the further tasks.
+    fn task_problems(&self) -> Vec<InvalidTasks> {
+        let mut problems = Vec::new();
+        problems.extend((self.tasks.len() > MOST_TASKS).then_some(InvalidTasks::TooMany(self.tasks.len())));
+        let mut known = vec![("the experiment's own task".to_owned(), (self.data.text, &self.task))];
+        for (name, FurtherTask { text, task }) in &self.tasks {
+            problems.extend(task.validate().err().map(|error| InvalidTasks::Task(*name, error)));
+            problems
+                .extend(wrong_model(&self.network, task).map(|words| InvalidTasks::WrongModel(*name, words)));
+            let same = known.iter().find(|(_, measured)| *measured == (*text, task));
+            problems.extend(same.map(|(other, _)| InvalidTasks::Twice(*name, other.clone())));
+            known.push((format!("tasks.{name}"), (*text, task)));
+        }
+        problems.extend((self.racing.is_some() && !self.tasks.is_empty()).then_some(InvalidTasks::Racing));
         problems
     }
 
@@ -342,14 +287,22 @@ impl Experiment {
 /// # Errors
 /// [`InvalidExperiment::WrongModel`] says what it is instead.
 pub fn check_model(network: &Network, task: &Task) -> Result<(), InvalidExperiment> {
+    wrong_model(network, task).map_or(Ok(()), |words| Err(InvalidExperiment::WrongModel(words)))
+}
+
+/// Reason why a checkpoint of this shape cannot do a task.
+fn wrong_model(network: &Network, task: &Task) -> Option<&'static str> {
     match (task, network.is_classifier()) {
-        (Task::Perplexity { .. }, true) => Err(InvalidExperiment::WrongModel(
-            "perplexity needs a language model, this checkpoint classifies",
-        )),
-        (Task::Accuracy { .. }, false) => {
-            Err(InvalidExperiment::WrongModel("accuracy needs a classifier, this checkpoint models language"))
+        (Task::Perplexity { .. }, true) => {
+            Some("perplexity needs a language model, this checkpoint classifies")
         }
-        _ => Ok(()),
+        (Task::Choice { .. }, true) => {
+            Some("multiple choice needs a language model, this checkpoint classifies")
+        }
+        (Task::Accuracy { .. }, false) => {
+            Some("accuracy needs a classifier, this checkpoint models language")
+        }
+        _ => None,
     }
 }
 
@@ -388,6 +341,7 @@ pub(crate) mod tests {
             racing: None,
             recovery: None,
             max_candidates: None,
+            tasks: BTreeMap::new(),
         }
     }
 
@@ -471,9 +425,44 @@ pub(crate) mod tests {
     fn what_is_not_asked_for_leaves_no_trace_in_the_text() {
         // Old experiments keep their ids: new keys appear only where they are used.
         let text = experiment().encode();
-        for key in ["device", "activations", "membranes", "kl", "\"max\"", "\"cost\"", "max_candidates"] {
+        for key in
+            ["device", "activations", "membranes", "kl", "\"max\"", "\"cost\"", "max_candidates", "tasks"]
+        {
             assert!(!text.contains(key), "{key}: {text}");
         }
+    }
+
+    #[test]
+    fn further_tasks_are_checked_and_measured_by_protocols_of_their_own() {
+        let further = |text: &[u8], task| FurtherTask { text: ContentHash::of(text), task };
+        let windows = Task::Perplexity { window: 64, stride: 64, windows: Some(8) };
+        let mut of = experiment();
+        let name: TaskName = "books".parse().unwrap();
+        of.tasks.insert(name, further(b"books", windows.clone()));
+        of.objectives = vec![Objective::Perplexity, Objective::Task(name), Objective::Cost(Cost::Footprint)];
+        of.constraints.tasks.insert(name, 0.05);
+        assert_eq!(of.problems(), []);
+        assert_eq!(Experiment::decode(&of.encode()), Ok(of.clone()));
+        assert!(of.artifacts().contains(&ContentHash::of(b"books")));
+        let protocols: Vec<_> = of.task_protocols().collect();
+        assert_eq!((protocols.len(), protocols[0].0, &protocols[0].1.task), (1, name, &windows));
+        assert_eq!(protocols[0].1.data.tokenizer, of.data.tokenizer);
+        let mut wrong = of.clone();
+        wrong.tasks.insert("again".parse().unwrap(), further(b"text", wrong.task.clone()));
+        wrong.tasks.insert("class".parse().unwrap(), further(b"sst", Task::Accuracy { sentences: Some(0) }));
+        wrong.racing = Some(Racing::Proof);
+        wrong.objectives[1] = Objective::Task("none".parse().unwrap());
+        let words: Vec<String> = wrong.problems().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            words,
+            [
+                "tasks.again measures what the experiment's own task measures",
+                "tasks.class.sentences = 0: expected 1 to 4294967295",
+                "tasks.class: accuracy needs a classifier, this checkpoint models language",
+                "racing: not with further tasks: a pruned candidate would be measured on some of them",
+                "objectives: none: there is no such further task under [tasks]",
+            ]
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive::{Archive, Entry, Known};
 use crate::candidate::{Candidate, CandidateId};
 use crate::conditions::Conditions;
+use crate::constraints::{task_interval, task_loss};
 use crate::cost::Costs;
 use crate::experiment::Experiment;
 use crate::footprint::saving;
@@ -21,6 +22,7 @@ use crate::quality::Quality;
 use crate::racing::Racing;
 use crate::scheme::Scheme;
 use crate::storage::Storage;
+use crate::tasks::TaskName;
 use crate::unmet::Unmet;
 
 /// The result of an experiment as a document: the same bytes for the same measurements, whoever made them.
@@ -105,6 +107,9 @@ pub struct FrontRow {
     /// Divergence from the float model in nats per scored token or sentence; absent where the experiment does not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
+    /// What it does on further tasks, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<TaskName, TaskRow>,
     /// Value of the trade-off.
     pub trade_off: Option<f64>,
     /// Spikes per neuron and token over all LIF populations; null where the network has none.
@@ -133,6 +138,34 @@ pub struct FrontRow {
     /// The quantized membranes, by population.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub membranes: BTreeMap<String, String>,
+}
+
+/// Quality of a candidate on a further task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskRow {
+    /// Perplexity, if that is what the task measures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+    /// Share of what is answered rightly, if that is what it measures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Loss of quality against the float model.
+    pub quality_loss: Option<f64>,
+    /// 95 % interval of the loss, where the spread is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality_loss_interval: Option<(f64, f64)>,
+}
+
+impl TaskRow {
+    /// Quality that was measured.
+    pub fn quality(&self) -> Quality {
+        if self.perplexity.is_some() { Quality::Perplexity } else { Quality::Accuracy }
+    }
+
+    /// Value of the quality.
+    pub fn quality_value(&self) -> Option<f64> {
+        self.perplexity.or(self.accuracy)
+    }
 }
 
 impl FrontDocument {
@@ -192,6 +225,7 @@ impl FrontRow {
             quality_loss: float.map(|float| quality_loss(&float.counts, &entry.counts)),
             quality_loss_interval: float.and_then(|float| entry.loss_interval(float)),
             kl: entry.counts.mean_kl(),
+            tasks: task_rows(float, entry),
             trade_off: float.map(trade_off),
             firing_rate: entry.counts.mean_firing_rate(network.channels),
             counts: entry.counts.clone(),
@@ -204,6 +238,18 @@ impl FrontRow {
             membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
         }
     }
+}
+
+/// What an entry says of further tasks.
+fn task_rows(float: Option<&Entry>, entry: &Entry) -> BTreeMap<TaskName, TaskRow> {
+    let row = |(name, counts): (&TaskName, &Counts)| {
+        let loss = float.and_then(|float| task_loss(*name, &float.counts, &entry.counts));
+        let interval = float.and_then(|float| task_interval(*name, &float.counts, entry.measured()));
+        let (perplexity, accuracy) = (counts.perplexity(), counts.accuracy());
+        let row = TaskRow { perplexity, accuracy, quality_loss: loss, quality_loss_interval: interval };
+        (*name, row)
+    };
+    entry.counts.tasks.iter().map(row).collect()
 }
 
 /// The uniform candidates of the experiment's ladder that are on record.

@@ -43,6 +43,7 @@ pub mod spread;
 pub mod storage;
 pub mod strategy;
 pub mod task;
+pub mod tasks;
 pub mod trade_off;
 pub mod trial;
 pub mod unmet;

@@ -3,9 +3,12 @@
 //! Every count is an integer, the summed loss included, so that partial sums add up to the same bits
 //! however the data was cut, whoever counted, and in whatever order the shards arrive.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::elementary::exp;
+use crate::tasks::TaskName;
 
 /// A summed negative log-likelihood in fixed point: units of 2^-24 nat, about 6e-8.
 ///
@@ -52,6 +55,10 @@ pub struct Counts {
     /// `None` where the protocol does not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<Nll>,
+    /// Counts of the same candidate on the further tasks of an experiment. None in what a worker counts: a trial is of one
+    /// task.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<TaskName, Counts>,
 }
 
 /// A sum of counts that does not fit 64 bits, or of networks with different populations.
@@ -131,10 +138,11 @@ impl Counts {
     }
 
     /// True if the counts could come from a network of this shape: a hit per sentence at most, a spike
-    /// per neuron and processed token at most, no more scored tokens than processed ones.
+    /// per neuron and processed token at most, no more scored tokens than processed ones, and of one task.
     pub fn is_plausible(&self, populations: usize, channels: u32) -> bool {
         let chances = self.processed_tokens.checked_mul(u64::from(channels));
         self.spikes.len() == populations
+            && self.tasks.is_empty()
             && self.hits <= self.sentences
             && self.scored_tokens <= self.processed_tokens
             && chances.is_some_and(|chances| self.spikes.iter().all(|spikes| *spikes <= chances))
@@ -164,6 +172,7 @@ mod tests {
                 processed_tokens,
                 spikes,
                 kl,
+                tasks: BTreeMap::new(),
             },
         )
     }

@@ -1,6 +1,7 @@
 //! Objectives: what is better. Each turns counts and costs into one number to minimise; a front lives in the space of these.
 //! What is good enough is said by [`crate::constraints`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -12,6 +13,7 @@ use crate::network::Network;
 use crate::quality::Quality;
 use crate::spread::Spread;
 use crate::task::Task;
+use crate::tasks::{FurtherTask, InvalidTaskName, TaskName};
 
 /// A measured candidate as objectives, constraints and trade-offs see it.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +22,8 @@ pub struct Measured<'a> {
     pub counts: &'a Counts,
     /// Spread around the float model's losses; `None` where it is not known.
     pub spread: Option<Spread>,
+    /// Spreads on further tasks, where they are known.
+    pub task_spreads: &'a BTreeMap<TaskName, Spread>,
     /// Bytes as the exported file stores them.
     pub footprint_bytes: u64,
     /// Costs by all models that are asked for. The footprint need not be among them.
@@ -36,7 +40,7 @@ impl Measured<'_> {
     }
 }
 
-/// One number to minimise: `perplexity`, `error`, `kl`, `firing_rate`, or a cost by its name.
+/// One number to minimise: `perplexity`, `error`, `kl`, `firing_rate`, a further task as `tasks.NAME`, or a cost by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Objective {
@@ -49,6 +53,8 @@ pub enum Objective {
     Kl,
     /// Spikes per neuron and token, 0 to 1: what event-driven hardware pays for.
     FiringRate,
+    /// Perplexity, or the share of what is answered wrongly, on a further task.
+    Task(TaskName),
     /// A cost of the device.
     Cost(Cost),
 }
@@ -98,6 +104,19 @@ pub enum InvalidObjective {
     /// Nothing to be confident of.
     #[error("confident needs a bound on the quality that is lost")]
     Unbounded,
+    /// A further task that there is none of.
+    #[error("{0}: there is no such further task under [tasks]")]
+    UnknownTask(TaskName),
+    /// A bound on a further task that is no number, or outside its range.
+    #[error("tasks.{name} = {value}: expected {bound}")]
+    TaskBound {
+        /// The task.
+        name: TaskName,
+        /// The bound that was given.
+        value: f64,
+        /// The range that it has to be in.
+        bound: &'static str,
+    },
     /// The front has two or three axes.
     #[error("{0} objectives: a front has 2 or 3 different ones")]
     Count(usize),
@@ -111,6 +130,7 @@ impl InvalidObjective {
             Self::OtherTask(name) => Some(name.clone()),
             Self::NotDescribed(cost) | Self::Max { cost, .. } => Some(format!("max.{cost}")),
             Self::Unbounded => Some("confident".to_owned()),
+            Self::UnknownTask(name) | Self::TaskBound { name, .. } => Some(format!("tasks.{name}")),
             Self::Count(_) => None,
         }
     }
@@ -120,10 +140,13 @@ impl Objective {
     /// The loss of a measured candidate: finite, smaller is better. 0 if it was not measured by this task.
     pub fn loss(self, network: &Network, measured: Measured<'_>) -> f64 {
         match self {
-            Self::Perplexity => measured.counts.perplexity().unwrap_or(0.0),
-            Self::Error => 1.0 - measured.counts.accuracy().unwrap_or(1.0),
+            Self::Perplexity => Quality::Perplexity.to_minimise(measured.counts),
+            Self::Error => Quality::Accuracy.to_minimise(measured.counts),
             Self::Kl => measured.counts.mean_kl().unwrap_or(0.0),
             Self::FiringRate => measured.counts.mean_firing_rate(network.channels).unwrap_or_default(),
+            Self::Task(name) => {
+                measured.counts.tasks.get(&name).map_or(0.0, |counts| counts.quality().to_minimise(counts))
+            }
             Self::Cost(cost) => measured.cost(cost).unwrap_or(0.0),
         }
     }
@@ -135,6 +158,10 @@ impl Objective {
             Self::Perplexity => 2.0 * float.counts.perplexity().unwrap_or(1.0),
             Self::Kl => std::f64::consts::LN_2,
             Self::Error | Self::FiringRate => 1.0,
+            Self::Task(name) => {
+                let perplexity = float.counts.tasks.get(&name).and_then(Counts::perplexity);
+                perplexity.map_or(1.0, |perplexity| 2.0 * perplexity)
+            }
             Self::Cost(cost) => float.cost(cost).filter(|value| *value > 0.0).unwrap_or(1.0),
         }
     }
@@ -152,18 +179,19 @@ impl Objective {
         match self {
             Self::Perplexity => Some(Quality::Perplexity),
             Self::Error => Some(Quality::Accuracy),
-            Self::Kl | Self::FiringRate | Self::Cost(_) => None,
+            Self::Kl | Self::FiringRate | Self::Task(_) | Self::Cost(_) => None,
         }
     }
 }
 
-/// Checks a list of objectives: two or three, different, measured by `task` and modelled of `device`.
+/// Checks a list of objectives: two or three, different, measured by `task` or one of `tasks`, and modelled of `device`.
 ///
 /// # Errors
 /// [`InvalidObjective`] says which does not fit.
 pub fn validate_objectives(
     objectives: &[Objective],
     task: &Task,
+    tasks: &BTreeMap<TaskName, FurtherTask>,
     device: &Device,
 ) -> Result<(), InvalidObjective> {
     let mut distinct = objectives.to_vec();
@@ -172,12 +200,13 @@ pub fn validate_objectives(
     if distinct.len() != objectives.len() || !(2..=3).contains(&objectives.len()) {
         return Err(InvalidObjective::Count(distinct.len()));
     }
-    let unknown = |objective: &Objective| match objective {
-        Objective::Cost(cost) => (!device.models(*cost)).then_some(*cost),
+    let unknown = |objective: &Objective| match *objective {
+        Objective::Cost(cost) => (!device.models(cost)).then_some(InvalidObjective::NotDescribed(cost)),
+        Objective::Task(name) => (!tasks.contains_key(&name)).then_some(InvalidObjective::UnknownTask(name)),
         _ => None,
     };
-    if let Some(cost) = objectives.iter().find_map(unknown) {
-        return Err(InvalidObjective::NotDescribed(cost));
+    if let Some(unknown) = objectives.iter().find_map(unknown) {
+        return Err(unknown);
     }
     let of_other_task =
         |objective: &&Objective| objective.quality().is_some_and(|quality| quality != task.quality());
@@ -194,15 +223,25 @@ impl fmt::Display for Objective {
             Self::Error => f.write_str("error"),
             Self::Kl => f.write_str("kl"),
             Self::FiringRate => f.write_str("firing_rate"),
+            Self::Task(name) => write!(f, "{OF_TASK}{name}"),
             Self::Cost(cost) => cost.fmt(f),
         }
     }
 }
 
+/// Beginning of the name of an objective that is a further task.
+const OF_TASK: &str = "tasks.";
+
 /// A name that is no objective.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("objective perplexity, error, kl, firing_rate or a cost: {0}")]
-pub struct UnknownObjective(#[from] UnknownCost);
+pub enum UnknownObjective {
+    /// None at all.
+    #[error("objective perplexity, error, kl, firing_rate, tasks.NAME or a cost: {0}")]
+    Cost(#[from] UnknownCost),
+    /// Of a task with an impossible name.
+    #[error("objective: {0}")]
+    Task(#[from] InvalidTaskName),
+}
 
 impl FromStr for Objective {
     type Err = UnknownObjective;
@@ -213,7 +252,10 @@ impl FromStr for Objective {
             "error" => Ok(Self::Error),
             "kl" => Ok(Self::Kl),
             "firing_rate" => Ok(Self::FiringRate),
-            cost => Ok(Self::Cost(cost.parse()?)),
+            other => match other.strip_prefix(OF_TASK) {
+                Some(name) => Ok(Self::Task(name.parse()?)),
+                None => Ok(Self::Cost(other.parse()?)),
+            },
         }
     }
 }
@@ -248,8 +290,9 @@ mod tests {
     fn a_front_has_two_or_three_different_axes_of_the_task() {
         use Objective::{Error, FiringRate, Kl, Perplexity};
         let footprint = Objective::Cost(Cost::Footprint);
-        let check =
-            |objectives: &[Objective], task| validate_objectives(objectives, task, &Device::default());
+        let check = |objectives: &[Objective], task| {
+            validate_objectives(objectives, task, &BTreeMap::new(), &Device::default())
+        };
         assert_eq!(check(&[Perplexity, footprint], &PERPLEXITY), Ok(()));
         assert_eq!(check(&[Error, footprint, FiringRate], &ACCURACY), Ok(()));
         assert_eq!(check(&[Kl, footprint], &PERPLEXITY), Ok(()));
@@ -268,9 +311,13 @@ mod tests {
 
     #[test]
     fn objectives_go_by_name() {
-        for name in ["perplexity", "error", "kl", "firing_rate", "footprint", "split_latency"] {
+        for name in ["perplexity", "error", "kl", "firing_rate", "tasks.books", "footprint", "split_latency"]
+        {
             assert_eq!(name.parse::<Objective>().unwrap().to_string(), name);
         }
         assert!("speed".parse::<Objective>().unwrap_err().to_string().contains("\"speed\" is no cost"));
+        assert!(
+            "tasks.A".parse::<Objective>().unwrap_err().to_string().contains("task \"A\": expected a name")
+        );
     }
 }

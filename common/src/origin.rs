@@ -57,6 +57,10 @@ impl fmt::Display for Task {
                 write!(f, "perplexity window={window} stride={stride} windows={}", most(windows))
             }
             Self::Accuracy { sentences } => write!(f, "accuracy sentences={}", most(sentences)),
+            Self::Choice { questions, per_byte } => {
+                let how = if per_byte { " per byte" } else { "" };
+                write!(f, "choice questions={}{how}", most(questions))
+            }
         }
     }
 }

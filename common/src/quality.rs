@@ -22,7 +22,7 @@ impl Task {
     pub fn quality(&self) -> Quality {
         match self {
             Self::Perplexity { .. } => Quality::Perplexity,
-            Self::Accuracy { .. } => Quality::Accuracy,
+            Self::Accuracy { .. } | Self::Choice { .. } => Quality::Accuracy,
         }
     }
 }
@@ -76,6 +76,14 @@ impl Quality {
         match self {
             Self::Perplexity => counts.perplexity(),
             Self::Accuracy => counts.accuracy(),
+        }
+    }
+
+    /// The number to minimise: the perplexity, or the share of wrong answers. Finite; 0 for counts of nothing of this kind.
+    pub fn to_minimise(self, counts: &Counts) -> f64 {
+        match self {
+            Self::Perplexity => counts.perplexity().unwrap_or(0.0),
+            Self::Accuracy => 1.0 - counts.accuracy().unwrap_or(1.0),
         }
     }
 

@@ -28,12 +28,21 @@ pub enum Task {
         /// Stop after so many sentences; all if absent.
         sentences: Option<u32>,
     },
+    /// Multiple choice: the share of questions whose right answer is the likeliest continuation. A further task only: it
+    /// tells too little of a candidate to search by.
+    Choice {
+        /// Stop after so many questions; all if absent.
+        questions: Option<u32>,
+        /// True if answers are compared by their log-likelihood per byte, false if by that of the whole.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        per_byte: bool,
+    },
 }
 
 /// The files a measurement reads, by content.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Data {
-    /// The text (one paragraph a line) or labelled sentences (`sentence TAB label`).
+    /// The text (one paragraph a line), labelled sentences (`sentence TAB label`) or questions (lines of JSON).
     pub text: ContentHash,
     /// The `tokenizer.json` that turns it into tokens.
     pub tokenizer: ContentHash,
@@ -88,10 +97,13 @@ impl Task {
             Self::Accuracy { sentences } => {
                 sentences.map_or(Ok(()), |sentences| check("sentences", sentences, u32::MAX))
             }
+            Self::Choice { questions, .. } => {
+                questions.map_or(Ok(()), |questions| check("first", questions, u32::MAX))
+            }
         }
     }
 
-    /// The same protocol, stopped after so many windows or sentences at the latest.
+    /// The same protocol, stopped after so many windows, sentences or questions at the latest.
     #[must_use]
     pub fn first(&self, sequences: u32) -> Self {
         let least = |given: Option<u32>| Some(given.map_or(sequences, |given| given.min(sequences)));
@@ -100,6 +112,7 @@ impl Task {
                 Self::Perplexity { window, stride, windows: least(windows) }
             }
             Self::Accuracy { sentences } => Self::Accuracy { sentences: least(sentences) },
+            Self::Choice { questions, per_byte } => Self::Choice { questions: least(questions), per_byte },
         }
     }
 }
@@ -144,5 +157,11 @@ mod tests {
         assert!(Task::Perplexity { window: 0, stride: 1, windows: None }.validate().is_err());
         assert!(Task::Accuracy { sentences: Some(0) }.validate().is_err());
         assert!(Task::Accuracy { sentences: None }.validate().is_ok());
+        let none = Task::Choice { questions: Some(0), per_byte: true };
+        assert_eq!(none.validate().unwrap_err().to_string(), "first = 0: expected 1 to 4294967295");
+        assert_eq!(
+            Task::Choice { questions: None, per_byte: true }.first(3),
+            Task::Choice { questions: Some(3), per_byte: true }
+        );
     }
 }

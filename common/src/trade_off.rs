@@ -54,7 +54,9 @@ pub enum InvalidTradeOff {
         value: f64,
     },
     /// No bound on quality, without which the smallest candidate is always the broken one.
-    #[error("epsilon_constraint needs max_perplexity_increase, max_accuracy_drop or max_kl")]
+    #[error(
+        "epsilon_constraint needs max_perplexity_increase, max_accuracy_drop, max_kl or a bound on a further task"
+    )]
     Unbounded,
 }
 
@@ -117,6 +119,8 @@ impl TradeOff {
 mod tests {
     use super::*;
     use crate::cost::Costs;
+    use std::collections::BTreeMap;
+
     use crate::measurement::Counts;
 
     fn hits(hits: u64) -> Counts {
@@ -127,8 +131,11 @@ mod tests {
 
     fn value(trade_off: TradeOff, correct: u64, bytes: u64) -> f64 {
         let [float, now] = [8.0, 6.0].map(|joules| Costs::from([(Cost::Energy, joules)]));
-        let measured =
-            |counts, footprint_bytes, costs| Measured { counts, spread: None, footprint_bytes, costs };
+        let task_spreads = &BTreeMap::new();
+        let measured = |counts, footprint_bytes, costs| {
+            let spread = None;
+            Measured { counts, spread, task_spreads, footprint_bytes, costs }
+        };
         trade_off.value(measured(&hits(80), 1000, &float), measured(&hits(correct), bytes, &now))
     }
 

@@ -9,13 +9,14 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::CandidateId;
-use crate::constraints::Constraints;
+use crate::constraints::{Constraints, task_interval, task_loss};
 use crate::cost::Cost;
 use crate::footprint;
 use crate::measurement::Counts;
 use crate::network::Network;
 use crate::objective::{Measured, quality_loss};
 use crate::quality::Quality;
+use crate::tasks::TaskName;
 
 /// A bound of the constraints, by the name of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub enum Bound {
     Loss(Quality),
     /// Largest divergence from the float model, in nats per scored token or sentence.
     Kl,
+    /// Largest loss of quality on a further task, a fraction; the upper end of its interval where constraints are confident.
+    Task(TaskName),
     /// Largest footprint in bytes.
     Footprint,
     /// Smallest saving, a fraction.
@@ -72,7 +75,8 @@ pub fn bounds(constraints: &Constraints) -> Vec<(Bound, f64)> {
     let costs = constraints.max.iter().map(|(cost, most)| (Bound::Cost(*cost), Some(*most)));
     let others =
         [(Bound::Kl, constraints.max_kl), (Bound::Footprint, bytes), (Bound::Saving, constraints.min_saving)];
-    let all = losses.chain(others).chain(costs);
+    let tasks = constraints.tasks.iter().map(|(name, most)| (Bound::Task(*name), Some(*most)));
+    let all = losses.chain(others).chain(costs).chain(tasks);
     all.filter_map(|(bound, limit)| Some((bound, limit?))).collect()
 }
 
@@ -91,6 +95,10 @@ impl Bound {
             }
             Self::Loss(_) => Some(quality_loss(float, measured.counts)),
             Self::Kl => measured.counts.mean_kl(),
+            Self::Task(name) if constraints.confident => {
+                task_interval(name, float, measured).map(|(_, high)| high)
+            }
+            Self::Task(name) => task_loss(name, float, measured.counts),
             Self::Footprint => Some(measured.footprint_bytes as f64),
             Self::Saving => Some(footprint::saving(network, measured.footprint_bytes)),
             Self::Cost(cost) => measured.cost(cost),
@@ -153,11 +161,15 @@ impl Nearest {
     }
 }
 
+/// Beginning of the name of a bound on a further task.
+const OF_TASK: &str = "tasks.";
+
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Loss(quality) => f.write_str(quality.bound_name()),
             Self::Kl => f.write_str("max_kl"),
+            Self::Task(name) => write!(f, "{OF_TASK}{name}"),
             Self::Footprint => f.write_str("max_footprint_bytes"),
             Self::Saving => f.write_str("min_saving"),
             Self::Cost(cost) => write!(f, "max.{cost}"),
@@ -172,6 +184,8 @@ impl FromStr for Bound {
         let losses = Quality::ALL.into_iter().map(Self::Loss);
         let all = losses.chain([Self::Kl, Self::Footprint, Self::Saving]).chain(Cost::all().map(Self::Cost));
         let found = all.into_iter().find(|bound| bound.to_string() == text);
+        let task = || text.strip_prefix(OF_TASK).and_then(|name| name.parse().ok()).map(Self::Task);
+        let found = found.or_else(task);
         found.ok_or_else(|| UnknownBound(text.chars().take(80).collect()))
     }
 }
@@ -269,6 +283,7 @@ mod tests {
             (Bound::Footprint, "max_footprint_bytes"),
             (Bound::Saving, "min_saving"),
             (Bound::Cost(Cost::Energy), "max.energy"),
+            (Bound::Task("books".parse().unwrap()), "tasks.books"),
         ] {
             assert_eq!((bound.to_string().as_str(), key.parse()), (key, Ok(bound)));
         }

@@ -9,16 +9,18 @@ use std::sync::{Arc, Weak};
 
 use qslm_common::archive::Entry;
 use qslm_common::candidate::{Candidate, CandidateId};
+use qslm_common::constraints::{task_interval, task_loss};
 use qslm_common::evidence::{Engines, Fingerprint};
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::saving;
 use qslm_common::objective::quality_loss;
 use qslm_common::origin::Origin;
 use qslm_common::quality::Quality;
+use qslm_common::tasks::TaskName;
 use qslm_common::trial::Addressed;
 use qslm_common::trial::TrialKey;
 use qslm_proto::convert;
-use qslm_proto::v1::MeasuredCandidate;
+use qslm_proto::v1::{MeasuredCandidate, TaskResult};
 use qslm_search::{Fate, Playback};
 
 use crate::driver::ReplaySource;
@@ -159,6 +161,11 @@ pub(crate) fn describe(
         quality_loss_interval: float.and_then(|float| entry.loss_interval(float)).map(Into::into),
         predicted_loss: None,
         counts: Some(convert::write_counts(counts, *spread)),
+        tasks: counts
+            .tasks
+            .keys()
+            .filter_map(|name| Some((name.to_string(), on_task(*name, entry, float)?)))
+            .collect(),
         costs: costs.into_iter().map(|(cost, value)| (cost.to_string(), value)).collect(),
         schemes: schemes(candidate),
         firing_rate: counts.mean_firing_rate(network.channels),
@@ -168,6 +175,17 @@ pub(crate) fn describe(
         protocol,
         engine,
     }
+}
+
+/// What a candidate does on a further task, beside the float model.
+fn on_task(name: TaskName, entry: &Entry, float: Option<&Entry>) -> Option<TaskResult> {
+    let counts = entry.counts.tasks.get(&name)?;
+    let interval = float.and_then(|float| task_interval(name, &float.counts, entry.measured()));
+    Some(TaskResult {
+        counts: Some(convert::write_counts(counts, entry.task_spreads.get(&name).copied())),
+        quality_loss: float.and_then(|float| task_loss(name, &float.counts, &entry.counts)),
+        quality_loss_interval: interval.map(Into::into),
+    })
 }
 
 /// Words for everything that a candidate says.

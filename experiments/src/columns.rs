@@ -13,8 +13,9 @@ use qslm_common::measurement::{Counts, Nll};
 use qslm_common::network::{Network, Unit};
 use qslm_common::scheme::Scheme;
 use qslm_common::spread::Spread;
+use qslm_common::tasks::TaskName;
 use qslm_proto::convert;
-use qslm_proto::v1::MeasuredCandidate;
+use qslm_proto::v1::{MeasuredCandidate, TaskResult};
 
 use crate::standing::{Judge, Standing};
 
@@ -83,6 +84,8 @@ enum Read {
     Cost(&'static str),
     /// Bits of this unit.
     Bits(String),
+    /// Number of this further task.
+    Task(String, fn(&TaskResult) -> Option<f64>),
 }
 
 impl Column {
@@ -91,7 +94,7 @@ impl Column {
         match self.read {
             Read::Text(_) => Kind::Text,
             Read::Count(_) => Kind::Count,
-            Read::Number(_) | Read::Cost(_) | Read::Bits(_) => Kind::Number,
+            Read::Number(_) | Read::Cost(_) | Read::Bits(_) | Read::Task(..) => Kind::Number,
         }
     }
 
@@ -102,6 +105,7 @@ impl Column {
             Read::Count(read) => Value::Count(read(row)),
             Read::Number(read) => Value::Number(read(row)),
             Read::Bits(unit) => Value::Number(row.bits().get(unit).copied()),
+            Read::Task(name, read) => Value::Number(row.candidate.tasks.get(name).and_then(read)),
             Read::Cost(name) => Value::Number(row.candidate.costs.get(*name).copied()),
         }
     }
@@ -115,6 +119,30 @@ pub fn columns_of_bits(network: &Network) -> Vec<Column> {
         read: Read::Bits(unit.name),
     };
     network.units().into_iter().map(column).collect()
+}
+
+/// Columns of a further task, where an experiment has some: `tasks.NAME.perplexity` and others.
+pub fn columns_of_task(task: TaskName) -> Vec<Column> {
+    let column = |name: &str, about: &str, read| Column {
+        name: format!("tasks.{task}.{name}"),
+        about: format!("{about}, on this further task"),
+        read: Read::Task(task.to_string(), read),
+    };
+    vec![
+        column("perplexity", "as perplexity", |result| counts_of(result).perplexity()),
+        column("accuracy", "as accuracy", |result| counts_of(result).accuracy()),
+        column("quality_loss", "as quality_loss", |result| result.quality_loss),
+        column("quality_loss_low", "as quality_loss_low", |result| {
+            result.quality_loss_interval.map(|interval| interval.low)
+        }),
+        column("quality_loss_high", "as quality_loss_high", |result| {
+            result.quality_loss_interval.map(|interval| interval.high)
+        }),
+    ]
+}
+
+fn counts_of(result: &TaskResult) -> Counts {
+    convert::read_counts(result.counts.clone().unwrap_or_default()).0
 }
 
 /// All columns in their order.

@@ -41,7 +41,7 @@ impl From<PathBuf> for Input {
 }
 
 impl Input {
-    /// The text or labelled sentences of a task.
+    /// The text, labelled sentences or questions of a task.
     pub fn data(path: &Path, task: &Task) -> Outcome<Self> {
         let failed = |error: io::Error| Failure::file(path, &error);
         let refuse = |words: String| Failure::new(Exit::Failure, format!("{}: {words}", path.display()));
@@ -51,7 +51,7 @@ impl Input {
         }
         let (mut line, mut count, mut returns) = (Vec::new(), 0, 0);
         let mut sentences = match task {
-            Task::Perplexity { .. } => 0,
+            Task::Perplexity { .. } | Task::Choice { .. } => 0,
             Task::Accuracy { sentences } => sentences.unwrap_or(u32::MAX),
         };
         while lines.next(&mut line).map_err(failed)? {

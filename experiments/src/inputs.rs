@@ -26,13 +26,19 @@ pub struct DataArgs {
     /// Lines of `sentence TAB label` to classify (accuracy)
     #[arg(long, value_name = "FILE", group = "data")]
     labelled: Option<PathBuf>,
+    /// Lines of JSON with a context, choices and the label of the right one (multiple choice by likelihood)
+    #[arg(long, value_name = "FILE", group = "data")]
+    questions: Option<PathBuf>,
+    /// Compare the choices of a question by their log-likelihood per byte
+    #[arg(long, requires = "questions")]
+    per_byte: bool,
     /// Tokens per window; the network's state starts afresh in each [default: as a search measured the candidate, else 1024]
     #[arg(long, value_name = "TOKENS")]
     window: Option<u32>,
     /// Tokens from one window's start to the next [default: as a search measured the candidate, else the window]
     #[arg(long)]
     stride: Option<u32>,
-    /// Stop after this many windows or sentences [default: on the data of the search as many as there, else all]
+    /// Stop after this many windows, sentences or questions [default: on the data of the search as many as there, else all]
     #[arg(long, value_name = "N")]
     pub windows: Option<u32>,
 }
@@ -51,13 +57,15 @@ impl DataArgs {
         if let Some(tokenizer) = &self.tokenizer {
             known.check_tokenizer(tokenizer)?;
         }
-        let data = self.text.as_ref().or(self.labelled.as_ref());
+        let data = self.file();
         let is_same = match data {
             Some(path) => Input::data(path, &self.task()?)?.hash()? == conditions.data.text,
             None => false,
         };
         match conditions.task {
-            Task::Perplexity { window, stride, windows } if self.labelled.is_none() => {
+            Task::Perplexity { window, stride, windows }
+                if self.labelled.is_none() && self.questions.is_none() =>
+            {
                 let warn = |name: &str, given: u32, measured: u32| {
                     tracing::warn!("--{name} {given}: {whose} was measured with {measured}");
                 };
@@ -86,19 +94,24 @@ impl DataArgs {
 
     /// The files that are named.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        [&self.tokenizer, &self.text, &self.labelled].into_iter().flatten().map(PathBuf::as_path)
+        self.tokenizer.iter().chain(self.file()).map(PathBuf::as_path)
     }
 
     /// True if data is named.
     pub fn is_given(&self) -> bool {
-        self.text.is_some() || self.labelled.is_some()
+        self.file().is_some()
+    }
+
+    fn file(&self) -> Option<&PathBuf> {
+        self.text.as_ref().or(self.labelled.as_ref()).or(self.questions.as_ref())
     }
 
     /// The protocol that the flags describe.
     pub fn task(&self) -> Outcome<Task> {
-        let task = match self.labelled {
-            Some(_) => Task::Accuracy { sentences: self.windows },
-            None => {
+        let task = match (&self.labelled, &self.questions) {
+            (Some(_), _) => Task::Accuracy { sentences: self.windows },
+            (None, Some(_)) => Task::Choice { questions: self.windows, per_byte: self.per_byte },
+            (None, None) => {
                 let window = self.window.unwrap_or(WINDOW);
                 let stride = self.stride.unwrap_or(window);
                 Task::Perplexity { window, stride, windows: self.windows }
@@ -110,8 +123,8 @@ impl DataArgs {
 
     /// The data, for a network that has to fit the task.
     pub fn load(&self, network: &Network) -> Outcome<Dataset> {
-        let needs = || Failure::new(Exit::Usage, "--text or --labelled is needed");
-        let path = self.text.as_ref().or(self.labelled.as_ref()).ok_or_else(needs)?;
+        let needs = || Failure::new(Exit::Usage, "--text, --labelled or --questions is needed");
+        let path = self.file().ok_or_else(needs)?;
         let (input, data) = self.cut()?.load(path, network)?;
         warn_of_fewer("--windows", self.windows, &input, &data);
         Ok(data)
@@ -162,6 +175,7 @@ impl Cut {
                 Task::Perplexity { window, stride: window, windows: Some(sequences) }
             }
             Task::Accuracy { .. } => Task::Accuracy { sentences: Some(sequences) },
+            Task::Choice { per_byte, .. } => Task::Choice { questions: Some(sequences), per_byte },
         };
         task.validate().map_err(|error| Failure::new(Exit::Usage, format!("calibration {error}")))?;
         let (input, tokenizer) = self.inputs(path)?;

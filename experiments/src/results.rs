@@ -1,11 +1,14 @@
 //! The result of an experiment as tables.
 
 use qslm_common::cost::Cost;
-use qslm_common::front_document::{FrontDocument, FrontRow};
+use qslm_common::front_document::{FrontDocument, FrontRow, TaskRow};
 use qslm_common::network::{EMBEDDING, HEAD, MATRICES, block_units};
 use qslm_common::quality::Quality;
+use qslm_common::tasks::TaskName;
 use qslm_common::unmet::Unmet;
-use qslm_report::words::{bytes, costs, grouped, interval, interval_clause, loss, lost_heading, quality};
+use qslm_report::words::{
+    bytes, costs, grouped, interval, interval_clause, loss, lost, lost_heading, quality,
+};
 use qslm_report::{gain, unmet};
 
 use crate::output::{align_right, plain_table};
@@ -110,9 +113,14 @@ fn front_table(document: &FrontDocument) -> String {
     // Where the experiment asks for it.
     let has_kl = document.float.iter().chain(&document.front).any(|row| row.kl.is_some());
     header.extend(has_kl.then_some("kl"));
+    let tasks: Vec<TaskName> = document.float.iter().flat_map(|row| row.tasks.keys().copied()).collect();
+    let on_tasks: Vec<[String; 2]> =
+        tasks.iter().map(|name| [name.to_string(), format!("{name} lost %")]).collect();
+    header.extend(on_tasks.iter().flatten().map(String::as_str));
+    let numbers = 2..header.len();
     header.push("");
     table.set_header(header);
-    align_right(&mut table, |place| (2..10 + usize::from(has_kl)).contains(&place));
+    align_right(&mut table, |place| numbers.contains(&place));
     let chosen = document.chosen.as_ref().map(|row| row.candidate);
     for row in &document.front {
         let uniform = document.uniform.iter().find(|uniform| uniform.row.candidate == row.candidate);
@@ -130,10 +138,19 @@ fn front_table(document: &FrontDocument) -> String {
             row.trade_off.map_or(String::new(), |value| format!("{value:.4}")),
         ];
         cells.extend(has_kl.then(|| row.kl.map_or(String::new(), |kl| format!("{kl:.4}"))));
+        cells.extend(
+            tasks.iter().flat_map(|name| row.tasks.get(name).map_or([const { String::new() }; 2], on_task)),
+        );
         cells.push(uniform.map_or(String::new(), |uniform| gain::name(uniform, document)));
         table.add_row(cells);
     }
     format!("Front of {} (* chosen)\n\n{table}\n", document.experiment)
+}
+
+/// Quality on a further task, and what of it is lost in hundredths.
+fn on_task(task: &TaskRow) -> [String; 2] {
+    let value = task.quality_value().map_or(String::new(), |value| task.quality().label(value));
+    [value, task.quality_loss.map_or(String::new(), |loss| format!("{:+.2}", loss * 100.0))]
 }
 
 fn chosen_tables(row: &FrontRow) -> String {
@@ -148,6 +165,12 @@ fn chosen_tables(row: &FrontRow) -> String {
     );
     if let Some(kl) = row.kl {
         text.push_str(&format!("  divergence from the float model {kl:.4} nats\n\n"));
+    }
+    for (name, task) in &row.tasks {
+        let ([value, _], quality) = (on_task(task), task.quality());
+        let loss = task.quality_loss.map_or(String::new(), |loss| lost(quality, loss));
+        let sure = interval_clause(task.quality_loss_interval);
+        text.push_str(&format!("  {name}: {} {value} ({loss}{sure})\n\n", quality.name()));
     }
     text.push_str(&scheme_table(row));
     text

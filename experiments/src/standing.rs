@@ -1,6 +1,6 @@
 //! Standing of an exported candidate in its experiment: on the front, chosen, within the constraints.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::cost::{Cost, Costs};
 use qslm_common::experiment::Experiment;
@@ -9,6 +9,8 @@ use qslm_common::measurement::Counts;
 use qslm_common::network::Network;
 use qslm_common::objective::Measured;
 use qslm_common::spread::Spread;
+use qslm_common::tasks::TaskName;
+use qslm_proto::convert;
 use qslm_proto::v1::MeasuredCandidate;
 use qslm_report::ReportDocument;
 
@@ -48,6 +50,11 @@ impl Judge {
         &self.experiment.network
     }
 
+    /// Further tasks that they are measured on.
+    pub fn tasks(&self) -> impl Iterator<Item = TaskName> {
+        self.experiment.tasks.keys().copied()
+    }
+
     /// Standing of a candidate with these counts.
     pub fn standing(
         &self,
@@ -58,10 +65,16 @@ impl Judge {
         let Some(float) = &self.float else { return Standing::default() };
         let costs: Costs =
             Cost::all().filter_map(|cost| Some((cost, *candidate.costs.get(&cost.to_string())?))).collect();
-        let measured = Measured { counts, spread, footprint_bytes: candidate.footprint_bytes, costs: &costs };
+        let task_spreads =
+            &on_tasks(candidate).filter_map(|(name, (_, spread))| Some((name, spread?))).collect();
+        let tasks = on_tasks(candidate).map(|(name, (counts, _))| (name, counts)).collect();
+        let counts = &Counts { tasks, ..counts.clone() };
+        let footprint_bytes = candidate.footprint_bytes;
+        let measured = Measured { counts, spread, task_spreads, footprint_bytes, costs: &costs };
         let of_float = Measured {
             counts: &float.counts,
             spread: None,
+            task_spreads: &BTreeMap::new(),
             footprint_bytes: float.footprint_bytes,
             costs: &float.costs,
         };
@@ -74,4 +87,12 @@ impl Judge {
             trade_off: Some(trade_off.value(of_float, measured)),
         }
     }
+}
+
+/// Counts and spreads of a candidate on further tasks. A name that no task can have is another program's, and left out.
+fn on_tasks(candidate: &MeasuredCandidate) -> impl Iterator<Item = (TaskName, (Counts, Option<Spread>))> {
+    candidate
+        .tasks
+        .iter()
+        .filter_map(|(name, result)| Some((name.parse().ok()?, convert::read_counts(result.counts.clone()?))))
 }

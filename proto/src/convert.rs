@@ -72,7 +72,7 @@ impl From<v1::Interval> for (f64, f64) {
     }
 }
 
-/// Counts with their spread, as a message.
+/// Counts with their spread, as a message; of one task.
 pub fn write_counts(counts: &Counts, spread: Option<Spread>) -> v1::Counts {
     v1::Counts {
         nll: counts.nll.0,
@@ -97,6 +97,7 @@ pub fn read_counts(counts: v1::Counts) -> (Counts, Option<Spread>) {
         processed_tokens: counts.positions,
         spikes: counts.spikes,
         kl: counts.kl.map(Nll),
+        ..Counts::default()
     };
     (counts, spread)
 }
@@ -169,6 +170,10 @@ fn write_task(task: &Task, kl: bool) -> v1::Task {
             let task = v1::Accuracy { sentences };
             if kl { Kind::AccuracyAndKl(task) } else { Kind::Accuracy(task) }
         }
+        Task::Choice { questions, per_byte } => {
+            let task = v1::Choice { questions, per_byte };
+            if kl { Kind::ChoiceAndKl(task) } else { Kind::Choice(task) }
+        }
     };
     v1::Task { kind: Some(kind) }
 }
@@ -176,13 +181,15 @@ fn write_task(task: &Task, kl: bool) -> v1::Task {
 /// The task of a message, and whether the divergence from the float model is counted.
 fn read_task(task: v1::Task) -> Result<(Task, bool), Invalid> {
     use v1::task::Kind;
-    let kind = task.kind.ok_or_else(|| Invalid::new("task", "neither perplexity nor accuracy"))?;
-    let kl = matches!(kind, Kind::PerplexityAndKl(_) | Kind::AccuracyAndKl(_));
+    let kind = task.kind.ok_or_else(|| Invalid::new("task", "of no kind that this program knows"))?;
+    let kl = matches!(kind, Kind::PerplexityAndKl(_) | Kind::AccuracyAndKl(_) | Kind::ChoiceAndKl(_));
     let task = match kind {
         Kind::Perplexity(task) | Kind::PerplexityAndKl(task) => {
             Task::Perplexity { window: task.window, stride: task.stride, windows: task.windows }
         }
         Kind::Accuracy(task) | Kind::AccuracyAndKl(task) => Task::Accuracy { sentences: task.sentences },
+        Kind::Choice(v1::Choice { questions, per_byte })
+        | Kind::ChoiceAndKl(v1::Choice { questions, per_byte }) => Task::Choice { questions, per_byte },
     };
     task.validate().map_err(|error| Invalid::new("task", error))?;
     Ok((task, kl))
@@ -266,7 +273,11 @@ mod tests {
 
     #[test]
     fn a_trial_that_asks_for_the_divergence_is_none_that_earlier_workers_can_read() {
-        for task in [trial().protocol.task.clone(), Task::Accuracy { sentences: Some(3) }] {
+        for task in [
+            trial().protocol.task.clone(),
+            Task::Accuracy { sentences: Some(3) },
+            Task::Choice { questions: None, per_byte: true },
+        ] {
             let protocol = Arc::new(Protocol { kl: true, task, ..Protocol::clone(&trial().protocol) });
             let trial = protocol.trial(trial().candidate);
             let message = v1::Trial::from(&trial);

@@ -236,7 +236,7 @@ impl CodeSource for CodesOnDisk<'_> {
 
 /// The same, but for the spikes, which take most of the memory.
 fn without_spikes(each: &[Counts]) -> Arc<[Counts]> {
-    each.iter().map(|counts| Counts { spikes: Vec::new(), ..*counts }).collect()
+    each.iter().map(|counts| Counts { spikes: Vec::new(), tasks: BTreeMap::new(), ..*counts }).collect()
 }
 
 fn failure(error: EvaluateError) -> EvaluationFailure {

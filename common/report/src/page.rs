@@ -2,11 +2,16 @@
 
 mod provenance;
 
+use std::borrow::Cow;
+
 use askama::Template;
 use qslm_common::cost::Cost;
-use qslm_common::front_document::FrontRow;
+use qslm_common::front_document::{FrontRow, TaskRow};
+use qslm_common::tasks::TaskName;
 
-use crate::words::{bytes, cost, costs, grouped, interval, loss, loss_with_interval, percent, quality};
+use crate::words::{
+    bytes, cost, costs, grouped, interval, loss, loss_with_interval, lost_briefly, percent, quality,
+};
 use crate::{Lifecycle, ReportDocument, gain, plots, unmet};
 use provenance::provenance;
 
@@ -39,6 +44,8 @@ struct Body<'a> {
     quality_name: &'static str,
     /// True if the front has divergences.
     has_kl: bool,
+    /// Names of the further tasks.
+    tasks: Vec<TaskName>,
     front: Vec<PageRow>,
     uniform: Vec<[String; 9]>,
     costs: Vec<[String; 4]>,
@@ -48,7 +55,7 @@ struct Body<'a> {
 }
 
 struct Tile {
-    name: &'static str,
+    name: Cow<'static, str>,
     value: String,
     note: String,
 }
@@ -115,6 +122,7 @@ pub fn body(report: &ReportDocument) -> String {
         figures: plots::all(report).into_iter().map(figure).collect(),
         quality_name: quality_name(report),
         has_kl: report.front.front.iter().any(|row| row.kl.is_some()),
+        tasks: report.experiment.tasks.keys().copied().collect(),
         front: front(report),
         uniform: uniform(report),
         costs: report
@@ -191,7 +199,7 @@ fn progress(report: &ReportDocument) -> (String, u64, u64) {
 }
 
 fn tiles(report: &ReportDocument) -> Vec<Tile> {
-    let tile = |name, value: String, note: String| Tile { name, value, note };
+    let tile = |name: &'static str, value: String, note: String| Tile { name: name.into(), value, note };
     let mut tiles = Vec::new();
     let float = report.front.float.as_ref();
     if let (Some(float), Some(chosen)) = (float, &report.front.chosen) {
@@ -207,6 +215,7 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
             let note = "nats from the float model".to_owned();
             tiles.push(tile("divergence", format!("{kl:.4}"), note));
         }
+        tiles.extend(chosen.tasks.iter().map(|(name, task)| task_tile(float, *name, task)));
         if let (Some(before), Some(after)) = (float.firing_rate, chosen.firing_rate) {
             let note = format!("spikes per neuron and token, float {before:.4}");
             tiles.push(tile("firing rate", format!("{after:.4}"), note));
@@ -222,6 +231,17 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
         tiles.push(tile("hypervolume", format!("{volume:.4}"), note));
     }
     tiles
+}
+
+/// Tile of the chosen candidate on a further task.
+fn task_tile(float: &FrontRow, name: TaskName, task: &TaskRow) -> Tile {
+    let of = |task: &TaskRow| task.quality_value().map_or(String::new(), |value| task.quality().label(value));
+    let lost = task.quality_loss;
+    let lost = lost
+        .map_or(String::new(), |loss| loss_with_interval(task.quality(), loss, task.quality_loss_interval));
+    let before = float.tasks.get(&name).map(of).unwrap_or_default();
+    let words = format!("{} on {name}", task.quality().name());
+    Tile { name: words.into(), value: of(task), note: format!("{lost}, float {before}") }
 }
 
 /// Energy per token with its prefix; `None` where it is not modelled.
@@ -247,6 +267,11 @@ fn front(report: &ReportDocument) -> Vec<PageRow> {
         ]
         .into_iter()
         .chain(row.kl.map(|kl| format!("{kl:.4}")))
+        .chain(row.tasks.values().flat_map(|task| {
+            let value = task.quality_value().map_or(String::new(), |value| task.quality().label(value));
+            let lost = task.quality_loss.map_or(String::new(), |loss| lost_briefly(task.quality(), loss));
+            [value, lost]
+        }))
         .collect(),
     };
     report.front.front.iter().map(row).collect()

@@ -37,6 +37,7 @@ fn nearest(unmet: &Unmet) -> Option<String> {
     let words = match unmet.constraint {
         Bound::Loss(quality) => format!("smallest loss is {}", lost(quality, value)),
         Bound::Kl => format!("smallest divergence is {value:.4} nats"),
+        Bound::Task(name) => format!("smallest loss on {name} is {}", percent(value)),
         Bound::Footprint => format!("smallest is {}", bytes(value.round() as u64)),
         Bound::Saving => format!("most that is saved is {}", percent(value)),
         Bound::Cost(of) => format!("least {of} is {}", cost(of, value)),
@@ -49,7 +50,7 @@ fn limit(unmet: &Unmet) -> String {
         Bound::Loss(quality) => lost_at_most(quality, unmet.limit),
         Bound::Kl => format!("{} nats", unmet.limit),
         Bound::Footprint => bytes(unmet.limit.round() as u64),
-        Bound::Saving => percent(unmet.limit),
+        Bound::Saving | Bound::Task(_) => percent(unmet.limit),
         Bound::Cost(of) => cost(of, unmet.limit),
     }
 }
@@ -60,6 +61,7 @@ fn within(unmet: &Unmet) -> String {
         Bound::Loss(_) | Bound::Footprint => limit(unmet),
         Bound::Kl => format!("a divergence of {}", limit(unmet)),
         Bound::Saving => format!("a saving of {}", limit(unmet)),
+        Bound::Task(name) => format!("{} on {name}", limit(unmet)),
         Bound::Cost(of) => format!("{of} {}", limit(unmet)),
     }
 }
@@ -104,6 +106,10 @@ mod tests {
         let told = sentences(&[accuracy, saving]);
         assert!(told.contains("Within a saving of 90.00 % the smallest loss is 2.50 points lost"), "{told}");
         assert!(told.contains("Within 1.00 points the most that is saved is 88.10 %"), "{told}");
+        let books = unmet(Bound::Task("books".parse().unwrap()), 0.05, Some(0.08));
+        let told = sentences(&[books, unmet(Bound::Footprint, 1000.0, Some(1200.0))]);
+        assert!(told.contains("Within 1,000 B the smallest loss on books is 8.00 %"), "{told}");
+        assert!(told.contains("Within 5.00 % on books the smallest is 1,200 B"), "{told}");
         let neither = [unmet(Bound::Footprint, 1.0, None), unmet(Bound::Saving, 0.9, None)];
         assert!(
             sentences(&neither).starts_with("Nothing that was measured meets all of the bounds but one.")

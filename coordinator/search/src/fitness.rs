@@ -4,10 +4,13 @@
 //! does, and takes no exponential, which platforms round in their own ways.
 
 use qslm_common::archive::Entry;
+use qslm_common::constraints::task_interval;
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::saving;
+use qslm_common::measurement::Counts;
 use qslm_common::objective::{Measured, Objective};
 use qslm_common::quality::Quality;
+use qslm_common::tasks::TaskName;
 
 use crate::nsga2::Fitness;
 use qslm_common::elementary::ln_1p;
@@ -17,10 +20,12 @@ pub(crate) fn fitness(experiment: &Experiment, float: &Entry, entry: &Entry) -> 
     let measured = entry.measured();
     let objective = |objective: &Objective| match objective {
         Objective::Perplexity | Objective::Error => mean_loss(entry),
+        Objective::Task(name) => mean_loss_on(*name, entry).unwrap_or(f64::MAX),
         other => other.loss(&experiment.network, measured),
     };
     let violation = excess_of_loss(experiment, lost(experiment, float, entry))
         + excess_of_kl(experiment, kl(entry))
+        + excess_on_tasks(experiment, |name| lost_on(experiment, name, float, entry), |bound| bound)
         + excess_of_costs(experiment, measured);
     Fitness { violation, losses: experiment.objectives.iter().map(objective).collect() }
 }
@@ -51,6 +56,24 @@ pub(crate) fn excess_of_kl(experiment: &Experiment, kl: f64) -> f64 {
     experiment.constraints.max_kl.map_or(0.0, |most| excess(kl, most))
 }
 
+/// How far losses on further tasks, which `lost` gives, are above their bounds, on the scale of `scaled`.
+pub(crate) fn excess_on_tasks(
+    experiment: &Experiment,
+    lost: impl Fn(TaskName) -> f64,
+    scaled: fn(f64) -> f64,
+) -> f64 {
+    let bound = |name, most: f64| match experiment.tasks.get(name).map(|of| of.task.quality()) {
+        Some(Quality::Perplexity) => ln_1p(most),
+        _ => most,
+    };
+    experiment
+        .constraints
+        .tasks
+        .iter()
+        .map(|(name, most)| excess(lost(*name), scaled(bound(name, *most))))
+        .sum()
+}
+
 /// Divergence from the float model in nats per scored token or sentence; the largest number where it was not counted.
 pub(crate) fn kl(entry: &Entry) -> f64 {
     entry.counts.mean_kl().unwrap_or(f64::MAX)
@@ -75,6 +98,24 @@ pub(crate) fn lost(experiment: &Experiment, float: &Entry, entry: &Entry) -> f64
     entry.loss_interval(float).map_or(f64::INFINITY, |(_, high)| quality.difference_of(high))
 }
 
+/// Mean loss on a further task against the float model, as [`lost`]; infinite where it was not measured on it.
+pub(crate) fn lost_on(experiment: &Experiment, name: TaskName, float: &Entry, entry: &Entry) -> f64 {
+    let Some((before, after)) = mean_loss_on(name, float).zip(mean_loss_on(name, entry)) else {
+        return f64::INFINITY;
+    };
+    if !experiment.constraints.confident {
+        return after - before;
+    }
+    let quality = float.counts.tasks.get(&name).map_or(Quality::Accuracy, Counts::quality);
+    let interval = task_interval(name, &float.counts, entry.measured());
+    interval.map_or(f64::INFINITY, |(_, high)| quality.difference_of(high))
+}
+
+/// Mean loss on a further task, in nats per token or as the share of wrong answers; `None` where it was not measured on it.
+pub(crate) fn mean_loss_on(name: TaskName, entry: &Entry) -> Option<f64> {
+    entry.counts.tasks.get(&name).map(|counts| counts.quality().mean_loss(counts))
+}
+
 /// Mean loss in nats per token, or the share of wrong sentences.
 pub(crate) fn mean_loss(entry: &Entry) -> f64 {
     entry.counts.quality().mean_loss(&entry.counts)
@@ -91,9 +132,12 @@ mod tests {
     use qslm_common::candidate::Candidate;
     use qslm_common::constraints::Constraints;
     use qslm_common::cost::Cost;
-    use qslm_common::measurement::{Counts, Nll};
+    use qslm_common::hash::ContentHash;
+    use qslm_common::measurement::Nll;
     use qslm_common::space::Tier;
     use qslm_common::spread::Spread;
+    use qslm_common::task::Task;
+    use qslm_common::tasks::FurtherTask;
     use qslm_testing::{experiment, measure};
 
     use super::*;
@@ -120,6 +164,32 @@ mod tests {
             within += usize::from(allowed);
         }
         assert!((1..candidates.len()).contains(&within));
+    }
+
+    #[test]
+    fn a_further_task_is_an_objective_and_a_bound() {
+        let mut experiment = experiment(Grid { tier: Tier::Block });
+        let name: TaskName = "books".parse().unwrap();
+        let task = Task::Accuracy { sentences: None };
+        experiment.tasks.insert(name, FurtherTask { text: ContentHash::of(b"books"), task });
+        experiment.objectives = vec![Objective::Task(name), Objective::Cost(Cost::Footprint)];
+        experiment.constraints = Constraints { tasks: [(name, 0.1)].into(), ..Constraints::default() };
+        let candidate = experiment.space.uniform(&experiment.network, 1);
+        let float = Candidate::float(&experiment.network);
+        let mut archive = Archive::default();
+        for (candidate, hits) in [(&float, Some(80)), (&candidate, Some(65))] {
+            let on_task = |hits| (name, Counts { hits, sentences: 100, ..Counts::zero(0) });
+            let tasks = hits.map(on_task).into_iter().collect();
+            archive.insert(&experiment, candidate, Counts { tasks, ..measure(candidate) });
+        }
+        let entry = |candidate: &Candidate| archive.get(&candidate.id()).unwrap();
+        let of = fitness(&experiment, entry(&float), entry(&candidate));
+        assert!((of.losses[0] - 0.35).abs() < 1e-12 && (of.violation - 0.5).abs() < 1e-12, "{of:?}");
+        experiment.constraints.confident = true;
+        assert!(
+            fitness(&experiment, entry(&float), entry(&candidate)).violation.is_infinite(),
+            "nobody knows"
+        );
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //!     +------------------------------ archive <----------------------------+----- measured ---------+
 //! ```
 
+mod drawn;
+mod parts;
 mod pruning;
 mod tells;
 
@@ -25,7 +27,7 @@ use std::sync::Arc;
 
 use qslm_common::archive::{Archive, Measurement};
 use qslm_common::candidate::Candidate;
-use qslm_common::evidence::{Backing, Engines, Evidence};
+use qslm_common::evidence::{Engines, Evidence};
 use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{AddressedJob, JobKey};
@@ -40,6 +42,9 @@ use crate::parallel::in_parallel;
 use crate::recovery::with_recovery;
 use crate::strategy::{Probe, Probed};
 use crate::{AnyStrategy, Prediction, Search, Step, Tell, prediction};
+use drawn::Record;
+pub use drawn::{Drawn, OnRecord};
+use parts::Parts;
 use pruning::Pruning;
 
 /// A search under way, with everything that decides how it goes on.
@@ -57,6 +62,7 @@ pub struct Playback {
     failed: BTreeSet<WorkKey>,
     /// The protocol on all data.
     whole: Arc<Protocol>,
+    parts: Parts,
     pruning: Pruning,
     /// Tells: the generations that somebody outside proposed so far, in their order.
     tells: Vec<Arc<Tell>>,
@@ -89,35 +95,16 @@ struct Making {
 /// A generation that is being measured.
 struct UnderWay {
     cursor: Cursor,
-    protocol: Arc<Protocol>,
+    /// Protocols that each candidate is measured by: the own task's, on all data or on a subset, and on all data those of
+    /// further tasks.
+    protocols: Vec<Arc<Protocol>>,
     may_race: bool,
-}
-
-/// Record of a trial.
-#[derive(Debug, Clone, PartialEq)]
-pub enum OnRecord {
-    /// Result of the whole trial.
-    Measured(Evidence),
-    /// Results of the shards that are settled; none at first.
-    Shards(BTreeMap<Shard, Evidence>),
-}
-
-/// A candidate that was drawn, with what is on record of it.
-pub struct Drawn {
-    /// The trial that measures it.
-    pub trial: Addressed,
-    record: Record,
-}
-
-enum Record {
-    Measured(Measurement, Engines),
-    Shards(BTreeMap<Shard, Evidence>),
 }
 
 /// Fate of a candidate that was drawn.
 pub enum Fate {
     /// Measured, and in the archive; with the engines that measured it if it is new there. On a subset of the
-    /// data it is no result, so nothing to show.
+    /// data, or on some of several tasks, it is no result yet, so nothing to show.
     Measured(Addressed, Option<Engines>),
     /// Failed before.
     Failed,
@@ -183,6 +170,7 @@ impl Playback {
             failed: failed.into_iter().collect(),
             pruning: Pruning::new(whole.trial(Candidate::float(&experiment.network)).key()),
             whole,
+            parts: Parts::new(&experiment),
             tells: Vec::new(),
             stage: "",
             waiting: false,
@@ -201,6 +189,7 @@ impl Playback {
         }
         (self.generation, self.pruning.spared, self.finished, self.thinking) = (None, 0, false, false);
         self.making = Making::default();
+        self.parts.forget();
         self.search = (self.start)(&self.experiment);
         self.tell_again();
     }
@@ -245,13 +234,16 @@ impl Playback {
                 return Ok(false);
             }
         };
-        let protocol = generation.subset.map_or_else(|| self.whole.clone(), |first| self.whole.first(first));
+        let protocols = match generation.subset {
+            Some(first) => vec![self.whole.first(first)],
+            None => [&self.whole].into_iter().chain(self.parts.protocols()).cloned().collect(),
+        };
         let cursor = Cursor::new(generation.candidates, |candidates, index| {
-            let key = candidates.get(index).map(|candidate| protocol.trial(candidate).key());
+            let key = candidates.get(index).map(|candidate| protocols[0].trial(candidate).key());
             key.map_or(Ok(false), |key| is_measured(&key))
         })?;
         self.stage = generation.stage;
-        self.generation = Some(UnderWay { cursor, protocol, may_race: generation.may_race });
+        self.generation = Some(UnderWay { cursor, protocols, may_race: generation.may_race });
         Ok(true)
     }
 
@@ -302,7 +294,7 @@ impl Playback {
         self.generation.as_ref().is_some_and(|under_way| under_way.cursor.has_behind())
     }
 
-    /// Reads what is on record of candidates that were drawn, on all cores if that is worth it: to find a trial's address
+    /// Reads what is on record of the trials of candidates that were drawn, on all cores if that is worth it: to find a trial's address
     /// takes two hashes, and a coordinator that starts has to find those of all that was measured. `look_up` gives one
     /// record per address.
     ///
@@ -313,16 +305,17 @@ impl Playback {
         drawn: Range<usize>,
         look_up: impl Fn(&[TrialKey]) -> Result<Vec<OnRecord>, E> + Sync,
     ) -> Result<Vec<Drawn>, E> {
-        let Some(UnderWay { cursor, protocol, .. }) = &self.generation else { return Ok(Vec::new()) };
+        let Some(UnderWay { cursor, protocols, .. }) = &self.generation else { return Ok(Vec::new()) };
         // The search itself is not shared between threads.
-        let experiment = &self.experiment;
+        let (experiment, in_parts) = (&self.experiment, protocols.len() > 1);
         in_parallel(drawn, &|range: Range<usize>| {
             let candidates = range.filter_map(|index| cursor.candidates().get(index));
-            let trials: Vec<Addressed> =
-                candidates.map(|candidate| protocol.trial(candidate).into()).collect();
+            let of =
+                |candidate: Candidate| protocols.iter().map(move |by| by.trial(candidate.clone()).into());
+            let trials: Vec<Addressed> = candidates.flat_map(of).collect();
             let keys: Vec<TrialKey> = trials.iter().map(|trial| trial.key).collect();
             let known = trials.into_iter().zip(look_up(&keys)?);
-            Ok(known.map(|(trial, on_record)| Drawn::new(experiment, trial, on_record)).collect())
+            Ok(known.map(|(trial, on_record)| Drawn::new(experiment, in_parts, trial, on_record)).collect())
         })
     }
 
@@ -345,6 +338,10 @@ impl Playback {
                 }
                 Fate::Measured(trial, new)
             }
+            Record::Part(evidence) => {
+                let new = self.measured(&trial, evidence);
+                Fate::Measured(trial, new)
+            }
             Record::Shards(_) if self.has_failed(trial.key) => Fate::Failed,
             Record::Shards(settled) if self.is_told_off(&trial) || self.has_lost(&trial, &settled) => {
                 self.prune(&trial, settled.len());
@@ -354,11 +351,13 @@ impl Playback {
         })
     }
 
-    /// Files a trial that was measured. Returns the engines that measured it if it is new in the archive.
+    /// Files a trial that was measured. Returns the engines that measured its candidate if that is new in the archive.
     pub fn measured(&mut self, trial: &Addressed, evidence: Evidence) -> Option<Engines> {
-        let Evidence { counts, backing: Backing { engines, spread } } = evidence;
-        let candidate = &trial.trial.candidate;
-        let measurement = Measurement::new(&self.experiment, trial.candidate, candidate, counts, spread);
+        if self.is_on_subset(trial) {
+            self.archive.insert_on_subset(trial.candidate, evidence.counts);
+            return None;
+        }
+        let (measurement, engines) = self.parts.join(&self.experiment, trial, evidence)?;
         self.insert(trial, measurement, engines)
     }
 
@@ -384,7 +383,9 @@ impl Playback {
 
     /// True if a trial is measured on a subset of the data, which tells sensitivity and is no result.
     pub fn is_on_subset(&self, trial: &Addressed) -> bool {
-        trial.trial.protocol.task != self.whole.task
+        let is_whole = || self.generation.as_ref().is_none_or(|under_way| under_way.protocols.len() > 1);
+        // A further task may be the beginning of the own one; of one generation it is either.
+        trial.trial.protocol.task != self.whole.task && !(is_whole() && self.parts.is_further(trial))
     }
 
     /// The experiment.
@@ -417,9 +418,21 @@ impl Playback {
         self.stage
     }
 
-    /// Candidates of the generation, and how many of them were drawn; or the jobs that are done in its place.
+    /// Trials of one candidate on all data: one for each task.
+    pub fn trials_per_candidate(&self) -> usize {
+        self.parts.per_candidate()
+    }
+
+    /// Candidates of the generation.
+    pub fn candidates(&self) -> usize {
+        self.generation.as_ref().map_or(0, |under_way| under_way.cursor.candidates().len())
+    }
+
+    /// Trials of the generation, and how many of them were drawn; or the jobs that are done in its place.
     pub fn progress(&self) -> (usize, usize) {
-        let of = |under_way: &UnderWay| (under_way.cursor.candidates().len(), under_way.cursor.drawn());
+        let of = |UnderWay { cursor, protocols, .. }: &UnderWay| {
+            (cursor.candidates().len() * protocols.len(), cursor.drawn() * protocols.len())
+        };
         self.generation.as_ref().map_or((self.making.jobs, self.making.jobs), of)
     }
 
@@ -461,23 +474,4 @@ impl Playback {
 
     /// Candidates that are looked up at a time.
     pub const CHUNK: usize = CHUNK;
-}
-
-impl Drawn {
-    fn new(experiment: &Experiment, trial: Addressed, on_record: OnRecord) -> Self {
-        let record = match on_record {
-            OnRecord::Measured(Evidence { counts, backing: Backing { engines, spread } }) => {
-                let candidate = &trial.trial.candidate;
-                let measurement = Measurement::new(experiment, trial.candidate, candidate, counts, spread);
-                Record::Measured(measurement, engines)
-            }
-            OnRecord::Shards(settled) => Record::Shards(settled),
-        };
-        Self { trial, record }
-    }
-
-    /// True if it is measured.
-    pub fn is_measured(&self) -> bool {
-        matches!(self.record, Record::Measured(..))
-    }
 }

@@ -6,20 +6,23 @@ use std::convert::Infallible;
 
 use qslm_common::archive::Archive;
 use qslm_common::candidate::Candidate;
-use qslm_common::evidence::Evidence;
+use qslm_common::evidence::{Backing, Evidence, Fingerprint};
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput, JobKey};
+use qslm_common::measurement::{Counts, Nll};
 use qslm_common::scheme::Scheme;
 use qslm_common::space::Tier;
+use qslm_common::spread::Spread;
+use qslm_common::tasks::TaskName;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::WorkKey;
 use qslm_search::{
     Allocate, AnyStrategy, Beam, Fate, Fit, Grid, OnRecord, Playback, Prediction, Search, Step, Surrogate,
     Tiered,
 };
-use qslm_testing::{experiment, measure, run};
+use qslm_testing::{experiment, measure, run, with_task};
 
 type Records = BTreeMap<TrialKey, Evidence>;
 
@@ -78,6 +81,51 @@ fn nobody(experiment: &Experiment) -> Candidate {
 }
 
 #[test]
+fn a_candidate_is_measured_once_it_is_on_every_task_and_one_task_is_enough_to_fail() {
+    let experiment = with_task(experiment(Grid { tier: Tier::Global }));
+    let mut playback = Playback::new(experiment.clone(), 1, []).unwrap();
+    assert!(playback.propose(|_| Ok::<_, Infallible>(false)).unwrap());
+    assert_eq!(
+        (playback.progress(), playback.candidates(), playback.trials_per_candidate()),
+        ((12, 0), 6, 2)
+    );
+    let nothing = |keys: &[TrialKey]| {
+        Ok::<_, Infallible>(keys.iter().map(|_| OnRecord::Shards(BTreeMap::new())).collect())
+    };
+    let drawn = playback.draw(2);
+    assert_eq!(playback.progress(), (12, 4));
+    let mut open = Vec::new();
+    for drawn in playback.read(drawn, nothing).unwrap() {
+        match playback.file(drawn, |_| Ok::<_, Infallible>(BTreeMap::new())).unwrap() {
+            Fate::Open(trial, _) => open.push(trial),
+            _ => panic!("nothing is known"),
+        }
+    }
+    let protocols: Vec<_> = open.iter().map(|trial| trial.trial.protocol.data.text).collect();
+    let (own, more) = (ContentHash::of(b"text"), ContentHash::of(b"more"));
+    assert_eq!(protocols, [own, more, own, more]);
+    assert_ne!(open[0].key, open[1].key, "results are shared by what was measured");
+    // The further task comes first, with engines and a spread of its own.
+    let spread = |squares| Some(Spread { sequences: 3, squares });
+    let engine = |name: &str| [Fingerprint::of(name)].into();
+    let evidence = |nats: f64, name: &str, squares| Evidence {
+        counts: Counts { nll: Nll::from_nats(nats).unwrap(), ..measure(&open[0].trial.candidate) },
+        backing: Backing { engines: engine(name), spread: spread(squares) },
+    };
+    assert_eq!(playback.measured(&open[1], evidence(410.0, "b", 7)), None);
+    assert!(playback.archive().is_empty());
+    let engines = playback.measured(&open[0], evidence(400.0, "a", 5)).unwrap();
+    assert_eq!(engines, ["a", "b"].map(Fingerprint::of).into());
+    let entry = playback.archive().get(&open[0].candidate).unwrap();
+    let name: TaskName = "more".parse().unwrap();
+    assert_eq!((entry.counts.nll.nats(), entry.counts.tasks[&name].nll.nats()), (400.0, 410.0));
+    assert_eq!((entry.spread, entry.task_spreads.get(&name).copied()), (spread(5), spread(7)));
+    playback.fail(open[3].key);
+    assert_eq!(playback.measured(&open[2], evidence(400.0, "a", 5)), None);
+    assert_eq!(playback.archive().len(), 1);
+}
+
+#[test]
 fn a_search_that_is_played_back_from_its_record_ends_where_it_ended() {
     let subset = Tiered { sensitivity_sequences: Some(3), ..Tiered::default() };
     let (tier, gate_sequences, gate_loss) = (Tier::Matrix, Some(3), Some(0.05));
@@ -99,6 +147,8 @@ fn a_search_that_is_played_back_from_its_record_ends_where_it_ended() {
         experiment(Grid { tier: Tier::Block }),
         experiment(beam),
         experiment(surrogate),
+        with_task(experiment(Tiered { sensitivity_sequences: Some(3), ..Tiered::default() })),
+        with_task(experiment(Grid { tier: Tier::Block })),
     ] {
         let mut records = Records::new();
         let nobody = nobody(&experiment);

@@ -283,7 +283,8 @@ impl SearchRun {
             return Some(usize::MAX);
         }
         let missing = READY.saturating_sub(ledger.shard_counts(self.owner).pending);
-        (missing > 0).then(|| missing.div_ceil(self.record.shards) as usize)
+        let per_candidate = self.record.shards as usize * self.playback.trials_per_candidate();
+        (missing > 0).then(|| (missing as usize).div_ceil(per_candidate))
     }
 
     fn propose(&mut self, store: &Store) -> Result<(), StoreError> {

@@ -99,6 +99,8 @@ impl Ledger {
         let alone = |lease: &&Lease| {
             let open = self.open.get(&lease.work);
             let open = open.filter(|open| open.owners.contains(&owner) && able(&open.work));
+            // What another card makes is other bytes, which would look like a fault of one of the two.
+            let open = open.filter(|open| open.work.job().is_none_or(|job| !job.job.backend.is_gpu()));
             let shard =
                 open.and_then(|open| Some((open.order, open.shards.get(lease.shard.index as usize)?)));
             lease.worker != worker

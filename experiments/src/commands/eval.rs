@@ -1,5 +1,6 @@
 //! `qslm eval`: one measurement of one checkpoint, without a coordinator.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -225,9 +226,9 @@ impl Evaluation {
     fn beside(self, of_search: Option<&Counts>, counts: &Counts) -> Self {
         let value =
             of_search.and_then(|known| known.quality().value(known)).filter(|value| !overflowed(*value));
-        // What the search counts besides (a divergence) is no difference.
-        let same = of_search
-            .map(|known| Counts { kl: None, ..known.clone() } == Counts { kl: None, ..counts.clone() });
+        // What the search counts besides (a divergence, further tasks) is no difference.
+        let own = |counts: &Counts| Counts { kl: None, tasks: BTreeMap::new(), ..counts.clone() };
+        let same = of_search.map(|known| own(known) == own(counts));
         Self { of_search: value, same_as_search: same, ..self }
     }
 

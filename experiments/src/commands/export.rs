@@ -11,7 +11,7 @@ use qslm_proto::v1::GetRequest;
 
 use super::target::Source;
 use crate::client::Client;
-use crate::columns::{CandidateRow, Column, Kind, columns, columns_of_bits};
+use crate::columns::{CandidateRow, Column, Kind, columns, columns_of_bits, columns_of_task};
 use crate::ending;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{plain_table, print};
@@ -22,9 +22,9 @@ use text::{Csv, Lines};
 
 /// Write every measured candidate of an experiment as CSV, lines of JSON, or Parquet.
 ///
-/// A row per candidate, in the order in which the search proposed them; `--columns` lists what is in it. Rows are written
-/// as they are read; whoever has the store holds a few hundred bytes per candidate meanwhile. An experiment that is under way gives what is measured so
-/// far.
+/// A row per candidate, in the order in which the search proposed them; `--columns` lists what is in it. Further tasks have
+/// columns of their own, tasks.NAME.quality_loss for one. Rows are written as they are read; whoever has the store holds a few
+/// hundred bytes per candidate meanwhile. An experiment that is under way gives what is measured so far.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -105,6 +105,7 @@ impl Export {
             .with(async |client| {
                 let judge = judge(client, &experiment).await?;
                 let mut columns = columns();
+                columns.extend(judge.tasks().flat_map(columns_of_task));
                 if self.unit_bits {
                     columns.extend(columns_of_bits(judge.network()));
                 }

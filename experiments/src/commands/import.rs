@@ -203,6 +203,7 @@ fn result(row: &Value, experiment: &Experiment) -> Result<(TrialKey, Counts, Opt
         processed_tokens: count("positions")?,
         spikes: spikes.map_err(|error| format!("spikes: {error}"))?,
         kl: row.get("kl_nats").and_then(Value::as_f64).and_then(Nll::from_nats),
+        ..Counts::default()
     };
     if !experiment.protocol().could_give(&counts) {
         return Err(

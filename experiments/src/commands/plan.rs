@@ -48,7 +48,7 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
     let Ok(_) = playback.propose(|_| Ok::<_, Infallible>(false));
     let jobs = playback.jobs();
     // What a search measures with artifacts that are not made yet, nobody can count beforehand.
-    let first = if jobs > 0 { 0 } else { playback.progress().0 };
+    let first = playback.candidates();
     let candidates = playback.remaining_at_most().map(|remaining| first as u64 + remaining);
     // What is measured on a subset of the data costs that share.
     let (on_subset, share) = resolved.on_subset();
@@ -62,7 +62,10 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
         tiers: stages,
         jobs,
         candidates_at_most: candidates,
-        evaluations_at_most: candidates.map(|candidates| candidates * u64::from(resolved.shards)),
+        evaluations_at_most: candidates.map(|candidates| {
+            let further = (playback.trials_per_candidate() - 1) as u64;
+            (candidates + further * candidates.saturating_sub(on_subset)) * u64::from(resolved.shards)
+        }),
         tokens_per_candidate: resolved.positions,
         tokens_per_second: pace,
         threads,

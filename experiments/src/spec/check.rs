@@ -43,7 +43,7 @@ pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
         for (key, file) in named_files(path, &spec) {
             if let Some((_, why)) = unusable(&file) {
                 let words = format!("{key} = {:?}: {why}", file.display().to_string());
-                problems.push(Problem { line: line_of(&text, key), words });
+                problems.push(Problem { line: line_of(&text, &key), words });
             }
         }
         // Only with all files is there a whole.

@@ -10,6 +10,7 @@ pub mod recovery;
 pub mod reference;
 mod space;
 mod table;
+mod tasks;
 mod warm;
 mod written;
 
@@ -19,7 +20,7 @@ use qslm_common::ENGINE_VERSION;
 use qslm_common::candidate::Candidate;
 use qslm_common::cost::Cost;
 use qslm_common::demands::Demands;
-use qslm_common::experiment::Experiment;
+use qslm_common::experiment::{Experiment, InvalidExperiment};
 use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
@@ -45,8 +46,9 @@ use crate::member::Base;
 use crate::sensitivity::{self, Metric, UnitSensitivity};
 use calibration::{calibrate, draft};
 pub use check::{Problem, problems, problems_of_text};
+use tasks::TaskSpec;
 pub use written::refuse_toml;
-use written::{HoldoutSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy};
+use written::{HoldoutSpec, Spec, WrittenList, WrittenRanked, WrittenStrategy};
 
 /// A spec with everything found.
 #[derive(Debug, Clone)]
@@ -59,7 +61,7 @@ pub struct Resolved {
     pub shards: u32,
     /// Every file by its content hash: the checkpoint, the data, the tokenizer, and artifacts that were made here.
     pub files: Vec<(ContentHash, Input)>,
-    /// Tokens that one trial processes.
+    /// Tokens that one candidate processes, in all tasks together.
     pub positions: u64,
     /// Windows or sentences of the data.
     pub sequences: u64,
@@ -156,8 +158,9 @@ impl From<Failure> for Refused {
     }
 }
 
-fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, Refused> {
-    let (files, task) = find(path, &mut spec)?;
+fn examine(path: &Path, spec: Spec, maker: &dyn Maker) -> Result<Resolved, Refused> {
+    let (files, task) = find(path, &spec)?;
+    let further = tasks::find(&spec.tasks, path.parent().unwrap_or(Path::new("")), |key| missing(path, key))?;
     let base = Base::said(&files.checkpoint, spec.checkpoint.family)?;
     let member = spec.checkpoint.member(base).map_err(|problem| Refused::Spec(vec![problem]))?;
     // A list that is too long is told before anything large is read.
@@ -194,6 +197,7 @@ fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, R
         racing: spec.racing,
         recovery: None,
         max_candidates: spec.max_candidates,
+        tasks: tasks::further(&further),
         task,
     };
     let trained_on = match &spec.recovery {
@@ -226,12 +230,9 @@ fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, R
     let holdout =
         holdout.as_ref().map(|holdout| held_out(path, holdout, &tokenizer, &experiment)).transpose()?;
     let data = load_data(&text, &tokenizer, &experiment.task, &network)?;
-    let (key, asked) = match experiment.task {
-        Task::Perplexity { windows, .. } => ("task.windows", windows),
-        Task::Accuracy { sentences } => ("task.sentences", sentences),
-    };
-    warn_of_fewer(key, asked, &text, &data);
-    let positions = data.positions();
+    let (key, asked) = tasks::asked(&experiment.task);
+    warn_of_fewer(&format!("task.{key}"), asked, &text, &data);
+    let positions = data.positions() + tasks::read(&further, &tokenizer, &experiment)?;
     let sequences = data.len() as u64;
     let task = &experiment.task;
     let calibrated = calibrate(path, &spec, (&space, &listed), inputs, task, &network, maker)?;
@@ -285,6 +286,7 @@ fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, R
     ];
     files.extend(trained_on);
     files.extend(code_files);
+    files.extend(tasks::files(further));
     Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands, holdout })
 }
 
@@ -293,14 +295,10 @@ fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {
 }
 
 /// The files that a spec names, with the keys that name them.
-fn named_files(path: &Path, spec: &Spec) -> Vec<(&'static str, PathBuf)> {
-    let task = match &spec.task {
-        TaskSpec::Perplexity { text, .. } => ("task.text", text),
-        TaskSpec::Accuracy { labelled, .. } => ("task.labelled", labelled),
-    };
+fn named_files(path: &Path, spec: &Spec) -> Vec<(String, PathBuf)> {
     let checkpoint = &spec.checkpoint;
     let mut named =
-        vec![("checkpoint.path", &checkpoint.path), ("checkpoint.tokenizer", &checkpoint.tokenizer), task];
+        vec![("checkpoint.path", &checkpoint.path), ("checkpoint.tokenizer", &checkpoint.tokenizer)];
     if let Some(calibration) = &spec.calibration {
         named.push(("calibration.text", &calibration.text));
         named.push(("calibration.labelled", &calibration.labelled));
@@ -320,31 +318,37 @@ fn named_files(path: &Path, spec: &Spec) -> Vec<(&'static str, PathBuf)> {
         named.push(("recovery.labelled", &recovery.labelled));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
-    named.into_iter().filter_map(|(key, file)| Some((key, folder.join(file.as_ref()?)))).collect()
+    let own = std::iter::once(("task".to_owned(), &spec.task));
+    let tasks = own.chain(spec.tasks.iter().map(|(name, task)| (format!("tasks.{name}"), task)));
+    let of_task = |(table, task): (String, &TaskSpec)| {
+        let (key, file) = task.file();
+        Some((format!("{table}.{key}"), folder.join(file?)))
+    };
+    let others =
+        named.into_iter().filter_map(|(key, file)| Some((key.to_owned(), folder.join(file.as_ref()?))));
+    others.chain(tasks.filter_map(of_task)).collect()
 }
 
 /// The files of a spec, relative to it, and the protocol.
-fn find(path: &Path, spec: &mut Spec) -> Outcome<(Files, Task)> {
+fn find(path: &Path, spec: &Spec) -> Outcome<(Files, Task)> {
     let folder = path.parent().unwrap_or(Path::new(""));
-    let at = |key: &str, file: &mut Option<PathBuf>| match file.take() {
-        Some(file) => Ok(folder.join(file)),
-        None => {
-            Err(refuse(path, &format!("{key} is missing: write it in the spec or give --set {key}=FILE")))
-        }
+    let at = |key: &str, file: Option<&PathBuf>| {
+        file.map(|file| folder.join(file)).ok_or_else(|| missing(path, key))
     };
-    let checkpoint = at("checkpoint.path", &mut spec.checkpoint.path)?;
-    let tokenizer = at("checkpoint.tokenizer", &mut spec.checkpoint.tokenizer)?;
-    let (text, task) = match &mut spec.task {
-        TaskSpec::Perplexity { text, window, stride, windows } => {
-            let task =
-                Task::Perplexity { window: *window, stride: stride.unwrap_or(*window), windows: *windows };
-            (at("task.text", text)?, task)
-        }
-        TaskSpec::Accuracy { labelled, sentences } => {
-            (at("task.labelled", labelled)?, Task::Accuracy { sentences: *sentences })
-        }
-    };
+    let checkpoint = at("checkpoint.path", spec.checkpoint.path.as_ref())?;
+    let tokenizer = at("checkpoint.tokenizer", spec.checkpoint.tokenizer.as_ref())?;
+    let (key, text) = spec.task.file();
+    let text = at(&format!("task.{key}"), text)?;
+    let task = spec.task.task();
+    if matches!(task, Task::Choice { .. }) {
+        return Err(refuse(path, &InvalidExperiment::OwnChoice));
+    }
     Ok((Files { checkpoint, tokenizer, text }, task))
+}
+
+/// Error of a file that a spec does not name.
+fn missing(path: &Path, key: &str) -> Failure {
+    refuse(path, &format!("{key} is missing: write it in the spec or give --set {key}=FILE"))
 }
 
 /// The shape of the checkpoint, all of which is checked. It is not kept: whatever is made next reads it for itself.

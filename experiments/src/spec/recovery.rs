@@ -74,6 +74,7 @@ impl RecoverySpec {
     /// The file that is trained on, of the task's kind, and how it is cut; in words what is missing or is not of that kind.
     fn data(&self, task: &Task) -> Result<(&PathBuf, Task), &'static str> {
         match (task, &self.text, &self.labelled) {
+            (Task::Choice { .. }, ..) => Err("recovery: nothing is trained on multiple choice"),
             (Task::Perplexity { .. }, _, Some(_)) => {
                 Err("recovery.labelled: a language model is trained on recovery.text")
             }
@@ -175,7 +176,7 @@ pub(super) fn resolve(
     let window = match task {
         Task::Perplexity { window, .. } => window,
         // Sentences enter whole.
-        Task::Accuracy { .. } => 1,
+        Task::Accuracy { .. } | Task::Choice { .. } => 1,
     };
     check_model(&experiment.network, &task).map_err(|error| refuse(path, &error))?;
     task.validate().map_err(|error| refuse(path, &format!("recovery.{error}")))?;

@@ -2,10 +2,12 @@
 
 mod checkpoint;
 mod space;
+mod task;
 
 use checkpoint::CHECKPOINT;
 use qslm_search::{StrategyEntry, registry};
 use space::SPACE;
+use task::TASK;
 
 /// A table of a spec.
 struct Table {
@@ -31,13 +33,8 @@ pub struct ReferenceTable {
 /// All tables, in the order of reading. A strategy describes itself.
 pub fn tables() -> Vec<ReferenceTable> {
     let strategies = registry().iter().map(ReferenceTable::from);
-    let before = TOP
-        .iter()
-        .chain(CHECKPOINT)
-        .chain(BEFORE_SPACE)
-        .chain(SPACE)
-        .chain(AFTER_SPACE)
-        .map(ReferenceTable::from);
+    let before =
+        TOP.iter().chain(CHECKPOINT).chain(TASK).chain(SPACE).chain(AFTER_SPACE).map(ReferenceTable::from);
     before.chain(strategies).chain(AFTER_STRATEGY.iter().map(ReferenceTable::from)).collect()
 }
 
@@ -97,11 +94,12 @@ const TOP: &[Table] = &[Table {
         ),
         ("checkpoint", "table", "required", "the model"),
         ("task", "table", "required", "data and protocol"),
+        ("tasks", "tables by name", "none", "further tasks that every candidate is measured on"),
         ("space", "table", "see below", "what may be chosen"),
         ("constraints", "table", "none", "what has to hold"),
         (
             "objectives",
-            "2 or 3 of perplexity, error, kl, firing_rate, any cost",
+            "2 or 3 of perplexity, error, kl, firing_rate, tasks.NAME, any cost",
             "quality and footprint",
             "what the front weighs",
         ),
@@ -135,45 +133,6 @@ const TOP: &[Table] = &[Table {
     ],
     misspelt: "x_ = 1",
 }];
-
-/// Tables of the task, before the space.
-const BEFORE_SPACE: &[Table] = &[
-    Table {
-        name: "[task] kind = \"perplexity\"",
-        about: "",
-        keys: &[
-            ("text", "file", "required", "UTF-8 text"),
-            (
-                "window",
-                "1 or more",
-                "required",
-                "tokens per window; the network's state starts afresh in each",
-            ),
-            ("stride", "1 to window", "window", "tokens from one window's start to the next"),
-            (
-                "windows",
-                "1 or more",
-                "all",
-                "stop after so many windows; all, with a warning, if the text has fewer",
-            ),
-        ],
-        misspelt: "[task]\nkind = \"perplexity\"\nx_ = 1",
-    },
-    Table {
-        name: "[task] kind = \"accuracy\"",
-        about: "",
-        keys: &[
-            ("labelled", "file", "required", "lines of sentence TAB label, labels from 0"),
-            (
-                "sentences",
-                "1 or more",
-                "all",
-                "stop after so many sentences; all, with a warning, if there are fewer",
-            ),
-        ],
-        misspelt: "[task]\nkind = \"accuracy\"\nx_ = 1",
-    },
-];
 
 /// Tables after the space and before the strategies.
 const AFTER_SPACE: &[Table] = &[
@@ -297,6 +256,12 @@ const AFTER_SPACE: &[Table] = &[
                 "0 or more",
                 "none",
                 "mean KL divergence of the predictions from the float model's, in nats per token or sentence",
+            ),
+            (
+                "tasks",
+                "table of numbers",
+                "{}",
+                "largest loss on further tasks, by name: of perplexity relative to the float model's, of accuracy as a fraction",
             ),
             (
                 "confident",

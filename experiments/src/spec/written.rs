@@ -1,5 +1,6 @@
 //! The TOML form of a spec: what may be left out, and `--set` on top of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use qslm_common::backend::Backend;
@@ -12,6 +13,7 @@ use qslm_common::racing::Racing;
 use qslm_common::space::Tier;
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::Task;
+use qslm_common::tasks::TaskName;
 use qslm_common::trade_off::TradeOff;
 use qslm_search::{AnyStrategy, Evolve, List, Ranked, Strategy, Surrogate, registry};
 use serde::de::Error;
@@ -21,6 +23,7 @@ use super::check::culprit;
 use super::position::{key_at, line_at, with_key};
 use super::recovery::RecoverySpec;
 use super::space::SpaceSpec;
+use super::tasks::TaskSpec;
 use super::{KeyProblem, refuse};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_text;
@@ -37,6 +40,8 @@ pub(super) struct Spec {
     pub(super) backend: Backend,
     pub(super) checkpoint: CheckpointSpec,
     pub(super) task: TaskSpec,
+    #[serde(default)]
+    pub(super) tasks: BTreeMap<TaskName, TaskSpec>,
     #[serde(default)]
     pub(super) space: SpaceSpec,
     #[serde(default)]
@@ -75,13 +80,6 @@ impl CheckpointSpec {
             KeyProblem::new(&key, format!("checkpoint.neuron: {words}"))
         })
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub(super) enum TaskSpec {
-    Perplexity { text: Option<PathBuf>, window: u32, stride: Option<u32>, windows: Option<u32> },
-    Accuracy { labelled: Option<PathBuf>, sentences: Option<u32> },
 }
 
 /// Calibration data, off which static ranges are read: a text or labelled sentences, as the task's.
@@ -217,6 +215,14 @@ const PATHS: [&str; 12] = [
     "strategy.warm_start",
 ];
 
+/// True if the value of a key is a path.
+fn is_path(key: &str) -> bool {
+    let of_task = || {
+        key.starts_with("tasks.") && [".text", ".labelled", ".questions"].iter().any(|end| key.ends_with(end))
+    };
+    PATHS.contains(&key) || of_task()
+}
+
 impl CalibrationSpec {
     /// The one file, if there is just one.
     pub(super) fn file(&self) -> Option<&PathBuf> {
@@ -257,6 +263,7 @@ impl HoldoutSpec {
                 Task::Perplexity { window: *window, stride: *stride, windows: self.sequences }
             }
             Task::Accuracy { .. } => Task::Accuracy { sentences: self.sequences },
+            Task::Choice { per_byte, .. } => Task::Choice { questions: self.sequences, per_byte: *per_byte },
         }
     }
 }
@@ -351,7 +358,7 @@ pub(super) fn set(table: &mut toml::Table, setting: &str) -> Outcome {
     let (key, value) = setting.split_once('=').ok_or_else(|| usage("expected KEY=VALUE"))?;
     let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"));
     let mut value = parsed.ok().and_then(|mut t| t.remove("value")).unwrap_or(toml::Value::from(value));
-    if let (true, Some(file)) = (PATHS.contains(&key), value.as_str()) {
+    if let (true, Some(file)) = (is_path(key), value.as_str()) {
         let absolute = std::path::absolute(file).map_err(|error| usage(&error.to_string()))?;
         value = toml::Value::from(absolute.to_string_lossy().into_owned());
     }

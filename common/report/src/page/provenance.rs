@@ -138,6 +138,7 @@ fn task(task: &Task) -> String {
             format!("perplexity, windows of {window} tokens every {stride}, {}", of(windows, "windows"))
         }
         Task::Accuracy { sentences } => format!("accuracy, {}", of(sentences, "sentences")),
+        Task::Choice { questions, .. } => format!("multiple choice, {}", of(questions, "questions")),
     }
 }
 

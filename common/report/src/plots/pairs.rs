@@ -7,6 +7,7 @@ use kuva::render::plots::Plot as Layer;
 use qslm_common::cost::Cost;
 use qslm_common::front_document::FrontRow;
 use qslm_common::objective::Objective;
+use qslm_common::quality::Quality;
 
 use super::front::MOST_INTERVALS;
 use super::{CHOSEN, FRONT, Plot, WIDTH};
@@ -88,6 +89,10 @@ fn value(row: &FrontRow, objective: Objective) -> Option<f64> {
         Objective::Error => row.accuracy.map(|accuracy| 1.0 - accuracy),
         Objective::Kl => row.kl,
         Objective::FiringRate => row.firing_rate,
+        Objective::Task(name) => {
+            let task = row.tasks.get(&name)?;
+            task.perplexity.or(task.accuracy.map(|accuracy| 1.0 - accuracy))
+        }
         Objective::Cost(Cost::Footprint) => Some(row.footprint_bytes as f64),
         Objective::Cost(cost) => row.costs.get(&cost).copied(),
     }
@@ -95,12 +100,17 @@ fn value(row: &FrontRow, objective: Objective) -> Option<f64> {
 
 /// Arms of the 95 % interval of a quality, downwards and upwards; `None` for what has none.
 fn arms(float: &FrontRow, row: &FrontRow, objective: Objective) -> Option<(f64, f64)> {
-    let (low, high) = row.quality_loss_interval?;
-    let (at, before) = (value(row, objective)?, value(float, objective)?);
-    let (low, high) = match objective {
-        Objective::Perplexity => (before * (1.0 + low), before * (1.0 + high)),
-        Objective::Error => (before + low, before + high),
+    let of_task = |name| row.tasks.get(&name).map(|task| (task.quality(), task.quality_loss_interval));
+    let (quality, interval) = match objective {
+        Objective::Perplexity => (Quality::Perplexity, row.quality_loss_interval),
+        Objective::Error => (Quality::Accuracy, row.quality_loss_interval),
+        Objective::Task(name) => of_task(name)?,
         _ => return None,
+    };
+    let (at, before) = (value(row, objective)?, value(float, objective)?);
+    let (low, high) = match quality {
+        Quality::Perplexity => interval.map(|(low, high)| (before * (1.0 + low), before * (1.0 + high)))?,
+        Quality::Accuracy => interval.map(|(low, high)| (before + low, before + high))?,
     };
     Some(((at - low).max(0.0), (high - at).max(0.0)))
 }
@@ -110,7 +120,7 @@ fn said(objective: Objective, value: f64) -> String {
         Objective::Perplexity => format!("{value:.3}"),
         Objective::Error => words::percent(value),
         Objective::Kl => format!("{value:.4} nats"),
-        Objective::FiringRate => format!("{value:.4}"),
+        Objective::FiringRate | Objective::Task(_) => format!("{value:.4}"),
         Objective::Cost(cost) => words::cost(cost, value),
     }
 }

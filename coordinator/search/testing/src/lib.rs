@@ -1,6 +1,7 @@
 //! Testing: an experiment whose measurements are a formula, so that searches, ledgers and stores are tested without a
 //! network. For tests only: no program builds on it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qslm_common::archive::Archive;
@@ -15,6 +16,7 @@ use qslm_common::scheme::{Granularity, Scheme, Width};
 use qslm_common::space::{Embedding, Space};
 use qslm_common::strategy::StrategySpec;
 use qslm_common::task::{Data, Task};
+use qslm_common::tasks::{FurtherTask, TaskName};
 use qslm_common::trade_off::TradeOff;
 use qslm_common::{ENGINE_VERSION, hash::ContentHash};
 use qslm_search::{AnyStrategy, Step, Tell};
@@ -50,6 +52,7 @@ pub fn experiment(strategy: impl Into<StrategySpec>) -> Experiment {
         racing: None,
         recovery: None,
         max_candidates: None,
+        tasks: BTreeMap::new(),
     }
 }
 
@@ -77,6 +80,24 @@ pub fn measure(candidate: &Candidate) -> Counts {
         processed_tokens: 100,
         ..Counts::zero(populations)
     }
+}
+
+/// Counts of a candidate on all tasks of an experiment, which are the same on each.
+pub fn measure_all(experiment: &Experiment, candidate: &Candidate) -> Counts {
+    let counts = measure(candidate);
+    let tasks = experiment.tasks.keys().map(|name| (*name, counts.clone())).collect();
+    Counts { tasks, ..counts }
+}
+
+/// The experiment with a further task, `more`, that is bounded and an axis of the front.
+#[expect(clippy::unwrap_used, reason = "the name is written here")]
+pub fn with_task(mut experiment: Experiment) -> Experiment {
+    let name: TaskName = "more".parse().unwrap();
+    let task = Task::Perplexity { window: 8, stride: 8, windows: Some(3) };
+    experiment.tasks.insert(name, FurtherTask { text: ContentHash::of(b"more"), task });
+    experiment.objectives.push(Objective::Task(name));
+    experiment.constraints.tasks.insert(name, 0.03);
+    experiment
 }
 
 /// Runs a strategy to its end. `fails` marks candidates that cannot be measured. Returns the archive and
@@ -110,10 +131,9 @@ pub fn run_told(
         for candidate in generation.candidates.iter() {
             assert_eq!(candidate.validate(&experiment.network), Ok(()));
             if !fails(&candidate) {
-                let counts = measure(&candidate);
                 match generation.subset {
-                    Some(_) => archive.insert_on_subset(candidate.id(), counts),
-                    None => archive.insert(experiment, &candidate, counts),
+                    Some(_) => archive.insert_on_subset(candidate.id(), measure(&candidate)),
+                    None => archive.insert(experiment, &candidate, measure_all(experiment, &candidate)),
                 }
             }
         }

@@ -29,7 +29,7 @@ use crate::driver::committer::measured;
 use crate::driver::*;
 use crate::ledger::Grant;
 use crate::store::disk::Disk;
-use qslm_testing::{experiment, measure, run_told};
+use qslm_testing::{experiment, measure, run_told, with_task};
 
 const TTL: Duration = Duration::from_millis(1000);
 const STEPS: usize = 200_000;
@@ -173,7 +173,11 @@ impl World {
             number if number % 5 == 1 => [Grid { tier: Tier::Global }.into(), External {}.into()],
             _ => [Grid { tier: Tier::Global }.into(), Random { tier: Tier::Block, trials: 4, seed }.into()],
         };
-        let experiments = strategies.map(|strategy| (experiment(strategy), rng.random_range(1..4))).to_vec();
+        let mut experiments =
+            strategies.map(|strategy| (experiment(strategy), rng.random_range(1..4))).to_vec();
+        if seed % 3 == 1 {
+            experiments[0].0 = with_task(experiments[0].0.clone());
+        }
         let disk = Disk::default();
         let store = Store::on(disk.clone()).unwrap();
         let driver = Driver::with_searches(store, options(), start_playback).unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use qslm_common::backend::Backend;
 use qslm_common::evidence::Engines;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
@@ -103,6 +104,25 @@ fn an_artifact_that_comes_twice_settles_a_job_once_and_another_one_is_a_conflict
         Settled::Unknown
     );
     assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn what_a_graphics_card_makes_is_made_by_one_worker_alone() {
+    for (backend, expected) in [(Backend::Native, true), (Backend::Cuda, false)] {
+        let mut ledger = Ledger::default();
+        let [quick, slow] = ["quick", "slow"].map(|name| job(name, &[]).on(backend));
+        ledger.open_job(A, quick.clone().into(), BTreeSet::new());
+        granted(&mut ledger, 1, "a", NOW);
+        ledger.settle_job(quick.key(), made(b"1"), NOW + Duration::from_secs(1));
+        ledger.open_job(A, slow.clone().into(), BTreeSet::new());
+        granted(&mut ledger, 2, "a", NOW + Duration::from_secs(1));
+        let later = NOW + Duration::from_secs(100);
+        assert_eq!(granted(&mut ledger, 3, "b", later).is_some(), expected, "{backend}");
+        // Once that worker hands it back, another one may have it.
+        ledger.hand_back(LeaseId(2));
+        assert_eq!(granted(&mut ledger, 4, "b", later).is_some(), !expected, "{backend}");
+        assert_eq!(ledger.check(), Ok(()));
+    }
 }
 
 #[test]

@@ -47,9 +47,17 @@ struct SpreadRecord {
 
 impl CountsRecord {
     fn new(counts: &Counts, spread: Option<Spread>) -> Self {
-        // Every field by name, so that the next one is not forgotten.
-        let Counts { nll: Nll(nll), scored_tokens, hits, sentences, processed_tokens, ref spikes, kl } =
-            *counts;
+        // Every field by name, so that the next one is not forgotten. A record is of one trial, and so of one task.
+        let Counts {
+            nll: Nll(nll),
+            scored_tokens,
+            hits,
+            sentences,
+            processed_tokens,
+            ref spikes,
+            kl,
+            tasks: _,
+        } = *counts;
         let kl = kl.map(|Nll(kl)| kl);
         let spread = spread.map(|Spread { sequences, squares }| SpreadRecord { sequences, squares });
         Self { nll, scored_tokens, hits, sentences, processed_tokens, spikes: spikes.clone(), spread, kl }
@@ -58,7 +66,8 @@ impl CountsRecord {
     fn into_parts(self) -> (Counts, Option<Spread>) {
         let Self { nll, scored_tokens, hits, sentences, processed_tokens, spikes, spread, kl } = self;
         let (nll, kl) = (Nll(nll), kl.map(Nll));
-        let counts = Counts { nll, scored_tokens, hits, sentences, processed_tokens, spikes, kl };
+        let counts =
+            Counts { nll, scored_tokens, hits, sentences, processed_tokens, spikes, kl, ..Counts::default() };
         let spread = spread.map(|SpreadRecord { sequences, squares }| Spread { sequences, squares });
         (counts, spread)
     }
@@ -161,7 +170,7 @@ mod tests {
             let spread = spread.map(|(sequences, squares)| Spread { sequences, squares });
             let [nll, scored_tokens, hits, sentences, processed_tokens] = numbers;
             let nll = Nll(nll);
-            let counts = Counts { nll, scored_tokens, hits, sentences, processed_tokens, spikes, kl };
+            let counts = Counts { nll, scored_tokens, hits, sentences, processed_tokens, spikes, kl, ..Counts::default() };
             let travelling = convert::write_counts(&counts, spread).encode_to_vec();
             prop_assert_eq!(&CountsRecord::new(&counts, spread).encode_to_vec(), &travelling);
             let backing = Backing { spread, ..Backing::default() };

@@ -1,5 +1,7 @@
 //! Workload that coordinators are measured with: a search over a network that is never run.
 
+use std::collections::BTreeMap;
+
 use qslm_common::ENGINE_VERSION;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
@@ -55,6 +57,7 @@ pub(super) fn experiment(strategy: impl Into<StrategySpec>) -> Outcome<Experimen
         racing: None,
         recovery: None,
         max_candidates: None,
+        tasks: BTreeMap::new(),
     };
     match qslm_search::problems(&experiment).into_iter().next() {
         Some(problem) => Err(Failure::new(Exit::Failure, problem)),

@@ -97,7 +97,7 @@ impl Fixed {
         let data = load_data(&file(text), &file(tokenizer), &experiment.task, &experiment.network)?;
         let sentences = match experiment.task {
             Task::Perplexity { .. } => 0,
-            Task::Accuracy { .. } => data.len() as u64,
+            Task::Accuracy { .. } | Task::Choice { .. } => data.len() as u64,
         };
         let by = "the experiment's data give".to_owned();
         Ok(Some(Self { tokens: data.predicted(), sentences, positions: data.positions(), by }))
@@ -114,7 +114,7 @@ fn bounds(task: &Task, counts: &Counts) -> [(&'static str, u64, u64, u64); 4] {
             let most = windows.map_or(u64::MAX, |windows| windows * window);
             ((1, scored), (0, 0), (0, 0), (1, most))
         }
-        Task::Accuracy { sentences } => {
+        Task::Accuracy { sentences } | Task::Choice { questions: sentences, .. } => {
             let most = sentences.map_or(u64::MAX, u64::from);
             ((0, 0), (0, most), (1, most), (1, u64::MAX))
         }

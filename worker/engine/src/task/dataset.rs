@@ -8,13 +8,14 @@ use std::path::Path;
 use qslm_common::network::Network;
 use qslm_common::task::Task;
 
+use super::questions::{self, Answer};
 use super::tokenizer::{TokenizerError, TokenizerFile};
 
 /// The sequences of a task, in their order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Dataset {
-    tokens: Vec<u32>,
-    sequences: Vec<Sequence>,
+    pub(super) tokens: Vec<u32>,
+    pub(super) sequences: Vec<Sequence>,
 }
 
 /// One sequence: a run of tokens that enters the network from a fresh state.
@@ -33,6 +34,13 @@ pub(super) enum Target {
     NextToken(Range<usize>),
     /// The class of the whole sequence.
     Label(usize),
+    /// Which of these answers follows it.
+    Answers {
+        /// The answers.
+        answers: Vec<Answer>,
+        /// Index of the right one.
+        right: usize,
+    },
 }
 
 /// Error of a file that is no data for a task.
@@ -66,6 +74,17 @@ pub enum DataError {
     /// A sentence that becomes no tokens.
     #[error("line {0} has no words before its label")]
     EmptySentence(usize),
+    /// No question at all.
+    #[error("no questions: expected lines of {{\"context\": .., \"choices\": [..], \"label\": 0}}")]
+    NoQuestions,
+    /// A line that is no question.
+    #[error("line {line}: {words}")]
+    Question {
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        words: String,
+    },
     /// A token id that the embedding has no row for.
     #[error("token {token} in sequence {sequence}: the embedding has {vocabulary} rows")]
     Token {
@@ -105,6 +124,7 @@ impl Dataset {
                 Self::windows(tokens, window as usize, stride as usize, windows)
             }
             Task::Accuracy { sentences } => read_sentences(path, tokenizer, network.outputs, sentences),
+            Task::Choice { questions, per_byte } => questions::read(path, tokenizer, questions, per_byte),
         }
     }
 
@@ -172,14 +192,20 @@ impl Dataset {
 
     /// Processed tokens over all sequences: all that enter the network.
     pub fn positions(&self) -> u64 {
-        self.sequences.iter().map(|sequence| sequence.input.len() as u64).sum()
+        let entering = |sequence: &Sequence| match &sequence.target {
+            Target::NextToken(_) | Target::Label(_) => sequence.input.len(),
+            Target::Answers { answers, .. } => {
+                sequence.input.len() + answers.iter().map(|answer| answer.tokens.len() - 1).sum::<usize>()
+            }
+        };
+        self.sequences.iter().map(|sequence| entering(sequence) as u64).sum()
     }
 
-    /// Scored tokens over all sequences: those that are predicted; 0 where sentences are classified.
+    /// Scored tokens over all sequences: those that are predicted; 0 where sentences are classified or questions answered.
     pub fn predicted(&self) -> u64 {
         let predicted = |sequence: &Sequence| match &sequence.target {
             Target::NextToken(scored) => scored.len() as u64,
-            Target::Label(_) => 0,
+            Target::Label(_) | Target::Answers { .. } => 0,
         };
         self.sequences.iter().map(predicted).sum()
     }
@@ -210,7 +236,7 @@ impl Dataset {
     pub fn sentences(&self) -> impl Iterator<Item = (&[u32], u32)> {
         self.sequences.iter().filter_map(|sequence| match sequence.target {
             Target::Label(class) => Some((&self.tokens[sequence.input.clone()], class as u32)),
-            Target::NextToken(_) => None,
+            Target::NextToken(_) | Target::Answers { .. } => None,
         })
     }
 
@@ -229,7 +255,7 @@ impl Dataset {
 }
 
 /// Calls `each` with every line and its number from 1, the newline kept.
-fn for_each_line(
+pub(super) fn for_each_line(
     path: &Path,
     mut each: impl FnMut(usize, &str) -> Result<bool, DataError>,
 ) -> Result<(), DataError> {
@@ -271,7 +297,7 @@ fn read_sentences(
     classes: u32,
     most: Option<u32>,
 ) -> Result<Dataset, DataError> {
-    let mut data = Dataset { tokens: Vec::new(), sequences: Vec::new() };
+    let mut data = Dataset::default();
     for_each_line(path, |line, text| {
         let text = text.trim_end_matches(['\n', '\r']);
         if text.is_empty() {

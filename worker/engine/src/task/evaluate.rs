@@ -12,6 +12,8 @@ use qslm_common::quality::Quality;
 use qslm_common::spread::Spread;
 
 use super::dataset::{Dataset, Sequence, Target};
+use super::questions::Answer;
+use super::questions::answer_features;
 use crate::kernels::divergence::divergence;
 use crate::kernels::{loss, mean};
 use crate::model::{Caches, Hook, SpikeGpt};
@@ -131,6 +133,9 @@ fn evaluate_sequence(
     caches: Option<(&Caches, ContentHash)>,
 ) -> Option<Counts> {
     let sequence = data.sequence(index);
+    if let Target::Answers { answers, right } = &sequence.target {
+        return answer(model, float, data, data.tokens(sequence.input.clone()), (answers, *right));
+    }
     let mut counts = Counts::zero(model.network().populations().len());
     let tokens = data.tokens(sequence.input.clone());
     let features_of = |model: &SpikeGpt, spikes: &mut [u64]| match caches {
@@ -167,7 +172,48 @@ fn evaluate_sequence(
             counts.hits = u64::from(loss::argmax(&logits) == *label);
             counts.sentences = 1;
         }
+        Target::Answers { .. } => unreachable!("answered above"),
     }
+    Some(counts)
+}
+
+/// Counts of one question: the loss of the right answer's tokens, and a hit if no other answer is as likely. The context is
+/// read once for all answers.
+fn answer(
+    model: &SpikeGpt,
+    float: Option<&SpikeGpt>,
+    data: &Dataset,
+    context: &[u32],
+    (answers, right): (&[Answer], usize),
+) -> Option<Counts> {
+    let mut counts = Counts { sentences: 1, ..Counts::zero(model.network().populations().len()) };
+    let read = |model: &SpikeGpt, spikes: &mut [u64]| {
+        let mut state = model.start();
+        (model.features(context, &mut state, spikes), state)
+    };
+    let (of_context, state) = read(model, &mut counts.spikes);
+    counts.processed_tokens = context.len() as u64;
+    let mut losses = Vec::new();
+    for Answer { tokens, .. } in answers {
+        let tokens = data.tokens(tokens.clone());
+        let features = answer_features(model, &of_context, &state, tokens, &mut counts.spikes);
+        counts.processed_tokens += tokens.len() as u64 - 1;
+        losses.push(model.losses(features, tokens).iter().sum::<f64>());
+    }
+    if let Some(float) = float {
+        let nowhere = &mut vec![0; counts.spikes.len()];
+        let (before, float_state) = read(float, nowhere);
+        let tokens = data.tokens(answers[right].tokens.clone());
+        let before = answer_features(float, &before, &float_state, tokens, nowhere);
+        let after = answer_features(model, &of_context, &state, tokens, nowhere);
+        counts.kl = Some(divergence_of(losses_beside((float, &before), (model, &after), tokens).1)?);
+    }
+    counts.nll = Nll::from_nats(losses[right])?;
+    // On equal terms as answers are compared; what is no number is no answer.
+    let scores = answers.iter().zip(&losses).map(|(answer, loss)| loss / answer.weight);
+    let scores: Vec<f64> = scores.collect();
+    let is_likelier = |(index, score): (usize, &f64)| index == right || *score > scores[right];
+    counts.hits = u64::from(scores.iter().enumerate().all(is_likelier));
     Some(counts)
 }
 
@@ -208,6 +254,8 @@ fn scored_rows(sequence: &Sequence, channels: u32) -> Range<usize> {
     match &sequence.target {
         Target::NextToken(scored) => (scored.start - start) * channels..(scored.end - start) * channels,
         Target::Label(_) => 0..sequence.input.len() * channels,
+        // The last of the context, which predicts an answer's first token.
+        Target::Answers { .. } => (sequence.input.len() - 1) * channels..sequence.input.len() * channels,
     }
 }
 
@@ -223,7 +271,9 @@ pub(super) fn head_input(
     let mut spikes = vec![0; model.network().populations().len()];
     let features = model.features_watched(tokens, &mut model.start(), &mut spikes, hook);
     match sequence.target {
-        Target::NextToken(_) => features[scored_rows(sequence, model.network().channels)].to_vec(),
+        Target::NextToken(_) | Target::Answers { .. } => {
+            features[scored_rows(sequence, model.network().channels)].to_vec()
+        }
         Target::Label(_) => mean_row(&features, tokens.len()),
     }
 }

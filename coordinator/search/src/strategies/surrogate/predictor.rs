@@ -7,9 +7,12 @@ use qslm_common::archive::Entry;
 use qslm_common::cost::Cost;
 use qslm_common::experiment::Experiment;
 use qslm_common::objective::Objective;
+use qslm_common::tasks::TaskName;
 
 use super::genes::Genes;
-use crate::fitness::{bounds, excess, excess_of_bytes, kl, lost, mean_loss};
+use crate::fitness::{
+    bounds, excess, excess_of_bytes, excess_on_tasks, kl, lost, lost_on, mean_loss, mean_loss_on,
+};
 use crate::nsga2::{Fitness, Genome};
 use crate::rbf::Rbf;
 
@@ -22,6 +25,10 @@ enum Quantity {
     UpperLoss,
     /// Divergence from the float model.
     Kl,
+    /// Mean loss on a further task against the float model.
+    TaskLoss(TaskName),
+    /// The loss on a further task that its bound is held to.
+    BoundedTaskLoss(TaskName),
     /// Spikes per neuron and token.
     FiringRate,
     /// A cost that depends on more than bytes.
@@ -69,6 +76,7 @@ impl<'a> Predictor<'a> {
             Objective::Perplexity | Objective::Error => value(Quantity::Loss),
             Objective::Kl => value(Quantity::Kl),
             Objective::FiringRate => value(Quantity::FiringRate),
+            Objective::Task(name) => value(Quantity::TaskLoss(*name)),
             Objective::Cost(of) => cost(*of),
         };
         let constraints = &self.experiment.constraints;
@@ -76,7 +84,9 @@ impl<'a> Predictor<'a> {
         let of_loss = bounds(self.experiment).map(|most| excess(bounded, squashed(most))).sum::<f64>();
         let of_costs = constraints.max.iter().map(|(of, most)| excess(cost(*of), *most)).sum::<f64>();
         let of_kl = constraints.max_kl.map_or(0.0, |most| excess(value(Quantity::Kl), squashed(most)));
-        let violation = of_loss + of_kl + excess_of_bytes(self.experiment, bytes) + of_costs;
+        let of_tasks =
+            excess_on_tasks(self.experiment, |name| value(Quantity::BoundedTaskLoss(name)), squashed);
+        let violation = of_loss + of_kl + of_tasks + excess_of_bytes(self.experiment, bytes) + of_costs;
         Fitness { violation, losses: self.experiment.objectives.iter().map(objective).collect() }
     }
 }
@@ -86,11 +96,18 @@ fn quantities(experiment: &Experiment) -> Vec<Quantity> {
     let upper = experiment.constraints.confident.then_some(Quantity::UpperLoss);
     let kl = experiment.asks_for_kl().then_some(Quantity::Kl);
     let rate = experiment.objectives.contains(&Objective::FiringRate).then_some(Quantity::FiringRate);
+    let on_tasks = experiment.objectives.iter().filter_map(|objective| match objective {
+        Objective::Task(name) => Some(Quantity::TaskLoss(*name)),
+        _ => None,
+    });
+    let bounded = experiment.constraints.tasks.keys().map(|name| Quantity::BoundedTaskLoss(*name));
     let costs = experiment.deciding_costs().into_iter().filter(|cost| *cost != Cost::Footprint);
     std::iter::once(Quantity::Loss)
         .chain(upper)
         .chain(kl)
         .chain(rate)
+        .chain(on_tasks)
+        .chain(bounded)
         .chain(costs.map(Quantity::Cost))
         .collect()
 }
@@ -102,6 +119,11 @@ impl Quantity {
             Self::Loss => squashed(mean_loss(entry) - mean_loss(float)),
             Self::UpperLoss => squashed(lost(experiment, float, entry)),
             Self::Kl => squashed(kl(entry)),
+            Self::TaskLoss(name) => {
+                let loss = |entry| mean_loss_on(name, entry).unwrap_or(0.0);
+                squashed(loss(entry) - loss(float))
+            }
+            Self::BoundedTaskLoss(name) => squashed(lost_on(experiment, name, float, entry)),
             Self::FiringRate => Objective::FiringRate.loss(&experiment.network, entry.measured()),
             Self::Cost(cost) => entry.measured().cost(cost).unwrap_or(0.0),
         }

@@ -178,6 +178,10 @@ impl<'a> Comparison<'a> {
                 tokens.iter().map(|token| *token as usize).collect()
             }
             Target::Label(label) => vec![*label],
+            Target::Answers { answers, right } => {
+                let first = answers[*right].tokens.start;
+                vec![self.data.tokens(first..first + 1)[0] as usize]
+            }
         };
         // In blocks, because a large vocabulary does not allow all logits at once.
         let block = (LOGITS_AT_ONCE / outputs).max(1);
