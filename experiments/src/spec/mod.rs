@@ -5,6 +5,7 @@
 
 mod calibration;
 mod check;
+mod files;
 mod position;
 pub mod recovery;
 pub mod reference;
@@ -13,7 +14,8 @@ mod table;
 mod warm;
 mod written;
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::candidate::Candidate;
@@ -45,8 +47,9 @@ use crate::member::Base;
 use crate::sensitivity::{self, Metric, UnitSensitivity};
 use calibration::{calibrate, draft};
 pub use check::{Problem, problems, problems_of_text};
+use files::{Files, find, find_addresses, origins};
 pub use written::refuse_toml;
-use written::{HoldoutSpec, Spec, TaskSpec, WrittenList, WrittenRanked, WrittenStrategy};
+use written::{HoldoutSpec, Spec, WrittenList, WrittenRanked, WrittenStrategy};
 
 /// A spec with everything found.
 #[derive(Debug, Clone)]
@@ -67,6 +70,8 @@ pub struct Resolved {
     pub demands: Demands,
     /// Data that the search does not see, on which the chosen candidate is measured when it has ended.
     pub holdout: Option<Holdout>,
+    /// Addresses that files were fetched from, by content hash. They change no id.
+    pub origins: BTreeMap<ContentHash, String>,
 }
 
 impl Resolved {
@@ -97,14 +102,6 @@ impl Resolved {
             (subset.candidates, f64::from(subset.sequences) / self.sequences as f64)
         })
     }
-}
-
-/// The files that a spec names.
-struct Files {
-    checkpoint: PathBuf,
-    tokenizer: PathBuf,
-    /// The text or labelled sentences.
-    text: PathBuf,
 }
 
 /// Reads a spec, applies `KEY=VALUE` settings on top, and finds everything that it names.
@@ -157,6 +154,10 @@ impl From<Failure> for Refused {
 }
 
 fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, Refused> {
+    let (fetched, failed) = find_addresses(&mut spec);
+    if let Some((key, failure)) = failed.into_iter().next() {
+        return Err(Failure::new(failure.exit(), format!("{}: {key}: {failure}", path.display())).into());
+    }
     let (files, task) = find(path, &mut spec)?;
     let base = Base::said(&files.checkpoint, spec.checkpoint.family)?;
     let member = spec.checkpoint.member(base).map_err(|problem| Refused::Spec(vec![problem]))?;
@@ -284,67 +285,13 @@ fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, R
         (experiment.data.tokenizer, tokenizer),
     ];
     files.extend(trained_on);
+    let origins = origins(&files, &fetched);
     files.extend(code_files);
-    Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands, holdout })
+    Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands, holdout, origins })
 }
 
 fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {
     Failure::new(Exit::Usage, format!("{}: {what}", path.display()))
-}
-
-/// The files that a spec names, with the keys that name them.
-fn named_files(path: &Path, spec: &Spec) -> Vec<(&'static str, PathBuf)> {
-    let task = match &spec.task {
-        TaskSpec::Perplexity { text, .. } => ("task.text", text),
-        TaskSpec::Accuracy { labelled, .. } => ("task.labelled", labelled),
-    };
-    let checkpoint = &spec.checkpoint;
-    let mut named =
-        vec![("checkpoint.path", &checkpoint.path), ("checkpoint.tokenizer", &checkpoint.tokenizer), task];
-    if let Some(calibration) = &spec.calibration {
-        named.push(("calibration.text", &calibration.text));
-        named.push(("calibration.labelled", &calibration.labelled));
-    }
-    if let Some(holdout) = &spec.holdout {
-        named.push(("holdout.text", &holdout.text));
-        named.push(("holdout.labelled", &holdout.labelled));
-    }
-    let front = spec.strategy.as_ref().and_then(|strategy| match strategy {
-        WrittenStrategy::Warm(_, front) => Some(front.clone()),
-        _ => None,
-    });
-    let front = &front;
-    named.push(("strategy.warm_start", front));
-    if let Some(recovery) = &spec.recovery {
-        named.push(("recovery.text", &recovery.text));
-        named.push(("recovery.labelled", &recovery.labelled));
-    }
-    let folder = path.parent().unwrap_or(Path::new(""));
-    named.into_iter().filter_map(|(key, file)| Some((key, folder.join(file.as_ref()?)))).collect()
-}
-
-/// The files of a spec, relative to it, and the protocol.
-fn find(path: &Path, spec: &mut Spec) -> Outcome<(Files, Task)> {
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let at = |key: &str, file: &mut Option<PathBuf>| match file.take() {
-        Some(file) => Ok(folder.join(file)),
-        None => {
-            Err(refuse(path, &format!("{key} is missing: write it in the spec or give --set {key}=FILE")))
-        }
-    };
-    let checkpoint = at("checkpoint.path", &mut spec.checkpoint.path)?;
-    let tokenizer = at("checkpoint.tokenizer", &mut spec.checkpoint.tokenizer)?;
-    let (text, task) = match &mut spec.task {
-        TaskSpec::Perplexity { text, window, stride, windows } => {
-            let task =
-                Task::Perplexity { window: *window, stride: stride.unwrap_or(*window), windows: *windows };
-            (at("task.text", text)?, task)
-        }
-        TaskSpec::Accuracy { labelled, sentences } => {
-            (at("task.labelled", labelled)?, Task::Accuracy { sentences: *sentences })
-        }
-    };
-    Ok((Files { checkpoint, tokenizer, text }, task))
 }
 
 /// The shape of the checkpoint, all of which is checked. It is not kept: whatever is made next reads it for itself.
