@@ -33,6 +33,7 @@ pub mod measurement;
 pub mod network;
 pub mod objective;
 pub mod origin;
+pub mod origins;
 pub mod pareto;
 pub mod quality;
 pub mod racing;

@@ -131,7 +131,8 @@ pub async fn submit(
     upload_missing(client, resolved.files.iter().map(|(hash, file)| (hash, file))).await?;
     let experiment = resolved.experiment.encode();
     let demands = Some(resolved.demands.clone().into());
-    let request = SubmitRequest { experiment, shards: resolved.shards, priority, demands };
+    let origins = resolved.origins.iter().map(|(hash, origin)| (hash.to_string(), origin.clone())).collect();
+    let request = SubmitRequest { experiment, shards: resolved.shards, priority, demands, origins };
     Ok(client.submit(request).await?.into_inner())
 }
 

@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use crate::client::{Client, fetch};
 use crate::commands::target::Source;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fetched;
 use crate::input::Input;
 use crate::inputs::{Cut, WINDOW};
 use crate::making::{Files, Here, Maker};
@@ -227,6 +228,11 @@ pub struct CalibrationWindow {
 }
 
 impl CalibrationArgs {
+    /// Puts a file in the place of an address.
+    pub fn find(&mut self) -> Outcome {
+        fetched::find(&mut self.calibration).map(drop)
+    }
+
     /// Static ranges of the activations that the flags quantize; `None` if there is nothing to read them off, or they quantize
     /// none.
     ///

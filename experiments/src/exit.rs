@@ -19,11 +19,11 @@ pub enum Exit {
     NotFound = 3,
     /// Something else holds what is needed, such as a store that is in use.
     Conflict = 4,
-    /// The coordinator cannot be reached; trying again may help.
+    /// The coordinator, or a server that has a file, cannot be reached; trying again may help.
     Unavailable = 5,
     /// The experiment finished, but with failed trials or without a candidate that meets the constraints.
     Unmet = 6,
-    /// The coordinator, or whatever stands in front of it, does not allow it.
+    /// The coordinator, whatever stands in front of it, or a server that has a file does not allow it.
     NotAllowed = 7,
     /// Interrupted by Ctrl-C; 143 if by SIGTERM.
     Interrupted = 130,

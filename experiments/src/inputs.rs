@@ -10,6 +10,7 @@ use qslm_engine::task::Dataset;
 
 use crate::data::{load_data, warn_of_fewer};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fetched;
 use crate::input::Input;
 use crate::known::Known;
 
@@ -47,6 +48,12 @@ pub struct DataArgs {
 pub const WINDOW: u32 = 1024;
 
 impl DataArgs {
+    /// Puts files in the place of addresses.
+    pub fn find(&mut self) -> Outcome {
+        let named = [&mut self.tokenizer, &mut self.text, &mut self.labelled];
+        fetched::find(named.into_iter().flatten()).map(drop)
+    }
+
     /// The same with what is not given as a search measured the candidate. Warns where it is given otherwise.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod control;
 mod data;
 mod ending;
 mod exit;
+mod fetched;
 mod finished;
 mod front_file;
 mod holdout;
@@ -59,7 +60,7 @@ pub fn spec_problems(text: &str) -> Vec<(Option<usize>, String)> {
 Start here:
   qslm run experiments/specs/quickstart.toml
 
-Exit codes: 0 ok, 1 failure, 2 usage or bad spec, 3 not found, 4 conflict, 5 coordinator unavailable,
+Exit codes: 0 ok, 1 failure, 2 usage or bad spec, 3 not found, 4 conflict, 5 no server answers,
 6 finished with failed trials or an unmet constraint, 7 not allowed, 130 and 143 interrupted by SIGINT and SIGTERM."
 )]
 struct Cli {

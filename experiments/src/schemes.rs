@@ -21,6 +21,7 @@ use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::Dataset;
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fetched;
 use crate::input::{Input, read_checkpoint};
 use crate::member::MemberArgs;
 use crate::storage::{CodesFiles, StorageArgs, sizes};
@@ -28,7 +29,8 @@ use crate::storage::{CodesFiles, StorageArgs, sizes};
 /// The checkpoint that a command works on.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// Checkpoint in PyTorch or safetensors format, float or packed, or the index of one in several files
+    /// Checkpoint in PyTorch or safetensors format, float or packed, or the index of one in several files; or its address, such
+    /// as hf://OWNER/NAME/FILE
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
     #[command(flatten)]
@@ -40,6 +42,11 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Puts a file in the place of an address.
+    pub fn find(&mut self) -> Outcome {
+        fetched::find([&mut self.checkpoint]).map(drop)
+    }
+
     /// Reads the file.
     pub fn read(&self) -> Outcome<Checkpoint> {
         read_checkpoint(&self.checkpoint, self.member.member(&self.checkpoint)?)

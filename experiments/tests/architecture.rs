@@ -11,8 +11,9 @@ use std::process::Command;
 use support::root;
 
 /// Packages of our own that each may build on, and the foreign packages that are its alone to name.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("qslm-common", &[]),
+    ("qslm-fetch", &[]),
     ("qslm-program", &["qslm-common"]),
     ("qslm-report", &["qslm-common"]),
     ("qslm-transport", &[]),
@@ -35,6 +36,7 @@ const EDGES: [(&str, &[&str]); 13] = [
             "qslm-common",
             "qslm-coordinator",
             "qslm-engine",
+            "qslm-fetch",
             "qslm-program",
             "qslm-proto",
             "qslm-report",

@@ -176,6 +176,7 @@ fn quantized_and_packed_members_measure_the_same_bits_again() {
             measurement: None,
             reproducible: true,
             conditions: None,
+            origin: None,
         };
         packed::write(&path, &checkpoint, &int4, &(), &[], provenance).unwrap();
         // A packed file says itself what it is of.

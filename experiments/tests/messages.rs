@@ -5,7 +5,8 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -36,6 +37,18 @@ fn holds(documented: &BTreeMap<String, i32>, message: &str, output: &Output) {
     for words in words.map(str::trim).filter(|words| !words.is_empty()) {
         assert!(said.contains(words), "{message:?}: {words:?} is not in {said}");
     }
+}
+
+/// Address of a server that shows nothing to whoever asks without a token.
+fn closed_hub() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let answer = |mut stream: TcpStream| {
+        let _ = stream.read(&mut [0; 4096])?;
+        stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    };
+    std::thread::spawn(move || listener.incoming().flatten().try_for_each(answer));
+    address
 }
 
 fn set(settings: &[&str]) -> Vec<String> {
@@ -75,6 +88,24 @@ fn every_documented_message_is_one_that_a_program_gives() {
     give("expected an address and port such as 127.0.0.1:7477", named);
     let misspelt = Command::new(support::QSLM).arg("list").env("QSLM_CLIENT_TOKEN_FIEL", "a").output();
     give("...: no such setting; did you mean ...?", misspelt.unwrap());
+    let zeros = "0".repeat(64);
+    let inspect = |address: &str| {
+        let mut command = Command::new(support::QSLM);
+        let cache = [("HF_HOME", at("home")), ("XDG_CACHE_HOME", at("cache"))];
+        command.args(["inspect", address]).current_dir(root()).envs(cache).env("HF_HUB_OFFLINE", "1");
+        command.output().unwrap()
+    };
+    let offline =
+        "...: HF_HUB_OFFLINE is set, and it is not in the cache; fetch ... elsewhere and put it at ...";
+    give(offline, inspect("hf://owner/name/model.pth"));
+    let without = "...: a hash is missing: expected #sha256=DIGITS or #blake3=DIGITS";
+    give(without, inspect("https://host/model.pth"));
+    let other = format!("file://{}#sha256={zeros}", root().join(SPEC).display());
+    give("...: it hashes to ..., expected ...", inspect(&other));
+    let mut stranger = Command::new(support::QSLM);
+    stranger.args(["inspect", "hf://owner/name/model.pth"]).env("HF_HOME", at("home"));
+    let private = "...: the Hub answers 401 Unauthorized: there is no ..., or set HF_TOKEN if it is private";
+    give(private, stranger.env("HF_ENDPOINT", closed_hub()).env_remove("HF_TOKEN").output().unwrap());
     let full = File::options().write(true).open("/dev/full").unwrap();
     let version = Command::new(support::QSLM).arg("version").stdout(full).output().unwrap();
     give("standard output: No space left on device ...", version);

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use qslm_common::candidate::Candidate;
 use qslm_common::demands::{Capabilities, Demands};
-use qslm_common::hash::ContentHash;
+use qslm_common::hash::{ContentHash, InvalidHash};
 use qslm_common::measurement::{Counts, Nll};
+use qslm_common::origins::Origins;
 use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::{Protocol, Trial};
@@ -156,6 +157,17 @@ impl TryFrom<v1::Demands> for Demands {
         demands.validate().map_err(|error| Invalid::new("demands", error))?;
         Ok(demands)
     }
+}
+
+/// Origins of files, by content hash.
+///
+/// # Errors
+/// Names the field where a hash or an address is none.
+pub fn origins(origins: impl IntoIterator<Item = (String, String)>) -> Result<Origins, Invalid> {
+    let origin = |(hash, address): (String, String)| Ok((hash.parse::<ContentHash>()?, address));
+    let read = origins.into_iter().map(origin).collect::<Result<Vec<_>, InvalidHash>>();
+    Origins::new(read.map_err(|error| Invalid::new("origins", error))?)
+        .map_err(|error| Invalid::new("origins", error))
 }
 
 /// A task, and whether the divergence from the float model is counted, as a message.

@@ -18,7 +18,7 @@ use qslm_common::spread::Spread;
 use qslm_common::task::{Data, Shard, Task};
 use qslm_common::trial::{Trial, TrialKey};
 use qslm_engine::checkpoint::calibrated::{CodeSource, CodesError, CodesFile};
-use qslm_engine::checkpoint::{Checkpoint, CheckpointError};
+use qslm_engine::checkpoint::{CheckpointError, Stored};
 use qslm_engine::memo::Memo;
 use qslm_engine::model::{Caches, CannotBuild, Reuse, SpikeGpt};
 use qslm_engine::task::{self, DataError, Dataset, EvaluateError, Interrupt, TokenizerError, TokenizerFile};
@@ -38,7 +38,7 @@ const CODES_FILES: usize = 8;
 
 /// Evaluates shards, several at a time if asked from several threads.
 pub struct Evaluator {
-    checkpoints: Memo<(ContentHash, Member), Arc<Checkpoint>>,
+    checkpoints: Memo<(ContentHash, Member), Arc<Stored>>,
     datasets: Memo<(Data, Task, Network), Arc<Dataset>>,
     /// Shards of one trial usually come one after the other.
     models: Memo<TrialKey, Arc<SpikeGpt>>,
@@ -176,7 +176,7 @@ impl Evaluator {
         let member = Member::from(&protocol.network);
         let key = (protocol.checkpoint, member);
         let load = || {
-            let loaded = Checkpoint::load(&files.checkpoint, member);
+            let loaded = Stored::open(&files.checkpoint, member);
             loaded.map(Arc::new).map_err(|error| match error {
                 CheckpointError::Io(error) => {
                     EvaluationFailure::machine(Cause::Disk, format!("checkpoint: {error}"))
@@ -207,6 +207,11 @@ impl Evaluator {
                 EvaluationFailure::evaluation(Cause::Checkpoint, error)
             }
             CannotBuild::Codes(error) => EvaluationFailure::machine(Cause::Disk, error),
+            CannotBuild::Weights(error) => {
+                // Whoever tries again opens the file again, which may be another one by then.
+                self.checkpoints.forget(&key);
+                EvaluationFailure::machine(Cause::Disk, format!("checkpoint: {error}"))
+            }
         })
     }
 }

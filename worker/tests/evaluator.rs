@@ -104,6 +104,35 @@ fn a_divergence_is_counted_where_the_trial_asks_and_is_the_same_however_its_data
 }
 
 /// Candidates as a search proposes them: one part after the other narrower, then others that share nothing.
+#[test]
+fn a_checkpoint_that_is_damaged_after_it_was_read_is_a_fault_of_the_machine_and_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = folder.path().join("model.safetensors");
+    let whole = std::fs::read(bundled_files().checkpoint).unwrap();
+    std::fs::write(&checkpoint, &whole).unwrap();
+    let files = Files { checkpoint, ..bundled_files() };
+    let network = *Checkpoint::load(&files.checkpoint, true).unwrap().network();
+    let (float, evaluator) = (trial(network), Evaluator::new(1));
+    let int3 = Candidate::new(&network, |_| "int3:symmetric:channel".parse().unwrap());
+    let (shard, quantized) = (Shard { index: 0, of: 1 }, float.protocol.trial(int3));
+    let measure = |evaluator: &Evaluator, trial: &Trial| evaluator.evaluate(trial, &files, shard, &|| false);
+    let before = measure(&evaluator, &float).unwrap();
+    // A bit of the last tensor.
+    let mut damaged = whole.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&files.checkpoint, damaged).unwrap();
+    let said = measure(&evaluator, &quantized);
+    let words = "which was read before: it has other bytes now";
+    assert!(
+        matches!(&said, Err(EvaluationFailure::Machine { reason, .. }) if reason.ends_with(words)),
+        "{said:?}"
+    );
+    assert_eq!(measure(&evaluator, &float).unwrap(), before, "what is at hand is what it was");
+    std::fs::write(&files.checkpoint, whole).unwrap();
+    let again = measure(&evaluator, &quantized).unwrap();
+    assert_eq!(again, measure(&Evaluator::new(1), &quantized).unwrap());
+}
+
 fn candidates(network: &Network) -> Vec<Candidate> {
     let float = Candidate::float(network);
     let int = |bits: u8| format!("int{bits}:symmetric:channel").parse::<Scheme>().unwrap();

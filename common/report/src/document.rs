@@ -3,6 +3,7 @@
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
+use qslm_common::origins::Origins;
 use qslm_common::space::Axis;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,9 @@ pub struct ReportDocument {
     /// Artifacts that jobs made for it, the first few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<GivenArtifact>,
+    /// Addresses that its files were fetched from, as far as they are known.
+    #[serde(default, skip_serializing_if = "Origins::is_empty")]
+    pub origins: Origins,
 }
 
 /// Artifact that a job gave the experiment.

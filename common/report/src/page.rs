@@ -301,6 +301,7 @@ fn uniform(report: &ReportDocument) -> Vec<[String; 9]> {
 #[cfg(test)]
 mod tests {
     use qslm_common::backend::Backend;
+    use qslm_common::origins::Origins;
     use qslm_common::recovery::{Recovery, TrainingPlan};
 
     use super::*;
@@ -340,6 +341,20 @@ mod tests {
         assert!(file(&with).contains(&row) && !file(&report()).contains("made for it"));
         // A document of an earlier version has none.
         assert!(!serde_json::to_string(&report()).unwrap().contains("artifacts"));
+    }
+
+    #[test]
+    fn a_page_says_where_files_were_fetched_from() {
+        let checkpoint = report().experiment.checkpoint;
+        let origins = Origins::new([(checkpoint, "hf://a/b@0123/c.pth".to_owned())]).unwrap();
+        let with = ReportDocument { origins, ..report() };
+        let row = format!("<tr><td>checkpoint</td><td>{checkpoint} from hf://a/b@0123/c.pth</td></tr>");
+        assert!(file(&with).contains(&row));
+        assert!(!file(&report()).contains(" from hf://"));
+        assert!(
+            !serde_json::to_string(&report()).unwrap().contains("origins"),
+            "as earlier versions wrote it"
+        );
     }
 
     #[test]

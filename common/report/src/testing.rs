@@ -5,6 +5,7 @@ use qslm_common::candidate::Candidate;
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
 use qslm_common::measurement::{Counts, Nll};
+use qslm_common::origins::Origins;
 
 use crate::{Cloud, EngineShare, FORMAT, Lifecycle, ReportDocument, Sample, Stage, badness};
 
@@ -62,6 +63,7 @@ pub(crate) fn report() -> ReportDocument {
         timeline: vec![sample(1_000, 0.1), sample(2_000, 0.2)],
         comparisons: Vec::new(),
         artifacts: Vec::new(),
+        origins: Origins::default(),
         engines: vec![EngineShare {
             engine: "qslm 0, engine 3, native, x86_64 avx2".to_owned(),
             measured: 5,

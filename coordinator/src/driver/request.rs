@@ -10,6 +10,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{AddressedJob, Job, JobKey};
 use qslm_common::measurement::Counts;
+use qslm_common::origins::Origins;
 use qslm_common::spread::Spread;
 use qslm_common::task::Shard;
 use qslm_common::work::WorkKey;
@@ -64,12 +65,14 @@ pub struct Submission {
     pub priority: Option<i32>,
     /// Demands on the workers that may evaluate it; `None` for none, or for those that it has.
     pub demands: Option<Demands>,
+    /// Addresses that its files were fetched from, as far as they are known; added to those that it has.
+    pub origins: Origins,
 }
 
 impl Submission {
     /// An experiment of the usual priority.
     pub fn new(experiment: Experiment, shards: u32) -> Self {
-        Self { experiment, shards, priority: None, demands: None }
+        Self { experiment, shards, priority: None, demands: None, origins: Origins::default() }
     }
 }
 
@@ -95,6 +98,8 @@ pub struct Change {
     pub priority: Option<i32>,
     /// Demands on the workers that may evaluate it.
     pub demands: Option<Demands>,
+    /// Addresses that its files were fetched from, added to those that are known.
+    pub origins: Origins,
 }
 
 /// View of the cluster: its workers, the jobs under way and the last events.

@@ -174,14 +174,17 @@ impl Driver {
 
     /// Adds an experiment; one that is there already goes on, even if it was cancelled or paused.
     fn submit(&mut self, submission: Submission, reply: Reply<ExperimentStatus>) {
-        let Submission { experiment, shards, priority, demands } = submission;
+        let Submission { experiment, shards, priority, demands, origins } = submission;
         let id = experiment.id();
         let known = self.experiments.iter().position(|run| run.search.id() == id);
         let index = match known.map_or_else(|| self.submit_new(&id, experiment, shards, priority), Ok) {
             Ok(index) => index,
             Err(refusal) => return self.outbox.answer(reply, Err(refusal)),
         };
-        self.change(index, Change { cancelled: Some(false), paused: Some(false), priority, demands });
+        self.change(
+            index,
+            Change { cancelled: Some(false), paused: Some(false), priority, demands, origins },
+        );
         self.outbox.answer_with_status(index, reply);
     }
 
@@ -208,11 +211,14 @@ impl Driver {
             return;
         }
         let known = search.record();
+        let mut origins = known.origins.clone();
+        origins.join(change.origins);
         let record = ExperimentRecord {
             cancelled: change.cancelled.unwrap_or(known.cancelled),
             paused: change.paused.unwrap_or(known.paused),
             priority: change.priority.unwrap_or(known.priority),
             demands: change.demands.unwrap_or_else(|| known.demands.clone()),
+            origins,
             ..known.clone()
         };
         if record == *known {

@@ -224,6 +224,7 @@ impl View {
             comparisons: self.presentation.comparisons().to_vec(),
             engines: self.presentation.engines(known),
             artifacts: of.given().into_iter().take(SHOWN_ARTIFACTS).collect(),
+            origins: of.record().origins.clone(),
         }
     }
 

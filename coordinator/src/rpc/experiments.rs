@@ -118,7 +118,7 @@ impl Experiments for ExperimentsService {
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<ExperimentStatus>, Status> {
         let client = client(&request);
-        let SubmitRequest { experiment, shards, priority, demands } = request.into_inner();
+        let SubmitRequest { experiment, shards, priority, demands, origins } = request.into_inner();
         let experiment =
             qslm_search::decode(&experiment).map_err(|error| Invalid::new("experiment", error))?;
         if !(1..=MAX_SHARDS).contains(&shards) {
@@ -129,6 +129,7 @@ impl Experiments for ExperimentsService {
         }
         let priority = check_priority(priority)?;
         let demands = demands.map(Demands::try_from).transpose()?;
+        let origins = convert::origins(origins)?;
         let id = experiment.id();
         if self.quotas.is_full(&client, &id) {
             let all = self.driver.list().await?.into_iter();
@@ -136,7 +137,7 @@ impl Experiments for ExperimentsService {
             self.quotas.forget(&all.filter(ended).map(|status| status.id).collect());
         }
         self.quotas.submit(&client, &id)?;
-        let submission = Submission { experiment, shards, priority, demands };
+        let submission = Submission { experiment, shards, priority, demands, origins };
         Ok(Response::new(write_status(self.driver.submit(submission).await?)))
     }
 
@@ -209,7 +210,7 @@ impl Experiments for ExperimentsService {
 
     async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ExperimentStatus>, Status> {
         let ChangeRequest { experiment, cancelled, paused, priority } = request.into_inner();
-        let change = Change { cancelled, paused, priority: check_priority(priority)?, demands: None };
+        let change = Change { cancelled, paused, priority: check_priority(priority)?, ..Change::default() };
         Ok(Response::new(write_status(self.driver.change(experiment, change).await?)))
     }
 

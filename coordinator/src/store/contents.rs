@@ -215,6 +215,7 @@ mod tests {
     use qslm_common::demands::Demands;
     use qslm_common::experiment::Experiment;
     use qslm_common::measurement::Nll;
+    use qslm_common::origins::Origins;
     use qslm_common::racing::Racing;
     use qslm_common::spread::Spread;
     use qslm_search::Tiered;
@@ -267,13 +268,29 @@ mod tests {
             .prop_map(|(cpu_features, memory_bytes, labels)| Demands { cpu_features, memory_bytes, labels })
     }
 
+    fn origins() -> impl Strategy<Value = Origins> {
+        let origins =
+            prop::collection::btree_map((0u8..3).prop_map(|file| ContentHash::of(&[file])), "[ab]", 0..3);
+        origins.prop_map(|origins| Origins::new(origins).unwrap())
+    }
+
     /// Every field of a record and of the contents is written out, so that the next one is not forgotten.
     fn record() -> impl Strategy<Value = ExperimentRecord> {
         let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-        (0u64..3, 1u32..4, flags, -1i32..2, demands()).prop_map(
-            |(order, shards, (cancelled, paused, finished), priority, demands)| {
+        (0u64..3, 1u32..4, flags, -1i32..2, demands(), origins()).prop_map(
+            |(order, shards, (cancelled, paused, finished), priority, demands, origins)| {
                 let experiment = raced();
-                ExperimentRecord { order, shards, cancelled, paused, finished, priority, demands, experiment }
+                ExperimentRecord {
+                    order,
+                    shards,
+                    cancelled,
+                    paused,
+                    finished,
+                    priority,
+                    demands,
+                    origins,
+                    experiment,
+                }
             },
         )
     }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::codes::{CalibrationArgs, CalibrationWindow};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fetched;
 use crate::input::{Input, read_checkpoint};
 use crate::inputs::Cut;
 use crate::member::MemberArgs;
@@ -76,7 +77,10 @@ struct Applied {
 
 impl Apply {
     /// Writes and prints.
-    pub fn run(self) -> Outcome {
+    pub fn run(mut self) -> Outcome {
+        let fetched = fetched::find([&mut self.checkpoint])?;
+        self.calibration.find()?;
+        fetched::find(&mut self.tokenizer)?;
         let more = [&self.select.front, &self.calibration.calibration, &self.tokenizer].into_iter().flatten();
         let inputs: Vec<_> = more.chain([&self.checkpoint]).map(PathBuf::as_path).collect();
         let place = OutputPlace::kept(&self.out, Made::Packed, &inputs, self.force)?;
@@ -89,6 +93,7 @@ impl Apply {
             measurement: None,
             reproducible: true,
             conditions: None,
+            origin: fetched.origin(&self.checkpoint).map(str::to_owned),
         };
         let mut storage = self.storage.or(&[]);
         let (candidate, codes) = match (self.select.is_given(), self.of_flags(&checkpoint)?) {

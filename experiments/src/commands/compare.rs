@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::codes::CalibrationArgs;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fetched;
 use crate::inputs::DataArgs;
 use crate::known::Known;
 use crate::output::{Output, print, print_data, print_pairs};
@@ -116,7 +117,11 @@ const CHOSEN_HERE: &str = "\nThe search measured this candidate on this very dat
 
 impl Compare {
     /// Measures both and prints.
-    pub fn run(self) -> Outcome {
+    pub fn run(mut self) -> Outcome {
+        self.model.find()?;
+        self.data.find()?;
+        self.calibration.find()?;
+        fetched::find(&mut self.against)?;
         let threads = threads(self.threads);
         let (other, data, of_search) = self.other()?;
         let first = match &self.against_candidate {

@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::codes::CalibrationArgs;
 use crate::data::warn_of_fewer;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fetched;
 use crate::input::read_text;
 use crate::inputs::DataArgs;
 use crate::known::Known;
@@ -38,6 +39,7 @@ use crate::tensors;
 Examples:
   qslm eval --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --window 128
   qslm eval --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --bits 4 --embedding sign
+  qslm eval --checkpoint hf://OWNER/NAME/model.pth --tokenizer hf://OWNER/NAME/tokenizer.json --text valid.txt
   qslm eval --checkpoint packed.safetensors --tokenizer tokenizer.json --text valid.txt
   qslm eval --checkpoint model.pth --tokenizer tokenizer.json --text valid.txt --store runs/q.redb --experiment quickstart
   qslm eval --checkpoint sst2.pth --tokenizer tokenizer.json --labelled dev.tsv --bits 8 --output json
@@ -112,7 +114,8 @@ struct Evaluation {
 
 impl Eval {
     /// Measures and prints.
-    pub fn run(self) -> Outcome {
+    pub fn run(mut self) -> Outcome {
+        self.find()?;
         let logits = self.logits_out.as_deref().map(|path| self.place(path)).transpose()?;
         let (loaded, known) = self.load()?;
         let device = self.device(&known)?;
@@ -141,6 +144,14 @@ impl Eval {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
         }
+    }
+
+    /// Puts files in the place of addresses.
+    fn find(&mut self) -> Outcome {
+        self.model.find()?;
+        self.data.find()?;
+        self.calibration.find()?;
+        fetched::find(&mut self.tokens).map(drop)
     }
 
     fn place(&self, path: &Path) -> Outcome<OutputPlace> {

@@ -9,6 +9,7 @@ use qslm_engine::task::{Sampler, TokenizerFile};
 
 use crate::codes::{CalibrationArgs, CalibrationWindow};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fetched;
 use crate::input::Input;
 use crate::inputs::Cut;
 use crate::known::Known;
@@ -74,10 +75,13 @@ impl Generate {
     }
 
     /// Prints the prompt and what follows.
-    pub fn run(self) -> Outcome {
+    pub fn run(mut self) -> Outcome {
         let usage = |error: &dyn std::error::Error| Failure::new(Exit::Usage, format!("--{error}"));
         let mut sampler =
             Sampler::new(self.temperature, self.top_k, self.seed).map_err(|error| usage(&error))?;
+        self.model.find()?;
+        self.calibration.find()?;
+        fetched::find([&mut self.tokenizer])?;
         let (model, known) = self.load()?;
         if model.network().is_classifier() {
             let checkpoint = self.model.checkpoint.display();

@@ -7,6 +7,7 @@ use qslm_engine::checkpoint::{Checkpoint, Inspected};
 use qslm_search::{Strategy, Tiered, registry};
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fetched::{self, is_address};
 use crate::input::unreadable;
 use crate::member::MemberArgs;
 use crate::output::print;
@@ -49,7 +50,12 @@ pub struct Init {
 
 impl Init {
     /// Writes the spec and prints where it is.
-    pub fn run(self) -> Outcome {
+    pub fn run(mut self) -> Outcome {
+        // What a spec says is the address.
+        let named = [&self.checkpoint, &self.tokenizer].map(PathBuf::clone);
+        let data_named = self.text.clone().or_else(|| self.labelled.clone());
+        fetched::find([&mut self.checkpoint, &mut self.tokenizer])?;
+        fetched::find(self.text.iter_mut().chain(&mut self.labelled))?;
         let Inspected { network, manifest, .. } =
             Checkpoint::inspect(&self.checkpoint, self.member.member(&self.checkpoint)?)
                 .map_err(|error| unreadable(&self.checkpoint, &error))?;
@@ -73,20 +79,23 @@ impl Init {
         for file in [&self.tokenizer, data] {
             Failure::unless_file(file)?;
         }
-        let name = self.name.clone().unwrap_or_else(|| name_of(&self.checkpoint));
+        let name = self.name.clone().unwrap_or_else(|| name_of(&named[0]));
         let out = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
-        let relative = |file: &Path| seen_from(&out, file);
+        let written = |named: &Path, file: &Path| match is_address(named) {
+            true => Ok(toml::Value::from(named.to_string_lossy().into_owned()).to_string()),
+            false => seen_from(&out, file),
+        };
         let others = registry().iter().filter(|strategy| strategy.kind != Tiered::KIND);
         let others: Vec<String> = others.map(|strategy| format!("{:?}", strategy.kind)).collect();
         let spec = SPEC
             .replace("{command}", &format!("qslm run {}", out.display()))
             .replace("{name}", &name)
-            .replace("{checkpoint}", &relative(&self.checkpoint)?)
-            .replace("{tokenizer}", &relative(&self.tokenizer)?)
+            .replace("{checkpoint}", &written(&named[0], &self.checkpoint)?)
+            .replace("{tokenizer}", &written(&named[1], &self.tokenizer)?)
             .replace("{binary}", if network.binary_embedding { "true" } else { "false" })
             .replace("{family}", &self.member.written(&self.checkpoint)?)
             .replace("{task}", if flag == "text" { PERPLEXITY } else { ACCURACY })
-            .replace("{data}", &relative(data)?)
+            .replace("{data}", &written(data_named.as_deref().unwrap_or(data), data)?)
             .replace("{embedding}", if network.binary_embedding { "sign" } else { "quantize" })
             .replace("{strategies}", &others.join(", "))
             .replace("{constraint}", if flag == "text" { MAX_INCREASE } else { MAX_DROP });

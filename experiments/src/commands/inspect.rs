@@ -17,6 +17,7 @@ use qslm_report::words::{bytes, grouped};
 use serde::Serialize;
 
 use crate::exit::Outcome;
+use crate::fetched;
 use crate::input::unreadable;
 use crate::inputs::DataArgs;
 use crate::member::MemberArgs;
@@ -30,6 +31,7 @@ use statistics::UnitStatistics;
 Examples:
   qslm inspect experiments/models/wikitext2-xs.safetensors
   qslm inspect packed.safetensors --output json
+  qslm inspect hf://OWNER/NAME/model.safetensors
   qslm inspect model.pth --family rwkv4 --tokenizer tokenizer.json --text valid.txt --window 128
   qslm inspect model.safetensors --statistics
   qslm inspect model.safetensors --statistics --tokenizer tokenizer.json --text train.txt --window 128 --windows 64")]
@@ -103,7 +105,9 @@ struct UnitReport {
 
 impl Inspect {
     /// Reads the header and prints.
-    pub fn run(self) -> Outcome {
+    pub fn run(mut self) -> Outcome {
+        fetched::find([&mut self.file])?;
+        self.data.find()?;
         let member = self.member.member(&self.file)?;
         let Inspected { network, manifest, notes } = match Checkpoint::inspect(&self.file, member) {
             Ok(inspected) => inspected,
@@ -237,6 +241,9 @@ impl Inspection {
             text.push_str(&format!(
                 "packed: candidate {candidate} of {experiment}, from checkpoint {checkpoint}\n"
             ));
+            if let Some(origin) = &provenance.origin {
+                text.push_str(&format!("its checkpoint was fetched from {origin}\n"));
+            }
             if !provenance.reproducible {
                 text.push_str("not reproducible: graphics cards measured or trained\n");
             }

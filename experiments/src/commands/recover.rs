@@ -15,6 +15,7 @@ use qslm_engine::checkpoint::packed::{self, Provenance};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fetched;
 use crate::front_file::{FrontFile, candidate};
 use crate::input::{Input, read_checkpoint};
 use crate::making::{Here, Maker};
@@ -89,7 +90,9 @@ struct Recovered {
 
 impl Recover {
     /// Trains, writes and prints.
-    pub fn run(self) -> Outcome {
+    pub fn run(mut self) -> Outcome {
+        let fetched = fetched::find([&mut self.checkpoint, &mut self.tokenizer])?;
+        fetched::find(self.text.iter_mut().chain(&mut self.labelled))?;
         let lessons = self.text.iter().chain(&self.labelled);
         let inputs = [&self.checkpoint, &self.tokenizer, &self.front].into_iter().chain(lessons);
         let inputs: Vec<_> = inputs.map(PathBuf::as_path).collect();
@@ -144,6 +147,7 @@ impl Recover {
             measurement: None,
             reproducible: front.document.reproducible && !backend.is_gpu(),
             conditions: front.document.conditions.clone(),
+            origin: fetched.origin(&self.checkpoint).map(str::to_owned),
         };
         let storage = self.storage.or(&front.document.storage);
         let file = place.start()?;

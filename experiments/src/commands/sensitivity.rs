@@ -73,6 +73,9 @@ struct SensitivityReport {
 impl Sensitivity {
     /// Measures, writes and prints.
     pub fn run(mut self) -> Outcome {
+        self.model.find()?;
+        self.data.find()?;
+        self.calibration.find()?;
         if self.metrics.is_empty() {
             self.metrics = Metric::ALL.to_vec();
         }

@@ -7,9 +7,10 @@
 use std::ops::Range;
 use std::path::Path;
 
+use super::files::{find_addresses, named_files};
 use super::position::{key_at, line_at, with_key};
 use super::written::{self, Spec, one_line};
-use super::{KeyProblem, Refused, examine, named_files};
+use super::{KeyProblem, Refused, examine};
 use crate::exit::{Outcome, unusable};
 use crate::input::read_text;
 use crate::making::Here;
@@ -38,9 +39,12 @@ pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
             None
         }
     });
-    if let Some(spec) = rest {
+    if let Some(mut spec) = rest {
         let known = problems.len();
-        for (key, file) in named_files(path, &spec) {
+        for (key, failure) in find_addresses(&mut spec).1 {
+            problems.push(Problem { line: line_of(&text, &key), words: format!("{key}: {failure}") });
+        }
+        for (key, file) in named_files(path, &mut spec) {
             if let Some((_, why)) = unusable(&file) {
                 let words = format!("{key} = {:?}: {why}", file.display().to_string());
                 problems.push(Problem { line: line_of(&text, &key), words });

@@ -5,6 +5,7 @@
 
 mod calibration;
 mod check;
+mod files;
 mod position;
 pub mod recovery;
 pub mod reference;
@@ -14,20 +15,21 @@ mod tasks;
 mod warm;
 mod written;
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use qslm_common::ENGINE_VERSION;
 use qslm_common::candidate::Candidate;
 use qslm_common::cost::Cost;
 use qslm_common::demands::Demands;
-use qslm_common::experiment::{Experiment, InvalidExperiment};
+use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
 use qslm_common::network::{Member, Network};
 use qslm_common::objective::Objective;
 use qslm_common::space::{Axis, Space, Tier};
-use qslm_common::task::{Data, MAX_SHARDS, Task};
+use qslm_common::task::{Data, MAX_SHARDS};
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::jobs::sensitivity::{Sensitivity, UNITS_AT_ONCE};
 use qslm_engine::task::sensitivity::Needs;
@@ -46,7 +48,7 @@ use crate::member::Base;
 use crate::sensitivity::{self, Metric, UnitSensitivity};
 use calibration::{calibrate, draft};
 pub use check::{Problem, problems, problems_of_text};
-use tasks::TaskSpec;
+use files::{Files, find, find_addresses, missing, origins};
 pub use written::refuse_toml;
 use written::{HoldoutSpec, Spec, WrittenList, WrittenRanked, WrittenStrategy};
 
@@ -69,6 +71,8 @@ pub struct Resolved {
     pub demands: Demands,
     /// Data that the search does not see, on which the chosen candidate is measured when it has ended.
     pub holdout: Option<Holdout>,
+    /// Addresses that files were fetched from, by content hash. They change no id.
+    pub origins: BTreeMap<ContentHash, String>,
 }
 
 impl Resolved {
@@ -99,14 +103,6 @@ impl Resolved {
             (subset.candidates, f64::from(subset.sequences) / self.sequences as f64)
         })
     }
-}
-
-/// The files that a spec names.
-struct Files {
-    checkpoint: PathBuf,
-    tokenizer: PathBuf,
-    /// The text or labelled sentences.
-    text: PathBuf,
 }
 
 /// Reads a spec, applies `KEY=VALUE` settings on top, and finds everything that it names.
@@ -158,7 +154,11 @@ impl From<Failure> for Refused {
     }
 }
 
-fn examine(path: &Path, spec: Spec, maker: &dyn Maker) -> Result<Resolved, Refused> {
+fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, Refused> {
+    let (fetched, failed) = find_addresses(&mut spec);
+    if let Some((key, failure)) = failed.into_iter().next() {
+        return Err(Failure::new(failure.exit(), format!("{}: {key}: {failure}", path.display())).into());
+    }
     let (files, task) = find(path, &spec)?;
     let further = tasks::find(&spec.tasks, path.parent().unwrap_or(Path::new("")), |key| missing(path, key))?;
     let base = Base::said(&files.checkpoint, spec.checkpoint.family)?;
@@ -285,70 +285,14 @@ fn examine(path: &Path, spec: Spec, maker: &dyn Maker) -> Result<Resolved, Refus
         (experiment.data.tokenizer, tokenizer),
     ];
     files.extend(trained_on);
+    let origins = origins(&files, &fetched);
     files.extend(code_files);
     files.extend(tasks::files(further));
-    Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands, holdout })
+    Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands, holdout, origins })
 }
 
 fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {
     Failure::new(Exit::Usage, format!("{}: {what}", path.display()))
-}
-
-/// The files that a spec names, with the keys that name them.
-fn named_files(path: &Path, spec: &Spec) -> Vec<(String, PathBuf)> {
-    let checkpoint = &spec.checkpoint;
-    let mut named =
-        vec![("checkpoint.path", &checkpoint.path), ("checkpoint.tokenizer", &checkpoint.tokenizer)];
-    if let Some(calibration) = &spec.calibration {
-        named.push(("calibration.text", &calibration.text));
-        named.push(("calibration.labelled", &calibration.labelled));
-    }
-    if let Some(holdout) = &spec.holdout {
-        named.push(("holdout.text", &holdout.text));
-        named.push(("holdout.labelled", &holdout.labelled));
-    }
-    let front = spec.strategy.as_ref().and_then(|strategy| match strategy {
-        WrittenStrategy::Warm(_, front) => Some(front.clone()),
-        _ => None,
-    });
-    let front = &front;
-    named.push(("strategy.warm_start", front));
-    if let Some(recovery) = &spec.recovery {
-        named.push(("recovery.text", &recovery.text));
-        named.push(("recovery.labelled", &recovery.labelled));
-    }
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let own = std::iter::once(("task".to_owned(), &spec.task));
-    let tasks = own.chain(spec.tasks.iter().map(|(name, task)| (format!("tasks.{name}"), task)));
-    let of_task = |(table, task): (String, &TaskSpec)| {
-        let (key, file) = task.file();
-        Some((format!("{table}.{key}"), folder.join(file?)))
-    };
-    let others =
-        named.into_iter().filter_map(|(key, file)| Some((key.to_owned(), folder.join(file.as_ref()?))));
-    others.chain(tasks.filter_map(of_task)).collect()
-}
-
-/// The files of a spec, relative to it, and the protocol.
-fn find(path: &Path, spec: &Spec) -> Outcome<(Files, Task)> {
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let at = |key: &str, file: Option<&PathBuf>| {
-        file.map(|file| folder.join(file)).ok_or_else(|| missing(path, key))
-    };
-    let checkpoint = at("checkpoint.path", spec.checkpoint.path.as_ref())?;
-    let tokenizer = at("checkpoint.tokenizer", spec.checkpoint.tokenizer.as_ref())?;
-    let (key, text) = spec.task.file();
-    let text = at(&format!("task.{key}"), text)?;
-    let task = spec.task.task();
-    if matches!(task, Task::Choice { .. }) {
-        return Err(refuse(path, &InvalidExperiment::OwnChoice));
-    }
-    Ok((Files { checkpoint, tokenizer, text }, task))
-}
-
-/// Error of a file that a spec does not name.
-fn missing(path: &Path, key: &str) -> Failure {
-    refuse(path, &format!("{key} is missing: write it in the spec or give --set {key}=FILE"))
 }
 
 /// The shape of the checkpoint, all of which is checked. It is not kept: whatever is made next reads it for itself.

@@ -44,6 +44,15 @@ impl TaskSpec {
         }
     }
 
+    /// As [`TaskSpec::file`], to put another in its place.
+    pub(super) fn file_mut(&mut self) -> (&'static str, Option<&mut PathBuf>) {
+        match self {
+            Self::Perplexity { text, .. } => ("text", text.as_mut()),
+            Self::Accuracy { labelled, .. } => ("labelled", labelled.as_mut()),
+            Self::Choice { questions, .. } => ("questions", questions.as_mut()),
+        }
+    }
+
     /// The protocol.
     pub(super) fn task(&self) -> Task {
         match *self {

@@ -26,6 +26,7 @@ use super::space::SpaceSpec;
 use super::tasks::TaskSpec;
 use super::{KeyProblem, refuse};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::fetched::is_address;
 use crate::input::read_text;
 use crate::member::{Base, DynamicsSpec, member};
 use crate::sensitivity::Metric;
@@ -358,7 +359,8 @@ pub(super) fn set(table: &mut toml::Table, setting: &str) -> Outcome {
     let (key, value) = setting.split_once('=').ok_or_else(|| usage("expected KEY=VALUE"))?;
     let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"));
     let mut value = parsed.ok().and_then(|mut t| t.remove("value")).unwrap_or(toml::Value::from(value));
-    if let (true, Some(file)) = (is_path(key), value.as_str()) {
+    let file = value.as_str().filter(|file| is_path(key) && !is_address(Path::new(file)));
+    if let Some(file) = file {
         let absolute = std::path::absolute(file).map_err(|error| usage(&error.to_string()))?;
         value = toml::Value::from(absolute.to_string_lossy().into_owned());
     }

@@ -35,6 +35,11 @@ impl<K: PartialEq + Clone, V: Clone> Memo<K, V> {
         Ok(made)
     }
 
+    /// Throws out the value of `key`, which turned out to be none.
+    pub fn forget(&self, key: &K) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| known != key);
+    }
+
     /// The slot of `key`, now the last to be thrown out.
     fn slot(&self, key: &K) -> Arc<Mutex<Option<V>>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

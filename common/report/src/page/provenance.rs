@@ -3,6 +3,7 @@
 use qslm_common::cost::Device;
 use qslm_common::experiment::Experiment;
 use qslm_common::footprint::float_bytes;
+use qslm_common::hash::ContentHash;
 use qslm_common::scheme::Width;
 use qslm_common::space::Space;
 use qslm_common::task::Task;
@@ -20,9 +21,9 @@ pub(super) fn provenance(report: &ReportDocument) -> Vec<(&'static str, String)>
         if network.is_classifier() { format!(", {} classes", network.outputs) } else { String::new() };
     let mut rows = vec![
         ("experiment", report.id.clone()),
-        ("checkpoint", experiment.checkpoint.to_string()),
-        ("text", experiment.data.text.to_string()),
-        ("tokenizer", experiment.data.tokenizer.to_string()),
+        ("checkpoint", file(report, &experiment.checkpoint)),
+        ("text", file(report, &experiment.data.text)),
+        ("tokenizer", file(report, &experiment.data.tokenizer)),
         (
             "network",
             format!(
@@ -63,6 +64,12 @@ pub(super) fn provenance(report: &ReportDocument) -> Vec<(&'static str, String)>
         rows.push(("made for it", format!("{job}: {artifact}")));
     }
     rows
+}
+
+/// A file by its hash, with the address that it was fetched from.
+fn file(report: &ReportDocument, hash: &ContentHash) -> String {
+    let origin = report.origins.of(hash).map_or(String::new(), |origin| format!(" from {origin}"));
+    format!("{hash}{origin}")
 }
 
 /// Device of an experiment that describes none.

@@ -17,6 +17,7 @@ use qslm_common::experiment::Experiment;
 use qslm_common::front_document::{FrontDocument, FrontRow};
 use qslm_common::job::Job;
 use qslm_common::measurement::Counts;
+use qslm_common::origins::Origins;
 use qslm_common::trade_off::TradeOff;
 use qslm_common::work::WorkKey;
 use qslm_search::{AnyStrategy, Playback, Probe, Random, Search, Step, Tell, Tiered};
@@ -31,7 +32,8 @@ fn open(path: &Path) -> (Handle, Thread) {
     start(Store::open(path).unwrap(), options).unwrap()
 }
 
-const CANCEL: Change = Change { cancelled: Some(true), paused: None, priority: None, demands: None };
+const CANCEL: Change =
+    Change { cancelled: Some(true), paused: None, priority: None, demands: None, origins: Origins::NONE };
 
 fn qslm() -> Experiment {
     experiment(Tiered::default())

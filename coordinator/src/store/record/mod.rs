@@ -10,6 +10,7 @@ mod tell;
 
 use qslm_common::demands::Demands;
 use qslm_common::experiment::Experiment;
+use qslm_common::origins::Origins;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,9 @@ pub struct ExperimentRecord {
     /// Demands on the workers that evaluate it.
     #[serde(default, skip_serializing_if = "Demands::is_empty")]
     pub demands: Demands,
+    /// Addresses that its files were fetched from, as far as they are known.
+    #[serde(default, skip_serializing_if = "Origins::is_empty")]
+    pub origins: Origins,
     /// The experiment itself, whose hash is in its id.
     pub experiment: Experiment,
 }
@@ -61,6 +65,7 @@ impl ExperimentRecord {
             finished: false,
             priority,
             demands: Demands::default(),
+            origins: Origins::default(),
             experiment,
         }
     }
@@ -68,7 +73,8 @@ impl ExperimentRecord {
     /// Takes over what another store says of the same experiment. The order of joining leaves no trace.
     pub(super) fn join(&mut self, other: Self) {
         // Every field by name, so that the next one is not forgotten. What the experiment is its id says.
-        let Self { order, shards, cancelled, paused, finished, priority, demands, experiment: _ } = other;
+        let Self { order, shards, cancelled, paused, finished, priority, demands, origins, experiment: _ } =
+            other;
         self.order = self.order.min(order);
         self.shards = self.shards.max(shards);
         // Cancelled in one place, wanted in another.
@@ -78,6 +84,7 @@ impl ExperimentRecord {
         self.finished &= finished;
         self.priority = self.priority.max(priority);
         self.demands.join(demands);
+        self.origins.join(origins);
     }
 }
 

@@ -211,6 +211,7 @@ fn drawn(trials: u32, files: Vec<(ContentHash, Input)>) -> Outcome<Resolved> {
         sequences: 1,
         demands: Demands::default(),
         holdout: None,
+        origins: Default::default(),
     })
 }
 

@@ -134,12 +134,17 @@ impl TensorFile {
 
     /// The row-major values of a tensor.
     pub(super) fn read(&mut self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        let (float, bytes) = self.bytes(name)?;
+        Ok(float.decode(&bytes))
+    }
+
+    /// The bytes of a tensor, and what they are.
+    pub(super) fn bytes(&mut self, name: &str) -> Result<(Float, Vec<u8>), CheckpointError> {
         let missing = || CheckpointError::Missing(name.to_owned());
         let wrong_type = |given: String| CheckpointError::Type { name: name.to_owned(), given };
         match self {
             Self::PyTorch(tensors) => {
-                // Taken out, so that a tensor's bytes do not outlive their conversion.
-                let tensor = tensors.remove(name).ok_or_else(missing)?;
+                let tensor = tensors.get(name).ok_or_else(missing)?;
                 let float = match tensor.dtype() {
                     DType::F16 => Float::F16,
                     DType::BF16 => Float::BF16,
@@ -147,16 +152,16 @@ impl TensorFile {
                     DType::F64 => Float::F64,
                     other => return Err(wrong_type(format!("{other:?}"))),
                 };
-                let bytes = tensor.read().map_err(|error| refuse("PyTorch", &error))?;
-                Ok(float.decode(&bytes))
+                // Nothing of it is kept there.
+                Ok((float, tensor.read().map_err(|error| refuse("PyTorch", &error))?))
             }
-            Self::SafeTensors(file) => read_safe(file, name),
-            Self::Shards(shards) => read_safe(shards.shard(name).ok_or_else(missing)?, name),
+            Self::SafeTensors(file) => bytes_of(file, name),
+            Self::Shards(shards) => bytes_of(shards.shard(name).ok_or_else(missing)?, name),
         }
     }
 }
 
-fn read_safe(file: &mut SafeFile, name: &str) -> Result<Vec<f32>, CheckpointError> {
+fn bytes_of(file: &mut SafeFile, name: &str) -> Result<(Float, Vec<u8>), CheckpointError> {
     let (dtype, bytes) = file.read(name)?;
     let float = match dtype {
         Dtype::F16 => Float::F16,
@@ -168,12 +173,12 @@ fn read_safe(file: &mut SafeFile, name: &str) -> Result<Vec<f32>, CheckpointErro
             return Err(CheckpointError::Type { name, given });
         }
     };
-    Ok(float.decode(&bytes))
+    Ok((float, bytes))
 }
 
 /// The float types that a checkpoint may store.
 #[derive(Clone, Copy)]
-enum Float {
+pub(super) enum Float {
     F16,
     BF16,
     F32,
@@ -182,7 +187,7 @@ enum Float {
 
 impl Float {
     /// Little-endian bytes as 32-bit floats; 64-bit ones are rounded.
-    fn decode(self, bytes: &[u8]) -> Vec<f32> {
+    pub(super) fn decode(self, bytes: &[u8]) -> Vec<f32> {
         fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
             bytes.as_chunks::<N>().0.iter().map(|chunk| f(*chunk)).collect()
         }

@@ -13,6 +13,7 @@ mod recognise;
 mod safe_file;
 mod shape;
 mod shards;
+mod stored;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use file::TensorFile;
 use naming::Naming;
 pub(crate) use parts::coded_codes;
 pub use recognise::{Recognised, Vocabulary, recognise, vocabulary};
+pub use stored::{Stored, Unreadable};
 
 /// The parameters of a network: 32-bit floats, or the codes of a packed file.
 #[derive(Debug, Clone, PartialEq)]

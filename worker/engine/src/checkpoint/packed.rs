@@ -92,6 +92,9 @@ pub struct Provenance {
     /// Conditions of that measurement; absent in files of an earlier version, and where nothing was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conditions: Option<Conditions>,
+    /// Address that the checkpoint was fetched from, with its commit; absent if it was a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }
 
 fn yes() -> bool {

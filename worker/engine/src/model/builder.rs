@@ -18,8 +18,8 @@ use super::Norm;
 use super::cache::{Caches, MatrixKey};
 use super::linear::{Linear, Matrix};
 use crate::backend::{Compute, NotBuiltIn};
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::calibrated::{CodeSource, CodesError, codes_of, vector_of};
+use crate::checkpoint::{Checkpoint, Stored, Unreadable};
 use crate::kernels::lif::Neuron;
 use crate::kernels::step::step;
 use crate::quant::{Codes, Statistics, Weights, fake_quantize, quantize};
@@ -36,12 +36,17 @@ pub enum CannotBuild {
     /// Calibrated codes that cannot be had.
     #[error(transparent)]
     Codes(#[from] CodesError),
+    /// Weights that cannot be read any more.
+    #[error(transparent)]
+    Weights(#[from] Unreadable),
 }
 
 /// Source of a model's values.
 pub(super) enum WeightSource<'a> {
     /// A checkpoint that other models are built from too.
     Shared(&'a Checkpoint),
+    /// A checkpoint that stays on disk.
+    Stored(&'a Stored),
     /// A checkpoint that is used up, so that the values are not there twice.
     UsedUp(RefCell<Checkpoint>),
 }
@@ -51,15 +56,17 @@ impl WeightSource<'_> {
     fn codes<T>(&self, unit: &str, look: impl FnOnce(&Codes) -> T) -> Option<T> {
         match self {
             Self::Shared(checkpoint) => checkpoint.codes(unit).map(look),
+            Self::Stored(checkpoint) => checkpoint.codes(unit).map(look),
             Self::UsedUp(checkpoint) => checkpoint.borrow().codes(unit).map(look),
         }
     }
 
     /// The values of a parameter, which may be asked for once.
-    fn values(&self, name: &str) -> Cow<'_, [f32]> {
+    fn values(&self, name: &str) -> Result<Cow<'_, [f32]>, Unreadable> {
         match self {
-            Self::Shared(checkpoint) => checkpoint.tensor(name),
-            Self::UsedUp(checkpoint) => checkpoint.borrow_mut().take(name).into(),
+            Self::Shared(checkpoint) => Ok(checkpoint.tensor(name)),
+            Self::Stored(checkpoint) => checkpoint.values(name),
+            Self::UsedUp(checkpoint) => Ok(checkpoint.borrow_mut().take(name).into()),
         }
     }
 }
@@ -132,7 +139,7 @@ impl<'a> Builder<'a> {
         match vector_of(self.source.codes, self.candidate, name, columns).transpose()? {
             Some(values) => Ok(values.into_floats()),
             None => {
-                let values = self.source.weights.values(name);
+                let values = self.source.weights.values(name)?;
                 Ok(fake_quantize(values, columns, self.candidate.vectors(), name))
             }
         }
@@ -144,8 +151,9 @@ impl<'a> Builder<'a> {
     }
 
     /// The values of a unit as its scheme stores them.
-    fn weights(&self, unit: &str, columns: usize) -> Vec<f32> {
-        fake_quantize(self.source.weights.values(unit), columns, self.candidate.scheme(unit), unit)
+    fn weights(&self, unit: &str, columns: usize) -> Result<Vec<f32>, Unreadable> {
+        let values = self.source.weights.values(unit)?;
+        Ok(fake_quantize(values, columns, self.candidate.scheme(unit), unit))
     }
 
     pub(super) fn linear(&self, unit: &str) -> Result<Linear, CannotBuild> {
@@ -165,14 +173,17 @@ impl<'a> Builder<'a> {
             (_, Some(codes)) => Some(Matrix::new(codes.dequantize(), columns, &self.compute)),
             (Kept::Floats, None) => None,
             (Kept::Codes(format, quantizer), None) => {
-                let weights = Weights { values: &self.source.weights.values(unit), columns, unit };
+                let weights = Weights { values: &self.source.weights.values(unit)?, columns, unit };
                 Some(Matrix::of_codes(&quantize(weights, format, quantizer, &Statistics::NONE), rows))
             }
             (Kept::StoredCodes, None) => {
                 self.source.weights.codes(unit, |codes| Matrix::of_codes(codes, rows))
             }
         };
-        Ok(codes.unwrap_or_else(|| Matrix::new(self.weights(unit, columns), columns, &self.compute)))
+        match codes {
+            Some(codes) => Ok(codes),
+            None => Ok(Matrix::new(self.weights(unit, columns)?, columns, &self.compute)),
+        }
     }
 
     /// The form that a unit is kept in: codes if the backend multiplies such with its input, there are some,
@@ -202,7 +213,7 @@ impl<'a> Builder<'a> {
             let calibrated = codes_of(self.source.codes, self.candidate, &self.network, EMBEDDING);
             let mut embedding = match calibrated.transpose()? {
                 Some(codes) => codes.dequantize(),
-                None => self.weights(EMBEDDING, self.network.channels as usize),
+                None => self.weights(EMBEDDING, self.network.channels as usize)?,
             };
             if self.network.binary_embedding {
                 step(&mut embedding);
@@ -216,7 +227,11 @@ impl<'a> Builder<'a> {
     }
 
     fn key(&self, of: ContentHash, unit: &str) -> MatrixKey {
-        let scheme = self.candidate.scheme(unit);
+        let scheme = match self.candidate.scheme(unit) {
+            // The signs of a binary embedding are all that is read of it.
+            Scheme::Sign if unit == EMBEDDING && self.network.binary_embedding => Scheme::Float,
+            scheme => scheme,
+        };
         let as_codes = !matches!(self.kept(unit), Kept::Floats);
         MatrixKey { of, unit: unit.to_owned(), scheme, artifact: self.candidate.codes_of(unit), as_codes }
     }

@@ -5,10 +5,11 @@
 //! from the embedding and the blocks before it, the *prefix*; candidates that agree on it hit the *prefix
 //! cache*, sequence by sequence, and go on from that block. A matrix under a scheme is the same matrix in
 //! every candidate: the *weight cache* has it by unit and scheme. Both are bounded in bytes, and keep longest
-//! what was used again. A hit is what would be computed, to the bit.
+//! what was used again; a matrix that a model still has is shared even when there is no room for it. A hit is what
+//! would be computed, to the bit.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use qslm_common::candidate::{Candidate, VECTORS};
 use qslm_common::hash::ContentHash;
@@ -18,6 +19,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::linear::Matrix;
+use super::live::{Held, Live, WeakMatrix};
 
 /// Entries that a cache is prepared for; more or fewer are as well.
 const EXPECTED: usize = 16 * 1024;
@@ -30,6 +32,8 @@ pub struct Caches {
     prefixes: Cache<PrefixKey, Arc<Prefix>, Bytes>,
     linears: Cache<MatrixKey, Matrix, Bytes>,
     embeddings: Cache<MatrixKey, Arc<Vec<f32>>, Bytes>,
+    live_linears: Live<MatrixKey, WeakMatrix>,
+    live_embeddings: Live<MatrixKey, Weak<Vec<f32>>>,
     computed: AtomicU64,
     reused: AtomicU64,
 }
@@ -90,6 +94,8 @@ impl Caches {
             prefixes: cache(bytes / 2),
             linears: cache(bytes / 8 * 3),
             embeddings: cache(bytes / 8),
+            live_linears: Live::default(),
+            live_embeddings: Live::default(),
             computed: AtomicU64::new(0),
             reused: AtomicU64::new(0),
         }
@@ -110,7 +116,7 @@ impl Caches {
         key: MatrixKey,
         make: impl FnOnce() -> Result<Matrix, E>,
     ) -> Result<Matrix, E> {
-        get_or_make(&self.linears, key, make)
+        get_or_make(&self.linears, &self.live_linears, key, make)
     }
 
     /// An embedding under a scheme, `[vocabulary, channel]`, made now on a miss.
@@ -122,7 +128,7 @@ impl Caches {
         key: MatrixKey,
         make: impl FnOnce() -> Result<Arc<Vec<f32>>, E>,
     ) -> Result<Arc<Vec<f32>>, E> {
-        get_or_make(&self.embeddings, key, make)
+        get_or_make(&self.embeddings, &self.live_embeddings, key, make)
     }
 
     pub(super) fn prefix(&self, key: &PrefixKey) -> Option<Arc<Prefix>> {
@@ -140,19 +146,23 @@ impl Caches {
     }
 }
 
-fn get_or_make<Key: std::hash::Hash + Eq, Value: Clone, E>(
-    cache: &Cache<Key, Value, Bytes>,
-    key: Key,
-    make: impl FnOnce() -> Result<Value, E>,
-) -> Result<Value, E>
+fn get_or_make<H: Held, E>(
+    cache: &Cache<MatrixKey, H::Value, Bytes>,
+    live: &Live<MatrixKey, H>,
+    key: MatrixKey,
+    make: impl FnOnce() -> Result<H::Value, E>,
+) -> Result<H::Value, E>
 where
-    Bytes: Weighter<Key, Value>,
+    Bytes: Weighter<MatrixKey, H::Value>,
 {
     if let Some(value) = cache.get(&key) {
         return Ok(value);
     }
-    // Two threads may make the same at once; both are right.
-    let value = make()?;
+    let value = match live.get(&key) {
+        Some(value) => value,
+        // Two threads may make the same at once; both are right, and one of them stays.
+        None => live.keep(key.clone(), make()?),
+    };
     cache.insert(key, value.clone());
     Ok(value)
 }
@@ -244,6 +254,7 @@ mod tests {
     use qslm_common::network::Dynamics;
 
     use super::*;
+    use crate::kernels::product::Packed;
 
     fn network() -> Network {
         Network {
@@ -293,6 +304,32 @@ mod tests {
         assert_eq!(common(&float, &activation), 2);
         let membrane = float.clone().with_membranes(["blocks.1.lif1"], "fixed8:2".parse().ok());
         assert_eq!(common(&float, &membrane), 2, "{:?}", network().populations());
+    }
+
+    #[test]
+    fn a_matrix_that_a_model_has_is_shared_though_there_is_no_room_for_it() {
+        let caches = Caches::new(0);
+        let key = || MatrixKey {
+            of: ContentHash::of(b"checkpoint"),
+            unit: "emb.weight".to_owned(),
+            scheme: Scheme::Float,
+            artifact: None,
+            as_codes: false,
+        };
+        let embedding =
+            |value: f32| caches.embedding(key(), || Ok::<_, ()>(Arc::new(vec![value; 1000]))).unwrap();
+        let matrix = |value: f32| {
+            let packed = Matrix::Packed(Arc::new(Packed::new(&vec![value; 1000], 10)));
+            match caches.linear(key(), || Ok::<_, ()>(packed)) {
+                Ok(Matrix::Packed(packed)) => packed,
+                _ => panic!("it was packed"),
+            }
+        };
+        let (first, packed) = (embedding(1.0), matrix(1.0));
+        assert!(Arc::ptr_eq(&first, &embedding(2.0)) && Arc::ptr_eq(&packed, &matrix(2.0)));
+        drop((first, packed));
+        assert_eq!(embedding(3.0)[0], 3.0, "nobody had it any more");
+        assert_eq!(caches.live_embeddings.len(), 1, "what is gone is forgotten");
     }
 
     #[test]

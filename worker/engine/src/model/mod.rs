@@ -4,13 +4,14 @@
 //! [`Backend`]); activations and membranes are rounded as they come. Buffers are `[time, channel]` for one
 //! sequence at a time; the batch is the caller's loop, which keeps every result independent of the others in
 //! its batch. `builder` makes a network from a checkpoint and a candidate, `block` and `linear` run it,
-//! `cache` has the prefix cache and the weight cache, which candidates of a search share.
+//! `cache` has the prefix cache and the weight cache, which candidates of a search share, `live` what is in use anyhow.
 
 mod block;
 mod builder;
 mod cache;
 mod hook;
 mod linear;
+mod live;
 mod state;
 
 use std::cell::RefCell;
@@ -21,8 +22,8 @@ use qslm_common::candidate::Candidate;
 use qslm_common::hash::ContentHash;
 use qslm_common::network::Network;
 
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::calibrated::CodeSource;
+use crate::checkpoint::{Checkpoint, Stored};
 use crate::kernels::loss::{self, Loss};
 use crate::kernels::norm::layer_norm;
 use block::Block;
@@ -91,13 +92,13 @@ impl SpikeGpt {
     /// # Errors
     /// [`CannotBuild`].
     pub fn cached(
-        checkpoint: &Checkpoint,
+        checkpoint: &Stored,
         candidate: &Candidate,
         codes: &dyn CodeSource,
         backend: Backend,
         (caches, of): (&Caches, ContentHash),
     ) -> Result<Self, CannotBuild> {
-        let (weights, network) = (WeightSource::Shared(checkpoint), *checkpoint.network());
+        let (weights, network) = (WeightSource::Stored(checkpoint), *checkpoint.network());
         let source = Sources { weights, codes };
         Self::assemble(&Builder::new(source, network, candidate, backend, Some((caches, of)))?)
     }

@@ -93,6 +93,7 @@ fn a_candidate_takes_codes_and_vectors_from_the_artifact_and_is_packed_with_them
             measurement: None,
             reproducible: true,
             conditions: None,
+            origin: None,
         };
         let size = packed::write(&file, &checkpoint, &trained, &codes, &[], provenance).unwrap();
         assert_eq!(size.tensors, footprint_bytes(&network, &trained), "{vectors}");
