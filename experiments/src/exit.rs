@@ -25,6 +25,8 @@ pub enum Exit {
     Unmet = 6,
     /// The coordinator, or whatever stands in front of it, does not allow it.
     NotAllowed = 7,
+    /// No worker was there for as long as somebody was told to wait for one; the experiment goes on once there is.
+    NoWorker = 8,
     /// Interrupted by Ctrl-C; 143 if by SIGTERM.
     Interrupted = 130,
 }

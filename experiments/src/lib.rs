@@ -60,7 +60,8 @@ Start here:
   qslm run experiments/specs/quickstart.toml
 
 Exit codes: 0 ok, 1 failure, 2 usage or bad spec, 3 not found, 4 conflict, 5 coordinator unavailable,
-6 finished with failed trials or an unmet constraint, 7 not allowed, 130 and 143 interrupted by SIGINT and SIGTERM."
+6 finished with failed trials or an unmet constraint, 7 not allowed, 8 no worker for too long (--no-worker-timeout),
+130 and 143 interrupted by SIGINT and SIGTERM."
 )]
 struct Cli {
     /// Log filter for standard error: a level, or directives such as warn,qslm_worker=debug [default: warn]
@@ -88,7 +89,7 @@ enum Command {
     Recover(commands::recover::Recover),
     Inspect(commands::inspect::Inspect),
     Generate(commands::generate::Generate),
-    Submit(commands::manage::Submit),
+    Submit(commands::submit::Submit),
     List(commands::manage::List),
     Get(commands::manage::Get),
     Watch(commands::watch::Watch),

@@ -9,6 +9,7 @@
 //! Leases are granted for what follows from results that are not on disk yet. Nothing is lost by that: if the
 //! coordinator dies now, those results were not acknowledged, come again, and the search proposes the same.
 
+mod absence;
 mod breaker;
 mod commit_metrics;
 mod committed;
@@ -51,6 +52,7 @@ use crate::crash::{CrashPlan, CrashPoint};
 use crate::ledger::{Broken, LeaseId, Ledger, Limits, Moment, Owner};
 use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
+pub use absence::WorkerAbsence;
 pub use commit_metrics::{Commits, Metrics};
 pub use committed::CommitError;
 use committer::{Committer, words_of};
@@ -331,6 +333,7 @@ impl Driver {
         self.forget_silent_workers(now);
         self.look_for_stuck();
         for (index, reply) in std::mem::take(&mut self.submitted) {
+        self.note_absence(now);
             // Whoever submits what was measured before wants to hear that it is finished.
             if self.experiments[index].search.is_looking_up() {
                 self.submitted.push((index, reply));
@@ -364,6 +367,17 @@ impl Driver {
     }
 
     /// Hears that the batch is on disk: callers that wait for that are answered.
+    /// Notes which experiments no worker may go on with, and tells of each once that lasts.
+    fn note_absence(&mut self, now: Moment) {
+        for (index, ExperimentRun { search, view }) in self.experiments.iter_mut().enumerate() {
+            let is_without = search.is_active() && self.workers.counts(index, search).suitable == 0;
+            if let Some(words) = view.absence().note(is_without, now) {
+                tracing::warn!(experiment = search.id(), "{words}");
+                self.journal.note(search.id(), words);
+            }
+        }
+    }
+
     fn committed(&mut self) {
         let Acknowledged { submitted, reports } = self.outbox.committed();
         self.submitted.extend(submitted);

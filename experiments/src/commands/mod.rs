@@ -20,6 +20,7 @@ pub mod run;
 pub mod sensitivity;
 pub mod stores;
 pub(crate) mod target;
+pub mod submit;
 pub mod tell;
 pub mod validate;
 pub mod version;

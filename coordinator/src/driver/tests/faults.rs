@@ -306,3 +306,38 @@ fn what_failed_is_opened_again_and_the_search_ends_where_it_would_have() {
     let reasons: Vec<_> = retried.into_values().collect();
     assert_eq!(reasons, [["loss is not finite".to_owned()]], "the first failure stays on record");
 }
+
+#[test]
+fn an_experiment_without_a_worker_says_for_how_long_and_how_many_leases_were_lost_with_theirs() {
+    let mut world = World::new();
+    world.submit(grid(), 1);
+    let lost = world.report(report("a", 2)).len() as u64;
+    assert!(lost > 0);
+    world.now = world.now + 2 * TTL;
+    let absence = world.status().absence;
+    assert_eq!((absence.vanished_leases, absence.words()), (lost, None), "another may be starting");
+    world.now = world.now + Duration::from_secs(185);
+    let status = world.status();
+    assert!(status.absence.without_worker >= Duration::from_secs(180), "{status:?}");
+    let plural = if lost == 1 { "" } else { "s" };
+    let words = format!("no worker for 3 minutes; {lost} lease{plural} ran out on workers that vanished");
+    assert_eq!(status.absence.words(), Some(words.clone()));
+    world.now = world.now + Duration::from_secs(60);
+    world.status();
+    let events = world.ask(Request::Cluster).unwrap().events;
+    assert_eq!(events.iter().filter(|event| event.text.starts_with("no worker for")).count(), 1, "told once");
+    // Somebody comes, and measures.
+    let granted = world.report(report("b", 1));
+    let absence = world.status().absence;
+    assert_eq!((absence.without_worker, absence.vanished_leases), (Duration::ZERO, lost));
+    let finished = granted.iter().map(finished).collect();
+    world.report(WorkerReport { finished, ..report("b", 4) });
+    assert_eq!(world.status().absence, WorkerAbsence::default());
+    // Of one that is held up nobody says so.
+    let id = world.status().id;
+    world
+        .ask(|reply| Request::Change(id, Change { paused: Some(true), ..Change::default() }, reply))
+        .unwrap();
+    world.now = world.now + Duration::from_secs(600);
+    assert_eq!(world.status().absence.words(), None);
+}
