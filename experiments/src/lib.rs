@@ -1,5 +1,6 @@
 //! `qslm`: search, submit, watch and read quantization experiments.
 
+mod backup;
 mod client;
 mod codes;
 mod columns;
@@ -104,6 +105,7 @@ enum Command {
     Export(commands::export::Export),
     Import(commands::import::Import),
     Reconcile(commands::stores::Reconcile),
+    Backup(commands::backup::Backup),
     Db(commands::stores::Db),
     Bench(commands::bench::Bench),
     Config(commands::config::Config),
@@ -163,6 +165,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Export(export) => export.run().await,
         Command::Import(import) => import.run(),
         Command::Reconcile(reconcile) => reconcile.run(),
+        Command::Backup(backup) => backup.run().await,
         Command::Db(db) => db.run(),
         Command::Bench(bench) => bench.run().await,
         Command::Config(config) => config.run(),

@@ -197,6 +197,7 @@ pub fn start(store: Store, options: Options) -> Result<(Handle, Thread), DriverE
     let committer =
         Committer::start(driver.store.clone(), driver.options.crash_at, metrics.clone(), sender.clone())?;
     let (say, ended) = watch::channel(None);
+    let store = Arc::downgrade(&driver.store);
     let thread = std::thread::Builder::new().name("driver".to_owned()).spawn(move || {
         let run = AssertUnwindSafe(|| driver.run(&receiver, &committer));
         let end = catch_unwind(run).unwrap_or_else(|panic| Err(DriverError::panicked(&*panic)));
@@ -209,7 +210,7 @@ pub fn start(store: Store, options: Options) -> Result<(Handle, Thread), DriverE
         say.send_replace(Some(end.as_ref().err().map_or(Refusal::Stopping, why)));
         end
     })?;
-    Ok((Handle::new(sender, metrics, ended), thread))
+    Ok((Handle::new(sender, metrics, ended, store), thread))
 }
 
 impl Driver {
@@ -332,8 +333,8 @@ impl Driver {
         }
         self.forget_silent_workers(now);
         self.look_for_stuck();
-        for (index, reply) in std::mem::take(&mut self.submitted) {
         self.note_absence(now);
+        for (index, reply) in std::mem::take(&mut self.submitted) {
             // Whoever submits what was measured before wants to hear that it is finished.
             if self.experiments[index].search.is_looking_up() {
                 self.submitted.push((index, reply));
@@ -366,7 +367,6 @@ impl Driver {
         }
     }
 
-    /// Hears that the batch is on disk: callers that wait for that are answered.
     /// Notes which experiments no worker may go on with, and tells of each once that lasts.
     fn note_absence(&mut self, now: Moment) {
         for (index, ExperimentRun { search, view }) in self.experiments.iter_mut().enumerate() {
@@ -378,6 +378,7 @@ impl Driver {
         }
     }
 
+    /// Hears that the batch is on disk: callers that wait for that are answered.
     fn committed(&mut self) {
         let Acknowledged { submitted, reports } = self.outbox.committed();
         self.submitted.extend(submitted);
