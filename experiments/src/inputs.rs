@@ -89,6 +89,14 @@ impl DataArgs {
         [&self.tokenizer, &self.text, &self.labelled].into_iter().flatten().map(PathBuf::as_path)
     }
 
+    /// Tokens per window, within the bounds of a task.
+    pub fn window(&self) -> Outcome<u32> {
+        let window = self.window.unwrap_or(WINDOW);
+        let task = Task::Perplexity { window, stride: window, windows: None };
+        task.validate().map_err(|error| Failure::new(Exit::Usage, format!("--{error}")))?;
+        Ok(window)
+    }
+
     /// True if data is named.
     pub fn is_given(&self) -> bool {
         self.text.is_some() || self.labelled.is_some()
