@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use qslm_coordinator::store::StoreError;
 
@@ -67,6 +68,14 @@ impl Failure {
             _ => error.to_string(),
         };
         Self::new(Exit::Failure, format!("{}: {words}", path.display()))
+    }
+
+    /// A worker that was waited for in vain, as long as somebody said; `what` becomes of it all the same.
+    pub fn no_worker(what: &str, most: Duration) -> Self {
+        let most = humantime::format_duration(most);
+        let words =
+            format!("no worker for {most} (--no-worker-timeout); {what}: qslm-worker --coordinator URL");
+        Self::new(Exit::NoWorker, words)
     }
 
     /// Fails if there is no such file.

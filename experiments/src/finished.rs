@@ -83,7 +83,7 @@ impl AbsentSince {
     fn check(&self, id: &str, when_stuck: WhenStuck) -> Outcome {
         match (when_stuck, self.0) {
             (WhenStuck::WaitAtMost(most), Some(since)) if since.elapsed() >= most => {
-                Err(no_worker(&format!("{id} goes on once there is one"), most))
+                Err(Failure::no_worker(&format!("{id} goes on once there is one"), most))
             }
             _ => Ok(()),
         }
@@ -96,13 +96,6 @@ impl AbsentSince {
             _ => IDLE,
         }
     }
-}
-
-/// Failure of whoever waited for a worker.
-pub fn no_worker(what: &str, most: Duration) -> Failure {
-    let most = humantime::format_duration(most);
-    let words = format!("no worker for {most} (--no-worker-timeout); {what}: qslm-worker --coordinator URL");
-    Failure::new(Exit::NoWorker, words)
 }
 
 /// Remedy for failed trials.

@@ -136,7 +136,7 @@ async fn make_remotely(
         if let (Some(most), Some(since)) = (no_worker, absent_since)
             && since.elapsed() >= most
         {
-            return Err(crate::finished::no_worker("what the spec needs is made once there is one", most));
+            return Err(Failure::no_worker("what the spec needs is made once there is one", most));
         }
         let words = match answer.able_workers {
             0 => "waiting for a worker that can make what the spec needs; --local makes it here".to_owned(),
