@@ -18,6 +18,8 @@ mod known;
 mod listed;
 mod making;
 mod member;
+#[cfg_attr(not(feature = "object-store"), path = "no_object.rs")]
+mod object;
 mod output;
 mod overlaid;
 mod parallel;

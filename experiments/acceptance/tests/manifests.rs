@@ -22,8 +22,8 @@ const OVERLAYS: [&str; 11] = [
     "submit",
     "overlays/submit-tls",
 ];
-/// Components that people add to an overlay of theirs.
-const COMPONENTS: [&str; 3] = ["traces", "prometheus-operator", "backup"];
+/// Components that people add to an overlay of theirs, with those that they come after.
+const COMPONENTS: [&[&str]; 4] = [&["traces"], &["prometheus-operator"], &["backup"], &["backup", "object-storage"]];
 const VERSIONS: [&str; 2] = ["1.32", "1.37"];
 /// Kinds that are not Kubernetes' own, for which there is no schema.
 const FOREIGN: [&str; 3] = ["ScaledObject", "ServiceMonitor", "PodMonitor"];
@@ -38,12 +38,7 @@ fn put_together(folder: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The base with a component, as an overlay of somebody's own.
-fn with_component(component: &str) -> String {
-    with_components(&[component])
-}
-
-/// The base with components, and the image of all.
+/// The base with components and the image of all, as an overlay of somebody's own.
 fn with_components(components: &[&str]) -> String {
     // Tests run side by side.
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -88,7 +83,7 @@ fn pod_of(document: &Value) -> Option<&Value> {
 /// The documents of every overlay, and of the base with every component.
 fn every_document() -> impl Iterator<Item = (&'static str, Value)> {
     let overlays = OVERLAYS.into_iter().map(|overlay| (overlay, documents(overlay)));
-    let components = COMPONENTS.into_iter().map(|name| (name, parsed(&with_component(name))));
+    let components = COMPONENTS.into_iter().map(|all| (all[all.len() - 1], parsed(&with_components(all))));
     overlays.chain(components).flat_map(|(name, all)| all.into_iter().map(move |document| (name, document)))
 }
 
@@ -96,7 +91,7 @@ fn every_document() -> impl Iterator<Item = (&'static str, Value)> {
 fn every_overlay_fits_the_schemas() {
     let folder = tempfile::tempdir().unwrap();
     let overlays = OVERLAYS.map(|overlay| (overlay, kustomize(overlay)));
-    let components = COMPONENTS.map(|component| (component, with_component(component)));
+    let components = COMPONENTS.map(|components| (components[components.len() - 1], with_components(components)));
     for (overlay, text) in overlays.into_iter().chain(components) {
         let path = folder.path().join("all.yaml");
         std::fs::write(&path, text).unwrap();

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::target::Target;
 use crate::backup::{StoreCopy, receive, settle};
-use crate::client::Client;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::object::ObjectPlace;
 use crate::output::{Output, print_data, print_pairs};
 use crate::place::OutputPlace;
 
@@ -24,13 +24,18 @@ Examples:
   qslm backup --to /backup/sweep.redb
   qslm backup --coordinator http://10.0.0.5:7477 --token-file token --to sweep.redb --force
   qslm backup --to sweep.redb --without-inputs
+  AWS_REGION=eu-central-1 qslm backup --to s3://backups/sweep.redb
+
+Keys of object storage are taken from the environment, as its provider's tools do: AWS_*, GOOGLE_*, AZURE_*.
 
 Exit codes: 0 done; 1 an artifact that is damaged, or a disk that is full; 4 FILE is there or in use, or another backup is
-under way; 5 no coordinator, or the connection broke; 7 the token is no submitter's; 130 interrupted.")]
+under way; 5 no coordinator or object storage, or the connection broke; 7 the token is no submitter's, or a key is refused;
+130 interrupted.")]
 pub struct Backup {
-    /// The store to write; its artifacts come into FILE.artifacts
+    /// The store to write, with its artifacts in FILE.artifacts; or where in object storage: s3://BUCKET/PATH,
+    /// gs://BUCKET/PATH, az://CONTAINER/PATH, file:///PATH
     #[arg(long, value_name = "FILE")]
-    to: PathBuf,
+    to: String,
     /// Leave out checkpoints, texts and tokenizers, which their submitter can upload again; what jobs made is always copied
     #[arg(long)]
     without_inputs: bool,
@@ -69,33 +74,61 @@ impl Backup {
             copied = self.copy() => copied?,
             () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
         };
-        BackupSummary::new(self.to.display().to_string(), &copied).show(self.output)
+        BackupSummary::new(self.to.clone(), &copied).show(self.output)
     }
 
     async fn copy(&self) -> Outcome<StoreCopy> {
-        let inputs = self.target.files();
-        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-        if let Some(folder) = self.to.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| Failure::folder(folder, &error))?;
+        match ObjectPlace::parse(&self.to)? {
+            Some(place) => self.copy_to_objects(&place).await,
+            None => self.copy_to_files(Path::new(&self.to)).await,
         }
-        let place = OutputPlace::of_copy(&self.to, &inputs, self.force)?;
-        let mut client = self.target.connect().await?;
-        self.copy_to(&place, &mut client).await
     }
 
-    async fn copy_to(&self, place: &OutputPlace, client: &mut Client) -> Outcome<StoreCopy> {
+    /// By way of this machine, where all of it is checked before anything is sent on.
+    async fn copy_to_objects(&self, place: &ObjectPlace) -> Outcome<StoreCopy> {
+        place.refuse_taken(self.force).await?;
+        let mut client = self.target.connect().await?;
+        let there = place.artifacts().await?;
+        let folder = tempfile::tempdir().map_err(|error| Failure::folder(&std::env::temp_dir(), &error))?;
+        let store = folder.path().join("store");
+        let arriving = arriving_in(folder.path())?;
+        let has = |hash: &_| there.contains(hash);
+        let copy = receive(&mut client, &store, &arriving, !self.without_inputs, has).await?;
+        for hash in &copy.fetched {
+            place.put_artifact(hash, &arriving.folder().join(hash.to_string())).await?;
+        }
+        // Another may have been quicker.
+        place.refuse_taken(self.force).await?;
+        place.put_store(&store).await?;
+        Ok(copy)
+    }
+
+    async fn copy_to_files(&self, to: &Path) -> Outcome<StoreCopy> {
+        let inputs = self.target.files();
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        if let Some(folder) = to.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| Failure::folder(folder, &error))?;
+        }
+        let place = OutputPlace::of_copy(to, &inputs, self.force)?;
+        let mut client = self.target.connect().await?;
         let file = place.start()?;
         let beside = place.folder_beside()?;
-        // A store in that folder would keep its artifacts there.
-        let arriving = Artifacts::of(&beside.path().join("store"));
-        std::fs::create_dir(arriving.folder()).map_err(|error| Failure::folder(arriving.folder(), &error))?;
-        let there = Artifacts::of(&self.to);
+        let arriving = arriving_in(beside.path())?;
+        let there = Artifacts::of(to);
         let has = |hash: &_| tokio::task::block_in_place(|| there.has(hash));
-        let copy = receive(client, file.path(), &arriving, !self.without_inputs, has).await?;
-        settle(&copy, &arriving, &self.to)?;
+        let copy = receive(&mut client, file.path(), &arriving, !self.without_inputs, has).await?;
+        settle(&copy, &arriving, to)?;
         file.finish()?;
         Ok(copy)
     }
+}
+
+/// Place in a folder for artifacts that arrive.
+fn arriving_in(folder: &Path) -> Outcome<Artifacts> {
+    // A store of that name would keep its artifacts there.
+    let arriving = Artifacts::of(&folder.join("store"));
+    std::fs::create_dir(arriving.folder()).map_err(|error| Failure::folder(arriving.folder(), &error))?;
+    Ok(arriving)
 }
 
 impl BackupSummary {
