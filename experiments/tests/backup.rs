@@ -1,5 +1,7 @@
 //! Backups of a coordinator that goes on meanwhile, through the real programs.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "waits for what other programs do")]
+#![allow(clippy::disallowed_macros, reason = "tells a figure")]
 
 mod support;
 
@@ -191,4 +193,23 @@ fn who_may_not_have_it_what_is_damaged_and_what_is_there_are_refused_in_one_line
     let left =
         names(folder.path()).into_iter().filter(|name| name.contains("other") || name.contains("part"));
     assert_eq!(left.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
+fn object_storage_is_a_place_for_programs_that_have_it_and_the_others_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = store_with_artifact(folder.path(), 1000);
+    let (_running, url) = coordinator(&store, &[]);
+    let file = folder.path().join("nightly/b.redb");
+    let to = format!("file://{}", file.display());
+    let backup = ["backup", "--coordinator", &url, "--to", &to, "--output", "json"];
+    if !cfg!(feature = "object-store") {
+        assert!(refused(2, &backup).contains("this program was built without object storage"));
+        return;
+    }
+    assert_eq!(json(&backup)["artifacts"], 4);
+    succeed(&["db", "check", file.to_str().unwrap()]);
+    assert!(refused(4, &backup).contains("b.redb: is there already; --force replaces it"));
+    let again = json(&[&backup[..], &["--force"]].concat());
+    assert_eq!((&again["kept"], &again["fetched_bytes"]), (&4.into(), &0.into()));
 }

@@ -313,7 +313,7 @@ fn an_experiment_without_a_worker_says_for_how_long_and_how_many_leases_were_los
     world.submit(grid(), 1);
     let lost = world.report(report("a", 2)).len() as u64;
     assert!(lost > 0);
-    world.now = world.now + 2 * TTL;
+    world.now += 2 * TTL;
     // What is asked is answered as of the last turn.
     let status = |world: &mut World| {
         world.status();
@@ -321,13 +321,13 @@ fn an_experiment_without_a_worker_says_for_how_long_and_how_many_leases_were_los
     };
     let absence = status(&mut world).absence;
     assert_eq!((absence.vanished_leases, absence.words()), (lost, None), "another may be starting");
-    world.now = world.now + Duration::from_secs(185);
+    world.now += Duration::from_secs(185);
     let late = status(&mut world);
     assert_eq!(late.absence.without_worker, Duration::from_secs(185));
     let plural = if lost == 1 { "" } else { "s" };
     let words = format!("no worker for 3 minutes; {lost} lease{plural} ran out on workers that vanished");
     assert_eq!(late.absence.words(), Some(words));
-    world.now = world.now + Duration::from_secs(60);
+    world.now += Duration::from_secs(60);
     status(&mut world);
     let events = world.ask(Request::Cluster).unwrap().events;
     assert_eq!(events.iter().filter(|event| event.text.starts_with("no worker for")).count(), 1, "told once");
@@ -343,6 +343,6 @@ fn an_experiment_without_a_worker_says_for_how_long_and_how_many_leases_were_los
     world
         .ask(|reply| Request::Change(id, Change { paused: Some(true), ..Change::default() }, reply))
         .unwrap();
-    world.now = world.now + Duration::from_secs(600);
+    world.now += Duration::from_secs(600);
     assert_eq!(status(&mut world).absence.words(), None);
 }
