@@ -23,7 +23,8 @@ const OVERLAYS: [&str; 11] = [
     "overlays/submit-tls",
 ];
 /// Components that people add to an overlay of theirs, with those that they come after.
-const COMPONENTS: [&[&str]; 4] = [&["traces"], &["prometheus-operator"], &["backup"], &["backup", "object-storage"]];
+const COMPONENTS: [&[&str]; 4] =
+    [&["traces"], &["prometheus-operator"], &["backup"], &["backup", "object-storage"]];
 const VERSIONS: [&str; 2] = ["1.32", "1.37"];
 /// Kinds that are not Kubernetes' own, for which there is no schema.
 const FOREIGN: [&str; 3] = ["ScaledObject", "ServiceMonitor", "PodMonitor"];
@@ -91,7 +92,8 @@ fn every_document() -> impl Iterator<Item = (&'static str, Value)> {
 fn every_overlay_fits_the_schemas() {
     let folder = tempfile::tempdir().unwrap();
     let overlays = OVERLAYS.map(|overlay| (overlay, kustomize(overlay)));
-    let components = COMPONENTS.map(|components| (components[components.len() - 1], with_components(components)));
+    let components =
+        COMPONENTS.map(|components| (components[components.len() - 1], with_components(components)));
     for (overlay, text) in overlays.into_iter().chain(components) {
         let path = folder.path().join("all.yaml");
         std::fs::write(&path, text).unwrap();
