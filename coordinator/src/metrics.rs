@@ -142,6 +142,19 @@ const METRICS: &[Metric] = &[
         values: |snapshot| each(snapshot, |status| Some(f64::from(status.workers.suitable))),
     },
     Metric {
+        name: "qslm_without_worker_seconds",
+        help: "Seconds for which no worker was here that may evaluate an experiment under way; 0 while one is",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| Some(status.absence.without_worker.as_secs_f64())),
+    },
+    Metric {
+        name: "qslm_vanished_leases",
+        help: "Leases of an experiment that were lost with their workers since its last result: workers that run out of memory, \
+               for one",
+        counter: false,
+        values: |snapshot| each(snapshot, |status| Some(status.absence.vanished_leases as f64)),
+    },
+    Metric {
         name: "qslm_set_aside_workers",
         help: "Suitable workers with an open circuit breaker: set aside after several faults in a row",
         counter: false,

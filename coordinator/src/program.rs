@@ -8,9 +8,8 @@ use anyhow::Context;
 use clap::Parser;
 use qslm_common::bytes;
 use qslm_program::{LogFlags, Port, limits};
-use qslm_transport::{Monitor, Tokens};
+use qslm_transport::{Monitor, Tokens, listen};
 use serde::Serialize;
-use tokio::net::TcpListener;
 
 use crate::settings::Settings;
 use crate::{Coordinator, Ports};
@@ -25,7 +24,7 @@ use crate::{Coordinator, Ports};
     after_help = "\
 Examples:
   qslm-coordinator --store sweep.redb
-  qslm-coordinator --listen 0.0.0.0:7477 --tokens tokens --certificate tls.crt --key tls.key
+  qslm-coordinator --listen '[::]:7477' --tokens tokens --certificate tls.crt --key tls.key
   QSLM_COORDINATOR_STORE=/data/qslm.redb qslm-coordinator"
 )]
 // One field for each flag.
@@ -34,7 +33,7 @@ struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     config: Option<PathBuf>,
-    /// Address and port to listen on [default: 127.0.0.1:7477]
+    /// Address and port to listen on; [::] is every address of both families [default: 127.0.0.1:7477]
     #[arg(long, value_parser = qslm_program::address)]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
@@ -126,15 +125,14 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     limits::ensure_files(32)?;
     check_file_limit(settings.max_connections);
     let coordinator = Coordinator::open(&settings.store, options)?;
-    let listener = TcpListener::bind(settings.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let listener = listen(settings.listen).await;
+    let listener = listener.with_context(|| format!("cannot listen on {}", settings.listen))?;
     let address = listener.local_addr()?;
     tracing::info!(%address, store = %settings.store.display(), tls, tokens, "listening");
     let web = match settings.web {
         Port::Off => None,
         Port::On(wanted) => {
-            let listener = TcpListener::bind(wanted).await.with_context(|| {
+            let listener = listen(wanted).await.with_context(|| {
                 format!("web = \"{wanted}\": cannot listen there; choose another address, or off")
             })?;
             let scheme = if door.tls.is_some() { "https" } else { "http" };

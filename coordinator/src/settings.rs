@@ -18,7 +18,7 @@ use crate::{AccessPolicy, Options, Quotas};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Address and port to listen on.
+    /// Address and port to listen on. `[::]` is every address of both families, or of IPv4 on a machine without IPv6.
     #[serde(deserialize_with = "qslm_program::deserialize_address")]
     pub listen: SocketAddr,
     /// Address and port of the live view for browsers, or `off`.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use qslm_coordinator::store::StoreError;
 
@@ -25,6 +26,8 @@ pub enum Exit {
     Unmet = 6,
     /// The coordinator, whatever stands in front of it, or a server that has a file does not allow it.
     NotAllowed = 7,
+    /// No worker was there for as long as somebody was told to wait for one; the experiment goes on once there is.
+    NoWorker = 8,
     /// Interrupted by Ctrl-C; 143 if by SIGTERM.
     Interrupted = 130,
 }
@@ -65,6 +68,14 @@ impl Failure {
             _ => error.to_string(),
         };
         Self::new(Exit::Failure, format!("{}: {words}", path.display()))
+    }
+
+    /// A worker that was waited for in vain, as long as somebody said; `what` becomes of it all the same.
+    pub fn no_worker(what: &str, most: Duration) -> Self {
+        let most = humantime::format_duration(most);
+        let words =
+            format!("no worker for {most} (--no-worker-timeout); {what}: qslm-worker --coordinator URL");
+        Self::new(Exit::NoWorker, words)
     }
 
     /// Fails if there is no such file.

@@ -1,6 +1,6 @@
 //! The end of an experiment: waited for, read, printed, and judged.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qslm_common::front_document::FrontDocument;
 use qslm_proto::v1::experiment_status::State;
@@ -22,6 +22,8 @@ use crate::spec::Resolved;
 pub enum WhenStuck {
     /// Say so and wait: a worker may be repaired, or another one may come.
     Wait,
+    /// The same, but no longer than this once no worker is there at all.
+    WaitAtMost(Duration),
     /// Fail: there are no other workers.
     Fail,
 }
@@ -34,8 +36,11 @@ pub async fn until_ended(client: &mut Client, id: &str, when_stuck: WhenStuck) -
     let mut progress = Progress::new();
     let mut stream = client.watch(GetRequest { experiment: id.to_owned() }).await?.into_inner();
     let mut last = None;
+    let mut absent = AbsentSince::default();
     loop {
-        let status = match (tokio::time::timeout(IDLE, stream.message()).await, &last) {
+        absent.check(id, when_stuck)?;
+        let patience = absent.patience(when_stuck);
+        let status = match (tokio::time::timeout(patience, stream.message()).await, &last) {
             (Ok(status), _) => match status? {
                 Some(status) => status,
                 None => break,
@@ -56,9 +61,41 @@ pub async fn until_ended(client: &mut Client, id: &str, when_stuck: WhenStuck) -
             return Err(Failure::new(Exit::Failure, format!("{} is stuck: {}", status.id, status.stuck)));
         }
         progress.show(&status);
+        absent.note(&status);
         last = Some(status);
     }
     Err(Failure::new(Exit::Unavailable, "the coordinator stopped"))
+}
+
+/// Time since which no worker was there, by this program's clock: a coordinator that is started again begins to count anew.
+#[derive(Debug, Default)]
+struct AbsentSince(Option<Instant>);
+
+impl AbsentSince {
+    fn note(&mut self, status: &ExperimentStatus) {
+        let is_absent = status.state() == State::Running && status.suitable_workers == 0;
+        let before = Duration::from_millis(status.without_worker_ms);
+        let told = is_absent.then(|| Instant::now().checked_sub(before).unwrap_or_else(Instant::now));
+        self.0 = told.map(|told| self.0.map_or(told, |since| since.min(told)));
+    }
+
+    /// Fails if that is too long.
+    fn check(&self, id: &str, when_stuck: WhenStuck) -> Outcome {
+        match (when_stuck, self.0) {
+            (WhenStuck::WaitAtMost(most), Some(since)) if since.elapsed() >= most => {
+                Err(Failure::no_worker(&format!("{id} goes on once there is one"), most))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Time to wait for news: no longer than there is still hope.
+    fn patience(&self, when_stuck: WhenStuck) -> Duration {
+        match (when_stuck, self.0) {
+            (WhenStuck::WaitAtMost(most), Some(since)) => most.saturating_sub(since.elapsed()).min(IDLE),
+            _ => IDLE,
+        }
+    }
 }
 
 /// Remedy for failed trials.

@@ -104,6 +104,14 @@ impl DataArgs {
         self.tokenizer.iter().chain(self.file()).map(PathBuf::as_path)
     }
 
+    /// Tokens per window, within the bounds of a task.
+    pub fn window(&self) -> Outcome<u32> {
+        let window = self.window.unwrap_or(WINDOW);
+        let task = Task::Perplexity { window, stride: window, windows: None };
+        task.validate().map_err(|error| Failure::new(Exit::Usage, format!("--{error}")))?;
+        Ok(window)
+    }
+
     /// True if data is named.
     pub fn is_given(&self) -> bool {
         self.file().is_some()

@@ -1,5 +1,6 @@
 //! `qslm`: search, submit, watch and read quantization experiments.
 
+mod backup;
 mod client;
 mod codes;
 mod columns;
@@ -18,6 +19,8 @@ mod known;
 mod listed;
 mod making;
 mod member;
+#[cfg_attr(not(feature = "object-store"), path = "no_object.rs")]
+mod object;
 mod output;
 mod overlaid;
 mod parallel;
@@ -61,7 +64,8 @@ Start here:
   qslm run experiments/specs/quickstart.toml
 
 Exit codes: 0 ok, 1 failure, 2 usage or bad spec, 3 not found, 4 conflict, 5 no server answers,
-6 finished with failed trials or an unmet constraint, 7 not allowed, 130 and 143 interrupted by SIGINT and SIGTERM."
+6 finished with failed trials or an unmet constraint, 7 not allowed, 8 no worker for too long (--no-worker-timeout),
+130 and 143 interrupted by SIGINT and SIGTERM."
 )]
 struct Cli {
     /// Log filter for standard error: a level, or directives such as warn,qslm_worker=debug [default: warn]
@@ -89,7 +93,7 @@ enum Command {
     Recover(commands::recover::Recover),
     Inspect(commands::inspect::Inspect),
     Generate(commands::generate::Generate),
-    Submit(commands::manage::Submit),
+    Submit(commands::submit::Submit),
     List(commands::manage::List),
     Get(commands::manage::Get),
     Watch(commands::watch::Watch),
@@ -104,6 +108,7 @@ enum Command {
     Export(commands::export::Export),
     Import(commands::import::Import),
     Reconcile(commands::stores::Reconcile),
+    Backup(commands::backup::Backup),
     Db(commands::stores::Db),
     Bench(commands::bench::Bench),
     Config(commands::config::Config),
@@ -163,6 +168,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Export(export) => export.run().await,
         Command::Import(import) => import.run(),
         Command::Reconcile(reconcile) => reconcile.run(),
+        Command::Backup(backup) => backup.run().await,
         Command::Db(db) => db.run(),
         Command::Bench(bench) => bench.run().await,
         Command::Config(config) => config.run(),

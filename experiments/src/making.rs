@@ -4,7 +4,7 @@
 mod here;
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qslm_common::hash::ContentHash;
 use qslm_common::job::{Job, JobInput};
@@ -66,13 +66,16 @@ fn failed(job: &Job, why: &dyn std::fmt::Display) -> Failure {
 pub struct OnWorkers<'a> {
     connector: &'a Connector,
     patience: Duration,
+    /// Time for which a worker that is able to is waited for; `None` for ever.
+    no_worker: Option<Duration>,
     runtime: Handle,
 }
 
 impl<'a> OnWorkers<'a> {
-    /// The workers of a coordinator, which is waited for `patience` at most if it is not there.
-    pub fn new(connector: &'a Connector, patience: Duration) -> Self {
-        Self { connector, patience, runtime: Handle::current() }
+    /// The workers of a coordinator, which is waited for `patience` at most if it is not there, and they `no_worker` at most
+    /// if none is able to.
+    pub fn new(connector: &'a Connector, patience: Duration, no_worker: Option<Duration>) -> Self {
+        Self { connector, patience, no_worker, runtime: Handle::current() }
     }
 }
 
@@ -81,7 +84,8 @@ impl Maker for OnWorkers<'_> {
         self.runtime.block_on(async {
             let mut client = connect(self.connector, self.patience).await?;
             let mut artifacts = Vec::new();
-            for (job, hash) in jobs.iter().zip(make_remotely(&mut client, jobs, files).await?) {
+            for (job, hash) in jobs.iter().zip(make_remotely(&mut client, jobs, files, self.no_worker).await?)
+            {
                 artifacts.push(fetch(&mut client, hash, job.largest).await?);
             }
             Ok(artifacts)
@@ -91,14 +95,19 @@ impl Maker for OnWorkers<'_> {
     fn make_files(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<MadeFile>> {
         self.runtime.block_on(async {
             let mut client = connect(self.connector, self.patience).await?;
-            let made = make_remotely(&mut client, jobs, files).await?;
+            let made = make_remotely(&mut client, jobs, files, self.no_worker).await?;
             Ok(made.into_iter().map(|hash| MadeFile { hash, file: None }).collect())
         })
     }
 }
 
 /// Waits until the artifacts of all jobs are made, and returns their hashes.
-async fn make_remotely(client: &mut Client, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<ContentHash>> {
+async fn make_remotely(
+    client: &mut Client,
+    jobs: &[Job],
+    files: Files<'_>,
+    no_worker: Option<Duration>,
+) -> Outcome<Vec<ContentHash>> {
     let read: HashSet<ContentHash> =
         jobs.iter().flat_map(|job| job.inputs.values().filter_map(JobInput::artifact)).collect();
     let wanted = files.iter().filter(|(hash, _)| read.contains(hash));
@@ -107,6 +116,7 @@ async fn make_remotely(client: &mut Client, jobs: &[Job], files: Files<'_>) -> O
     // What failed before is tried again, once.
     let mut request = MakeRequest { jobs: texts, retry: true };
     let mut told = String::new();
+    let mut absent_since = None;
     loop {
         let answer = client.make(request.clone()).await?.into_inner();
         request.retry = false;
@@ -121,6 +131,12 @@ async fn make_remotely(client: &mut Client, jobs: &[Job], files: Files<'_>) -> O
                 convert::hash("artifact", &status.artifact).map_err(|error| failed(job, &error))
             };
             return jobs.iter().zip(&answer.jobs).map(hash).collect();
+        }
+        absent_since = absent_since.or(Some(Instant::now())).filter(|_| answer.able_workers == 0);
+        if let (Some(most), Some(since)) = (no_worker, absent_since)
+            && since.elapsed() >= most
+        {
+            return Err(Failure::no_worker("what the spec needs is made once there is one", most));
         }
         let words = match answer.able_workers {
             0 => "waiting for a worker that can make what the spec needs; --local makes it here".to_owned(),

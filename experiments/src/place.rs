@@ -11,7 +11,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use qslm_coordinator::store::{Store, StoreError};
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::exit::{Exit, Failure, Outcome};
 pub use content::Made;
@@ -107,6 +108,32 @@ impl OutputPlace {
         }
     }
 
+    /// A place for the copy of a store. What is there is replaced with `force` only, and only if it is a store that nobody
+    /// has open.
+    pub fn of_copy(path: &Path, inputs: &[&Path], force: bool) -> Outcome<Self> {
+        let conflict = |what: &str| Failure::new(Exit::Conflict, format!("{}: {what}", path.display()));
+        let Some(target) = Self::find(path, inputs)? else {
+            return Err(conflict("is no place for a store, which is a file with a folder beside it"));
+        };
+        if std::fs::symlink_metadata(&target).is_err() {
+            return Ok(Self { shown: path.to_owned(), way: Way::File { target, replace: false } });
+        }
+        match content_of(&target).map_err(|error| Failure::file(path, &error))? {
+            Content::Store | Content::Empty if !force => {
+                return Err(conflict("is there already; --force replaces it"));
+            }
+            Content::Empty => {}
+            Content::Store => {
+                // One that is damaged may well be replaced.
+                if let Err(error @ StoreError::InUse(_)) = Store::open_to_read(&target) {
+                    return Err(error.into());
+                }
+            }
+            _ => return Err(conflict("is there already and is no store; write somewhere else")),
+        }
+        Ok(Self { shown: path.to_owned(), way: Way::File { target, replace: true } })
+    }
+
     /// The file that a path leads to, unless that is no ordinary file.
     fn find(path: &Path, inputs: &[&Path]) -> Outcome<Option<PathBuf>> {
         if is_stream(path) {
@@ -133,6 +160,16 @@ impl OutputPlace {
         // Without the name that it would have had meanwhile.
         let file = file.map_err(|error| cannot_write(&self.shown, &error.kind().into()))?;
         Ok(Unfinished { place: self, file })
+    }
+
+    /// Folder beside it for what goes with it, which is gone with all that is left in it once it is dropped.
+    pub fn folder_beside(&self) -> Outcome<TempDir> {
+        let folder = match &self.way {
+            Way::File { target, .. } => target.parent().filter(|folder| !folder.as_os_str().is_empty()),
+            Way::Stream => None,
+        };
+        let made = unfinished().tempdir_in(folder.unwrap_or(Path::new(".")));
+        made.map_err(|error| cannot_write(&self.shown, &error.kind().into()))
     }
 
     /// Writes all of it.
@@ -215,11 +252,18 @@ fn stream(path: &Path) -> io::Result<File> {
     File::create(path)
 }
 
+/// Names of what is not finished.
+fn unfinished() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".qslm-").suffix(".part");
+    builder
+}
+
 /// A new file in the folder of `target`, which whoever may read or write that may read or write as well.
 fn beside(target: &Path) -> io::Result<NamedTempFile> {
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".qslm-").suffix(".part");
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "permissions are set where there are any"))]
+    let mut builder = unfinished();
     #[cfg(unix)]
     {
         use std::os::unix::fs::{MetadataExt, PermissionsExt};

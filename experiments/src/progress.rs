@@ -7,7 +7,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use qslm_common::quality::Quality;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Best, ExperimentStatus};
-use qslm_report::condition::{Work, of_running};
+use qslm_report::condition::{Work, of_running, without_worker};
 use qslm_report::words::loss_with_interval;
 
 /// Longest time between two lines; they come at a change of stage, too.
@@ -24,6 +24,8 @@ pub struct Progress {
     stuck: String,
     /// True if it was told that there is no worker.
     told_idle: bool,
+    /// Minutes without a worker when that was told last.
+    told_minutes: u64,
 }
 
 impl Progress {
@@ -37,12 +39,14 @@ impl Progress {
             last_line: None,
             stuck: String::new(),
             told_idle: false,
+            told_minutes: 0,
         }
     }
 
     /// Shows a status.
     pub fn show(&mut self, status: &ExperimentStatus) {
         self.tell_stuck(status);
+        self.tell_absence(status);
         let ahead = ahead(status);
         let left = ahead.and_then(|ahead| self.time_left(status, ahead));
         if let Some(bar) = &self.bar {
@@ -72,6 +76,18 @@ impl Progress {
             "" => tracing::warn!("{} goes on", status.id),
             reason => tracing::warn!("{} is stuck, waiting: {reason}", status.id),
         }
+    }
+
+    /// Says that no worker is there, after a minute, two, four, and so on.
+    fn tell_absence(&mut self, status: &ExperimentStatus) {
+        let minutes = status.without_worker_ms / 60_000;
+        if minutes >= (2 * self.told_minutes).max(1) {
+            let words = absence(status).unwrap_or_default();
+            tracing::warn!("{}: {words}", status.id);
+        } else if minutes >= self.told_minutes {
+            return;
+        }
+        self.told_minutes = minutes;
     }
 
     /// Says once, as long as it lasts, that no worker is there, and how to start one. To be called when nothing has changed for
@@ -166,6 +182,11 @@ pub fn state(status: &ExperimentStatus) -> String {
     condition.map_or_else(|| status.state().as_str_name().to_lowercase(), str::to_owned)
 }
 
+/// Sentence about a lack of workers that lasts.
+pub fn absence(status: &ExperimentStatus) -> Option<String> {
+    without_worker(status.without_worker_ms / 1000, status.vanished_leases)
+}
+
 /// An experiment on a line of its own, where several are followed.
 pub fn line(status: &ExperimentStatus) -> String {
     let state = state(status);
@@ -187,6 +208,7 @@ fn describe(status: &ExperimentStatus, left: Option<String>) -> String {
     if status.state() == State::Stuck {
         words.push("stuck".to_owned());
     }
+    words.extend(absence(status));
     words.push(format!("{} measured", status.measured));
     if status.stopped > 0 {
         words.push(format!("{} pruned", status.stopped));

@@ -158,11 +158,12 @@ fn every_documented_message_is_one_that_a_program_gives() {
     std::fs::remove_file(std::fs::read_dir(inputs).unwrap().next().unwrap().unwrap().path()).unwrap();
     give("... input files are damaged or missing: ...", qslm(&["db", "check", &a]));
 
+    let (_coordinator, alone) = open_coordinator(&at("alone.redb"));
+    let waits = ["submit", SPEC, "--coordinator", &alone, "--wait", "--no-worker-timeout", "1s"];
+    give("no worker for ... (--no-worker-timeout); ...", qslm(&waits));
+
     let lost = at("lost.redb");
-    let mut command = Command::new(program("qslm-coordinator"));
-    command.args(["--listen", "127.0.0.1:0", "--web", "off", "--store"]).arg(&lost);
-    let mut coordinator = Running::start(&mut command);
-    let url = coordinator.url();
+    let (mut coordinator, url) = open_coordinator(&lost);
     let id = succeed(&["submit", SPEC, "--coordinator", &url]);
     let mut watch = Command::new(support::QSLM);
     let mut watch = Running::start(watch.args(["watch", id.trim(), "--coordinator", &url]));
@@ -293,6 +294,15 @@ fn imports(folder: &Path, store: &str, give: &mut dyn FnMut(&str, &[&str])) {
     give("bytes: expected at most ...; make several lists of them", &plan);
 }
 
+/// A coordinator that lets everybody in, and its address.
+fn open_coordinator(store: &Path) -> (Running, String) {
+    let mut command = Command::new(program("qslm-coordinator"));
+    command.args(["--listen", "127.0.0.1:0", "--web", "off", "--store"]).arg(store);
+    let mut coordinator = Running::start(&mut command);
+    let url = coordinator.url();
+    (coordinator, url)
+}
+
 /// A coordinator that knows one token, a reader's, which stands in the file of the second path.
 fn guarded(folder: &Path) -> (Running, String, PathBuf) {
     let (tokens, token) = (folder.join("tokens"), folder.join("token"));
@@ -340,6 +350,10 @@ fn every_documented_exit_code_is_one_that_a_program_gives() {
     let cancel = ["cancel", "plain", "--coordinator", &url, "--token-file", token.to_str().unwrap()];
     assert_eq!(qslm(&cancel).status.code(), Some(7));
     given.insert(7);
+    let (_alone, url) = open_coordinator(&folder.path().join("alone.redb"));
+    let waits = ["submit", SPEC, "--coordinator", &url, "--wait", "--no-worker-timeout", "1s"];
+    assert_eq!(qslm(&waits).status.code(), Some(8));
+    given.insert(8);
     let unmet = [
         "task.windows=1",
         "space.bits=[2]",

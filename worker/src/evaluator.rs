@@ -28,7 +28,7 @@ use crate::failure::{Cause, EvaluationFailure};
 use crate::memory;
 
 /// Bytes of the prefix cache and the weight cache, per slot.
-const CACHED_PER_SLOT: u64 = 1 << 30;
+pub(crate) const CACHED_PER_SLOT: u64 = 1 << 30;
 
 /// Shards whose float losses are kept: those of a few experiments, in a few megabytes.
 const SHARDS_OF_FLOATS: usize = 1024;

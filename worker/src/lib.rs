@@ -8,7 +8,8 @@
 //! its counts from the [`Evaluator`], which runs the engine and shares checkpoints, data and models between evaluations
 //! ([`qslm_engine::memo`]), or `job` makes an artifact and puts it, and on the way `checkpoints` from which another worker
 //! goes on; whatever happens becomes a report, also a failure ([`failure`]: whose fault, which cause). While the
-//! coordinator is away, results wait in the [`Spool`]. [`capabilities`] and [`memory`] describe the machine, [`monitor`]
+//! coordinator is away, results wait in the [`Spool`]. [`capabilities`] and [`memory`] describe the machine, [`resources`] says what a
+//! network needs of one, [`monitor`]
 //! counts, [`settings`] and [`program`] make the program `qslm-worker` of it.
 
 pub mod agent;
@@ -26,6 +27,7 @@ pub mod memory;
 pub mod monitor;
 pub mod program;
 pub mod put;
+pub mod resources;
 pub mod settings;
 pub mod spool;
 mod traced;
@@ -35,4 +37,5 @@ pub use cache::ArtifactCache;
 pub use checkpoints::CHECKPOINT_EVERY;
 pub use crash::{CrashPlan, CrashPoint};
 pub use evaluator::Evaluator;
+pub use resources::Resources;
 pub use spool::Spool;

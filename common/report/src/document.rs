@@ -43,6 +43,9 @@ pub struct ReportDocument {
     /// Reason why no worker can go on with it, if that is so.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stuck: String,
+    /// Sentence about a lack of workers that lasts, and about leases that were lost with them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub without_worker: String,
     /// The most candidates that may still be proposed, if the strategy can tell.
     pub remaining_at_most: Option<u64>,
     /// Workers heard of lately.

@@ -53,6 +53,7 @@ pub(crate) fn report() -> ReportDocument {
         failed: 1,
         failures: vec!["a <script> in a reason".to_owned()],
         stuck: String::new(),
+        without_worker: String::new(),
         remaining_at_most: Some(10),
         workers: 2,
         tokens_per_second: 100.0,

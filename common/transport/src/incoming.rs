@@ -65,6 +65,8 @@ impl Peer {
     fn new(address: SocketAddr) -> Self {
         // The first call fills it.
         let pace = Pace { calls: f64::INFINITY, since: Instant::now() };
+        // On a socket of both families IPv4 comes as `::ffff:A.B.C.D`: one caller has one name.
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         Self { address, pace: Arc::new(Mutex::new(pace)) }
     }
 

@@ -1,6 +1,6 @@
 //! The way from a program to the network and back: addresses, TLS, tokens, back-pressure, health, metrics and traces.
 //!
-//! One idea: whoever calls is known before anything is read of the call. [`Incoming`] accepts connections, with TLS if there
+//! One idea: whoever calls is known before anything is read of the call. [`listen`] opens a port, [`Incoming`] accepts connections, with TLS if there
 //! is a certificate ([`tls`]), bounds their number and their patience, and gives each request its [`Peer`]; [`serving`]
 //! answers what comes over them. The [`Gate`]
 //! lets a call in by the [`Role`] of its token ([`tokens`]) and by the number of calls of its connection; a caller that is
@@ -16,6 +16,7 @@ pub mod client;
 mod flags;
 pub mod gate;
 pub mod incoming;
+mod listen;
 pub mod monitor;
 mod reach;
 pub mod serving;
@@ -28,6 +29,7 @@ pub use client::{Access, Connector, Link, given};
 pub use flags::AccessFlags;
 pub use gate::{Gate, Needs};
 pub use incoming::{Connection, Incoming, Peer};
+pub use listen::listen;
 pub use monitor::Monitor;
 pub use reach::Unreachable;
 pub use tls::ServerTls;

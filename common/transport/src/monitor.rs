@@ -17,6 +17,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::incoming::Incoming;
+use crate::listen::listen;
 use crate::serving::serve_calls;
 
 /// Connections at a time.
@@ -33,7 +34,7 @@ impl Monitor {
     /// # Errors
     /// If it cannot be had.
     pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address).await;
+        let listener = listen(address).await;
         let listener = listener.with_context(|| format!("monitor = \"{address}\": cannot listen there"))?;
         tracing::info!(address = %listener.local_addr()?, "health and metrics");
         Ok(Self(listener))

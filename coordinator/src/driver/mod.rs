@@ -9,6 +9,7 @@
 //! Leases are granted for what follows from results that are not on disk yet. Nothing is lost by that: if the
 //! coordinator dies now, those results were not acknowledged, come again, and the search proposes the same.
 
+mod absence;
 mod breaker;
 mod commit_metrics;
 mod committed;
@@ -51,6 +52,7 @@ use crate::crash::{CrashPlan, CrashPoint};
 use crate::ledger::{Broken, LeaseId, Ledger, Limits, Moment, Owner};
 use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
+pub use absence::WorkerAbsence;
 pub use commit_metrics::{Commits, Metrics};
 pub use committed::CommitError;
 use committer::{Committer, words_of};
@@ -195,6 +197,7 @@ pub fn start(store: Store, options: Options) -> Result<(Handle, Thread), DriverE
     let committer =
         Committer::start(driver.store.clone(), driver.options.crash_at, metrics.clone(), sender.clone())?;
     let (say, ended) = watch::channel(None);
+    let store = Arc::downgrade(&driver.store);
     let thread = std::thread::Builder::new().name("driver".to_owned()).spawn(move || {
         let run = AssertUnwindSafe(|| driver.run(&receiver, &committer));
         let end = catch_unwind(run).unwrap_or_else(|panic| Err(DriverError::panicked(&*panic)));
@@ -207,7 +210,7 @@ pub fn start(store: Store, options: Options) -> Result<(Handle, Thread), DriverE
         say.send_replace(Some(end.as_ref().err().map_or(Refusal::Stopping, why)));
         end
     })?;
-    Ok((Handle::new(sender, metrics, ended), thread))
+    Ok((Handle::new(sender, metrics, ended, store), thread))
 }
 
 impl Driver {
@@ -330,6 +333,7 @@ impl Driver {
         }
         self.forget_silent_workers(now);
         self.look_for_stuck();
+        self.note_absence(now);
         for (index, reply) in std::mem::take(&mut self.submitted) {
             // Whoever submits what was measured before wants to hear that it is finished.
             if self.experiments[index].search.is_looking_up() {
@@ -359,6 +363,17 @@ impl Driver {
             }
             if let Some(sample) = sample {
                 self.outbox.write(Write::Sample(search.id().to_owned(), sample));
+            }
+        }
+    }
+
+    /// Notes which experiments no worker may go on with, and tells of each once that lasts.
+    fn note_absence(&mut self, now: Moment) {
+        for (index, ExperimentRun { search, view }) in self.experiments.iter_mut().enumerate() {
+            let is_without = search.is_active() && self.workers.counts(index, search).suitable == 0;
+            if let Some(words) = view.absence().note(is_without, now) {
+                tracing::warn!(experiment = search.id(), "{words}");
+                self.journal.note(search.id(), words);
             }
         }
     }

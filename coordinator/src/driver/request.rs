@@ -262,6 +262,8 @@ pub struct Handle {
     sender: SyncSender<Request>,
     metrics: Arc<Metrics>,
     ended: Ended,
+    /// Store, for what reads it beside the driver; gone with the driver.
+    store: Weak<Store>,
     _last: Arc<Last>,
 }
 
@@ -282,8 +284,18 @@ impl Drop for Last {
 }
 
 impl Handle {
-    pub(super) fn new(sender: SyncSender<Request>, metrics: Arc<Metrics>, ended: Ended) -> Self {
-        Self { _last: Arc::new(Last(sender.clone())), sender, metrics, ended }
+    pub(super) fn new(
+        sender: SyncSender<Request>,
+        metrics: Arc<Metrics>,
+        ended: Ended,
+        store: Weak<Store>,
+    ) -> Self {
+        Self { _last: Arc::new(Last(sender.clone())), sender, metrics, ended, store }
+    }
+
+    /// The store, as long as the driver has it: read beside the driver, whom that does not hold up.
+    pub fn store(&self) -> Weak<Store> {
+        self.store.clone()
     }
 
     /// Metrics of the committer so far.

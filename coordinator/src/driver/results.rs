@@ -194,6 +194,9 @@ impl Driver {
             self.journal.note("", format!("a lease of {worker} ran out; its shard goes to another worker"));
             tracing::info!(worker, lease = lease.0, "a lease ran out; its shard goes to another worker");
             self.journal.ended(lease, Some("it ran out"));
+            if let Some(run) = self.experiments.get_mut(owner.index()) {
+                run.view.absence().note_lapse();
+            }
             self.fault(&worker, owner, "it vanished with work in hand", self.journal.now());
         }
         for closed in expired.failed {
@@ -254,6 +257,9 @@ impl Driver {
 
     /// Notes that a worker measured a shard.
     pub(super) fn success(&mut self, worker: &str, owner: Owner) {
+        if let Some(run) = self.experiments.get_mut(owner.index()) {
+            run.view.absence().note_result();
+        }
         if self.workers.breakers.success(worker, owner) {
             let experiment = self.account(owner).to_owned();
             let experiment = experiment.as_str();

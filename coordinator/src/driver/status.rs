@@ -11,6 +11,7 @@ use qslm_common::work::{Made, WorkKey};
 
 use qslm_report::condition::{Work, of_running};
 
+use super::absence::WorkerAbsence;
 use crate::ledger::{OpenJob, ShardCounts};
 
 /// State of an experiment.
@@ -135,6 +136,8 @@ pub struct ExperimentStatus {
     pub demands: Demands,
     /// Reason why no worker can go on with it; empty while one can.
     pub stuck: String,
+    /// Absence of workers that may evaluate it.
+    pub absence: WorkerAbsence,
     /// Failures that were opened again.
     pub retried: u64,
     /// Generations that it was told from outside.

@@ -12,6 +12,7 @@ use qslm_report::{FORMAT, Lifecycle, ReportDocument, Sample, Sensitivity, unmet}
 use qslm_search::{Playback, Probed};
 use tokio::sync::watch;
 
+use super::absence::Absence;
 use super::estimate::Visited;
 use super::presentation::{Presentation, Spotted};
 use super::rate::SlidingRate;
@@ -43,6 +44,7 @@ pub(super) struct View {
     status: watch::Sender<Option<ExperimentStatus>>,
     /// Share that the search visited; `None` until that was looked at after its end.
     visited: Option<Option<Visited>>,
+    absence: Absence,
 }
 
 /// Announcement: the stage, state and best candidate that people were told of last.
@@ -65,7 +67,13 @@ impl View {
             tokens: SlidingRate::default(),
             status: watch::Sender::new(None),
             visited: None,
+            absence: Absence::default(),
         }
+    }
+
+    /// Absence of workers.
+    pub(super) fn absence(&mut self) -> &mut Absence {
+        &mut self.absence
     }
 
     /// Forgets candidates and stages, which come again.
@@ -113,7 +121,8 @@ impl View {
         workers: WorkerCounts,
         share: Option<f64>,
     ) {
-        let status = self.status(of, ledger, now, workers).with_share(share);
+        let mut status = self.status(of, ledger, now, workers).with_share(share);
+        status.absence = status.absence.by_the_minute();
         self.status.send_if_modified(|shown| {
             let changed = shown.as_ref() != Some(&status);
             *shown = Some(status);
@@ -171,6 +180,7 @@ impl View {
             priority: of.priority(),
             demands: of.record().demands.clone(),
             stuck: of.stuck().to_owned(),
+            absence: self.absence.at(now),
             retried: of.retried(),
             told: playback.tells().len() as u64,
             failed_trials: of
@@ -212,6 +222,7 @@ impl View {
             generation_trials: status.generation_trials,
             failed: status.failed,
             failures: status.failures,
+            without_worker: status.absence.words().unwrap_or_default(),
             stuck: status.stuck,
             remaining_at_most: status.remaining_at_most,
             workers: workers.present,

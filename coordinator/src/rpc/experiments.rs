@@ -11,11 +11,11 @@ use qslm_common::task::MAX_SHARDS;
 use qslm_proto::convert::{self, Invalid};
 use qslm_proto::v1::experiments_server::Experiments;
 use qslm_proto::v1::{
-    CandidatesResponse, ChangeRequest, ClusterRequest, ClusterResponse, DescribeResponse, ExperimentStatus,
-    FetchArtifactRequest, FrontResponse, GetRequest, ListRequest, ListResponse, MakeRequest, MakeResponse,
-    MissingArtifactsRequest, MissingArtifactsResponse, PruneRequest, PruneResponse, PutArtifactRequest,
-    PutArtifactResponse, RetryRequest, SpaceResponse, SubmitRequest, TellRequest, TellResponse, ToldRequest,
-    ToldResponse,
+    BackupRequest, CandidatesResponse, ChangeRequest, ClusterRequest, ClusterResponse, DescribeResponse,
+    ExperimentStatus, FetchArtifactRequest, FrontResponse, GetRequest, ListRequest, ListResponse,
+    MakeRequest, MakeResponse, MissingArtifactsRequest, MissingArtifactsResponse, PruneRequest,
+    PruneResponse, PutArtifactRequest, PutArtifactResponse, RetryRequest, SpaceResponse, SubmitRequest,
+    TellRequest, TellResponse, ToldRequest, ToldResponse,
 };
 use qslm_search::list::MAX_LISTED;
 use qslm_transport::gate::ClientName;
@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::backup::Backups;
 use super::quotas::{ClientQuotas, Quotas};
 use super::space::write_space;
 use super::status::{write_event, write_job_under_way, write_making, write_status, write_worker};
@@ -37,12 +38,13 @@ pub struct ExperimentsService {
     driver: Handle,
     artifacts: Artifacts,
     quotas: ClientQuotas,
+    backups: Backups,
 }
 
 impl ExperimentsService {
     /// Serves what `driver` decides and stores into `artifacts`, no more for anybody than `quotas` say.
     pub fn new(driver: Handle, artifacts: Artifacts, quotas: Quotas) -> Self {
-        Self { driver, artifacts, quotas: ClientQuotas::new(quotas) }
+        Self { driver, artifacts, quotas: ClientQuotas::new(quotas), backups: Backups::default() }
     }
 
     /// Hashes of which there is no undamaged file. Files may have to be read for that.
@@ -252,6 +254,12 @@ impl Experiments for ExperimentsService {
             return Err(Invalid::new("places", format!("{}: {MAX_LISTED} at most", places.len())).into());
         }
         Ok(Response::new(PruneResponse { pruned: self.driver.prune(experiment, number, places).await? }))
+    }
+
+    type BackupStream = ChunkStream;
+
+    async fn backup(&self, _request: Request<BackupRequest>) -> Result<Response<ChunkStream>, Status> {
+        self.backups.send(&self.driver).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! The gRPC services: thin translations between wire messages and requests to the driver.
 
+mod backup;
 mod experiments;
 mod health;
 mod needs;

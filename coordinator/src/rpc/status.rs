@@ -86,6 +86,8 @@ pub fn write_status(status: driver::ExperimentStatus) -> ExperimentStatus {
         suitable_workers: status.workers.suitable,
         demands: Some(status.demands.into()),
         stuck: status.stuck,
+        without_worker_ms: status.absence.without_worker.as_millis() as u64,
+        vanished_leases: status.absence.vanished_leases,
         retried: status.retried,
         told: status.told,
         failed_trials: status.failed_trials.into_iter().map(write_failed_trial).collect(),

@@ -35,9 +35,17 @@ pub(super) async fn fetch(
 
 /// Sends the rest of a file, piece by piece.
 pub(super) fn send(file: File) -> Response<ChunkStream> {
+    send_with(file, ())
+}
+
+/// The same, with something that is held until all is sent or nobody listens.
+pub(super) fn send_with(file: File, held: impl Send + 'static) -> Response<ChunkStream> {
     // A slow reader holds up its own stream only.
     let (sender, receiver) = mpsc::channel(4);
-    tokio::task::spawn_blocking(move || send_chunks(file, &sender));
+    tokio::task::spawn_blocking(move || {
+        send_chunks(file, &sender);
+        drop(held);
+    });
     Response::new(ReceiverStream::new(receiver))
 }
 

@@ -67,23 +67,40 @@ impl Audit {
     }
 }
 
+/// Owners of an artifact: the ids of the experiments that name it, and the jobs that made it.
+type Owners = (Vec<String>, Vec<JobKey>);
+
+impl Contents {
+    /// Artifacts that experiments name or jobs made.
+    fn named(&self) -> BTreeMap<ContentHash, Owners> {
+        let mut named = BTreeMap::<ContentHash, Owners>::new();
+        for record in self.experiments.values() {
+            for hash in record.experiment.artifacts() {
+                named.entry(hash).or_default().0.push(record.experiment.id());
+            }
+        }
+        for (job, artifacts) in &self.made {
+            for hash in artifacts.keys() {
+                named.entry(*hash).or_default().1.push(*job);
+            }
+        }
+        named
+    }
+
+    /// Artifacts that whoever has this store needs; false for an input, which a submitter has and can upload again, and
+    /// true for what a job made.
+    pub fn artifacts(&self) -> BTreeMap<ContentHash, bool> {
+        self.named().into_iter().map(|(hash, (_, jobs))| (hash, !jobs.is_empty())).collect()
+    }
+}
+
 impl Artifacts {
     /// Reads every file, and says which are not as what is on record needs them.
     ///
     /// # Errors
     /// If the folder cannot be read.
     pub fn audit(&self, contents: &Contents) -> io::Result<Audit> {
-        let mut named = BTreeMap::<ContentHash, (Vec<String>, Vec<JobKey>)>::new();
-        for record in contents.experiments.values() {
-            for hash in record.experiment.artifacts() {
-                named.entry(hash).or_default().0.push(record.experiment.id());
-            }
-        }
-        for (job, artifacts) in &contents.made {
-            for hash in artifacts.keys() {
-                named.entry(*hash).or_default().1.push(*job);
-            }
-        }
+        let mut named = contents.named();
         let mut audit = Audit::default();
         for path in files(self.folder())? {
             let hash = path.file_name().and_then(|name| name.to_str()?.parse::<ContentHash>().ok());
@@ -174,6 +191,8 @@ mod tests {
         let audit = artifacts.audit(&contents).unwrap();
         assert_eq!(audit, Audit { intact: 2, others });
         assert_eq!(audit.faults().count(), 3);
+        let made: Vec<bool> = contents.artifacts().into_values().collect();
+        assert_eq!((made.len(), made.iter().filter(|made| **made).count()), (5, 2), "and three inputs");
         std::fs::remove_dir_all(artifacts.folder()).unwrap();
         let audit = artifacts.audit(&contents).unwrap();
         assert_eq!((audit.intact, audit.faults().count()), (0, 5), "{audit:?}");

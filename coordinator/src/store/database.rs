@@ -1,10 +1,12 @@
 //! The open redb file: how it is opened, looked at and guarded, and what every transaction goes through.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use qslm_program::quietly;
+use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::contents::Contents;
@@ -18,6 +20,8 @@ use super::whole::{make_tables, read_all, write_all};
 /// Bytes of the file that are kept in memory. A batch touches a page per result, since results lie in the order of
 /// their hashes, and the operating system keeps the rest.
 const CACHE: usize = 128 << 20;
+/// The same of a copy, whose rows are written in their order.
+const CACHE_OF_COPY: usize = 16 << 20;
 
 /// An open store. Only one process can have it open, or any number that only read it.
 pub struct Store {
@@ -86,6 +90,16 @@ impl Store {
         let database = Database::builder().create_with_backend(backend);
         let database = database.map_err(|error| redb_error(&path, error))?;
         let mut store = Self::new(&path, database, true);
+        store.begin_epoch()?;
+        Ok(store)
+    }
+
+    /// A store in an empty file, which errors call `path`.
+    pub(super) fn in_file(file: File, path: &Path) -> Result<Self, StoreError> {
+        let database = guarded(path, || {
+            Database::builder().set_cache_size(CACHE_OF_COPY).create_with_backend(FileBackend::new(file)?)
+        })?;
+        let mut store = Self::new(path, database, true);
         store.begin_epoch()?;
         Ok(store)
     }

@@ -20,6 +20,7 @@ mod hashed;
 mod queries;
 mod record;
 mod room;
+mod snapshot;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -36,5 +37,6 @@ pub use error::StoreError;
 pub use file_id::Lost;
 pub use record::ExperimentRecord;
 pub use room::NoRoom;
+pub use snapshot::SnapshotError;
 #[cfg(test)]
 pub(crate) use tests::disk;

@@ -11,7 +11,9 @@ use qslm_common::measurement::Counts;
 use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::Made;
-use redb::{ReadTransaction, ReadableMultimapTable, ReadableTable, WriteTransaction};
+use redb::{
+    MultimapTableDefinition, ReadTransaction, ReadableMultimapTable, ReadableTable, WriteTransaction,
+};
 
 use super::contents::{Contents, MadeVariants, Variants, add};
 use super::error::ReadError;
@@ -32,9 +34,11 @@ pub(super) struct TableOfWhole {
     read: fn(&ReadTransaction, &mut Contents) -> Result<(), ReadError>,
     /// Replaces every row by those of the contents.
     write: fn(&WriteTransaction, &Contents) -> Written,
+    /// Copies every row into an empty table of another file as it is written; each is announced before.
+    copy: fn(&ReadTransaction, &WriteTransaction, &mut dyn FnMut() -> Written) -> Written,
 }
 
-type Written = Result<(), redb::Error>;
+pub(super) type Written = Result<(), redb::Error>;
 type Read = Result<(), UnreadableRecord>;
 type Rows<'a, K, V> = redb::Table<'a, K, V>;
 
@@ -58,6 +62,15 @@ macro_rules! table {
                 rows.retain(|_, _| false)?;
                 $write(contents, &mut rows)
             },
+            copy: |from, to, announce| {
+                let mut rows = to.open_table($table)?;
+                for row in from.open_table($table)?.iter()? {
+                    announce()?;
+                    let (key, value) = row?;
+                    rows.insert(key.value(), value.value())?;
+                }
+                Ok(())
+            },
         }
     };
 }
@@ -68,10 +81,20 @@ pub(super) const TABLES: [TableOfWhole; 15] = [
     table!(ENGINES, read_engine, write_engines),
     table!(MEASUREMENTS, read_measurement, write_measurements),
     table!(SHARDS, read_shard, write_shards),
-    TableOfWhole { make: make_conflicts, read: read_conflicts, write: write_conflicts },
+    TableOfWhole {
+        make: make_conflicts,
+        read: read_conflicts,
+        write: write_conflicts,
+        copy: |from, to, announce| copy_many(CONFLICTS, from, to, announce),
+    },
     table!(JOBS, read_job, write_jobs),
     table!(MADE, read_made, write_made),
-    TableOfWhole { make: make_made_conflicts, read: read_made_conflicts, write: write_made_conflicts },
+    TableOfWhole {
+        make: make_made_conflicts,
+        read: read_made_conflicts,
+        write: write_made_conflicts,
+        copy: |from, to, announce| copy_many(MADE_CONFLICTS, from, to, announce),
+    },
     table!(BINDINGS, read_binding, write_bindings),
     table!(FAILURES, read_failure, write_failures),
     table!(RETRIED, read_retried, write_retried),
@@ -96,6 +119,33 @@ pub(super) fn read_all(transaction: &ReadTransaction) -> Result<Contents, ReadEr
 /// Replaces every row of every table.
 pub(super) fn write_all(transaction: &WriteTransaction, contents: &Contents) -> Written {
     TABLES.iter().try_for_each(|table| (table.write)(transaction, contents))
+}
+
+/// Copies every row of every table as it is written, without reading what it says; each is announced before.
+pub(super) fn copy_all(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    announce: &mut dyn FnMut() -> Written,
+) -> Written {
+    TABLES.iter().try_for_each(|table| (table.copy)(from, to, announce))
+}
+
+/// Copies every row of a table of several values per key.
+fn copy_many<K: redb::Key + 'static, V: redb::Key + 'static>(
+    table: MultimapTableDefinition<'_, K, V>,
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    announce: &mut dyn FnMut() -> Written,
+) -> Written {
+    let mut rows = to.open_multimap_table(table)?;
+    for row in from.open_multimap_table(table)?.iter()? {
+        let (key, values) = row?;
+        for value in values {
+            announce()?;
+            rows.insert(key.value(), value?.value())?;
+        }
+    }
+    Ok(())
 }
 
 fn read_experiment(contents: &mut Contents, _: &str, record: &[u8]) -> Read {

@@ -67,7 +67,11 @@ impl Pages {
         match content {
             Content::Experiments => {
                 let experiments = self.driver.list().await?;
+                let problem = |status: &ExperimentStatus| {
+                    status.absence.words().map(|words| format!("{}: {words}", status.id))
+                };
                 Ok(render(&ExperimentsBody {
+                    problems: experiments.iter().filter_map(problem).collect(),
                     experiments: experiments.iter().map(ExperimentRow::new).collect(),
                 }))
             }
@@ -94,6 +98,8 @@ impl Pages {
 #[template(path = "experiments.html")]
 struct ExperimentsBody {
     experiments: Vec<ExperimentRow>,
+    /// Sentences about what holds some of them up.
+    problems: Vec<String>,
 }
 
 struct ExperimentRow {

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use qslm_acceptance::{root, succeed};
 use serde_json::Value;
@@ -21,8 +22,9 @@ const OVERLAYS: [&str; 11] = [
     "submit",
     "overlays/submit-tls",
 ];
-/// Components that people add to an overlay of theirs.
-const COMPONENTS: [&str; 2] = ["traces", "prometheus-operator"];
+/// Components that people add to an overlay of theirs, with those that they come after.
+const COMPONENTS: [&[&str]; 4] =
+    [&["traces"], &["prometheus-operator"], &["backup"], &["backup", "object-storage"]];
 const VERSIONS: [&str; 2] = ["1.32", "1.37"];
 /// Kinds that are not Kubernetes' own, for which there is no schema.
 const FOREIGN: [&str; 3] = ["ScaledObject", "ServiceMonitor", "PodMonitor"];
@@ -37,13 +39,18 @@ fn put_together(folder: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The base with a component, as an overlay of somebody's own.
-fn with_component(component: &str) -> String {
-    let folder = root().join("target").join(format!("overlay-{component}-{}", std::process::id()));
+/// The base with components and the image of all, as an overlay of somebody's own.
+fn with_components(components: &[&str]) -> String {
+    // Tests run side by side.
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let folder = root().join("target").join(format!("overlay-{process}-{number}"));
     std::fs::create_dir_all(&folder).unwrap();
+    let all = components.iter().chain(&["image"]).map(|name| format!("../../k8s/components/{name}"));
     let text = format!(
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../k8s/base]\ncomponents: \
-         [../../k8s/components/{component}]\n"
+         [{}]\n",
+        all.collect::<Vec<_>>().join(", ")
     );
     std::fs::write(folder.join("kustomization.yaml"), text).unwrap();
     let made = put_together(&folder);
@@ -69,15 +76,24 @@ fn parsed(yaml: &str) -> Vec<Value> {
 }
 
 fn pod_of(document: &Value) -> Option<&Value> {
-    let pod = &document["spec"]["template"]["spec"];
-    (!pod.is_null()).then_some(pod)
+    let spec = &document["spec"];
+    let pods = [&spec["template"]["spec"], &spec["jobTemplate"]["spec"]["template"]["spec"]];
+    pods.into_iter().find(|pod| !pod.is_null())
+}
+
+/// The documents of every overlay, and of the base with every component.
+fn every_document() -> impl Iterator<Item = (&'static str, Value)> {
+    let overlays = OVERLAYS.into_iter().map(|overlay| (overlay, documents(overlay)));
+    let components = COMPONENTS.into_iter().map(|all| (all[all.len() - 1], parsed(&with_components(all))));
+    overlays.chain(components).flat_map(|(name, all)| all.into_iter().map(move |document| (name, document)))
 }
 
 #[test]
 fn every_overlay_fits_the_schemas() {
     let folder = tempfile::tempdir().unwrap();
     let overlays = OVERLAYS.map(|overlay| (overlay, kustomize(overlay)));
-    let components = COMPONENTS.map(|component| (component, with_component(component)));
+    let components =
+        COMPONENTS.map(|components| (components[components.len() - 1], with_components(components)));
     for (overlay, text) in overlays.into_iter().chain(components) {
         let path = folder.path().join("all.yaml");
         std::fs::write(&path, text).unwrap();
@@ -101,43 +117,40 @@ fn every_overlay_fits_the_schemas() {
 #[test]
 fn every_pod_is_restricted_and_bounded_and_needs_no_api() {
     let mut seen = BTreeSet::new();
-    for overlay in OVERLAYS {
-        for document in documents(overlay) {
-            let Some(pod) = pod_of(&document) else { continue };
-            let what = format!("{overlay}: {} {}", document["kind"], document["metadata"]["name"]);
-            seen.insert(document["kind"].as_str().unwrap().to_owned());
-            assert_eq!(pod["automountServiceAccountToken"], false, "{what}");
-            // Kubernetes' own variables would look like settings.
-            assert_eq!(pod["enableServiceLinks"], false, "{what}");
-            let security = &pod["securityContext"];
-            assert_eq!(security["runAsNonRoot"], true, "{what}");
-            assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault", "{what}");
-            for container in pod["containers"].as_array().unwrap() {
-                let security = &container["securityContext"];
-                assert_eq!(security["allowPrivilegeEscalation"], false, "{what}");
-                assert_eq!(security["readOnlyRootFilesystem"], true, "{what}");
-                assert_eq!(security["capabilities"]["drop"][0], "ALL", "{what}");
-                assert!(container["resources"]["requests"]["memory"].is_string(), "{what}");
-                assert!(container["resources"]["limits"]["memory"].is_string(), "{what}");
-                let tag = container["image"].as_str().unwrap().split(':').nth(1).unwrap();
-                assert_eq!(tag, version(), "{what}");
-            }
+    for (overlay, document) in every_document() {
+        let Some(pod) = pod_of(&document) else { continue };
+        let what = format!("{overlay}: {} {}", document["kind"], document["metadata"]["name"]);
+        seen.insert(document["kind"].as_str().unwrap().to_owned());
+        assert_eq!(pod["automountServiceAccountToken"], false, "{what}");
+        // Kubernetes' own variables would look like settings.
+        assert_eq!(pod["enableServiceLinks"], false, "{what}");
+        let security = &pod["securityContext"];
+        assert_eq!(security["runAsNonRoot"], true, "{what}");
+        assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault", "{what}");
+        for container in pod["containers"].as_array().unwrap() {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false, "{what}");
+            assert_eq!(security["readOnlyRootFilesystem"], true, "{what}");
+            assert_eq!(security["capabilities"]["drop"][0], "ALL", "{what}");
+            assert!(container["resources"]["requests"]["memory"].is_string(), "{what}");
+            assert!(container["resources"]["limits"]["memory"].is_string(), "{what}");
+            let tag = container["image"].as_str().unwrap().split(':').nth(1).unwrap();
+            assert_eq!(tag, version(), "{what}");
         }
     }
-    assert_eq!(seen, BTreeSet::from(["Deployment", "Job", "StatefulSet"].map(str::to_owned)));
+    assert_eq!(seen, BTreeSet::from(["CronJob", "Deployment", "Job", "StatefulSet"].map(str::to_owned)));
 }
 
 #[test]
 fn what_is_deleted_with_an_overlay_is_no_result_and_overlays_share_one_coordinator() {
     let mut claims = BTreeSet::new();
-    for overlay in OVERLAYS {
-        for document in documents(overlay) {
-            assert_ne!(document["kind"], "Namespace", "{overlay}: the volume would go with it");
-            if document["kind"] == "StatefulSet" {
-                assert_eq!(document["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"], "Retain");
-                claims.insert(document["spec"]["volumeClaimTemplates"].to_string());
-                claims.insert(document["spec"]["selector"].to_string());
-            }
+    for (overlay, document) in every_document() {
+        assert_ne!(document["kind"], "Namespace", "{overlay}: the volume would go with it");
+        assert_ne!(document["kind"], "PersistentVolumeClaim", "{overlay}: what is on it would go with it");
+        if document["kind"] == "StatefulSet" {
+            assert_eq!(document["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"], "Retain");
+            claims.insert(document["spec"]["volumeClaimTemplates"].to_string());
+            claims.insert(document["spec"]["selector"].to_string());
         }
     }
     // Neither may change, so that one overlay can be applied over another.
@@ -146,19 +159,17 @@ fn what_is_deleted_with_an_overlay_is_no_result_and_overlays_share_one_coordinat
 
 #[test]
 fn what_was_applied_differs_from_nothing_that_the_server_gives_back() {
-    for overlay in OVERLAYS {
-        for document in documents(overlay) {
-            let what = format!("{overlay}: {} {}", document["kind"], document["metadata"]["name"]);
-            let spec = &document["spec"];
-            let empty = |rules: &Value| rules.as_array().is_some_and(Vec::is_empty);
-            assert!(!empty(&spec["egress"]) && !empty(&spec["ingress"]), "{what}: an empty list is left out");
-            let rules =
-                ["ingress", "egress"].into_iter().flat_map(|way| spec[way].as_array().into_iter().flatten());
-            let of_rules = rules.flat_map(|rule| rule["ports"].as_array().into_iter().flatten());
-            let of_service = spec["ports"].as_array().into_iter().flatten();
-            for port in of_rules.chain(of_service) {
-                assert!(port["protocol"].is_string(), "{what}: the server would add TCP");
-            }
+    for (overlay, document) in every_document() {
+        let what = format!("{overlay}: {} {}", document["kind"], document["metadata"]["name"]);
+        let spec = &document["spec"];
+        let empty = |rules: &Value| rules.as_array().is_some_and(Vec::is_empty);
+        assert!(!empty(&spec["egress"]) && !empty(&spec["ingress"]), "{what}: an empty list is left out");
+        let rules =
+            ["ingress", "egress"].into_iter().flat_map(|way| spec[way].as_array().into_iter().flatten());
+        let of_rules = rules.flat_map(|rule| rule["ports"].as_array().into_iter().flatten());
+        let of_service = spec["ports"].as_array().into_iter().flatten();
+        for port in of_rules.chain(of_service) {
+            assert!(port["protocol"].is_string(), "{what}: the server would add TCP");
         }
     }
 }
@@ -270,6 +281,39 @@ fn a_failed_index_is_tried_again_unless_no_retry_mends_it() {
     {
         assert!(help.contains(words), "{help}");
     }
+}
+
+#[test]
+fn a_backup_is_a_command_that_there_is_with_a_token_that_may_and_a_claim_that_no_overlay_has() {
+    let text = with_components(&["backup", "tls"]);
+    let all = parsed(&text);
+    let job = all.iter().find(|document| document["kind"] == "CronJob").unwrap();
+    let pod = pod_of(job).unwrap();
+    let container = &pod["containers"][0];
+    let command: Vec<&str> =
+        container["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    assert_eq!(command[0], "qslm");
+    // Its arguments are some, and what it lacks here is the coordinator.
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().join("qslm.redb");
+    let arguments = command[1..].iter().map(|word| word.replace("/backup/qslm.redb", here.to_str().unwrap()));
+    let tried = Command::new(qslm_acceptance::program("qslm"))
+        .args(arguments)
+        .args(["--connect-timeout", "0", "--coordinator", "http://127.0.0.1:1"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(tried.stderr).unwrap();
+    assert!(tried.status.code() == Some(5) && said.contains("no coordinator answers"), "{said}");
+    // Over mutual TLS, where that component comes after.
+    let env = container["env"].as_array().unwrap();
+    let value = |name: &str| &env.iter().find(|variable| variable["name"] == name).unwrap()["value"];
+    assert_eq!(value("QSLM_CLIENT_COORDINATOR"), "https://qslm-coordinator:7477");
+    assert_eq!(value("QSLM_CLIENT_CERTIFICATE"), "/secrets/tls/tls.crt");
+    assert_eq!(value("QSLM_CLIENT_TOKEN_FILE"), "/secrets/tokens/submitter");
+    let claim = std::fs::read_to_string(root().join("k8s/backup-claim.yaml")).unwrap();
+    let claimed = pod["volumes"].as_array().unwrap().iter();
+    let claimed = claimed.filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
+    assert_eq!(claimed.collect::<Vec<_>>(), [parsed(&claim)[0]["metadata"]["name"].as_str().unwrap()]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `qslm inspect`: what a checkpoint holds, float or packed.
 
 mod first_window;
+mod resources;
 mod statistics;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::inputs::DataArgs;
 use crate::member::MemberArgs;
 use crate::output::{Output, align_right, plain_table, print, print_data};
 use first_window::FirstWindow;
+use resources::WorkerResources;
 use statistics::UnitStatistics;
 
 /// Print hierarchy, shapes, parameters, bytes and schemes of a checkpoint, and what tells which quantizers can help it.
@@ -33,6 +35,7 @@ Examples:
   qslm inspect packed.safetensors --output json
   qslm inspect hf://OWNER/NAME/model.safetensors
   qslm inspect model.pth --family rwkv4 --tokenizer tokenizer.json --text valid.txt --window 128
+  qslm inspect model.safetensors --resources --window 512
   qslm inspect model.safetensors --statistics
   qslm inspect model.safetensors --statistics --tokenizer tokenizer.json --text train.txt --window 128 --windows 64")]
 pub struct Inspect {
@@ -46,6 +49,9 @@ pub struct Inspect {
     /// also of what enters each matrix: largest over median second moment, condition of the Hessian, loss that GPTQ leaves
     #[arg(long)]
     statistics: bool,
+    /// Print memory and threads that a worker needs per slot for this network and --window
+    #[arg(long)]
+    resources: bool,
     #[command(flatten)]
     data: DataArgs,
     /// How to print the result
@@ -82,6 +88,9 @@ struct Inspection {
     /// Losses of the first window of a language model, if data was named.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_window: Option<FirstWindow>,
+    /// Resources of a worker, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resources: Option<WorkerResources>,
     /// Scheme of one-dimensional parameters; their bytes.
     vectors: String,
     vector_bytes: u64,
@@ -133,6 +142,10 @@ impl Inspect {
             true => Some(statistics::of(&self.file, member, &self.data)?),
             false => None,
         };
+        let resources = match self.resources {
+            true => Some(WorkerResources::of(&network, self.data.window()?)),
+            false => None,
+        };
         let first_window = match self.data.is_given() {
             true => first_window::of(&self.file, member, &self.data)?,
             false => None,
@@ -155,6 +168,7 @@ impl Inspect {
             units,
             statistics,
             first_window,
+            resources,
             vectors: candidate.vectors().to_string(),
             vector_bytes: vector_bytes(&network, &candidate),
             membranes: candidate.membranes().map(|(name, s)| (name.to_owned(), s.to_string())).collect(),
@@ -163,6 +177,7 @@ impl Inspect {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => {
                 print(&report.table())?;
+                report.resources.iter().try_for_each(|resources| print(&resources.table()))?;
                 report.first_window.iter().try_for_each(|first| print(&first.lines(&network)))?;
                 report.statistics.iter().try_for_each(|all| print(&statistics::table(all)))
             }

@@ -1,6 +1,4 @@
-//! `qslm submit | list | get | front | cancel | pause | resume | retry | prioritize`: experiments of a coordinator.
-
-use std::path::PathBuf;
+//! `qslm list | get | front | cancel | pause | resume | retry | prioritize`: experiments of a coordinator.
 
 use clap::Args;
 use qslm_common::experiment::MAX_PRIORITY;
@@ -10,60 +8,14 @@ use qslm_proto::v1::{ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, L
 use qslm_report::condition::INTERRUPTED;
 use serde::Serialize;
 
-use super::plan;
-use super::target::{self, Source, Target};
-use super::watch;
-use crate::client::{connect, submit};
+use super::target::{Source, Target};
 use crate::exit::Outcome;
 use crate::finished::Finished;
-use crate::making::{Here, Maker, OnWorkers};
 use crate::output::{Listed, Output, align_right, plain_table, print, print_data};
-use crate::progress::state;
-use crate::spec::{resolve, resolve_with};
+use crate::progress::{absence, state};
 
-/// Submit an experiment to a coordinator; its id is printed.
-///
-/// The checkpoint and data are uploaded unless the coordinator has them. Submitting the same experiment twice
-/// is submitting it once; one that was cancelled or paused goes on.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  qslm submit experiments/specs/quickstart.toml
-  qslm submit spec.toml --coordinator http://10.0.0.5:7477 --output json
-  qslm submit spec.toml --priority 10 --wait
-  qslm submit spec.toml --dry-run
-
-Exit codes: 0 done, 2 bad spec, 3 missing file, 5 no coordinator; with --wait also 6: finished with failed trials or
-no candidate within the constraints, and 130: interrupted, while the experiment goes on.")]
-pub struct Submit {
-    /// The experiment's spec
-    #[arg(value_name = "SPEC.toml")]
-    spec: PathBuf,
-    /// Change a value of the spec, such as task.windows=64
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    settings: Vec<String>,
-    /// Experiments of a higher priority are worked on first, those of the same one share the workers
-    /// [default: 0, or what it has]
-    #[arg(long, allow_negative_numbers = true, value_parser = priority())]
-    priority: Option<i32>,
-    /// Submit nothing: print stages, candidates and evaluations, and how long they take at most on this machine
-    #[arg(long)]
-    dry_run: bool,
-    /// Make here what the spec needs before it is an experiment (the order of a ranked search, static ranges); by default
-    /// workers make it
-    #[arg(long, conflicts_with = "dry_run")]
-    local: bool,
-    /// Follow the experiment until it has ended, then print its front
-    #[arg(long, conflicts_with = "dry_run")]
-    wait: bool,
-    #[command(flatten)]
-    target: Target,
-    /// How to print the result
-    #[arg(long, value_enum, default_value = "table")]
-    output: Listed,
-}
-
-fn priority() -> clap::builder::RangedI64ValueParser<i32> {
+/// A priority on the command line.
+pub(super) fn priority() -> clap::builder::RangedI64ValueParser<i32> {
     let most = i64::from(MAX_PRIORITY);
     clap::value_parser!(i32).range(-most..=most)
 }
@@ -182,31 +134,6 @@ struct One {
     output: Listed,
 }
 
-impl Submit {
-    /// Submits and prints the id.
-    pub async fn run(self) -> Outcome {
-        if self.dry_run {
-            let resolved = resolve(&self.spec, &self.settings)?;
-            return plan::show(&resolved, self.output.of_result());
-        }
-        let patience = if self.wait { target::LONG_PATIENCE } else { target::PATIENCE };
-        let (connector, patience) = self.target.way_within(patience)?;
-        let on_workers = OnWorkers::new(&connector, patience);
-        let maker: &dyn Maker = if self.local { &Here } else { &on_workers };
-        let resolved = tokio::task::block_in_place(|| resolve_with(&self.spec, &self.settings, maker))?;
-        let mut client = connect(&connector, patience).await?;
-        let status = submit(&mut client, &resolved, self.priority).await?;
-        if self.wait {
-            let spec = Some((&resolved, maker));
-            return watch::follow(&mut client, &status.id, self.output.of_result(), spec).await;
-        }
-        match self.output {
-            Listed::Table => show(&status, Listed::Name),
-            other => show(&status, other),
-        }
-    }
-}
-
 impl List {
     /// Prints a line per experiment.
     pub async fn run(self) -> Outcome {
@@ -308,7 +235,8 @@ impl Which {
     }
 }
 
-fn show(status: &ExperimentStatus, output: Listed) -> Outcome {
+/// Prints a status.
+pub(super) fn show(status: &ExperimentStatus, output: Listed) -> Outcome {
     match output {
         Listed::Json | Listed::Yaml => print_data(output.of_result(), &Shown::from(status)),
         form => print_statuses(std::slice::from_ref(status), form, false),
@@ -356,12 +284,22 @@ struct Shown<'a> {
     told: u64,
     /// Reason why no worker can go on with it.
     stuck: &'a str,
+    /// Seconds for which no worker was here that may evaluate it; absent while one is.
+    #[serde(skip_serializing_if = "is_zero")]
+    without_worker_seconds: u64,
+    /// Leases that were lost with their workers since its last result; absent where none was.
+    #[serde(skip_serializing_if = "is_zero")]
+    vanished_leases: u64,
     /// Suitable workers that had faults only.
     set_aside_workers: u32,
     priority: i32,
     /// What is nearest to each bound, while nothing meets all of them.
     #[serde(skip_serializing_if = "str::is_empty")]
     unmet: &'a str,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A failed trial as printed.
@@ -411,6 +349,8 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             retried: status.retried,
             told: status.told,
             stuck: &status.stuck,
+            without_worker_seconds: status.without_worker_ms / 1000,
+            vanished_leases: status.vanished_leases,
             set_aside_workers: status.set_aside_workers,
             priority: status.priority,
             unmet: &status.unmet,
@@ -483,6 +423,8 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed, is_store: bool) -> Out
     align_right(&mut table, |place| place >= 3);
     let stuck = all.iter().filter(|status| !status.stuck.is_empty());
     let stuck: String = stuck.map(|status| format!("{} is stuck: {}\n", status.id, status.stuck)).collect();
+    let absent = all.iter().filter_map(|status| Some((&status.id, absence(status)?)));
+    let absent: String = absent.map(|(id, words)| format!("{id}: {words}\n")).collect();
     let unmet = all.iter().filter(|status| status.state() == State::Finished && !status.unmet.is_empty());
     let unmet: String =
         unmet.map(|status| format!("{} chose nothing. {}\n", status.id, status.unmet)).collect();
@@ -490,7 +432,7 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed, is_store: bool) -> Out
     let failed: String = failed.flat_map(|status| &status.failed_trials).map(failed_line).collect();
     let on_cards = all.iter().filter(|status| status.reproducible == Some(false));
     let on_cards: String = on_cards.map(|status| format!("{} {NOT_REPRODUCIBLE}\n", status.id)).collect();
-    print(&format!("{table}\n{stuck}{unmet}{on_cards}{failed}"))
+    print(&format!("{table}\n{stuck}{absent}{unmet}{on_cards}{failed}"))
 }
 
 /// `trial 3fa81c2b9d04 failed: REASON`

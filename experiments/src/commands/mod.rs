@@ -1,6 +1,7 @@
 //! One module per command, or per family of small ones.
 
 pub mod apply;
+pub mod backup;
 pub mod bench;
 pub mod compare;
 pub mod completions;
@@ -19,6 +20,7 @@ pub mod report;
 pub mod run;
 pub mod sensitivity;
 pub mod stores;
+pub mod submit;
 pub(crate) mod target;
 pub mod tell;
 pub mod validate;

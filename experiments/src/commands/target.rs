@@ -98,6 +98,11 @@ impl Target {
         connect(&connector, patience).await
     }
 
+    /// Files that say how to reach it, to be kept from being written to.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.config.iter().cloned().chain(self.access.files().map(Path::to_owned)).collect()
+    }
+
     /// The way to it, and how long it is waited for.
     pub fn way_within(&self, patience: Duration) -> Outcome<(Connector, Duration)> {
         let (connector, set) = self.way()?;
@@ -121,10 +126,7 @@ impl Source {
         let beside = |store: &PathBuf| std::fs::read_dir(Artifacts::of(store).folder()).ok();
         let artifacts = self.store.iter().filter_map(beside).flatten().flatten().map(|file| file.path());
         let store = self.store.iter().cloned().chain(artifacts);
-        store
-            .chain(self.target.config.clone())
-            .chain(self.target.access.files().map(Path::to_owned))
-            .collect()
+        store.chain(self.target.files()).collect()
     }
 
     /// True if a store is read that no coordinator has open.

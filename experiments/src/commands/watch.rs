@@ -61,7 +61,7 @@ impl Watch {
             }
         }
         match &self.experiment {
-            Some(id) => follow(&mut client, id, self.output, None).await,
+            Some(id) => follow(&mut client, id, self.output, WhenStuck::Wait, None).await,
             None => follow_all(&mut client).await,
         }
     }
@@ -73,11 +73,12 @@ pub(super) async fn follow(
     client: &mut Client,
     id: &str,
     output: Output,
+    when_stuck: WhenStuck,
     spec: Option<(&Resolved, &dyn Maker)>,
 ) -> Outcome {
     let interrupted = qslm_program::cancelled_by_signals()?;
     let status = tokio::select! {
-        status = until_ended(client, id, WhenStuck::Wait) => status?,
+        status = until_ended(client, id, when_stuck) => status?,
         () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
     };
     let finished = Finished::read(client, &status.id).await?;

@@ -145,6 +145,9 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, view: &View) {
     frame.render_widget(gauge.filled_style(Color::Blue).unfilled_style(FAINT), bar);
     let failed = match (status.failed, status.failures.first()) {
         _ if !status.stuck.is_empty() => Line::styled(format!(" stuck: {}", status.stuck), PROBLEM),
+        (0, _) if progress::absence(status).is_some() => {
+            Line::styled(format!(" {}", progress::absence(status).unwrap_or_default()), PROBLEM)
+        }
         (0, _) if ended && !status.unmet.is_empty() => {
             Line::styled(format!(" unmet: {}", status.unmet), PROBLEM)
         }

@@ -306,3 +306,43 @@ fn what_failed_is_opened_again_and_the_search_ends_where_it_would_have() {
     let reasons: Vec<_> = retried.into_values().collect();
     assert_eq!(reasons, [["loss is not finite".to_owned()]], "the first failure stays on record");
 }
+
+#[test]
+fn an_experiment_without_a_worker_says_for_how_long_and_how_many_leases_were_lost_with_theirs() {
+    let mut world = World::new();
+    world.submit(grid(), 1);
+    let lost = world.report(report("a", 2)).len() as u64;
+    assert!(lost > 0);
+    world.now += 2 * TTL;
+    // What is asked is answered as of the last turn.
+    let status = |world: &mut World| {
+        world.status();
+        world.status()
+    };
+    let absence = status(&mut world).absence;
+    assert_eq!((absence.vanished_leases, absence.words()), (lost, None), "another may be starting");
+    world.now += Duration::from_secs(185);
+    let late = status(&mut world);
+    assert_eq!(late.absence.without_worker, Duration::from_secs(185));
+    let plural = if lost == 1 { "" } else { "s" };
+    let words = format!("no worker for 3 minutes; {lost} lease{plural} ran out on workers that vanished");
+    assert_eq!(late.absence.words(), Some(words));
+    world.now += Duration::from_secs(60);
+    status(&mut world);
+    let events = world.ask(Request::Cluster).unwrap().events;
+    assert_eq!(events.iter().filter(|event| event.text.starts_with("no worker for")).count(), 1, "told once");
+    // Somebody comes, and measures.
+    let granted = world.report(report("b", 1));
+    let absence = status(&mut world).absence;
+    assert_eq!((absence.without_worker, absence.vanished_leases), (Duration::ZERO, lost));
+    let finished = granted.iter().map(finished).collect();
+    world.report(WorkerReport { finished, ..report("b", 4) });
+    assert_eq!(status(&mut world).absence, WorkerAbsence::default());
+    // Of one that is held up nobody says so.
+    let id = world.status().id;
+    world
+        .ask(|reply| Request::Change(id, Change { paused: Some(true), ..Change::default() }, reply))
+        .unwrap();
+    world.now += Duration::from_secs(600);
+    assert_eq!(status(&mut world).absence.words(), None);
+}

@@ -195,6 +195,10 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
     other.commit(&[Write::Measurement(TrialKey::of(b"c"), counts(3))]).unwrap();
     other.replace(&contents).unwrap();
     assert_eq!(other.contents().unwrap(), contents);
+    let mut snapshot = store.snapshot(|| true).unwrap();
+    let copy = folder.path().join("copy");
+    std::io::copy(&mut snapshot, &mut std::fs::File::create(&copy).unwrap()).unwrap();
+    assert_eq!(Store::open_to_read(&copy).unwrap().contents().unwrap(), contents);
     assert_eq!(contents.conflicts().len(), 1);
     assert_eq!((contents.jobs.len(), contents.made_differently().count()), (1, 1));
     let sizes = [contents.engines.len(), contents.failures.len(), contents.retried.len()];

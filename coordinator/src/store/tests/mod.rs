@@ -4,3 +4,4 @@ mod crash;
 mod damage;
 mod database;
 pub(crate) mod disk;
+mod snapshot;

@@ -1,0 +1,102 @@
+//! `qslm submit`: an experiment for a coordinator, and the wait for its end.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::manage::{priority, show};
+use super::plan;
+use super::target::{self, Target};
+use super::watch;
+use crate::client::{connect, submit};
+use crate::exit::Outcome;
+use crate::finished::WhenStuck;
+use crate::making::{Here, Maker, OnWorkers};
+use crate::output::Listed;
+use crate::spec::{resolve, resolve_with};
+
+/// Submit an experiment to a coordinator; its id is printed.
+///
+/// The checkpoint and data are uploaded unless the coordinator has them. Submitting the same experiment twice
+/// is submitting it once; one that was cancelled or paused goes on.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qslm submit experiments/specs/quickstart.toml
+  qslm submit spec.toml --coordinator http://10.0.0.5:7477 --output json
+  qslm submit spec.toml --priority 10 --wait
+  qslm submit spec.toml --wait --no-worker-timeout 30m
+  qslm submit spec.toml --dry-run
+
+Exit codes: 0 done, 2 bad spec, 3 missing file, 5 no coordinator; with --wait also 6: finished with failed trials or
+no candidate within the constraints, 8: no worker for as long as --no-worker-timeout says, and 130: interrupted. The
+experiment goes on after 8 and 130.")]
+pub struct Submit {
+    /// The experiment's spec
+    #[arg(value_name = "SPEC.toml")]
+    spec: PathBuf,
+    /// Change a value of the spec, such as task.windows=64
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// Experiments of a higher priority are worked on first, those of the same one share the workers
+    /// [default: 0, or what it has]
+    #[arg(long, allow_negative_numbers = true, value_parser = priority())]
+    priority: Option<i32>,
+    /// Submit nothing: print stages, candidates and evaluations, and how long they take at most on this machine
+    #[arg(long)]
+    dry_run: bool,
+    /// Make here what the spec needs before it is an experiment (the order of a ranked search, static ranges); by default
+    /// workers make it
+    #[arg(long, conflicts_with = "dry_run")]
+    local: bool,
+    /// Follow the experiment until it has ended, then print its front
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// Give up waiting once no worker that may evaluate it was there for so long, such as 90s, 30m or 2h: exit code 8
+    #[arg(long, value_name = "DURATION", requires = "wait", value_parser = duration)]
+    no_worker_timeout: Option<Duration>,
+    #[command(flatten)]
+    target: Target,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Listed,
+}
+
+/// The longest that somebody waits for a worker: 30 days.
+const MOST_WAIT: Duration = Duration::from_secs(30 * 86_400);
+
+/// A duration with its unit, from a second to 30 days.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match (Duration::from_secs(1)..=MOST_WAIT).contains(&duration) {
+        true => Ok(duration),
+        false => Err("expected 1s to 30days".to_owned()),
+    }
+}
+
+impl Submit {
+    /// Submits and prints the id.
+    pub async fn run(self) -> Outcome {
+        if self.dry_run {
+            let resolved = resolve(&self.spec, &self.settings)?;
+            return plan::show(&resolved, self.output.of_result());
+        }
+        let patience = if self.wait { target::LONG_PATIENCE } else { target::PATIENCE };
+        let (connector, patience) = self.target.way_within(patience)?;
+        let on_workers = OnWorkers::new(&connector, patience, self.no_worker_timeout);
+        let maker: &dyn Maker = if self.local { &Here } else { &on_workers };
+        let resolved = tokio::task::block_in_place(|| resolve_with(&self.spec, &self.settings, maker))?;
+        let mut client = connect(&connector, patience).await?;
+        let status = submit(&mut client, &resolved, self.priority).await?;
+        if self.wait {
+            let spec = Some((&resolved, maker));
+            let when_stuck = self.no_worker_timeout.map_or(WhenStuck::Wait, WhenStuck::WaitAtMost);
+            return watch::follow(&mut client, &status.id, self.output.of_result(), when_stuck, spec).await;
+        }
+        match self.output {
+            Listed::Table => show(&status, Listed::Name),
+            other => show(&status, other),
+        }
+    }
+}
