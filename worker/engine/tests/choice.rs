@@ -11,8 +11,10 @@ use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{Dataset, TokenizerFile, evaluate_each, evaluate_each_beside, sequence_logits};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny/model.pth");
-/// Contexts and answers as token ids, and the label.
-const QUESTIONS: [(&[u32], &[&[u32]], usize); 3] = [
+/// Context and answers as token ids, and the label.
+type Question = (&'static [u32], &'static [&'static [u32]], usize);
+
+const QUESTIONS: [Question; 3] = [
     (&[3, 1, 4], &[&[1], &[5, 9, 2], &[6, 5]], 0),
     (&[2, 7], &[&[1, 8], &[2, 8]], 1),
     (&[9], &[&[0, 3, 3, 1], &[4], &[2, 6]], 2),
@@ -30,7 +32,7 @@ fn load(folder: &Path, vocabulary: u32, per_byte: bool) -> Dataset {
         entries.join(",")
     );
     std::fs::write(folder.join("tokenizer.json"), tokenizer).unwrap();
-    let line = |(context, choices, label): &(&[u32], &[&[u32]], usize)| {
+    let line = |(context, choices, label): &Question| {
         let choices: Vec<String> = choices.iter().map(|choice| words(choice)).collect();
         serde_json::json!({"context": words(context), "choices": choices, "label": label}).to_string()
     };

@@ -584,7 +584,7 @@ fn simulate(seed: u64) -> u32 {
     };
     assert_eq!(bound, world.experiments.iter().flat_map(of).collect(), "seed {seed}");
     let measured = world.driver.store.contents().unwrap().measurements.len();
-    let (mut wanted, mut probes) = (BTreeSet::new(), 0);
+    let (mut wanted, mut further, mut probes) = (BTreeSet::new(), 0, 0);
     let pruned = world.driver.store.prunes(&world.teller.id).unwrap();
     for (experiment, _) in &world.experiments {
         let is_told = experiment.id() == world.teller.id;
@@ -598,6 +598,7 @@ fn simulate(seed: u64) -> u32 {
         let index = world.driver.find(&experiment.id()).unwrap();
         assert_eq!(world.driver.experiments[index].front_document(), expected, "seed {seed}");
         wanted.extend(archive.iter().map(|(id, _)| *id));
+        further += archive.len() * experiment.tasks.len();
         // The float model and each site alone, by a protocol of their own.
         let subset = AnyStrategy::parse(&experiment.strategy).unwrap().subset(experiment);
         probes += subset.map_or(0, |subset| subset.candidates as usize);
@@ -605,7 +606,7 @@ fn simulate(seed: u64) -> u32 {
     // A search that goes past a failure may propose what it otherwise would not.
     // One that is pruned may have been measured before the search came to it.
     let strayed = world.trials_fail && seed.is_multiple_of(25) || !pruned.is_empty();
-    let exactly = wanted.len() + probes;
+    let exactly = wanted.len() + further + probes;
     assert!(
         measured == exactly || strayed && measured > exactly,
         "seed {seed}: what was asked for is on record"
