@@ -5,7 +5,8 @@ use qslm_acceptance::one_process;
 use serde_json::Value;
 
 const TAG: &str = "qslm:test";
-const LARGEST: u64 = 40_000_000;
+/// Bytes of the image: 39 MB of program, of which object storage and files by address are three, licences and the example.
+const LARGEST: u64 = 45_000_000;
 /// Rights of a restricted pod; names are looked up as everywhere, in a file here.
 const RESTRICTED: [&str; 10] = [
     "--network=host",
