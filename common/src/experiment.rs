@@ -126,9 +126,9 @@ impl Experiment {
 
     /// The protocols of the further tasks, on all of their data. A divergence is counted on the own task alone.
     pub fn task_protocols(&self) -> impl Iterator<Item = (TaskName, Arc<Protocol>)> {
-        self.tasks.iter().map(|(name, FurtherTask { text, task })| {
-            let data = Data { text: *text, ..self.data.clone() };
-            let own = self.protocol();
+        let own = self.protocol();
+        self.tasks.iter().map(move |(name, FurtherTask { text, task })| {
+            let data = Data { text: *text, ..own.data.clone() };
             (*name, Arc::new(Protocol { data, task: task.clone(), kl: false, ..Protocol::clone(&own) }))
         })
     }

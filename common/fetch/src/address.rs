@@ -174,6 +174,13 @@ fn is_relative(path: &str) -> bool {
     path.split('/').all(part) && !path.chars().any(|one| one == '\\' || one.is_control())
 }
 
+impl Repository {
+    /// Name of its kind, as the Hub has it in folders and addresses.
+    pub(crate) fn kind(&self) -> &'static str {
+        if self.is_dataset { "datasets" } else { "models" }
+    }
+}
+
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.is_dataset { "datasets/" } else { "" };

@@ -8,8 +8,6 @@ use std::str::FromStr;
 
 use ring::digest;
 
-use crate::error::CheckError;
-
 /// Hash that a file is held against, in lowercase hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Checksum {
@@ -19,6 +17,30 @@ pub enum Checksum {
     Blake3(String),
     /// SHA-1 of git's blob, which the Hub gives of small files.
     GitBlob(String),
+}
+
+/// A difference between a file and what was promised.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// Other bytes.
+    #[error("it hashes to {actual}, expected {wanted}")]
+    Hash {
+        /// Checksum that was promised.
+        wanted: Checksum,
+        /// That of the file.
+        actual: Checksum,
+    },
+    /// More or fewer bytes.
+    #[error("it has {actual} bytes, expected {wanted}")]
+    Length {
+        /// Bytes that were promised.
+        wanted: u64,
+        /// Bytes that came.
+        actual: u64,
+    },
+    /// A file that cannot be read.
+    #[error(transparent)]
+    Io(io::Error),
 }
 
 impl Checksum {

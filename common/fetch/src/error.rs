@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::checksum::Checksum;
+use crate::checksum::CheckError;
 
 /// A file that cannot be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -71,30 +71,6 @@ pub enum FetchError {
     /// No client: the system gives no threads, or no certificates.
     #[error("cannot start to fetch: {0}")]
     Runtime(io::Error),
-}
-
-/// A difference between a file and what was promised.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    /// Other bytes.
-    #[error("it hashes to {actual}, expected {wanted}")]
-    Hash {
-        /// Checksum that was promised.
-        wanted: Checksum,
-        /// That of the file.
-        actual: Checksum,
-    },
-    /// More or fewer bytes.
-    #[error("it has {actual} bytes, expected {wanted}")]
-    Length {
-        /// Bytes that were promised.
-        wanted: u64,
-        /// Bytes that came.
-        actual: u64,
-    },
-    /// A file that cannot be read.
-    #[error(transparent)]
-    Io(io::Error),
 }
 
 impl CheckError {

@@ -142,7 +142,7 @@ struct Cache {
 
 impl Cache {
     fn new(cache: &Path, file: &HubFile) -> Self {
-        let kind = if file.repository.is_dataset { "datasets" } else { "models" };
+        let kind = file.repository.kind();
         let folder = cache.join(format!("{kind}--{}--{}", file.repository.owner, file.repository.name));
         Self { folder }
     }
@@ -250,8 +250,7 @@ impl Refusal<'_> {
     /// Words about the files that there are instead.
     async fn others(&self) -> Option<String> {
         let HubFile { repository, revision, file } = self.file;
-        let kind = if repository.is_dataset { "datasets" } else { "models" };
-        let parts = ["api", kind, &repository.owner, &repository.name, "revision", revision];
+        let parts = ["api", repository.kind(), &repository.owner, &repository.name, "revision", revision];
         let url = place_of(&self.settings.endpoint, parts.into_iter()).ok()?;
         let mut response = self.http.ask(&url, Ask::From(0)).await.ok()?.response;
         let mut text = Vec::new();

@@ -8,8 +8,8 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use reqwest::{StatusCode, Url};
 
 use crate::Progress;
-use crate::checksum::{Checksum, check_file};
-use crate::error::{CheckError, FetchError};
+use crate::checksum::{CheckError, Checksum, check_file};
+use crate::error::FetchError;
 use crate::http::{Answer, Ask, Http, cause};
 
 /// Connections without a single new byte after which a transfer is given up.

@@ -11,6 +11,7 @@ use qslm_common::tasks::TaskName;
 
 use crate::words::{
     bytes, cost, costs, grouped, interval, loss, loss_with_interval, lost_briefly, percent, quality,
+    task_quality,
 };
 use crate::{Lifecycle, ReportDocument, gain, plots, unmet};
 use provenance::provenance;
@@ -235,13 +236,12 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
 
 /// Tile of the chosen candidate on a further task.
 fn task_tile(float: &FrontRow, name: TaskName, task: &TaskRow) -> Tile {
-    let of = |task: &TaskRow| task.quality_value().map_or(String::new(), |value| task.quality().label(value));
     let lost = task.quality_loss;
     let lost = lost
         .map_or(String::new(), |loss| loss_with_interval(task.quality(), loss, task.quality_loss_interval));
-    let before = float.tasks.get(&name).map(of).unwrap_or_default();
+    let before = float.tasks.get(&name).map(task_quality).unwrap_or_default();
     let words = format!("{} on {name}", task.quality().name());
-    Tile { name: words.into(), value: of(task), note: format!("{lost}, float {before}") }
+    Tile { name: words.into(), value: task_quality(task), note: format!("{lost}, float {before}") }
 }
 
 /// Energy per token with its prefix; `None` where it is not modelled.
@@ -268,9 +268,8 @@ fn front(report: &ReportDocument) -> Vec<PageRow> {
         .into_iter()
         .chain(row.kl.map(|kl| format!("{kl:.4}")))
         .chain(row.tasks.values().flat_map(|task| {
-            let value = task.quality_value().map_or(String::new(), |value| task.quality().label(value));
             let lost = task.quality_loss.map_or(String::new(), |loss| lost_briefly(task.quality(), loss));
-            [value, lost]
+            [task_quality(task), lost]
         }))
         .collect(),
     };

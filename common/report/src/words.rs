@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use qslm_common::cost::Cost;
-use qslm_common::front_document::FrontRow;
+use qslm_common::front_document::{FrontRow, TaskRow};
 use qslm_common::quality::Quality;
 
 /// A share in percent: `88.96 %`.
@@ -74,6 +74,11 @@ pub fn cost(cost: Cost, value: f64) -> String {
 /// Perplexity or accuracy, whichever was measured.
 pub fn quality(row: &FrontRow) -> String {
     row.quality_value().map_or(String::new(), |value| row.quality().label(value))
+}
+
+/// Quality of a row on a further task.
+pub fn task_quality(task: &TaskRow) -> String {
+    task.quality_value().map_or(String::new(), |value| task.quality().label(value))
 }
 
 /// Loss of a quality: `+2.72 %` of perplexity; accuracy is lost or gained in points: `1.50 points lost`.

@@ -13,7 +13,6 @@ use qslm_common::quality::Quality;
 use qslm_common::tasks::TaskName;
 
 use crate::nsga2::Fitness;
-use qslm_common::elementary::ln_1p;
 
 /// Fitness of a candidate, beside the float model's entry.
 pub(crate) fn fitness(experiment: &Experiment, float: &Entry, entry: &Entry) -> Fitness {
@@ -62,10 +61,8 @@ pub(crate) fn excess_on_tasks(
     lost: impl Fn(TaskName) -> f64,
     scaled: fn(f64) -> f64,
 ) -> f64 {
-    let bound = |name, most: f64| match experiment.tasks.get(name).map(|of| of.task.quality()) {
-        Some(Quality::Perplexity) => ln_1p(most),
-        _ => most,
-    };
+    let bound =
+        |name, most| experiment.tasks.get(name).map_or(most, |of| of.task.quality().difference_of(most));
     experiment
         .constraints
         .tasks
@@ -81,10 +78,7 @@ pub(crate) fn kl(entry: &Entry) -> f64 {
 
 /// Bounds on the mean loss against the float model.
 pub(crate) fn bounds(experiment: &Experiment) -> impl Iterator<Item = f64> {
-    let of = |quality| {
-        let most = experiment.constraints.largest_loss(quality)?;
-        Some(if quality == Quality::Perplexity { ln_1p(most) } else { most })
-    };
+    let of = |quality: Quality| Some(quality.difference_of(experiment.constraints.largest_loss(quality)?));
     Quality::ALL.into_iter().filter_map(of)
 }
 

@@ -307,7 +307,9 @@ impl Playback {
     ) -> Result<Vec<Drawn>, E> {
         let Some(UnderWay { cursor, protocols, .. }) = &self.generation else { return Ok(Vec::new()) };
         // The search itself is not shared between threads.
-        let (experiment, in_parts) = (&self.experiment, protocols.len() > 1);
+        let experiment = &self.experiment;
+        // On a subset, or on one task of several, it is no result that could be worked out here.
+        let is_whole = protocols.len() == 1 && protocols[0].task == self.whole.task;
         in_parallel(drawn, &|range: Range<usize>| {
             let candidates = range.filter_map(|index| cursor.candidates().get(index));
             let of =
@@ -315,7 +317,7 @@ impl Playback {
             let trials: Vec<Addressed> = candidates.flat_map(of).collect();
             let keys: Vec<TrialKey> = trials.iter().map(|trial| trial.key).collect();
             let known = trials.into_iter().zip(look_up(&keys)?);
-            Ok(known.map(|(trial, on_record)| Drawn::new(experiment, in_parts, trial, on_record)).collect())
+            Ok(known.map(|(trial, on_record)| Drawn::new(experiment, is_whole, trial, on_record)).collect())
         })
     }
 
@@ -362,10 +364,6 @@ impl Playback {
     }
 
     fn insert(&mut self, trial: &Addressed, measurement: Measurement, engines: Engines) -> Option<Engines> {
-        if self.is_on_subset(trial) {
-            self.archive.insert_on_subset(trial.candidate, measurement.entry().counts.clone());
-            return None;
-        }
         if self.is_told_off(trial) {
             // Also what was measured meanwhile, for somebody else: what is pruned does not depend on who is faster.
             self.archive.prune(trial.candidate);

@@ -27,7 +27,7 @@ pub struct Drawn {
 /// What a playback makes of the record of a trial.
 pub(super) enum Record {
     Measured(Measurement, Engines),
-    /// On one task of several.
+    /// On a subset of the data, or on one task of several.
     Part(Evidence),
     Shards(BTreeMap<Shard, Evidence>),
 }
@@ -35,12 +35,12 @@ pub(super) enum Record {
 impl Drawn {
     pub(super) fn new(
         experiment: &Experiment,
-        in_parts: bool,
+        is_whole: bool,
         trial: Addressed,
         on_record: OnRecord,
     ) -> Self {
         let record = match on_record {
-            OnRecord::Measured(evidence) if in_parts => Record::Part(evidence),
+            OnRecord::Measured(evidence) if !is_whole => Record::Part(evidence),
             OnRecord::Measured(Evidence { counts, backing: Backing { engines, spread } }) => {
                 let candidate = &trial.trial.candidate;
                 let measurement = Measurement::new(experiment, trial.candidate, candidate, counts, spread);

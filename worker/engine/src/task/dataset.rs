@@ -5,10 +5,6 @@ use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::path::Path;
 
-use qslm_common::network::Network;
-use qslm_common::task::Task;
-
-use super::questions::{self, Answer};
 use super::tokenizer::{TokenizerError, TokenizerFile};
 
 /// The sequences of a task, in their order.
@@ -41,6 +37,15 @@ pub(super) enum Target {
         /// Index of the right one.
         right: usize,
     },
+}
+
+/// Answer that may follow the context of a question.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Answer {
+    /// Its tokens in the data.
+    pub(super) tokens: Range<usize>,
+    /// What its log-likelihood is divided by before answers are compared: its bytes, or 1.
+    pub(super) weight: f64,
 }
 
 /// Error of a file that is no data for a task.
@@ -107,27 +112,6 @@ pub enum DataError {
 }
 
 impl Dataset {
-    /// Reads the data of a task.
-    ///
-    /// # Errors
-    /// [`DataError`] names the line.
-    pub fn load(
-        path: &Path,
-        tokenizer: &TokenizerFile,
-        task: &Task,
-        network: &Network,
-    ) -> Result<Self, DataError> {
-        match *task {
-            Task::Perplexity { window, stride, windows } => {
-                let needed = windows.map(|windows| tokens_of(window, stride, windows));
-                let tokens = read_text(path, tokenizer, needed)?;
-                Self::windows(tokens, window as usize, stride as usize, windows)
-            }
-            Task::Accuracy { sentences } => read_sentences(path, tokenizer, network.outputs, sentences),
-            Task::Choice { questions, per_byte } => questions::read(path, tokenizer, questions, per_byte),
-        }
-    }
-
     /// Cuts a text into windows. Every token but the first is predicted once: by all positions of the
     /// first window, then by the last `stride` positions of each (fewer in the last one).
     ///
@@ -274,14 +258,13 @@ pub(super) fn for_each_line(
     Ok(())
 }
 
-/// Tokens that so many windows take: those that enter, and the one that the last of them predicts.
-fn tokens_of(window: u32, stride: u32, windows: u32) -> u64 {
-    u64::from(window) + u64::from(stride) * u64::from(windows.saturating_sub(1)) + 1
-}
-
 /// Encodes each line with its newline on its own and joins the ids, until there are `needed` of them: what
 /// follows would not change them, because no line is encoded with another.
-fn read_text(path: &Path, tokenizer: &TokenizerFile, needed: Option<u64>) -> Result<Vec<u32>, DataError> {
+pub(super) fn read_text(
+    path: &Path,
+    tokenizer: &TokenizerFile,
+    needed: Option<u64>,
+) -> Result<Vec<u32>, DataError> {
     let mut tokens = Vec::new();
     for_each_line(path, |line, text| {
         tokens.extend(tokenizer.encode(text).map_err(|error| DataError::Tokenizer { line, error })?);
@@ -291,7 +274,7 @@ fn read_text(path: &Path, tokenizer: &TokenizerFile, needed: Option<u64>) -> Res
 }
 
 /// Reads `sentence TAB label` lines; empty lines are skipped.
-fn read_sentences(
+pub(super) fn read_sentences(
     path: &Path,
     tokenizer: &TokenizerFile,
     classes: u32,
@@ -321,6 +304,8 @@ fn read_sentences(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use qslm_common::network::Network;
+    use qslm_common::task::Task;
 
     use super::*;
 

@@ -11,8 +11,7 @@ use qslm_common::measurement::{CannotAdd, Counts, Nll};
 use qslm_common::quality::Quality;
 use qslm_common::spread::Spread;
 
-use super::dataset::{Dataset, Sequence, Target};
-use super::questions::Answer;
+use super::dataset::{Answer, Dataset, Sequence, Target};
 use super::questions::answer_features;
 use crate::kernels::divergence::divergence;
 use crate::kernels::{loss, mean};

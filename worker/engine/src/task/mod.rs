@@ -3,6 +3,7 @@
 mod calibrate;
 mod dataset;
 mod evaluate;
+mod load;
 mod questions;
 mod sample;
 pub mod sensitivity;

@@ -1,25 +1,15 @@
 //! Questions of multiple choice: which of several continuations a language model takes for the likeliest.
 
-use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::dataset::{DataError, Dataset, Sequence, Target, for_each_line};
+use super::dataset::{Answer, DataError, Dataset, Sequence, Target, for_each_line};
 use super::tokenizer::TokenizerFile;
 use crate::model::{SpikeGpt, State};
 
 /// Most answers of a question; far more than any benchmark has.
 const MOST_ANSWERS: usize = 64;
-
-/// Answer that may follow the context of a question.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Answer {
-    /// Its tokens in the data.
-    pub(super) tokens: Range<usize>,
-    /// What its log-likelihood is divided by before answers are compared: its bytes, or 1.
-    pub(super) weight: f64,
-}
 
 /// A line of the file. Benchmarks have other keys beside these.
 #[derive(Deserialize)]
