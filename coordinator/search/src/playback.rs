@@ -332,25 +332,21 @@ impl Playback {
         shard_results: impl FnOnce(&TrialKey) -> Result<BTreeMap<Shard, Evidence>, E>,
     ) -> Result<Fate, E> {
         let Drawn { trial, record } = drawn;
-        Ok(match record {
-            Record::Measured(measurement, engines) => {
-                let new = self.insert(&trial, measurement, engines);
-                if self.keeps_shard_results(&trial.key) && !self.has_race() {
-                    self.start_race(&shard_results(&trial.key)?);
-                }
-                Fate::Measured(trial, new)
-            }
-            Record::Part(evidence) => {
-                let new = self.measured(&trial, evidence);
-                Fate::Measured(trial, new)
-            }
-            Record::Shards(_) if self.has_failed(trial.key) => Fate::Failed,
+        let new = match record {
+            Record::Measured(measurement, engines) => self.insert(&trial, measurement, engines),
+            Record::Part(evidence) => self.measured(&trial, evidence),
+            Record::Shards(_) if self.has_failed(trial.key) => return Ok(Fate::Failed),
             Record::Shards(settled) if self.is_told_off(&trial) || self.has_lost(&trial, &settled) => {
                 self.prune(&trial, settled.len());
-                Fate::Pruned
+                return Ok(Fate::Pruned);
             }
-            Record::Shards(settled) => Fate::Open(trial, settled),
-        })
+            Record::Shards(settled) => return Ok(Fate::Open(trial, settled)),
+        };
+        // Also where the float model is measured on one task of several.
+        if self.keeps_shard_results(&trial.key) && !self.has_race() {
+            self.start_race(&shard_results(&trial.key)?);
+        }
+        Ok(Fate::Measured(trial, new))
     }
 
     /// Files a trial that was measured. Returns the engines that measured its candidate if that is new in the archive.

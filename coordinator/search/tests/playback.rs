@@ -15,12 +15,13 @@ use qslm_common::measurement::{Counts, Nll};
 use qslm_common::scheme::Scheme;
 use qslm_common::space::Tier;
 use qslm_common::spread::Spread;
+use qslm_common::task::Shard;
 use qslm_common::tasks::TaskName;
 use qslm_common::trial::TrialKey;
 use qslm_common::work::WorkKey;
 use qslm_search::{
-    Allocate, AnyStrategy, Beam, Fate, Fit, Grid, OnRecord, Playback, Prediction, Search, Step, Surrogate,
-    Tiered,
+    Allocate, AnyStrategy, Beam, External, Fate, Fit, Grid, OnRecord, Playback, Prediction, Search, Step,
+    Surrogate, Tiered,
 };
 use qslm_testing::{experiment, measure, run, with_task};
 
@@ -164,6 +165,26 @@ fn a_search_that_is_played_back_from_its_record_ends_where_it_ended() {
         let (resumed, rest) = play(&experiment, &mut half, BTreeSet::new(), &nobody);
         assert_eq!((front(resumed.archive()), rest), (expected, records.len() - known));
         assert_eq!(half, records);
+    }
+}
+
+#[test]
+fn who_tells_candidates_is_shown_the_float_models_shards_off_the_record_with_one_task_or_several() {
+    for experiment in [experiment(External {}), with_task(experiment(External {}))] {
+        let mut playback = Playback::new(experiment, 2, []).unwrap();
+        assert!(playback.propose(|_| Ok::<_, Infallible>(true)).unwrap());
+        let counts = measure(&Candidate::float(&playback.experiment().network));
+        let measured = |keys: &[TrialKey]| {
+            let all = keys.iter().map(|_| OnRecord::Measured(counts.clone().into()));
+            Ok::<_, Infallible>(all.collect())
+        };
+        let shards: BTreeMap<Shard, Evidence> =
+            (0..2).map(|index| (Shard { index, of: 2 }, counts.clone().into())).collect();
+        let drawn = playback.draw(1);
+        for drawn in playback.read(drawn, measured).unwrap() {
+            playback.file(drawn, |_| Ok::<_, Infallible>(shards.clone())).unwrap();
+        }
+        assert_eq!((playback.archive().len(), playback.float_shards().len()), (1, 2));
     }
 }
 
