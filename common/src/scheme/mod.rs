@@ -18,6 +18,8 @@ pub use quantizer::{Percentile, Quantizer, Range, Rounding, Step};
 
 use serde::{Deserialize, Serialize};
 
+use crate::elementary;
+
 /// The storage of one unit's weights.
 ///
 /// Text forms, which are also the canonical encoding: `f32`, `f16`, `sign`, `int4:symmetric:channel`,
@@ -128,7 +130,7 @@ impl Scheme {
     /// weights, about `2.05 - log2 step`.
     pub fn bits_about(self) -> f64 {
         match self.step() {
-            Some(step) => (2.05 - step.times().log2()).max(0.1),
+            Some(step) => (2.05 - elementary::ln(step.times()) * std::f64::consts::LOG2_E).max(0.1),
             None => f64::from(self.bits()),
         }
     }

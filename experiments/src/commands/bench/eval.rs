@@ -228,7 +228,7 @@ impl EvalBench {
         let (rows, channels) = (self.window as usize, self.channels as usize);
         let (x, y) = (wave(rows * channels), wave(rows * channels + 7)[7..].to_vec());
         let vector = wave(channels);
-        let decay: Vec<f32> = vector.iter().map(|d| -d.exp()).collect();
+        let decay: Vec<f32> = vector.iter().copied().map(wkv::decay).collect();
         let logits = wave(self.vocabulary as usize);
         let out = &mut vec![0.0; rows * channels];
         let row = |what: &str, seconds: f64, elements: usize| KernelTiming {

@@ -3,6 +3,8 @@
 //! Small divergences are what is left of large numbers, so 32 bits are not enough. With logits p and q shifted by their
 //! largest, `KL = sum w (p - q) + ln Zq - ln Zp` with `w = e^p / Zp`, which is exactly 0 for equal rows.
 
+use qslm_common::elementary::ln;
+
 use super::simd::per_instruction_set;
 
 /// Lanes of partial sums: fixed, so that the order of additions does not depend on the processor.
@@ -16,7 +18,7 @@ pub fn divergence(p: &[f32], q: &[f32]) -> f64 {
     assert_eq!(p.len(), q.len(), "rows of the same outputs");
     let tops = [largest(p), largest(q)];
     let [sum_p, sum_q, weighted] = sums(p, q, tops);
-    weighted / sum_p + sum_q.ln() - sum_p.ln()
+    weighted / sum_p + ln(sum_q) - ln(sum_p)
 }
 
 fn largest(logits: &[f32]) -> f64 {

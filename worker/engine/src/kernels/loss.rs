@@ -1,5 +1,7 @@
 //! Cross entropy and argmax over rows of logits.
 
+use qslm_common::elementary;
+
 use super::exp::exp;
 use super::simd::per_instruction_set;
 
@@ -49,7 +51,7 @@ impl Loss {
             (self.largest, self.sum) = (largest, sum);
         } else {
             let top = self.largest.max(largest);
-            let below = |largest: f32| (f64::from(largest) - f64::from(top)).exp();
+            let below = |largest: f32| elementary::exp(f64::from(largest) - f64::from(top));
             self.sum = self.sum * below(self.largest) + sum * below(largest);
             self.largest = top;
         }
@@ -63,7 +65,7 @@ impl Loss {
     /// If the target was not in it.
     pub fn nats(&self) -> f64 {
         let logit = self.logit.unwrap_or_else(|| panic!("target {} of {} logits", self.target, self.seen));
-        f64::from(self.largest) + self.sum.ln() - f64::from(logit)
+        f64::from(self.largest) + elementary::ln(self.sum) - f64::from(logit)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The WKV recurrence of time mixing, scanned over time.
 
+use qslm_common::elementary::exp_f32;
+
 use super::exp::exp;
 use super::simd::per_instruction_set;
 
@@ -19,6 +21,11 @@ impl WkvState {
     pub fn start(channels: usize) -> Self {
         Self { p: vec![0.0; channels], q: vec![0.0; channels], o: vec![-1e38; channels] }
     }
+}
+
+/// The decay `w` of a channel, by which its exponent falls with every token: `-e^time_decay`.
+pub fn decay(time_decay: f32) -> f32 {
+    -exp_f32(time_decay)
 }
 
 /// Scans keys and values into `out`, all `[time, channel]`. Source: docs/model.md, The network.

@@ -79,7 +79,7 @@ impl Block {
         Ok(Self {
             ln1: builder.norm(&at("ln1"))?,
             att: TimeMix {
-                decay: vector("att.time_decay")?.iter().map(|decay| -decay.exp()).collect(),
+                decay: vector("att.time_decay")?.iter().copied().map(wkv::decay).collect(),
                 time_first: vector("att.time_first")?,
                 time_mix_k: vector("att.time_mix_k")?,
                 time_mix_v: vector("att.time_mix_v")?,

@@ -40,13 +40,16 @@ pub(super) fn round_scale(scale: f32, scales: Scales) -> f32 {
 
 /// The exponent of the smallest power of two that is not below a scale; -128 of zero, and of what is hardly more.
 pub fn exponent_of(scale: f32) -> i8 {
-    let up = f64::from(scale).log2().ceil();
-    if up >= -126.0 { up.min(127.0) as i8 } else { NO_POWER }
+    // No library's logarithm: the exponent of the number itself, and one more unless it is a power already.
+    let bits = f64::from(scale).to_bits();
+    let exponent = (bits >> 52) as i32 - 1023;
+    let up = exponent + i32::from(bits << 12 != 0);
+    if scale > 0.0 && up >= -126 { up.min(127) as i8 } else { NO_POWER }
 }
 
 /// The power of two of an exponent; 0 for -128.
 pub fn power_of(exponent: i8) -> f32 {
-    if exponent == NO_POWER { 0.0 } else { f64::from(exponent).exp2() as f32 }
+    if exponent == NO_POWER { 0.0 } else { 2f32.powi(exponent.into()) }
 }
 
 /// The exponent that stands for a scale of zero.

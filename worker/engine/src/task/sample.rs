@@ -1,5 +1,6 @@
 //! Drawing the next token from a row of logits.
 
+use qslm_common::elementary::exp;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -46,7 +47,7 @@ impl Sampler {
         let Some(likeliest) = order.first() else { return 0 };
         let largest = f64::from(logits[*likeliest]);
         let temperature = self.temperature.max(f64::MIN_POSITIVE);
-        let weight = |token: &usize| ((f64::from(logits[*token]) - largest) / temperature).exp();
+        let weight = |token: &usize| exp((f64::from(logits[*token]) - largest) / temperature);
         let total: f64 = order.iter().map(weight).sum();
         let mut left = self.rng.random::<f64>() * total;
         let drawn = order.iter().find(|token| {

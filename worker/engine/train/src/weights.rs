@@ -6,6 +6,7 @@ use qslm_common::network::{EMBEDDING, HEAD, MATRICES, Network, block_units};
 use qslm_engine::kernels::lif::Neuron;
 use qslm_engine::kernels::product::Packed;
 use qslm_engine::kernels::step::step;
+use qslm_engine::kernels::wkv;
 
 use crate::parallel::for_each;
 use crate::part::Part;
@@ -193,8 +194,7 @@ impl Weights {
         let blocks = part.blocks.start as usize..part.blocks.end as usize;
         for (index, block) in self.blocks.iter_mut().enumerate().filter(|(index, _)| blocks.contains(index)) {
             vector_names(index).iter().zip(&mut block.vectors).for_each(|(name, to)| vector(name, to));
-            // As the engine builds it.
-            block.decay = block.vectors[vector::TIME_DECAY].iter().map(|decay| -decay.exp()).collect();
+            block.decay = block.vectors[vector::TIME_DECAY].iter().copied().map(wkv::decay).collect();
         }
         for (norm, to) in [(FIRST_NORM, &mut self.ln0), (LAST_NORM, &mut self.ln_out)] {
             if !part.contains(norm) {

@@ -1,7 +1,8 @@
 //! Gradients of cross entropy, with a target that is given or drawn, and of distillation in a row of logits.
 //!
-//! Powers and sums are our own and no logarithm enters a gradient, so gradients have the same bits everywhere; the losses
-//! that are reported beside them take one.
+//! Powers, sums and logarithms are our own, so gradients and losses have the same bits everywhere.
+
+use qslm_common::elementary::ln;
 
 use super::super::exp::exp;
 use super::super::loss::PIECE;
@@ -26,7 +27,7 @@ pub fn cross_entropy(logits: &mut [f32], target: usize, scale: f32) -> RowLoss {
     let sum = exponentials(logits, largest);
     multiply(logits, (f64::from(scale) / sum) as f32);
     logits[target] -= scale;
-    RowLoss { cross_entropy: f64::from(largest) + sum.ln() - f64::from(logit), divergence: 0.0 }
+    RowLoss { cross_entropy: f64::from(largest) + ln(sum) - f64::from(logit), divergence: 0.0 }
 }
 
 /// As [`cross_entropy`] with a target that the row itself draws, index `i` with probability `softmax_i`: the first whose
@@ -49,7 +50,7 @@ pub fn sampled(logits: &mut [f32], draw: u32, scale: f32) -> RowLoss {
     let probability = f64::from(logits[target]) / sum;
     multiply(logits, (f64::from(scale) / sum) as f32);
     logits[target] -= scale;
-    RowLoss { cross_entropy: -probability.ln(), divergence: 0.0 }
+    RowLoss { cross_entropy: -ln(probability), divergence: 0.0 }
 }
 
 /// Replaces a row of logits by the gradient of `scale ((1 - share) cross entropy + share KL(teacher || row))`, which is
@@ -72,8 +73,8 @@ pub fn distillation(
     let of_teacher = (f64::from(scale) * f64::from(share) / teacher_sum) as f32;
     subtract(logits, of_row, teacher, of_teacher);
     logits[target] -= scale * (1.0 - share);
-    let log_sum = f64::from(top) + sum.ln();
-    let teacher_log_sum = f64::from(teacher_top) + teacher_sum.ln();
+    let log_sum = f64::from(top) + ln(sum);
+    let teacher_log_sum = f64::from(teacher_top) + ln(teacher_sum);
     RowLoss {
         cross_entropy: log_sum - f64::from(logit),
         divergence: crossed / teacher_sum - teacher_log_sum + log_sum,

@@ -13,6 +13,7 @@
 //!
 //! Source: Huang et al., arXiv 2405.14917; Aaronhuang-778/SliM-LLM.
 
+use qslm_common::elementary::ln;
 use qslm_common::scheme::Format;
 
 use super::gptq::{nearest, sweep};
@@ -168,7 +169,7 @@ fn divergence(changed: &[f32], reference: &[f32], rows: usize) -> f64 {
 fn log_sum(logits: &[f32]) -> f32 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|x| f64::from(exp(x - largest))).sum();
-    largest + sum.ln() as f32
+    largest + ln(sum) as f32
 }
 
 /// Weights whose salience stands out among their column group's.
