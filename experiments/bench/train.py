@@ -1,7 +1,8 @@
 """A training step of qslm beside PyTorch: cross entropy, every parameter but the binary embedding, clipping, Adam; in turns, on the
 same threads, from the same random weights and tokens.
 
-Prints seconds per step (medians), and the median ratio of pairs, after both agreed on the losses of their first steps. PyTorch runs
+Prints seconds per step (medians), the median ratio of pairs, and the ratio that a step would have which took no time but for its
+products of 32-bit floats, these at the processor's peak; after both agreed on the losses of their first steps. PyTorch runs
 products, norms, gates and the loss in its own operators, with autograd; the two scans over time (WKV and LIF) and their gradients are
 compiled C++, and Adam is the fused one. `experiments/bench/train` installs what it needs and runs it. On a busy machine PyTorch's
 threads wait for each other: only a quiet one compares.
@@ -257,6 +258,8 @@ def main():
                 command = [arguments.step, files["model"], files["tokens"], arguments.scheme, str(arguments.threads),
                            str(arguments.steps + 1)]
                 report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+                peaks.append(report["peak"] * arguments.threads)
+                floors.append(report["products"] / peaks[-1])
                 return report["losses"], report["seconds"]
 
             def theirs():
@@ -267,7 +270,7 @@ def main():
                     seconds.append(time.perf_counter() - started)
                 return losses, seconds
 
-            took, ratios = {"qslm": [], "PyTorch": []}, []
+            took, ratios, peaks, floors = {"qslm": [], "PyTorch": []}, [], [], []
             for _ in range(arguments.pairs):
                 (losses, mine), (expected, other) = ours(), theirs()
                 mine, other = (statistics.median(seconds[1:]) for seconds in (mine, other))
@@ -280,6 +283,10 @@ def main():
             print(f"  {name:8} {statistics.median(seconds):8.4f} s a step   {B * T / statistics.median(seconds):9.0f} tokens/s")
         print(f"  PyTorch / qslm {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})   "
               f"losses {losses[0]:.5f} {expected[0]:.5f}, then {losses[1]:.5f} {expected[1]:.5f}")
+        floor = min(floors)
+        print(f"  products alone, at the peak of {max(peaks) / 1e9:.0f} GFLOP/s: {floor:.4f} s, "
+              f"{statistics.median(took['PyTorch']) / floor:.2f} times as fast as PyTorch; "
+              f"qslm reaches {floor / statistics.median(took['qslm']):.0%} of it")
         if arguments.scheme == "f32":
             assert abs(losses[0] / expected[0] - 1) < 1e-4 and abs(losses[1] / expected[1] - 1) < 1e-2, "the losses differ"
 

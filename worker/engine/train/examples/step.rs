@@ -3,16 +3,18 @@
 //!     cargo run --release -p qslm-train --example step -- CHECKPOINT TOKENS [SCHEME [THREADS [STEPS]]]
 //!
 //! TOKENS is a safetensors file with `tokens`, `[windows, length]` of i32; SCHEME is that of all linears, `f32` unless it is
-//! given. Prints the loss and the seconds of every step as JSON.
+//! given. Prints the loss and the seconds of every step as JSON, the peak of a core's arithmetic beside them, and what the
+//! products of a step take.
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use qslm_common::candidate::Candidate;
 use qslm_common::scheme::Scheme;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::kernels::gradient::lif::Reset;
+use qslm_engine::kernels::peak::flops;
 use qslm_train::network::{Objective, Window};
 use qslm_train::optimizer::{Adam, Method};
 use qslm_train::schedule::Schedule;
@@ -59,6 +61,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         losses.push(trainer.step(&batch, Objective::CrossEntropy).cross_entropy);
         seconds.push(started.elapsed().as_secs_f64());
     }
-    writeln!(std::io::stdout(), "{{\"losses\": {losses:?}, \"seconds\": {seconds:?}}}")?;
+    let peak = flops(Duration::from_millis(200));
+    // Forward, for the gradient of the inputs and for that of the weights.
+    let tokens: usize = batch.iter().map(|window| window.tokens.len()).sum();
+    let weights: u64 =
+        network.units().iter().filter(|unit| unit.is_linear()).map(qslm_common::network::Unit::weights).sum();
+    let products = 3 * 2 * tokens as u64 * weights;
+    writeln!(
+        std::io::stdout(),
+        "{{\"losses\": {losses:?}, \"seconds\": {seconds:?}, \"peak\": {peak}, \"products\": {products}}}"
+    )?;
     Ok(())
 }
