@@ -11,6 +11,7 @@ mod ending;
 mod exit;
 mod fetched;
 mod finished;
+mod fit;
 mod front_file;
 mod holdout;
 mod input;
@@ -34,6 +35,7 @@ mod sensitivity;
 mod spec;
 mod standing;
 mod statistics;
+mod statuses;
 mod storage;
 mod tensors;
 

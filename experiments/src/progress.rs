@@ -3,11 +3,12 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use qslm_common::quality::Quality;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Best, ExperimentStatus};
 use qslm_report::condition::{Work, of_running, without_worker};
+use qslm_report::pace;
 use qslm_report::words::loss_with_interval;
 
 /// Longest time between two lines; they come at a change of stage, too.
@@ -110,10 +111,8 @@ impl Progress {
         if status.evaluated == 0 {
             return None;
         }
-        let pace = self.started.elapsed().as_secs_f64() / status.evaluated as f64;
-        let time = |candidates: u64| Duration::from_secs_f64((pace * candidates as f64).min(1e9));
-        let about = status.remaining_about.map(|about| time(open(status) + about));
-        Some(left(about, time(ahead)))
+        let pace = Duration::from_secs_f64(self.started.elapsed().as_secs_f64() / status.evaluated as f64);
+        Some(pace::left(pace, about(status), ahead))
     }
 
     /// Takes the bar away.
@@ -145,25 +144,14 @@ pub fn ahead(status: &ExperimentStatus) -> Option<u64> {
     Some(open(status) + status.remaining_at_most?)
 }
 
+/// Candidates that are still to be measured, about, as searches like it did.
+pub fn about(status: &ExperimentStatus) -> Option<u64> {
+    Some(open(status) + status.remaining_about?)
+}
+
 /// Candidates of this generation that are still to be measured.
 fn open(status: &ExperimentStatus) -> u64 {
     status.generation_trials.saturating_sub(status.generation_settled).into()
-}
-
-/// The time that is left, about and at most.
-fn left(about: Option<Duration>, most: Duration) -> String {
-    match about.filter(|about| about.as_secs() < most.as_secs()) {
-        Some(about) => format!("about {} left (at most {})", time(about), time(most)),
-        None => format!("at most {} left", time(most)),
-    }
-}
-
-/// Seconds below two minutes, whatever is largest from there.
-fn time(duration: Duration) -> String {
-    match duration.as_secs() {
-        seconds @ 0..120 => format!("{seconds} s"),
-        _ => HumanDuration(duration).to_string(),
-    }
 }
 
 /// Kind of quality of the best candidate; a coordinator of an earlier version says nothing of it.
@@ -242,12 +230,9 @@ mod tests {
     }
 
     #[test]
-    fn the_time_left_is_told_about_and_at_most() {
-        let seconds = Duration::from_secs;
-        assert_eq!(left(Some(seconds(25)), seconds(85)), "about 25 s left (at most 85 s)");
-        assert_eq!(left(Some(seconds(85)), seconds(85)), "at most 85 s left");
-        assert_eq!(left(None, seconds(3600)), "at most 60 minutes left");
-        let status = ExperimentStatus { evaluated: 1, ..Default::default() };
-        assert!(Progress::new().time_left(&status, 10).unwrap().starts_with("at most "));
+    fn the_time_left_is_told_once_a_candidate_was_measured() {
+        let status = |evaluated| ExperimentStatus { evaluated, ..Default::default() };
+        assert_eq!(Progress::new().time_left(&status(0), 10), None);
+        assert!(Progress::new().time_left(&status(1), 10).unwrap().starts_with("at most "));
     }
 }

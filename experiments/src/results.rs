@@ -7,7 +7,7 @@ use qslm_common::quality::Quality;
 use qslm_common::tasks::TaskName;
 use qslm_common::unmet::Unmet;
 use qslm_report::words::{
-    bytes, costs, grouped, interval, interval_clause, loss, lost, lost_heading, quality, task_quality,
+    bytes, costs, grouped, interval, interval_clause, loss, lost, lost_heading, quality, signed, task_quality,
 };
 use qslm_report::{gain, unmet};
 
@@ -93,7 +93,7 @@ fn uniform_table(document: &FrontDocument) -> String {
 
 /// Loss in hundredths with its sign.
 fn hundredths(row: &FrontRow) -> String {
-    row.quality_loss.map_or(String::new(), |loss| format!("{:+.2}", loss * 100.0))
+    row.quality_loss.map_or(String::new(), signed)
 }
 
 fn front_table(document: &FrontDocument) -> String {
@@ -149,7 +149,7 @@ fn front_table(document: &FrontDocument) -> String {
 
 /// Quality on a further task, and what of it is lost in hundredths.
 fn on_task(task: &TaskRow) -> [String; 2] {
-    [task_quality(task), task.quality_loss.map_or(String::new(), |loss| format!("{:+.2}", loss * 100.0))]
+    [task_quality(task), task.quality_loss.map_or(String::new(), signed)]
 }
 
 fn chosen_tables(row: &FrontRow) -> String {

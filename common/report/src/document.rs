@@ -48,6 +48,9 @@ pub struct ReportDocument {
     pub without_worker: String,
     /// The most candidates that may still be proposed, if the strategy can tell.
     pub remaining_at_most: Option<u64>,
+    /// Number of these that will be proposed, about, as searches like it did; `None` where nothing is known of such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_about: Option<u64>,
     /// Workers heard of lately.
     pub workers: u32,
     /// Tokens that all workers together process per second, lately.
@@ -197,4 +200,19 @@ pub struct Sample {
     pub hypervolume: Option<f64>,
     /// Tokens that all workers together evaluated per second, lately.
     pub tokens_per_second: f64,
+    /// Best candidate by then; `None` if none met the constraints, and in a sample of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<BestSoFar>,
+}
+
+/// Best candidate at a time: the one within the constraints that the trade-off picks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BestSoFar {
+    /// Share of the float model's bytes that it saves.
+    pub saving: f64,
+    /// Loss of quality against the float model.
+    pub quality_loss: f64,
+    /// 95 % interval of the loss, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality_loss_interval: Option<(f64, f64)>,
 }

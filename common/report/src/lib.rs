@@ -9,7 +9,7 @@
 //! the plane of saving and quality. A [`Field`] is the part of that plane that a picture shows. [`plots`]
 //! draws the document, one file per plot; [`page`] puts the plots, the front and the provenance on a page;
 //! [`gain`] and [`unmet`] say what a search bought and why it chose nothing, [`overlay`] lays experiments over each other,
-//! [`words`] says numbers as people read them, here and in the tables of a terminal.
+//! [`pace`] says how long it still takes, [`words`] says numbers as people read them, here and in the tables of a terminal.
 
 mod cloud;
 pub mod condition;
@@ -17,6 +17,7 @@ mod document;
 mod field;
 pub mod gain;
 pub mod overlay;
+pub mod pace;
 pub mod page;
 pub mod plots;
 #[cfg(test)]
@@ -26,7 +27,7 @@ pub mod words;
 
 pub use cloud::{Cloud, Spot, badness};
 pub use document::{
-    Comparison, EngineShare, FORMAT, GivenArtifact, Lifecycle, Reference, ReportDocument, Sample,
+    BestSoFar, Comparison, EngineShare, FORMAT, GivenArtifact, Lifecycle, Reference, ReportDocument, Sample,
     Sensitivity, Stage, worked_ms,
 };
 pub use field::{Field, Placed, Point};

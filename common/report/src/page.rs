@@ -10,10 +10,10 @@ use qslm_common::front_document::{FrontRow, TaskRow};
 use qslm_common::tasks::TaskName;
 
 use crate::words::{
-    bytes, cost, costs, grouped, interval, loss, loss_with_interval, lost_briefly, percent, quality,
+    bytes, cost, costs, date, grouped, interval, loss, loss_with_interval, lost_briefly, percent, quality,
     task_quality,
 };
-use crate::{Lifecycle, ReportDocument, gain, plots, unmet};
+use crate::{Lifecycle, ReportDocument, gain, pace, plots, unmet};
 use provenance::provenance;
 
 /// A whole page with the style of all pages.
@@ -65,7 +65,8 @@ struct Figure {
     name: &'static str,
     title: String,
     caption: String,
-    svg: String,
+    /// Pictures by the names of their views; one without a name, or several of which a reader chooses.
+    views: Vec<(&'static str, String)>,
 }
 
 struct PageRow {
@@ -77,6 +78,11 @@ impl<'a> Page<'a> {
     /// A page that stays as it is, around `body`, which is HTML already.
     pub fn still(title: &'a str, body: &'a str) -> Self {
         Self::live(title, body, &[], "", "")
+    }
+
+    /// A page that stays as it is, with a way to others.
+    pub fn framed(title: &'a str, body: &'a str, navigation: &'a [(&'a str, &'a str)]) -> Self {
+        Self::live(title, body, navigation, "", "")
     }
 
     /// A page that is kept up to date by `/live.js` with the events from `live`, beginning with those that
@@ -104,12 +110,6 @@ pub fn file(report: &ReportDocument) -> String {
 
 /// Body of the page: what is to see of the experiment.
 pub fn body(report: &ReportDocument) -> String {
-    let figure = |plot: plots::Plot| Figure {
-        name: plot.name,
-        svg: plot.svg(),
-        title: plot.title,
-        caption: plot.caption,
-    };
     let (progress, progress_at, progress_of) = progress(report);
     render(&Body {
         report,
@@ -120,7 +120,7 @@ pub fn body(report: &ReportDocument) -> String {
         progress_at,
         progress_of,
         tiles: tiles(report),
-        figures: plots::all(report).into_iter().map(figure).collect(),
+        figures: figures(plots::all(report)),
         quality_name: quality_name(report),
         has_kl: report.front.front.iter().any(|row| row.kl.is_some()),
         tasks: report.experiment.tasks.keys().copied().collect(),
@@ -136,6 +136,22 @@ pub fn body(report: &ReportDocument) -> String {
             .expect("the keys of every map of an experiment are text"),
         footer: format!("qslm {}", report.version),
     })
+}
+
+/// A figure for each plot, or for all views of the same.
+fn figures(plots: Vec<plots::Plot>) -> Vec<Figure> {
+    let mut figures: Vec<Figure> = Vec::new();
+    for plot in plots {
+        let view = (plot.view.unwrap_or_default(), plot.svg());
+        match figures.last_mut() {
+            Some(figure) if plot.view.is_some() && figure.title == plot.title => figure.views.push(view),
+            _ => {
+                let plots::Plot { name, title, caption, .. } = plot;
+                figures.push(Figure { name, title, caption, views: vec![view] });
+            }
+        }
+    }
+    figures
 }
 
 /// A template as HTML.
@@ -190,11 +206,17 @@ fn progress(report: &ReportDocument) -> (String, u64, u64) {
     let open = u64::from(report.generation_trials.saturating_sub(report.generation_settled));
     let ahead = report.remaining_at_most.map(|more| open + more);
     let at_most = ahead.map_or(String::new(), |ahead| format!(", at most {ahead} to go"));
+    let pace = pace::per_candidate(&report.timeline);
+    let about = report.remaining_about.map(|more| open + more);
+    let left = pace.zip(ahead).map(|(pace, ahead)| format!(", {}", pace::left(pace, about, ahead)));
+    let since = report.timeline.first().map(|first| format!("; since {} UTC", date(first.unix_ms)));
     let words = format!(
-        "{}: {settled} candidates settled{at_most}; {} workers, {:.0} tokens/s",
+        "{}: {settled} candidates settled{at_most}{}; {} workers, {:.0} tokens/s{}",
         if report.stage.is_empty() { "starting" } else { &report.stage },
+        left.unwrap_or_default(),
         report.workers,
-        report.tokens_per_second
+        report.tokens_per_second,
+        since.unwrap_or_default(),
     );
     (words, settled, (settled + ahead.unwrap_or(open)).max(1))
 }
@@ -310,11 +332,20 @@ mod tests {
     #[test]
     fn a_page_says_how_far_the_search_is() {
         let page = file(&report());
-        for words in
-            ["<h1>formula", "running", "global: 6 candidates settled, at most 12 to go", "saved so far"]
-        {
+        for words in [
+            "<h1>formula",
+            "running",
+            "global: 6 candidates settled, at most 12 to go",
+            "saved so far",
+            "; since 1970-01-01 00:00:01 UTC",
+        ] {
             assert!(page.contains(words), "{words}");
         }
+        let mut report = report();
+        report.timeline[1].measured = 6;
+        assert!(file(&report).contains("at most 12 to go, at most 12 s left;"), "a candidate took a second");
+        report.remaining_about = Some(3);
+        assert!(file(&report).contains("at most 12 to go, about 5 s left (at most 12 s);"));
     }
 
     #[test]

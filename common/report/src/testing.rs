@@ -41,6 +41,7 @@ pub(crate) fn report() -> ReportDocument {
         front: 3,
         hypervolume: Some(hypervolume),
         tokens_per_second: 100.0,
+        best: None,
     };
     ReportDocument {
         format: FORMAT,
@@ -55,6 +56,7 @@ pub(crate) fn report() -> ReportDocument {
         stuck: String::new(),
         without_worker: String::new(),
         remaining_at_most: Some(10),
+        remaining_about: None,
         workers: 2,
         tokens_per_second: 100.0,
         stages: vec![stage("sensitivity", 2), stage("global", 3)],

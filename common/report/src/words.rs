@@ -7,7 +7,22 @@ use qslm_common::quality::Quality;
 
 /// A share in percent: `88.96 %`.
 pub fn percent(value: f64) -> String {
-    format!("{:.2} %", value * 100.0)
+    format!("{} %", hundredths(value))
+}
+
+/// A share in hundredths, of which a table's heading says that it is in percent: `88.96`.
+pub fn hundredths(value: f64) -> String {
+    format!("{:.2}", without_minus_zero(value * 100.0))
+}
+
+/// A change in hundredths with its sign: `+2.72`. What rounds to nothing is `+0.00`: half a hundredth below is no gain.
+pub fn signed(value: f64) -> String {
+    format!("{:+.2}", without_minus_zero(value * 100.0))
+}
+
+/// The number as it is; 0 for one that two decimals would write as `-0.00`.
+fn without_minus_zero(value: f64) -> f64 {
+    if value.abs() < 0.005 { 0.0 } else { value }
 }
 
 /// Whole number with a comma between thousands: `563,200`.
@@ -84,16 +99,16 @@ pub fn task_quality(task: &TaskRow) -> String {
 /// Loss of a quality: `+2.72 %` of perplexity; accuracy is lost or gained in points: `1.50 points lost`.
 pub fn lost(quality: Quality, loss: f64) -> String {
     match quality {
-        Quality::Perplexity => format!("{:+.2} %", loss * 100.0),
-        Quality::Accuracy if loss < 0.0 => format!("{:.2} points gained", -loss * 100.0),
-        Quality::Accuracy => format!("{:.2} points lost", loss * 100.0),
+        Quality::Perplexity => format!("{} %", signed(loss)),
+        Quality::Accuracy if loss <= -0.000_05 => format!("{:.2} points gained", -loss * 100.0),
+        Quality::Accuracy => format!("{} points lost", hundredths(loss)),
     }
 }
 
 /// Loss of a quality where a heading says that it is one: `+2.72 %`, `+1.50 pt` for points of accuracy.
 pub fn lost_briefly(quality: Quality, loss: f64) -> String {
     let unit = if quality == Quality::Accuracy { "pt" } else { "%" };
-    format!("{:+.2} {unit}", loss * 100.0)
+    format!("{} {unit}", signed(loss))
 }
 
 /// Bound on the loss of a quality: `+3.00 %`, `1.00 points`.
@@ -119,7 +134,7 @@ pub fn loss(row: &FrontRow) -> String {
 
 /// 95 % interval of a loss in hundredths: `+2.31 to +3.14`; nothing where it is not known.
 pub fn interval(interval: Option<(f64, f64)>) -> String {
-    interval.map_or(String::new(), |(low, high)| format!("{:+.2} to {:+.2}", low * 100.0, high * 100.0))
+    interval.map_or(String::new(), |(low, high)| format!("{} to {}", signed(low), signed(high)))
 }
 
 /// Loss with its interval, if that is known: `+2.72 % (+2.31 to +3.14)`.
@@ -138,12 +153,12 @@ pub fn interval_clause(known: Option<(f64, f64)>) -> String {
 pub fn costs(float: Option<&FrontRow>, candidate: &FrontRow) -> Vec<[String; 4]> {
     let line = |(name, value): (&Cost, &f64)| {
         let before = float.and_then(|float| float.costs.get(name)).copied();
-        let change = before.filter(|before| *before > 0.0).map(|before| (value / before - 1.0) * 100.0);
+        let change = before.filter(|before| *before > 0.0).map(|before| value / before - 1.0);
         [
             name.to_string(),
             before.map_or(String::new(), |before| cost(*name, before)),
             cost(*name, *value),
-            change.map_or(String::new(), |change| format!("{change:+.2} %")),
+            change.map_or(String::new(), |change| format!("{} %", signed(change))),
         ]
     };
     candidate.costs.iter().map(line).collect()
@@ -180,6 +195,17 @@ mod tests {
         assert_eq!(date(1_700_000_000_123), "2023-11-14 22:13:20");
         assert_eq!(time(1_700_000_000_123), "22:13:20");
         assert_eq!((date(u64::MAX), time(u64::MAX)), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn what_rounds_to_nothing_has_no_minus() {
+        for nothing in [0.0, -0.0, -0.000_04, 0.000_04] {
+            assert_eq!((percent(nothing), signed(nothing)), ("0.00 %".to_owned(), "+0.00".to_owned()));
+            assert_eq!(lost(Quality::Accuracy, nothing), "0.00 points lost");
+            assert_eq!(lost_briefly(Quality::Perplexity, nothing), "+0.00 %");
+        }
+        assert_eq!((percent(-0.000_06), signed(-0.000_06)), ("-0.01 %".to_owned(), "-0.01".to_owned()));
+        assert_eq!(lost(Quality::Accuracy, -0.000_06), "0.01 points gained");
     }
 
     #[test]

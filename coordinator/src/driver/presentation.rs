@@ -125,8 +125,14 @@ mod tests {
 
     #[test]
     fn a_week_takes_a_few_thousand_samples_and_an_interruption_none() {
-        let sample =
-            |unix_ms| Sample { unix_ms, measured: 1, front: 1, hypervolume: None, tokens_per_second: 0.0 };
+        let sample = |unix_ms| Sample {
+            unix_ms,
+            measured: 1,
+            front: 1,
+            hypervolume: None,
+            tokens_per_second: 0.0,
+            best: None,
+        };
         let mut presentation = Presentation::default();
         let (mut now, mut evaluated) = (1, 0);
         while now < 7 * 24 * 3_600_000 {

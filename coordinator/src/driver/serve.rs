@@ -37,9 +37,10 @@ impl Driver {
                 self.with(&id, reply, |driver, index| driver.experiments[index].front_document());
             }
             Request::Describe(id, reply) => self.with(&id, reply, |driver, index| {
+                let share = driver.share_to_come(index);
                 let ExperimentRun { search, view } = &mut driver.experiments[index];
                 let workers = driver.workers.counts(index, search);
-                view.report(search, &driver.ledger, now, workers, &driver.engines)
+                view.report(search, &driver.ledger, now, workers, &driver.engines, share)
             }),
             Request::Cluster(reply) => {
                 let jobs = self.jobs_under_way(now);

@@ -128,6 +128,8 @@ pub struct ExperimentStatus {
     pub remaining_at_most: Option<u64>,
     /// Number of these that it will propose, about, as searches like it did; `None` where nothing is known of such.
     pub remaining_about: Option<u64>,
+    /// Time of the first result, in milliseconds since 1970; `None` before it.
+    pub started_unix_ms: Option<u64>,
     /// Different reasons of failed trials, some of them.
     pub failures: Vec<String>,
     /// Priority.

@@ -8,7 +8,7 @@ use qslm_common::front_document::FrontDocument;
 use qslm_common::objective::quality_loss;
 use qslm_common::trial::Addressed;
 use qslm_report::words::{lost, percent};
-use qslm_report::{FORMAT, Lifecycle, ReportDocument, Sample, Sensitivity, unmet};
+use qslm_report::{BestSoFar, FORMAT, Lifecycle, ReportDocument, Sample, Sensitivity, unmet};
 use qslm_search::{Playback, Probed};
 use tokio::sync::watch;
 
@@ -176,6 +176,7 @@ impl View {
             summary: self.summary(playback),
             remaining_at_most: playback.remaining_at_most(),
             remaining_about: None,
+            started_unix_ms: self.presentation.timeline().first().map(|first| first.unix_ms),
             failures: reasons.into_iter().take(SHOWN_FAILURES).cloned().collect(),
             priority: of.priority(),
             demands: of.record().demands.clone(),
@@ -192,7 +193,7 @@ impl View {
         }
     }
 
-    /// Report document: all that there is to see.
+    /// Report document: all that there is to see. `share` is that of what is still to come that it will propose, about.
     pub(super) fn report(
         &mut self,
         of: &SearchRun,
@@ -200,8 +201,9 @@ impl View {
         now: Moment,
         workers: WorkerCounts,
         known: &BTreeMap<Fingerprint, String>,
+        share: Option<f64>,
     ) -> ReportDocument {
-        let status = self.status(of, ledger, now, workers);
+        let status = self.status(of, ledger, now, workers).with_share(share);
         let state = match status.state {
             State::Finished => Lifecycle::Finished,
             State::Cancelled => Lifecycle::Cancelled,
@@ -225,6 +227,7 @@ impl View {
             without_worker: status.absence.words().unwrap_or_default(),
             stuck: status.stuck,
             remaining_at_most: status.remaining_at_most,
+            remaining_about: status.remaining_about,
             workers: workers.present,
             tokens_per_second: status.tokens_per_second,
             stages: self.presentation.stages().to_vec(),
@@ -252,6 +255,11 @@ impl View {
             front: summary.front,
             hypervolume: summary.hypervolume,
             tokens_per_second: self.tokens.per_second(now),
+            best: summary.best.map(|best| BestSoFar {
+                saving: best.saving,
+                quality_loss: best.quality_loss,
+                quality_loss_interval: best.quality_loss_interval,
+            }),
         };
         self.presentation.sample(sample, self.evaluated);
         Some(sample)

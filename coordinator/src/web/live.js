@@ -9,7 +9,9 @@ events.onmessage = (event) => {
   if (event.lastEventId === revision) return;
   revision = event.lastEventId;
   const open = [...content.querySelectorAll("details")].map((details) => details.open);
+  const chosen = [...content.querySelectorAll("input:checked")].map((input) => input.id);
   content.innerHTML = event.data;
+  chosen.forEach((id) => { const input = document.getElementById(id); if (input) input.checked = true; });
   content.querySelectorAll("details").forEach((details, index) => { details.open = open[index] ?? false; });
 };
 events.onerror = () => { connection.textContent = "connection lost, trying again"; };

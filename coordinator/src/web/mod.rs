@@ -4,6 +4,7 @@
 //! part of the page again whenever it has changed. However many people look on, a page is made at most once a second.
 
 mod pages;
+mod refusal;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -89,7 +90,8 @@ pub async fn serve(
         .route("/live.js", get(async || with_type("text/javascript; charset=utf-8", SCRIPT)))
         .fallback(async || (StatusCode::NOT_FOUND, "no such page\n"))
         .with_state(site);
-    let router = gate.guard_pages(router).layer(middleware::from_fn_with_state(on_loopback, check_host));
+    let router = gate.guard_pages(router).layer(middleware::from_fn(refusal::frame));
+    let router = router.layer(middleware::from_fn_with_state(on_loopback, check_host));
     serve_pages(router, incoming, stop).await
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use askama::Template;
 use qslm_report::page::{self, render};
-use qslm_report::words::{date, lost, percent};
+use qslm_report::words::{date, lost_briefly, percent};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::driver::{Event, ExperimentStatus, Handle, JobState, JobUnderWay, Refusal, State, WorkerStatus};
@@ -71,6 +71,7 @@ impl Pages {
                     status.absence.words().map(|words| format!("{}: {words}", status.id))
                 };
                 Ok(render(&ExperimentsBody {
+                    columns: COLUMNS,
                     problems: experiments.iter().filter_map(problem).collect(),
                     experiments: experiments.iter().map(ExperimentRow::new).collect(),
                 }))
@@ -97,6 +98,7 @@ impl Pages {
 #[derive(Template)]
 #[template(path = "experiments.html")]
 struct ExperimentsBody {
+    columns: [&'static str; COLUMNS.len()],
     experiments: Vec<ExperimentRow>,
     /// Sentences about what holds some of them up.
     problems: Vec<String>,
@@ -104,32 +106,52 @@ struct ExperimentsBody {
 
 struct ExperimentRow {
     id: String,
-    state: String,
-    cells: [String; 8],
+    /// State in words; the list has them up to a parenthesis.
+    state: &'static str,
+    /// Candidates settled, and at most to be settled.
+    settled: u64,
+    of: u64,
+    /// Values in the order of [`COLUMNS`].
+    cells: [(&'static str, String); COLUMNS.len()],
 }
 
+/// Headings of the columns behind the progress.
+const COLUMNS: [&str; 9] =
+    ["stage", "measured", "failed", "front", "saved", "loss", "tokens/s", "priority", "since (UTC)"];
+
 impl ExperimentRow {
+    fn badge(&self) -> &str {
+        self.state.split(" (").next().unwrap_or_default()
+    }
+
     fn new(status: &ExperimentStatus) -> Self {
         let best = status.summary.best.as_ref();
         let is_unmet = status.state == State::Finished && !status.summary.unmet.is_empty();
+        let settled = status.measured + status.failed + status.pruned;
+        let open = u64::from(status.generation_trials.saturating_sub(status.generation_settled));
+        let ahead = if status.state.has_ended() { 0 } else { open + status.remaining_at_most.unwrap_or(0) };
+        let values = [
+            status.stage.to_owned(),
+            status.measured.to_string(),
+            status.failed.to_string(),
+            status.summary.front.to_string(),
+            best.map_or(String::new(), |best| percent(best.saving)),
+            best.map_or(String::new(), |best| lost_briefly(best.kind, best.quality_loss)),
+            format!("{:.0}", status.tokens_per_second),
+            status.priority.to_string(),
+            // Whoever wants to know the second finds it on the experiment's own page.
+            status.started_unix_ms.map_or(String::new(), |at| date(at)[..16].to_owned()),
+        ];
         Self {
             id: status.id.clone(),
             state: match status.condition() {
                 _ if is_unmet => "unmet",
                 Some(condition) => condition,
                 None => status.state.name(),
-            }
-            .to_owned(),
-            cells: [
-                status.stage.to_owned(),
-                status.measured.to_string(),
-                status.failed.to_string(),
-                status.summary.front.to_string(),
-                best.map_or(String::new(), |best| percent(best.saving)),
-                best.map_or(String::new(), |best| lost(best.kind, best.quality_loss)),
-                format!("{:.0}", status.tokens_per_second),
-                status.priority.to_string(),
-            ],
+            },
+            settled,
+            of: (settled + ahead).max(1),
+            cells: std::array::from_fn(|at| (COLUMNS[at], values[at].clone())),
         }
     }
 }

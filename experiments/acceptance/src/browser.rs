@@ -47,6 +47,24 @@ impl WebDriverCompatibleCommand for Print {
     }
 }
 
+/// Command of Chromium's own protocol.
+#[derive(Debug)]
+struct Devtools {
+    name: &'static str,
+    parameters: Value,
+}
+
+impl WebDriverCompatibleCommand for Devtools {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        let Self { name, parameters } = self;
+        (http::Method::POST, Some(json!({ "cmd": name, "params": parameters }).to_string()))
+    }
+}
+
 impl Browser {
     /// Starts Chromium with a window as on a desk.
     pub async fn desktop() -> Self {
@@ -88,6 +106,14 @@ impl Browser {
         Self { client, driver }
     }
 
+    /// Shows pages as they look on a `medium`, `screen` or `print`, to people who like `scheme`, `light` or `dark`.
+    pub async fn look(&self, medium: &str, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        let parameters = json!({ "media": medium, "features": features });
+        let command = Devtools { name: "Emulation.setEmulatedMedia", parameters };
+        self.client.issue_cmd(command).await.unwrap();
+    }
+
     /// Value of an expression in JavaScript.
     pub async fn value(&self, expression: &str) -> Value {
         self.client.execute(&format!("return ({expression});"), Vec::new()).await.unwrap()
@@ -106,16 +132,26 @@ impl Browser {
         assert!(wide.as_f64() <= window.as_f64(), "the page is {wide} wide in a window of {window}");
     }
 
-    /// The page as it is printed, in bytes of PDF.
-    pub async fn printed_bytes(&self) -> usize {
-        self.client.issue_cmd(Print).await.unwrap().as_str().unwrap().len() * 3 / 4
+    /// The page as it is printed: a PDF in base64.
+    pub async fn printed(&self) -> String {
+        self.client.issue_cmd(Print).await.unwrap().as_str().unwrap().to_owned()
+    }
+
+    /// Leaves a picture of the window as it is.
+    pub async fn screenshot(&self, path: &Path) {
+        std::fs::write(path, self.client.screenshot().await.unwrap()).unwrap();
     }
 
     /// Leaves a picture of the window, made as high as the page.
     pub async fn picture(&self, path: &Path) {
-        self.client.set_window_size(WIDTH, HEIGHT).await.unwrap();
+        self.picture_of_width(WIDTH, path).await;
+    }
+
+    /// The same of a window of another width.
+    pub async fn picture_of_width(&self, width: u32, path: &Path) {
+        self.client.set_window_size(width, HEIGHT).await.unwrap();
         let height = self.value("document.documentElement.scrollHeight").await.as_f64().unwrap() as u32;
-        self.client.set_window_size(WIDTH, height.max(HEIGHT) + 150).await.unwrap();
+        self.client.set_window_size(width, height.max(HEIGHT) + 150).await.unwrap();
         std::fs::write(path, self.client.screenshot().await.unwrap()).unwrap();
     }
 }

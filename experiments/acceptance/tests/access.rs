@@ -177,6 +177,18 @@ fn a_browser_needs_a_readers_token() {
     assert_eq!(ask(&["--user", &format!("me:{READER}")]), "200");
     assert_eq!(ask(&["--header", &format!("Authorization: Bearer {SUBMITTER}")]), "200");
     assert_eq!(ask(&["--user", "me:guess"]), "401");
+    // Whoever shows pages is refused on one, with the way back; what asks for the token stays.
+    let page = |more: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--include", "--max-time", "10", "--header", "Accept: text/html"]);
+        let output = curl.arg("--cacert").arg(at.join("ca.crt")).args(more).arg(&web).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().to_lowercase()
+    };
+    let (nobody, worker) = (page(&[]), page(&["--user", &format!("me:{WORKER}")]));
+    for words in ["www-authenticate: basic", "content-security-policy", "<nav>", "a token is needed"] {
+        assert!(nobody.contains(words), "{words}: {nobody}");
+    }
+    assert!(worker.contains("<nav>") && worker.contains("this takes the token of a reader"), "{worker}");
     // A page of somebody else whose name points here.
     let rebound = ["--header", "Host: evil.example", "--user", &format!("me:{READER}")];
     assert_eq!(ask(&rebound), "421");

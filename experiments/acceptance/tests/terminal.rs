@@ -1,34 +1,58 @@
-//! `qslm watch` on a terminal of 80 columns and 24 lines.
+//! `qslm watch` and `qslm list` on terminals: of 80 columns and 24 lines, and of 200 and 50.
 
 use qslm_acceptance::terminal::Terminal;
 use qslm_acceptance::{Cluster, pictures, program, succeed};
 
+/// Name that no terminal has room for.
+const LONG: &str = "a-name-that-is-longer-than-anybody-would-want-to-type-twice";
+
 #[test]
-fn the_live_view_fits_a_small_terminal_and_leaves_it_as_it_was() {
+fn the_live_view_fits_a_small_terminal_and_a_large_one_and_leaves_them_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(folder.path(), true);
     let spec = "experiments/specs/plain.toml";
-    let id = succeed(&["submit", spec, "--coordinator", &cluster.url]).trim().to_owned();
+    let name = format!("name={LONG}");
+    let id = succeed(&["submit", spec, "--set", &name, "--priority", "7", "--coordinator", &cluster.url]);
+    let end = &id.trim()[id.trim().len() - 5..];
     let watch = ["watch", "--coordinator", &cluster.url];
-    let mut terminal = Terminal::start(&program("qslm"), &watch, 24, 80);
-    // Everything that the view is for, at once.
+    let mut small = Terminal::start(&program("qslm"), &watch, 24, 80);
+    let mut large = Terminal::start(&program("qslm"), &watch, 50, 200);
+    // Everything that the view is for, at once: a long name cuts off neither what happened nor the numbers.
     let words = [
-        &id[..],
+        end,
         "running",
         "matrix",
         "tokens/s",
         "bench-1",
         "events",
+        "\u{2500} front",
+        "\u{2500} bound",
         "\u{2588} chosen",
-        "begins",
+        "left",
+        "priority 7",
+        "% saved at +",
         "q leave",
     ];
-    terminal.wait_until(|screen| words.iter().all(|word| screen.contains(word)));
-    let screen = terminal.screen();
-    assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
-    std::fs::write(pictures().join("watch.txt"), &screen).unwrap();
-    terminal.press("q");
-    assert_eq!(terminal.finish(), (0, true));
+    for (terminal, columns, file) in [(&mut small, 80, "watch.txt"), (&mut large, 200, "watch-large.txt")] {
+        terminal.wait_until(|screen| words.iter().all(|word| screen.contains(word)));
+        let screen = terminal.screen();
+        assert!(screen.lines().all(|line| line.chars().count() <= columns), "{screen}");
+        assert!(!screen.contains("-0.00") && !screen.contains("-0.0 "), "{screen}");
+        std::fs::write(pictures().join(file), &screen).unwrap();
+    }
+    assert!(large.screen().contains("priority"), "a wide list has it as a column");
+    for mut terminal in [small, large] {
+        terminal.press("q");
+        assert_eq!(terminal.finish(), (0, true));
+    }
+    // The list is as wide as its terminal, and whole where nobody looks.
+    let list = ["list", "--coordinator", &cluster.url];
+    let mut narrow = Terminal::start(&program("qslm"), &list, 24, 80);
+    narrow.wait_until(|screen| screen.contains("loss %") && screen.contains(end));
+    assert!(!narrow.screen().contains(LONG));
+    let lines = narrow.screen().lines().filter(|line| line.contains(end)).count();
+    assert_eq!(lines, 1, "{}", narrow.screen());
+    assert!(succeed(&list).contains(LONG));
 }
 
 #[test]

@@ -5,14 +5,14 @@ use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, ListRequest, RetryRequest};
-use qslm_report::condition::INTERRUPTED;
 use serde::Serialize;
 
 use super::target::{Source, Target};
 use crate::exit::Outcome;
 use crate::finished::Finished;
-use crate::output::{Listed, Output, align_right, plain_table, print, print_data};
+use crate::output::{Listed, Output, print, print_data};
 use crate::progress::{absence, state};
+use crate::statuses::{self, terminal_width};
 
 /// A priority on the command line.
 pub(super) fn priority() -> clap::builder::RangedI64ValueParser<i32> {
@@ -367,60 +367,10 @@ fn print_statuses(all: &[ExperimentStatus], form: Listed, is_store: bool) -> Out
     if form == Listed::Name {
         return print(&all.iter().map(|status| format!("{}\n", status.id)).collect::<String>());
     }
+    // Whoever asks for every column has room for them.
     let wide = form == Listed::Wide;
-    let mut table = plain_table();
-    let usual =
-        ["experiment", "state", "stage", "measured", "failed", "front", "saved %", "loss %", "workers"];
-    let more = [
-        "priority",
-        "suitable",
-        "set aside",
-        "pruned",
-        "evaluated",
-        "shards out",
-        "waiting",
-        "tokens/s",
-        "hypervolume",
-        "best",
-    ];
-    table.set_header(usual.iter().chain(if wide { &more[..] } else { &[] }));
-    for status in all {
-        let percent = |value: f64| format!("{:.2}", value * 100.0);
-        let best =
-            |f: fn(&qslm_proto::v1::Best) -> f64| status.best.as_ref().map(f).map_or(String::new(), percent);
-        let mut row = vec![
-            status.id.clone(),
-            match status.state() {
-                State::Running | State::Stuck if is_store => INTERRUPTED.to_owned(),
-                _ => state(status),
-            },
-            status.stage.clone(),
-            status.measured.to_string(),
-            status.failed.to_string(),
-            status.front.to_string(),
-            best(|best| best.saving),
-            best(|best| best.quality_loss),
-            status.workers.to_string(),
-        ];
-        if wide {
-            let candidate =
-                Shown::from(status).best_candidate.map_or(String::new(), |id| id[..12].to_owned());
-            row.extend([
-                status.priority.to_string(),
-                status.suitable_workers.to_string(),
-                status.set_aside_workers.to_string(),
-                status.stopped.to_string(),
-                status.evaluated.to_string(),
-                status.shards_leased.to_string(),
-                status.shards_pending.to_string(),
-                format!("{:.0}", status.tokens_per_second),
-                status.hypervolume.map_or(String::new(), |volume| format!("{volume:.4}")),
-                candidate,
-            ]);
-        }
-        table.add_row(row);
-    }
-    align_right(&mut table, |place| place >= 3);
+    let width = if wide { None } else { terminal_width() };
+    let table = statuses::table(all, wide, is_store, width);
     let stuck = all.iter().filter(|status| !status.stuck.is_empty());
     let stuck: String = stuck.map(|status| format!("{} is stuck: {}\n", status.id, status.stuck)).collect();
     let absent = all.iter().filter_map(|status| Some((&status.id, absence(status)?)));

@@ -1,40 +1,41 @@
 //! Draws a [`View`]. Made for 80 columns and 24 lines; a larger terminal shows more of everything.
 
-use qslm_proto::v1::ExperimentStatus;
 use qslm_proto::v1::experiment_status::State;
-use qslm_report::words::{lost_briefly, time};
-use qslm_report::{Field, Placed};
+use qslm_proto::v1::{Event, ExperimentStatus};
+use qslm_report::pace;
+use qslm_report::words::{lost_briefly, percent, time};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
-use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{
-    Axis, Block, Cell, Chart, Dataset, GraphType, LegendPosition, LineGauge, Paragraph, Row, Table,
-    TableState,
-};
+use ratatui::widgets::{Block, Cell, LineGauge, Paragraph, Row, Table, TableState};
 
 use super::View;
+use super::front::draw_front;
+use crate::fit::{shorten, wrap};
 use crate::progress::{self, ahead, kind_of};
 
-/// Lines of the list of experiments at most, with its header.
-const LIST: u16 = 6;
-const FAINT: Style = Style::new().fg(Color::DarkGray);
+/// Share of the lines that the list of experiments takes at most, and that events do.
+const LIST: u16 = 4;
+const EVENTS: u16 = 5;
+/// Lines below the bar of progress at most.
+const MOST_WORDS: usize = 4;
+/// Columns from which on the list has priorities, too.
+const WIDE: u16 = 100;
+pub(super) const FAINT: Style = Style::new().fg(Color::DarkGray);
 const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
 const PROBLEM: Style = Style::new().fg(Color::Red);
-/// Colours of stages, in their order.
-const COLOURS: [Color; 6] =
-    [Color::Blue, Color::Yellow, Color::Green, Color::Magenta, Color::Cyan, Color::LightRed];
-
 /// Draws everything.
 pub fn draw(frame: &mut Frame<'_>, view: &View) {
-    let list = (view.experiments.len() as u16 + 1).clamp(2, LIST);
+    let height = frame.area().height;
+    let list = (view.experiments.len() as u16 + 1).clamp(2, (height / LIST).max(2));
+    let words = progress_words(view, frame.area().width);
     let areas = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(list),
-        Constraint::Length(2),
+        Constraint::Length(1 + words.len() as u16),
         Constraint::Fill(3),
-        Constraint::Length(5),
+        Constraint::Length((height / EVENTS).max(5)),
         Constraint::Length(1),
     ]);
     let [title, experiments, progress, middle, events, keys] = areas.areas(frame.area());
@@ -42,7 +43,7 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
         Layout::horizontal([Constraint::Percentage(58), Constraint::Percentage(42)]).areas(middle);
     draw_title(frame, title, view);
     draw_experiments(frame, experiments, view);
-    draw_progress(frame, progress, view);
+    draw_progress(frame, progress, view, words);
     draw_front(frame, front, view);
     draw_workers(frame, workers, view);
     draw_events(frame, events, view);
@@ -64,8 +65,11 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
             Line::raw(format!("{workers} {}, {jobs}{speed:.0} tokens/s ", plural(workers, "worker")))
         }
     };
-    frame.render_widget(Paragraph::new(left), area);
-    frame.render_widget(Paragraph::new(right).alignment(Alignment::Right), area);
+    // What went wrong is worth more than the address.
+    let areas = Layout::horizontal([Constraint::Fill(1), Constraint::Length(right.width() as u16)]);
+    let [address, news] = areas.areas(area);
+    frame.render_widget(Paragraph::new(left), address);
+    frame.render_widget(Paragraph::new(right).alignment(Alignment::Right), news);
 }
 
 fn plural(count: usize, word: &str) -> String {
@@ -78,24 +82,31 @@ fn draw_experiments(frame: &mut Frame<'_>, area: Rect, view: &View) {
         frame.render_widget(Paragraph::new(words), area);
         return;
     }
-    let header =
-        Row::new(["experiment", "state", "stage", "measured", "front", "saved", "loss"]).style(FAINT);
-    let widths = [
-        Constraint::Fill(1),
-        Constraint::Length(9),
-        Constraint::Length(11),
-        Constraint::Length(8),
-        Constraint::Length(5),
-        Constraint::Length(7),
-        Constraint::Length(8),
-    ];
-    let table = Table::new(view.experiments.iter().map(experiment_row), widths).header(header);
+    let is_wide = area.width >= WIDE;
+    let mut header = vec!["experiment", "state", "stage", "measured", "front", "saved", "loss"];
+    header.extend(is_wide.then_some("priority"));
+    let stage = if is_wide { 20 } else { 11 };
+    let mut widths = vec![9, stage, 8, 5, 7, 8];
+    widths.extend(is_wide.then_some(8));
+    // Beside the mark of the selected one, and a space before each column.
+    let name = area.width.saturating_sub(2 + widths.iter().map(|width| width + 1).sum::<u16>());
+    let rows = view.experiments.iter().map(|status| {
+        let mut cells = experiment_cells(status, usize::from(name));
+        cells.extend(is_wide.then(|| right(status.priority.to_string())));
+        Row::new(cells)
+    });
+    let widths = std::iter::once(Constraint::Fill(1)).chain(widths.into_iter().map(Constraint::Length));
+    let table = Table::new(rows, widths).header(Row::new(header).style(FAINT));
     let table = table.row_highlight_style(STRONG).highlight_symbol("> ");
     let mut state = TableState::default().with_selected(view.position());
     frame.render_stateful_widget(table, area, &mut state);
 }
 
-fn experiment_row(status: &ExperimentStatus) -> Row<'static> {
+fn right(text: String) -> Cell<'static> {
+    Cell::from(Line::raw(text).alignment(Alignment::Right))
+}
+
+fn experiment_cells(status: &ExperimentStatus, name: usize) -> Vec<Cell<'static>> {
     let (word, colour) = match status.state() {
         State::Running => match progress::state(status).split(' ').next() {
             Some("no") => ("no worker", Color::Yellow),
@@ -110,97 +121,67 @@ fn experiment_row(status: &ExperimentStatus) -> Row<'static> {
         State::Unspecified => ("", Color::Reset),
     };
     let best = status.best.as_ref();
-    let right = |text: String| Cell::from(Line::raw(text).alignment(Alignment::Right));
-    Row::new([
-        Cell::from(status.id.clone()),
+    vec![
+        Cell::from(shorten(&status.id, name)),
         Cell::from(Span::styled(word, colour)),
         Cell::from(status.stage.clone()),
         right(status.measured.to_string()),
         right(status.front.to_string()),
-        right(best.map_or(String::new(), |best| format!("{:.2} %", best.saving * 100.0))),
+        right(best.map_or(String::new(), |best| percent(best.saving))),
         right(best.map_or(String::new(), |best| lost_briefly(kind_of(best), best.quality_loss))),
-    ])
+    ]
 }
 
-fn draw_progress(frame: &mut Frame<'_>, area: Rect, view: &View) {
+fn has_ended(status: &ExperimentStatus) -> bool {
+    matches!(status.state(), State::Finished | State::Cancelled)
+}
+
+/// Lines below the bar: what is wrong, if something is, or else how it goes.
+fn progress_words(view: &View, width: u16) -> Vec<Line<'static>> {
+    let Some(status) = view.experiments.get(view.position()) else { return vec![Line::default()] };
+    let (text, style) = match (status.failed, status.failures.first()) {
+        _ if !status.stuck.is_empty() => (format!("stuck: {}", status.stuck), PROBLEM),
+        (0, _) if progress::absence(status).is_some() => {
+            (progress::absence(status).unwrap_or_default(), PROBLEM)
+        }
+        (0, _) if has_ended(status) && !status.unmet.is_empty() => {
+            (format!("unmet: {}", status.unmet), PROBLEM)
+        }
+        (0, _) => (course(view, status), FAINT),
+        (failed, reason) => (format!("{failed} failed: {}", reason.map_or("", String::as_str)), PROBLEM),
+    };
+    let lines = wrap(&text, usize::from(width.saturating_sub(2)));
+    lines.into_iter().take(MOST_WORDS).map(|line| Line::styled(format!(" {line}"), style)).collect()
+}
+
+/// Time left, priority, shards, speed and hypervolume.
+fn course(view: &View, status: &ExperimentStatus) -> String {
+    let mut words = Vec::new();
+    let pace = view.report.as_ref().and_then(|report| pace::per_candidate(&report.timeline));
+    if let (Some(pace), Some(ahead), false) = (pace, ahead(status), has_ended(status)) {
+        words.push(pace::left(pace, progress::about(status), ahead));
+    }
+    words.push(format!("priority {}", status.priority));
+    words.push(format!("shards: {} out, {} waiting", status.shards_leased, status.shards_pending));
+    words.push(format!("{:.0} tokens/s", status.tokens_per_second));
+    words.extend(status.hypervolume.map(|volume| format!("hypervolume {volume:.4}")));
+    words.join("; ")
+}
+
+fn draw_progress(frame: &mut Frame<'_>, area: Rect, view: &View, words: Vec<Line<'static>>) {
     let Some(status) = view.experiments.get(view.position()) else { return };
     let settled = status.measured + status.failed + status.stopped;
-    let ended = matches!(status.state(), State::Finished | State::Cancelled);
-    let ahead = if ended { Some(0) } else { ahead(status) };
+    let ahead = if has_ended(status) { Some(0) } else { ahead(status) };
     let share = ahead.map_or(0.0, |ahead| settled as f64 / (settled + ahead).max(1) as f64);
-    let words = match ahead {
-        _ if ended => format!("{settled} candidates"),
+    let label = match ahead {
+        _ if has_ended(status) => format!("{settled} candidates"),
         Some(ahead) => format!("{}: {settled} candidates, at most {ahead} to go", status.stage),
         None => format!("{}: {settled} candidates", status.stage),
     };
-    let mut more = format!(
-        " shards: {} out, {} waiting; {:.0} tokens/s",
-        status.shards_leased, status.shards_pending, status.tokens_per_second
-    );
-    if let Some(volume) = status.hypervolume {
-        more.push_str(&format!("; hypervolume {volume:.4}"));
-    }
-    let [bar, below] = Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(area);
-    let gauge = LineGauge::default().ratio(share.clamp(0.0, 1.0)).label(format!(" {words} "));
+    let [bar, below] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
+    let gauge = LineGauge::default().ratio(share.clamp(0.0, 1.0)).label(format!(" {label} "));
     frame.render_widget(gauge.filled_style(Color::Blue).unfilled_style(FAINT), bar);
-    let failed = match (status.failed, status.failures.first()) {
-        _ if !status.stuck.is_empty() => Line::styled(format!(" stuck: {}", status.stuck), PROBLEM),
-        (0, _) if progress::absence(status).is_some() => {
-            Line::styled(format!(" {}", progress::absence(status).unwrap_or_default()), PROBLEM)
-        }
-        (0, _) if ended && !status.unmet.is_empty() => {
-            Line::styled(format!(" unmet: {}", status.unmet), PROBLEM)
-        }
-        (0, _) => Line::styled(more, FAINT),
-        (failed, reason) => {
-            let reason = reason.map_or("", String::as_str);
-            Line::styled(format!(" {failed} failed: {reason}"), PROBLEM)
-        }
-    };
-    frame.render_widget(Paragraph::new(failed), below);
-}
-
-/// Points of one kind: what they are called, how they look, where they lie in percent.
-type Series = (String, Color, Marker, Vec<(f64, f64)>);
-
-/// The front as a scatter plot: every candidate, the front, and the chosen one.
-fn draw_front(frame: &mut Frame<'_>, area: Rect, view: &View) {
-    let block = Block::bordered().border_style(FAINT).title("loss over memory saved (\u{2588} chosen)");
-    let (Some(report), Some(field)) = (&view.report, view.report.as_ref().and_then(Field::new)) else {
-        frame.render_widget(Paragraph::new("nothing is measured yet").block(block), area);
-        return;
-    };
-    let percent = |(saving, loss): (f64, f64)| (saving * 100.0, loss * 100.0);
-    let mut series: Vec<Series> = Vec::new();
-    for (index, stage) in report.stages.iter().enumerate() {
-        let points = field.points.iter().filter(|point| point.stage == index);
-        let points = points.map(|point| percent((point.saving, point.loss))).collect();
-        series.push((stage.name.clone(), COLOURS[index % COLOURS.len()], Marker::Braille, points));
-    }
-    let place = |at: &Placed| percent((at.saving, at.loss));
-    let front = field.front.iter().map(place).collect();
-    series.push(("front".to_owned(), Color::White, Marker::Dot, front));
-    series.push(("chosen".to_owned(), Color::Red, Marker::Block, field.chosen.iter().map(place).collect()));
-    let points = || series.iter().flat_map(|(_, _, _, points)| points);
-    let left = (field.left * 100.0).min(99.0);
-    let low = points().map(|(_, loss)| *loss).fold(0.0, f64::min);
-    let top = field.top * 100.0;
-    let right = points().map(|(saving, _)| *saving + 0.5).fold(left + 0.5, f64::max);
-    let bound = field.bound.map(|bound| [(left, bound * 100.0), (right, bound * 100.0)]);
-    let mut sets: Vec<Dataset<'_>> = Vec::new();
-    if let Some(line) = &bound {
-        let set = Dataset::default().data(line).graph_type(GraphType::Line).marker(Marker::Braille);
-        sets.push(set.style(FAINT));
-    }
-    for (name, colour, marker, points) in series.iter().filter(|(_, _, _, points)| !points.is_empty()) {
-        let set = Dataset::default().name(name.as_str()).data(points).marker(*marker);
-        sets.push(set.graph_type(GraphType::Scatter).style(*colour));
-    }
-    let label = |value: f64| format!("{value:.1} %");
-    let x = Axis::default().bounds([left, right]).labels([label(left), label(right)]).style(FAINT);
-    let y = Axis::default().bounds([low, top]).labels([label(low), label(top)]).style(FAINT);
-    let chart = Chart::new(sets).block(block).x_axis(x).y_axis(y);
-    frame.render_widget(chart.legend_position(Some(LegendPosition::TopLeft)), area);
+    frame.render_widget(Paragraph::new(words), below);
 }
 
 fn draw_workers(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -229,15 +210,31 @@ fn draw_workers(frame: &mut Frame<'_>, area: Rect, view: &View) {
 fn draw_events(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let block = Block::bordered().border_style(FAINT).title("events");
     let shown = usize::from(area.height.saturating_sub(2));
-    let events = &view.cluster.events;
-    let lines = events[events.len().saturating_sub(shown)..].iter().map(|event| {
-        let time = time(event.unix_ms) + " ";
-        let about = if event.experiment.is_empty() { "" } else { " " };
-        Line::from(vec![
-            Span::styled(time, FAINT),
-            Span::styled(format!("{}{about}", event.experiment), Color::Blue),
-            Span::raw(event.text.as_str()),
-        ])
-    });
-    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).block(block), area);
+    let width = usize::from(area.width.saturating_sub(2));
+    // From the last one up, as far as there is room: what happened is not cut off, a long name is.
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for event in view.cluster.events.iter().rev() {
+        let room = shown.saturating_sub(lines.len());
+        lines.splice(..0, event_lines(event, width).into_iter().take(room));
+        if lines.len() >= shown {
+            break;
+        }
+    }
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+/// An event: its time, its experiment, and what happened, on further lines where it is long.
+fn event_lines(event: &Event, width: usize) -> Vec<Line<'static>> {
+    let time = time(event.unix_ms) + " ";
+    let mut about = shorten(&event.experiment, (width / 4).max(18));
+    about.extend((!about.is_empty()).then_some(' '));
+    let indent = time.chars().count() + about.chars().count();
+    let mut texts = wrap(&event.text, width.saturating_sub(indent)).into_iter();
+    let first = Line::from(vec![
+        Span::styled(time, FAINT),
+        Span::styled(about, Color::Blue),
+        Span::raw(texts.next().unwrap_or_default()),
+    ]);
+    let more = texts.map(|text| Line::raw(format!("{:indent$}{text}", "")));
+    std::iter::once(first).chain(more).collect()
 }

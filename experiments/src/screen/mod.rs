@@ -4,6 +4,7 @@
 //! no key changes an experiment.
 
 mod draw;
+mod front;
 
 use std::io;
 use std::mem::ManuallyDrop;

@@ -3,9 +3,11 @@
 use kuva::plot::scatter::MarkerShape;
 use kuva::plot::{LinePlot, ScatterPlot};
 use kuva::render::annotations::{ReferenceLine, ShadedRegion};
+use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::quality::Quality;
 
+use super::names::{self, Crowd};
 use super::stage_look::look;
 use super::{CHOSEN, FRONT, GUIDE, Plot, plane};
 use crate::words::{loss_with_interval, lost, lost_at_most, percent};
@@ -13,6 +15,8 @@ use crate::{Comparison, Field, Placed, Point, Reference, ReportDocument, Stage};
 
 /// Front candidates up to which each shows its interval: more would hide what they are about.
 pub(super) const MOST_INTERVALS: usize = 60;
+/// Times by which the picture may grow upwards for the upper ends of intervals.
+const MOST_ROOM: f64 = 1.5;
 /// Dashes of the bound on the loss, and of the budget.
 const DASHES: [&str; 2] = ["6 4", "2 3"];
 
@@ -43,6 +47,9 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     layers.extend(bounds(&field, &limits, quality));
     let edges = [limits.left, limits.right, limits.bottom, limits.top];
     let mut layout = plane(&layers, quality, edges);
+    let mut crowd = crowd([&field]);
+    crowd.lines.extend(limits.lines(&field));
+    layout = with_names(layout, &field.uniform, &crowd);
     if let Some(bound) = field.bound.map(|bound| bound * 100.0).filter(|bound| *bound < limits.top) {
         layout = layout.with_shaded_region(shade(ShadedRegion::horizontal(bound, limits.top)));
         layout = layout.with_reference_line(line(ReferenceLine::horizontal(bound), DASHES[0]));
@@ -91,9 +98,13 @@ impl Limits {
         let left =
             savings.clone().chain([field.left * 100.0]).filter(|x| x.is_finite()).fold(100.0, f64::min);
         let right = savings.fold(left, f64::max);
-        let bottom = field.points.iter().map(|point| point.loss * 100.0).fold(0.0, f64::min);
-        let top = field.points.iter().map(|point| point.loss * 100.0);
-        let top = top.chain(field.bound.map(|bound| bound * 100.0)).fold(field.top * 100.0, f64::max);
+        let losses = || field.points.iter().map(|point| point.loss * 100.0);
+        let arms = || field.front.iter().chain(&field.uniform).filter_map(|at| at.interval);
+        let bottom = losses().chain(arms().map(|(low, _)| low * 100.0)).fold(0.0, f64::min);
+        let top = losses().chain(field.bound.map(|bound| bound * 100.0)).fold(field.top * 100.0, f64::max);
+        // An interval is shown whole, but for one that is wider than all else is high.
+        let highest = top * MOST_ROOM;
+        let top = arms().map(|(_, high)| (high * 100.0).min(highest)).fold(top, f64::max);
         let (wide, high) = ((right - left).max(0.5), (top - bottom).max(0.1));
         Self {
             left: left - 0.05 * wide,
@@ -101,6 +112,13 @@ impl Limits {
             bottom: if bottom < 0.0 { bottom - 0.05 * high } else { 0.0 },
             top: top + 0.05 * high,
         }
+    }
+
+    /// The bound on the loss and the budget, as far as they are within the picture.
+    fn lines(&self, field: &Field) -> Vec<[(f64, f64); 2]> {
+        let bound = field.bound.map(|bound| [(self.left, bound * 100.0), (self.right, bound * 100.0)]);
+        let budget = field.budget.map(|budget| [(budget * 100.0, self.bottom), (budget * 100.0, self.top)]);
+        bound.into_iter().chain(budget.filter(|[(saving, _), _]| self.shows_saving(*saving))).collect()
     }
 
     fn shows_saving(&self, saving: f64) -> bool {
@@ -176,17 +194,41 @@ fn rings(field: &Field, quality: Quality) -> Option<Layer> {
 /// Uniform candidates, which take no search.
 pub(super) fn uniform(uniform: &[Placed], quality: Quality) -> Option<Layer> {
     let places = uniform.iter().map(|at| in_hundredths((at.saving, at.loss)));
-    let diamonds = ScatterPlot::new()
+    let mut diamonds = ScatterPlot::new()
         .with_data(places)
         .with_marker(MarkerShape::Diamond)
         .with_color(FRONT)
         .with_size(5.0)
         .with_legend("uniform")
-        .with_labels(uniform.iter().map(|at| at.name.trim_start_matches("uniform ").to_owned()))
-        .with_repel_labels()
         .with_tooltip_labels(uniform.iter().map(|at| told(at, quality)))
         .with_tooltips();
+    if uniform.iter().any(|at| at.interval.is_some()) {
+        diamonds = diamonds.with_y_err_asymmetric(uniform.iter().map(arm));
+    }
     (!uniform.is_empty()).then(|| diamonds.into())
+}
+
+/// The layout with the names of uniform candidates beside them.
+pub(super) fn with_names(layout: Layout, uniform: &[Placed], crowd: &Crowd) -> Layout {
+    let name = |at: &Placed| at.name.trim_start_matches("uniform ").to_owned();
+    let named: Vec<_> = uniform.iter().map(|at| (name(at), in_hundredths((at.saving, at.loss)))).collect();
+    names::beside(&named, crowd, &layout).into_iter().fold(layout, Layout::with_annotation)
+}
+
+/// What the names of points should not hide: candidates, fronts, and intervals.
+pub(super) fn crowd<'a>(fields: impl IntoIterator<Item = &'a Field>) -> Crowd {
+    let mut crowd = Crowd::default();
+    for field in fields {
+        let placed = || field.front.iter().chain(&field.uniform).chain(&field.chosen);
+        let points = field.points.iter().map(|point| (point.saving, point.loss));
+        crowd.points.extend(points.chain(placed().map(|at| (at.saving, at.loss))).map(in_hundredths));
+        let steps: Vec<(f64, f64)> = field.steps().into_iter().map(in_hundredths).collect();
+        crowd.lines.extend(steps.windows(2).map(|pair| [pair[0], pair[1]]));
+        let arms = placed().filter_map(|at| Some((at.saving, at.interval?)));
+        let arms = arms.map(|(saving, (low, high))| [(saving, low), (saving, high)].map(in_hundredths));
+        crowd.lines.extend(arms);
+    }
+    crowd
 }
 
 fn star(chosen: &Placed, quality: Quality) -> Layer {

@@ -55,6 +55,7 @@ mod tests {
             front: 1,
             hypervolume: Some(hypervolume),
             tokens_per_second: 0.0,
+            best: None,
         };
         let hour = 3_600_000;
         let timeline = [sample(1_000, 0.1), sample(3_000, 0.2), sample(hour, 0.3), sample(hour + 500, 0.4)];

@@ -6,7 +6,7 @@ use kuva::render::annotations::ReferenceLine;
 use kuva::render::plots::Plot as Layer;
 use qslm_common::quality::Quality;
 
-use super::front::{MOST_INTERVALS, arm, in_hundredths, told, uniform};
+use super::front::{MOST_INTERVALS, arm, crowd, in_hundredths, told, uniform, with_names};
 use super::{COLOURS, GUIDE, Plot, plane};
 use crate::overlay::{Limit, OverlayDocument};
 use crate::{Field, Placed, ReportDocument};
@@ -36,10 +36,16 @@ pub(super) fn plot(document: &OverlayDocument, reports: &[ReportDocument]) -> Op
     layers.extend(uniform(&beside, quality));
 
     let places = fields.iter().flat_map(|(_, field)| field.front.iter().chain(&field.chosen)).chain(&beside);
-    let places: Vec<(f64, f64)> = places.map(|at| in_hundredths((at.saving, at.loss))).collect();
+    // With both ends of its interval.
+    let ends = |at: &Placed| {
+        [Some(at.loss), at.interval.map(|arm| arm.0), at.interval.map(|arm| arm.1)]
+            .map(|loss| loss.map(|loss| in_hundredths((at.saving, loss))))
+    };
+    let places: Vec<(f64, f64)> = places.flat_map(|at| ends(at).into_iter().flatten()).collect();
     let edges = limits(&places);
     let [_, _, bottom, top] = edges;
     let mut layout = plane(&layers, quality, edges);
+    layout = with_names(layout, &beside, &crowd(fields.iter().map(|(_, field)| field)));
     for budget in &document.budgets {
         if let Limit::QualityLoss(bound) = budget.limit
             && (bottom..top).contains(&(bound * 100.0))

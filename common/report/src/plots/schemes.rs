@@ -1,6 +1,6 @@
 //! The chosen bits: a row per block; of weights and activations a column per matrix, of membranes one per population.
 
-use kuva::plot::{ColorMap, Heatmap};
+use kuva::plot::{ColorMap, Heatmap, LegendEntry, LegendPosition, LegendShape};
 use kuva::render::annotations::TextAnnotation;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot as Layer;
@@ -15,19 +15,20 @@ use crate::ReportDocument;
 const ROW: f64 = 30.0;
 /// Bits of what is not quantized.
 const FLOAT_BITS: f64 = 32.0;
-/// Shades by the bits up to which each goes, the same in every report: what is as wide looks alike.
-const SHADES: [(f64, &str); 9] = [
-    (2.0, "#08306b"),
-    (3.0, "#2171b5"),
-    (4.0, "#4292c6"),
-    (5.0, "#6baed6"),
-    (6.0, "#9ecae1"),
-    (8.0, "#c6dbef"),
-    (16.0, "#deebf7"),
-    (31.0, "#eef4fb"),
-    (f64::INFINITY, "#fbfbfb"),
+/// Shades by the bits up to which each goes, with their names in the legend; the same in every report: what is as wide looks
+/// alike.
+const SHADES: [(f64, &str, &str); 9] = [
+    (2.0, "#08306b", "2 bits or fewer"),
+    (3.0, "#2171b5", "3 bits"),
+    (4.0, "#4292c6", "4 bits"),
+    (5.0, "#6baed6", "5 bits"),
+    (6.0, "#9ecae1", "6 bits"),
+    (8.0, "#c6dbef", "7 and 8 bits"),
+    (16.0, "#deebf7", "9 to 16 bits"),
+    (31.0, "#eef4fb", "17 to 31 bits"),
+    (f64::INFINITY, "#fbfbfb", "float"),
 ];
-/// Shades on which text is white.
+/// Bits up to which text on their shade is white.
 const DARK: f64 = 3.0;
 
 /// Weights, and activations and membranes where some are quantized; none before anything is chosen.
@@ -86,7 +87,6 @@ fn grid(
     let map = Heatmap::new()
         .with_data(data)
         .with_color_map(ColorMap::Custom(std::sync::Arc::new(colour)))
-        .with_legend("bits")
         .with_labels(names.clone(), columns.clone())
         .with_tooltips();
     let layers: Vec<Layer> = vec![map.into()];
@@ -95,22 +95,38 @@ fn grid(
         .with_height(130.0 + ROW * rows.len() as f64)
         .with_x_categories(columns)
         .with_y_categories(names)
+        .with_legend_entries(legend())
+        .with_legend_position(LegendPosition::OutsideBottomColumns)
         .with_tick_size(11);
+    // The legend has the shades; a bar would have all between two widths, which nothing has.
+    layout.show_colorbar = false;
     for (block, row) in rows.iter().enumerate() {
         for (column, bits) in row.iter().enumerate() {
             // Categories lie at 1, 2, ..., the first block at the top; text stands a little above its place.
             let (x, y) = (column as f64 + 1.0, rows.len() as f64 - block as f64 - 0.2);
-            let colour = if *bits <= DARK { "white" } else { "black" };
-            layout = layout.with_annotation(TextAnnotation::new(format!("{bits}"), x, y).with_color(colour));
+            layout = layout.with_annotation(TextAnnotation::new(format!("{bits}"), x, y));
         }
     }
-    Plot::new(name, title, caption, layers, layout)
+    // Of all texts of the picture only the numbers in the cells are numbers.
+    let is_dark = |text: &str| text.parse().is_ok_and(|bits: f64| bits <= DARK);
+    Plot::new(name, title, caption, layers, layout).with_white_texts(is_dark)
+}
+
+/// The shades with their names, all of them in every picture.
+fn legend() -> Vec<LegendEntry> {
+    let entry = |(_, shade, name): &(f64, &str, &str)| LegendEntry {
+        label: (*name).to_owned(),
+        color: (*shade).to_owned(),
+        shape: LegendShape::Rect,
+        dasharray: None,
+    };
+    SHADES.iter().map(entry).collect()
 }
 
 /// Shade of a number of bits; rounding of shares makes no other of it.
 fn shade(bits: f64) -> &'static str {
-    let shade = SHADES.iter().find(|(most, _)| bits <= most + 1e-6);
-    shade.map_or(SHADES[SHADES.len() - 1].1, |(_, shade)| shade)
+    let shade = SHADES.iter().find(|(most, ..)| bits <= most + 1e-6);
+    shade.map_or(SHADES[SHADES.len() - 1].1, |(_, shade, _)| shade)
 }
 
 /// Bits per weight of a unit.
@@ -132,17 +148,29 @@ mod tests {
     fn a_width_has_one_shade_whatever_lies_beside_it() {
         assert_eq!(shade(2.0), shade(1.6));
         assert_eq!(shade(3.999_999_99), shade(4.0));
-        let shades: std::collections::BTreeSet<_> = SHADES.iter().map(|(_, shade)| shade).collect();
+        let shades: std::collections::BTreeSet<_> = SHADES.iter().map(|(_, shade, _)| shade).collect();
         assert_eq!(shades.len(), SHADES.len());
+        let cell = |bits: f64| format!("fill=\"{}\"", shade(bits));
         let fill = |report: &ReportDocument| plots(report)[0].svg();
         let mut report = report();
         let chosen = report.front.chosen.as_mut().unwrap();
         chosen.schemes.values_mut().for_each(|scheme| *scheme = "int4:symmetric:channel".to_owned());
-        assert!(fill(&report).contains(shade(4.0)), "all of them are as wide");
+        let svg = fill(&report);
+        // The legend has every shade once, whatever is chosen.
+        assert!(svg.matches(&cell(4.0)).count() > 2, "all of them are as wide: {svg}");
+        assert!(
+            SHADES
+                .iter()
+                .all(|(_, shade, name)| svg.contains(shade) && svg.contains(&format!(">{name}</text>")))
+        );
         let unit = block_units(0)[0].clone();
         report.front.chosen.as_mut().unwrap().schemes.insert(unit, "int2:symmetric:channel".to_owned());
+        let before = svg.matches(&cell(2.0)).count();
         let svg = fill(&report);
-        assert!(svg.contains(shade(4.0)) && svg.contains(shade(2.0)));
+        assert!(svg.matches(&cell(2.0)).count() > before && svg.matches(&cell(4.0)).count() > 2);
+        let number =
+            |bits: &str| svg.split("<text").find(|text| text.contains(&format!(">{bits}</text>"))).unwrap();
+        assert!(number("2").contains("#ffffff") && !number("4").contains("#ffffff"), "{svg}");
     }
 
     #[test]

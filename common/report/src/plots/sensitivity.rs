@@ -10,6 +10,7 @@ use qslm_common::quality::Quality;
 use qslm_common::space::Axis;
 
 use super::{COLOURS, Plot, WIDTH, percent_ticks, point_ticks};
+use crate::words::signed;
 use crate::{ReportDocument, Sensitivity};
 
 /// Height of a bar with its gap.
@@ -17,18 +18,25 @@ const BAR: f64 = 15.0;
 /// Different schemes that the caption names.
 const SCHEMES: usize = 3;
 
-/// `None` if the strategy measured none.
-pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
+/// In the network's order, and by loss; none if the strategy measured none.
+pub(super) fn plots(report: &ReportDocument) -> Vec<Plot> {
     let measured = |site: &&Sensitivity| site.quality_loss.is_some();
-    let sites: Vec<&Sensitivity> = report.sensitivity.iter().filter(measured).collect();
+    let mut sites: Vec<&Sensitivity> = report.sensitivity.iter().filter(measured).collect();
     if sites.is_empty() {
-        return None;
+        return Vec::new();
     }
+    let in_order = plot(report, "sensitivity", &sites).with_view("in the network's order");
+    let loss = |site: &Sensitivity| site.quality_loss.unwrap_or(0.0);
+    sites.sort_by(|a, b| loss(b).total_cmp(&loss(a)));
+    vec![in_order, plot(report, "sensitivity-by-loss", &sites).with_view("by loss")]
+}
+
+fn plot(report: &ReportDocument, name: &'static str, sites: &[&Sensitivity]) -> Plot {
     let bar = |site: &&Sensitivity| {
         let loss = site.quality_loss.unwrap_or(0.0) * 100.0;
         (label(site), loss, COLOURS[colour(site.axis)])
     };
-    // From the top down in the network's order; bars are drawn from the bottom up.
+    // From the top down in the order of the sites; bars are drawn from the bottom up.
     let mut bars = BarPlot::new().with_colored_bars(sites.iter().rev().map(bar)).with_horizontal(true);
     if sites.iter().any(|site| site.quality_loss_interval.is_some()) {
         bars = bars.with_asymmetric_error(sites.iter().rev().map(|site| arms(site)));
@@ -44,9 +52,9 @@ pub(super) fn plot(report: &ReportDocument) -> Option<Plot> {
     let caption = format!(
         "The loss of quality when one unit, activation or population alone is quantized{} and the rest stays float, its value \
          behind the name. The search lowers the least sensitive ones first.",
-        widths(&sites)
+        widths(sites)
     );
-    Some(Plot::new("sensitivity", "Sensitivity of each part", caption, layers, layout))
+    Plot::new(name, "Sensitivity of each part", caption, layers, layout)
 }
 
 fn colour(axis: Axis) -> usize {
@@ -78,7 +86,7 @@ fn widths(sites: &[&Sensitivity]) -> String {
 /// Label of a unit, activation or population: its short name, and what it loses.
 fn label(site: &Sensitivity) -> String {
     let name = short_name(&site.name);
-    let loss = format!("{:+.2}", site.quality_loss.unwrap_or(0.0) * 100.0);
+    let loss = signed(site.quality_loss.unwrap_or(0.0));
     match site.axis {
         Axis::Activations => format!("{name} (activation) {loss}"),
         _ => format!("{name} {loss}"),
@@ -101,13 +109,48 @@ mod tests {
             quality_loss_interval,
         };
         report.sensitivity = vec![site("blocks.0.att.key.weight", 0.0125, None)];
-        let without = plot(&report).unwrap();
+        let plot = |report: &ReportDocument| plots(report).swap_remove(0);
+        let without = plot(&report);
         assert!(without.svg().contains(">0.att.key +1.25</text>"), "{}", without.svg());
         assert!(without.caption.contains("quantized to int2:symmetric:channel and"), "{}", without.caption);
         report.sensitivity = vec![site("blocks.0.att.key.weight", 0.0125, Some((0.01, 0.015)))];
         let lines = |plot: &Plot| plot.svg().matches("<line").count();
-        assert!(lines(&plot(&report).unwrap()) > lines(&without), "whiskers");
+        assert!(lines(&plot(&report)) > lines(&without), "whiskers");
         report.sensitivity[0].scheme.clear();
-        assert!(plot(&report).unwrap().caption.contains("quantized and"));
+        assert!(plot(&report).caption.contains("quantized and"));
+    }
+
+    #[test]
+    fn the_second_view_is_sorted_by_loss() {
+        let mut report = report();
+        assert!(plots(&report).is_empty());
+        let site = |name: &str, loss: Option<f64>| Sensitivity {
+            axis: Axis::Weights,
+            name: name.to_owned(),
+            scheme: String::new(),
+            quality_loss: loss,
+            quality_loss_interval: None,
+        };
+        report.sensitivity = vec![
+            site("blocks.0.att.key.weight", Some(-0.01)),
+            site("blocks.0.att.value.weight", Some(0.03)),
+            site("blocks.0.ffn.key.weight", None),
+            site("blocks.0.ffn.value.weight", Some(0.02)),
+        ];
+        let names = |plot: &Plot| {
+            let svg = plot.svg();
+            let mut places: Vec<(usize, &str)> = ["att.key", "att.value", "ffn.value"]
+                .into_iter()
+                .map(|name| (svg.find(&format!(">0.{name} ")).expect("every bar has its name"), name))
+                .collect();
+            assert!(!svg.contains("ffn.key"), "nothing is known of it");
+            places.sort_unstable();
+            places.into_iter().rev().map(|(_, name)| name).collect::<Vec<_>>()
+        };
+        let [in_order, by_loss] = &plots(&report)[..] else { panic!("two views") };
+        // Bars are drawn from the bottom up.
+        assert_eq!(names(in_order), ["att.key", "att.value", "ffn.value"]);
+        assert_eq!(names(by_loss), ["att.value", "ffn.value", "att.key"]);
+        assert_eq!((in_order.view, by_loss.view), (Some("in the network's order"), Some("by loss")));
     }
 }

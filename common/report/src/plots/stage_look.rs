@@ -14,12 +14,17 @@ const AXES: [(&str, MarkerShape); 3] = [
     ("membranes", MarkerShape::TriangleDown),
 ];
 
+/// Tier of the stage of a name, as it is called; `None` for what is about none, such as an allocation.
+pub fn tier(stage: &str) -> Option<&'static str> {
+    TIERS.into_iter().find(|tier| stage.split(", ").any(|word| word == *tier))
+}
+
 /// Colour and marker of the stage of a name. What is about no tier, such as an allocation, has the last hue, which no tier
 /// has and nothing chosen.
 pub(super) fn look(stage: &str) -> (&'static str, MarkerShape) {
     let axis = AXES.into_iter().find(|(name, _)| stage.starts_with(name));
     let marker = axis.map_or(MarkerShape::Circle, |(_, marker)| marker);
-    let tier = TIERS.iter().position(|tier| stage.split(", ").any(|word| word == *tier));
+    let tier = tier(stage).and_then(|tier| TIERS.iter().position(|known| *known == tier));
     (COLOURS[tier.unwrap_or(COLOURS.len() - 1)], marker)
 }
 

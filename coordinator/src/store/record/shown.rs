@@ -1,6 +1,6 @@
 //! Records of what people are shown beside results: samples of progress, and points of other tools.
 
-use qslm_report::{Comparison, Reference, Sample};
+use qslm_report::{BestSoFar, Comparison, Reference, Sample};
 use serde::{Deserialize, Serialize};
 
 use super::{UnreadableRecord, decode_json, encode_json};
@@ -17,20 +17,41 @@ struct SampleRecord {
     front: u32,
     hypervolume: Option<f64>,
     tokens_per_second: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    best: Option<BestRecord>,
+}
+
+/// The best candidate by then.
+#[derive(Serialize, Deserialize)]
+struct BestRecord {
+    saving: f64,
+    quality_loss: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quality_loss_interval: Option<(f64, f64)>,
 }
 
 impl From<&Sample> for SampleRecord {
     fn from(sample: &Sample) -> Self {
         // Every field by name, so that the next one is not forgotten.
-        let Sample { unix_ms, measured, front, hypervolume, tokens_per_second } = *sample;
-        Self { unix_ms, measured, front, hypervolume, tokens_per_second }
+        let Sample { unix_ms, measured, front, hypervolume, tokens_per_second, best } = *sample;
+        let best = best.map(|BestSoFar { saving, quality_loss, quality_loss_interval }| BestRecord {
+            saving,
+            quality_loss,
+            quality_loss_interval,
+        });
+        Self { unix_ms, measured, front, hypervolume, tokens_per_second, best }
     }
 }
 
 impl From<SampleRecord> for Sample {
     fn from(record: SampleRecord) -> Self {
-        let SampleRecord { unix_ms, measured, front, hypervolume, tokens_per_second } = record;
-        Self { unix_ms, measured, front, hypervolume, tokens_per_second }
+        let SampleRecord { unix_ms, measured, front, hypervolume, tokens_per_second, best } = record;
+        let best = best.map(|BestRecord { saving, quality_loss, quality_loss_interval }| BestSoFar {
+            saving,
+            quality_loss,
+            quality_loss_interval,
+        });
+        Self { unix_ms, measured, front, hypervolume, tokens_per_second, best }
     }
 }
 
@@ -90,8 +111,21 @@ mod tests {
     fn samples_of_version_1_stay_readable() {
         let body = r#"{"unix_ms":5,"measured":2,"front":1,"hypervolume":0.25,"tokens_per_second":1.5}"#;
         let fixture = [&[1], body.as_bytes()].concat();
-        let sample =
-            Sample { unix_ms: 5, measured: 2, front: 1, hypervolume: Some(0.25), tokens_per_second: 1.5 };
+        let mut sample = Sample {
+            unix_ms: 5,
+            measured: 2,
+            front: 1,
+            hypervolume: Some(0.25),
+            tokens_per_second: 1.5,
+            best: None,
+        };
+        assert_eq!(encode_sample(&sample), fixture);
+        assert_eq!(decode_sample(&fixture).unwrap(), sample);
+        // With the best candidate, which earlier versions do not look at.
+        sample.best =
+            Some(BestSoFar { saving: 0.5, quality_loss: 0.25, quality_loss_interval: Some((0.125, 0.375)) });
+        let best = r#","best":{"saving":0.5,"quality_loss":0.25,"quality_loss_interval":[0.125,0.375]}}"#;
+        let fixture = [&fixture[..fixture.len() - 1], best.as_bytes()].concat();
         assert_eq!(encode_sample(&sample), fixture);
         assert_eq!(decode_sample(&fixture).unwrap(), sample);
     }

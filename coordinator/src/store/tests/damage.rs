@@ -34,8 +34,14 @@ fn make(path: &Path) -> ([Vec<u8>; 2], [Contents; 2]) {
     for number in 0..1500 {
         writes.push(Write::Measurement(trial(number), counts(number)));
         writes.push(Write::Shard(trial(10_000 + number), Shard { index: 0, of: 2 }, counts(number)));
-        let sample =
-            Sample { unix_ms: number, measured: number, front: 1, hypervolume: None, tokens_per_second: 1.0 };
+        let sample = Sample {
+            unix_ms: number,
+            measured: number,
+            front: 1,
+            hypervolume: None,
+            tokens_per_second: 1.0,
+            best: None,
+        };
         writes.push(Write::Sample(id.clone(), sample));
     }
     store.commit(&writes).unwrap();

@@ -153,7 +153,14 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
     let store = Store::open(&folder.path().join("one")).unwrap();
     let experiment = experiment(Tiered::default());
     let (id, key, shard) = (experiment.id(), TrialKey::of(b"a"), Shard { index: 0, of: 1 });
-    let sample = Sample { unix_ms: 1, measured: 1, front: 1, hypervolume: Some(0.5), tokens_per_second: 2.0 };
+    let sample = Sample {
+        unix_ms: 1,
+        measured: 1,
+        front: 1,
+        hypervolume: Some(0.5),
+        tokens_per_second: 2.0,
+        best: None,
+    };
     let point = Reference { label: "7".to_owned(), saving: 0.5, quality_loss: 0.125 };
     let comparison = Comparison { source: "optuna".to_owned(), points: vec![point] };
     let changes = [
