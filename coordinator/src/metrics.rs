@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use qslm_common::ENGINE_VERSION;
+use qslm_transport::gate::Denied;
 
 use crate::driver::{ExperimentStatus, Handle, Refusal, Snapshot, State, WorkerStatus};
 
@@ -30,15 +31,11 @@ type Value = (Vec<(&'static str, String)>, f64);
 const METRICS: &[Metric] = &[
     Metric {
         name: "qslm_shards",
-        help: "Shards of the generation under way, by experiment and state: pending, leased, settled",
+        help: "Shards of the generation under way, by experiment and state: pending, leased",
         counter: false,
         values: |snapshot| {
             let states = |status: &ExperimentStatus| {
-                let states = [
-                    ("pending", status.shards.pending),
-                    ("leased", status.shards.leased),
-                    ("settled", status.shards.settled),
-                ];
+                let states = [("pending", status.shards.pending), ("leased", status.shards.leased)];
                 let id = status.id.clone();
                 states.map(|(state, shards)| {
                     (vec![("experiment", id.clone()), ("state", state.to_owned())], f64::from(shards))
@@ -46,6 +43,12 @@ const METRICS: &[Metric] = &[
             };
             shown(snapshot).flat_map(states).collect()
         },
+    },
+    Metric {
+        name: "qslm_shards_settled",
+        help: "Shards settled since the coordinator started, by experiment: measured, of whatever generation",
+        counter: true,
+        values: |snapshot| each(snapshot, |status| Some(status.shards_settled as f64)),
     },
     Metric {
         name: "qslm_open_shards",
@@ -261,6 +264,13 @@ const COMMITS: [(&str, &str); 2] = [
     ("qslm_commit_seconds", "Seconds that one transaction took until it was on disk"),
 ];
 
+/// Metric of the gate, which counts those itself whom it does not let in.
+const DENIED: (&str, &str) = (
+    "qslm_calls_denied",
+    "Calls and pages that were not let in, by reason: token (none that is known), role (another one's token), pace (too \
+     many calls of one connection)",
+);
+
 /// True if workers are wanted.
 fn is_open(status: &ExperimentStatus) -> bool {
     matches!(status.state, State::Running | State::Stuck)
@@ -280,7 +290,10 @@ fn each(snapshot: &Snapshot, value: fn(&ExperimentStatus) -> Option<f64>) -> Vec
 }
 
 #[derive(Debug)]
-struct Reading(Arc<Snapshot>);
+struct Reading {
+    snapshot: Arc<Snapshot>,
+    denied: [(&'static str, u64); 3],
+}
 
 impl Collector for Reading {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
@@ -288,7 +301,7 @@ impl Collector for Reading {
             let kind = if *counter { MetricType::Counter } else { MetricType::Gauge };
             // The library's own registrations end their help so.
             let mut metric = encoder.encode_descriptor(name, &format!("{help}."), None, kind)?;
-            for (labels, value) in values(&self.0) {
+            for (labels, value) in values(&self.snapshot) {
                 // Only the last value is without labels.
                 if labels.is_empty() {
                     write(*counter, value, metric)?;
@@ -296,6 +309,11 @@ impl Collector for Reading {
                 }
                 write(*counter, value, metric.encode_family(&labels)?)?;
             }
+        }
+        let help = format!("{}.", DENIED.1);
+        let mut metric = encoder.encode_descriptor(DENIED.0, &help, None, MetricType::Counter)?;
+        for (reason, calls) in self.denied {
+            write(true, calls as f64, metric.encode_family(&[("reason", reason)])?)?;
         }
         Ok(())
     }
@@ -305,14 +323,14 @@ fn write(counter: bool, value: f64, encoder: MetricEncoder) -> Result<(), std::f
     if counter { ConstCounter::new(value).encode(encoder) } else { ConstGauge::new(value).encode(encoder) }
 }
 
-/// Everything in the OpenMetrics text format.
+/// Everything in the OpenMetrics text format, with those whom the gate did not let in.
 ///
 /// # Errors
 /// [`Refusal`] if the driver is busy or gone.
-pub async fn text(driver: &Handle) -> Result<String, Refusal> {
+pub async fn text(driver: &Handle, denied: &Denied) -> Result<String, Refusal> {
     let snapshot = Arc::new(driver.snapshot().await?);
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Reading(snapshot)));
+    registry.register_collector(Box::new(Reading { snapshot, denied: denied.by_reason() }));
     let (batch, seconds) = driver.metrics().histograms();
     registry.register(COMMITS[0].0, COMMITS[0].1, batch);
     registry.register(COMMITS[1].0, COMMITS[1].1, seconds);
@@ -328,5 +346,6 @@ pub fn reference() -> Vec<(String, &'static str, &'static str)> {
         true => (format!("{}_total", metric.name), "counter", metric.help),
         false => (metric.name.to_owned(), "gauge", metric.help),
     });
-    ours.chain(COMMITS.map(|(name, help)| (name.to_owned(), "histogram", help))).collect()
+    let denied = (format!("{}_total", DENIED.0), "counter", DENIED.1);
+    ours.chain([denied]).chain(COMMITS.map(|(name, help)| (name.to_owned(), "histogram", help))).collect()
 }

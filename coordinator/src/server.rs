@@ -171,10 +171,10 @@ impl Coordinator {
         let (reporter, health) = tonic_health::server::health_reporter();
         guests.spawn(rpc::watch_health(driver.clone(), reporter, stop.clone()));
         if let Some(monitor) = ports.monitor {
-            let asked = driver.clone();
+            let (asked, guarded) = (driver.clone(), gate.clone());
             let metrics = move || {
-                let driver = asked.clone();
-                async move { metrics::text(&driver).await.ok() }
+                let (driver, gate) = (asked.clone(), guarded.clone());
+                async move { metrics::text(&driver, gate.denied()).await.ok() }
             };
             let serving = monitor.serve(Routes::new(health.clone()), metrics, stop.clone());
             guests.spawn(async move {

@@ -187,8 +187,10 @@ pub fn columns() -> Vec<Column> {
             row.candidate.schemes.clone()
         }),
     ];
-    // The footprint has its column.
-    columns.extend(Cost::all().filter(|cost| *cost != Cost::Footprint).map(|cost| cost_column(cost.model())));
+    // The footprint has its column. Costs that came later stand at the end, so that the others keep their places.
+    let (first, later): (Vec<Cost>, Vec<Cost>) =
+        Cost::all().filter(|cost| *cost != Cost::Footprint).partition(|cost| *cost <= Cost::WorkingMemory);
+    columns.extend(first.into_iter().map(|cost| cost_column(cost.model())));
     columns.push(text(
         "engines",
         "what measured it (program, version, backend, processor), separated by `; `; empty where that is not known",
@@ -249,6 +251,8 @@ pub fn columns() -> Vec<Column> {
         ),
         number("kl_nats", "the same summed, exact to 2^-24", |row| row.counts.kl.map(Nll::nats)),
     ]);
+    columns.extend(later.into_iter().map(|cost| cost_column(cost.model())));
+    columns.push(text("name", "what a list calls it; empty without a name", |row| row.standing.name.clone()));
     columns
 }
 
@@ -326,7 +330,10 @@ mod tests {
                 "chosen",
                 "trade_off",
                 "kl",
-                "kl_nats"
+                "kl_nats",
+                "table_cycles_per_token",
+                "table_energy_joules_per_token",
+                "name"
             ]
         );
     }

@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::control::{Control, ITSELF};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::holdout::HeldOut;
+use crate::listing::Listing;
 use crate::making::Maker;
 use crate::output::{Output, print, print_data};
 use crate::progress::Progress;
@@ -128,6 +129,8 @@ pub struct Finished {
     /// The share of their arithmetic that was done: the rest was found in the prefix cache. Known where the
     /// workers were this process's own.
     pub computed_share: Option<f64>,
+    /// Candidates of a list, if its search has one.
+    listing: Option<Listing>,
 }
 
 impl Finished {
@@ -136,8 +139,10 @@ impl Finished {
         let get = || GetRequest { experiment: id.to_owned() };
         let json = client.front(get()).await?.into_inner().json;
         let status = client.get(get()).await?.into_inner();
+        let listing = Listing::read(client, id, &status.stage).await?;
         Ok(Self {
             json,
+            listing,
             evaluated: status.evaluated,
             failed: status.failed,
             failures: status.failures,
@@ -161,7 +166,7 @@ impl Finished {
             // The bytes that the coordinator wrote: they are what two runs are compared by.
             Output::Json => print(&self.json),
             Output::Yaml => print_data(output, &self.document()?),
-            Output::Table => print(&results::tables(&self.document()?)),
+            Output::Table => print(&self.tables(&self.document()?)),
         }
     }
 
@@ -180,9 +185,14 @@ impl Finished {
                 let itself = is_control.then(|| ITSELF.to_owned());
                 let more: String =
                     more.chain(control.map(|control| control.describe())).chain(itself).collect();
-                print(&(results::tables(&front) + &more))
+                print(&(self.tables(&front) + &more))
             }
         }
+    }
+
+    /// The tables of the front, and of a list.
+    fn tables(&self, front: &FrontDocument) -> String {
+        results::tables(front) + &self.listing.as_ref().map_or(String::new(), Listing::table)
     }
 
     /// The front.

@@ -105,9 +105,10 @@ impl HeldOut {
         let label = |value: Option<f64>| value.map_or(String::new(), |value| self.kind.label(value));
         let Self { data, sequences, measure, quality_loss, quality_loss_interval, .. } = self;
         let sure = interval_clause(*quality_loss_interval);
+        let what = if self.kind == Quality::Perplexity { "windows" } else { "sentences" };
         let (float, quality, loss) = (label(self.float), label(self.quality), lost(self.kind, *quality_loss));
         format!(
-            "\nOn data that the search did not see ({data}, {sequences}):\n  {measure} {quality} ({loss}{sure}), \
+            "\nOn data that the search did not see ({data}, {sequences} {what}):\n  {measure} {quality} ({loss}{sure}), \
              float {float}\n"
         )
     }

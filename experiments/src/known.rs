@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
+use qslm_common::backend::Backend;
 use qslm_common::conditions::Conditions;
+use qslm_common::cost::Device;
 use qslm_common::measurement::Counts;
+use qslm_common::task::Task;
 use qslm_engine::checkpoint::Checkpoint;
+use qslm_report::words::grouped;
 
 use crate::exit::Outcome;
 use crate::input::Input;
@@ -34,6 +38,46 @@ impl Known {
             conditions: provenance.conditions,
             counts: provenance.measurement,
         })
+    }
+
+    /// Device of the measurement, or the usual one.
+    pub fn device(&self) -> Device {
+        self.conditions.as_ref().map(|conditions| conditions.device.clone()).unwrap_or_default()
+    }
+
+    /// Warns of a backend that is another than that of the measurement: its last digits may differ.
+    pub fn check_backend(&self, backend: Backend) {
+        if let Some(measured) = self.conditions.as_ref().map(|conditions| conditions.backend)
+            && measured != backend
+        {
+            let whose = &self.whose;
+            tracing::warn!("--backend {backend}: {whose} was measured on {measured}; last digits may differ");
+        }
+    }
+
+    /// Conditions and result of the measurement in words; `None` if nothing was measured.
+    pub fn words(conditions: Option<&Conditions>, counts: Option<&Counts>) -> Option<String> {
+        let counts = counts?;
+        let value = counts.quality().value(counts)?;
+        let quality = format!("{} {}", counts.quality().name(), counts.quality().label(value));
+        let cut = |task: &Task| match *task {
+            Task::Perplexity { window, stride, .. } if stride == window => {
+                format!(" in windows of {window} tokens")
+            }
+            Task::Perplexity { window, stride, .. } => {
+                format!(" in windows of {window} tokens, one every {stride}")
+            }
+            Task::Accuracy { .. } | Task::Choice { .. } => String::new(),
+        };
+        let on = match (counts.scored_tokens, counts.sentences) {
+            (0, sentences) => format!("{} sentences", grouped(sentences)),
+            (tokens, _) => format!("{} tokens", grouped(tokens)),
+        };
+        let cut = conditions.map_or(String::new(), |conditions| cut(&conditions.task));
+        let backend = conditions.map_or(String::new(), |conditions| format!(", on {}", conditions.backend));
+        let device = conditions.is_some_and(|conditions| !conditions.device.is_default());
+        let device = if device { ", for a device of its own" } else { "" };
+        Some(format!("{quality} on {on}{cut}{backend}{device}"))
     }
 
     /// Warns of a tokenizer that is another than that of the measurement: it makes other tokens.

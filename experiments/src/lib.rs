@@ -18,6 +18,7 @@ mod input;
 mod inputs;
 mod known;
 mod listed;
+mod listing;
 mod making;
 mod member;
 #[cfg_attr(not(feature = "object-store"), path = "no_object.rs")]

@@ -4,7 +4,7 @@
 //! {"blocks.*": "int4:symmetric:channel", "blocks.0.*": "int8:symmetric:channel", "emb.weight": "sign"}
 //! ```
 //!
-//! What a line means is told in [`qslm_search::written`].
+//! `name` is what people call the candidate. What a line means is told in [`qslm_search::written`].
 
 use std::path::Path;
 
@@ -16,8 +16,16 @@ use serde_json::Value;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::read_text;
 
+/// Candidates of a file, in its order.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    pub candidates: Vec<Candidate>,
+    /// What people call each of them; empty for those without a name.
+    pub names: Vec<String>,
+}
+
 /// Reads a file of candidates.
-pub fn read(path: &Path, network: &Network) -> Outcome<Vec<Candidate>> {
+pub fn read(path: &Path, network: &Network) -> Outcome<Listed> {
     let text = read_text(path)?;
     let lines: Vec<_> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
     // Before a single one is made sense of: lists may be very long.
@@ -26,11 +34,12 @@ pub fn read(path: &Path, network: &Network) -> Outcome<Vec<Candidate>> {
     if let Some(problem) = list::wrong_count(lines.len()).filter(|_| !lines.is_empty()) {
         return Err(too_long(problem));
     }
-    let (mut candidates, mut bytes, mut wrong) = (Vec::new(), 0, Vec::new());
+    let (mut listed, mut bytes, mut wrong) = (Listed::default(), 0, Vec::new());
     for (number, line) in lines {
         let value = serde_json::from_str::<Value>(line).map_err(|error| error.to_string());
-        let candidate = match value.and_then(|value| written::candidate(&value, network)) {
-            Ok(candidate) => candidate,
+        let read = |value| Ok((written::name(&value)?, written::candidate(&value, network)?));
+        let (name, candidate) = match value.and_then(read) {
+            Ok(named) => named,
             Err(what) => {
                 wrong.push(format!("line {}: {what}", number + 1));
                 continue;
@@ -41,14 +50,15 @@ pub fn read(path: &Path, network: &Network) -> Outcome<Vec<Candidate>> {
             // The rest would only make it more.
             return Err(too_long(problem));
         }
-        candidates.push(candidate);
+        listed.candidates.push(candidate);
+        listed.names.push(name);
     }
     if !wrong.is_empty() {
         return Err(Failure::new(Exit::Usage, format!("{}: {}", path.display(), told(&wrong))));
     }
-    match candidates.is_empty() {
+    match listed.candidates.is_empty() {
         true => Err(Failure::new(Exit::Usage, format!("{}: no candidates", path.display()))),
-        false => Ok(candidates),
+        false => Ok(listed),
     }
 }
 

@@ -91,11 +91,10 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Costs on a device of 45 nm of it as it was measured.
-    pub fn costs(&self, counts: &Counts) -> Costs {
-        let device = Device::default();
+    /// Costs on a device of it as it was measured.
+    pub fn costs(&self, counts: &Counts, device: &Device) -> Costs {
         device.costs_of(
-            &Subject::new(&device, self.model.network(), &self.candidate, counts).stored(&self.sizes),
+            &Subject::new(device, self.model.network(), &self.candidate, counts).stored(&self.sizes),
         )
     }
 }

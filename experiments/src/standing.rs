@@ -13,6 +13,7 @@ use qslm_common::tasks::TaskName;
 use qslm_proto::convert;
 use qslm_proto::v1::MeasuredCandidate;
 use qslm_report::ReportDocument;
+use qslm_search::{AnyStrategy, List};
 
 /// Standing of one candidate.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,6 +28,8 @@ pub struct Standing {
     pub chosen: bool,
     /// Value of the trade-off; `None` before the float model is measured.
     pub trade_off: Option<f64>,
+    /// What a list calls it; empty without a name.
+    pub name: String,
 }
 
 /// Judge of an experiment's candidates: what it decides by, and what it has decided.
@@ -35,6 +38,8 @@ pub struct Judge {
     float: Option<FrontRow>,
     front: BTreeSet<Vec<u8>>,
     chosen: Option<Vec<u8>>,
+    /// What a list calls its candidates, by id.
+    names: BTreeMap<Vec<u8>, String>,
 }
 
 impl Judge {
@@ -42,7 +47,23 @@ impl Judge {
     pub fn new(report: ReportDocument) -> Self {
         let ReportDocument { experiment, front: FrontDocument { front, chosen, float, .. }, .. } = report;
         let id = |row: &FrontRow| row.candidate.as_bytes().to_vec();
-        Self { experiment, front: front.iter().map(id).collect(), chosen: chosen.as_ref().map(id), float }
+        let listed = match AnyStrategy::parse(&experiment.strategy) {
+            Ok(AnyStrategy::List(list)) => Some(list),
+            _ => None,
+        };
+        let named = listed.iter().flat_map(List::named).filter(|(_, name)| !name.is_empty());
+        let mut names = BTreeMap::new();
+        for (id, name) in named {
+            // Of one that is listed twice, the first name counts.
+            names.entry(id.as_bytes().to_vec()).or_insert_with(|| name.to_owned());
+        }
+        Self {
+            experiment,
+            front: front.iter().map(id).collect(),
+            chosen: chosen.as_ref().map(id),
+            float,
+            names,
+        }
     }
 
     /// Network that its candidates are of.
@@ -62,7 +83,8 @@ impl Judge {
         counts: &Counts,
         spread: Option<Spread>,
     ) -> Standing {
-        let Some(float) = &self.float else { return Standing::default() };
+        let name = self.names.get(&candidate.candidate).cloned().unwrap_or_default();
+        let Some(float) = &self.float else { return Standing { name, ..Standing::default() } };
         let costs: Costs =
             Cost::all().filter_map(|cost| Some((cost, *candidate.costs.get(&cost.to_string())?))).collect();
         let task_spreads =
@@ -85,6 +107,7 @@ impl Judge {
             meets_constraints: constraints.allow(network, &float.counts, measured),
             chosen: self.chosen.as_ref() == Some(&candidate.candidate),
             trade_off: Some(trade_off.value(of_float, measured)),
+            name,
         }
     }
 }

@@ -130,9 +130,12 @@ fn a_dry_run_tells_what_a_search_would_do_and_asks_no_coordinator() {
     assert_eq!(number("evaluations_at_most"), 4.0 * number("candidates_at_most"));
     assert!(number("tokens_per_second") > 0.0 && number("seconds_at_most") > 0.0);
     // Float and 29 matrices; the search takes 90 candidates in the end.
-    assert_eq!(plan["tiers"][0]["candidates_at_most"], 30);
-    let tiers = plan["tiers"].as_array().unwrap().iter();
-    let sum: u64 = tiers.map(|tier| tier["candidates_at_most"].as_u64().unwrap()).sum();
+    assert_eq!(
+        (&plan["stages"][0]["stage"], &plan["stages"][0]["candidates_at_most"]),
+        (&"sensitivity".into(), &30.into())
+    );
+    let stages = plan["stages"].as_array().unwrap().iter();
+    let sum: u64 = stages.map(|stage| stage["candidates_at_most"].as_u64().unwrap()).sum();
     assert!(sum >= 90 && number("candidates_at_most") == sum as f64, "{plan}");
     let table = succeed(&[
         "submit",

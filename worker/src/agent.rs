@@ -125,6 +125,8 @@ impl Running {
 struct Contact {
     /// Calls that failed since the last answer. While there are any, the coordinator is away.
     failures: u32,
+    /// Time of the first of them.
+    away_since: Option<tokio::time::Instant>,
     /// Time of the next call after a failure.
     pause_until: Option<tokio::time::Instant>,
     /// True once the coordinator has answered.
@@ -315,7 +317,7 @@ impl Loop {
             let worker = &self.agent.name;
             tracing::error!(
                 worker,
-                ?patience,
+                patience_s = patience.as_secs_f64(),
                 "the coordinator does not know this worker's token; tries until it does"
             );
         }
@@ -324,7 +326,7 @@ impl Loop {
             // It is not away, it has too much to do (back-pressure); calls that come back all at once make
             // that worse.
             let (worker, said, pause) = (&self.agent.name, status.message(), jittered(wait * 2));
-            tracing::debug!(worker, said, ?pause, "told to wait");
+            tracing::debug!(worker, said, pause_s = pause.as_secs_f64(), "told to wait");
             self.contact.pause_until = Some(tokio::time::Instant::now() + pause);
             return Ok(());
         }
@@ -334,7 +336,14 @@ impl Loop {
         self.contact.failures += 1;
         let pause = backoff(self.contact.failures);
         let (worker, said) = (&self.agent.name, status.message());
-        tracing::warn!(worker, code = %status.code(), said, ?pause, "no answer");
+        let (code, pause_s) = (status.code(), pause.as_secs_f64());
+        // An outage is told once, and once more when it is over.
+        if self.contact.failures == 1 {
+            self.contact.away_since = Some(now);
+            tracing::warn!(worker, %code, said, "no answer from the coordinator; tries again until there is one");
+        } else {
+            tracing::debug!(worker, %code, said, calls = self.contact.failures, pause_s, "no answer yet");
+        }
         self.contact.pause_until = Some(tokio::time::Instant::now() + pause);
         // The old connection may be one of those on which nothing ever comes back.
         match self.connector.lazy() {
@@ -347,6 +356,10 @@ impl Loop {
 
     /// Follows an answer: what was reported is safe, dropped leases end, new ones start.
     fn take(&mut self, answer: ReportResponse) {
+        if let Some(since) = self.contact.away_since {
+            let (worker, away_s) = (&self.agent.name, since.elapsed().as_secs_f64());
+            tracing::info!(worker, away_s, calls = self.contact.failures, "the coordinator answers again");
+        }
         self.contact = Contact { known: true, ..Contact::default() };
         self.done = answer.done && answer.leases.is_empty();
         self.note_set_aside(&answer.set_aside);
@@ -365,7 +378,8 @@ impl Loop {
         self.heartbeat = Duration::from_millis(u64::from(answer.ttl_ms).max(300) / 3);
         for lease in &answer.dropped {
             if let Some(running) = self.running.remove(lease) {
-                tracing::info!(worker = self.agent.name, lease, "dropped");
+                let worker = &self.agent.name;
+                tracing::info!(worker, lease, "lease taken back: its shard is not wanted from here any more");
                 running.interrupt.store(true, Ordering::Relaxed);
             }
         }

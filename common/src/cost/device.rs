@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::energy::EnergyTable;
 use super::latency::Roofline;
 use super::split::Split;
+use super::table::WidthTable;
 use super::two_memory::TwoMemory;
 use super::{Cost, Costs, Subject};
 use crate::candidate::Candidate;
@@ -29,6 +30,9 @@ pub struct Device {
     /// Speed of its arithmetic and of its memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<Roofline>,
+    /// Figures of a chip at hand, by the widths of operands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<WidthTable>,
     /// A remote machine that computes the rest of the network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
@@ -54,6 +58,14 @@ pub enum InvalidDevice {
     /// A name that no unit, block or module has.
     #[error("two_memory.nonvolatile: {0:?} names no unit, module or block of the network")]
     Name(String),
+    /// A table that lacks what it needs.
+    #[error("{name}: {words}")]
+    Table {
+        /// The key.
+        name: String,
+        /// What it lacks.
+        words: String,
+    },
     /// A split beyond the last block, or without a description of the device itself.
     #[error("split: {0}")]
     Split(String),
@@ -63,7 +75,7 @@ impl InvalidDevice {
     /// Key path within `[device]`.
     pub fn key(&self) -> String {
         match self {
-            Self::Number { name, .. } => name.clone(),
+            Self::Number { name, .. } | Self::Table { name, .. } => name.clone(),
             Self::Name(_) => "two_memory.nonvolatile".to_owned(),
             Self::Split(_) => "split".to_owned(),
         }
@@ -81,6 +93,7 @@ impl Device {
         let mut problems = self.energy.problems();
         problems.extend(self.two_memory.iter().flat_map(|memory| memory.problems(network)));
         problems.extend(self.latency.iter().flat_map(|roofline| roofline.problems("latency")));
+        problems.extend(self.table.iter().flat_map(WidthTable::problems));
         problems.extend(self.split.iter().flat_map(|split| split.problems(network, self.latency.is_some())));
         problems
     }
@@ -128,6 +141,7 @@ mod tests {
             decodes_in_pieces: true,
             two_memory: Some(two_memory::tests::memory(&["emb"])),
             latency: Some(roofline),
+            table: serde_json::from_str(r#"{"cycles":{"32":1.0},"picojoules":{"32":1.0}}"#).unwrap(),
             split: Some(split::tests::split(9)),
         };
         for device in [Device::default(), full] {

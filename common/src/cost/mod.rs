@@ -15,6 +15,7 @@ pub mod operations;
 pub mod split;
 mod state;
 mod subject;
+pub mod table;
 pub mod two_memory;
 pub mod working_memory;
 
@@ -66,6 +67,8 @@ impl CostUnit {
     pub const JOULES_PER_TOKEN: Self = Self { text: "J per token", in_names: "joules_per_token" };
     /// Time per token.
     pub const SECONDS_PER_TOKEN: Self = Self { text: "s per token", in_names: "seconds_per_token" };
+    /// Cycles of a processor per token.
+    pub const CYCLES_PER_TOKEN: Self = Self { text: "cycles per token", in_names: "per_token" };
     /// Square millimetres.
     pub const SQUARE_MILLIMETRES: Self = Self { text: "mm2", in_names: "mm2" };
 }
@@ -143,6 +146,8 @@ costs! {
     SplitLatency => split::LATENCY,
     Resident => footprint::RESIDENT,
     WorkingMemory => working_memory::WORKING_MEMORY,
+    TableCycles => table::CYCLES,
+    TableEnergy => table::ENERGY,
 }
 
 /// Costs by name.
@@ -219,7 +224,7 @@ mod tests {
         let words = "joules".parse::<Cost>().unwrap_err().to_string();
         assert!(words.starts_with("\"joules\" is no cost: expected one of footprint, macs, acs"), "{words}");
         assert!(
-            words.ends_with("device_footprint, link, split_latency, resident, working_memory"),
+            words.ends_with("split_latency, resident, working_memory, table_cycles, table_energy"),
             "{words}"
         );
     }
@@ -229,6 +234,6 @@ mod tests {
         // Fronts, exports and the texts of experiments list them in it.
         assert!(ALL.is_sorted());
         let names: Vec<_> = Cost::all().map(|cost| cost.model().name).collect();
-        assert_eq!((names.len(), names[0], names[11], names[20]), (22, "footprint", "state", "resident"));
+        assert_eq!((names.len(), names[0], names[11], names[20]), (24, "footprint", "state", "resident"));
     }
 }

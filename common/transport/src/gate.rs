@@ -2,6 +2,7 @@
 //! second, with the time after which a refused one may be made again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,8 +12,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use tonic::Status;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 
 use crate::incoming::Peer;
 use crate::tokens::{Caller, Role, Tokens};
@@ -35,18 +36,49 @@ pub enum Needs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientName(pub String);
 
+/// Calls and pages that were not let in, since the server started.
+#[derive(Debug, Default)]
+pub struct Denied {
+    token: AtomicU64,
+    role: AtomicU64,
+    pace: AtomicU64,
+}
+
+impl Denied {
+    fn count(&self, status: &Status) {
+        let counter = match status.code() {
+            Code::Unauthenticated => &self.token,
+            Code::PermissionDenied => &self.role,
+            _ => &self.pace,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Numbers by reason: no token that is known, a token of another role, too many calls of a connection.
+    pub fn by_reason(&self) -> [(&'static str, u64); 3] {
+        let reasons = [("token", &self.token), ("role", &self.role), ("pace", &self.pace)];
+        reasons.map(|(reason, counter)| (reason, counter.load(Ordering::Relaxed)))
+    }
+}
+
 /// Gate of a server.
 pub struct Gate {
     tokens: Option<Tokens>,
     needs: fn(&str) -> Needs,
     calls_per_second: u32,
+    denied: Denied,
 }
 
 impl Gate {
     /// Gate of a server; without `tokens`, everyone may do everything. `needs` is what a call of a path, such
     /// as `/qslm.v1.Work/Report`, needs.
     pub fn new(tokens: Option<Tokens>, needs: fn(&str) -> Needs, calls_per_second: u32) -> Self {
-        Self { tokens, needs, calls_per_second }
+        Self { tokens, needs, calls_per_second, denied: Denied::default() }
+    }
+
+    /// Number of those who were not let in.
+    pub fn denied(&self) -> &Denied {
+        &self.denied
     }
 
     /// Puts the gate before gRPC services.
@@ -108,23 +140,39 @@ async fn call(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
         Ok(()) => gate.admit(request.headers(), (gate.needs)(request.uri().path())),
         Err(wait) => Err(busy("this connection makes too many calls", wait)),
     };
-    if let Err(status) = &admitted
-        && status.code() != tonic::Code::ResourceExhausted
-    {
-        // Of a token that is no caller's nobody is told; what is too fast is told to whoever is.
-        let from = request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_string());
-        let (from, call) = (from.unwrap_or_default(), request.uri().path());
-        tracing::info!(from, call, reason = status.message(), "refused a call");
-    }
+    let (from, call) = (address(&request), request.uri().path().to_owned());
     match admitted {
         Ok(caller) => {
-            let address = || request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_string());
-            let name = caller.map(|caller| caller.name.clone()).or_else(address);
-            request.extensions_mut().insert(ClientName(name.unwrap_or_else(|| "somebody".to_owned())));
-            next.run(request).await
+            let name = caller.map_or_else(|| from.clone(), |caller| caller.name.clone());
+            request.extensions_mut().insert(ClientName(name.clone()));
+            let response = next.run(request).await;
+            // A call that fails before it has an answer says so in its headers.
+            if let Some(status) = Status::from_header_map(response.headers()).filter(is_refusal) {
+                tracing::info!(client = name, from, call, reason = status.message(), "refused a call");
+            }
+            response
         }
-        Err(status) => status.into_http::<Body>(),
+        Err(status) => {
+            gate.denied.count(&status);
+            // What is too fast is told to who calls; in a log it would be as many lines.
+            if status.code() != Code::ResourceExhausted {
+                tracing::info!(from, call, reason = status.message(), "refused a call");
+            }
+            status.into_http::<Body>()
+        }
     }
+}
+
+/// True of the answer to a call that makes no sense here or now, as opposed to one that is to be made again.
+fn is_refusal(status: &Status) -> bool {
+    use Code::{Aborted, Cancelled, DeadlineExceeded, Ok, ResourceExhausted, Unavailable};
+    !matches!(status.code(), Ok | Aborted | Cancelled | DeadlineExceeded | ResourceExhausted | Unavailable)
+}
+
+/// Address that a request comes from.
+fn address(request: &Request) -> String {
+    let peer = request.extensions().get::<Peer>();
+    peer.map_or_else(|| "somebody".to_owned(), |peer| peer.address.ip().to_string())
 }
 
 async fn page(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
@@ -135,10 +183,19 @@ async fn page(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
         (None, Some(token)) => tokens.caller(&token),
         (None, None) => None,
     };
+    let refused = |status: &Status| {
+        gate.denied.count(status);
+        let (from, page) = (address(&request), request.uri().path());
+        tracing::info!(from, page, reason = status.message(), "refused a page");
+    };
     match caller {
         Some(caller) if may(&caller, Role::Reader) => next.run(request).await,
-        Some(_) => (StatusCode::FORBIDDEN, "this takes the token of a reader\n").into_response(),
+        Some(caller) => {
+            refused(&Status::permission_denied(format!("{} is a {}", caller.name, caller.role)));
+            (StatusCode::FORBIDDEN, "this takes the token of a reader\n").into_response()
+        }
         None => {
+            refused(&Status::unauthenticated("a token is needed"));
             let ask =
                 HeaderValue::from_static("Basic realm=\"qslm: any name, a reader's token as password\"");
             (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, ask)], "a token is needed\n")

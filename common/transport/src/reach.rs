@@ -104,7 +104,7 @@ impl Connector {
                 return Err(cause);
             }
             if last.is_none() {
-                tracing::info!(coordinator = self.url(), %cause, ?patience, "not reached yet; tries again");
+                tracing::info!(coordinator = self.url(), %cause, patience_s = patience.as_secs_f64(), "not reached yet; tries again");
             }
             last = Some(cause);
             sleep(pause.min(left)).await;

@@ -48,7 +48,9 @@ fn is_known(cost: Cost) -> bool {
         | Cost::EnergyRegisters
         | Cost::EnergySram
         | Cost::EnergyDram
-        | Cost::PublishedEnergy => false,
+        | Cost::PublishedEnergy
+        | Cost::TableCycles
+        | Cost::TableEnergy => false,
     }
 }
 

@@ -91,7 +91,6 @@ impl Problem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StagePlan {
     /// Name of the stage, as a status shows it.
-    #[serde(rename = "tier")]
     pub stage: String,
     /// Groups that move.
     pub groups: usize,

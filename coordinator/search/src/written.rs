@@ -8,13 +8,18 @@
 //! Either JSON, or words as in the column `schemes` of an export, of which the last one about a name counts. `*` stands for
 //! any text. Where several patterns fit, the longest one counts; what none fits stays float. Besides matrices there are
 //! `vectors`, `activation:UNIT` and `membrane:POPULATION`. A line of an export is such a line, too: its `schemes` are what
-//! counts.
+//! counts. `name` is what people call the candidate, and decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use qslm_common::candidate::{Candidate, InvalidCandidate};
 use qslm_common::network::Network;
 use serde_json::Value;
+
+/// Key of what people call a candidate.
+const NAME: &str = "name";
+/// Letters of such a name.
+const LONGEST_NAME: usize = 64;
 
 /// Names and patterns with their schemes.
 type Patterns = BTreeMap<String, String>;
@@ -44,8 +49,34 @@ pub fn candidate(line: &Value, network: &Network) -> Result<Candidate, String> {
     };
     match object.get("schemes") {
         Some(Value::String(schemes)) => from_schemes(schemes, network),
-        _ => from_patterns(&object.iter().map(pair).collect::<Result<_, _>>()?, network),
+        _ => {
+            let schemes = object.iter().filter(|(key, _)| *key != NAME);
+            from_patterns(&schemes.map(pair).collect::<Result<_, _>>()?, network)
+        }
     }
+}
+
+/// What a value calls its candidate; empty if nothing.
+///
+/// # Errors
+/// Says what is wrong with the name.
+pub fn name(line: &Value) -> Result<String, String> {
+    match line.get(NAME) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(name)) => match wrong_name(name) {
+            Some(words) => Err(words),
+            None => Ok(name.clone()),
+        },
+        Some(other) => Err(format!("{NAME:?}: {other}: expected a name in quotes")),
+    }
+}
+
+/// What is wrong with a name, if anything.
+pub(crate) fn wrong_name(name: &str) -> Option<String> {
+    let is_fine = name.chars().count() <= LONGEST_NAME && !name.chars().any(char::is_control);
+    let shown: String = name.chars().take(LONGEST_NAME).collect();
+    let bound = format!("expected up to {LONGEST_NAME} letters on one line");
+    (!is_fine).then(|| format!("{NAME:?}: {shown:?}: {bound}"))
 }
 
 /// The candidate of an export's column `schemes`.
@@ -183,6 +214,19 @@ mod tests {
             written.schemes().map(|(unit, scheme)| format!("{unit}={scheme}")).collect();
         let read = candidate(&json!({ "schemes": schemes.join(" "), "stage": "block" }), &NETWORK).unwrap();
         assert_eq!(read, written);
+    }
+
+    #[test]
+    fn a_candidate_may_have_a_name_which_decides_nothing() {
+        let line = json!({ "name": "idea 3", "head.weight": "f16" });
+        assert_eq!(name(&line), Ok("idea 3".to_owned()));
+        let unnamed = json!({ "head.weight": "f16" });
+        assert_eq!(candidate(&line, &NETWORK), candidate(&unnamed, &NETWORK));
+        assert_eq!(name(&unnamed), Ok(String::new()));
+        assert_eq!(name(&json!({ "name": 3 })).unwrap_err(), "\"name\": 3: expected a name in quotes");
+        for wrong in ["a\nb".to_owned(), "a".repeat(65)] {
+            assert!(name(&json!({ "name": wrong })).unwrap_err().contains("expected up to 64 letters"));
+        }
     }
 
     #[test]

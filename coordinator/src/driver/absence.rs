@@ -18,6 +18,15 @@ pub(super) struct Absence {
     is_told: bool,
 }
 
+/// News of an absence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AbsenceNews {
+    /// It lasts, in a sentence.
+    Lasts(String),
+    /// It is over: a worker is here, or none is wanted any more.
+    Over,
+}
+
 /// Absence of workers, as people see it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WorkerAbsence {
@@ -40,16 +49,17 @@ impl WorkerAbsence {
 }
 
 impl Absence {
-    /// Notes whether a worker is wanted and none is here. Returns a sentence the first time that it is worth one.
-    pub(super) fn note(&mut self, is_without: bool, now: Moment) -> Option<String> {
+    /// Notes whether a worker is wanted and none is here. Returns the news: once when it is worth a sentence, and once when
+    /// that is over.
+    pub(super) fn note(&mut self, is_without: bool, now: Moment) -> Option<AbsenceNews> {
         if !is_without {
-            (self.since, self.is_told) = (None, false);
-            return None;
+            self.since = None;
+            return std::mem::take(&mut self.is_told).then_some(AbsenceNews::Over);
         }
         self.since.get_or_insert(now);
-        let words = self.at(now).words().filter(|_| !self.is_told);
-        self.is_told |= words.is_some();
-        words
+        let words = self.at(now).words().filter(|_| !self.is_told)?;
+        self.is_told = true;
+        Some(AbsenceNews::Lasts(words))
     }
 
     /// Notes that a lease was lost with its worker.
@@ -66,5 +76,28 @@ impl Absence {
     pub(super) fn at(&self, now: Moment) -> WorkerAbsence {
         let without_worker = self.since.map_or(Duration::ZERO, |since| now.since(since));
         WorkerAbsence { without_worker, vanished_leases: self.vanished }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absence_is_told_once_and_its_end_once() {
+        let mut absence = Absence::default();
+        let at = |seconds: u64| Moment(seconds * 1000);
+        assert_eq!((absence.note(true, at(0)), absence.note(true, at(59))), (None, None));
+        let lasts = AbsenceNews::Lasts("no worker for 1 minute".to_owned());
+        assert_eq!((absence.note(true, at(60)), absence.note(true, at(600))), (Some(lasts), None));
+        assert_eq!(
+            (absence.note(false, at(601)), absence.note(false, at(602))),
+            (Some(AbsenceNews::Over), None)
+        );
+        assert_eq!(
+            (absence.note(true, at(700)), absence.note(false, at(720))),
+            (None, None),
+            "too short to tell"
+        );
     }
 }

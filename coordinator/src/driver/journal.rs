@@ -3,12 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Options;
-use super::events::{Event, Events};
+use super::events::Events;
 use super::tally::Tally;
 use super::traced::Traced;
 use crate::ledger::{Closed, Grant, LeaseId, Moment};
+use crate::store::Event;
 
-/// Journal of events, counts and traces since the coordinator started.
+/// Journal: the last events, and counts and traces since the coordinator started.
 pub(super) struct Journal {
     /// Milliseconds since 1970 at the time 0, to tell people when something was.
     born_unix_ms: u64,
@@ -20,12 +21,13 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    pub(super) fn new(options: &Options) -> Self {
+    /// Journal that goes on from the events on record.
+    pub(super) fn new(options: &Options, events: Vec<Event>) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             born_unix_ms: since_1970.map_or(0, |since| since.as_millis() as u64),
             now: Moment::START,
-            events: Events::default(),
+            events: Events::after(events),
             traced: options.traces.clone().map(Traced::new),
             tally: Tally::default(),
         }
@@ -46,16 +48,26 @@ impl Journal {
         self.born_unix_ms + self.now.0
     }
 
-    /// Remembers an event, about an experiment or about none.
+    /// Logs and remembers an event, about an experiment or about none.
     pub(super) fn note(&mut self, experiment: &str, text: impl Into<String>) {
         let text = text.into();
         tracing::info!(experiment, "{text}");
+        self.remember(experiment, text);
+    }
+
+    /// Remembers an event of which a line is logged already.
+    pub(super) fn remember(&mut self, experiment: &str, text: impl Into<String>) {
         self.events.note(self.unix_ms(), experiment, text);
     }
 
     /// The last events, oldest first.
     pub(super) fn events(&self) -> Vec<Event> {
         self.events.list()
+    }
+
+    /// Events that came since this was called last.
+    pub(super) fn take_fresh_events(&mut self) -> Vec<Event> {
+        self.events.take_fresh()
     }
 
     /// Notes that a worker got a lease.

@@ -52,11 +52,12 @@ use crate::crash::{CrashPlan, CrashPoint};
 use crate::ledger::{Broken, LeaseId, Ledger, Limits, Moment, Owner};
 use crate::store::{ExperimentRecord, Store, StoreError, Write};
 
+pub use crate::store::Event;
+use absence::AbsenceNews;
 pub use absence::WorkerAbsence;
 pub use commit_metrics::{Commits, Metrics};
 pub use committed::CommitError;
 use committer::{Committer, words_of};
-pub use events::Event;
 pub use jobs::JOBS;
 use jobs::Jobs;
 use journal::Journal;
@@ -221,6 +222,7 @@ impl Driver {
 
     /// A driver at the time 0 whose searches start so.
     fn with_searches(store: Store, options: Options, start: StartPlayback) -> Result<Self, DriverError> {
+        let journal = Journal::new(&options, store.events()?);
         let mut driver = Self {
             start,
             // A restarted coordinator must not give a lease number twice.
@@ -232,7 +234,7 @@ impl Driver {
             jobs: Jobs::default(),
             workers: Workers::default(),
             outbox: Outbox::default(),
-            journal: Journal::new(&options),
+            journal,
             submitted: Vec::new(),
             parked: Vec::new(),
             unfinished: false,
@@ -264,7 +266,7 @@ impl Driver {
             let words =
                 format!("it was submitted for another engine than version {ENGINE_VERSION}: it stays paused");
             tracing::warn!(experiment = id, "{words}");
-            self.journal.note(&id, words);
+            self.journal.remember(&id, words);
         }
         Ok(())
     }
@@ -352,7 +354,7 @@ impl Driver {
         Ok(self.ledger.check_totals()?)
     }
 
-    /// Writes down how far experiments are, and what is new about them.
+    /// Writes down how far experiments are, and what happened.
     fn tell(&mut self, now: Moment) {
         for ExperimentRun { search, view } in &mut self.experiments {
             let sample = view.sample(search, now, self.journal.unix_ms());
@@ -365,15 +367,24 @@ impl Driver {
                 self.outbox.write(Write::Sample(search.id().to_owned(), sample));
             }
         }
+        for event in self.journal.take_fresh_events() {
+            self.outbox.write(Write::Event(event));
+        }
     }
 
     /// Notes which experiments no worker may go on with, and tells of each once that lasts.
     fn note_absence(&mut self, now: Moment) {
         for (index, ExperimentRun { search, view }) in self.experiments.iter_mut().enumerate() {
             let is_without = search.is_active() && self.workers.counts(index, search).suitable == 0;
-            if let Some(words) = view.absence().note(is_without, now) {
-                tracing::warn!(experiment = search.id(), "{words}");
-                self.journal.note(search.id(), words);
+            match view.absence().note(is_without, now) {
+                Some(AbsenceNews::Lasts(words)) => {
+                    tracing::warn!(experiment = search.id(), "{words}");
+                    self.journal.remember(search.id(), words);
+                }
+                Some(AbsenceNews::Over) if search.is_active() => {
+                    self.journal.note(search.id(), "a worker is here again");
+                }
+                Some(AbsenceNews::Over) | None => {}
             }
         }
     }

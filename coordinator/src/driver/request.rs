@@ -20,12 +20,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::commit_metrics::Metrics;
 use super::committed::Committed;
-use super::events::Event;
 use super::status::{ExperimentStatus, JobCounts, JobUnderWay, Making, WorkerStatus};
 use super::tally::Tally;
 use super::told_view::ToldView;
 use crate::ledger::{Grant, LeaseId, Owner, ShardCounts};
-use crate::store::{ExperimentRecord, Store};
+use crate::store::{Event, ExperimentRecord, Store};
 
 /// Sender of the answer to a request.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;

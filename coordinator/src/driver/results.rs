@@ -105,7 +105,7 @@ impl Driver {
         if matches!(settled, Settled::Recorded | Settled::Complete(_)) {
             for owner in owners {
                 self.success(worker, *owner);
-                self.experiments[owner.index()].view.note_tokens(now, evidence.counts.processed_tokens);
+                self.experiments[owner.index()].view.note_shard(now, evidence.counts.processed_tokens);
             }
         }
         // A result for a trial that is not open is kept, too: it was cancelled meanwhile, or the search has not
@@ -191,7 +191,8 @@ impl Driver {
     pub(super) fn lapsed(&mut self, expired: Expired) {
         self.journal.tally.expired += expired.lapsed.len() as u64;
         for (lease, worker, owner) in expired.lapsed {
-            self.journal.note("", format!("a lease of {worker} ran out; its shard goes to another worker"));
+            self.journal
+                .remember("", format!("a lease of {worker} ran out; its shard goes to another worker"));
             tracing::info!(worker, lease = lease.0, "a lease ran out; its shard goes to another worker");
             self.journal.ended(lease, Some("it ran out"));
             if let Some(run) = self.experiments.get_mut(owner.index()) {
@@ -237,7 +238,7 @@ impl Driver {
                 let pause_s = pause.as_secs_f64();
                 tracing::warn!(worker, experiment, reason, pause_s, "a worker cannot measure, it pauses");
                 let text = format!("{worker} cannot measure, it pauses for {pause_s} s: {reason}");
-                self.journal.note(experiment, text);
+                self.journal.remember(experiment, text);
             }
             Tripped::Open(pause) => {
                 let next_s = pause.as_secs_f64();
@@ -249,7 +250,7 @@ impl Driver {
                     "a worker is set aside: it had faults only"
                 );
                 let text = format!("{worker} is set aside, it had faults only: {reason}");
-                self.journal.note(experiment, text);
+                self.journal.remember(experiment, text);
             }
         }
         self.workers.restaffed();
@@ -264,7 +265,7 @@ impl Driver {
             let experiment = self.account(owner).to_owned();
             let experiment = experiment.as_str();
             tracing::info!(worker, experiment, "a worker that was set aside measures again");
-            self.journal.note(experiment, format!("{worker} measures again"));
+            self.journal.remember(experiment, format!("{worker} measures again"));
             self.workers.restaffed();
         }
     }

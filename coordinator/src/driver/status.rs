@@ -116,6 +116,8 @@ pub struct ExperimentStatus {
     pub probed: u64,
     /// Shards of open trials.
     pub shards: ShardCounts,
+    /// Shards settled since the coordinator started.
+    pub shards_settled: u64,
     /// Trials measured since the coordinator started.
     pub evaluated: u64,
     /// Workers.

@@ -39,6 +39,8 @@ pub(super) struct View {
     evaluated: u64,
     /// Number of these that were measured on a subset of the data.
     probed: u64,
+    /// Shards settled since the coordinator started.
+    shards_settled: u64,
     /// Tokens that workers reported, for a sliding window rate.
     tokens: SlidingRate,
     status: watch::Sender<Option<ExperimentStatus>>,
@@ -64,6 +66,7 @@ impl View {
             summary: None,
             evaluated: 0,
             probed: 0,
+            shards_settled: 0,
             tokens: SlidingRate::default(),
             status: watch::Sender::new(None),
             visited: None,
@@ -98,8 +101,9 @@ impl View {
         self.probed += u64::from(on_subset);
     }
 
-    /// Counts tokens that a worker reported, for the throughput.
-    pub(super) fn note_tokens(&mut self, now: Moment, tokens: u64) {
+    /// Counts a shard that was settled with so many tokens, for the throughput.
+    pub(super) fn note_shard(&mut self, now: Moment, tokens: u64) {
+        self.shards_settled += 1;
         self.tokens.note(now, tokens);
     }
 
@@ -170,6 +174,7 @@ impl View {
             shards_spared: playback.spared(),
             probed: self.probed,
             shards: ledger.shard_counts(of.owner()),
+            shards_settled: self.shards_settled,
             evaluated: self.evaluated,
             workers,
             tokens_per_second: self.tokens.per_second(now),

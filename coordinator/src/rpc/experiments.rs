@@ -140,7 +140,9 @@ impl Experiments for ExperimentsService {
         }
         self.quotas.submit(&client, &id)?;
         let submission = Submission { experiment, shards, priority, demands, origins };
-        Ok(Response::new(write_status(self.driver.submit(submission).await?)))
+        let status = self.driver.submit(submission).await?;
+        asked(&client, &status.id, "submits it");
+        Ok(Response::new(write_status(status)))
     }
 
     async fn list(&self, _request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
@@ -211,17 +213,24 @@ impl Experiments for ExperimentsService {
     }
 
     async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ExperimentStatus>, Status> {
+        let client = client(&request);
         let ChangeRequest { experiment, cancelled, paused, priority } = request.into_inner();
         let change = Change { cancelled, paused, priority: check_priority(priority)?, ..Change::default() };
-        Ok(Response::new(write_status(self.driver.change(experiment, change).await?)))
+        let what = words_of(&change);
+        let status = self.driver.change(experiment, change).await?;
+        asked(&client, &status.id, &what);
+        Ok(Response::new(write_status(status)))
     }
 
     async fn retry(&self, request: Request<RetryRequest>) -> Result<Response<ExperimentStatus>, Status> {
+        let client = client(&request);
         let RetryRequest { experiment, trials } = request.into_inner();
         if trials.len() > MAX_TRIALS {
             return Err(Invalid::new("trials", format!("{}: {MAX_TRIALS} at most", trials.len())).into());
         }
-        Ok(Response::new(write_status(self.driver.retry(experiment, trials).await?)))
+        let status = self.driver.retry(experiment, trials).await?;
+        asked(&client, &status.id, "opens failed trials again");
+        Ok(Response::new(write_status(status)))
     }
 
     async fn space(&self, request: Request<GetRequest>) -> Result<Response<SpaceResponse>, Status> {
@@ -230,10 +239,12 @@ impl Experiments for ExperimentsService {
     }
 
     async fn tell(&self, request: Request<TellRequest>) -> Result<Response<TellResponse>, Status> {
+        let client = client(&request);
         let TellRequest { experiment, number, candidates, last } = request.into_inner();
         let source = self.driver.source(experiment).await?;
         let id = source.record.experiment.id();
         let tell = read_tell(source, candidates, last).await?;
+        asked(&client, &id, &format!("tells generation {number}"));
         Ok(Response::new(TellResponse { told: self.driver.tell(id, number, tell).await? }))
     }
 
@@ -249,10 +260,12 @@ impl Experiments for ExperimentsService {
     }
 
     async fn prune(&self, request: Request<PruneRequest>) -> Result<Response<PruneResponse>, Status> {
+        let client = client(&request);
         let PruneRequest { experiment, number, places } = request.into_inner();
         if places.len() > MAX_LISTED {
             return Err(Invalid::new("places", format!("{}: {MAX_LISTED} at most", places.len())).into());
         }
+        asked(&client, &experiment, &format!("prunes of generation {number}"));
         Ok(Response::new(PruneResponse { pruned: self.driver.prune(experiment, number, places).await? }))
     }
 
@@ -293,6 +306,20 @@ async fn follow(
             () = sender.closed() => return,
         }
     }
+}
+
+/// Logs what a client asked for of an experiment, and who it is.
+fn asked(client: &ClientName, experiment: &str, what: &str) {
+    tracing::info!(client = client.0, experiment, "{what}");
+}
+
+/// Words for a change that a person asks for.
+fn words_of(change: &Change) -> String {
+    let cancelled = change.cancelled.map(|cancelled| if cancelled { "cancels it" } else { "resumes it" });
+    let paused = change.paused.map(|paused| if paused { "pauses it" } else { "resumes it" });
+    let state = cancelled.or(paused).map(str::to_owned);
+    let priority = change.priority.map(|priority| format!("gives it priority {priority}"));
+    state.into_iter().chain(priority).collect::<Vec<_>>().join(", ")
 }
 
 /// Caller. Whatever serves without a gate has one caller.

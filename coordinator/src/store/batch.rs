@@ -17,12 +17,12 @@ use redb::{ReadableTable, WriteTransaction};
 use super::database::Store;
 use super::error::StoreError;
 use super::record::{
-    ExperimentRecord, decode_counts, decode_made, decode_reasons, encode_comparison, encode_counts,
-    encode_experiment, encode_made, encode_reasons, encode_sample, encode_tell,
+    Event, ExperimentRecord, decode_counts, decode_made, decode_reasons, encode_comparison, encode_counts,
+    encode_event, encode_experiment, encode_made, encode_reasons, encode_sample, encode_tell,
 };
 use super::tables::{
-    BINDINGS, COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, JOBS, MADE, MADE_CONFLICTS,
-    MEASUREMENTS, PRUNES, RETRIED, SHARDS, TELLS, TIMELINE,
+    BINDINGS, COMPARISONS, CONFLICTS, ENGINES, EVENTS, EXPERIMENTS, FAILURES, JOBS, KEPT_EVENTS, MADE,
+    MADE_CONFLICTS, MEASUREMENTS, PRUNES, RETRIED, SHARDS, TELLS, TIMELINE,
 };
 
 /// Change of the store.
@@ -56,6 +56,8 @@ pub enum Write {
     Sample(String, Sample),
     /// Points of another tool; they replace what the same source found before.
     Comparison(String, Comparison),
+    /// Something happened that people are told of.
+    Event(Event),
 }
 
 impl Store {
@@ -156,6 +158,13 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
                 let at = (experiment.as_str(), comparison.source.as_str());
                 let comparison = encode_comparison(comparison);
                 transaction.open_table(COMPARISONS)?.insert(at, comparison.as_slice())?;
+            }
+            Write::Event(event) => {
+                let mut events = transaction.open_table(EVENTS)?;
+                events.insert(event.number, encode_event(event).as_slice())?;
+                if let Some(oldest) = event.number.checked_sub(KEPT_EVENTS as u64) {
+                    events.remove(oldest)?;
+                }
             }
             Write::Sample(experiment, sample) => {
                 let at = (experiment.as_str(), sample.unix_ms);

@@ -15,6 +15,7 @@ use qslm_common::task::Shard;
 use qslm_common::trial::TrialKey;
 
 use super::record::ExperimentRecord;
+use super::tables::KEPT_EVENTS;
 
 /// Everything in a store. [`Self::shards`] are of open trials, [`Self::shard_results`] of measured ones.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -47,6 +48,8 @@ pub struct Contents {
     pub timeline: BTreeMap<(String, u64), Vec<u8>>,
     /// Points of other tools, as written, by experiment and source.
     pub comparisons: BTreeMap<(String, String), Vec<u8>>,
+    /// The last events: when, to which experiment, and what.
+    pub events: BTreeSet<(u64, String, String)>,
 }
 
 /// Counts, each with its backing; more than one if stores disagree.
@@ -86,6 +89,7 @@ impl Contents {
             prunes,
             timeline,
             comparisons,
+            events,
         } = other;
         for (id, theirs) in experiments {
             match self.experiments.get_mut(&id) {
@@ -132,6 +136,10 @@ impl Contents {
         for (at, theirs) in comparisons {
             let ours = self.comparisons.entry(at).or_default();
             *ours = theirs.max(std::mem::take(ours));
+        }
+        self.events.extend(events);
+        while self.events.len() > KEPT_EVENTS {
+            self.events.pop_first();
         }
         // A trial that was measured anywhere is neither open nor failed.
         self.shards.retain(|(trial, _), _| !self.measurements.contains_key(trial));
@@ -295,6 +303,15 @@ mod tests {
         )
     }
 
+    /// Few, or more than are kept.
+    fn events() -> impl Strategy<Value = BTreeSet<(u64, String, String)>> {
+        let event = |most| (0..most, "[ab]", "[xy]");
+        prop_oneof![
+            prop::collection::btree_set(event(3u64), 0..3),
+            prop::collection::btree_set(event(900u64), KEPT_EVENTS..KEPT_EVENTS + 9),
+        ]
+    }
+
     /// Few names, so that stores overlap and disagree.
     fn contents() -> impl Strategy<Value = Contents> {
         (
@@ -308,7 +325,10 @@ mod tests {
                 prop::collection::btree_map(("[ab]", 1u64..4), prop::collection::vec(1u8..4, 1..3), 0..4),
                 prop::collection::btree_set(("[ab]", candidate()), 0..3),
             ),
-            prop::collection::btree_map(("[ab]", 0u64..3), prop::collection::vec(1u8..4, 1..3), 0..4),
+            (
+                prop::collection::btree_map(("[ab]", 0u64..3), prop::collection::vec(1u8..4, 1..3), 0..4),
+                events(),
+            ),
             prop::collection::btree_map(("[ab]", "[xy]"), prop::collection::vec(1u8..4, 1..3), 0..4),
             prop::collection::btree_map((0u64..3).prop_map(Fingerprint), "[ab]", 0..3),
             (
@@ -328,7 +348,7 @@ mod tests {
                     shards,
                     shard_results,
                     failures,
-                    timeline,
+                    (timeline, events),
                     comparisons,
                     engines,
                     (jobs, made, bindings),
@@ -355,6 +375,7 @@ mod tests {
                         failures,
                         timeline,
                         comparisons,
+                        events,
                         engines,
                         jobs,
                         made,

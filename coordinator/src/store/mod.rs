@@ -35,8 +35,9 @@ pub use contents::{Contents, MadeVariants};
 pub use database::Store;
 pub use error::StoreError;
 pub use file_id::Lost;
-pub use record::ExperimentRecord;
+pub use record::{Event, ExperimentRecord};
 pub use room::NoRoom;
 pub use snapshot::SnapshotError;
+pub use tables::KEPT_EVENTS;
 #[cfg(test)]
 pub(crate) use tests::disk;

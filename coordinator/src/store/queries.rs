@@ -16,12 +16,12 @@ use redb::{ReadableTable, ReadableTableMetadata};
 use super::database::Store;
 use super::error::{ReadError, StoreError};
 use super::record::{
-    ExperimentRecord, decode_comparison, decode_counts, decode_experiment, decode_made, decode_reasons,
-    decode_sample, decode_tell,
+    Event, ExperimentRecord, decode_comparison, decode_counts, decode_event, decode_experiment, decode_made,
+    decode_reasons, decode_sample, decode_tell,
 };
 use super::tables::{
-    BINDINGS, COMPARISONS, ENGINES, EXPERIMENTS, FAILURES, JOBS, Key, MADE, MEASUREMENTS, PRUNES, RETRIED,
-    SHARDS, ShardKey, TELLS, TIMELINE,
+    BINDINGS, COMPARISONS, ENGINES, EVENTS, EXPERIMENTS, FAILURES, JOBS, Key, MADE, MEASUREMENTS, PRUNES,
+    RETRIED, SHARDS, ShardKey, TELLS, TIMELINE,
 };
 
 impl Store {
@@ -195,6 +195,21 @@ impl Store {
                 found.push(decode_comparison(value.value())?);
             }
             Ok(found)
+        })
+    }
+
+    /// The last events, the oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file or a record cannot be read.
+    pub fn events(&self) -> Result<Vec<Event>, StoreError> {
+        self.read(|transaction| {
+            let rows = transaction.open_table(EVENTS)?;
+            let event = |row: Result<_, redb::StorageError>| {
+                let (number, record): (redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &[u8]>) = row?;
+                Ok(decode_event(number.value(), record.value())?)
+            };
+            rows.iter()?.map(event).collect()
         })
     }
 

@@ -41,9 +41,14 @@ pub(super) const BINDINGS: TableDefinition<(&str, &Key), &Key> = TableDefinition
 pub(super) const TELLS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("tells");
 /// Experiment id and the id of a candidate that somebody outside told to prune.
 pub(super) const PRUNES: TableDefinition<(&str, &Key), ()> = TableDefinition::new("prunes");
+/// Number to one of the last [`KEPT_EVENTS`] events. Only what people are shown depends on it, as on [`TIMELINE`].
+pub(super) const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 /// Counts that another store had for a trial (shards and index 0) or one of its shards (as in [`SHARDS`]).
 pub(super) const CONFLICTS: MultimapTableDefinition<ShardKey<'static>, &[u8]> =
     MultimapTableDefinition::new("conflicts");
+
+/// Events that are kept: a later one takes the place of the oldest.
+pub const KEPT_EVENTS: usize = 200;
 
 /// Version of the tables above.
 pub(super) const FORMAT: u64 = 1;

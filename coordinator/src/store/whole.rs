@@ -18,12 +18,13 @@ use redb::{
 use super::contents::{Contents, MadeVariants, Variants, add};
 use super::error::ReadError;
 use super::record::{
-    UnreadableRecord, decode_comparison, decode_counts, decode_experiment, decode_made, decode_reasons,
-    decode_sample, decode_tell, encode_counts, encode_experiment, encode_made, encode_reasons,
+    Event, UnreadableRecord, decode_comparison, decode_counts, decode_event, decode_experiment, decode_made,
+    decode_reasons, decode_sample, decode_tell, encode_counts, encode_event, encode_experiment, encode_made,
+    encode_reasons,
 };
 use super::tables::{
-    BINDINGS, COMPARISONS, CONFLICTS, ENGINES, EXPERIMENTS, FAILURES, JOBS, Key, MADE, MADE_CONFLICTS,
-    MEASUREMENTS, PRUNES, RETRIED, SHARDS, ShardKey, TELLS, TIMELINE,
+    BINDINGS, COMPARISONS, CONFLICTS, ENGINES, EVENTS, EXPERIMENTS, FAILURES, JOBS, Key, MADE,
+    MADE_CONFLICTS, MEASUREMENTS, PRUNES, RETRIED, SHARDS, ShardKey, TELLS, TIMELINE,
 };
 
 /// One table as a part of the whole.
@@ -76,7 +77,7 @@ macro_rules! table {
 }
 
 /// Tables in the order in which they are read: shards and conflicts go by what is known to be measured.
-pub(super) const TABLES: [TableOfWhole; 15] = [
+pub(super) const TABLES: [TableOfWhole; 16] = [
     table!(EXPERIMENTS, read_experiment, write_experiments),
     table!(ENGINES, read_engine, write_engines),
     table!(MEASUREMENTS, read_measurement, write_measurements),
@@ -102,6 +103,7 @@ pub(super) const TABLES: [TableOfWhole; 15] = [
     table!(PRUNES, read_prune, write_prunes),
     table!(COMPARISONS, read_comparison, write_comparisons),
     table!(TIMELINE, read_sample, write_timeline),
+    table!(EVENTS, read_event, write_events),
 ];
 
 /// Makes the tables that are not there.
@@ -408,6 +410,20 @@ fn read_sample(contents: &mut Contents, (experiment, unix_ms): (&str, u64), reco
 fn write_timeline(contents: &Contents, rows: &mut Rows<'_, (&'static str, u64), &'static [u8]>) -> Written {
     for ((experiment, unix_ms), record) in &contents.timeline {
         rows.insert((experiment.as_str(), *unix_ms), record.as_slice())?;
+    }
+    Ok(())
+}
+
+fn read_event(contents: &mut Contents, number: u64, record: &[u8]) -> Read {
+    let Event { number: _, unix_ms, experiment, text } = decode_event(number, record)?;
+    contents.events.insert((unix_ms, experiment, text));
+    Ok(())
+}
+
+/// Events of joined stores are numbered anew, by their times.
+fn write_events(contents: &Contents, rows: &mut Rows<'_, u64, &'static [u8]>) -> Written {
+    for (number, (unix_ms, experiment, text)) in (1..).zip(contents.events.iter().cloned()) {
+        rows.insert(number, encode_event(&Event { number, unix_ms, experiment, text }).as_slice())?;
     }
     Ok(())
 }

@@ -105,7 +105,7 @@ struct ComparedFronts {
     #[serde(skip)]
     quality: Quality,
     p_value: f64,
-    /// Costs of both on a device of 45 nm; see docs/reference/spec.md (Costs).
+    /// Costs of both on the device of the search, or else on one of 45 nm; see docs/device.md.
     costs_before: Costs,
     costs_after: Costs,
 }
@@ -123,7 +123,8 @@ impl Compare {
         self.calibration.find()?;
         fetched::find(&mut self.against)?;
         let threads = threads(self.threads);
-        let (other, data, of_search) = self.other()?;
+        let (other, data, known) = self.other()?;
+        known.check_backend(self.model.backend);
         let first = match &self.against_candidate {
             Some(id) => self.select.load(&self.model, Some(&self.storage), Some(id))?.map(|(first, _)| first),
             None => None,
@@ -139,15 +140,15 @@ impl Compare {
             })
         };
         let pairs: Vec<_> = every(before)?.into_iter().zip(every(after)?).collect();
-        let report = ComparedFronts::new(&pairs, &first, &other, of_search.as_ref())?.beside(self.margin);
+        let report = ComparedFronts::new(&pairs, &first, &other, &known)?.beside(self.margin);
         match self.output {
             Output::Json | Output::Yaml => print_data(self.output, &report),
             Output::Table => report.print_table(),
         }
     }
 
-    /// The network to compare with, the data, and what a search counted for the network, if one chose it.
-    fn other(&self) -> Outcome<(LoadedModel, Dataset, Option<Counts>)> {
+    /// The network to compare with, the data, and what a search knows of the network, if one chose it.
+    fn other(&self) -> Outcome<(LoadedModel, Dataset, Known)> {
         let selected = self.select.load(&self.model, Some(&self.storage), None)?;
         let (loaded, known) = match (&self.against, selected) {
             (_, Some(selected)) => selected,
@@ -173,7 +174,7 @@ impl Compare {
             }
         };
         let data = self.data.clone().measured_as(&known)?.load(loaded.model.network())?;
-        Ok((loaded, data, known.counts))
+        Ok((loaded, data, known))
     }
 }
 
@@ -182,7 +183,7 @@ impl ComparedFronts {
         pairs: &[(Counts, Counts)],
         before_model: &LoadedModel,
         after_model: &LoadedModel,
-        of_search: Option<&Counts>,
+        known: &Known,
     ) -> Outcome<Self> {
         let network = before_model.model.network();
         let sum = |of: fn(&(Counts, Counts)) -> &Counts| {
@@ -191,6 +192,7 @@ impl ComparedFronts {
         let sums = sum(|pair| &pair.0).and_then(|before| Ok((before, sum(|pair| &pair.1)?)));
         let (before, after) = sums.map_err(|error| Failure::new(Exit::Failure, error))?;
         let quality = before.quality();
+        let device = known.device();
         let difference = |(before, after): &(Counts, Counts)| {
             (quality.summed_loss(after) - quality.summed_loss(before), quality.items(before) as f64)
         };
@@ -212,11 +214,11 @@ impl ComparedFronts {
             margin: None,
             within_margin: None,
             // The same counts to the last digit come of the same data only.
-            chosen_on_this_data: of_search == Some(&after),
+            chosen_on_this_data: known.counts.as_ref() == Some(&after),
             quality,
             p_value: test.p_value,
-            costs_before: before_model.costs(&before),
-            costs_after: after_model.costs(&after),
+            costs_before: before_model.costs(&before, &device),
+            costs_after: after_model.costs(&after, &device),
         })
     }
 

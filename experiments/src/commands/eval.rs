@@ -118,6 +118,7 @@ impl Eval {
         self.find()?;
         let logits = self.logits_out.as_deref().map(|path| self.place(path)).transpose()?;
         let (loaded, known) = self.load()?;
+        known.check_backend(self.model.backend);
         let device = self.device(&known)?;
         let asked = self.data.clone().measured_as(&known)?;
         let LoadedModel { model, candidate, sizes } = loaded;

@@ -89,6 +89,7 @@ impl Generate {
             return Err(Failure::new(Exit::Usage, words));
         }
         known.check_tokenizer(&self.tokenizer)?;
+        known.check_backend(self.model.backend);
         let input = Input::tokenizer(&self.tokenizer)?;
         let in_tokenizer = |error: &(dyn std::error::Error + 'static)| input.failure(error);
         let tokenizer = TokenizerFile::load(input.path(), model.network().vocabulary);

@@ -21,6 +21,7 @@ use crate::exit::Outcome;
 use crate::fetched;
 use crate::input::unreadable;
 use crate::inputs::DataArgs;
+use crate::known::Known;
 use crate::member::MemberArgs;
 use crate::output::{Output, align_right, plain_table, print, print_data};
 use first_window::FirstWindow;
@@ -256,6 +257,8 @@ impl Inspection {
             text.push_str(&format!(
                 "packed: candidate {candidate} of {experiment}, from checkpoint {checkpoint}\n"
             ));
+            let measured = Known::words(provenance.conditions.as_ref(), provenance.measurement.as_ref());
+            text.extend(measured.map(|words| format!("measured: {words}\n")));
             if let Some(origin) = &provenance.origin {
                 text.push_str(&format!("its checkpoint was fetched from {origin}\n"));
             }

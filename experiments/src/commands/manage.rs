@@ -5,6 +5,7 @@ use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, ListRequest, RetryRequest};
+use qslm_report::condition::INTERRUPTED;
 use serde::Serialize;
 
 use super::target::{Source, Target};
@@ -142,7 +143,9 @@ impl List {
         let all = self.source.with(list).await?.experiments;
         match self.output {
             Listed::Json | Listed::Yaml => {
-                print_data(self.output.of_result(), &all.iter().map(Shown::from).collect::<Vec<_>>())
+                let is_store = self.source.is_store();
+                let shown = all.iter().map(|status| Shown::new(status, is_store));
+                print_data(self.output.of_result(), &shown.collect::<Vec<_>>())
             }
             form => print_statuses(&all, form, self.source.is_store()),
         }
@@ -156,7 +159,10 @@ impl Get {
         let get = async |client: &mut crate::client::Client| Ok(client.get(request).await?.into_inner());
         let status = self.one.source.with(get).await?;
         match self.one.output {
-            Listed::Json | Listed::Yaml => show(&status, self.one.output),
+            Listed::Json | Listed::Yaml => {
+                let shown = Shown::new(&status, self.one.source.is_store());
+                print_data(self.one.output.of_result(), &shown)
+            }
             form => print_statuses(std::slice::from_ref(&status), form, self.one.source.is_store()),
         }
     }
@@ -238,7 +244,7 @@ impl Which {
 /// Prints a status.
 pub(super) fn show(status: &ExperimentStatus, output: Listed) -> Outcome {
     match output {
-        Listed::Json | Listed::Yaml => print_data(output.of_result(), &Shown::from(status)),
+        Listed::Json | Listed::Yaml => print_data(output.of_result(), &Shown::new(status, false)),
         form => print_statuses(std::slice::from_ref(status), form, false),
     }
 }
@@ -252,7 +258,7 @@ struct Shown<'a> {
     /// False if graphics cards measure or train; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     reproducible: Option<bool>,
-    /// What it waits for, while it is running and nobody works on it.
+    /// What it waits for, while it is running and nobody works on it; `interrupted` in a store that is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     condition: Option<String>,
     stage: &'a str,
@@ -316,17 +322,17 @@ impl<'a> From<&'a FailedTrial> for Failed<'a> {
     }
 }
 
-impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
-    fn from(status: &'a ExperimentStatus) -> Self {
+impl<'a> Shown<'a> {
+    /// A status as printed. In a store that is read, what is under way is interrupted.
+    fn new(status: &'a ExperimentStatus, is_store: bool) -> Self {
         let best = status.best.as_ref();
         let candidate = best.and_then(|best| <[u8; 32]>::try_from(&best.candidate[..]).ok());
         Self {
             id: &status.id,
             state: status.state().as_str_name().to_lowercase(),
             reproducible: status.reproducible,
-            condition: Some(state(status)).filter(|words| {
-                status.state() == State::Running && *words != status.state().as_str_name().to_lowercase()
-            }),
+            condition: Some(state_words(status, is_store))
+                .filter(|words| *words != status.state().as_str_name().to_lowercase()),
             stage: &status.stage,
             measured: status.measured,
             failed: status.failed,
@@ -355,6 +361,14 @@ impl<'a> From<&'a ExperimentStatus> for Shown<'a> {
             priority: status.priority,
             unmet: &status.unmet,
         }
+    }
+}
+
+/// State in words. In a store that is read, what is under way is interrupted.
+fn state_words(status: &ExperimentStatus, is_store: bool) -> String {
+    match status.state() {
+        State::Running | State::Stuck if is_store => INTERRUPTED.to_owned(),
+        _ => state(status),
     }
 }
 

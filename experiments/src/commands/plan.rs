@@ -24,7 +24,7 @@ const SAMPLE: f64 = 1.0;
 #[derive(Serialize)]
 struct Plan {
     experiment: String,
-    tiers: Vec<StagePlan>,
+    stages: Vec<StagePlan>,
     /// Jobs that are done before anything is measured.
     #[serde(skip_serializing_if = "is_zero")]
     jobs: usize,
@@ -59,7 +59,7 @@ pub(super) fn show(resolved: &Resolved, output: Output) -> Outcome {
     stages.extend(qslm_search::stage_of_recovery(experiment));
     let plan = Plan {
         experiment: experiment.id(),
-        tiers: stages,
+        stages,
         jobs,
         candidates_at_most: candidates,
         evaluations_at_most: candidates.map(|candidates| {
@@ -113,8 +113,8 @@ impl Plan {
     fn print(&self) -> Outcome {
         let mut table = plain_table();
         table.set_header(["stage", "groups", "candidates at most"]);
-        for tier in &self.tiers {
-            table.add_row([&tier.stage, &tier.groups.to_string(), &tier.candidates_at_most.to_string()]);
+        for stage in &self.stages {
+            table.add_row([&stage.stage, &stage.groups.to_string(), &stage.candidates_at_most.to_string()]);
         }
         align_right(&mut table, |place| place >= 1);
         let time = self.seconds_at_most.map(|seconds| std::time::Duration::from_secs_f64(seconds.min(1e9)));

@@ -17,7 +17,7 @@ Examples:
   qslm validate specs/*.toml
   qslm validate spec.toml --set task.text=wiki.valid.tokens --output json
 
-Exit codes: 0 nothing is wrong, 2 something is, 3 no such spec.")]
+Exit codes: 0 nothing is wrong, 2 something is, 3 a spec is not there; the others are checked all the same.")]
 pub struct Validate {
     /// The specs
     #[arg(value_name = "SPEC.toml", required = true)]
@@ -43,23 +43,31 @@ struct ProblemRow<'a> {
 impl Validate {
     /// Checks and prints.
     pub fn run(self) -> Outcome {
-        let read = |spec: &PathBuf| Ok((spec.display().to_string(), spec::problems(spec, &self.settings)?));
-        let all: Vec<(String, Vec<Problem>)> = self.specs.iter().map(read).collect::<Outcome<_>>()?;
+        // One that cannot be read hides nothing of the others.
+        let (mut all, mut unreadable) = (Vec::new(), Vec::new());
+        for spec in &self.specs {
+            match spec::problems(spec, &self.settings) {
+                Ok(problems) => all.push((spec.display().to_string(), problems)),
+                Err(failure) => unreadable.push(failure),
+            }
+        }
         match self.output {
             Output::Table => {
                 print(&all.iter().map(|(name, problems)| lines(name, problems)).collect::<String>())?;
             }
             Output::Json | Output::Yaml => {
-                let several = all.len() > 1;
+                let several = self.specs.len() > 1;
                 let row = |name: &String, problem| row(several.then(|| name.clone()), problem);
                 let rows =
                     all.iter().flat_map(|(name, problems)| problems.iter().map(move |one| row(name, one)));
                 print_data(self.output, &rows.collect::<Vec<_>>())?;
             }
         }
-        let wrong: Vec<String> =
+        let mut wrong: Vec<String> =
             all.iter().filter_map(|(name, problems)| summary(name, problems.len())).collect();
-        if wrong.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Usage, wrong.join("; "))) }
+        let exit = unreadable.first().map_or(Exit::Usage, Failure::exit);
+        wrong.extend(unreadable.iter().map(ToString::to_string));
+        if wrong.is_empty() { Ok(()) } else { Err(Failure::new(exit, wrong.join("; "))) }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Finding everything that is wrong with a spec at once, each with its line.
 //!
-//! A reader of TOML stops at the first mistake. So the text is read again and again, each time without the line that was
-//! complained about, until nothing is left to complain about or a complaint is about no line in particular. What is left
-//! is looked at as a whole: numbers, files, and whether they go together.
+//! A reader of TOML stops at the first mistake. So the text is read again and again, each time without what was complained
+//! about, until nothing is left to complain about or a complaint is about no line in particular. What is left is looked at
+//! as a whole: numbers, files, and whether they go together.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
+use super::draft;
 use super::files::{find_addresses, named_files};
 use super::position::{key_at, line_at, with_key};
 use super::written::{self, Spec, one_line};
@@ -30,88 +32,198 @@ pub struct Problem {
 /// If the spec itself cannot be read.
 pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
     let text = read_text(path)?;
-    let (mut problems, rest) = of_text(&text);
-    // The rest is looked at as a whole: what was taken out may have been all that is wrong with a key.
-    let rest = rest.and_then(|rest| match written::of_text(path, &rest, settings) {
-        Ok(spec) => Some(spec),
-        Err(failure) => {
-            problems.push(Problem { line: None, words: failure.to_string() });
-            None
-        }
-    });
-    if let Some(mut spec) = rest {
-        let known = problems.len();
-        for (key, failure) in find_addresses(&mut spec).1 {
-            problems.push(Problem { line: line_of(&text, &key), words: format!("{key}: {failure}") });
-        }
-        for (key, file) in named_files(path, &mut spec) {
-            if let Some((_, why)) = unusable(&file) {
-                let words = format!("{key} = {:?}: {why}", file.display().to_string());
-                problems.push(Problem { line: line_of(&text, &key), words });
-            }
-        }
-        // Only with all files is there a whole.
-        if problems.len() == known {
-            problems.extend(problems_of_whole(path, spec, &text));
-        }
+    let Mended { mut problems, mut spec, mut keys } = mended(&text);
+    if let (Some(rest), false) = (&spec, settings.is_empty()) {
+        let of_settings = match written::with_settings(path, rest, settings) {
+            Ok(text) => mended(&text),
+            Err(failure) => Mended::broken(failure.to_string()),
+        };
+        // Its lines are nobody's.
+        problems.extend(of_settings.problems.into_iter().map(|problem| Problem { line: None, ..problem }));
+        // Where nothing can be made of the settings, the file is looked at without them.
+        spec = of_settings.spec.or(spec);
+        keys.extend(of_settings.keys);
+    }
+    if let Some(spec) = spec.and_then(|text| toml::from_str(&text).ok()) {
+        let of_whole = problems_of_whole(path, spec);
+        // A value that stands in for a wrong one is no problem.
+        let own = of_whole.into_iter().filter(|one| one.key.as_ref().is_none_or(|key| !keys.contains(key)));
+        problems.extend(own.map(|KeyProblem { key, words }| {
+            let line = key.and_then(|key| line_of(&text, &key));
+            Problem { line, words }
+        }));
     }
     problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
     problems.dedup();
     Ok(problems)
 }
 
-/// Problems of numbers, files, and whether they go together.
-fn problems_of_whole(path: &Path, spec: Spec, text: &str) -> Vec<Problem> {
-    match examine(path, spec, &Here) {
-        Ok(_) => Vec::new(),
-        Err(Refused::Spec(refused)) => {
-            let line = |key: Option<String>| line_of(text, &key?);
-            let problem = |KeyProblem { key, words }| Problem { line: line(key), words };
-            refused.into_iter().map(problem).collect()
-        }
-        Err(Refused::Other(failure)) => vec![Problem { line: None, words: failure.to_string() }],
+/// Problems of files, of numbers, and of whether they go together.
+fn problems_of_whole(path: &Path, mut spec: Spec) -> Vec<KeyProblem> {
+    let mut problems = Vec::new();
+    for (key, failure) in find_addresses(&mut spec).1 {
+        problems.push(KeyProblem::new(&key, format!("{key}: {failure}")));
     }
+    for (key, file) in named_files(path, &mut spec) {
+        if let Some((_, why)) = unusable(&file) {
+            let words = format!("{key} = {:?}: {why}", file.display().to_string());
+            problems.push(KeyProblem::new(&key, words));
+        }
+    }
+    let of_values = draft::problems(path, &spec);
+    // Only with all files is there a whole.
+    let of_whole = match problems.is_empty().then(|| examine(path, spec, &Here)) {
+        None | Some(Ok(_)) => Vec::new(),
+        Some(Err(Refused::Spec(refused))) => refused,
+        Some(Err(Refused::Other(failure))) => vec![KeyProblem { key: None, words: failure.to_string() }],
+    };
+    // What needs no file is found both ways.
+    let more: Vec<_> = of_values.into_iter().filter(|one| !of_whole.contains(one)).collect();
+    problems.extend(of_whole);
+    problems.extend(more);
+    problems
 }
 
 /// Every problem of a spec's text that needs no other file to be seen.
 pub fn problems_of_text(text: &str) -> Vec<Problem> {
-    of_text(text).0
+    mended(text).problems
 }
 
-/// Problems of the text alone, and the text without them, if that is a spec.
-fn of_text(text: &str) -> (Vec<Problem>, Option<String>) {
-    let (mut problems, mut taken_out) = (Vec::new(), Vec::new());
-    let mut rest = text.to_owned();
+/// A text of which every mistake was taken out.
+struct Mended {
+    /// The mistakes.
+    problems: Vec<Problem>,
+    /// The rest, if that is a spec.
+    spec: Option<String>,
+    /// Keys whose values in the rest stand in for wrong ones, or for none.
+    keys: BTreeSet<String>,
+}
+
+impl Mended {
+    /// A text that is beyond that.
+    fn broken(words: String) -> Self {
+        Self { problems: vec![Problem { line: None, words }], spec: None, keys: BTreeSet::new() }
+    }
+}
+
+/// Takes one mistake after the other out of a text: a value that is wrong is replaced by one that can be read, a key that is
+/// missing is written, and whatever else is on such a line becomes a comment.
+fn mended(text: &str) -> Mended {
+    let (mut problems, mut keys) = (Vec::new(), BTreeSet::new());
+    let (mut rest, mut written) = (text.to_owned(), Vec::new());
     loop {
         let error = match toml::from_str::<Spec>(&rest) {
-            Ok(_) => return (problems, Some(rest)),
+            Ok(_) => return Mended { problems, spec: Some(rest), keys },
             Err(error) => error,
         };
         let message = one_line(error.message());
         let span = error.span().map(|span| culprit(&rest, span, error.message()));
-        let line = span.as_ref().map(|span| line_at(&rest, span.start));
+        let line = span.as_ref().map(|span| own_line(line_at(&rest, span.start), &written));
         if let Some(missing) = message.strip_prefix("missing field ") {
-            // Of what was taken out that is no wonder. Whatever lacks a field stays wrong without more of its lines.
-            if !taken_out.iter().any(|key: &String| missing.starts_with(&format!("`{key}`"))) {
-                problems.push(Problem { line, words: message });
+            let name = missing.trim_matches('`');
+            let key =
+                |header: Option<&str>| header.map_or(name.to_owned(), |table| format!("{table}.{name}"));
+            let key = key(span.as_ref().and_then(|span| header_at(&rest, span.start)));
+            // Of what was taken out that is no wonder.
+            if !keys.contains(&key) {
+                let table = key.rsplit_once('.').map_or(String::new(), |(table, _)| format!(" in [{table}]"));
+                problems.push(Problem { line, words: message.clone() + &table });
             }
-            return (problems, None);
+            match write_missing(&rest, span, name, error.message()) {
+                Some((mended, at)) => {
+                    rest = mended;
+                    written.push(at);
+                    keys.insert(key);
+                    continue;
+                }
+                None => return Mended { problems, spec: None, keys },
+            }
         }
         let key = span.as_ref().and_then(|span| key_at(&rest, span.start));
         let words = with_key(key.as_deref(), written::suggest(&message));
         problems.push(Problem { line, words });
-        let Some(span) = span else { return (problems, None) };
-        taken_out.extend(
-            rest[..span.end]
-                .lines()
-                .last()
-                .and_then(|line| line.split_once('='))
-                .map(|(key, _)| key.trim().to_owned()),
-        );
-        if !blank_lines(&mut rest, span) {
-            return (problems, None);
-        }
+        let Some(span) = span else { return Mended { problems, spec: None, keys } };
+        keys.extend(key.clone());
+        // Without it a value is the usual one, unless there has to be some.
+        let mut without = rest.clone();
+        let may_be_absent = blank_lines(&mut without, span.clone()) && !is_missed(&without, key.as_deref());
+        rest = match stand_in(&rest, &span, &message).filter(|_| !may_be_absent) {
+            Some(mended) => mended,
+            None if without != rest => without,
+            None => return Mended { problems, spec: None, keys },
+        };
     }
+}
+
+/// Values that may stand in for one of the wrong type.
+const STAND_INS: [&str; 6] = ["1", "0.5", "\"x\"", "true", "[]", "{}"];
+
+/// Line of the file, of a line of a text with lines that were written into it, in this order.
+fn own_line(line: usize, written: &[usize]) -> usize {
+    written.iter().rev().fold(line, |line, at| if line > *at { line - 1 } else { line })
+}
+
+/// True if a text lacks a key that it has to have.
+fn is_missed(text: &str, key: Option<&str>) -> bool {
+    let name = key.map(|key| key.rsplit_once('.').map_or(key, |(_, name)| name));
+    let error = toml::from_str::<Spec>(text).err();
+    error
+        .zip(name)
+        .is_some_and(|(error, name)| error.message().starts_with(&format!("missing field `{name}`")))
+}
+
+/// Name of the table whose header begins at an offset.
+fn header_at(text: &str, offset: usize) -> Option<&str> {
+    let line = text[offset..].lines().next()?.trim().strip_prefix('[')?;
+    let (name, _) = line.split_once(']')?;
+    Some(name.trim_matches(['[', ' ']))
+}
+
+/// The text with a value that can be read in the place of a wrong one, if any can.
+fn stand_in(text: &str, span: &Range<usize>, message: &str) -> Option<String> {
+    if message.starts_with("unknown field") || message.starts_with("duplicate key") {
+        return None;
+    }
+    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[span.start..].find('\n').map_or(text.len(), |at| span.start + at);
+    let (left, right) = text[start..end].split_once('=')?;
+    // An array that goes on below cannot be told from its first line.
+    if right.matches('[').count() != right.matches(']').count() {
+        return None;
+    }
+    let variants = message.split('`').skip(3).step_by(2).map(|name| format!("\"{name}\""));
+    STAND_INS.into_iter().map(str::to_owned).chain(variants).find_map(|value| {
+        let mut mended = text.to_owned();
+        mended.replace_range(start..end, &format!("{left}= {value}"));
+        let error = toml::from_str::<Spec>(&mended).err();
+        let here = |error: &toml::de::Error| {
+            let span = error.span().map(|span| culprit(&mended, span, error.message()));
+            span.is_none_or(|span| (start..=end).contains(&span.start))
+                || one_line(error.message()) == message
+        };
+        (!error.is_some_and(|error| here(&error))).then_some(mended)
+    })
+}
+
+/// The text with a key that is missing, below the header of its table or at the top, and that line.
+fn write_missing(
+    text: &str,
+    span: Option<Range<usize>>,
+    name: &str,
+    message: &str,
+) -> Option<(String, usize)> {
+    let header = span.filter(|span| text[span.start..].starts_with('['));
+    let at = header.map_or(Some(0), |span| Some(span.start + text[span.start..].find('\n')? + 1))?;
+    STAND_INS.into_iter().find_map(|value| {
+        let mut mended = text.to_owned();
+        mended.insert_str(at, &format!("{name} = {value}\n"));
+        let error = toml::from_str::<Spec>(&mended).err();
+        let is_read = error.is_none_or(|error| {
+            error.message() != message
+                && !error.span().is_some_and(|span| line_at(&mended, span.start) == line_at(&mended, at))
+        });
+        is_read.then(|| (mended, line_at(text, at)))
+    })
 }
 
 /// The span of a mistake. For some tables the reader knows no more than the table: then it is on the line without which it is
@@ -188,7 +300,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_found_with_its_line() {
-        let (problems, spec) = of_text(WRONG);
+        let Mended { problems, spec, .. } = mended(WRONG);
         let lines: Vec<_> = problems.iter().map(|problem| problem.line).collect();
         let words: Vec<_> = problems.iter().map(|problem| problem.words.as_str()).collect();
         for (line, part) in [
@@ -201,7 +313,7 @@ mod tests {
             let found = problems.iter().any(|p| p.line == Some(line) && p.words.contains(part));
             assert!(found, "line {line}: {part}: {lines:?} {words:?}");
         }
-        assert!(spec.is_none(), "the window is gone, and there is no spec without one");
+        assert!(spec.is_some(), "another window stands in for it");
     }
 
     #[test]
@@ -229,8 +341,38 @@ mod tests {
     }
 
     #[test]
+    fn problems_of_values_are_told_although_a_file_is_missing_and_other_values_are_no_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spec.toml");
+        let text = "name = \"PLAIN\"\nmax_candidates = 0\n[checkpoint]\npath = \"none.pth\"\n\
+            [task]\nkind = \"perplexity\"\ntext = \"none.txt\"\nwindow = \"long\"\n\
+            [constraints]\nmin_saving = 2.0\n[device.energy]\ndram_pj = -1.0\n[run]\nshards = 0\n";
+        std::fs::write(&path, text).unwrap();
+        let found =
+            problems(&path, &["max_candidates=none".to_owned(), "task.windows=many".to_owned()]).unwrap();
+        let lines: Vec<_> = found.iter().map(|problem| problem.line).collect();
+        let words = found.iter().map(|problem| problem.words.clone()).collect::<Vec<_>>().join("\n");
+        for part in [
+            "name = \"PLAIN\"",
+            "checkpoint.path",
+            "task.text",
+            "task.window: invalid type: string \"long\"",
+            "min_saving = 2",
+            "device.energy.dram_pj = -1",
+            "run.shards = 0",
+            "max_candidates: invalid type: string \"none\"",
+            "task.windows: invalid type: string \"many\", expected a whole number",
+        ] {
+            assert!(words.contains(part), "{part}:\n{words}");
+        }
+        let expected = [1, 4, 7, 8, 10, 12, 14].map(Some);
+        assert_eq!(lines[..7], expected, "{words}");
+        assert_eq!(lines[7..], [None, None], "of the command line, and of nothing that stands in:\n{words}");
+    }
+
+    #[test]
     fn what_cannot_be_parsed_is_one_problem() {
-        let (problems, spec) = of_text("name = \n");
+        let Mended { problems, spec, .. } = mended("name = \n");
         assert!(spec.is_none());
         assert_eq!(problems[0].line, Some(1));
     }

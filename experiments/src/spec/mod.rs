@@ -5,6 +5,7 @@
 
 mod calibration;
 mod check;
+mod draft;
 mod files;
 mod position;
 pub mod recovery;
@@ -18,18 +19,15 @@ mod written;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use qslm_common::ENGINE_VERSION;
 use qslm_common::candidate::Candidate;
-use qslm_common::cost::Cost;
 use qslm_common::demands::Demands;
 use qslm_common::experiment::Experiment;
 use qslm_common::front_document::FrontDocument;
 use qslm_common::hash::ContentHash;
 use qslm_common::job::Job;
 use qslm_common::network::{Member, Network};
-use qslm_common::objective::Objective;
 use qslm_common::space::{Axis, Space, Tier};
-use qslm_common::task::{Data, MAX_SHARDS};
+use qslm_common::task::Data;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::jobs::sensitivity::{Sensitivity, UNITS_AT_ONCE};
 use qslm_engine::task::sensitivity::Needs;
@@ -42,12 +40,13 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::front_file;
 use crate::holdout::{HeldOut, Holdout};
 use crate::input::{Input, read_checkpoint, unreadable};
-use crate::listed;
+use crate::listed::{self, Listed};
 use crate::making::{Here, Maker};
 use crate::member::Base;
 use crate::sensitivity::{self, Metric, UnitSensitivity};
-use calibration::{calibrate, draft};
+use calibration::calibrate;
 pub use check::{Problem, problems, problems_of_text};
+use draft::{Draft, Found};
 use files::{Files, find, find_addresses, missing, origins};
 pub use written::refuse_toml;
 use written::{HoldoutSpec, Spec, WrittenList, WrittenRanked, WrittenStrategy};
@@ -130,6 +129,7 @@ enum Refused {
 }
 
 /// A problem of a value in a spec.
+#[derive(Debug, Clone, PartialEq)]
 struct KeyProblem {
     /// Key path of the value; `None` if it is about no key.
     key: Option<String>,
@@ -164,68 +164,37 @@ fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, R
     let base = Base::said(&files.checkpoint, spec.checkpoint.family)?;
     let member = spec.checkpoint.member(base).map_err(|problem| Refused::Spec(vec![problem]))?;
     // A list that is too long is told before anything large is read.
-    let listed = listed(path, &spec, member, &files)?;
+    let Listed { candidates: listed, names } = listed(path, &spec, member, &files)?;
     let network = float_network(path, member, &files)?;
     let checkpoint = Input::checkpoint(&files.checkpoint)?;
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
     let inputs = [(checkpoint.hash()?, &checkpoint), (tokenizer.hash()?, &tokenizer)];
     spec.space.problems()?;
-    let mut space = spec.space.resolve(network.binary_embedding, &network);
-    // Whatever is wrong besides is told before anything is made.
-    let draft = draft(&space, &network);
-    let with_codes_of = |space: &Space, all| {
-        let filled = listed.iter().map(|candidate| with_codes(candidate.clone(), &space.codes, all).encode());
-        filled.collect::<Vec<_>>()
-    };
-    let (mut strategy, ranking) = strategy(&spec.strategy, with_codes_of(&draft, true), &draft, &network);
-    let mut experiment = Experiment {
-        name: spec.name.clone(),
-        engine_version: ENGINE_VERSION,
-        backend: spec.backend,
-        checkpoint: inputs[0].0,
+    let found = Found {
         network,
+        checkpoint: inputs[0].0,
         data: Data { text: text.hash()?, tokenizer: inputs[1].0 },
-        space: draft,
-        constraints: spec.constraints.clone(),
-        objectives: spec
-            .objectives
-            .clone()
-            .unwrap_or_else(|| vec![Objective::quality_of(&task), Objective::Cost(Cost::Footprint)]),
-        trade_off: spec.trade_off,
-        strategy: strategy.spec(),
-        device: spec.device.clone(),
-        racing: spec.racing,
-        recovery: None,
-        max_candidates: spec.max_candidates,
         tasks: tasks::further(&further),
         task,
+        listed: &listed,
+        names,
     };
+    // Whatever is wrong besides is told before anything is made.
+    let mut draft = Draft::new(&spec, &spec.space, found);
     let trained_on = match &spec.recovery {
         Some(written) => {
-            let (recovery, text) = recovery::resolve(path, written, &tokenizer, &experiment)?;
-            experiment.recovery = Some(recovery);
+            let (recovery, text) = recovery::resolve(path, written, &tokenizer, &draft.experiment)?;
+            draft.experiment.recovery = Some(recovery);
             Some(text)
         }
         None => None,
     };
-    let losses_problem = table::problem(&strategy);
-    table::draft(&mut strategy, &experiment);
-    experiment.strategy = strategy.spec();
-    let (shards, demands) = (spec.run.shards, spec.run.workers.clone());
-    let mut problems: Vec<KeyProblem> =
-        qslm_search::problems(&experiment).into_iter().map(Into::into).collect();
-    problems.extend(losses_problem);
-    if !(1..=MAX_SHARDS).contains(&shards) {
-        let words = format!("run.shards = {shards}: expected 1 to {MAX_SHARDS}");
-        problems.push(KeyProblem::new("run.shards", words));
-    }
-    let demands_problem = demands.validate().err();
-    problems
-        .extend(demands_problem.map(|error| KeyProblem::new("run.workers", format!("run.workers.{error}"))));
-    problems.extend(ranking.iter().flat_map(|ranking| ranking.problems(&network)));
+    let problems = draft.problems(&spec);
     if !problems.is_empty() {
         return Err(Refused::Spec(problems));
     }
+    let (shards, demands) = (spec.run.shards, spec.run.workers.clone());
+    let Draft { mut space, mut experiment, mut strategy, ranking } = draft;
     let holdout = &spec.holdout;
     let holdout =
         holdout.as_ref().map(|holdout| held_out(path, holdout, &tokenizer, &experiment)).transpose()?;
@@ -250,7 +219,7 @@ fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, R
         space.sort_by_size(&network);
     }
     if let AnyStrategy::List(list) = &mut strategy {
-        list.candidates = with_codes_of(&space, false);
+        list.candidates = with_codes_of(&listed, &space, false);
     }
     experiment.space = space;
     let calibration = calibrated.data.as_ref();
@@ -291,6 +260,11 @@ fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, R
     Ok(Resolved { experiment, strategy, shards, files, positions, sequences, demands, holdout, origins })
 }
 
+/// Canonical texts of listed candidates with the codes of a space: of all units, or of those that are calibrated.
+fn with_codes_of(listed: &[Candidate], space: &Space, all: bool) -> Vec<String> {
+    listed.iter().map(|candidate| with_codes(candidate.clone(), &space.codes, all).encode()).collect()
+}
+
 fn refuse(path: &Path, what: &dyn std::fmt::Display) -> Failure {
     Failure::new(Exit::Usage, format!("{}: {what}", path.display()))
 }
@@ -325,9 +299,9 @@ fn held_out(
 }
 
 /// The candidates of a written list.
-fn listed(path: &Path, spec: &Spec, member: Member, files: &Files) -> Outcome<Vec<Candidate>> {
+fn listed(path: &Path, spec: &Spec, member: Member, files: &Files) -> Outcome<Listed> {
     let Some(WrittenStrategy::List(WrittenList { candidates })) = &spec.strategy else {
-        return Ok(Vec::new());
+        return Ok(Listed::default());
     };
     let shape = Checkpoint::inspect(&files.checkpoint, member);
     let shape = shape.map_err(|error| unreadable(&files.checkpoint, &error))?;
@@ -339,7 +313,7 @@ fn listed(path: &Path, spec: &Spec, member: Member, files: &Files) -> Outcome<Ve
 /// order of the network.
 fn strategy(
     written: &Option<WrittenStrategy>,
-    listed: Vec<String>,
+    listed: List,
     space: &Space,
     network: &Network,
 ) -> (AnyStrategy, Option<Ranking>) {
@@ -352,7 +326,7 @@ fn strategy(
         Some(WrittenStrategy::AsItIs(strategy) | WrittenStrategy::Warm(strategy, _)) => {
             (strategy.clone(), None)
         }
-        Some(WrittenStrategy::List(_)) => (List { candidates: listed }.into(), None),
+        Some(WrittenStrategy::List(_)) => (listed.into(), None),
         &Some(WrittenStrategy::Ranked(WrittenRanked { metric, tier, sequences, top_k })) => {
             let groups = space.groups(network, Axis::Weights, tier);
             let order = groups.into_iter().map(|group| group.name).collect();

@@ -326,6 +326,7 @@ const AFTER_STRATEGY: &[Table] = &[
             ),
             ("two_memory", "table", "", "a dense non-volatile memory beside the SRAM"),
             ("latency", "table", "", "speed of its arithmetic and of its memory"),
+            ("table", "table", "", "cycles or energy of a product on a chip at hand, by widths"),
             ("split", "table", "", "a remote machine that computes the rest of the network"),
         ],
         misspelt: "[device]\nx_ = 1",
@@ -373,6 +374,17 @@ const AFTER_STRATEGY: &[Table] = &[
         about: "A roofline of the device.",
         keys: ROOFLINE,
         misspelt: "[device.latency]\nx_ = 1",
+    },
+    Table {
+        name: "[device.table]",
+        about: "What one multiply-accumulate takes on a chip at hand, by the bits of weights, or of weights and activations: \
+                {4 = 0.5, 8 = 1, 8x8 = 0.25, 32 = 6}. A product runs on the narrowest entry that is wide enough for both \
+                operands; 32 is that of floats, and has to be there.",
+        keys: &[
+            ("cycles", "widths with numbers above 0", "none", "cycles of a product: cost table_cycles"),
+            ("picojoules", "widths with numbers above 0", "none", "energy of a product: cost table_energy"),
+        ],
+        misspelt: "[device.table]\nx_ = 1",
     },
     Table {
         name: "[device.split]",

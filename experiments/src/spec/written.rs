@@ -283,14 +283,25 @@ pub(super) fn of_text(path: &Path, text: &str, settings: &[String]) -> Outcome<S
     if settings.is_empty() {
         return toml::from_str(text).map_err(at_line);
     }
-    let mut table: toml::Table = toml::from_str(text).map_err(at_line)?;
+    toml::from_str::<toml::Table>(text).map_err(at_line)?;
+    let text = with_settings(path, text, settings)?;
+    // Read as any text is. No line of this one is the file's.
+    toml::from_str(&text).map_err(|error| {
+        let span = error.span().map(|span| culprit(&text, span, error.message()));
+        let key = span.and_then(|span| key_at(&text, span.start));
+        refuse(path, &with_key(key.as_deref(), suggest(&one_line(error.message()))))
+    })
+}
+
+/// The text of a file with settings on top, as another text.
+pub(super) fn with_settings(path: &Path, text: &str, settings: &[String]) -> Outcome<String> {
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| refuse_toml(path, text, &error))?;
     let before = strategy_of(&table);
     for setting in settings {
         set(&mut table, setting)?;
     }
     drop_foreign_keys(&mut table, &before, settings);
-    // Read as any text is. No line of this one is the file's.
-    toml::from_str(&table.to_string()).map_err(|error| refuse(path, &suggest(&one_line(error.message()))))
+    Ok(table.to_string())
 }
 
 /// The `[strategy]` table, or an empty one.
@@ -332,8 +343,19 @@ fn refuse_at(path: &Path, text: &str, offset: Option<usize>, message: &str) -> F
     }
 }
 
-/// Adds to the words about an unknown name which of the known ones may be meant.
+/// Adds to the words about an unknown name which of the known ones may be meant, and says what a number is.
 pub(super) fn suggest(message: &str) -> String {
+    let types = [
+        ("u16", "a whole number"),
+        ("u32", "a whole number"),
+        ("u64", "a whole number"),
+        ("f64", "a number"),
+    ];
+    for (of_reader, of_people) in types {
+        if let Some(words) = message.strip_suffix(&format!(", expected {of_reader}")) {
+            return format!("{words}, expected {of_people}");
+        }
+    }
     let mut names = message.split('`').skip(1).step_by(2);
     let known = |unknown: &str, names: &mut dyn Iterator<Item = &str>| {
         let scored = names.map(|name| (strsim::damerau_levenshtein(unknown, name), name.to_owned()));
@@ -357,6 +379,9 @@ pub(super) fn one_line(text: &str) -> String {
 pub(super) fn set(table: &mut toml::Table, setting: &str) -> Outcome {
     let usage = |what: &str| Failure::new(Exit::Usage, format!("--set {setting}: {what}"));
     let (key, value) = setting.split_once('=').ok_or_else(|| usage("expected KEY=VALUE"))?;
+    if value.parse::<u128>().is_ok_and(|number| i64::try_from(number).is_err()) {
+        return Err(usage(&format!("expected at most {}", i64::MAX)));
+    }
     let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"));
     let mut value = parsed.ok().and_then(|mut t| t.remove("value")).unwrap_or(toml::Value::from(value));
     let file = value.as_str().filter(|file| is_path(key) && !is_address(Path::new(file)));

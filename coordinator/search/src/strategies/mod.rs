@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     /// Texts of experiments on record: another order or another name would give them other ids.
-    const CANONICAL: [&str; 19] = [
+    const CANONICAL: [&str; 20] = [
         r#"{"kind":"qslm","sensitivity_bits":null}"#,
         r#"{"kind":"qslm","sensitivity_bits":4,"sensitivity_sequences":8}"#,
         r#"{"kind":"qslm","sensitivity_bits":null,"plain":false}"#,
@@ -201,6 +201,7 @@ mod tests {
         r#"{"kind":"random","tier":"matrix","trials":100,"seed":18446744073709551615}"#,
         r#"{"kind":"ranked","metric":"lsaq","tier":"block","order":["head","blocks.0"]}"#,
         r#"{"kind":"list","candidates":["a","b"]}"#,
+        r#"{"kind":"list","candidates":["a","b"],"names":["idea 1",""]}"#,
         r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256}"#,
         r#"{"kind":"allocate","tier":"matrix","sensitivity_sequences":256,"fit":"regression"}"#,
         r#"{"kind":"evolve","tier":"module","population":20,"generations":5,"seed":1}"#,

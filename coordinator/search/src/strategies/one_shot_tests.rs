@@ -21,13 +21,13 @@ fn a_list_is_measured_with_the_float_model_and_nothing_else() {
     let listed: Vec<Candidate> =
         [2, 0].map(|level| experiment.space.uniform(&experiment.network, level)).to_vec();
     let candidates = listed.iter().map(Candidate::encode).collect();
-    experiment.strategy = List { candidates }.into();
+    experiment.strategy = List::new(candidates, Vec::new()).into();
     assert_eq!(problems(&experiment), []);
     let archive = run(&experiment, |_| false).0;
     let expected = [&Candidate::float(&experiment.network), &listed[0], &listed[1]];
     assert!(archive.len() == 3 && expected.iter().all(|candidate| archive.get(&candidate.id()).is_some()));
     let refused = |candidates| {
-        let wrong = Experiment { strategy: List { candidates }.into(), ..experiment.clone() };
+        let wrong = Experiment { strategy: List::new(candidates, Vec::new()).into(), ..experiment.clone() };
         problems(&wrong).first().map(ToString::to_string).unwrap_or_default()
     };
     assert_eq!(refused(Vec::new()), "strategy.candidates: 0 candidates: expected 1 to 1000");

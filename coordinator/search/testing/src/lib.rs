@@ -19,7 +19,7 @@ use qslm_common::task::{Data, Task};
 use qslm_common::tasks::{FurtherTask, TaskName};
 use qslm_common::trade_off::TradeOff;
 use qslm_common::{ENGINE_VERSION, hash::ContentHash};
-use qslm_search::{AnyStrategy, Step, Tell};
+use qslm_search::{AnyStrategy, Step, Tell, Tiered};
 
 /// Experiment on a network of two blocks, with every width and a bound on quality.
 #[expect(clippy::unwrap_used, reason = "the widths are written here")]
@@ -54,6 +54,30 @@ pub fn experiment(strategy: impl Into<StrategySpec>) -> Experiment {
         max_candidates: None,
         tasks: BTreeMap::new(),
     }
+}
+
+/// Texts of one strategy of every kind, small, in the order of the registry. `external` has nobody who could tell it anything.
+#[expect(clippy::unwrap_used, reason = "the schemes are written here")]
+pub fn every_strategy() -> Vec<String> {
+    let network = experiment(Tiered::default()).network;
+    let listed = ["f16", "int8:symmetric:tensor", "int4:symmetric:tensor", "int2:symmetric:tensor"];
+    let listed = listed.map(|scheme| Candidate::new(&network, |_| scheme.parse().unwrap()).encode());
+    let listed = listed.map(|text| format!("\"{}\"", text.replace('\n', "\\n")));
+    let texts = [
+        r#"{"kind":"qslm","sensitivity_bits":null}"#,
+        r#"{"kind":"grid","tier":"block"}"#,
+        r#"{"kind":"random","tier":"matrix","trials":100,"seed":1}"#,
+        r#"{"kind":"ranked","metric":"lsaq","tier":"block","order":["head","blocks.1","blocks.0"]}"#,
+        &format!(r#"{{"kind":"list","candidates":[{}]}}"#, listed.join(",")),
+        r#"{"kind":"allocate","tier":"matrix","fit":"regression"}"#,
+        r#"{"kind":"evolve","tier":"module","population":20,"generations":5,"seed":1}"#,
+        r#"{"kind":"memory_driven","tier":"matrix"}"#,
+        r#"{"kind":"surrogate","tier":"matrix","initial":20,"iterations":8,"batch":10,"seed":1}"#,
+        r#"{"kind":"beam","tier":"matrix","width":3}"#,
+        r#"{"kind":"haq","tier":"matrix","episodes":40,"seed":1}"#,
+        r#"{"kind":"external"}"#,
+    ];
+    texts.map(str::to_owned).into()
 }
 
 /// Counts of a candidate: a loss that grows with every bit taken, at a rate of each site's own.

@@ -21,6 +21,7 @@ use qslm_common::origins::Origins;
 use qslm_common::trade_off::TradeOff;
 use qslm_common::work::WorkKey;
 use qslm_search::{AnyStrategy, Playback, Probe, Random, Search, Step, Tell, Tiered};
+use qslm_transport::gate::Denied;
 
 use super::*;
 use crate::ledger::Grant;
@@ -336,17 +337,42 @@ async fn what_happens_is_counted() {
     let Snapshot { tally, workers, experiments, .. } = handle.snapshot().await.unwrap();
     assert_eq!((tally.granted, tally.recorded, tally.fenced), (2, 2, 2));
     assert_eq!((workers.len(), experiments.len(), experiments[0].measured), (1, 1, 2));
-    let text = crate::metrics::text(&handle).await.unwrap();
+    let text = crate::metrics::text(&handle, &Denied::default()).await.unwrap();
     for line in [
         format!("qslm_trials_measured{{experiment=\"{}\"}} 2.0", qslm().id()),
         "qslm_results_total{outcome=\"recorded\"} 2.0".to_owned(),
         "qslm_leases_granted_total 2.0".to_owned(),
+        format!("qslm_shards_settled_total{{experiment=\"{}\"}} 2.0", qslm().id()),
+        "qslm_calls_denied_total{reason=\"role\"} 0.0".to_owned(),
         "# TYPE qslm_commit_seconds histogram".to_owned(),
     ] {
         assert!(text.contains(&line), "{line}\n{text}");
     }
     let documented = crate::metrics::reference();
     assert!(documented.iter().all(|(name, ..)| text.contains(name.as_str())));
+}
+
+#[tokio::test]
+async fn events_outlive_a_restart_and_their_numbers_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.redb");
+    let (handle, thread) = open(&path);
+    handle.submit(Submission::new(qslm(), 1)).await.unwrap();
+    handle.report(report("a", 0)).await.unwrap();
+    let before = handle.cluster().await.unwrap().events;
+    let texts: Vec<_> = before.iter().map(|event| event.text.as_str()).collect();
+    assert!(texts.contains(&"submitted") && texts.contains(&"worker a is here"), "{texts:?}");
+    handle.stop();
+    thread.join().unwrap().unwrap();
+    let (handle, _thread) = open(&path);
+    let kept = handle.cluster().await.unwrap().events;
+    assert_eq!(kept[..before.len()], before);
+    handle.report(report("b", 0)).await.unwrap();
+    let after = handle.cluster().await.unwrap().events;
+    assert_eq!(after[..kept.len()], kept);
+    let numbers: Vec<_> = after.iter().map(|event| event.number).collect();
+    assert!(numbers.is_sorted_by(|a, b| a + 1 == *b), "{numbers:?}");
+    assert_eq!(after.last().unwrap().text, "worker b is here");
 }
 
 #[tokio::test]

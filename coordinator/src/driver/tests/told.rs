@@ -73,7 +73,7 @@ async fn tells_outlive_a_restart_and_lead_to_the_front_of_a_list_of_the_same_can
 
     let (told, status) = read_finished(&path, &external(), 2).await;
     assert_eq!((status.evaluated, status.measured), (0, 6));
-    let list = experiment(List { candidates: tell(&[0, 1, 2, 3, 4], true).candidates });
+    let list = experiment(List::new(tell(&[0, 1, 2, 3, 4], true).candidates, Vec::new()));
     let other = folder.path().join("list.redb");
     let (handle, thread) = open(&other);
     handle.submit(Submission::new(list.clone(), 3)).await.unwrap();
@@ -90,7 +90,7 @@ async fn tells_outlive_a_restart_and_lead_to_the_front_of_a_list_of_the_same_can
 async fn nothing_is_told_to_what_does_not_ask_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _thread) = open(&folder.path().join("s.redb"));
-    let listed = experiment(List { candidates: tell(&[0], true).candidates });
+    let listed = experiment(List::new(tell(&[0], true).candidates, Vec::new()));
     let list = handle.submit(Submission::new(listed, 1)).await.unwrap().id;
     let words = format!("{list} has the strategy list: candidates are told to one that is external");
     assert_eq!(handle.tell(list, 1, tell(&[0], false)).await, Err(Refusal::NotNow(words)));
@@ -166,7 +166,7 @@ async fn a_candidate_that_is_pruned_from_outside_stays_pruned_whoever_measures_i
     assert!(dropped.contains(&of(2).next_back().unwrap().lease), "nobody has to measure it any more");
     // A result that comes in late, and another experiment that measures it, change nothing, nor does a restart.
     settle(&handle, &of(2).skip(1).collect::<Vec<_>>()).await;
-    let list = experiment(List { candidates: tell(&[2, 3], true).candidates });
+    let list = experiment(List::new(tell(&[2, 3], true).candidates, Vec::new()));
     handle.submit(Submission::new(list.clone(), 2)).await.unwrap();
     work(&handle, 1, STEPS).await;
     assert_eq!(handle.get(list.id()).await.unwrap().measured, 3);

@@ -4,6 +4,7 @@
 //! change, and what is in people's stores may not.
 
 mod counts;
+mod event;
 mod made;
 mod shown;
 mod tell;
@@ -15,6 +16,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(super) use counts::{decode_counts, encode_counts};
+pub use event::Event;
+pub(super) use event::{decode_event, encode_event};
 pub(super) use made::{decode_made, encode_made};
 pub(super) use shown::{decode_comparison, decode_sample, encode_comparison, encode_sample};
 pub(super) use tell::{decode_tell, encode_tell};
@@ -205,6 +208,7 @@ mod tests {
             let _ = decode_sample(&bytes);
             let _ = decode_comparison(&bytes);
             let _ = decode_tell(&bytes);
+            let _ = decode_event(1, &bytes);
         }
     }
 }

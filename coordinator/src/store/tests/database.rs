@@ -17,7 +17,7 @@ use qslm_search::{OnRecord, Tell, Tiered};
 
 use crate::store::tables::META;
 use crate::store::whole::TABLES;
-use crate::store::{ExperimentRecord, Store, StoreError, Write};
+use crate::store::{Event, ExperimentRecord, KEPT_EVENTS, Store, StoreError, Write};
 use qslm_testing::experiment;
 
 fn counts(nll: u64) -> Evidence {
@@ -183,6 +183,8 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
         Write::Tell(id.clone(), 1, tell(false)),
         Write::Tell(id.clone(), 2, tell(true)),
         Write::Prune(id.clone(), CandidateId::of(b"c")),
+        Write::Event(event(1)),
+        Write::Event(event(2)),
     ];
     store.commit(&changes).unwrap();
     let tables = |store: &Store| {
@@ -210,9 +212,30 @@ fn every_table_that_a_change_writes_to_is_a_part_of_the_whole() {
     assert_eq!((contents.jobs.len(), contents.made_differently().count()), (1, 1));
     let sizes = [contents.engines.len(), contents.failures.len(), contents.retried.len()];
     assert_eq!(sizes, [1, 2, 1]);
-    assert_eq!((contents.tells.len(), contents.prunes.len()), (2, 1));
+    assert_eq!((contents.tells.len(), contents.prunes.len(), contents.events.len()), (2, 1, 2));
+    assert_eq!(other.events().unwrap(), [event(1), event(2)]);
     let sizes = [contents.timeline.len(), contents.comparisons.len(), contents.shard_results.len()];
     assert_eq!(sizes, [1, 1, 1]);
+}
+
+fn event(number: u64) -> Event {
+    Event { number, unix_ms: 1000 + number, experiment: "a-1".to_owned(), text: format!("event {number}") }
+}
+
+#[test]
+fn the_last_events_are_kept_however_many_there_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.redb");
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.events().unwrap(), []);
+    for batch in 0..5 {
+        let events: Vec<_> = (1..=50).map(|at| Write::Event(event(batch * 50 + at))).collect();
+        store.commit(&events).unwrap();
+    }
+    drop(store);
+    let expected: Vec<_> = (51..=250).map(event).collect();
+    assert_eq!(expected.len(), KEPT_EVENTS);
+    assert_eq!(Store::open(&path).unwrap().events().unwrap(), expected);
 }
 
 #[test]
