@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{QSLM, Running, SPEC, TINY, broken_checkpoint, program, root, succeed};
+use support::{QSLM, Running, SPEC, TINY, broken_checkpoint, program, refused, root, succeed};
 
 const FILES: [&str; 4] = ["export.csv", "front.json", "packed.safetensors", "report.html"];
 
@@ -206,4 +206,30 @@ fn a_submitter_waits_for_a_coordinator_that_refuses_connections_for_some_seconds
     assert_eq!(code, Some(0), "{errors}");
     assert_eq!(ended(&mut worker), Some(0));
     assert_eq!(ended(&mut coordinator), Some(0));
+}
+
+#[test]
+fn results_go_to_object_storage_in_programs_that_have_it_and_the_others_say_so() {
+    let sweep = Sweep::new();
+    let to = format!("file://{}", sweep.at("results").display());
+    let submit = ["submit", SPEC, "--wait", "--connect-timeout", "0", "--results", &to];
+    if !cfg!(feature = "object-store") {
+        let said = refused(2, &submit);
+        assert!(
+            said.contains(&format!("--results {to}: this program was built without object storage")),
+            "{said}"
+        );
+        return;
+    }
+    assert!(
+        refused(2, &["submit", SPEC, "--wait", "--results", "ftp://a/b"])
+            .contains("nothing is known of ftp://")
+    );
+    succeed(
+        &[&["run", SPEC, "--quiet", "--store", sweep.at("s.redb").to_str().unwrap()][..], &TINY].concat(),
+    );
+    let mut coordinator = sweep.coordinator(&[]);
+    coordinator.read_on();
+    succeed(&[&submit[..], &TINY, &["--coordinator", &sweep.url()]].concat());
+    assert_eq!(sweep.results(), FILES);
 }
