@@ -14,6 +14,7 @@ pub mod rpc;
 pub mod server;
 pub mod settings;
 pub mod store;
+pub mod until_done;
 pub mod web;
 
 pub use crash::{CrashPlan, CrashPoint};

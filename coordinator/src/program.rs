@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Parser;
 use qslm_common::bytes;
-use qslm_program::{LogFlags, Port, limits};
+use qslm_program::{Coded, LogFlags, Port, limits};
 use qslm_transport::{Monitor, Tokens, listen};
 use serde::Serialize;
 
 use crate::settings::Settings;
+use crate::until_done::until_done;
 use crate::{Coordinator, Ports};
 
 /// Lease quantization trials to workers and keep every result.
@@ -25,7 +26,14 @@ use crate::{Coordinator, Ports};
 Examples:
   qslm-coordinator --store sweep.redb
   qslm-coordinator --listen '[::]:7477' --tokens tokens --certificate tls.crt --key tls.key
-  QSLM_COORDINATOR_STORE=/data/qslm.redb qslm-coordinator"
+  qslm-coordinator --store sweep.redb --until-done
+  QSLM_COORDINATOR_STORE=/data/qslm.redb qslm-coordinator
+
+Exit codes:
+  0    told to stop, or done (--until-done): all experiments have ended, whether they finished or were cancelled
+  1    failed
+  2    settings that make no sense
+  143  told to stop before all was done (--until-done)"
 )]
 // One field for each flag.
 struct Flags {
@@ -85,6 +93,14 @@ struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     calls_per_second: Option<u32>,
+    /// End with exit code 0 once all experiments have ended and whoever waited for them has the results
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until_done: Option<bool>,
+    /// Seconds that --until-done keeps results ready where nobody says that they are collected, 1 to 86400 [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collect_within_s: Option<f64>,
     /// Send traces to this OpenTelemetry collector (OTLP over gRPC, http://HOST:4317)
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,6 +140,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     limits::ensure_threads(3)?;
     limits::ensure_files(32)?;
     check_file_limit(settings.max_connections);
+    let patience = settings.until_done()?;
     let coordinator = Coordinator::open(&settings.store, options)?;
     let listener = listen(settings.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", settings.listen))?;
@@ -144,8 +161,21 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         Port::Off => None,
         Port::On(wanted) => Some(Monitor::bind(wanted).await?),
     };
+    let done = patience.map(|patience| {
+        let (driver, collected) = (coordinator.driver().clone(), coordinator.collected().clone());
+        tokio::spawn(until_done(driver, collected, patience, stop.clone()))
+    });
     coordinator.serve(Ports { grpc: listener, web, monitor }, door, stop).await?;
-    tracing::info!("stopped");
+    // Serving ends with `stop`, and so does whoever looks for the end.
+    let is_done = match done {
+        Some(done) => Some(done.await?),
+        None => None,
+    };
+    tracing::info!("{}", if is_done == Some(true) { "done" } else { "stopped" });
+    // One that was to stay until the end and did not has to be started again, by a Kubernetes Job for one.
+    if is_done == Some(false) {
+        return Err(Coded::error(128 + qslm_program::signal(), anyhow!("stopped before all was done")));
+    }
     Ok(())
 }
 

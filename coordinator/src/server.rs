@@ -21,6 +21,7 @@ use crate::driver::{self, DriverError, Handle, Options};
 use crate::metrics;
 use crate::rpc::{self, ExperimentsService, Quotas, WorkService};
 use crate::store::{Artifacts, Store, StoreError};
+use crate::until_done::Collected;
 use crate::web;
 
 /// Time in which open calls may end once the coordinator stops. hyper may wait for ever on a stuck connection
@@ -87,6 +88,7 @@ pub struct Coordinator {
     artifacts: Artifacts,
     traces: Option<Traces>,
     crash_at: CrashPlan,
+    collected: Collected,
 }
 
 impl Coordinator {
@@ -120,12 +122,17 @@ impl Coordinator {
     fn on(store: Store, artifacts: Artifacts, options: Options) -> Result<Self, DriverError> {
         let (traces, crash_at) = (options.traces.clone(), options.crash_at);
         let (driver, thread) = driver::start(store, options)?;
-        Ok(Self { driver, thread, artifacts, traces, crash_at })
+        Ok(Self { driver, thread, artifacts, traces, crash_at, collected: Collected::default() })
     }
 
     /// Driver, for callers in the same process.
     pub fn driver(&self) -> &Handle {
         &self.driver
+    }
+
+    /// Experiments whose results were collected while it runs.
+    pub fn collected(&self) -> &Collected {
+        &self.collected
     }
 
     /// Store of the artifacts.
@@ -152,7 +159,7 @@ impl Coordinator {
         door: AccessPolicy,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let Self { driver, thread, artifacts, traces, crash_at } = self;
+        let Self { driver, thread, artifacts, traces, crash_at, collected } = self;
         let AccessPolicy { tls, tokens, max_connections, calls_per_second, quotas } = door;
         artifacts.set_most(quotas.artifacts_max_bytes);
         let tls = tls.map(ServerTls::watched).transpose().map_err(Coded::setting)?.map(Arc::new);
@@ -184,7 +191,7 @@ impl Coordinator {
             });
         }
         let work = WorkService::new(driver.clone(), artifacts.clone(), traces.is_some(), crash_at);
-        let experiments = ExperimentsService::new(driver.clone(), artifacts, quotas);
+        let experiments = ExperimentsService::new(driver.clone(), artifacts, quotas, collected);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(qslm_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

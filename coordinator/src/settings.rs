@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use qslm_common::bytes;
 use qslm_program::{Coded, LogFormat, Port};
 use qslm_transport::{ServerTls, Tokens, Traces, given};
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Limits;
+use crate::until_done::Patience;
 use crate::{AccessPolicy, Options, Quotas};
 
 /// Settings of a coordinator.
@@ -53,6 +54,10 @@ pub struct Settings {
     /// Bytes that uploaded files, made artifacts and checkpoints of jobs together may take.
     #[serde(deserialize_with = "bytes::whole")]
     pub artifacts_max_bytes: u64,
+    /// True to end, with exit code 0, once all experiments have ended and their results were collected.
+    pub until_done: bool,
+    /// Seconds for which results are kept ready for somebody who has not said that they are collected, 1 to 86400.
+    pub collect_within_s: f64,
     /// Address of an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`; no traces if
     /// empty.
     pub traces: String,
@@ -83,6 +88,8 @@ impl Default for Settings {
             uploads_per_client: 8,
             experiments_per_client: 1000,
             artifacts_max_bytes: 256 << 30,
+            until_done: false,
+            collect_within_s: 600.0,
             traces: String::new(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -160,6 +167,20 @@ impl Settings {
                 artifacts_max_bytes: self.artifacts_max_bytes,
             },
         })
+    }
+
+    /// Patience of a coordinator that ends by itself; `None` for one that does not.
+    ///
+    /// # Errors
+    /// If a setting is out of its range.
+    pub fn until_done(&self) -> anyhow::Result<Option<Patience>> {
+        let seconds = self.collect_within_s;
+        if !(1.0..=86_400.0).contains(&seconds) {
+            let words = format!("collect_within_s = {seconds}: expected 1 to 86400 seconds");
+            return Err(Coded::setting(anyhow!(words)));
+        }
+        let farewell = self.lease_ttl().map_err(Coded::setting)?;
+        Ok(self.until_done.then(|| Patience { farewell, collect: Duration::from_secs_f64(seconds) }))
     }
 
     fn limits(&self) -> anyhow::Result<Limits> {

@@ -101,14 +101,12 @@ impl Failure {
 
     /// Prints the line and turns into the code.
     pub fn report(self) -> ExitCode {
-        if !self.message.is_empty() {
-            qslm_program::say(format_args!("error: {}", self.message));
-        }
         const SIGTERM: u8 = 15;
-        match (self.code, qslm_program::signal()) {
-            (Exit::Interrupted, SIGTERM) => ExitCode::from(128 + SIGTERM),
-            (code, _) => ExitCode::from(code as u8),
-        }
+        let code = match (self.code, qslm_program::signal()) {
+            (Exit::Interrupted, SIGTERM) => 128 + SIGTERM,
+            (code, _) => code as u8,
+        };
+        qslm_program::fail(code, &self.message)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::holdout::HeldOut;
 use crate::listing::Listing;
 use crate::making::Maker;
-use crate::output::{Output, print, print_data};
+use crate::output::{Output, json_of, print, print_data};
 use crate::progress::Progress;
 use crate::results;
 use crate::spec::Resolved;
@@ -105,7 +105,7 @@ const RETRY: &str = "when the cause is gone, `qslm run .. --retry-failed`, or `q
 /// A front, and what its chosen candidate is worth on data that was held out, or beside the float model after the same
 /// training.
 #[derive(Serialize)]
-struct WithMore {
+pub struct WithMore {
     #[serde(flatten)]
     front: FrontDocument,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,22 +170,27 @@ impl Finished {
         }
     }
 
-    /// Prints it with what the chosen candidate is worth on data that was held out, and what the float model gains by the
-    /// training of the recovery, if the spec has such; `maker` measures that. To be used where blocking is allowed.
-    pub fn show_with_more(&self, output: Output, resolved: &Resolved, maker: &dyn Maker) -> Outcome {
+    /// It with what the chosen candidate is worth on data that was held out, and what the float model gains by the training
+    /// of the recovery, if the spec has such; `maker` measures that. To be used where blocking is allowed.
+    pub fn with_more(&self, resolved: &Resolved, maker: &dyn Maker) -> Outcome<WithMore> {
         let front = self.document()?;
         let holdout = resolved.measure_held_out(&front, maker)?;
         let control = resolved.measure_control(maker)?;
+        Ok(WithMore { front, holdout, control })
+    }
+
+    /// Prints it with more.
+    pub fn show_with_more(&self, output: Output, more: &WithMore, resolved: &Resolved) -> Outcome {
         match output {
-            Output::Json | Output::Yaml if holdout.is_none() && control.is_none() => self.show(output),
-            Output::Json | Output::Yaml => print_data(output, &WithMore { front, holdout, control }),
+            Output::Json => print(&self.json_with(more)?),
+            Output::Yaml => print_data(output, more),
             Output::Table => {
-                let more = holdout.map(|holdout| holdout.describe()).into_iter();
-                let is_control = control.is_none() && resolved.experiment.recovery.is_some();
+                let holdout = more.holdout.iter().map(HeldOut::describe);
+                let is_control = more.control.is_none() && resolved.experiment.recovery.is_some();
                 let itself = is_control.then(|| ITSELF.to_owned());
-                let more: String =
-                    more.chain(control.map(|control| control.describe())).chain(itself).collect();
-                print(&(self.tables(&front) + &more))
+                let words: String =
+                    holdout.chain(more.control.iter().map(Control::describe)).chain(itself).collect();
+                print(&(self.tables(&more.front) + &words))
             }
         }
     }
@@ -193,6 +198,14 @@ impl Finished {
     /// The tables of the front, and of a list.
     fn tables(&self, front: &FrontDocument) -> String {
         results::tables(front) + &self.listing.as_ref().map_or(String::new(), Listing::table)
+    }
+
+    /// It with more as one JSON document: the bytes that the coordinator wrote, where there is nothing more.
+    pub fn json_with(&self, more: &WithMore) -> Outcome<String> {
+        match more {
+            WithMore { holdout: None, control: None, .. } => Ok(self.json.clone()),
+            more => json_of(more),
+        }
     }
 
     /// The front.

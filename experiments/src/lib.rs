@@ -28,6 +28,7 @@ mod overlaid;
 mod parallel;
 mod place;
 mod progress;
+mod result_files;
 mod results;
 mod schemes;
 mod screen;

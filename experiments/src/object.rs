@@ -1,4 +1,4 @@
-//! Object storage as a place for the copy of a store: S3, Google Cloud Storage, Azure Blob Storage or a folder, by a URL.
+//! Object storage as a place for the copy of a store, or for result files: S3, Google Cloud Storage, Azure Blob Storage or a folder, by a URL.
 //!
 //! An object is there as a whole or not at all, whoever looks. Artifacts are named by their hashes and go first; the store,
 //! which names them, goes last, so that what can be seen is whole.
@@ -20,7 +20,7 @@ use crate::exit::{Exit, Failure, Outcome};
 /// Schemes of the URLs that are known.
 const SCHEMES: [&str; 7] = ["s3", "s3a", "gs", "az", "abfs", "abfss", "file"];
 
-/// A place for a store and its artifacts.
+/// A place for a store and its artifacts, or for files below it.
 pub struct ObjectPlace {
     objects: Arc<dyn ObjectStore>,
     store: ObjectPath,
@@ -30,12 +30,13 @@ pub struct ObjectPlace {
 impl ObjectPlace {
     /// The place that a URL names; `None` for what is no URL but a path. Keys and addresses are those that the provider's own
     /// tools take: variables that begin with `AWS_`, `GOOGLE_` or `AZURE_`, or what a machine in its cloud is given.
-    pub fn parse(text: &str) -> Outcome<Option<Self>> {
+    /// `flag` is how it was said.
+    pub fn parse(flag: &str, text: &str) -> Outcome<Option<Self>> {
         let Some((scheme, _)) = text.split_once("://") else { return Ok(None) };
         let wrong = |why: &dyn std::fmt::Display| {
             let expected =
                 "expected a path, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or file:///PATH";
-            Failure::new(Exit::Usage, format!("--to {text}: {why}: {expected}"))
+            Failure::new(Exit::Usage, format!("{flag} {text}: {why}: {expected}"))
         };
         if !SCHEMES.contains(&scheme) {
             return Err(wrong(&format!("nothing is known of {scheme}://")));
@@ -83,6 +84,11 @@ impl ObjectPlace {
     /// Puts a file there as the store.
     pub async fn put_store(&self, file: &Path) -> Outcome {
         self.put(&self.store, file).await
+    }
+
+    /// Puts a file below it, in the place of one of that name.
+    pub async fn put_below(&self, name: &str, file: &Path) -> Outcome {
+        self.put(&self.store.clone().join(name), file).await
     }
 
     /// Puts a file there in pieces, so that memory does not grow with it. Nothing is there unless all of it is.
@@ -180,7 +186,7 @@ mod tests {
     #[test]
     fn a_path_is_no_url_and_a_url_that_makes_no_sense_is_told_with_those_that_do() {
         for path in ["b.redb", "/backup/b.redb", "C:b.redb"] {
-            assert!(ObjectPlace::parse(path).unwrap().is_none());
+            assert!(ObjectPlace::parse("--to", path).unwrap().is_none());
         }
         for (url, why) in [
             ("ftp://a/b", "nothing is known of ftp://"),
@@ -188,12 +194,12 @@ mod tests {
             ("file:///", "it names no object"),
             ("s3://bucket", "it names no object"),
         ] {
-            let error = ObjectPlace::parse(url).err().unwrap();
+            let error = ObjectPlace::parse("--to", url).err().unwrap();
             let words = format!("--to {url}: {why}: expected a path, s3://BUCKET/PATH, ");
             assert!(error.to_string().starts_with(&words) && error.exit() == Exit::Usage, "{error}");
         }
-        let s3 = ObjectPlace::parse("s3://bucket/nightly/b.redb").unwrap().unwrap();
+        let s3 = ObjectPlace::parse("--to", "s3://bucket/nightly/b.redb").unwrap().unwrap();
         assert_eq!(s3.artifacts_path(), ObjectPath::from("nightly/b.redb.artifacts"));
-        assert!(ObjectPlace::parse("gs://bucket/b.redb").unwrap().is_some());
+        assert!(ObjectPlace::parse("--to", "gs://bucket/b.redb").unwrap().is_some());
     }
 }

@@ -71,8 +71,13 @@ pub fn print_data(output: Output, value: &impl Serialize) -> Outcome {
         let value = serde_json::to_value(value).map_err(|error| failed(&error))?;
         return print(&serde_saphyr::to_string(&value).map_err(|error| failed(&error))?);
     }
-    let text = serde_json::to_string_pretty(value).map_err(|error| failed(&error))?;
-    print(&(text + "\n"))
+    print(&json_of(value)?)
+}
+
+/// One JSON document.
+pub fn json_of(value: &impl Serialize) -> Outcome<String> {
+    let text = serde_json::to_string_pretty(value);
+    Ok(text.map_err(|error| Failure::new(Exit::Failure, error))? + "\n")
 }
 
 /// Prints names and values in two columns.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use qslm_common::candidate::Candidate;
 use qslm_common::front_document::FrontRow;
+use qslm_common::hash::ContentHash;
 use qslm_engine::checkpoint::Checkpoint;
+use qslm_engine::checkpoint::packed::Provenance;
 use qslm_proto::v1::GetRequest;
 use tokio::runtime::Handle;
 
@@ -46,6 +48,33 @@ pub struct Selected {
     pub candidate: Candidate,
     /// The calibrated codes that it names.
     pub codes: CodesFiles,
+}
+
+impl Selected {
+    /// Provenance of a file with the candidate, of a checkpoint that was fetched from `origin` or was a file.
+    pub fn provenance(&self, checkpoint: ContentHash, origin: Option<String>) -> Provenance {
+        let front = &self.front.document;
+        Provenance {
+            experiment: Some(front.experiment.clone()),
+            measurement: Some(self.row.counts.clone()),
+            reproducible: front.reproducible,
+            conditions: front.conditions.clone(),
+            ..unmeasured(checkpoint, origin)
+        }
+    }
+}
+
+/// Provenance of a file that no experiment measured.
+pub fn unmeasured(checkpoint: ContentHash, origin: Option<String>) -> Provenance {
+    Provenance {
+        qslm: env!("CARGO_PKG_VERSION").to_owned(),
+        checkpoint,
+        experiment: None,
+        measurement: None,
+        reproducible: true,
+        conditions: None,
+        origin,
+    }
 }
 
 impl SelectArgs {

@@ -58,6 +58,9 @@ fn a_sweep_and_its_workers_leave_front_report_and_export_in_the_folder() {
     assert!(!preempted.wait().unwrap().success());
     assert!(job.wait().unwrap().success());
     assert!(worker.wait().unwrap().success(), "all is done, and so is the worker");
+    // A task of the array that comes to its turn only now has nobody to ask.
+    let mut late = script("workers.sbatch", &[sweep], folder.path(), port);
+    assert!(late.wait().unwrap().success());
 
     let here = folder.path().join("here.redb");
     let spec = spec.to_str().unwrap();
@@ -67,7 +70,7 @@ fn a_sweep_and_its_workers_leave_front_report_and_export_in_the_folder() {
         serde_json::from_str::<Value>(&front).unwrap(),
         serde_json::from_str::<Value>(&alone).unwrap()
     );
-    for file in ["report.html", "export.csv", "done"] {
+    for file in ["report.html", "export.csv", "packed.safetensors", "done"] {
         assert!(Path::new(sweep).join(file).exists(), "{file}");
     }
     let mode = std::fs::metadata(Path::new(sweep).join("worker.token")).unwrap().permissions().mode();

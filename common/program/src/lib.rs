@@ -14,6 +14,7 @@
 
 mod chain;
 mod crash;
+mod ending;
 mod hash;
 pub mod limits;
 mod log;
@@ -25,6 +26,7 @@ pub mod settings;
 
 pub use chain::chain;
 pub use crash::{CrashPlan, CrashPoints, InvalidPlan};
+pub use ending::{TERMINATION_MESSAGE, fail};
 pub use hash::{hash_file, hash_reader};
 pub use log::{LogFlags, LogFormat, init_log, init_service_log};
 pub use pieces::in_pieces;
@@ -75,7 +77,7 @@ impl fmt::Display for Coded {
 impl std::error::Error for Coded {}
 
 /// Runs a program: reads its settings as [`settings::load`] does and calls `body` with them. A failure is
-/// printed on one line; the exit code is 2 for settings that make no sense, that of a [`Coded`] failure, and 1 for
+/// printed on one line, and left where [`fail`] leaves it; the exit code is 2 for settings that make no sense, that of a [`Coded`] failure, and 1 for
 /// anything else.
 pub fn run<T, F>(
     file: Option<&Path>,
@@ -96,8 +98,7 @@ where
         }
         Err(error) => (error, 2),
     };
-    say(format_args!("error: {}", chain(error.as_ref())));
-    ExitCode::from(code)
+    fail(code, &chain(error.as_ref()))
 }
 
 /// Runs a future to its end on a runtime of its own, and leaves what else is going on a few seconds to end.

@@ -11,11 +11,11 @@ use qslm_common::task::MAX_SHARDS;
 use qslm_proto::convert::{self, Invalid};
 use qslm_proto::v1::experiments_server::Experiments;
 use qslm_proto::v1::{
-    BackupRequest, CandidatesResponse, ChangeRequest, ClusterRequest, ClusterResponse, DescribeResponse,
-    ExperimentStatus, FetchArtifactRequest, FrontResponse, GetRequest, ListRequest, ListResponse,
-    MakeRequest, MakeResponse, MissingArtifactsRequest, MissingArtifactsResponse, PruneRequest,
-    PruneResponse, PutArtifactRequest, PutArtifactResponse, RetryRequest, SpaceResponse, SubmitRequest,
-    TellRequest, TellResponse, ToldRequest, ToldResponse,
+    BackupRequest, CandidatesResponse, ChangeRequest, ClusterRequest, ClusterResponse, CollectRequest,
+    CollectResponse, DescribeResponse, ExperimentStatus, FetchArtifactRequest, FrontResponse, GetRequest,
+    ListRequest, ListResponse, MakeRequest, MakeResponse, MissingArtifactsRequest, MissingArtifactsResponse,
+    PruneRequest, PruneResponse, PutArtifactRequest, PutArtifactResponse, RetryRequest, SpaceResponse,
+    SubmitRequest, TellRequest, TellResponse, ToldRequest, ToldResponse,
 };
 use qslm_search::list::MAX_LISTED;
 use qslm_transport::gate::ClientName;
@@ -32,6 +32,7 @@ use super::transfer::{ChunkStream, Upload, fetch};
 use crate::driver::{self, Change, Handle, JobStatus, Submission};
 use crate::replay::{Stopped, replay};
 use crate::store::Artifacts;
+use crate::until_done::Collected;
 
 /// Submitting, watching and reading experiments.
 pub struct ExperimentsService {
@@ -39,12 +40,14 @@ pub struct ExperimentsService {
     artifacts: Artifacts,
     quotas: ClientQuotas,
     backups: Backups,
+    collected: Collected,
 }
 
 impl ExperimentsService {
-    /// Serves what `driver` decides and stores into `artifacts`, no more for anybody than `quotas` say.
-    pub fn new(driver: Handle, artifacts: Artifacts, quotas: Quotas) -> Self {
-        Self { driver, artifacts, quotas: ClientQuotas::new(quotas), backups: Backups::default() }
+    /// Serves what `driver` decides and stores into `artifacts`, no more for anybody than `quotas` say, and notes whose
+    /// results are `collected`.
+    pub fn new(driver: Handle, artifacts: Artifacts, quotas: Quotas, collected: Collected) -> Self {
+        Self { driver, artifacts, quotas: ClientQuotas::new(quotas), backups: Backups::default(), collected }
     }
 
     /// Hashes of which there is no undamaged file. Files may have to be read for that.
@@ -273,6 +276,16 @@ impl Experiments for ExperimentsService {
 
     async fn backup(&self, _request: Request<BackupRequest>) -> Result<Response<ChunkStream>, Status> {
         self.backups.send(&self.driver).await
+    }
+
+    async fn collect(&self, request: Request<CollectRequest>) -> Result<Response<CollectResponse>, Status> {
+        let status = self.driver.get(request.into_inner().experiment).await?;
+        if !status.state.has_ended() {
+            let words = format!("{}: is {}; there is nothing to collect yet", status.id, status.state.name());
+            return Err(Status::failed_precondition(words));
+        }
+        self.collected.note(status.id);
+        Ok(Response::new(CollectResponse {}))
     }
 }
 

@@ -11,7 +11,7 @@ pub fn needs(path: &str) -> Needs {
         (
             "qslm.v1.Experiments",
             "MissingArtifacts" | "PutArtifact" | "FetchArtifact" | "Make" | "Submit" | "Change" | "Retry"
-            | "Tell" | "Prune" | "Backup",
+            | "Tell" | "Prune" | "Backup" | "Collect",
         ) => Needs::Role(Role::Submitter),
         (
             "qslm.v1.Experiments",
@@ -42,7 +42,7 @@ mod tests {
             }
         }
         let of = |role| roles.iter().filter(|(_, needs)| *needs == Needs::Role(role)).count();
-        assert_eq!((of(Role::Worker), of(Role::Reader), of(Role::Submitter), roles.len()), (5, 9, 10, 24));
+        assert_eq!((of(Role::Worker), of(Role::Reader), of(Role::Submitter), roles.len()), (5, 9, 11, 25));
     }
 
     #[test]

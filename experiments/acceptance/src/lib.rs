@@ -8,6 +8,7 @@ pub mod browser;
 pub mod certificates;
 pub mod containers;
 pub mod hosts;
+pub mod manifests;
 pub mod terminal;
 
 use std::io::{BufRead, BufReader};

@@ -2,115 +2,25 @@
 //! Kubernetes, strictly; and to what a platform team asks of pods.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use qslm_acceptance::manifests::{
+    COMPONENTS, OVERLAYS, documents, every_document, fits_the_schemas, kustomize, name_of, parsed, pod_of,
+    with_components,
+};
 use qslm_acceptance::{root, succeed};
 use serde_json::Value;
 
-const OVERLAYS: [&str; 11] = [
-    "base",
-    "overlays/local",
-    "overlays/batch",
-    "overlays/large",
-    "overlays/pool",
-    "overlays/keda",
-    "overlays/gpu",
-    "overlays/kueue",
-    "overlays/tls",
-    "submit",
-    "overlays/submit-tls",
-];
-/// Components that people add to an overlay of theirs, with those that they come after.
-const COMPONENTS: [&[&str]; 4] =
-    [&["traces"], &["prometheus-operator"], &["backup"], &["backup", "object-storage"]];
-const VERSIONS: [&str; 2] = ["1.32", "1.37"];
-/// Kinds that are not Kubernetes' own, for which there is no schema.
-const FOREIGN: [&str; 3] = ["ScaledObject", "ServiceMonitor", "PodMonitor"];
-
-fn kustomize(overlay: &str) -> String {
-    put_together(&root().join("k8s").join(overlay))
-}
-
-fn put_together(folder: &Path) -> String {
-    let output = Command::new("kubectl").arg("kustomize").arg(folder).output().expect("kubectl");
-    assert!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The base with components and the image of all, as an overlay of somebody's own.
-fn with_components(components: &[&str]) -> String {
-    // Tests run side by side.
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-    let folder = root().join("target").join(format!("overlay-{process}-{number}"));
-    std::fs::create_dir_all(&folder).unwrap();
-    let all = components.iter().chain(&["image"]).map(|name| format!("../../k8s/components/{name}"));
-    let text = format!(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../k8s/base]\ncomponents: \
-         [{}]\n",
-        all.collect::<Vec<_>>().join(", ")
-    );
-    std::fs::write(folder.join("kustomization.yaml"), text).unwrap();
-    let made = put_together(&folder);
-    std::fs::remove_dir_all(folder).unwrap();
-    made
-}
-
-/// The documents of an overlay.
-fn documents(overlay: &str) -> Vec<Value> {
-    parsed(&kustomize(overlay))
-}
-
-/// The documents of a text.
-fn parsed(yaml: &str) -> Vec<Value> {
-    let mut python = Command::new(root().join("target/python/bin/python"));
-    python.args(["-c", "import sys, yaml, json; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)"]);
-    let mut child =
-        python.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), yaml.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    all.into_iter().filter(|document| !document.is_null()).collect()
-}
-
-fn pod_of(document: &Value) -> Option<&Value> {
-    let spec = &document["spec"];
-    let pods = [&spec["template"]["spec"], &spec["jobTemplate"]["spec"]["template"]["spec"]];
-    pods.into_iter().find(|pod| !pod.is_null())
-}
-
-/// The documents of every overlay, and of the base with every component.
-fn every_document() -> impl Iterator<Item = (&'static str, Value)> {
-    let overlays = OVERLAYS.into_iter().map(|overlay| (overlay, documents(overlay)));
-    let components = COMPONENTS.into_iter().map(|all| (all[all.len() - 1], parsed(&with_components(all))));
-    overlays.chain(components).flat_map(|(name, all)| all.into_iter().map(move |document| (name, document)))
-}
-
 #[test]
 fn every_overlay_fits_the_schemas() {
-    let folder = tempfile::tempdir().unwrap();
-    let overlays = OVERLAYS.map(|overlay| (overlay, kustomize(overlay)));
-    let components =
-        COMPONENTS.map(|components| (components[components.len() - 1], with_components(components)));
-    for (overlay, text) in overlays.into_iter().chain(components) {
-        let path = folder.path().join("all.yaml");
-        std::fs::write(&path, text).unwrap();
-        for version in VERSIONS {
-            let output = Command::new(root().join("target/python/bin/kubernetes-validate"))
-                .args(["--strict", "-k", version])
-                .arg(&path)
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stdout).into_owned()
-                + &String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && !said.contains("ERROR"), "{overlay}, {version}: {said}");
-            let unknown = said.lines().filter(|line| line.contains("Couldn't find schema"));
-            for line in unknown {
-                assert!(FOREIGN.iter().any(|kind| line.contains(kind)), "{overlay}: {line}");
-            }
-        }
+    for overlay in OVERLAYS {
+        fits_the_schemas(overlay, &kustomize(overlay));
+    }
+    for components in COMPONENTS {
+        fits_the_schemas(components[components.len() - 1], &with_components(components));
+    }
+    for file in ["backup-claim.yaml", "sweep-claims.yaml", "results.yaml", "namespace.yaml"] {
+        fits_the_schemas(file, &std::fs::read_to_string(root().join("k8s").join(file)).unwrap());
     }
 }
 
@@ -119,7 +29,7 @@ fn every_pod_is_restricted_and_bounded_and_needs_no_api() {
     let mut seen = BTreeSet::new();
     for (overlay, document) in every_document() {
         let Some(pod) = pod_of(&document) else { continue };
-        let what = format!("{overlay}: {} {}", document["kind"], document["metadata"]["name"]);
+        let what = format!("{overlay}: {}", name_of(&document));
         seen.insert(document["kind"].as_str().unwrap().to_owned());
         assert_eq!(pod["automountServiceAccountToken"], false, "{what}");
         // Kubernetes' own variables would look like settings.
@@ -136,6 +46,11 @@ fn every_pod_is_restricted_and_bounded_and_needs_no_api() {
             assert!(container["resources"]["limits"]["memory"].is_string(), "{what}");
             let tag = container["image"].as_str().unwrap().split(':').nth(1).unwrap();
             assert_eq!(tag, version(), "{what}");
+            // Exit code and reason of its end, also where it cannot say them.
+            assert_eq!(container["terminationMessagePolicy"], "FallbackToLogsOnError", "{what}");
+            let message =
+                serde_json::json!({"name": "QSLM_TERMINATION_MESSAGE", "value": "/dev/termination-log"});
+            assert!(container["env"].as_array().unwrap().contains(&message), "{what}");
         }
     }
     assert_eq!(seen, BTreeSet::from(["CronJob", "Deployment", "Job", "StatefulSet"].map(str::to_owned)));
@@ -160,7 +75,7 @@ fn what_is_deleted_with_an_overlay_is_no_result_and_overlays_share_one_coordinat
 #[test]
 fn what_was_applied_differs_from_nothing_that_the_server_gives_back() {
     for (overlay, document) in every_document() {
-        let what = format!("{overlay}: {} {}", document["kind"], document["metadata"]["name"]);
+        let what = format!("{overlay}: {}", name_of(&document));
         let spec = &document["spec"];
         let empty = |rules: &Value| rules.as_array().is_some_and(Vec::is_empty);
         assert!(!empty(&spec["egress"]) && !empty(&spec["ingress"]), "{what}: an empty list is left out");

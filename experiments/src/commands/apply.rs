@@ -6,7 +6,7 @@ use clap::Args;
 use qslm_common::backend::Backend;
 use qslm_common::candidate::Candidate;
 use qslm_engine::checkpoint::Checkpoint;
-use qslm_engine::checkpoint::packed::{self, Provenance};
+use qslm_engine::checkpoint::packed;
 use qslm_report::words::bytes;
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ use crate::member::MemberArgs;
 use crate::output::{Output, print_data, print_pairs};
 use crate::place::{Made, OutputPlace};
 use crate::schemes::{ModelArgs, SchemeArgs};
-use crate::selected::{SelectArgs, Selected};
+use crate::selected::{SelectArgs, unmeasured};
 use crate::storage::{CodesFiles, StorageArgs};
 
 /// Write a candidate as a packed file: sub-byte weights, scales, zero points and a manifest.
@@ -86,15 +86,8 @@ impl Apply {
         let place = OutputPlace::kept(&self.out, Made::Packed, &inputs, self.force)?;
         let checkpoint = read_checkpoint(&self.checkpoint, self.member.member(&self.checkpoint)?)?;
         let hash = Input::checkpoint(&self.checkpoint)?.hash()?;
-        let mut provenance = Provenance {
-            qslm: env!("CARGO_PKG_VERSION").to_owned(),
-            checkpoint: hash,
-            experiment: None,
-            measurement: None,
-            reproducible: true,
-            conditions: None,
-            origin: fetched.origin(&self.checkpoint).map(str::to_owned),
-        };
+        let origin = fetched.origin(&self.checkpoint).map(str::to_owned);
+        let mut provenance = unmeasured(hash, origin.clone());
         let mut storage = self.storage.or(&[]);
         let (candidate, codes) = match (self.select.is_given(), self.of_flags(&checkpoint)?) {
             (_, Some(made)) => made,
@@ -105,17 +98,14 @@ impl Apply {
             }
             (_, None) => {
                 let selected = self.select.of(&self.model(), &checkpoint, None)?;
-                let Some(Selected { front, row, candidate, codes }) = selected else {
+                let Some(selected) = selected else {
                     let words =
                         "what to write is missing: give --front FILE or --experiment, or --bits and its like";
                     return Err(Failure::new(Exit::Usage, words));
                 };
-                storage = self.storage.or(&front.document.storage);
-                provenance.experiment = Some(front.document.experiment);
-                provenance.measurement = Some(row.counts);
-                provenance.reproducible = front.document.reproducible;
-                provenance.conditions = front.document.conditions;
-                (candidate, codes)
+                storage = self.storage.or(&selected.front.document.storage);
+                provenance = selected.provenance(hash, origin);
+                (selected.candidate, selected.codes)
             }
         };
         let file = place.start()?;

@@ -78,7 +78,7 @@ impl Backup {
     }
 
     async fn copy(&self) -> Outcome<StoreCopy> {
-        match ObjectPlace::parse(&self.to)? {
+        match ObjectPlace::parse("--to", &self.to)? {
             Some(place) => self.copy_to_objects(&place).await,
             None => self.copy_to_files(Path::new(&self.to)).await,
         }

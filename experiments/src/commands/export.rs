@@ -101,31 +101,48 @@ impl Export {
         let format = ending::choose(self.format, out.as_deref(), &ENDINGS, Format::Csv)?;
         let place = |path: &PathBuf| OutputPlace::new(path, format.made(), &inputs, self.force);
         let place = out.as_ref().map(place).transpose()?;
-        self.source
-            .with(async |client| {
-                let judge = judge(client, &experiment).await?;
-                let mut columns = columns();
-                columns.extend(judge.tasks().flat_map(columns_of_task));
-                if self.unit_bits {
-                    columns.extend(columns_of_bits(judge.network()));
-                }
-                let mut stream =
-                    client.candidates(GetRequest { experiment: experiment.clone() }).await?.into_inner();
-                // Not before there is something to write: a wrong id leaves no empty file behind.
-                let Some(place) = &place else {
-                    return copy(
-                        &mut stream,
-                        sink(format, Box::new(std::io::stdout()), columns)?,
-                        &judge,
-                        &name,
-                    )
-                    .await;
-                };
-                let (to, unfinished) = place.writer()?;
-                copy(&mut stream, sink(format, Box::new(to), columns)?, &judge, &name).await?;
-                unfinished.map_or(Ok(()), Unfinished::finish)
-            })
-            .await
+        let rows = Rows { experiment: &experiment, format, unit_bits: self.unit_bits };
+        self.source.with(async |client| rows.write(client, place.as_ref(), &name).await).await
+    }
+}
+
+/// Writes the rows of an experiment as CSV.
+pub(crate) async fn write_csv(
+    client: &mut Client,
+    experiment: &str,
+    place: &OutputPlace,
+    name: &str,
+) -> Outcome {
+    let rows = Rows { experiment, format: Format::Csv, unit_bits: false };
+    rows.write(client, Some(place), name).await
+}
+
+/// Rows to be written.
+struct Rows<'a> {
+    experiment: &'a str,
+    format: Format,
+    unit_bits: bool,
+}
+
+impl Rows<'_> {
+    /// Writes them to a place, or to standard output; `name` is what that is called in a message.
+    async fn write(&self, client: &mut Client, place: Option<&OutputPlace>, name: &str) -> Outcome {
+        let judge = judge(client, self.experiment).await?;
+        let mut columns = columns();
+        columns.extend(judge.tasks().flat_map(columns_of_task));
+        if self.unit_bits {
+            columns.extend(columns_of_bits(judge.network()));
+        }
+        let request = GetRequest { experiment: self.experiment.to_owned() };
+        let mut stream = client.candidates(request).await?.into_inner();
+        // Not before there is something to write: a wrong id leaves no empty file behind.
+        let Some(place) = place else {
+            let sink = sink(self.format, Box::new(std::io::stdout()), columns)?;
+            return copy(&mut stream, sink, &judge, name).await;
+        };
+        let (to, unfinished) = place.writer()?;
+        copy(&mut stream, sink(self.format, Box::new(to), columns)?, &judge, name).await?;
+        unfinished.map_or(Ok(()), Unfinished::finish)
     }
 }
 

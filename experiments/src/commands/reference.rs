@@ -134,6 +134,12 @@ fn about(program: Program, key: &str) -> &'static str {
         (Program::Coordinator, "artifacts_max_bytes") => {
             "bytes that uploaded files, made artifacts and checkpoints of jobs together may take; a number, or `256 GiB`"
         }
+        (Program::Coordinator, "until_done") => {
+            "end, with exit code 0, once all experiments have ended and whoever waited for them has the results"
+        }
+        (Program::Coordinator, "collect_within_s") => {
+            "seconds that `until_done` keeps results ready where nobody says that they are collected; 1 to 86400"
+        }
         (Program::Coordinator | Program::Worker, "traces") => {
             "where to send traces: an OpenTelemetry collector that takes OTLP over gRPC, `http://HOST:4317`"
         }
@@ -177,7 +183,9 @@ fn about(program: Program, key: &str) -> &'static str {
 fn configuration() -> anyhow::Result<String> {
     let mut text = "# Configuration\n\nMade by `qslm reference configuration`. Defaults, a TOML `--config` file with these \
                     keys, environment variables and flags (`--lease-ttl-s`), the later ones winning. `qslm config show \
-                    PROGRAM --origin` prints what is in force. A key that nobody reads is refused.\n"
+                    PROGRAM --origin` prints what is in force. A key that nobody reads is refused.\n\n\
+                    `QSLM_TERMINATION_MESSAGE` names a file in which any of the programs that fails leaves its exit code \
+                    and the reason: `/dev/termination-log` in a pod.\n"
         .to_owned();
     let programs = [
         (Program::Coordinator, "qslm-coordinator"),

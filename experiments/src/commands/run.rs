@@ -105,7 +105,8 @@ impl Run {
         let (finished, path) = embedded.stop_after(front).await?;
         let artifacts = Artifacts::of(&store).folder().to_owned();
         tokio::task::block_in_place(|| {
-            finished.show_with_more(self.output, &resolved, &HereWith(&artifacts))
+            let more = finished.with_more(&resolved, &HereWith(&artifacts))?;
+            finished.show_with_more(self.output, &more, &resolved)
         })?;
         if self.output == Output::Table {
             let evaluated = finished.evaluated;

@@ -8,12 +8,13 @@ use clap::Args;
 use super::manage::{priority, show};
 use super::plan;
 use super::target::{self, Target};
-use super::watch;
+use super::watch::{self, Submitted};
 use crate::client::{connect, submit};
 use crate::exit::Outcome;
 use crate::finished::WhenStuck;
 use crate::making::{Here, Maker, OnWorkers};
 use crate::output::Listed;
+use crate::result_files::ResultsPlace;
 use crate::spec::{resolve, resolve_with};
 
 /// Submit an experiment to a coordinator; its id is printed.
@@ -27,6 +28,8 @@ Examples:
   qslm submit spec.toml --coordinator http://10.0.0.5:7477 --output json
   qslm submit spec.toml --priority 10 --wait
   qslm submit spec.toml --wait --no-worker-timeout 30m
+  qslm submit spec.toml --wait --results results
+  AWS_REGION=eu-central-1 qslm submit spec.toml --wait --results s3://bucket/first
   qslm submit spec.toml --dry-run
 
 Exit codes: 0 done, 2 bad spec, 3 missing file, 5 no coordinator; with --wait also 6: finished with failed trials or
@@ -56,6 +59,10 @@ pub struct Submit {
     /// Give up waiting once no worker that may evaluate it was there for so long, such as 90s, 30m or 2h: exit code 8
     #[arg(long, value_name = "DURATION", requires = "wait", value_parser = duration)]
     no_worker_timeout: Option<Duration>,
+    /// Also leave front, report, export and packed file in this folder, or in object storage: s3://BUCKET/PATH,
+    /// gs://BUCKET/PATH, az://CONTAINER/PATH, file:///PATH
+    #[arg(long, value_name = "FOLDER", requires = "wait")]
+    results: Option<String>,
     #[command(flatten)]
     target: Target,
     /// How to print the result
@@ -82,6 +89,7 @@ impl Submit {
             let resolved = resolve(&self.spec, &self.settings)?;
             return plan::show(&resolved, self.output.of_result());
         }
+        let results = self.results.as_deref().map(ResultsPlace::parse).transpose()?;
         let patience = if self.wait { target::LONG_PATIENCE } else { target::PATIENCE };
         let (connector, patience) = self.target.way_within(patience)?;
         let on_workers = OnWorkers::new(&connector, patience, self.no_worker_timeout);
@@ -90,9 +98,10 @@ impl Submit {
         let mut client = connect(&connector, patience).await?;
         let status = submit(&mut client, &resolved, self.priority).await?;
         if self.wait {
-            let spec = Some((&resolved, maker));
+            let submitted = Some(Submitted { resolved: &resolved, maker, results });
             let when_stuck = self.no_worker_timeout.map_or(WhenStuck::Wait, WhenStuck::WaitAtMost);
-            return watch::follow(&mut client, &status.id, self.output.of_result(), when_stuck, spec).await;
+            let output = self.output.of_result();
+            return watch::follow(&mut client, &status.id, output, when_stuck, submitted).await;
         }
         match self.output {
             Listed::Table => show(&status, Listed::Name),

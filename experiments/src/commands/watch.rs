@@ -4,8 +4,8 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
-use qslm_proto::v1::ListRequest;
 use qslm_proto::v1::experiment_status::State;
+use qslm_proto::v1::{CollectRequest, ListRequest};
 
 use super::target::Target;
 use crate::client::Client;
@@ -13,6 +13,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::finished::{Finished, WhenStuck, until_ended};
 use crate::making::Maker;
 use crate::output::Output;
+use crate::result_files::ResultsPlace;
 use crate::screen::{self, Left};
 use crate::spec::Resolved;
 
@@ -67,14 +68,22 @@ impl Watch {
     }
 }
 
-/// Follows an experiment until it has ended, then prints its front and fails if it did not end well. `maker` measures what was
-/// chosen on the data that the spec held out.
+/// What a submitter knows of the experiment that it waits for.
+pub(super) struct Submitted<'a> {
+    pub resolved: &'a Resolved,
+    /// Maker of what is measured at the end, such as what was chosen on the data that the spec held out.
+    pub maker: &'a dyn Maker,
+    /// Place for files with the results, if they are wanted.
+    pub results: Option<ResultsPlace>,
+}
+
+/// Follows an experiment until it has ended, then prints its front and fails if it did not end well.
 pub(super) async fn follow(
     client: &mut Client,
     id: &str,
     output: Output,
     when_stuck: WhenStuck,
-    spec: Option<(&Resolved, &dyn Maker)>,
+    submitted: Option<Submitted<'_>>,
 ) -> Outcome {
     let interrupted = qslm_program::cancelled_by_signals()?;
     let status = tokio::select! {
@@ -82,9 +91,16 @@ pub(super) async fn follow(
         () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
     };
     let finished = Finished::read(client, &status.id).await?;
-    match spec {
-        Some((resolved, maker)) => {
-            tokio::task::block_in_place(|| finished.show_with_more(output, resolved, maker))?;
+    match submitted {
+        Some(Submitted { resolved, maker, results }) => {
+            let more = tokio::task::block_in_place(|| finished.with_more(resolved, maker))?;
+            if let Some(place) = results {
+                let front = finished.json_with(&more)?;
+                place.write(client, &status.id, resolved, &front).await?;
+            }
+            finished.show_with_more(output, &more, resolved)?;
+            // A coordinator that does not know the call runs until somebody stops it.
+            drop(client.collect(CollectRequest { experiment: status.id.clone() }).await);
         }
         None => finished.show(output)?,
     }

@@ -31,13 +31,17 @@ const AT_ONCE: usize = 64;
 /// and work) whose store you can do without.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
   qslm-coordinator --store /tmp/load.redb &
-  qslm bench load --connections 2000 --seconds 30")]
+  qslm bench load --connections 2000 --seconds 30
+  qslm bench load --connections 8 --slots 32 --seconds 30")]
 pub struct LoadBench {
     /// Connections, each of one worker
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     connections: u32,
+    /// Evaluations that a worker has in hand, and hands in with one call
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    slots: u32,
     /// For how long
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
@@ -88,7 +92,7 @@ impl LoadBench {
         let places = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
         let mut tasks = JoinSet::new();
         for number in 0..self.connections {
-            let (connector, places) = (connector.clone(), places.clone());
+            let (connector, places, slots) = (connector.clone(), places.clone(), self.slots);
             tasks.spawn(async move {
                 let link = {
                     // The semaphore is never closed.
@@ -96,7 +100,7 @@ impl LoadBench {
                     connector.connect().await
                 };
                 match link {
-                    Ok(link) => work(WorkClient::new(link), number, until).await,
+                    Ok(link) => work(WorkClient::new(link), number, slots, until).await,
                     Err(error) => {
                         Seen { errors: vec![format!("cannot connect: {error:#}")], ..Seen::default() }
                     }
@@ -147,11 +151,11 @@ impl LoadBench {
 }
 
 /// A worker that knows every answer, until its time is over.
-async fn work(mut client: WorkClient<Link>, number: u32, until: Instant) -> Seen {
+async fn work(mut client: WorkClient<Link>, number: u32, slots: u32, until: Instant) -> Seen {
     let name = format!("load-{number}");
     let (mut seen, mut finished) = (Seen::default(), Vec::new());
     while Instant::now() < until {
-        let report = request(&name, finished.clone(), vec![], 1);
+        let report = request(&name, finished.clone(), vec![], slots);
         let asked = Instant::now();
         match client.report(report).await {
             Ok(answer) => {
