@@ -44,7 +44,7 @@ const MORE: [Column; 10] = [
 const LEFT_OUT: [&str; 5] = ["failed", "workers", "stage", "front", "measured"];
 /// Letters of a name for which columns are left out, and those that stay where nothing else can give way.
 const READABLE: usize = 18;
-const SHORTEST: usize = 12;
+const SHORTEST: usize = 10;
 
 /// Letters on a line of the terminal that standard output is; `None` if it is none.
 pub fn terminal_width() -> Option<usize> {
