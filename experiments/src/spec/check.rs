@@ -220,7 +220,7 @@ fn write_missing(
         let error = toml::from_str::<Spec>(&mended).err();
         let is_read = error.is_none_or(|error| {
             error.message() != message
-                && !error.span().is_some_and(|span| line_at(&mended, span.start) == line_at(&mended, at))
+                && error.span().is_none_or(|span| line_at(&mended, span.start) != line_at(&mended, at))
         });
         is_read.then(|| (mended, line_at(text, at)))
     })
