@@ -111,7 +111,7 @@ impl Mended {
 fn mended(text: &str) -> Mended {
     let (mut problems, mut keys) = (Vec::new(), BTreeSet::new());
     let (mut rest, mut written) = (text.to_owned(), Vec::new());
-    loop {
+    for _ in 0..MOST_MISTAKES {
         let error = match toml::from_str::<Spec>(&rest) {
             Ok(_) => return Mended { problems, spec: Some(rest), keys },
             Err(error) => error,
@@ -153,7 +153,11 @@ fn mended(text: &str) -> Mended {
             None => return Mended { problems, spec: None, keys },
         };
     }
+    Mended { problems, spec: None, keys }
 }
+
+/// Mistakes that are told of one text: each takes many looks at it, and random bytes have one on every line.
+const MOST_MISTAKES: usize = 12;
 
 /// Values that may stand in for one of the wrong type.
 const STAND_INS: [&str; 6] = ["1", "0.5", "\"x\"", "true", "[]", "{}"];
