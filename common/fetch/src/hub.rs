@@ -168,32 +168,31 @@ impl Cache {
     /// Links a blob that is there to where a file of a commit is looked for.
     fn keep(&self, file: &HubFile, commit: &str, tag: &str) -> Result<(), FetchError> {
         let link = self.snapshot(commit, &file.file);
-        let made = |path: &Path| std::fs::create_dir_all(path.parent().unwrap_or(Path::new("")));
-        let linked = made(&link).and_then(|()| link_to(&self.blob(tag), &link, file.file.split('/').count()));
+        let depth = file.file.split('/').count();
+        let linked = put(&link, |beside| link_to(&self.blob(tag), beside, depth));
         linked.map_err(|source| write_failed(&link, source))?;
         if is_commit(&file.revision) {
             return Ok(());
         }
         let reference = self.folder.join("refs").join(&file.revision);
-        let written = made(&reference).and_then(|()| std::fs::write(&reference, commit));
+        let written = put(&reference, |beside| std::fs::write(beside, commit));
         written.map_err(|source| write_failed(&reference, source))
     }
+}
+
+/// Makes a file beside its place and moves it there, since others may read what is there at any moment.
+fn put(place: &Path, make: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let folder = place.parent().unwrap_or(Path::new(""));
+    std::fs::create_dir_all(folder)?;
+    let made = tempfile::Builder::new().make_in(folder, make)?;
+    made.into_temp_path().persist(place).map_err(|error| error.error)
 }
 
 /// Makes a link so many folders below a snapshot, relative so that the cache may be moved.
 #[cfg(unix)]
 fn link_to(blob: &Path, link: &Path, depth: usize) -> io::Result<()> {
     let up: PathBuf = std::iter::repeat_n("..", depth + 1).collect();
-    let target = up.join("blobs").join(blob.file_name().unwrap_or_default());
-    match std::fs::remove_file(link) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    match std::os::unix::fs::symlink(target, link) {
-        // Another process was faster.
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
+    std::os::unix::fs::symlink(up.join("blobs").join(blob.file_name().unwrap_or_default()), link)
 }
 
 /// Copies, where links take permissions that people lack.

@@ -43,7 +43,10 @@ impl Transfer<'_> {
             true => Ok(()),
             false => self.load(http, progress).await,
         };
-        let _ = std::fs::remove_file(&lock);
+        // Those who wait hold the file, not its name: where loading failed, whoever comes has to wait behind them.
+        if loaded.is_ok() {
+            let _ = std::fs::remove_file(&lock);
+        }
         loaded
     }
 

@@ -4,6 +4,7 @@
 mod server;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use qslm_fetch::{Address, FetchError, Found, Settings, Token, fetch};
 use server::{COMMIT, Server};
@@ -275,6 +276,30 @@ fn a_file_of_this_machine_is_held_against_a_hash_if_one_is_given() {
     assert_eq!(hub.fetch(&address).unwrap(), Found { path, origin: None, note: None });
     hub.fetch(&format!("{address}#sha256={}", server::sha256(&large()))).unwrap();
     assert!(hub.refused(&format!("{address}#sha256={}", "0".repeat(64))).1.contains("it hashes to"));
+}
+
+/// A reader met no link between the removal of one and the making of the next, of the same file, by another process.
+#[test]
+fn what_is_kept_is_there_at_every_moment_while_others_fetch_it() {
+    let hub = Fixture::new();
+    let place = hub.fetch(MODEL).unwrap().path;
+    let reference = hub.at("hub/models--owner--name/refs/main");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!(place.is_file());
+                assert_eq!(read(&reference), COMMIT.as_bytes());
+            }
+        });
+        for _ in 0..100 {
+            hub.fetch(MODEL).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+    });
+    let beside = std::fs::read_dir(place.parent().unwrap()).unwrap().count();
+    assert_eq!(beside, 1, "nothing is left beside it");
 }
 
 #[test]
