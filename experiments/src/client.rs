@@ -11,10 +11,13 @@ use qslm_coordinator::{AccessPolicy, Coordinator, Options, Ports};
 use qslm_program::limits;
 use qslm_proto::v1::experiments_client::ExperimentsClient;
 use qslm_proto::v1::{
-    ExperimentStatus, FetchArtifactRequest, MissingArtifactsRequest, PutArtifactRequest, SubmitRequest,
+    ExperimentStatus, FetchArtifactRequest, GetRequest, MissingArtifactsRequest, PutArtifactRequest,
+    SubmitRequest,
 };
+use qslm_report::ReportDocument;
 use qslm_transport::{Access, Connector, Link};
 use qslm_worker::put;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,6 +32,24 @@ pub type Client = ExperimentsClient<Link>;
 
 /// Bytes of the largest answer that is taken: a front of thousands of candidates has megabytes.
 const LARGEST: usize = 1 << 30;
+
+/// Report of an experiment, as the coordinator tells it.
+pub async fn describe(client: &mut Client, experiment: &str) -> Outcome<ReportDocument> {
+    read_report(&describe_as_text(client, experiment).await?)
+}
+
+/// Text of the report of an experiment; [`read_report`] reads it.
+pub async fn describe_as_text(client: &mut Client, experiment: &str) -> Outcome<String> {
+    let request = GetRequest { experiment: experiment.to_owned() };
+    Ok(client.describe(request).await?.into_inner().json)
+}
+
+/// Reads the text of a report, as the document or as a form that keeps what this program does not know.
+pub fn read_report<Report: DeserializeOwned>(text: &str) -> Outcome<Report> {
+    let unreadable =
+        |error| Failure::new(Exit::Failure, format!("the coordinator's report cannot be read: {error}"));
+    serde_json::from_str(text).map_err(unreadable)
+}
 
 /// A coordinator in this process, on a real socket of the loopback interface.
 pub struct Embedded {

@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 
 use qslm_common::candidate::CandidateId;
+use qslm_common::measurement::Counts;
 use qslm_common::quality::Quality;
 use qslm_proto::convert;
 use qslm_proto::v1::{GetRequest, MeasuredCandidate};
-use qslm_report::ReportDocument;
-use qslm_report::words::{grouped, interval, lost_heading};
+use qslm_report::words::{grouped, hundredths, interval, lost_heading, signed};
 use qslm_search::{AnyStrategy, List, Strategy};
 
-use crate::client::Client;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::client::{Client, describe};
+use crate::exit::Outcome;
 use crate::output::{align_right, plain_table};
 use crate::standing::{Judge, Standing};
 
@@ -27,7 +27,7 @@ struct Row {
     name: String,
     id: CandidateId,
     /// What was measured, and what it is in its experiment; `None` where it was pruned or failed, or is still to come.
-    measured: Option<(MeasuredCandidate, Standing)>,
+    measured: Option<(MeasuredCandidate, Counts, Standing)>,
 }
 
 impl Listing {
@@ -39,23 +39,19 @@ impl Listing {
         if stage != List::KIND {
             return Ok(None);
         }
-        let request = || GetRequest { experiment: id.to_owned() };
-        let json = client.describe(request()).await?.into_inner().json;
-        let unreadable =
-            |error| Failure::new(Exit::Failure, format!("the coordinator's report cannot be read: {error}"));
-        let report: ReportDocument = serde_json::from_str(&json).map_err(unreadable)?;
+        let report = describe(client, id).await?;
         let Ok(AnyStrategy::List(list)) = AnyStrategy::parse(&report.experiment.strategy) else {
             return Ok(None);
         };
         let quality = report.experiment.task.quality();
         let judge = Judge::new(report);
         let mut measured = BTreeMap::new();
-        let mut stream = client.candidates(request()).await?.into_inner();
+        let mut stream = client.candidates(GetRequest { experiment: id.to_owned() }).await?.into_inner();
         while let Some(message) = stream.message().await? {
             for candidate in message.candidates {
                 let (counts, spread) = convert::read_counts(candidate.counts.clone().unwrap_or_default());
                 let standing = judge.standing(&candidate, &counts, spread);
-                measured.insert(candidate.candidate.clone(), (candidate, standing));
+                measured.insert(candidate.candidate.clone(), (candidate, counts, standing));
             }
         }
         let row = |(index, (id, name)): (usize, (CandidateId, &str))| Row {
@@ -84,14 +80,13 @@ impl Listing {
         for Row { name, id, measured } in &self.rows {
             let mut cells = vec![format!("  {name}"), id.short()];
             match measured {
-                Some((candidate, standing)) => {
-                    let (counts, _) = convert::read_counts(candidate.counts.clone().unwrap_or_default());
+                Some((candidate, counts, standing)) => {
                     let known = candidate.quality_loss_interval.map(Into::into);
                     cells.extend([
                         grouped(candidate.footprint_bytes),
-                        format!("{:.2}", candidate.saving * 100.0),
-                        self.quality.value(&counts).map_or(String::new(), |value| self.quality.label(value)),
-                        candidate.quality_loss.map_or(String::new(), |loss| format!("{:+.2}", loss * 100.0)),
+                        hundredths(candidate.saving),
+                        self.quality.value(counts).map_or(String::new(), |value| self.quality.label(value)),
+                        candidate.quality_loss.map_or(String::new(), signed),
                         interval(known),
                         place(standing).to_owned(),
                     ]);

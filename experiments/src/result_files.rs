@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qslm_engine::checkpoint::packed;
-use qslm_proto::v1::GetRequest;
-use qslm_report::{ReportDocument, page};
+use qslm_report::page;
 
-use crate::client::{Client, fetch};
+use crate::client::{Client, describe, fetch};
 use crate::codes::codes_file;
 use crate::commands::export::write_csv;
 use crate::exit::{Exit, Failure, Outcome};
@@ -76,10 +75,7 @@ async fn write_into(
     let mut written = Vec::new();
     let place = |name, made| OutputPlace::new(&folder.join(name), made, &[], false);
 
-    let json = client.describe(GetRequest { experiment: id.to_owned() }).await?.into_inner().json;
-    let unreadable =
-        |error| Failure::new(Exit::Failure, format!("the coordinator's report cannot be read: {error}"));
-    let document: ReportDocument = serde_json::from_str(&json).map_err(unreadable)?;
+    let document = describe(client, id).await?;
     place(REPORT, Made::Page)?.write(page::file(&document).as_bytes())?;
     written.push(REPORT);
 

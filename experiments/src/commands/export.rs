@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use qslm_proto::v1::GetRequest;
 
 use super::target::Source;
-use crate::client::Client;
+use crate::client::{Client, describe};
 use crate::columns::{CandidateRow, Column, Kind, columns, columns_of_bits, columns_of_task};
 use crate::ending;
 use crate::exit::{Exit, Failure, Outcome};
@@ -159,11 +159,7 @@ fn sink(format: Format, to: Box<dyn Write + Send>, columns: Vec<Column>) -> Outc
 
 /// What the experiment decides by.
 async fn judge(client: &mut Client, experiment: &str) -> Outcome<Judge> {
-    let request = GetRequest { experiment: experiment.to_owned() };
-    let json = client.describe(request).await?.into_inner().json;
-    let unreadable =
-        |error| Failure::new(Exit::Failure, format!("the coordinator's report cannot be read: {error}"));
-    Ok(Judge::new(serde_json::from_str(&json).map_err(unreadable)?))
+    Ok(Judge::new(describe(client, experiment).await?))
 }
 
 /// Writes everything that comes in.

@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use qslm_common::bytes;
-use qslm_proto::v1::GetRequest;
 use qslm_report::overlay::{self, OverlayDocument};
 use qslm_report::plots::{self, Plot};
 use qslm_report::{ReportDocument as Document, page};
 
 use super::target::Source;
-use crate::client::Client;
+use crate::client::{Client, describe_as_text, read_report};
 use crate::ending;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::print;
@@ -134,16 +133,12 @@ impl Report {
         let mut read = Vec::new();
         let texts = async |client: &mut Client| {
             for experiment in &self.experiments {
-                let request = GetRequest { experiment: experiment.clone() };
-                read.push(client.describe(request).await?.into_inner().json);
+                read.push(describe_as_text(client, experiment).await?);
             }
             Ok(())
         };
         self.source.with(texts).await?;
-        let documents = read.iter().map(|json| serde_json::from_str(json));
-        let documents: Vec<Document> = documents.collect::<Result<_, _>>().map_err(|error| {
-            Failure::new(Exit::Failure, format!("the coordinator's report cannot be read: {error}"))
-        })?;
+        let documents: Vec<Document> = read.iter().map(|json| read_report(json)).collect::<Outcome<_>>()?;
         let shown = match &documents[..] {
             [document] => Shown::of_one(document, read.swap_remove(0), format),
             several => Shown::of_several(several, &self.budget, format)?,
