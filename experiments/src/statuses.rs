@@ -97,14 +97,19 @@ fn drawn(columns: &[Column], rows: &[Vec<String>]) -> Table {
     table
 }
 
+/// State in words. In a store that is read, what is under way is interrupted.
+pub fn state_words(status: &ExperimentStatus, is_store: bool) -> String {
+    match status.state() {
+        State::Running | State::Stuck if is_store => INTERRUPTED.to_owned(),
+        _ => state(status),
+    }
+}
+
 fn cells(status: &ExperimentStatus, wide: bool, is_store: bool) -> Vec<String> {
     let best = |f: fn(&Best) -> String| status.best.as_ref().map_or(String::new(), f);
     let mut row = vec![
         status.id.clone(),
-        match status.state() {
-            State::Running | State::Stuck if is_store => INTERRUPTED.to_owned(),
-            _ => state(status),
-        },
+        state_words(status, is_store),
         status.stage.clone(),
         status.measured.to_string(),
         status.failed.to_string(),

@@ -5,14 +5,13 @@ use qslm_common::experiment::MAX_PRIORITY;
 use qslm_common::hash::ContentHash;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{ChangeRequest, ExperimentStatus, FailedTrial, GetRequest, ListRequest, RetryRequest};
-use qslm_report::condition::INTERRUPTED;
 use serde::Serialize;
 
 use super::target::{Source, Target};
 use crate::exit::Outcome;
 use crate::finished::Finished;
 use crate::output::{Listed, Output, print, print_data};
-use crate::progress::{absence, state};
+use crate::progress::absence;
 use crate::statuses::{self, terminal_width};
 
 /// A priority on the command line.
@@ -331,7 +330,7 @@ impl<'a> Shown<'a> {
             id: &status.id,
             state: status.state().as_str_name().to_lowercase(),
             reproducible: status.reproducible,
-            condition: Some(state_words(status, is_store))
+            condition: Some(statuses::state_words(status, is_store))
                 .filter(|words| *words != status.state().as_str_name().to_lowercase()),
             stage: &status.stage,
             measured: status.measured,
@@ -361,14 +360,6 @@ impl<'a> Shown<'a> {
             priority: status.priority,
             unmet: &status.unmet,
         }
-    }
-}
-
-/// State in words. In a store that is read, what is under way is interrupted.
-fn state_words(status: &ExperimentStatus, is_store: bool) -> String {
-    match status.state() {
-        State::Running | State::Stuck if is_store => INTERRUPTED.to_owned(),
-        _ => state(status),
     }
 }
 
