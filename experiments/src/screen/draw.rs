@@ -6,12 +6,13 @@ use qslm_report::pace;
 use qslm_report::words::{lost_briefly, percent, time};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
-use ratatui::style::{Color, Modifier, Style};
+use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, LineGauge, Paragraph, Row, Table, TableState};
 
 use super::View;
 use super::front::draw_front;
+use super::style::{FAINT, PROBLEM, STRONG};
 use crate::fit::{shorten, wrap};
 use crate::progress::{self, ahead, kind_of};
 
@@ -22,9 +23,7 @@ const EVENTS: u16 = 5;
 const MOST_WORDS: usize = 4;
 /// Columns from which on the list has priorities, too.
 const WIDE: u16 = 100;
-pub(super) const FAINT: Style = Style::new().fg(Color::DarkGray);
-const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
-const PROBLEM: Style = Style::new().fg(Color::Red);
+
 /// Draws everything.
 pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let height = frame.area().height;

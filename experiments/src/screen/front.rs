@@ -10,7 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, Paragraph};
 
 use super::View;
-use super::draw::FAINT;
+use super::style::FAINT;
 
 /// Colours of tiers in the order in which they come up, and of stages that are about none.
 const COLOURS: [Color; 6] =

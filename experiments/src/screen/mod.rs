@@ -5,6 +5,7 @@
 
 mod draw;
 mod front;
+mod style;
 
 use std::io;
 use std::mem::ManuallyDrop;
