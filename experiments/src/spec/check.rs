@@ -11,7 +11,7 @@ use std::path::Path;
 use super::draft;
 use super::files::{find_addresses, named_files};
 use super::position::{key_at, line_at, with_key};
-use super::written::{self, Spec, one_line};
+use super::written::{self, Spec, one_line, refuse_toml};
 use super::{KeyProblem, Refused, examine};
 use crate::exit::{Outcome, unusable};
 use crate::input::read_text;
@@ -34,7 +34,8 @@ pub fn problems(path: &Path, settings: &[String]) -> Outcome<Vec<Problem>> {
     let text = read_text(path)?;
     let Mended { mut problems, mut spec, mut keys } = mended(&text);
     if let (Some(rest), false) = (&spec, settings.is_empty()) {
-        let of_settings = match written::with_settings(path, rest, settings) {
+        let table = toml::from_str(rest).map_err(|error| refuse_toml(path, rest, &error));
+        let of_settings = match table.and_then(|table| written::with_settings(table, settings)) {
             Ok(text) => mended(&text),
             Err(failure) => Mended::broken(failure.to_string()),
         };
@@ -110,7 +111,7 @@ impl Mended {
 /// missing is written, and whatever else is on such a line becomes a comment.
 fn mended(text: &str) -> Mended {
     let (mut problems, mut keys) = (Vec::new(), BTreeSet::new());
-    let (mut rest, mut written) = (text.to_owned(), Vec::new());
+    let (mut rest, mut written, mut stand_ins) = (text.to_owned(), Vec::new(), BTreeSet::new());
     for _ in 0..MOST_MISTAKES {
         let error = match toml::from_str::<Spec>(&rest) {
             Ok(_) => return Mended { problems, spec: Some(rest), keys },
@@ -133,6 +134,7 @@ fn mended(text: &str) -> Mended {
                 Some((mended, at)) => {
                     rest = mended;
                     written.push(at);
+                    stand_ins.insert(key.clone());
                     keys.insert(key);
                     continue;
                 }
@@ -140,15 +142,21 @@ fn mended(text: &str) -> Mended {
             }
         }
         let key = span.as_ref().and_then(|span| key_at(&rest, span.start));
-        let words = with_key(key.as_deref(), written::suggest(&message));
-        problems.push(Problem { line, words });
+        // A value that stands in is nobody's mistake.
+        if !key.as_ref().is_some_and(|key| stand_ins.contains(key)) {
+            let words = with_key(key.as_deref(), written::suggest(&message));
+            problems.push(Problem { line, words });
+        }
         let Some(span) = span else { return Mended { problems, spec: None, keys } };
         keys.extend(key.clone());
         // Without it a value is the usual one, unless there has to be some.
         let mut without = rest.clone();
         let may_be_absent = blank_lines(&mut without, span.clone()) && !is_missed(&without, key.as_deref());
         rest = match stand_in(&rest, &span, &message).filter(|_| !may_be_absent) {
-            Some(mended) => mended,
+            Some(mended) => {
+                stand_ins.extend(key);
+                mended
+            }
             None if without != rest => without,
             None => return Mended { problems, spec: None, keys },
         };
@@ -223,8 +231,10 @@ fn write_missing(
         mended.insert_str(at, &format!("{name} = {value}\n"));
         let error = toml::from_str::<Spec>(&mended).err();
         let is_read = error.is_none_or(|error| {
-            error.message() != message
-                && error.span().is_none_or(|span| line_at(&mended, span.start) != line_at(&mended, at))
+            let span = error.span().map(|span| culprit(&mended, span, error.message()));
+            let is_here = span.is_some_and(|span| line_at(&mended, span.start) == line_at(&mended, at));
+            // The reader tells which variants it knows: one of them stands in next.
+            error.message() != message && (!is_here || error.message().starts_with("unknown variant"))
         });
         is_read.then(|| (mended, line_at(text, at)))
     })
@@ -342,6 +352,19 @@ mod tests {
         ] {
             assert!(problems.iter().any(|problem| problem.words.contains(words)), "{words}: {problems:?}");
         }
+    }
+
+    /// Found by fuzzing: what was written for the missing tier was no tier, and was complained about without end.
+    #[test]
+    fn a_value_that_stands_in_is_nobodys_mistake() {
+        let text = "name = \"plain\"\n[checkpoint]\npath = \"a\"\ntokenizer = \"b\"\n\
+            [task]\nkind = \"perplexity\"\nwindow = 128\n\
+            [strategy]\nkind = \"allocate\"\ntier = \"matrix\"ed by coordy_sequences = 256\nfit = \"law\"\n\
+            [trade_off]\nkind = \"epsilon_constraint\"\n";
+        let Mended { problems, spec, .. } = mended(text);
+        let words = "strategy.tier: unexpected key or value, expected newline, `#`".to_owned();
+        assert_eq!(problems, [Problem { line: Some(10), words }]);
+        assert!(spec.is_some(), "one of the tiers stands in");
     }
 
     #[test]

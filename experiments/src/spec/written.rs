@@ -283,8 +283,7 @@ pub(super) fn of_text(path: &Path, text: &str, settings: &[String]) -> Outcome<S
     if settings.is_empty() {
         return toml::from_str(text).map_err(at_line);
     }
-    toml::from_str::<toml::Table>(text).map_err(at_line)?;
-    let text = with_settings(path, text, settings)?;
+    let text = with_settings(toml::from_str(text).map_err(at_line)?, settings)?;
     // Read as any text is. No line of this one is the file's.
     toml::from_str(&text).map_err(|error| {
         let span = error.span().map(|span| culprit(&text, span, error.message()));
@@ -293,9 +292,8 @@ pub(super) fn of_text(path: &Path, text: &str, settings: &[String]) -> Outcome<S
     })
 }
 
-/// The text of a file with settings on top, as another text.
-pub(super) fn with_settings(path: &Path, text: &str, settings: &[String]) -> Outcome<String> {
-    let mut table: toml::Table = toml::from_str(text).map_err(|error| refuse_toml(path, text, &error))?;
+/// The table of a file with settings on top, as a text.
+pub(super) fn with_settings(mut table: toml::Table, settings: &[String]) -> Outcome<String> {
     let before = strategy_of(&table);
     for setting in settings {
         set(&mut table, setting)?;
