@@ -54,29 +54,35 @@ pub fn reference(document: &FrontDocument) -> Option<Gain<'_>> {
 }
 
 /// What the search bought beside the [`reference()`]: bytes at no more loss, or else those that the chosen one takes less for
-/// what more it loses. Empty before a uniform candidate is measured.
+/// what more it loses. Where they are not the same candidate it tells of both: at no more loss there may be nothing within a
+/// budget of bytes. Empty before a uniform candidate is measured.
 pub fn sentence(document: &FrontDocument) -> String {
     let Some(gain) = reference(document) else { return String::new() };
     let row = &gain.uniform.row;
-    let (name, fewer) = (name(gain.uniform, document), gain.fewer_bytes());
-    let share = |fewer: u64| percent(fewer as f64 / row.footprint_bytes.max(1) as f64);
+    let name = name(gain.uniform, document);
+    let fewer = |other: &FrontRow| row.footprint_bytes.saturating_sub(other.footprint_bytes);
+    let fewer_words = |other: &FrontRow| {
+        let share = fewer(other) as f64 / row.footprint_bytes.max(1) as f64;
+        format!("{} fewer ({})", bytes(fewer(other)), percent(share))
+    };
+    let chosen = document.chosen.as_ref().filter(|chosen| fewer(chosen) > 0);
     if let Some(better) = gain.better {
+        let chosen = chosen.filter(|chosen| chosen.candidate != better.candidate);
+        let chosen = chosen.map_or(String::new(), |chosen| {
+            format!("; the chosen one: {}, with {}", fewer_words(chosen), loss(chosen))
+        });
         return format!(
-            "What the search bought: {} fewer ({}) than {name} at no more loss: {} with {} in place of {}.",
-            bytes(fewer),
-            share(fewer),
+            "What the search bought: {} than {name} at no more loss: {} with {} in place of {}{chosen}.",
+            fewer_words(better),
             better.candidate.short(),
             loss(better),
             loss(row),
         );
     }
-    let fewer = |chosen: &FrontRow| row.footprint_bytes.saturating_sub(chosen.footprint_bytes);
-    match document.chosen.as_ref().map(|chosen| (chosen, fewer(chosen))) {
-        Some((chosen, fewer)) if fewer > 0 => format!(
-            "What the search bought: {} fewer ({}) than {name}, for {} in place of {}; at no more loss than that nothing is \
-             smaller.",
-            bytes(fewer),
-            share(fewer),
+    match chosen {
+        Some(chosen) => format!(
+            "What the search bought: {} than {name}, for {} in place of {}; at no more loss than that nothing is smaller.",
+            fewer_words(chosen),
             loss(chosen),
             loss(row),
         ),
@@ -105,7 +111,8 @@ mod tests {
             uniform("int4:symmetric", with(0.02, 500, &document)),
             uniform("int2:symmetric", with(2.0, 300, &document)),
         ];
-        document.chosen = Some(with(0.029, 450, &document));
+        let another = document.front[1].candidate;
+        document.chosen = Some(FrontRow { candidate: another, ..with(0.029, 450, &document) });
         document.front = vec![
             with(2.0, 300, &document),
             with(0.029, 450, &document),
@@ -115,9 +122,10 @@ mod tests {
         document
     }
 
+    /// Found by a user with a budget: all that was told was larger than the budget.
     #[test]
-    fn the_gain_is_in_bytes_at_no_more_loss() {
-        let document = document();
+    fn the_gain_is_in_bytes_at_no_more_loss_and_in_those_of_the_chosen_one() {
+        let mut document = document();
         let gains = gains(&document);
         assert_eq!(gains.iter().map(Gain::fewer_bytes).collect::<Vec<_>>(), [0, 20, 0]);
         let words = sentence(&document);
@@ -125,7 +133,11 @@ mod tests {
             words.starts_with("What the search bought: 20 B fewer (4.00 %) than uniform int4"),
             "{words}"
         );
-        assert!(words.ends_with("with +1.90 % in place of +2.00 %."), "{words}");
+        let chosen = "with +1.90 % in place of +2.00 %; the chosen one: 50 B fewer (10.00 %), with +2.90 %.";
+        assert!(words.ends_with(chosen), "{words}");
+        let better = document.front[2].candidate;
+        document.chosen = document.chosen.map(|chosen| FrontRow { candidate: better, ..chosen });
+        assert!(sentence(&document).ends_with("with +1.90 % in place of +2.00 %."));
     }
 
     #[test]
