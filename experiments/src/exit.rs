@@ -101,12 +101,27 @@ impl Failure {
 
     /// Prints the line and turns into the code.
     pub fn report(self) -> ExitCode {
+        self.reported().into()
+    }
+
+    /// Prints the line and ends the program, whatever its other threads do.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "for programs that have nothing open which a destructor closes"
+    )]
+    pub fn exit_now(self) -> ! {
+        std::process::exit(self.reported().into())
+    }
+
+    /// Prints the line. Returns the code.
+    fn reported(self) -> u8 {
         const SIGTERM: u8 = 15;
         let code = match (self.code, qslm_program::signal()) {
             (Exit::Interrupted, SIGTERM) => 128 + SIGTERM,
             (code, _) => code as u8,
         };
-        qslm_program::fail(code, &self.message)
+        let _ = qslm_program::fail(code, &self.message);
+        code
     }
 }
 

@@ -26,6 +26,7 @@ mod object;
 mod output;
 mod overlaid;
 mod parallel;
+mod patience;
 mod place;
 mod progress;
 mod result_files;

@@ -54,7 +54,14 @@ fn a_cluster_with_a_killed_worker_and_a_restarted_coordinator_gives_the_same_fro
     steady.wait_for("fetched");
 
     // The coordinator dies in the middle and comes back on another port, with another worker.
-    let mut watch = Running::start(Command::new(support::QSLM).args(["watch", &id, "--coordinator", &url]));
+    let mut watch = Running::start(Command::new(support::QSLM).args([
+        "watch",
+        &id,
+        "--connect-timeout",
+        "0",
+        "--coordinator",
+        &url,
+    ]));
     watch.wait_for("global");
     first.kill();
     let (code, _, errors) = watch.finish();

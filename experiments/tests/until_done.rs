@@ -97,13 +97,9 @@ fn coordinator_worker_and_submitter_end_by_themselves_also_with_a_restart_in_the
     first.kill();
     let mut second = sweep.coordinator(&[]);
     second.read_on();
-    let (code, mut front, errors) = submit.finish();
-    // A submitter that lost its coordinator says so, and is started again, as a Job does.
-    if code == Some(5) {
-        (_, front, _) = sweep.submit(&spec()).finish();
-    } else {
-        assert_eq!(code, Some(0), "{errors}");
-    }
+    let (code, front, errors) = submit.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(errors.contains("; waits for it to come back"), "{errors}");
     assert_eq!(ended(&mut worker), Some(0));
     assert_eq!(ended(&mut second), Some(0));
 
@@ -206,6 +202,16 @@ fn a_submitter_waits_for_a_coordinator_that_refuses_connections_for_some_seconds
     assert_eq!(code, Some(0), "{errors}");
     assert_eq!(ended(&mut worker), Some(0));
     assert_eq!(ended(&mut coordinator), Some(0));
+}
+
+/// As the first process of a container, which no signal ends that it does not watch.
+#[test]
+fn a_submitter_that_is_told_to_stop_while_it_waits_for_a_coordinator_does() {
+    let sweep = Sweep::new();
+    let mut submit = sweep.submitter(&spec(), &["-v"]);
+    submit.wait_for("tries again");
+    assert_eq!(submit.terminate(), Some(143));
+    assert_eq!(sweep.message(), "exit code 143: interrupted\n");
 }
 
 #[test]

@@ -61,7 +61,6 @@ pub(crate) fn is_passing(code: Code) -> bool {
             | Code::OutOfRange
             | Code::Unimplemented
             | Code::PermissionDenied
-            | Code::Unauthenticated
             | Code::DataLoss
     )
 }

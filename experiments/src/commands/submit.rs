@@ -8,12 +8,13 @@ use clap::Args;
 use super::manage::{priority, show};
 use super::plan;
 use super::target::{self, Target};
-use super::watch::{self, Submitted};
-use crate::client::{connect, submit};
-use crate::exit::Outcome;
+use super::watch::{Submitted, Watched};
+use crate::client::{Client, connect, submit};
+use crate::exit::{Exit, Failure, Outcome};
 use crate::finished::WhenStuck;
 use crate::making::{Here, Maker, OnWorkers};
 use crate::output::Listed;
+use crate::patience::Patience;
 use crate::result_files::ResultsPlace;
 use crate::spec::{resolve, resolve_with};
 
@@ -34,7 +35,7 @@ Examples:
 
 Exit codes: 0 done, 2 bad spec, 3 missing file, 5 no coordinator; with --wait also 6: finished with failed trials or
 no candidate within the constraints, 8: no worker for as long as --no-worker-timeout says, and 130: interrupted. The
-experiment goes on after 8 and 130.")]
+experiment goes on after 8 and 130. A coordinator that goes away meanwhile is waited for, --connect-timeout seconds.")]
 pub struct Submit {
     /// The experiment's spec
     #[arg(value_name = "SPEC.toml")]
@@ -92,16 +93,30 @@ impl Submit {
         let results = self.results.as_deref().map(ResultsPlace::parse).transpose()?;
         let patience = if self.wait { target::LONG_PATIENCE } else { target::PATIENCE };
         let (connector, patience) = self.target.way_within(patience)?;
+        let interrupted = qslm_program::cancelled_by_signals()?;
+        // Until it is submitted there is nothing to hand back.
+        let ends_at_once = tokio::spawn({
+            let interrupted = interrupted.clone();
+            async move {
+                interrupted.cancelled().await;
+                Failure::new(Exit::Interrupted, "interrupted").exit_now()
+            }
+        });
         let on_workers = OnWorkers::new(&connector, patience, self.no_worker_timeout);
         let maker: &dyn Maker = if self.local { &Here } else { &on_workers };
         let resolved = tokio::task::block_in_place(|| resolve_with(&self.spec, &self.settings, maker))?;
         let mut client = connect(&connector, patience).await?;
-        let status = submit(&mut client, &resolved, self.priority).await?;
+        let patience = Patience::new(&connector, patience);
+        // Submitting twice is submitting once.
+        let ask = async |client: &mut Client| submit(client, &resolved, self.priority).await;
+        let status = patience.call(&mut client, ask).await?;
+        ends_at_once.abort();
         if self.wait {
             let submitted = Some(Submitted { resolved: &resolved, maker, results });
             let when_stuck = self.no_worker_timeout.map_or(WhenStuck::Wait, WhenStuck::WaitAtMost);
             let output = self.output.of_result();
-            return watch::follow(&mut client, &status.id, output, when_stuck, submitted).await;
+            let watched = Watched { id: &status.id, when_stuck, submitted };
+            return watched.follow(&mut client, &patience.let_in(), output, &interrupted).await;
         }
         match self.output {
             Listed::Table => show(&status, Listed::Name),

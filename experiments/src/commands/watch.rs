@@ -6,13 +6,15 @@ use std::time::Duration;
 use clap::Args;
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{CollectRequest, ListRequest};
+use tokio_util::sync::CancellationToken;
 
-use super::target::Target;
-use crate::client::Client;
+use super::target::{self, Target};
+use crate::client::{Client, connect};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::finished::{Finished, WhenStuck, until_ended};
 use crate::making::Maker;
 use crate::output::Output;
+use crate::patience::Patience;
 use crate::result_files::ResultsPlace;
 use crate::screen::{self, Left};
 use crate::spec::Resolved;
@@ -49,12 +51,13 @@ pub struct Watch {
 impl Watch {
     /// Watches and prints.
     pub async fn run(self) -> Outcome {
-        let mut client = self.target.connect().await?;
+        let (connector, patience) = self.target.way_within(target::PATIENCE)?;
+        let mut client = connect(&connector, patience).await?;
         let can_draw = std::io::stdout().is_terminal()
             && std::io::stdin().is_terminal()
             && tracing::enabled!(tracing::Level::WARN);
         if can_draw && !self.plain {
-            let address = self.target.connector()?.url().to_owned();
+            let address = connector.url().to_owned();
             match screen::run(&mut client, address, self.experiment.as_deref()).await? {
                 Left::Quit => return Ok(()),
                 Left::Interrupted => return Err(Failure::new(Exit::Interrupted, "interrupted")),
@@ -62,7 +65,12 @@ impl Watch {
             }
         }
         match &self.experiment {
-            Some(id) => follow(&mut client, id, self.output, WhenStuck::Wait, None).await,
+            Some(id) => {
+                let patience = Patience::new(&connector, patience);
+                let interrupted = qslm_program::cancelled_by_signals()?;
+                let watched = Watched { id, when_stuck: WhenStuck::Wait, submitted: None };
+                watched.follow(&mut client, &patience, self.output, &interrupted).await
+            }
             None => follow_all(&mut client).await,
         }
     }
@@ -77,37 +85,49 @@ pub(super) struct Submitted<'a> {
     pub results: Option<ResultsPlace>,
 }
 
-/// Follows an experiment until it has ended, then prints its front and fails if it did not end well.
-pub(super) async fn follow(
-    client: &mut Client,
-    id: &str,
-    output: Output,
-    when_stuck: WhenStuck,
-    submitted: Option<Submitted<'_>>,
-) -> Outcome {
-    let interrupted = qslm_program::cancelled_by_signals()?;
-    let status = tokio::select! {
-        status = until_ended(client, id, when_stuck) => status?,
-        () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
-    };
-    let finished = Finished::read(client, &status.id).await?;
-    match submitted {
-        Some(Submitted { resolved, maker, results }) => {
-            let more = tokio::task::block_in_place(|| finished.with_more(resolved, maker))?;
-            if let Some(place) = results {
-                let front = finished.json_with(&more)?;
-                place.write(client, &status.id, resolved, &front).await?;
+/// An experiment that somebody waits for.
+pub(super) struct Watched<'a> {
+    pub id: &'a str,
+    pub when_stuck: WhenStuck,
+    /// What its submitter knows, if it is the submitter who waits.
+    pub submitted: Option<Submitted<'a>>,
+}
+
+impl Watched<'_> {
+    /// Follows it until it has ended, over restarts of the coordinator, then prints its front and fails if it did not end well.
+    pub(super) async fn follow(
+        self,
+        client: &mut Client,
+        patience: &Patience<'_>,
+        output: Output,
+        interrupted: &CancellationToken,
+    ) -> Outcome {
+        let Self { id, when_stuck, submitted } = self;
+        let status = tokio::select! {
+            status = patience.call(client, async |client| until_ended(client, id, when_stuck).await) => status?,
+            () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
+        };
+        let finished = patience.call(client, async |client| Finished::read(client, &status.id).await).await?;
+        match submitted {
+            Some(Submitted { resolved, maker, results }) => {
+                let more = tokio::task::block_in_place(|| finished.with_more(resolved, maker))?;
+                if let Some(place) = results {
+                    let front = finished.json_with(&more)?;
+                    let write =
+                        async |client: &mut Client| place.write(client, &status.id, resolved, &front).await;
+                    patience.call(client, write).await?;
+                }
+                finished.show_with_more(output, &more, resolved)?;
+                // A coordinator that does not know the call runs until somebody stops it.
+                drop(client.collect(CollectRequest { experiment: status.id.clone() }).await);
             }
-            finished.show_with_more(output, &more, resolved)?;
-            // A coordinator that does not know the call runs until somebody stops it.
-            drop(client.collect(CollectRequest { experiment: status.id.clone() }).await);
+            None => finished.show(output)?,
         }
-        None => finished.show(output)?,
+        if status.state() == State::Cancelled {
+            return Err(Failure::new(Exit::Unmet, format!("{} was cancelled", status.id)));
+        }
+        finished.verdict()
     }
-    if status.state() == State::Cancelled {
-        return Err(Failure::new(Exit::Unmet, format!("{} was cancelled", status.id)));
-    }
-    finished.verdict()
 }
 
 /// A line on standard error for every change of an experiment's stage or state, until none is under way.
