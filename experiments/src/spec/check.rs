@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
-use super::draft;
 use super::files::{find_addresses, named_files};
 use super::position::{key_at, line_at, with_key};
 use super::written::{self, Spec, one_line, refuse_toml};
 use super::{KeyProblem, Refused, examine};
+use super::{contents, draft};
 use crate::exit::{Outcome, unusable};
 use crate::input::read_text;
 use crate::making::Here;
@@ -73,10 +73,17 @@ fn problems_of_whole(path: &Path, mut spec: Spec) -> Vec<KeyProblem> {
     }
     let of_values = draft::problems(path, &spec);
     // Only with all files is there a whole.
-    let of_whole = match problems.is_empty().then(|| examine(path, spec, &Here)) {
+    let of_whole = match problems.is_empty().then(|| examine(path, &mut spec, &Here)) {
         None | Some(Ok(_)) => Vec::new(),
         Some(Err(Refused::Spec(refused))) => refused,
-        Some(Err(Refused::Other(failure))) => vec![KeyProblem { key: None, words: failure.to_string() }],
+        Some(Err(Refused::Other(failure))) => {
+            let words = failure.to_string();
+            let mut found = contents::problems(path, &spec);
+            if !found.iter().any(|problem| problem.words == words) {
+                found.push(KeyProblem { key: None, words });
+            }
+            found
+        }
     };
     // What needs no file is found both ways.
     let more: Vec<_> = of_values.into_iter().filter(|one| !of_whole.contains(one)).collect();
@@ -395,6 +402,31 @@ mod tests {
         let expected = [1, 4, 7, 8, 10, 12, 14].map(Some);
         assert_eq!(lines[..7], expected, "{words}");
         assert_eq!(lines[7..], [None, None], "of the command line, and of nothing that stands in:\n{words}");
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_all_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spec.toml");
+        let text = "name = \"plain\"\n[checkpoint]\npath = \"m.pth\"\ntokenizer = \"t.json\"\n\
+            [task]\nkind = \"perplexity\"\ntext = \"text.txt\"\nwindow = 16\n\
+            [tasks.of-film]\nkind = \"accuracy\"\nlabelled = \"film.tsv\"\n";
+        let bytes = [
+            ("spec.toml", text),
+            ("m.pth", "none"),
+            ("t.json", "{"),
+            ("text.txt", "a text"),
+            ("film.tsv", "a\tb\tc"),
+        ];
+        for (name, bytes) in bytes {
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        let found = problems(&path, &[]).unwrap();
+        let lines: Vec<_> = found.iter().map(|problem| problem.line).collect();
+        assert_eq!(lines, [3, 4, 11].map(Some), "{found:?}");
+        for (problem, file) in found.iter().zip(["m.pth: ", "t.json: ", "film.tsv: line 1 has 3 columns"]) {
+            assert!(problem.words.contains(file), "{file}: {found:?}");
+        }
     }
 
     #[test]

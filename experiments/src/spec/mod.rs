@@ -5,6 +5,7 @@
 
 mod calibration;
 mod check;
+mod contents;
 mod draft;
 mod files;
 mod position;
@@ -111,7 +112,7 @@ pub fn resolve(path: &Path, settings: &[String]) -> Outcome<Resolved> {
 
 /// As [`resolve`]; what takes a forward pass is made by `maker`.
 pub fn resolve_with(path: &Path, settings: &[String], maker: &dyn Maker) -> Outcome<Resolved> {
-    examine(path, written::read(path, settings)?, maker).map_err(|refused| match refused {
+    examine(path, &mut written::read(path, settings)?, maker).map_err(|refused| match refused {
         Refused::Spec(problems) => {
             let words: Vec<String> = problems.into_iter().map(|problem| problem.words).collect();
             refuse(path, &words.join("; "))
@@ -154,17 +155,18 @@ impl From<Failure> for Refused {
     }
 }
 
-fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, Refused> {
-    let (fetched, failed) = find_addresses(&mut spec);
+fn examine(path: &Path, spec: &mut Spec, maker: &dyn Maker) -> Result<Resolved, Refused> {
+    let (fetched, failed) = find_addresses(spec);
+    let spec = &*spec;
     if let Some((key, failure)) = failed.into_iter().next() {
         return Err(Failure::new(failure.exit(), format!("{}: {key}: {failure}", path.display())).into());
     }
-    let (files, task) = find(path, &spec)?;
+    let (files, task) = find(path, spec)?;
     let further = tasks::find(&spec.tasks, path.parent().unwrap_or(Path::new("")), |key| missing(path, key))?;
     let base = Base::said(&files.checkpoint, spec.checkpoint.family)?;
     let member = spec.checkpoint.member(base).map_err(|problem| Refused::Spec(vec![problem]))?;
     // A list that is too long is told before anything large is read.
-    let Listed { candidates: listed, names } = listed(path, &spec, member, &files)?;
+    let Listed { candidates: listed, names } = listed(path, spec, member, &files)?;
     let network = float_network(path, member, &files)?;
     let checkpoint = Input::checkpoint(&files.checkpoint)?;
     let (tokenizer, text) = (Input::tokenizer(&files.tokenizer)?, Input::data(&files.text, &task)?);
@@ -180,7 +182,7 @@ fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, R
         names,
     };
     // Whatever is wrong besides is told before anything is made.
-    let mut draft = Draft::new(&spec, &spec.space, found);
+    let mut draft = Draft::new(spec, &spec.space, found);
     let trained_on = match &spec.recovery {
         Some(written) => {
             let (recovery, text) = recovery::resolve(path, written, &tokenizer, &draft.experiment)?;
@@ -189,7 +191,7 @@ fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, R
         }
         None => None,
     };
-    let problems = draft.problems(&spec);
+    let problems = draft.problems(spec);
     if !problems.is_empty() {
         return Err(Refused::Spec(problems));
     }
@@ -204,7 +206,7 @@ fn examine(path: &Path, mut spec: Spec, maker: &dyn Maker) -> Result<Resolved, R
     let positions = data.positions() + tasks::read(&further, &tokenizer, &experiment)?;
     let sequences = data.len() as u64;
     let task = &experiment.task;
-    let calibrated = calibrate(path, &spec, (&space, &listed), inputs, task, &network, maker)?;
+    let calibrated = calibrate(path, spec, (&space, &listed), inputs, task, &network, maker)?;
     let MadeCodes { by_unit, files: code_files } = calibrated.codes;
     space.codes = by_unit;
     if let Some(activations) = &mut space.activations {
