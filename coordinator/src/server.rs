@@ -116,7 +116,8 @@ impl Coordinator {
     /// [`DriverError`] if the store is not there, in use, broken, or of another version.
     pub fn open_to_read(store: &Path) -> Result<Self, DriverError> {
         let artifacts = Artifacts::of(store);
-        Self::on(Store::open_to_read(store)?, artifacts, Options::default())
+        let options = Options { only_reads: true, ..Options::default() };
+        Self::on(Store::open_to_read(store)?, artifacts, options)
     }
 
     fn on(store: Store, artifacts: Artifacts, options: Options) -> Result<Self, DriverError> {

@@ -111,6 +111,7 @@ impl Settings {
             limits: self.limits().map_err(Coded::setting)?,
             crash_at,
             traces: traces.map_err(Coded::setting)?,
+            only_reads: false,
         })
     }
 

@@ -4,9 +4,7 @@ use std::io::IsTerminal;
 
 use comfy_table::Table;
 use qslm_common::hash::ContentHash;
-use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Best, ExperimentStatus};
-use qslm_report::condition::INTERRUPTED;
 use qslm_report::words::{hundredths, signed};
 
 use crate::fit::shorten;
@@ -53,9 +51,9 @@ pub fn terminal_width() -> Option<usize> {
 }
 
 /// The table of `all`; within `width` letters, if that is given, as far as numbers can be read there.
-pub fn table(all: &[ExperimentStatus], wide: bool, is_store: bool, width: Option<usize>) -> Table {
+pub fn table(all: &[ExperimentStatus], wide: bool, width: Option<usize>) -> Table {
     let mut columns: Vec<Column> = USUAL.iter().chain(if wide { &MORE[..] } else { &[] }).copied().collect();
-    let mut rows: Vec<Vec<String>> = all.iter().map(|status| cells(status, wide, is_store)).collect();
+    let mut rows: Vec<Vec<String>> = all.iter().map(|status| cells(status, wide)).collect();
     let Some(width) = width else { return drawn(&columns, &rows) };
     // What says nothing of any of them goes before what does.
     let says_nothing = |cell: &String| cell.is_empty() || cell == "0";
@@ -97,19 +95,11 @@ fn drawn(columns: &[Column], rows: &[Vec<String>]) -> Table {
     table
 }
 
-/// State in words. In a store that is read, what is under way is interrupted.
-pub fn state_words(status: &ExperimentStatus, is_store: bool) -> String {
-    match status.state() {
-        State::Running | State::Stuck if is_store => INTERRUPTED.to_owned(),
-        _ => state(status),
-    }
-}
-
-fn cells(status: &ExperimentStatus, wide: bool, is_store: bool) -> Vec<String> {
+fn cells(status: &ExperimentStatus, wide: bool) -> Vec<String> {
     let best = |f: fn(&Best) -> String| status.best.as_ref().map_or(String::new(), f);
     let mut row = vec![
         status.id.clone(),
-        state_words(status, is_store),
+        state(status),
         status.stage.clone(),
         status.measured.to_string(),
         status.failed.to_string(),
@@ -140,6 +130,8 @@ fn cells(status: &ExperimentStatus, wide: bool, is_store: bool) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use qslm_proto::v1::experiment_status::State;
+
     use super::*;
 
     fn status(id: &str, failed: u64) -> ExperimentStatus {
@@ -156,7 +148,7 @@ mod tests {
     }
 
     fn text(all: &[ExperimentStatus], width: Option<usize>) -> String {
-        table(all, false, false, width).to_string()
+        table(all, false, width).to_string()
     }
 
     #[test]

@@ -272,7 +272,14 @@ fn an_interrupted_experiment_in_the_same_store_does_not_hold_up_another() {
     run(&store, &["--set", "task.window=64"]);
     let listed = succeed(&["list", "--store", store.to_str().unwrap(), "--output", "json"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
-    assert_eq!([&listed[0]["state"], &listed[1]["state"]], ["running", "finished"]);
+    assert_eq!([&listed[0]["state"], &listed[1]["state"]], ["interrupted", "finished"]);
+    // The page says so, too, and not how many workers there are: there is nobody to count them.
+    let id = listed[0]["id"].as_str().unwrap();
+    let page = succeed(&["report", id, "--store", store.to_str().unwrap(), "--out", "-"]);
+    assert!(
+        page.contains("class=\"state interrupted\">interrupted") && !page.contains("tokens/s;"),
+        "{page}"
+    );
 }
 
 #[test]

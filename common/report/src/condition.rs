@@ -1,8 +1,5 @@
 //! Condition of an experiment that is under way: what it waits for, if it does.
 
-/// Words for an experiment whose coordinator is gone: its store is read, and nobody works on it.
-pub const INTERRUPTED: &str = "interrupted";
-
 /// Numbers that tell a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {

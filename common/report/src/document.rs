@@ -124,6 +124,8 @@ pub struct Reference {
 pub enum Lifecycle {
     /// Workers get shards of it.
     Running,
+    /// Its store is read, and no coordinator has it open.
+    Interrupted,
     /// A person holds it up.
     Paused,
     /// A person ended it.
@@ -137,6 +139,7 @@ impl Lifecycle {
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Interrupted => "interrupted",
             Self::Paused => "paused",
             Self::Cancelled => "cancelled",
             Self::Finished => "finished",

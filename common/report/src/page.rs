@@ -191,7 +191,6 @@ fn state(report: &ReportDocument) -> &'static str {
         report.state == Lifecycle::Finished && report.front.float.is_some() && report.front.chosen.is_none();
     match report.state {
         _ if is_unmet => "unmet",
-        // Also where its store alone is read.
         Lifecycle::Running if report.workers == 0 => "no worker",
         state => state.name(),
     }
@@ -209,13 +208,15 @@ fn progress(report: &ReportDocument) -> (String, u64, u64) {
     let pace = pace::per_candidate(&report.timeline);
     let about = report.remaining_about.map(|more| open + more);
     let left = pace.zip(ahead).map(|(pace, ahead)| format!(", {}", pace::left(pace, about, ahead)));
+    let crew = match report.state {
+        Lifecycle::Interrupted => String::new(),
+        _ => format!("; {} workers, {:.0} tokens/s", report.workers, report.tokens_per_second),
+    };
     let since = report.timeline.first().map(|first| format!("; since {} UTC", date(first.unix_ms)));
     let words = format!(
-        "{}: {settled} candidates settled{at_most}{}; {} workers, {:.0} tokens/s{}",
+        "{}: {settled} candidates settled{at_most}{}{crew}{}",
         if report.stage.is_empty() { "starting" } else { &report.stage },
         left.unwrap_or_default(),
-        report.workers,
-        report.tokens_per_second,
         since.unwrap_or_default(),
     );
     (words, settled, (settled + ahead.unwrap_or(open)).max(1))
@@ -451,7 +452,11 @@ mod tests {
         let mut report = report();
         assert!(file(&report).contains("class=\"state running\">running"));
         report.workers = 0;
-        assert!(file(&report).contains("class=\"state no worker\">no worker"));
+        let page = file(&report);
+        assert!(page.contains("class=\"state no worker\">no worker") && page.contains("; 0 workers, "));
+        report.state = Lifecycle::Interrupted;
+        let page = file(&report);
+        assert!(page.contains("class=\"state interrupted\">interrupted") && !page.contains(" workers, "));
     }
 
     #[test]

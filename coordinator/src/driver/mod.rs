@@ -102,6 +102,8 @@ pub struct Options {
     pub crash_at: CrashPlan,
     /// Destination of traces, if there is one.
     pub traces: Option<Traces>,
+    /// True if a store is read that nobody works on: what is under way in it is interrupted.
+    pub only_reads: bool,
 }
 
 impl Default for Options {
@@ -111,6 +113,7 @@ impl Default for Options {
             limits: Limits::default(),
             crash_at: CrashPlan::default(),
             traces: None,
+            only_reads: false,
         }
     }
 }
@@ -280,7 +283,8 @@ impl Driver {
     ) -> Result<usize, serde_json::Error> {
         let index = self.experiments.len();
         let search = SearchRun::new(Owner::at(index), record, history, self.start)?;
-        self.experiments.push(ExperimentRun { search, view: View::new(presentation) });
+        self.experiments
+            .push(ExperimentRun { search, view: View::new(presentation, self.options.only_reads) });
         Ok(index)
     }
 

@@ -21,6 +21,8 @@ pub enum State {
     Running,
     /// Workers are wanted, and all that may evaluate it are set aside.
     Stuck,
+    /// Interrupted: its store is read, and no coordinator has it open.
+    Interrupted,
     /// Held up by a person, or because it is for another engine.
     Paused,
     /// Finished: everything that the search wants to know is known.
@@ -35,6 +37,7 @@ impl State {
         match self {
             Self::Running => "running",
             Self::Stuck => "stuck",
+            Self::Interrupted => "interrupted",
             Self::Paused => "paused",
             Self::Finished => "finished",
             Self::Cancelled => "cancelled",

@@ -47,6 +47,8 @@ pub(super) struct View {
     /// Share that the search visited; `None` until that was looked at after its end.
     visited: Option<Option<Visited>>,
     absence: Absence,
+    /// [`super::Options::only_reads`].
+    only_reads: bool,
 }
 
 /// Announcement: the stage, state and best candidate that people were told of last.
@@ -59,7 +61,7 @@ struct LastAnnounced {
 }
 
 impl View {
-    pub(super) fn new(presentation: Presentation) -> Self {
+    pub(super) fn new(presentation: Presentation, only_reads: bool) -> Self {
         Self {
             presentation,
             announced: LastAnnounced::default(),
@@ -71,6 +73,7 @@ impl View {
             status: watch::Sender::new(None),
             visited: None,
             absence: Absence::default(),
+            only_reads,
         }
     }
 
@@ -149,6 +152,14 @@ impl View {
         }
     }
 
+    /// State as people see it: a search that only waits for workers is interrupted where none can come.
+    fn state(&self, of: &SearchRun) -> State {
+        match of.state() {
+            State::Running | State::Stuck if self.only_reads => State::Interrupted,
+            state => state,
+        }
+    }
+
     pub(super) fn status(
         &mut self,
         of: &SearchRun,
@@ -163,7 +174,7 @@ impl View {
         let open = ledger.open_count(of.owner());
         ExperimentStatus {
             id: of.id().to_owned(),
-            state: of.state(),
+            state: self.state(of),
             is_reproducible: playback.experiment().is_reproducible(),
             stage: playback.stage(),
             generation_settled: (drawn as u32).saturating_sub(open),
@@ -213,6 +224,7 @@ impl View {
             State::Finished => Lifecycle::Finished,
             State::Cancelled => Lifecycle::Cancelled,
             State::Paused => Lifecycle::Paused,
+            State::Interrupted => Lifecycle::Interrupted,
             State::Running | State::Stuck => Lifecycle::Running,
         };
         let playback = of.playback();

@@ -100,6 +100,7 @@ fn write_state(state: driver::State) -> State {
     match state {
         driver::State::Running => State::Running,
         driver::State::Stuck => State::Stuck,
+        driver::State::Interrupted => State::Interrupted,
         driver::State::Paused => State::Paused,
         driver::State::Finished => State::Finished,
         driver::State::Cancelled => State::Cancelled,

@@ -11,7 +11,7 @@ use super::target::{Source, Target};
 use crate::exit::Outcome;
 use crate::finished::Finished;
 use crate::output::{Listed, Output, print, print_data};
-use crate::progress::absence;
+use crate::progress::{absence, state};
 use crate::statuses::{self, terminal_width};
 
 /// A priority on the command line.
@@ -142,11 +142,10 @@ impl List {
         let all = self.source.with(list).await?.experiments;
         match self.output {
             Listed::Json | Listed::Yaml => {
-                let is_store = self.source.is_store();
-                let shown = all.iter().map(|status| Shown::new(status, is_store));
+                let shown = all.iter().map(Shown::new);
                 print_data(self.output.of_result(), &shown.collect::<Vec<_>>())
             }
-            form => print_statuses(&all, form, self.source.is_store()),
+            form => print_statuses(&all, form),
         }
     }
 }
@@ -159,10 +158,10 @@ impl Get {
         let status = self.one.source.with(get).await?;
         match self.one.output {
             Listed::Json | Listed::Yaml => {
-                let shown = Shown::new(&status, self.one.source.is_store());
+                let shown = Shown::new(&status);
                 print_data(self.one.output.of_result(), &shown)
             }
-            form => print_statuses(std::slice::from_ref(&status), form, self.one.source.is_store()),
+            form => print_statuses(std::slice::from_ref(&status), form),
         }
     }
 }
@@ -243,8 +242,8 @@ impl Which {
 /// Prints a status.
 pub(super) fn show(status: &ExperimentStatus, output: Listed) -> Outcome {
     match output {
-        Listed::Json | Listed::Yaml => print_data(output.of_result(), &Shown::new(status, false)),
-        form => print_statuses(std::slice::from_ref(status), form, false),
+        Listed::Json | Listed::Yaml => print_data(output.of_result(), &Shown::new(status)),
+        form => print_statuses(std::slice::from_ref(status), form),
     }
 }
 
@@ -257,7 +256,7 @@ struct Shown<'a> {
     /// False if graphics cards measure or train; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     reproducible: Option<bool>,
-    /// What it waits for, while it is running and nobody works on it; `interrupted` in a store that is read.
+    /// What it waits for, while it is running and nobody works on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     condition: Option<String>,
     stage: &'a str,
@@ -322,15 +321,15 @@ impl<'a> From<&'a FailedTrial> for Failed<'a> {
 }
 
 impl<'a> Shown<'a> {
-    /// A status as printed. In a store that is read, what is under way is interrupted.
-    fn new(status: &'a ExperimentStatus, is_store: bool) -> Self {
+    /// A status as printed.
+    fn new(status: &'a ExperimentStatus) -> Self {
         let best = status.best.as_ref();
         let candidate = best.and_then(|best| <[u8; 32]>::try_from(&best.candidate[..]).ok());
         Self {
             id: &status.id,
             state: status.state().as_str_name().to_lowercase(),
             reproducible: status.reproducible,
-            condition: Some(statuses::state_words(status, is_store))
+            condition: Some(state(status))
                 .filter(|words| *words != status.state().as_str_name().to_lowercase()),
             stage: &status.stage,
             measured: status.measured,
@@ -367,15 +366,14 @@ impl<'a> Shown<'a> {
 const NOT_REPRODUCIBLE: &str = "is not reproducible: graphics cards take part, so that digits differ";
 
 /// Prints a line per experiment: names alone, the usual columns, or all of them.
-/// In a store that is read, what is under way is interrupted.
-fn print_statuses(all: &[ExperimentStatus], form: Listed, is_store: bool) -> Outcome {
+fn print_statuses(all: &[ExperimentStatus], form: Listed) -> Outcome {
     if form == Listed::Name {
         return print(&all.iter().map(|status| format!("{}\n", status.id)).collect::<String>());
     }
     // Whoever asks for every column has room for them.
     let wide = form == Listed::Wide;
     let width = if wide { None } else { terminal_width() };
-    let table = statuses::table(all, wide, is_store, width);
+    let table = statuses::table(all, wide, width);
     let stuck = all.iter().filter(|status| !status.stuck.is_empty());
     let stuck: String = stuck.map(|status| format!("{} is stuck: {}\n", status.id, status.stuck)).collect();
     let absent = all.iter().filter_map(|status| Some((&status.id, absence(status)?)));

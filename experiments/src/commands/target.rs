@@ -129,11 +129,6 @@ impl Source {
         store.chain(self.target.files()).collect()
     }
 
-    /// True if a store is read that no coordinator has open.
-    pub fn is_store(&self) -> bool {
-        self.store.is_some()
-    }
-
     /// Calls `f` with a connection.
     pub async fn with<T>(&self, f: impl AsyncFnOnce(&mut Client) -> Outcome<T>) -> Outcome<T> {
         let Some(store) = &self.store else { return f(&mut self.target.connect().await?).await };

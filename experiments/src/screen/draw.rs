@@ -117,6 +117,7 @@ fn experiment_cells(status: &ExperimentStatus, name: usize) -> Vec<Cell<'static>
         State::Cancelled => ("cancelled", Color::Red),
         State::Paused => ("paused", Color::Yellow),
         State::Stuck => ("stuck", Color::Red),
+        State::Interrupted => ("interrupted", Color::Yellow),
         State::Unspecified => ("", Color::Reset),
     };
     let best = status.best.as_ref();
