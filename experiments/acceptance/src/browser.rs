@@ -65,6 +65,26 @@ impl WebDriverCompatibleCommand for Devtools {
     }
 }
 
+/// Starts chromedriver on a port of its choice. `None` if it ends instead.
+fn start_driver() -> Option<(Child, String)> {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("chromedriver: install chromium and chromium-driver");
+    let mut said = BufReader::new(driver.stdout.take()?).lines();
+    let started =
+        said.by_ref().map(Result::unwrap).find(|line| line.contains("started successfully on port"));
+    let Some(started) = started else {
+        driver.wait().unwrap();
+        return None;
+    };
+    // Whatever else it says is not read, so it must not fill the pipe.
+    std::thread::spawn(move || said.for_each(drop));
+    Some((driver, started.chars().filter(char::is_ascii_digit).collect()))
+}
+
 impl Browser {
     /// Starts Chromium with a window as on a desk.
     pub async fn desktop() -> Self {
@@ -78,18 +98,9 @@ impl Browser {
     }
 
     async fn start(emulation: Value) -> Self {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver: install chromium and chromium-driver");
-        let mut said = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let started =
-            said.by_ref().map(Result::unwrap).find(|line| line.contains("started successfully on port"));
-        let port: String = started.unwrap().chars().filter(char::is_ascii_digit).collect();
-        // Whatever else it says is not read, so it must not fill the pipe.
-        std::thread::spawn(move || said.for_each(drop));
+        // It looks for a port that is free twice, and another program may have taken it in between.
+        let (driver, port) =
+            (0..5).find_map(|_| start_driver()).expect("chromedriver says no port, five times");
         let size = format!("--window-size={WIDTH},{HEIGHT}");
         let arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", &size];
         let mut options = json!({ "args": arguments });
