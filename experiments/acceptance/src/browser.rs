@@ -73,7 +73,7 @@ fn start_driver() -> Option<(Child, String)> {
         .stderr(Stdio::null())
         .spawn()
         .expect("chromedriver: install chromium and chromium-driver");
-    let mut said = BufReader::new(driver.stdout.take()?).lines();
+    let mut said = BufReader::new(driver.stdout.take().unwrap()).lines();
     let started =
         said.by_ref().map(Result::unwrap).find(|line| line.contains("started successfully on port"));
     let Some(started) = started else {

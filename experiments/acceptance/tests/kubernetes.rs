@@ -1,5 +1,6 @@
 //! On a cluster, any cluster: `KUBECONFIG=... IMAGE=...`. What an operator does, a step each, in a namespace of its own: `cargo
-//! test .. --test kubernetes STEP` runs one alone. Each names what it did, and ends with the front that one process finds.
+//! test .. --test kubernetes STEP` runs one alone. Each names what it did, and ends with the front that one process finds; one
+//! that fails prints what there is to know of its namespace before that is deleted.
 #![allow(clippy::disallowed_methods, reason = "the cluster and the image are given by variables")]
 #![expect(clippy::disallowed_macros, reason = "what a test prints is shown by its harness")]
 
@@ -14,11 +15,31 @@ use serde_json::Value;
 
 /// Time that anything may take that a cluster does.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Of a core, for workers of a sweep that has to be under way for long enough. It takes 13 core-seconds of an AMD EPYC, so one
+/// worker goes on for 650 s and four for 165 s, whatever else the cluster has. With less, they would miss their probes.
+const SLOW: &str = "cpu: 20m";
+/// What workers of `overlays/batch` have instead.
+const FULL: &str = "cpu: \"2\"";
+const REQUESTED: &str = "cpu: 250m";
+/// Logged once a running pod has a new Secret, for which its kubelet looks every 60 to 90 s.
+const READ_AGAIN: &str = "read again";
+/// What to print of a step that failed.
+const EVERYTHING: [&[&str]; 8] = [
+    &["version"],
+    &["get", "nodes,storageclasses", "--output=wide"],
+    &["get", "all,persistentvolumeclaims,networkpolicies,poddisruptionbudgets", "--output=wide"],
+    &["get", "events", "--sort-by=.metadata.creationTimestamp"],
+    &["describe", "jobs,statefulsets,deployments"],
+    &["describe", "pods"],
+    &["get", "configmap", "qslm-config", "--output=yaml"],
+    &["logs", "--selector=app.kubernetes.io/part-of=qslm", "--prefix", "--tail=50", "--ignore-errors"],
+];
 
 /// A namespace of a step, with the image that its pods have.
 struct Namespace {
     name: String,
     image: String,
+    begun: Instant,
     /// Small clusters have room for one step at a time.
     _alone: MutexGuard<'static, ()>,
 }
@@ -33,7 +54,9 @@ impl Namespace {
             return None;
         };
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Self { name: format!("qslm-{step}-{}", std::process::id()), image, _alone: alone })
+        let (name, begun) = (format!("qslm-{step}-{}", std::process::id()), Instant::now());
+        eprintln!("{name}: begins, with {image}");
+        Some(Self { name, image, begun, _alone: alone })
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Output {
@@ -42,11 +65,7 @@ impl Namespace {
 
     fn succeed(&self, arguments: &[&str]) -> String {
         let output = self.kubectl(arguments);
-        assert!(
-            output.status.success(),
-            "kubectl {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "kubectl {arguments:?}: {}", text(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -80,13 +99,28 @@ impl Namespace {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), self.made(overlay)).unwrap();
         let diff = self.kubectl(&["diff", "--filename", file.path().to_str().unwrap()]);
-        assert!(diff.status.success(), "{overlay}: {}", String::from_utf8_lossy(&diff.stdout));
+        let (status, differs, says) = (diff.status, text(&diff.stdout), text(&diff.stderr));
+        // 1: something differs; more: it could not be asked.
+        assert!(status.success(), "{overlay}, {status}: {differs}{says}");
     }
 
-    /// Waits until jobs are complete.
+    /// How a job has ended, once it has: `Complete` or `Failed`, with the reason.
+    fn ended(&self, job: &str) -> (String, String) {
+        self.until(&format!("the end of {job}"), || {
+            let status = self.json(&["get", job])["status"].take();
+            let is = |condition: &Value, end| condition["type"] == end && condition["status"] == "True";
+            let of_end = |condition: &&Value| is(condition, "Complete") || is(condition, "Failed");
+            let end = status["conditions"].as_array()?.iter().find(of_end)?;
+            let words = |field: &str| end[field].as_str().unwrap_or_default().to_owned();
+            Some((words("type"), format!("{}: {}", words("reason"), words("message"))))
+        })
+    }
+
+    /// Waits until jobs are complete. One that fails is not waited for.
     fn complete(&self, jobs: &[&str]) {
         for job in jobs {
-            self.succeed(&["wait", "--for=condition=complete", job, "--timeout=600s"]);
+            let (end, why) = self.ended(job);
+            assert_eq!(end, "Complete", "{job}: {why}");
         }
     }
 
@@ -94,41 +128,92 @@ impl Namespace {
         self.succeed(&["rollout", "status", "statefulset/qslm-coordinator", "--timeout=600s"]);
     }
 
-    /// The front that the submission printed, of the attempt that waited to the end.
-    fn front(&self) -> Value {
-        let selector = "app.kubernetes.io/name=qslm-submit";
+    /// What the pod of a job has printed that succeeded: `logs job/..` would take an earlier attempt.
+    fn printed(&self, job: &str) -> Value {
+        let selector = format!("job-name={job}");
         let ended = "--field-selector=status.phase=Succeeded";
-        let pods = self.succeed(&["get", "pods", "--selector", selector, ended, "--output", "name"]);
-        serde_json::from_str(&self.log(pods.lines().next().unwrap())).expect("one JSON document")
+        let pods = self.succeed(&["get", "pods", "--selector", &selector, ended, "--output", "name"]);
+        let log = self.log(pods.lines().next().unwrap_or_else(|| panic!("{job}: no pod has succeeded")));
+        serde_json::from_str(&log).unwrap_or_else(|error| panic!("{job}: {error}: {log}"))
     }
 
-    /// A worker that has something to lose.
+    fn front(&self) -> Value {
+        self.printed("qslm-submit")
+    }
+
+    /// The workers' pods that are not about to go.
+    fn workers(&self) -> Vec<String> {
+        let pods = self.json(&["get", "pods", "--selector", "app.kubernetes.io/name=qslm-worker"]);
+        let all = pods["items"].as_array().unwrap().iter().map(|pod| &pod["metadata"]);
+        let stay = all.filter(|pod| pod["deletionTimestamp"].is_null());
+        stay.map(|pod| format!("pod/{}", pod["name"].as_str().unwrap())).collect()
+    }
+
+    /// A worker that has something to lose, in the middle of a sweep.
     fn busy_worker(&self) -> String {
+        self.is_under_way("workers are busy");
         self.until("a worker that has fetched the model", || {
-            let list =
-                ["get", "pods", "--selector", "app.kubernetes.io/name=qslm-worker", "--output", "name"];
-            let pods = self.succeed(&list);
-            pods.lines().find(|pod| self.log(pod).contains("fetched")).map(str::to_owned)
+            self.workers().into_iter().find(|pod| self.log(pod).contains("fetched"))
         })
     }
 
     /// The batch overlay and its submission, under way.
     fn sweep(&self) {
+        self.sweep_with(&self.made("overlays/batch"));
+    }
+
+    fn sweep_with(&self, overlay: &str) {
         self.make();
-        self.apply("overlays/batch");
+        self.apply_text(overlay);
         self.apply("submit");
     }
 
-    /// A sweep as [`Namespace::sweep`] began it ends with the front of one process.
+    /// The batch overlay with workers that take their time.
+    fn slow(&self) -> String {
+        let made = self.made("overlays/batch");
+        // Both: a request above its limit would be refused.
+        assert!([FULL, REQUESTED].iter().all(|cpu| made.matches(cpu).count() == 1), "{made}");
+        made.replace(FULL, SLOW).replace(REQUESTED, SLOW)
+    }
+
+    /// Fails unless the experiment has begun, and goes on after something was done: asked from the submission's own pod.
+    fn is_under_way(&self, after: &str) {
+        let mut why_not = String::new();
+        let measured = self.until(&format!("an answer about the experiment, after this: {after}"), || {
+            let pods = self.json(&["get", "pods", "--selector", "job-name=qslm-submit"]);
+            let pods = pods["items"].as_array().unwrap();
+            let with = |phase: &str| pods.iter().find(|pod| pod["status"]["phase"] == phase);
+            assert!(with("Succeeded").is_none(), "too late, the sweep had ended: {after}. Make SLOW less");
+            let name = with("Running")?["metadata"]["name"].as_str().unwrap();
+            // Not while the coordinator is away, or tokens are rotated.
+            let asked = self.kubectl(&["exec", name, "--", "qslm", "get", "plain", "--output", "json"]);
+            if !asked.status.success() {
+                if text(&asked.stderr) != why_not {
+                    why_not = text(&asked.stderr);
+                    self.say(&format!("{after}, and it does not say yet: {why_not}"));
+                }
+                return None;
+            }
+            let experiment: Value = serde_json::from_slice(&asked.stdout).expect("JSON");
+            assert_eq!(experiment["state"], "running", "too late: {after}. Make SLOW less");
+            experiment["measured"].as_u64().filter(|measured| *measured > 0)
+        });
+        self.say(&format!("{after}, and the sweep is under way; candidates measured: {measured}"));
+    }
+
+    /// A sweep as [`Namespace::sweep`] began it ends with the front of one process, at the first attempt.
     fn ends_well(&self) {
         self.complete(&["job/qslm-submit", "job/qslm-worker"]);
+        self.say("the sweep is complete");
         assert_eq!(self.front(), one_process());
+        let failed = self.json(&["get", "job/qslm-submit"])["status"]["failed"].take();
+        assert_eq!(failed.as_u64().unwrap_or(0), 0, "attempts of the submission failed: it was not patient");
     }
 
     /// Applies the Secret that a script prints.
     fn apply_secret(&self, arguments: &[&str]) {
         let secret = script("make-secret", arguments, Path::new("."));
-        assert!(secret.status.success(), "{}", String::from_utf8_lossy(&secret.stderr));
+        assert!(secret.status.success(), "{}", text(&secret.stderr));
         self.apply_text(&String::from_utf8(secret.stdout).unwrap());
     }
 
@@ -136,6 +221,10 @@ impl Namespace {
     fn secret(&self, key: &str) -> String {
         let path = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
         self.succeed(&["get", "secret", "qslm-tokens", "--output", &path])
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.succeed(&[arguments, &["--output", "json"]].concat())).expect("JSON")
     }
 
     fn apply_text(&self, text: &str) {
@@ -151,65 +240,91 @@ impl Namespace {
             if let Some(answer) = ask() {
                 return answer;
             }
-            if start.elapsed() > PATIENCE {
-                let pods = self.kubectl(&["describe", "pods"]);
-                panic!("{what}: not within {PATIENCE:?}\n{}", String::from_utf8_lossy(&pods.stdout));
-            }
+            assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
             std::thread::sleep(Duration::from_millis(500));
         }
     }
 
     fn log(&self, of: &str) -> String {
-        String::from_utf8_lossy(&self.kubectl(&["logs", of]).stdout).into_owned()
+        text(&self.kubectl(&["logs", of]).stdout)
     }
+
+    /// Says what was done, and when: how much of a sweep was left for it.
+    fn say(&self, words: &str) {
+        eprintln!("{}, {} s: {words}", self.name, self.begun.elapsed().as_secs());
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.say("FAILED; what there is to know:");
+            for arguments in EVERYTHING {
+                let asked =
+                    Command::new("kubectl").args(["--namespace", &self.name]).args(arguments).output();
+                let Ok(Output { stdout, stderr, .. }) = asked else { continue };
+                eprintln!("--- kubectl {}\n{}{}", arguments.join(" "), text(&stdout), text(&stderr));
+            }
+        }
         let _ = Command::new("kubectl").args(["delete", "namespace", &self.name, "--wait=false"]).status();
     }
-}
-
-fn say(words: &str) {
-    eprintln!("{words}");
 }
 
 #[test]
 fn submit_waits_for_a_coordinator_that_is_applied_later_and_prints_one_document() {
     let Some(here) = Namespace::of_step("submit") else { return };
     here.make();
+    // Which come with the overlay, and without which it had no pod.
+    here.apply_text(&std::fs::read_to_string(root().join("k8s/base/service-accounts.yaml")).unwrap());
     here.apply("submit");
+    here.succeed(&["wait", "--for=jsonpath={.status.ready}=1", "job/qslm-submit", "--timeout=600s"]);
+    std::thread::sleep(Duration::from_secs(5));
+    here.say("submit runs, and there is no coordinator");
     here.apply("overlays/batch");
     here.ends_well();
-    let failed = here.succeed(&["get", "job/qslm-submit", "--output", "jsonpath={.status.failed}"]);
-    assert!(failed.is_empty() || failed == "0", "it was patient: {failed} attempts failed");
-    say("submit, applied first, waited for the coordinator, and its log is the front");
+    here.say("submit, applied first, waited for the coordinator, and its log is the front");
 }
 
 #[test]
 fn what_was_applied_differs_from_nothing() {
     let Some(here) = Namespace::of_step("diff") else { return };
     here.make();
-    for overlay in ["overlays/batch", "submit"] {
-        here.apply(overlay);
-        here.differs_from_nothing(overlay);
-        say(&format!("{overlay} is applied, and the server has nothing else"));
-    }
+    here.apply("overlays/batch");
+    // What has a status that changes would differ by it.
+    here.coordinator_is_ready();
+    here.succeed(&["wait", "--for=jsonpath={.status.ready}=4", "job/qslm-worker", "--timeout=600s"]);
+    here.differs_from_nothing("overlays/batch");
+    here.say("batch is applied, and the server has nothing else");
+    here.apply("submit");
+    here.ends_well();
+    here.differs_from_nothing("submit");
+    here.say("submit is applied, and the server has nothing else");
 }
 
 #[test]
 fn a_sweep_that_loses_pods_finds_what_one_process_finds() {
     let Some(here) = Namespace::of_step("loss") else { return };
-    here.sweep();
-    // As on a node that is gone: nobody is told.
+    here.sweep_with(&here.slow());
+    // Gone from the API at once, and told a second or two before it is killed: it hands its leases back. Whoever waited for the
+    // end of it would wait for the pod in its place, too.
     let worker = here.busy_worker();
-    here.succeed(&["delete", &worker, "--force", "--grace-period=0"]);
+    here.succeed(&["delete", &worker, "--force", "--grace-period=0", "--wait=false"]);
+    here.is_under_way("a worker was deleted");
+    let coordinator = || here.json(&["get", "pods", "--selector", "app.kubernetes.io/name=qslm-coordinator"]);
+    let before = coordinator()["items"][0]["metadata"]["uid"].take();
     here.succeed(&["delete", "pod/qslm-coordinator-0"]);
-    here.coordinator_is_ready();
+    here.until("another coordinator that is ready", || {
+        let pod = coordinator()["items"][0].take();
+        let ready = pod["status"]["containerStatuses"][0]["ready"] == true;
+        (ready && pod["metadata"]["uid"] != before).then_some(())
+    });
+    here.is_under_way("the coordinator was deleted, and another one is ready");
     here.ends_well();
-    say(
-        "a sweep that lost a worker and its coordinator found what one process finds, and its Job is complete",
-    );
+    here.say("a sweep that lost a worker and its coordinator found what one process finds");
 }
 
 /// Workers that are started before a second sweep is submitted wait for it by its name.
@@ -218,7 +333,8 @@ fn a_second_sweep_on_the_same_volume() {
     let Some(here) = Namespace::of_step("second") else { return };
     here.sweep();
     here.ends_well();
-    here.succeed(&["delete", "job", "qslm-worker", "qslm-submit"]);
+    // With their pods, or those of the first submission would be read as the second's.
+    here.succeed(&["delete", "--cascade=foreground", "job", "qslm-worker", "qslm-submit"]);
     here.succeed(&["create", "configmap", "qslm-sweep", "--from-literal", "experiment=second"]);
     here.apply("overlays/batch");
     here.succeed(&["wait", "--for=jsonpath={.status.ready}=4", "job/qslm-worker", "--timeout=600s"]);
@@ -229,47 +345,69 @@ fn a_second_sweep_on_the_same_volume() {
     here.apply_text(&named);
     here.complete(&["job/qslm-submit", "job/qslm-worker"]);
     assert_eq!(here.front()["front"], one_process()["front"]);
-    say("a second sweep on the same volume found the same");
+    here.say("a second sweep on the same volume found the same");
 }
 
 #[test]
 fn settings_and_pods_are_changed_in_the_middle_of_a_sweep() {
     let Some(here) = Namespace::of_step("upgrade") else { return };
-    here.sweep();
+    let slow = here.slow();
+    here.sweep_with(&slow);
     here.busy_worker();
-    // Settings: nothing is refused, and pods have them when they are started again.
-    let changed = here.made("overlays/batch").replace("4 GiB", "3 GiB");
-    here.apply_text(&changed);
-    here.succeed(&["delete", "pods", "--selector", "app.kubernetes.io/name=qslm-worker"]);
-    say("settings were changed, and workers started again with them");
-    // Another image, as far as a cluster with one can tell: another template of the Job's pods.
-    let upgraded = changed.replace("250m", "200m");
-    assert_ne!(changed, upgraded);
+    // Settings: nothing is refused, and pods have them when they are started again. A worker's log shows one.
+    let (json, text) = ("4 GiB\"\n    log_format = \"json\"", "3 GiB\"\n    log_format = \"text\"");
+    let changed = |made: &str| {
+        assert_eq!(made.matches(json).count(), 1);
+        made.replace(json, text)
+    };
+    here.apply_text(&changed(&slow));
+    let before = here.workers();
+    here.succeed(&["delete", "pods", "--selector", "app.kubernetes.io/name=qslm-worker", "--wait=false"]);
+    let logs = here.until("a log of each of four new workers", || {
+        let new = here.workers().into_iter().filter(|pod| !before.contains(pod));
+        let logs: Vec<_> = new.map(|pod| here.log(&pod)).filter(|log| !log.is_empty()).collect();
+        (logs.len() >= 4).then_some(logs)
+    });
+    assert!(logs.iter().all(|log| !log.starts_with('{')), "not with the changed settings: {logs:?}");
+    here.is_under_way("settings were changed, and workers started again with them");
+    // Another image, as far as a cluster with one can tell: another template of the Job's pods, which are not slow any more.
     here.succeed(&["delete", "job", "qslm-worker"]);
-    here.apply_text(&upgraded);
-    here.coordinator_is_ready();
+    here.is_under_way("the workers' Job was deleted");
+    here.apply_text(&changed(&here.made("overlays/batch")));
     here.ends_well();
-    say("the workers' Job was replaced, and the front is that of one process");
+    here.say("the workers' Job was replaced, and the front is that of one process");
 }
 
 /// Fresh tokens beside the old ones, and then alone, in the middle of a sweep: no coordinator is started again for it.
 #[test]
 fn tokens_are_rotated_in_the_middle_of_a_sweep() {
     let Some(here) = Namespace::of_step("rotation") else { return };
-    here.sweep();
-    here.busy_worker();
-    let started =
-        || here.succeed(&["get", "pod", "qslm-coordinator-0", "--output", "jsonpath={.status.startTime}"]);
-    let (before, worker) = (started(), here.secret("worker"));
+    let (four, slow) = (["completions: 4", "parallelism: 4"], here.slow());
+    assert!(four.iter().all(|count| slow.contains(count)));
+    here.sweep_with(&four.iter().fold(slow, |text, count| text.replace(count, &count.replace('4', "1"))));
+    let (worker, coordinator) = (here.busy_worker(), "pod/qslm-coordinator-0".to_owned());
+    let started = || here.json(&["get", &coordinator])["status"]["startTime"].take();
+    let (before, old) = (started(), here.secret("worker"));
     let file = tempfile::NamedTempFile::new().unwrap();
-    for way in ["--keep", "--only"] {
+    // The worker's own is another one beside the old ones, and stays when those go.
+    for (way, readers) in [("--keep", &[&coordinator, &worker][..]), ("--only", &[&coordinator][..])] {
+        let read = || readers.iter().map(|pod| here.log(pod).matches(READ_AGAIN).count()).collect::<Vec<_>>();
+        let known = read();
         std::fs::write(file.path(), here.secret("tokens")).unwrap();
         here.apply_secret(&[way, file.path().to_str().unwrap()]);
-        assert_eq!(here.secret("tokens").contains(&worker), way == "--keep");
+        assert_eq!(here.secret("tokens").contains(&old), way == "--keep");
+        here.until(&format!("{READ_AGAIN}, {way}: {readers:?}"), || {
+            read().iter().zip(&known).all(|(now, before)| now > before).then_some(())
+        });
+        here.is_under_way(&format!("tokens were rotated ({way}), and are read"));
     }
+    assert_eq!((started(), here.workers()), (before, vec![worker]), "none was started again");
+    // So that it ends before long.
+    let more = "{\"spec\":{\"completions\":8,\"parallelism\":8}}";
+    here.succeed(&["patch", "job", "qslm-worker", "--patch", more]);
+    here.is_under_way("more workers were started");
     here.ends_well();
-    assert_eq!(started(), before);
-    say("tokens were rotated under a sweep");
+    here.say("tokens were rotated under a sweep");
 }
 
 #[test]
@@ -281,9 +419,10 @@ fn one_overlay_is_applied_over_another() {
     here.succeed(&["delete", "job", "qslm-worker"]);
     here.apply("overlays/pool");
     here.succeed(&["rollout", "status", "deployment/qslm-worker", "--timeout=600s"]);
-    say("pool was applied over batch");
-    here.succeed(&["delete", "deployment", "qslm-worker"]);
+    here.say("pool was applied over batch");
+    here.succeed(&["delete", "deployment/qslm-worker", "pdb/qslm-worker"]);
     let certificates = script("make-certificates", &["2"], Path::new("."));
+    assert!(certificates.status.success(), "{}", text(&certificates.stderr));
     here.apply_text(&String::from_utf8(certificates.stdout).unwrap());
     here.apply("overlays/tls");
     // Settings are read when a program begins.
@@ -291,37 +430,45 @@ fn one_overlay_is_applied_over_another() {
     here.coordinator_is_ready();
     here.apply("overlays/submit-tls");
     here.ends_well();
-    say("tls was applied over pool, and a sweep went through it");
+    // One that is over a Job's pods lets none of them go, and no node be drained.
+    let budgets = here.succeed(&["get", "poddisruptionbudgets", "--output", "name"]);
+    assert_eq!(budgets.lines().collect::<Vec<_>>(), ["poddisruptionbudget.policy/qslm-coordinator"]);
+    here.say("tls was applied over pool, and a sweep went through it");
 }
 
 #[test]
 fn a_backup_is_taken_of_what_runs() {
     let Some(here) = Namespace::of_step("backup") else { return };
     here.sweep();
-    here.complete(&["job/qslm-submit"]);
+    here.ends_well();
     here.apply_text(&std::fs::read_to_string(root().join("k8s/backup-claim.yaml")).unwrap());
     here.apply_text(&here.here(&with_components(&["backup"])));
     here.succeed(&["create", "job", "--from=cronjob/qslm-backup", "backup-now"]);
     here.complete(&["job/backup-now"]);
-    let printed: Value = serde_json::from_str(&here.log("job/backup-now")).unwrap();
+    let printed = here.printed("backup-now");
     assert_eq!(printed["experiments"], 1, "{printed}");
     assert_eq!(printed["measurements"], here.front()["measured"], "{printed}");
-    say("a backup was taken, and has every measurement");
+    here.say("a backup was taken, and has every measurement");
 }
 
-/// Whoever deletes the overlay keeps the volume.
+/// Whoever deletes the overlay keeps the volume, and a coordinator on it knows the front without any worker.
 #[test]
 fn clean_up_keeps_the_volume() {
     let Some(here) = Namespace::of_step("cleanup") else { return };
-    here.make();
-    here.apply("overlays/batch");
-    here.coordinator_is_ready();
+    here.sweep();
+    here.ends_well();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), here.made("overlays/batch")).unwrap();
     here.succeed(&["delete", "--filename", file.path().to_str().unwrap(), "--wait=true"]);
+    here.succeed(&["delete", "--cascade=foreground", "job/qslm-submit"]);
     let claims = here.succeed(&["get", "persistentvolumeclaims", "--output", "name"]);
     assert!(claims.contains("data-qslm-coordinator-0"), "{claims}");
-    say("the overlay is deleted, and the volume is there");
+    here.say("the overlay is deleted, and the volume is there");
+    here.apply("base");
+    here.apply("submit");
+    here.complete(&["job/qslm-submit"]);
+    assert_eq!(here.front(), one_process());
+    here.say("a coordinator was applied again, and had the front on its volume");
 }
 
 #[test]
@@ -330,23 +477,23 @@ fn one_act_is_one_sweep_and_all_of_it_ends() {
     let scratch = Scratch::new();
     let spec = root().join("k8s/components/sweep/spec.toml");
     let made = script("make-sweep", &[&here.name, spec.to_str().unwrap()], scratch.path());
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(made.status.success(), "{}", text(&made.stderr));
     let text = here.here(&put_together(&scratch.path().join(&here.name)));
     here.apply_text(&text);
-    let ended = "--for=jsonpath={.status.conditions[0].status}=True";
-    here.succeed(&["wait", ended, "--timeout=600s", "job/qslm-submit"]);
     here.complete(&["job/qslm-submit", "job/qslm-worker", "job/qslm-coordinator"]);
     assert_eq!(here.front(), one_process());
-    say("a sweep was applied in one act, and coordinator, workers and submission are complete");
+    here.say("a sweep was applied in one act, and coordinator, workers and submission are complete");
 
-    // A spec that makes no sense fails the submission, and the reason is in its pod.
-    here.succeed(&["delete", "job", "qslm-submit", "qslm-worker", "qslm-coordinator"]);
+    // A spec that makes no sense fails the submission, and the reason is in its pod: the pods before it go first.
+    let jobs = ["qslm-submit", "qslm-worker", "qslm-coordinator"];
+    here.succeed(&[&["delete", "--cascade=foreground", "job"][..], &jobs[..]].concat());
     let wrong = text.replace("kind = \"qslm\"", "kind = \"nonsense\"");
     assert_ne!(text, wrong);
     here.apply_text(&wrong);
-    here.succeed(&["wait", ended, "--timeout=600s", "job/qslm-submit"]);
+    let (end, why) = here.ended("job/qslm-submit");
+    assert_eq!(end, "Failed", "{why}");
     let path = "jsonpath={.items[0].status.containerStatuses[0].state.terminated.message}";
     let message = here.succeed(&["get", "pods", "--selector", "job-name=qslm-submit", "--output", path]);
     assert!(message.starts_with("exit code 2: ") && message.contains("nonsense"), "{message}");
-    say("a spec that makes no sense ended the submission with its reason");
+    here.say("a spec that makes no sense ended the submission with its reason");
 }

@@ -149,7 +149,7 @@ fn what_no_retry_mends_fails_the_jobs_of_a_sweep_and_what_somebody_decided_does_
     assert_eq!(codes("qslm-coordinator", "Ignore"), [143]);
     assert_eq!(codes("qslm-coordinator", "FailJob"), [2]);
     assert_eq!(codes("qslm-submit", "Ignore"), [143]);
-    assert_eq!(codes("qslm-submit", "FailJob"), [2, 3, 6, 7, 8]);
+    assert_eq!(codes("qslm-submit", "FailJob"), [2, 3, 6, 8]);
     let help =
         |name: &str| String::from_utf8(Command::new(program(name)).arg("--help").output().unwrap().stdout);
     let help = help("qslm-coordinator").unwrap();

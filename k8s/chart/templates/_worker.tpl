@@ -11,7 +11,8 @@
       serviceAccountName: qslm-worker
       automountServiceAccountToken: false
       enableServiceLinks: false
-      # Work is on its way again 15 s after a node is lost; a pod in its place is started after a minute, not after five.
+      # Work is on its way again 15 s after a node is lost. A Deployment starts a pod in its place after a minute, not after five;
+      # a Job once the Node is deleted, or tainted node.kubernetes.io/out-of-service.
       tolerations:
         - key: node.kubernetes.io/not-ready
           operator: Exists
