@@ -9,7 +9,7 @@ use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Best, ExperimentStatus};
 use qslm_report::condition::{Work, of_running, without_worker};
 use qslm_report::pace;
-use qslm_report::words::loss_with_interval;
+use qslm_report::words::{loss_with_interval, speed};
 
 /// Longest time between two lines; they come at a change of stage, too.
 pub const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -208,7 +208,7 @@ fn describe(status: &ExperimentStatus, left: Option<String>) -> String {
         let (aside, all) = (status.set_aside_workers, status.suitable_workers);
         words.push(format!("{aside} of {all} workers set aside"));
     }
-    words.push(format!("{:.0} tokens/s", status.tokens_per_second));
+    words.push(speed(status.tokens_per_second));
     words.push(format!("shards: {} out, {} waiting", status.shards_leased, status.shards_pending));
     words.join(", ")
 }

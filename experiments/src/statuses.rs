@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use comfy_table::Table;
 use qslm_common::hash::ContentHash;
 use qslm_proto::v1::{Best, ExperimentStatus};
-use qslm_report::words::{hundredths, signed};
+use qslm_report::words::{grouped, hundredths, rate, signed};
 
 use crate::fit::shorten;
 use crate::output::{align_right, plain_table};
@@ -101,23 +101,23 @@ fn cells(status: &ExperimentStatus, wide: bool) -> Vec<String> {
         status.id.clone(),
         state(status),
         status.stage.clone(),
-        status.measured.to_string(),
-        status.failed.to_string(),
-        status.front.to_string(),
+        grouped(status.measured),
+        grouped(status.failed),
+        grouped(status.front.into()),
         best(|best| hundredths(best.saving)),
         best(|best| signed(best.quality_loss)),
-        status.workers.to_string(),
+        grouped(status.workers.into()),
     ];
     if wide {
         row.extend([
             status.priority.to_string(),
-            status.suitable_workers.to_string(),
-            status.set_aside_workers.to_string(),
-            status.stopped.to_string(),
-            status.evaluated.to_string(),
-            status.shards_leased.to_string(),
-            status.shards_pending.to_string(),
-            format!("{:.0}", status.tokens_per_second),
+            grouped(status.suitable_workers.into()),
+            grouped(status.set_aside_workers.into()),
+            grouped(status.stopped),
+            grouped(status.evaluated),
+            grouped(status.shards_leased.into()),
+            grouped(status.shards_pending.into()),
+            rate(status.tokens_per_second),
             status.hypervolume.map_or(String::new(), |volume| format!("{volume:.4}")),
             best(|best| {
                 let id = <[u8; 32]>::try_from(&best.candidate[..]);

@@ -11,7 +11,7 @@ use qslm_common::tasks::TaskName;
 
 use crate::words::{
     bytes, cost, costs, date, grouped, interval, loss, loss_with_interval, lost_briefly, percent, quality,
-    task_quality,
+    speed, task_quality,
 };
 use crate::{Lifecycle, ReportDocument, gain, pace, plots, unmet};
 use provenance::provenance;
@@ -204,18 +204,19 @@ fn progress(report: &ReportDocument) -> (String, u64, u64) {
     }
     let open = u64::from(report.generation_trials.saturating_sub(report.generation_settled));
     let ahead = report.remaining_at_most.map(|more| open + more);
-    let at_most = ahead.map_or(String::new(), |ahead| format!(", at most {ahead} to go"));
+    let at_most = ahead.map_or(String::new(), |ahead| format!(", at most {} to go", grouped(ahead)));
     let pace = pace::per_candidate(&report.timeline);
     let about = report.remaining_about.map(|more| open + more);
     let left = pace.zip(ahead).map(|(pace, ahead)| format!(", {}", pace::left(pace, about, ahead)));
     let crew = match report.state {
         Lifecycle::Interrupted => String::new(),
-        _ => format!("; {} workers, {:.0} tokens/s", report.workers, report.tokens_per_second),
+        _ => format!("; {} workers, {}", grouped(report.workers.into()), speed(report.tokens_per_second)),
     };
     let since = report.timeline.first().map(|first| format!("; since {} UTC", date(first.unix_ms)));
     let words = format!(
-        "{}: {settled} candidates settled{at_most}{}{crew}{}",
+        "{}: {} candidates settled{at_most}{}{crew}{}",
         if report.stage.is_empty() { "starting" } else { &report.stage },
+        grouped(settled),
         left.unwrap_or_default(),
         since.unwrap_or_default(),
     );
@@ -245,11 +246,11 @@ fn tiles(report: &ReportDocument) -> Vec<Tile> {
             tiles.push(tile("firing rate", format!("{after:.4}"), note));
         }
     }
-    let measured = report.front.measured.to_string();
-    let failed = if report.failed > 0 { format!("{} failed", report.failed) } else { String::new() };
+    let measured = grouped(report.front.measured as u64);
+    let failed = if report.failed > 0 { format!("{} failed", grouped(report.failed)) } else { String::new() };
     let name = if report.front.racing.is_some() { "measured or pruned" } else { "candidates measured" };
     tiles.push(tile(name, measured, failed));
-    tiles.push(tile("on the front", report.front.front.len().to_string(), String::new()));
+    tiles.push(tile("on the front", grouped(report.front.front.len() as u64), String::new()));
     if let Some(volume) = report.front.hypervolume {
         let note = "of the box between nothing and the float model".to_owned();
         tiles.push(tile("hypervolume", format!("{volume:.4}"), note));

@@ -36,6 +36,16 @@ pub fn grouped(number: u64) -> String {
     parts.join(",")
 }
 
+/// Tokens that go through the network per second: `17,800 tokens/s`.
+pub fn speed(tokens_per_second: f64) -> String {
+    format!("{} tokens/s", rate(tokens_per_second))
+}
+
+/// The same where a heading names the unit: `17,800`.
+pub fn rate(per_second: f64) -> String {
+    grouped(per_second.round() as u64)
+}
+
 /// Number of bytes: `563,200 B`.
 pub fn bytes(number: u64) -> String {
     format!("{} B", grouped(number))

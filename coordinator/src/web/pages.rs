@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use askama::Template;
 use qslm_report::page::{self, render};
-use qslm_report::words::{date, lost_briefly, percent};
+use qslm_report::words::{date, grouped, lost_briefly, percent, rate};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::driver::{Event, ExperimentStatus, Handle, JobState, JobUnderWay, Refusal, State, WorkerStatus};
@@ -132,12 +132,12 @@ impl ExperimentRow {
         let ahead = if status.state.has_ended() { 0 } else { open + status.remaining_at_most.unwrap_or(0) };
         let values = [
             status.stage.to_owned(),
-            status.measured.to_string(),
-            status.failed.to_string(),
-            status.summary.front.to_string(),
+            grouped(status.measured),
+            grouped(status.failed),
+            grouped(status.summary.front.into()),
             best.map_or(String::new(), |best| percent(best.saving)),
             best.map_or(String::new(), |best| lost_briefly(best.kind, best.quality_loss)),
-            format!("{:.0}", status.tokens_per_second),
+            rate(status.tokens_per_second),
             status.priority.to_string(),
             // Whoever wants to know the second finds it on the experiment's own page.
             status.started_unix_ms.map_or(String::new(), |at| date(at)[..16].to_owned()),
@@ -201,9 +201,9 @@ fn worker_row(worker: &WorkerStatus) -> [String; 9] {
             seconds(worker.silent) + " ago"
         },
         format!("{} of {}", worker.holding, worker.capacity),
-        worker.measured.to_string(),
-        worker.failed.to_string(),
-        format!("{:.0}", worker.tokens_per_second),
+        grouped(worker.measured),
+        grouped(worker.failed),
+        rate(worker.tokens_per_second),
         worker.experiment.clone().unwrap_or_default(),
         match (&worker.last_fault, worker.set_aside) {
             (None, _) => String::new(),

@@ -8,6 +8,7 @@ use qslm_common::network::Member;
 use qslm_engine::checkpoint::Checkpoint;
 use qslm_engine::model::SpikeGpt;
 use qslm_engine::task::{evaluate_each, evaluate_each_beside};
+use qslm_report::words::{grouped, speed};
 use qslm_search::{Playback, StagePlan};
 use serde::Serialize;
 
@@ -114,7 +115,7 @@ impl Plan {
         let mut table = plain_table();
         table.set_header(["stage", "groups", "candidates at most"]);
         for stage in &self.stages {
-            table.add_row([&stage.stage, &stage.groups.to_string(), &stage.candidates_at_most.to_string()]);
+            table.add_row([&stage.stage, &stage.groups.to_string(), &grouped(stage.candidates_at_most)]);
         }
         align_right(&mut table, |place| place >= 1);
         let time = self.seconds_at_most.map(|seconds| std::time::Duration::from_secs_f64(seconds.min(1e9)));
@@ -123,8 +124,11 @@ impl Plan {
         else {
             return print(&format!(
                 "{}\n\nThe float model, then what it is told from outside: how many candidates, is unknown\n\
-                 {} tokens each candidate, {:.0} tokens/s on each of the {} threads of this machine\n",
-                self.experiment, self.tokens_per_candidate, self.tokens_per_second, self.threads,
+                 {} tokens each candidate, {} on each of the {} threads of this machine\n",
+                self.experiment,
+                grouped(self.tokens_per_candidate),
+                speed(self.tokens_per_second),
+                self.threads,
             ));
         };
         let jobs = match self.jobs {
@@ -133,14 +137,14 @@ impl Plan {
         };
         print(&format!(
             "{}\n\n{table}\n\n{jobs}{} candidates at most, {} evaluations, {} tokens each candidate\n\
-             at most {} on the {} threads of this machine ({:.0} tokens/s each)\n",
+             at most {} on the {} threads of this machine ({} each)\n",
             self.experiment,
-            candidates,
-            evaluations,
-            self.tokens_per_candidate,
+            grouped(candidates),
+            grouped(evaluations),
+            grouped(self.tokens_per_candidate),
             indicatif::HumanDuration(time),
             self.threads,
-            self.tokens_per_second,
+            speed(self.tokens_per_second),
         ))
     }
 }

@@ -3,7 +3,7 @@
 use qslm_proto::v1::experiment_status::State;
 use qslm_proto::v1::{Event, ExperimentStatus};
 use qslm_report::pace;
-use qslm_report::words::{lost_briefly, percent, time};
+use qslm_report::words::{grouped, lost_briefly, percent, rate, speed, time};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Style};
@@ -52,7 +52,7 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
 
 fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let workers = view.cluster.workers.len();
-    let speed: f64 = view.cluster.workers.iter().map(|worker| worker.tokens_per_second).sum();
+    let tokens: f64 = view.cluster.workers.iter().map(|worker| worker.tokens_per_second).sum();
     let left = Line::from(vec![Span::styled(" qslm ", STRONG), Span::raw(view.coordinator.as_str())]);
     let right = match &view.problem {
         Some(problem) => Line::styled(format!("{problem} "), PROBLEM),
@@ -61,7 +61,7 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, view: &View) {
                 0 => String::new(),
                 jobs => format!("{jobs} {}, ", plural(jobs, "job")),
             };
-            Line::raw(format!("{workers} {}, {jobs}{speed:.0} tokens/s ", plural(workers, "worker")))
+            Line::raw(format!("{workers} {}, {jobs}{} ", plural(workers, "worker"), speed(tokens)))
         }
     };
     // What went wrong is worth more than the address.
@@ -125,8 +125,8 @@ fn experiment_cells(status: &ExperimentStatus, name: usize) -> Vec<Cell<'static>
         Cell::from(shorten(&status.id, name)),
         Cell::from(Span::styled(word, colour)),
         Cell::from(status.stage.clone()),
-        right(status.measured.to_string()),
-        right(status.front.to_string()),
+        right(grouped(status.measured)),
+        right(grouped(status.front.into())),
         right(best.map_or(String::new(), |best| percent(best.saving))),
         right(best.map_or(String::new(), |best| lost_briefly(kind_of(best), best.quality_loss))),
     ]
@@ -163,7 +163,7 @@ fn course(view: &View, status: &ExperimentStatus) -> String {
     }
     words.push(format!("priority {}", status.priority));
     words.push(format!("shards: {} out, {} waiting", status.shards_leased, status.shards_pending));
-    words.push(format!("{:.0} tokens/s", status.tokens_per_second));
+    words.push(speed(status.tokens_per_second));
     words.extend(status.hypervolume.map(|volume| format!("hypervolume {volume:.4}")));
     words.join("; ")
 }
@@ -192,7 +192,7 @@ fn draw_workers(frame: &mut Frame<'_>, area: Rect, view: &View) {
         Row::new([
             worker.name.clone(),
             format!("{}/{}", worker.holding, worker.capacity),
-            format!("{:8.0}", worker.tokens_per_second),
+            format!("{:>8}", rate(worker.tokens_per_second)),
             if silent < 10 { "now".to_owned() } else { format!("{silent} s") },
         ])
         .style(if worker.last_fault.is_empty() { Style::new() } else { PROBLEM })
