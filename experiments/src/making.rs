@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use crate::client::{Client, connect, fetch, upload_missing};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::input::Input;
+use crate::patience::Patience;
 pub use here::{Here, HereWith};
 
 /// Time between two questions whether everything is made.
@@ -77,25 +78,30 @@ impl<'a> OnWorkers<'a> {
     pub fn new(connector: &'a Connector, patience: Duration, no_worker: Option<Duration>) -> Self {
         Self { connector, patience, no_worker, runtime: Handle::current() }
     }
+
+    /// What is asked of the coordinator, over restarts of it.
+    fn wait_for<T>(&self, ask: impl AsyncFnMut(&mut Client) -> Outcome<T>) -> Outcome<T> {
+        self.runtime.block_on(async {
+            let mut client = connect(self.connector, self.patience).await?;
+            Patience::new(self.connector, self.patience).call(&mut client, ask).await
+        })
+    }
 }
 
 impl Maker for OnWorkers<'_> {
     fn make(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<Vec<u8>>> {
-        self.runtime.block_on(async {
-            let mut client = connect(self.connector, self.patience).await?;
+        self.wait_for(async |client| {
             let mut artifacts = Vec::new();
-            for (job, hash) in jobs.iter().zip(make_remotely(&mut client, jobs, files, self.no_worker).await?)
-            {
-                artifacts.push(fetch(&mut client, hash, job.largest).await?);
+            for (job, hash) in jobs.iter().zip(make_remotely(client, jobs, files, self.no_worker).await?) {
+                artifacts.push(fetch(client, hash, job.largest).await?);
             }
             Ok(artifacts)
         })
     }
 
     fn make_files(&self, jobs: &[Job], files: Files<'_>) -> Outcome<Vec<MadeFile>> {
-        self.runtime.block_on(async {
-            let mut client = connect(self.connector, self.patience).await?;
-            let made = make_remotely(&mut client, jobs, files, self.no_worker).await?;
+        self.wait_for(async |client| {
+            let made = make_remotely(client, jobs, files, self.no_worker).await?;
             Ok(made.into_iter().map(|hash| MadeFile { hash, file: None }).collect())
         })
     }

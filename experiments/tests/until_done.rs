@@ -204,6 +204,24 @@ fn a_submitter_waits_for_a_coordinator_that_refuses_connections_for_some_seconds
     assert_eq!(ended(&mut coordinator), Some(0));
 }
 
+#[test]
+fn what_a_spec_needs_is_made_although_the_coordinator_is_started_again_meanwhile() {
+    let sweep = Sweep::new();
+    let mut first = sweep.coordinator(&[]);
+    let ranked = r#"strategy={ kind = "ranked", metric = "lsaq", tier = "block", sequences = 2 }"#;
+    let mut submit = Command::new(QSLM);
+    submit.args(["submit", SPEC, "--wait", "--coordinator", &sweep.url(), "--set", ranked]).args(TINY);
+    let mut submit = Running::start(&mut submit);
+    submit.wait_for("waiting for a worker that can make");
+    first.kill();
+    let mut second = sweep.coordinator(&[]);
+    second.read_on();
+    let mut worker = sweep.worker("w");
+    let (code, _, errors) = submit.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!((ended(&mut worker), ended(&mut second)), (Some(0), Some(0)));
+}
+
 /// As the first process of a container, which no signal ends that it does not watch.
 #[test]
 fn a_submitter_that_is_told_to_stop_while_it_waits_for_a_coordinator_does() {
