@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use qslm_coordinator::store::StoreError;
+use tokio_util::sync::CancellationToken;
 
 /// The documented exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,11 @@ impl Failure {
         let words =
             format!("no worker for {most} (--no-worker-timeout); {what}: qslm-worker --coordinator URL");
         Self::new(Exit::NoWorker, words)
+    }
+
+    /// A signal that came first.
+    pub fn interrupted() -> Self {
+        Self::new(Exit::Interrupted, "interrupted")
     }
 
     /// Fails if there is no such file.
@@ -192,6 +198,17 @@ impl From<anyhow::Error> for Failure {
 
 /// Outcome of a command.
 pub type Outcome<T = ()> = Result<T, Failure>;
+
+/// The outcome of `work`, unless it is interrupted before.
+pub async fn unless<T>(
+    interrupted: &CancellationToken,
+    work: impl Future<Output = Outcome<T>>,
+) -> Outcome<T> {
+    tokio::select! {
+        done = work => done,
+        () = interrupted.cancelled() => Err(Failure::interrupted()),
+    }
+}
 
 #[cfg(test)]
 mod tests {

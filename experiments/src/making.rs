@@ -13,9 +13,10 @@ use qslm_proto::v1::job_status::State;
 use qslm_proto::v1::{JobStatus, MakeRequest};
 use qslm_transport::Connector;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, connect, fetch, upload_missing};
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Exit, Failure, Outcome, unless};
 use crate::input::Input;
 use crate::patience::Patience;
 pub use here::{Here, HereWith};
@@ -69,22 +70,29 @@ pub struct OnWorkers<'a> {
     patience: Duration,
     /// Time for which a worker that is able to is waited for; `None` for ever.
     no_worker: Option<Duration>,
+    interrupted: CancellationToken,
     runtime: Handle,
 }
 
 impl<'a> OnWorkers<'a> {
     /// The workers of a coordinator, which is waited for `patience` at most if it is not there, and they `no_worker` at most
-    /// if none is able to.
-    pub fn new(connector: &'a Connector, patience: Duration, no_worker: Option<Duration>) -> Self {
-        Self { connector, patience, no_worker, runtime: Handle::current() }
+    /// if none is able to, until that is `interrupted`.
+    pub fn new(
+        connector: &'a Connector,
+        patience: Duration,
+        no_worker: Option<Duration>,
+        interrupted: &CancellationToken,
+    ) -> Self {
+        let interrupted = interrupted.clone();
+        Self { connector, patience, no_worker, interrupted, runtime: Handle::current() }
     }
 
     /// What is asked of the coordinator, over restarts of it.
     fn wait_for<T>(&self, ask: impl AsyncFnMut(&mut Client) -> Outcome<T>) -> Outcome<T> {
-        self.runtime.block_on(async {
+        self.runtime.block_on(unless(&self.interrupted, async {
             let mut client = connect(self.connector, self.patience).await?;
             Patience::new(self.connector, self.patience).call(&mut client, ask).await
-        })
+        }))
     }
 }
 

@@ -204,15 +204,21 @@ fn a_submitter_waits_for_a_coordinator_that_refuses_connections_for_some_seconds
     assert_eq!(ended(&mut coordinator), Some(0));
 }
 
-#[test]
-fn what_a_spec_needs_is_made_although_the_coordinator_is_started_again_meanwhile() {
-    let sweep = Sweep::new();
-    let mut first = sweep.coordinator(&[]);
+/// A submitter of a spec that needs something made before it is an experiment.
+fn submit_ranked(sweep: &Sweep) -> Running {
     let ranked = r#"strategy={ kind = "ranked", metric = "lsaq", tier = "block", sequences = 2 }"#;
     let mut submit = Command::new(QSLM);
     submit.args(["submit", SPEC, "--wait", "--coordinator", &sweep.url(), "--set", ranked]).args(TINY);
     let mut submit = Running::start(&mut submit);
     submit.wait_for("waiting for a worker that can make");
+    submit
+}
+
+#[test]
+fn what_a_spec_needs_is_made_although_the_coordinator_is_started_again_meanwhile() {
+    let sweep = Sweep::new();
+    let mut first = sweep.coordinator(&[]);
+    let mut submit = submit_ranked(&sweep);
     first.kill();
     let mut second = sweep.coordinator(&[]);
     second.read_on();
@@ -224,12 +230,15 @@ fn what_a_spec_needs_is_made_although_the_coordinator_is_started_again_meanwhile
 
 /// As the first process of a container, which no signal ends that it does not watch.
 #[test]
-fn a_submitter_that_is_told_to_stop_while_it_waits_for_a_coordinator_does() {
+fn a_submitter_that_is_told_to_stop_does_so_whatever_it_waits_for() {
     let sweep = Sweep::new();
-    let mut submit = sweep.submitter(&spec(), &["-v"]);
-    submit.wait_for("tries again");
-    assert_eq!(submit.terminate(), Some(143));
+    let mut for_coordinator = sweep.submitter(&spec(), &["-v"]);
+    for_coordinator.wait_for("tries again");
+    assert_eq!(for_coordinator.terminate(), Some(143));
     assert_eq!(sweep.message(), "exit code 143: interrupted\n");
+    let mut coordinator = sweep.coordinator(&[]);
+    coordinator.read_on();
+    assert_eq!(submit_ranked(&sweep).terminate(), Some(143));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::target::Target;
 use crate::backup::{StoreCopy, receive, settle};
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, Outcome, unless};
 use crate::object::ObjectPlace;
 use crate::output::{Output, print_data, print_pairs};
 use crate::place::OutputPlace;
@@ -70,10 +70,7 @@ impl Backup {
     /// Copies and prints.
     pub async fn run(self) -> Outcome {
         let interrupted = qslm_program::cancelled_by_signals()?;
-        let copied = tokio::select! {
-            copied = self.copy() => copied?,
-            () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
-        };
+        let copied = unless(&interrupted, self.copy()).await?;
         BackupSummary::new(self.to.clone(), &copied).show(self.output)
     }
 

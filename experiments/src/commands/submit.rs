@@ -10,7 +10,7 @@ use super::plan;
 use super::target::{self, Target};
 use super::watch::{Submitted, Watched};
 use crate::client::{Client, connect, submit};
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, Outcome, unless};
 use crate::finished::WhenStuck;
 use crate::making::{Here, Maker, OnWorkers};
 use crate::output::Listed;
@@ -94,23 +94,25 @@ impl Submit {
         let patience = if self.wait { target::LONG_PATIENCE } else { target::PATIENCE };
         let (connector, patience) = self.target.way_within(patience)?;
         let interrupted = qslm_program::cancelled_by_signals()?;
-        // Until it is submitted there is nothing to hand back.
-        let ends_at_once = tokio::spawn({
+        let on_workers = OnWorkers::new(&connector, patience, self.no_worker_timeout, &interrupted);
+        let maker: &dyn Maker = if self.local { &Here } else { &on_workers };
+        // What is read and made here is not asked whether it may go on.
+        let here = tokio::spawn({
             let interrupted = interrupted.clone();
             async move {
                 interrupted.cancelled().await;
-                Failure::new(Exit::Interrupted, "interrupted").exit_now()
+                Failure::interrupted().exit_now()
             }
         });
-        let on_workers = OnWorkers::new(&connector, patience, self.no_worker_timeout);
-        let maker: &dyn Maker = if self.local { &Here } else { &on_workers };
         let resolved = tokio::task::block_in_place(|| resolve_with(&self.spec, &self.settings, maker))?;
-        let mut client = connect(&connector, patience).await?;
+        if !self.local {
+            here.abort();
+        }
+        let mut client = unless(&interrupted, connect(&connector, patience)).await?;
         let patience = Patience::new(&connector, patience);
         // Submitting twice is submitting once.
         let ask = async |client: &mut Client| submit(client, &resolved, self.priority).await;
-        let status = patience.call(&mut client, ask).await?;
-        ends_at_once.abort();
+        let status = unless(&interrupted, patience.call(&mut client, ask)).await?;
         if self.wait {
             let submitted = Some(Submitted { resolved: &resolved, maker, results });
             let when_stuck = self.no_worker_timeout.map_or(WhenStuck::Wait, WhenStuck::WaitAtMost);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::target::{self, Target};
 use crate::client::{Client, connect};
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Exit, Failure, Outcome, unless};
 use crate::finished::{Finished, WhenStuck, until_ended};
 use crate::making::Maker;
 use crate::output::Output;
@@ -60,7 +60,7 @@ impl Watch {
             let address = connector.url().to_owned();
             match screen::run(&mut client, address, self.experiment.as_deref()).await? {
                 Left::Quit => return Ok(()),
-                Left::Interrupted => return Err(Failure::new(Exit::Interrupted, "interrupted")),
+                Left::Interrupted => return Err(Failure::interrupted()),
                 Left::Ended => {}
             }
         }
@@ -103,11 +103,10 @@ impl Watched<'_> {
         interrupted: &CancellationToken,
     ) -> Outcome {
         let Self { id, when_stuck, submitted } = self;
-        let status = tokio::select! {
-            status = patience.call(client, async |client| until_ended(client, id, when_stuck).await) => status?,
-            () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
-        };
-        let finished = patience.call(client, async |client| Finished::read(client, &status.id).await).await?;
+        let ended = patience.call(client, async |client| until_ended(client, id, when_stuck).await);
+        let status = unless(interrupted, ended).await?;
+        let read = patience.call(client, async |client| Finished::read(client, &status.id).await);
+        let finished = unless(interrupted, read).await?;
         match submitted {
             Some(Submitted { resolved, maker, results }) => {
                 let more = tokio::task::block_in_place(|| finished.with_more(resolved, maker))?;
@@ -115,7 +114,7 @@ impl Watched<'_> {
                     let front = finished.json_with(&more)?;
                     let write =
                         async |client: &mut Client| place.write(client, &status.id, resolved, &front).await;
-                    patience.call(client, write).await?;
+                    unless(interrupted, patience.call(client, write)).await?;
                 }
                 finished.show_with_more(output, &more, resolved)?;
                 // A coordinator that does not know the call runs until somebody stops it.
@@ -136,10 +135,7 @@ async fn follow_all(client: &mut Client) -> Outcome {
     let mut shown: Vec<(String, State, String)> = Vec::new();
     let mut due = tokio::time::interval(OFTEN);
     loop {
-        tokio::select! {
-            _ = due.tick() => {}
-            () = interrupted.cancelled() => return Err(Failure::new(Exit::Interrupted, "interrupted")),
-        }
+        unless(&interrupted, async { Ok(due.tick().await) }).await?;
         let all = client.list(ListRequest {}).await?.into_inner().experiments;
         let now: Vec<_> =
             all.iter().map(|status| (status.id.clone(), status.state(), status.stage.clone())).collect();
