@@ -42,7 +42,8 @@ pub fn name(uniform: &UniformRow, document: &FrontDocument) -> String {
 }
 
 /// Gain over the uniform candidate that one would have taken without a search: the smallest that loses no more than the
-/// chosen one, or if there is none, the one that loses least. `None` before one is measured.
+/// chosen one, or if there is none, the one that loses least; without a chosen one, the largest gain. `None` before one is
+/// measured.
 pub fn reference(document: &FrontDocument) -> Option<Gain<'_>> {
     let gains = gains(document);
     let most = document.chosen.as_ref().and_then(|chosen| chosen.quality_loss);
@@ -50,7 +51,10 @@ pub fn reference(document: &FrontDocument) -> Option<Gain<'_>> {
         |gain: &&Gain<'_>| gain.uniform.row.quality_loss.zip(most).is_some_and(|(loss, most)| loss <= most);
     let smallest = gains.iter().filter(within).min_by_key(|gain| gain.uniform.row.footprint_bytes);
     let loss = |gain: &Gain<'_>| gain.uniform.row.quality_loss.unwrap_or(f64::INFINITY);
-    smallest.or_else(|| gains.iter().min_by(|a, b| loss(a).total_cmp(&loss(b)))).copied()
+    let is_open = document.chosen.is_none();
+    let largest =
+        gains.iter().filter(|gain| is_open && gain.fewer_bytes() > 0).max_by_key(|gain| gain.fewer_bytes());
+    smallest.or(largest).or_else(|| gains.iter().min_by(|a, b| loss(a).total_cmp(&loss(b)))).copied()
 }
 
 /// What the search bought beside the [`reference()`]: bytes at no more loss, or else those that the chosen one takes less for
@@ -138,6 +142,10 @@ mod tests {
         let better = document.front[2].candidate;
         document.chosen = document.chosen.map(|chosen| FrontRow { candidate: better, ..chosen });
         assert!(sentence(&document).ends_with("with +1.90 % in place of +2.00 %."));
+        document.chosen = None;
+        assert!(
+            sentence(&document).starts_with("What the search bought: 20 B fewer (4.00 %) than uniform int4")
+        );
     }
 
     #[test]

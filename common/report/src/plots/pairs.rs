@@ -30,7 +30,7 @@ pub(super) fn plots(report: &ReportDocument) -> Vec<Plot> {
     NAMES.into_iter().zip(pairs).filter_map(plot).collect()
 }
 
-fn pair(report: &ReportDocument, name: &'static str, x: Objective, y: Objective) -> Option<Plot> {
+fn pair(report: &ReportDocument, plot: &'static str, x: Objective, y: Objective) -> Option<Plot> {
     let place = |row: &FrontRow| Some((value(row, x)?, value(row, y)?));
     let rows: Vec<&FrontRow> = report.front.front.iter().filter(|row| place(row).is_some()).collect();
     if rows.is_empty() {
@@ -38,7 +38,7 @@ fn pair(report: &ReportDocument, name: &'static str, x: Objective, y: Objective)
     }
     let label = |row: &FrontRow| {
         let of = |objective| value(row, objective).map_or(String::new(), |value| said(objective, value));
-        format!("{}: {x} {}, {y} {}", row.candidate.short(), of(x), of(y))
+        format!("{}: {} {}, {} {}", row.candidate.short(), name(x), of(x), name(y), of(y))
     };
     let mut rings = ScatterPlot::new()
         .with_data(rows.iter().filter_map(|row| place(row)))
@@ -70,16 +70,25 @@ fn pair(report: &ReportDocument, name: &'static str, x: Objective, y: Objective)
     let layout = Layout::auto_from_plots(&layers)
         .with_width(WIDTH)
         .with_height(400.0)
-        .with_x_label(x.to_string())
-        .with_y_label(y.to_string())
+        .with_x_label(name(x))
+        .with_y_label(name(y))
         .with_x_tick_format(ticks(x))
         .with_y_tick_format(ticks(y))
         .with_legend_position(LegendPosition::OutsideRightTop);
+    let (across, up) = (name(x), name(y));
     let caption = format!(
-        "The candidates of the front by {x} and {y}; lower and further left is better. With three objectives none is \
+        "The candidates of the front by {across} and {up}; lower and further left is better. With three objectives none is \
          joined to another: what looks worse here is better by the third. Bars are 95 % intervals, where they are known."
     );
-    Some(Plot::new(name, format!("{} against {}", capital(&y.to_string()), x), caption, layers, layout))
+    Some(Plot::new(plot, format!("{} against {across}", capital(&up)), caption, layers, layout))
+}
+
+/// Name of an objective as people say it: `firing rate`.
+fn name(objective: Objective) -> String {
+    match objective {
+        Objective::Task(_) => objective.to_string(),
+        _ => objective.to_string().replace('_', " "),
+    }
 }
 
 /// Value of an objective; `None` where the row does not have it.
@@ -127,10 +136,20 @@ fn said(objective: Objective, value: f64) -> String {
 
 fn ticks(objective: Objective) -> TickFormat {
     TickFormat::Custom(std::sync::Arc::new(move |value| match objective {
-        Objective::Cost(cost) if cost.unit().starts_with("bytes") => words::with_unit(value, "B"),
+        Objective::Cost(cost) if cost.unit().starts_with("bytes") => round(&words::with_unit(value, "B")),
         Objective::Cost(cost) => words::cost(cost, value).trim_end_matches(" per token").to_owned(),
         objective => said(objective, value),
     }))
+}
+
+/// A number with its unit without decimals that say nothing: `6 MB`.
+fn round(text: &str) -> String {
+    match text.split_once(' ') {
+        Some((number, unit)) if number.contains('.') => {
+            format!("{} {unit}", number.trim_end_matches('0').trim_end_matches('.'))
+        }
+        _ => text.to_owned(),
+    }
 }
 
 fn capital(word: &str) -> String {
@@ -157,6 +176,12 @@ mod tests {
             assert_eq!(rings, report.front.front.len() + 1, "each candidate of the front and the chosen one");
             assert!(svg.contains("uJ"), "{svg}");
         }
+    }
+
+    #[test]
+    fn axes_are_named_and_marked_as_people_say_it() {
+        assert_eq!(name(Objective::FiringRate), "firing rate");
+        assert_eq!(["6.000 MB", "1.250 MB", "400 B", "0.1"].map(round), ["6 MB", "1.25 MB", "400 B", "0.1"]);
     }
 
     #[test]
