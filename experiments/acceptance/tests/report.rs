@@ -173,3 +173,34 @@ fn every_plot_is_there_as_svg_and_png() {
     assert_eq!(stages.map(|stage| stage["measured"].as_u64().unwrap()).sum::<u64>(), counted);
     assert!(report["timeline"].as_array().unwrap().len() > 3, "{}", report["timeline"]);
 }
+
+/// What the documents show of plots that the plain search does not have.
+#[test]
+fn a_budget_three_objectives_and_several_experiments_have_their_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = plain(folder.path());
+    let run = |name: &str, settings: &[&str]| {
+        let named = format!("name={name}");
+        let plain = ["run", "experiments/specs/plain.toml", "--quiet", "--store", &store, "--set", &named];
+        let settings: Vec<_> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        succeed(&[&plain[..], &settings].concat());
+    };
+    let objectives = r#"objectives=["footprint", "perplexity", "firing_rate"]"#;
+    run("budget", &[objectives, r#"constraints.max_footprint_bytes="570 kB""#]);
+    run("random", &[r#"strategy={ kind = "random", tier = "matrix", trials = 60, seed = 1 }"#]);
+    let plots = folder.path().join("plots");
+    for (experiments, plot, words, picture) in [
+        (&["budget"][..], "front", &["at least 8", "at most +3.00 %", "chosen"][..], "budget.png"),
+        (&["budget"], "pair-1", &["firing rate", "footprint", "chosen"], "pair.png"),
+        (&["plain", "random"], "overlay", &["plain (qslm)", "random (random)"], "overlay.png"),
+    ] {
+        let out = folder.path().join("report.html");
+        let report = ["--store", &store, "--scale", "1", "--plots", plots.to_str().unwrap(), "--out"];
+        succeed(&[&["report"], experiments, &report[..], &[out.to_str().unwrap()]].concat());
+        let svg = std::fs::read_to_string(plots.join(format!("{plot}.svg"))).unwrap();
+        for words in words {
+            assert!(svg.contains(words), "{plot}: {words}");
+        }
+        std::fs::copy(plots.join(format!("{plot}.png")), pictures().join(picture)).unwrap();
+    }
+}
