@@ -9,13 +9,14 @@ use serde_json::Value;
 use crate::root;
 
 /// Everything that is applied as it is.
-pub const OVERLAYS: [&str; 12] = [
+pub const OVERLAYS: [&str; 13] = [
     "base",
     "overlays/local",
     "overlays/batch",
     "overlays/large",
     "overlays/pool",
     "overlays/keda",
+    "overlays/hpa",
     "overlays/gpu",
     "overlays/kueue",
     "overlays/tls",

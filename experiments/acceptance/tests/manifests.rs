@@ -232,10 +232,11 @@ fn a_backup_is_a_command_that_there_is_with_a_token_that_may_and_a_claim_that_no
 }
 
 #[test]
-fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
+fn the_dashboard_the_alerts_and_the_scalers_ask_for_metrics_that_there_are() {
     let reference = succeed(&["reference", "metrics"]);
     let known: BTreeSet<&str> = reference.split('`').filter(|word| word.starts_with("qslm_")).collect();
-    for file in ["dashboard.json", "alerts.yaml"] {
+    let scalers = ["../overlays/keda/scaler.yaml", "../overlays/hpa/scaler.yaml"];
+    for file in ["dashboard.json", "alerts.yaml", "adapter.yaml"].into_iter().chain(scalers) {
         let text = std::fs::read_to_string(root().join("k8s/monitoring").join(file)).unwrap();
         let names = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         for name in names.filter(|name| name.starts_with("qslm_")) {

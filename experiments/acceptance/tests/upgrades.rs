@@ -134,6 +134,7 @@ fn another_overlay_changes_nothing_but_the_workers_jobs() {
         "overlays/large",
         "overlays/pool",
         "overlays/keda",
+        "overlays/hpa",
         "overlays/kueue",
         "overlays/tls",
     ];
