@@ -6,6 +6,7 @@
 
 pub mod browser;
 pub mod certificates;
+pub mod cluster;
 pub mod containers;
 pub mod hosts;
 pub mod manifests;
