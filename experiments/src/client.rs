@@ -17,7 +17,6 @@ use qslm_proto::v1::{
 use qslm_report::ReportDocument;
 use qslm_transport::{Access, Connector, Link};
 use qslm_worker::put;
-use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -44,8 +43,8 @@ pub async fn describe_as_text(client: &mut Client, experiment: &str) -> Outcome<
     Ok(client.describe(request).await?.into_inner().json)
 }
 
-/// Reads the text of a report, as the document or as a form that keeps what this program does not know.
-pub fn read_report<Report: DeserializeOwned>(text: &str) -> Outcome<Report> {
+/// Reads the text of a report.
+pub fn read_report(text: &str) -> Outcome<ReportDocument> {
     let unreadable =
         |error| Failure::new(Exit::Failure, format!("the coordinator's report cannot be read: {error}"));
     serde_json::from_str(text).map_err(unreadable)

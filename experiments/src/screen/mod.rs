@@ -23,7 +23,7 @@ use ratatui::{DefaultTerminal, Terminal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::Client;
+use crate::client::{Client, describe};
 use crate::exit::{Exit, Failure, Outcome};
 
 /// Time between two questions to the coordinator.
@@ -175,9 +175,8 @@ impl View {
         if self.selected.is_empty() {
             return;
         }
-        let answer = client.describe(GetRequest { experiment: self.selected.clone() }).await;
         // A coordinator of another version may say things that this one cannot read; the rest is still worth seeing.
-        self.report = answer.ok().and_then(|answer| serde_json::from_str(&answer.into_inner().json).ok());
+        self.report = describe(client, &self.selected).await.ok();
     }
 
     fn position(&self) -> usize {
