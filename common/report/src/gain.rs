@@ -16,7 +16,12 @@ pub struct Gain<'a> {
 impl Gain<'_> {
     /// Bytes that the search saves at no more loss; 0 if nothing was gained.
     pub fn fewer_bytes(&self) -> u64 {
-        self.better.map_or(0, |row| self.uniform.row.footprint_bytes.saturating_sub(row.footprint_bytes))
+        self.better.map_or(0, |row| self.fewer_bytes_of(row))
+    }
+
+    /// Bytes that a candidate takes less than the uniform one; 0 if it does not.
+    fn fewer_bytes_of(&self, row: &FrontRow) -> u64 {
+        self.uniform.row.footprint_bytes.saturating_sub(row.footprint_bytes)
     }
 }
 
@@ -64,20 +69,19 @@ pub fn sentence(document: &FrontDocument) -> String {
     let Some(gain) = reference(document) else { return String::new() };
     let row = &gain.uniform.row;
     let name = name(gain.uniform, document);
-    let fewer = |other: &FrontRow| row.footprint_bytes.saturating_sub(other.footprint_bytes);
-    let fewer_words = |other: &FrontRow| {
-        let share = fewer(other) as f64 / row.footprint_bytes.max(1) as f64;
-        format!("{} fewer ({})", bytes(fewer(other)), percent(share))
+    let fewer = |other: &FrontRow| {
+        let fewer = gain.fewer_bytes_of(other);
+        format!("{} fewer ({})", bytes(fewer), percent(fewer as f64 / row.footprint_bytes.max(1) as f64))
     };
-    let chosen = document.chosen.as_ref().filter(|chosen| fewer(chosen) > 0);
+    let chosen = document.chosen.as_ref().filter(|chosen| gain.fewer_bytes_of(chosen) > 0);
     if let Some(better) = gain.better {
         let chosen = chosen.filter(|chosen| chosen.candidate != better.candidate);
         let chosen = chosen.map_or(String::new(), |chosen| {
-            format!("; the chosen one: {}, with {}", fewer_words(chosen), loss(chosen))
+            format!("; the chosen one: {}, with {}", fewer(chosen), loss(chosen))
         });
         return format!(
             "What the search bought: {} than {name} at no more loss: {} with {} in place of {}{chosen}.",
-            fewer_words(better),
+            fewer(better),
             better.candidate.short(),
             loss(better),
             loss(row),
@@ -86,7 +90,7 @@ pub fn sentence(document: &FrontDocument) -> String {
     match chosen {
         Some(chosen) => format!(
             "What the search bought: {} than {name}, for {} in place of {}; at no more loss than that nothing is smaller.",
-            fewer_words(chosen),
+            fewer(chosen),
             loss(chosen),
             loss(row),
         ),
